@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads a contract from YAML, listing every problem at once."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sigma_ros.contract import COMMAND_TYPES, IMAGE_TYPES, POLICY_UNITS, Camera, Contract, Joint, unit_map
+from sigma_ros.errors import ContractError
+
+_DERIVATIVES = {"max_velocity_radps", "max_acceleration_radps2", "max_jerk_radps3"}
+
+
+def load_contract(path: str | Path) -> Contract:
+    """Reads a contract file, or one that ships with the package by its name (`so101`).
+
+    Raises:
+        ContractError: the file is missing or not YAML, or a field is missing, unknown or senseless;
+            every problem is listed at once.
+    """
+    file = _find(path)
+    try:
+        document = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ContractError("the contract cannot be read", where=file, got=error) from error
+    reader = _Reader(document)
+    contract = reader.contract()
+    if contract is None or reader.problems:
+        raise ContractError(
+            f"the contract has {len(reader.problems)} problem(s)",
+            where=file,
+            got=" | ".join(reader.problems),
+            remedy=f"compare with {shipped_config_dir() / 'so101.yaml'}; check with: sigma contract check {file}",
+        )
+    return contract
+
+
+def shipped_config_dir() -> Path:
+    """Folder of the contracts and presets that ship with the package (source tree or install space)."""
+    package = Path(__file__).resolve().parent
+    candidates = [package.parent / "config", package / "config"]
+    candidates += [parent / "share" / "sigma_ros" / "config" for parent in package.parents]
+    for candidate in candidates:
+        if (candidate / "so101.yaml").is_file():
+            return candidate
+    raise ContractError(
+        "the shipped contracts were not found",
+        expected=" or ".join(str(c) for c in candidates[:2]),
+        remedy="install the package again, or give the contract's full path",
+    )
+
+
+def _find(path: str | Path) -> Path:
+    file = Path(path)
+    if file.is_file():
+        return file
+    if file.suffix == "" and file.parent == Path():
+        shipped = shipped_config_dir() / f"{file}.yaml"
+        if shipped.is_file():
+            return shipped
+    names = ", ".join(sorted(p.stem for p in shipped_config_dir().glob("*.yaml") if is_contract_file(p)))
+    raise ContractError(
+        "no such contract", where=path, expected=f"a YAML file or one of: {names}", remedy="give an existing path"
+    )
+
+
+def is_contract_file(path: Path) -> bool:
+    """Whether a YAML file looks like a contract (it names joints)."""
+    document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return isinstance(document, dict) and "joints" in document
+
+
+class _Reader:
+    """Collects every problem of a document instead of stopping at the first."""
+
+    def __init__(self, document: object) -> None:
+        self.problems: list[str] = []
+        self._root = document if isinstance(document, dict) else {}
+        if not isinstance(document, dict):
+            self.problems.append("the file is not a mapping")
+
+    def contract(self) -> Contract | None:
+        root = self._root
+        self._unknown(
+            root, "", {"name", "fps", "settle_ms", "tasks", "joints", "cameras", "state", "action", "command"}
+        )
+        joints = tuple(
+            joint for i, entry in enumerate(self._list(root, "joints")) if (joint := self._joint(entry, f"joints[{i}]"))
+        )
+        cameras = tuple(
+            camera
+            for i, entry in enumerate(self._list(root, "cameras"))
+            if (camera := self._camera(entry, f"cameras[{i}]"))
+        )
+        state = self._mapping(root, "state", {"topic", "max_age_ms"})
+        command = self._mapping(root, "command", {"topic", "type", "rate_hz"})
+        action = self._mapping(root, "action", {"source"})
+        fps = self._number(root, "fps", "", low=1.0, high=240.0)
+        settle_ms = self._number(root, "settle_ms", "", low=0.0, high=1000.0)
+        rate_hz = self._number(command, "rate_hz", "command.", low=1.0, high=1000.0)
+        max_age_ms = self._number(state, "max_age_ms", "state.", low=1.0, high=10_000.0)
+        fields: dict[str, Any] = {
+            "name": self._text(root, "name", ""),
+            "joint_state_topic": self._text(state, "topic", "state."),
+            "command_topic": self._text(command, "topic", "command."),
+            "command_type": self._choice(command, "type", "command.", COMMAND_TYPES),
+            "action_source": self._choice(action, "source", "action.", ("command", "next_state")),
+            "tasks": tuple(str(task) for task in self._list(root, "tasks")),
+        }
+        self._repeats([j.name for j in joints] + [a for j in joints for a in j.aliases], "joint name or alias")
+        self._repeats([c.name for c in cameras], "camera name")
+        self._repeats([c.topic for c in cameras], "camera topic")
+        self._repeats([c.model_key for c in cameras], "camera model_key")
+        if self.problems:
+            return None
+        return Contract(
+            joints=joints,
+            cameras=cameras,
+            fps=fps,
+            settle_ns=round(settle_ms * 1e6),
+            command_period_ns=round(1e9 / rate_hz),
+            joint_state_max_age_ns=round(max_age_ms * 1e6),
+            **fields,
+        )
+
+    def _joint(self, entry: object, where: str) -> Joint | None:
+        keys = {"name", "aliases", "lower_rad", "upper_rad", "policy_unit"} | _DERIVATIVES
+        if not self._is_mapping(entry, where, keys):
+            return None
+        assert isinstance(entry, dict)
+        name = self._text(entry, "name", where + ".")
+        lower = self._number(entry, "lower_rad", where + ".", low=-1e3, high=1e3)
+        upper = self._number(entry, "upper_rad", where + ".", low=-1e3, high=1e3)
+        limits = {key: self._number(entry, key, where + ".", low=1e-6, high=1e6) for key in sorted(_DERIVATIVES)}
+        if not lower < upper:
+            self.problems.append(f"{where}: lower_rad {lower} must be below upper_rad {upper}")
+            return None
+        unit = self._unit(entry.get("policy_unit"), where, lower, upper)
+        if unit is None:
+            return None
+        return Joint(
+            name=name,
+            aliases=tuple(str(alias) for alias in entry.get("aliases", ())),
+            lower_rad=lower,
+            upper_rad=upper,
+            policy_scale=unit[0],
+            policy_offset=unit[1],
+            **limits,
+        )
+
+    def _unit(self, unit: object, where: str, lower: float, upper: float) -> tuple[float, float] | None:
+        if isinstance(unit, dict):
+            if not self._is_mapping(unit, f"{where}.policy_unit", {"scale", "offset"}):
+                return None
+            scale = self._number(unit, "scale", f"{where}.policy_unit.", low=-1e6, high=1e6)
+            offset = self._number(unit, "offset", f"{where}.policy_unit.", low=-1e6, high=1e6)
+            if scale == 0.0:
+                self.problems.append(f"{where}.policy_unit.scale must not be 0")
+                return None
+            return scale, offset
+        if unit not in POLICY_UNITS:
+            self.problems.append(
+                f"{where}.policy_unit is {unit!r}, expected one of {', '.join(POLICY_UNITS)}, or scale and offset"
+            )
+            return None
+        return unit_map(str(unit), lower, upper)
+
+    def _camera(self, entry: object, where: str) -> Camera | None:
+        keys = {"name", "topic", "type", "width_px", "height_px", "model_key", "max_age_ms"}
+        if not self._is_mapping(entry, where, keys):
+            return None
+        assert isinstance(entry, dict)
+        camera_type: Any = self._choice(entry, "type", where + ".", IMAGE_TYPES)
+        return Camera(
+            name=self._text(entry, "name", where + "."),
+            topic=self._text(entry, "topic", where + "."),
+            message_type=camera_type,
+            width_px=round(self._number(entry, "width_px", where + ".", low=16, high=8192)),
+            height_px=round(self._number(entry, "height_px", where + ".", low=16, high=8192)),
+            model_key=self._text(entry, "model_key", where + "."),
+            max_age_ns=round(self._number(entry, "max_age_ms", where + ".", low=1.0, high=10_000.0) * 1e6),
+        )
+
+    def _list(self, mapping: Mapping[str, object], key: str) -> list[object]:
+        value = mapping.get(key)
+        if isinstance(value, list) and value:
+            return value
+        self.problems.append(f"{key} must be a list with at least one entry, got {value!r}")
+        return []
+
+    def _mapping(self, mapping: Mapping[str, object], key: str, keys: set[str]) -> dict[str, Any]:
+        value = mapping.get(key)
+        return value if self._is_mapping(value, key, keys) and isinstance(value, dict) else {}
+
+    def _is_mapping(self, value: object, where: str, keys: set[str]) -> bool:
+        if not isinstance(value, dict):
+            self.problems.append(f"{where} must be a mapping with {', '.join(sorted(keys))}, got {value!r}")
+            return False
+        self._unknown(value, where + ".", keys)
+        return True
+
+    def _unknown(self, mapping: Mapping[str, object], where: str, keys: set[str]) -> None:
+        for key in mapping:
+            if key not in keys:
+                self.problems.append(f"{where}{key} is not known, expected one of {', '.join(sorted(keys))}")
+
+    def _number(self, mapping: Mapping[str, object], key: str, where: str, *, low: float, high: float) -> float:
+        value = mapping.get(key)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            self.problems.append(f"{where}{key} must be a finite number, got {value!r}")
+            return 1.0
+        if not low <= value <= high:
+            self.problems.append(f"{where}{key} must be within [{low:g}, {high:g}], got {value!r}")
+        return float(value)
+
+    def _text(self, mapping: Mapping[str, object], key: str, where: str) -> str:
+        value = mapping.get(key)
+        if isinstance(value, str) and value.strip():
+            return value
+        self.problems.append(f"{where}{key} must be a text, got {value!r}")
+        return ""
+
+    def _choice(self, mapping: Mapping[str, object], key: str, where: str, choices: tuple[str, ...]) -> str:
+        value = mapping.get(key)
+        if value not in choices:
+            self.problems.append(f"{where}{key} is {value!r}, expected one of {', '.join(choices)}")
+        return str(value)
+
+    def _repeats(self, names: list[str], kind: str) -> None:
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            self.problems.append(f"{kind} used twice: {', '.join(repeated)}")

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Sigma model: base path, telepathy path, adapter, checkpoints. Torch, no ROS."""

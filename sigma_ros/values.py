@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What travels between the stages: frozen values in SI units, stamps in integer nanoseconds.
+
+Axis words used in shapes: `dof` joints in contract order, `horizon` action steps, `h w` pixels.
+Arrays inside a value are read-only; `frozen_array` makes them so.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float64, UInt8
+from numpy import ndarray
+
+WINDOW_TICKS = 16
+"""Ticks in the rolling observation window (model card: horizon T = 16)."""
+
+NS_PER_S = 1_000_000_000
+
+
+def frozen_array(array: ndarray) -> ndarray:
+    """Returns `array` itself if read-only, else a read-only view of it."""
+    if not array.flags.writeable:
+        return array
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    """One valid tick of the frame clock: what the robot saw and where its joints were.
+
+    `images` maps a camera's contract name to RGB at the model's resolution. The ages say how
+    much older than the tick the newest message of each stream was.
+    """
+
+    epoch: int
+    tick: int
+    stamp_ns: int
+    images: Mapping[str, UInt8[ndarray, "h w 3"]]
+    positions_rad: Float64[ndarray, " dof"]
+    image_age_ns: Mapping[str, int]
+    joint_age_ns: int
+
+    @property
+    def age_ns(self) -> int:
+        """Age of the oldest stream at this tick."""
+        return max(self.joint_age_ns, *self.image_age_ns.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gap:
+    """A tick that cannot be used, with one reason per stream that was missing or too old."""
+
+    epoch: int
+    tick: int
+    stamp_ns: int
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """The last 16 ticks, oldest first. Where `mask` is False the frame is padding and must not count.
+
+    Padding repeats a neighbouring frame: the first tick at an epoch's start, the tick before a gap.
+    """
+
+    epoch: int
+    task: str
+    frames: tuple[Frame, ...]
+    mask: Bool[ndarray, " ticks"]
+
+    def __post_init__(self) -> None:
+        if len(self.frames) != WINDOW_TICKS or self.mask.shape != (WINDOW_TICKS,):
+            raise ValueError(f"a window has {WINDOW_TICKS} frames and mask entries, got {len(self.frames)}")
+        if not self.mask[-1]:
+            raise ValueError("the newest frame of a window must be a valid tick")
+
+    @property
+    def newest(self) -> Frame:
+        """The frame of the tick this window belongs to."""
+        return self.frames[-1]
+
+    @property
+    def tick(self) -> int:
+        """Tick of the newest frame, counted from the epoch's first tick."""
+        return self.frames[-1].tick
+
+    @property
+    def stamp_ns(self) -> int:
+        """Stamp of the newest frame."""
+        return self.frames[-1].stamp_ns
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterSettings:
+    """What a user can turn: `scale` is between `min_scale` and `max_scale`, both in [0, 1]."""
+
+    min_scale: float = 0.0
+    max_scale: float = 1.0
+    risk_temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("min_scale", "max_scale", "risk_temperature"):
+            if not np.isfinite(getattr(self, name)):
+                raise ValueError(f"{name} must be finite, got {getattr(self, name)}")
+        if not 0.0 <= self.min_scale <= self.max_scale <= 1.0:
+            raise ValueError(
+                "0 <= min_scale <= max_scale <= 1 must hold, "
+                f"got min_scale {self.min_scale}, max_scale {self.max_scale}"
+            )
+        if self.risk_temperature <= 0.0:
+            raise ValueError(f"risk_temperature must be above 0, got {self.risk_temperature}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Risk:
+    """Why the adapter's scale is what it is: three measured ratios and the three terms they give.
+
+    `residual_ratio` = rms(residual) / r_ref, `factor_ratio` = ||tau|| / tau_ref,
+    `alignment` = cosine of intent and factors. See `sigma_ros.risk` for the formula.
+    """
+
+    residual_ratio: float
+    factor_ratio: float
+    alignment: float
+    residual_term: float
+    factor_term: float
+    alignment_term: float
+
+    @property
+    def total(self) -> float:
+        """Sum of the three terms; 0 is the calmest."""
+        return self.residual_term + self.factor_term + self.alignment_term
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """What the policy proposes from one tick on: step i is meant for `stamp_ns + i * step_period_ns`.
+
+    Base and residual travel apart, so that the supervisor can form `base + scale * residual` itself.
+    """
+
+    chunk_id: int
+    epoch: int
+    tick: int
+    stamp_ns: int
+    joint_names: tuple[str, ...]
+    step_period_ns: int
+    base_rad: Float64[ndarray, "horizon dof"]
+    residual_rad: Float64[ndarray, "horizon dof"]
+    scale: float
+    risk: Risk
+    settings: AdapterSettings
+    tau_l2: float
+    sem_align: float
+    observation_age_ns: int
+    inference_ns: int
+    checkpoint_hash: str
+
+    @property
+    def horizon(self) -> int:
+        """Number of action steps."""
+        return int(self.base_rad.shape[0])
+
+    def blended_rad(self, scale: float) -> Float64[ndarray, "horizon dof"]:
+        """The actions `base + scale * residual`; scale 0 is the base, bit for bit."""
+        if scale == 0.0:
+            return self.base_rad
+        return self.base_rad + scale * self.residual_rad
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Telepathy:
+    """What Sigma believes at a tick, to look at and to record. `memory_l2` etc. are its norms.
+
+    `baseline_*` are those of the arm without LoRA; NaN unless they were asked for.
+    """
+
+    epoch: int
+    tick: int
+    stamp_ns: int
+    semantic_memory: Float64[ndarray, " memory_width"]
+    intent: Float64[ndarray, " intent_width"]
+    factors: Float64[ndarray, "factor_count factor_width"]
+    tau_l2: float
+    sem_align: float
+    baseline_tau_l2: float
+    baseline_sem_align: float
+    committed: bool
