@@ -47,7 +47,7 @@ class _Pending:
 
 
 class ReplayRecorder:
-    """Collects a replay as it happens: a `tick`, then that tick's `inference` if there is one; a `decision` any time."""
+    """Collects a replay as it happens: a `tick`, then its `inference` if there is one; a `decision` any time."""
 
     def __init__(self, contract: Contract, policy: PolicyFacts, run: RunFacts) -> None:
         self._contract = contract
