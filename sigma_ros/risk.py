@@ -31,8 +31,11 @@ def scale_of(risk: Risk, settings: AdapterSettings) -> float:
     total = risk.total
     if not math.isfinite(total):
         return 0.0
+    weight = math.exp(-total / settings.risk_temperature)
+    if weight == 1.0:
+        return settings.max_scale  # min + (max - min) may differ from max in the last bit
     span = settings.max_scale - settings.min_scale
-    return settings.min_scale + span * math.exp(-total / settings.risk_temperature)
+    return min(settings.max_scale, settings.min_scale + span * weight)
 
 
 def _residual_term(ratio: float) -> float:
