@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Installs the Python package with pip; colcon uses CMakeLists.txt and package.xml instead."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+
+
+def requirements(*groups: str) -> list[str]:
+    """Requirement lines of `requirements/<group>.in`, without comments."""
+    lines = [
+        line.split("#")[0].strip()
+        for group in groups
+        for line in (ROOT / "requirements" / f"{group}.in").read_text(encoding="utf-8").splitlines()
+    ]
+    return [line for line in lines if line]
+
+
+def package_version() -> str:
+    """The version that `sigma_ros/__init__.py` states."""
+    text = (ROOT / "sigma_ros" / "__init__.py").read_text(encoding="utf-8")
+    return text.split('__version__ = "')[1].split('"')[0]
+
+
+setup(
+    name="sigma_ros",
+    version=package_version(),
+    description="Sigma on an SO-101 arm: a vision-language-action policy proposes, a supervisor disposes.",
+    license="Apache-2.0",
+    python_requires=">=3.12",
+    packages=find_packages(include=["sigma_ros", "sigma_ros.*"]),
+    include_package_data=True,
+    data_files=[("share/sigma_ros/config", [str(p.relative_to(ROOT)) for p in sorted((ROOT / "config").glob("*"))])],
+    install_requires=requirements("core", "model"),
+    extras_require={
+        "ros": requirements("ros"),
+        "sim": requirements("sim"),
+        "train": requirements("train"),
+        "test": requirements("test"),
+    },
+    entry_points={"console_scripts": ["sigma = sigma_ros.cli.main:main"]},
+)
