@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Camera messages to the model's pixels: checked against the contract, decoded and letterboxed once.
+
+The letterbox is LeRobot's `resize_with_pad_torch` (bilinear with pixel centres at half, no antialias, image centred,
+black bars) on 8-bit pixels: it differs from the float version by rounding only (`test_images` states how much).
+"""
+
+from collections.abc import Buffer, Callable, Mapping
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+from numpy import ndarray
+
+from sigma_ros.contract import Camera
+from sigma_ros.control.coded_size import coded_size_px
+from sigma_ros.errors import ContractError, SigmaError
+
+Convert = Callable[[UInt8[ndarray, "h w c"]], UInt8[ndarray, "h w 3"]]
+
+
+def _same(pixels: UInt8[ndarray, "h w 3"]) -> UInt8[ndarray, "h w 3"]:
+    return pixels
+
+
+def _recolour(code: int) -> Convert:
+    return lambda pixels: cv2.cvtColor(pixels, code)
+
+
+_CHANNELS: Mapping[str, int] = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4} | dict.fromkeys(
+    ("uyvy", "yuv422", "yuyv", "yuv422_yuy2"), 2
+)
+# Colour order is changed after the resize, on a twelfth of the pixels; 4:2:2 has to be unpacked before it.
+_AFTER_RESIZE: Mapping[str, Convert] = {
+    "rgb8": _same,
+    "bgr8": _recolour(cv2.COLOR_BGR2RGB),
+    "rgba8": _recolour(cv2.COLOR_RGBA2RGB),
+    "bgra8": _recolour(cv2.COLOR_BGRA2RGB),
+}
+_BEFORE_RESIZE: Mapping[str, Convert] = {
+    "uyvy": _recolour(cv2.COLOR_YUV2RGB_UYVY),
+    "yuv422": _recolour(cv2.COLOR_YUV2RGB_UYVY),
+    "yuyv": _recolour(cv2.COLOR_YUV2RGB_YUY2),
+    "yuv422_yuy2": _recolour(cv2.COLOR_YUV2RGB_YUY2),
+}
+RAW_ENCODINGS = tuple(_CHANNELS)
+"""Raw encodings that are read; Bayer, mono and 16-bit images are refused, for the policy wants colour."""
+
+COMPRESSED_FORMATS = ("jpeg", "png")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageMessage:
+    """What sensor_msgs Image or CompressedImage carry. `data` is borrowed, never written to.
+
+    `encoding` is the raw encoding (`rgb8`) or the compressed format (`jpeg`, `rgb8; jpeg compressed bgr8`).
+    `height`, `width` (pixels) and `step` (bytes of a row) are 0 for compressed images.
+    """
+
+    encoding: str
+    height: int
+    width: int
+    step: int
+    data: Buffer
+    is_compressed: bool
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of image data."""
+        return memoryview(self.data).nbytes
+
+
+def check_image(message: ImageMessage, camera: Camera) -> None:
+    """Refuses what `decode_resized` could not read, from the header alone.
+
+    Raises:
+        ContractError: encoding, size, row step or amount of data is not what the contract's camera sends.
+    """
+    if message.is_compressed:
+        _check_compressed(message, camera)
+        return
+    channels = _CHANNELS.get(message.encoding)
+    if channels is None:
+        raise ContractError(
+            "image encoding not supported",
+            where=camera.topic,
+            expected=", ".join(RAW_ENCODINGS),
+            got=message.encoding[:40] or "no encoding",
+            remedy="publish colour images (image_proc turns Bayer into rgb8)",
+        )
+    if (message.width, message.height) != (camera.width_px, camera.height_px):
+        raise _wrong_size((message.width, message.height), camera)
+    row = message.width * channels
+    if message.step < row:
+        raise ContractError("image row step too small", where=camera.topic, expected=f">= {row}", got=message.step)
+    needed = message.step * (message.height - 1) + row
+    if message.nbytes < needed:
+        raise ContractError(
+            "image data too short", where=camera.topic, expected=f">= {needed} bytes", got=f"{message.nbytes} bytes"
+        )
+
+
+def decode_resized(message: ImageMessage, camera: Camera, size_px: int) -> UInt8[ndarray, "size size 3"]:
+    """RGB pixels of a camera message, letterboxed to a `size_px` square like LeRobot's `resize_with_pad_torch`.
+
+    Raises:
+        ContractError: the message is not what the contract's camera sends (`check_image`).
+        SigmaError: the compressed data cannot be decoded.
+    """
+    check_image(message, camera)
+    if message.is_compressed:
+        return letterbox(_decode_compressed(message, camera), size_px)
+    pixels = _raw_pixels(message)
+    unpack = _BEFORE_RESIZE.get(message.encoding)
+    if unpack is not None:
+        return letterbox(unpack(pixels), size_px)
+    return letterbox(pixels, size_px, _AFTER_RESIZE[message.encoding])
+
+
+def letterbox(pixels: UInt8[ndarray, "h w c"], size_px: int, convert: Convert = _same) -> UInt8[ndarray, "size size 3"]:
+    """Resizes to fit a square, keeping the aspect, centred on black; `convert` makes RGB of the small image."""
+    height, width = pixels.shape[:2]
+    ratio = max(width / size_px, height / size_px)
+    fit_height, fit_width = int(height / ratio), int(width / ratio)
+    top, left = (size_px - fit_height) // 2, (size_px - fit_width) // 2
+    square = np.zeros((size_px, size_px, 3), dtype=np.uint8)
+    small = cv2.resize(pixels, (fit_width, fit_height), interpolation=cv2.INTER_LINEAR)
+    square[top : top + fit_height, left : left + fit_width] = convert(small)
+    square.flags.writeable = False
+    return square
+
+
+def _raw_pixels(message: ImageMessage) -> UInt8[ndarray, "h w c"]:
+    channels = _CHANNELS[message.encoding]
+    return np.ndarray(
+        (message.height, message.width, channels),
+        dtype=np.uint8,
+        buffer=memoryview(message.data).cast("B"),
+        strides=(message.step, channels, 1),
+    )
+
+
+def _check_compressed(message: ImageMessage, camera: Camera) -> None:
+    words = message.encoding.lower().replace("jpg", "jpeg")
+    if not any(name in words for name in COMPRESSED_FORMATS) or "depth" in words:
+        raise ContractError(
+            "compressed image format not supported",
+            where=camera.topic,
+            expected=", ".join(COMPRESSED_FORMATS),
+            got=message.encoding[:40] or "no format",
+        )
+    size = coded_size_px(memoryview(message.data).cast("B"))
+    if size is None:
+        raise ContractError(
+            "compressed image is damaged",
+            where=camera.topic,
+            expected="a complete JPEG or PNG",
+            got=message.encoding[:40],
+        )
+    if size != (camera.width_px, camera.height_px):
+        raise _wrong_size(size, camera)
+
+
+def _decode_compressed(message: ImageMessage, camera: Camera) -> UInt8[ndarray, "h w 3"]:
+    coded = np.frombuffer(message.data, dtype=np.uint8)
+    pixels = cv2.imdecode(coded, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    if pixels is None:
+        raise SigmaError("compressed image cannot be decoded", where=camera.topic, got=f"{message.nbytes} bytes")
+    return pixels
+
+
+def _wrong_size(size: tuple[int, int], camera: Camera) -> ContractError:
+    return ContractError(
+        "image size is not the contract's",
+        where=camera.topic,
+        expected=f"{camera.width_px}x{camera.height_px}",
+        got=f"{size[0]}x{size[1]}",
+        remedy="correct the camera's mode or the contract",
+    )

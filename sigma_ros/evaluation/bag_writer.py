@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes rosbag2 bags that are either complete or absent: a temporary folder, renamed at the end.
+
+rosbags writes the format (version 9); added here are the MCAP chunk checksums it leaves out, the rename, and calls in
+the package's own values.
+"""
+
+import os
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+from zlib import crc32
+
+import cv2
+import numpy as np
+from jaxtyping import Float64, UInt8
+from numpy import ndarray
+from rosbags.interfaces import Connection, Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.rosbag2.errors import WriterError
+from rosbags.rosbag2.storage_mcap import McapWriter
+from rosbags.rosbag2.storage_sqlite3 import Sqlite3Writer
+
+from sigma_ros.errors import BagError, UsageError
+from sigma_ros.evaluation.ros_types import ROS_TYPES, header
+
+_CRC_OFFSET = 9 + 24  # opcode and length of the chunk record, then two times and the size
+_FOREVER = QosTime(9223372036, 854775807)
+
+
+class _ChecksummedMcap(McapWriter):
+    """rosbags' MCAP writer with the CRC-32 of each chunk filled in, so that a flipped bit is found."""
+
+    def close_chunk(self) -> None:
+        checksum = crc32(self.chunk.bio.getbuffer())
+        start = self.bio.tell()
+        super().close_chunk()
+        self.bio.seek(start + _CRC_OFFSET)
+        self.bio.write(checksum.to_bytes(4, "little"))
+        self.bio.seek(0, os.SEEK_END)
+
+
+class _Writer(Writer):
+    STORAGE_PLUGINS: Mapping = {StoragePlugin.MCAP: _ChecksummedMcap, StoragePlugin.SQLITE3: Sqlite3Writer}
+
+
+def _qos(*, latched: bool) -> Qos:
+    return Qos(
+        QosHistory.KEEP_LAST,
+        1 if latched else 10,
+        QosReliability.RELIABLE,
+        QosDurability.TRANSIENT_LOCAL if latched else QosDurability.VOLATILE,
+        _FOREVER,
+        _FOREVER,
+        QosLiveliness.AUTOMATIC,
+        _FOREVER,
+        avoid_ros_namespace_conventions=False,
+    )
+
+
+class BagWriter:
+    """Context manager; leaving it normally makes the bag appear at `path`, an exception leaves nothing.
+
+    Topics come into being with their first message. Stamps are nanoseconds and serve as header stamp and log time.
+    `metadata` (texts) goes into the bag's custom data.
+
+    Raises:
+        UsageError: `path` exists and `overwrite` is false, or it is not a bag.
+        BagError: the disk refused a write.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        storage: Literal["mcap", "sqlite3"] = "mcap",
+        overwrite: bool = False,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self._folder = self.path.with_name(self.path.name + ".tmp")
+        self._storage = StoragePlugin.MCAP if storage == "mcap" else StoragePlugin.SQLITE3
+        self._metadata = dict(metadata or {})
+        self._connections: dict[tuple[str, str], Connection] = {}
+        self._writer: Writer | None = None
+        _check_target(self.path, overwrite=overwrite)
+
+    def __enter__(self) -> Self:
+        try:
+            shutil.rmtree(self._folder, ignore_errors=True)  # left by a run that was killed
+            self._folder.mkdir(parents=True)
+            self._writer = _Writer(self._folder / self.path.name, version=9, storage_plugin=self._storage)
+            self._writer.open()
+            for key, value in self._metadata.items():
+                self._writer.set_custom_data(key, value)
+        except (OSError, WriterError) as error:
+            self._discard()
+            raise self._refused(error) from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> Literal[False]:
+        if kind is not None:
+            self._discard()
+            return False
+        try:
+            self._publish()
+        except BaseException as failure:
+            self._discard()
+            if isinstance(failure, OSError):
+                raise self._refused(failure) from failure
+            raise
+        return False
+
+    def image(
+        self,
+        topic: str,
+        stamp_ns: int,
+        frame_id: str,
+        rgb: UInt8[ndarray, "h w 3"],
+        *,
+        jpeg_quality: int | None = None,
+    ) -> None:
+        """An RGB picture: raw `rgb8` sensor_msgs/Image, or CompressedImage when a JPEG quality (1..100) is given."""
+        if jpeg_quality is not None:
+            self._compressed(topic, stamp_ns, frame_id, rgb, jpeg_quality)
+            return
+        height, width = rgb.shape[:2]
+        message = ROS_TYPES.types["sensor_msgs/msg/Image"](
+            header=header(stamp_ns, frame_id),
+            height=height,
+            width=width,
+            encoding="rgb8",
+            is_bigendian=0,
+            step=3 * width,
+            data=np.ascontiguousarray(rgb).reshape(-1),
+        )
+        self._message(topic, "sensor_msgs/msg/Image", stamp_ns, message)
+
+    def _compressed(self, topic: str, stamp_ns: int, frame_id: str, rgb: UInt8[ndarray, "h w 3"], quality: int) -> None:
+        coded_ok, coded = cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+        if not coded_ok:
+            raise BagError("an image could not be encoded as JPEG", where=topic, got=rgb.shape)
+        message = ROS_TYPES.types["sensor_msgs/msg/CompressedImage"](
+            header=header(stamp_ns, frame_id), format="rgb8; jpeg compressed bgr8", data=coded.reshape(-1)
+        )
+        self._message(topic, "sensor_msgs/msg/CompressedImage", stamp_ns, message)
+
+    def joints(
+        self,
+        topic: str,
+        stamp_ns: int,
+        names: tuple[str, ...],
+        positions_rad: Float64[ndarray, " joints"],
+        velocities_radps: Float64[ndarray, " joints"] | None = None,
+    ) -> None:
+        """A sensor_msgs/JointState."""
+        none = np.zeros(0)
+        message = ROS_TYPES.types["sensor_msgs/msg/JointState"](
+            header=header(stamp_ns, ""),
+            name=list(names),
+            position=np.asarray(positions_rad, dtype=np.float64),
+            velocity=none if velocities_radps is None else np.asarray(velocities_radps, dtype=np.float64),
+            effort=none,
+        )
+        self._message(topic, "sensor_msgs/msg/JointState", stamp_ns, message)
+
+    def array(self, topic: str, stamp_ns: int, values: Float64[ndarray, " n"]) -> None:
+        """A std_msgs/Float64MultiArray; it has no header, so its stamp is the log time."""
+        layout = ROS_TYPES.types["std_msgs/msg/MultiArrayLayout"](dim=[], data_offset=0)
+        message = ROS_TYPES.types["std_msgs/msg/Float64MultiArray"](
+            layout=layout, data=np.asarray(values, dtype=np.float64)
+        )
+        self._message(topic, "std_msgs/msg/Float64MultiArray", stamp_ns, message)
+
+    def text(self, topic: str, stamp_ns: int, text: str, *, latched: bool = True) -> None:
+        """A std_msgs/String, latched as a task is."""
+        message = ROS_TYPES.types["std_msgs/msg/String"](data=text)
+        self._message(topic, "std_msgs/msg/String", stamp_ns, message, latched=latched)
+
+    def raw(
+        self, topic: str, msgtype: str, stamp_ns: int, cdr: bytes | memoryview, *, definition: str | None = None
+    ) -> None:
+        """A message that is already CDR. `definition` (ros2msg text) is needed for types outside ROS 2 Jazzy."""
+        self._write(self._connection(topic, msgtype, definition=definition), stamp_ns, cdr)
+
+    def _message(self, topic: str, msgtype: str, stamp_ns: int, message: object, *, latched: bool = False) -> None:
+        connection = self._connection(topic, msgtype, latched=latched)
+        self._write(connection, stamp_ns, ROS_TYPES.serialize_cdr(message, msgtype))
+
+    def _write(self, connection: Connection, stamp_ns: int, cdr: bytes | memoryview) -> None:
+        assert self._writer is not None, "BagWriter is a context manager"
+        try:
+            self._writer.write(connection, stamp_ns, cdr)
+        except OSError as error:
+            raise self._refused(error) from error
+
+    def _connection(
+        self, topic: str, msgtype: str, *, latched: bool = False, definition: str | None = None
+    ) -> Connection:
+        known = self._connections.get((topic, msgtype))
+        if known is not None:
+            return known
+        assert self._writer is not None, "BagWriter is a context manager"
+        profiles = [_qos(latched=latched)]
+        if definition is None:
+            made = self._writer.add_connection(topic, msgtype, typestore=ROS_TYPES, offered_qos_profiles=profiles)
+        else:
+            made = self._writer.add_connection(
+                topic, msgtype, msgdef=definition, rihs01="RIHS01_" + "0" * 64, offered_qos_profiles=profiles
+            )
+        self._connections[topic, msgtype] = made
+        return made
+
+    def _publish(self) -> None:
+        assert self._writer is not None
+        writer, self._writer = self._writer, None
+        writer.close()
+        finished = self._folder / self.path.name
+        for file in finished.iterdir():
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+        replaced = self._folder / "replaced"
+        if self.path.exists():
+            self.path.rename(replaced)
+        finished.rename(self.path)
+        shutil.rmtree(self._folder)
+
+    def _discard(self) -> None:
+        if self._writer is not None:
+            with suppress(Exception):
+                self._writer.abort()
+            self._writer = None
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _refused(self, error: BaseException) -> BagError:
+        return BagError(
+            "the bag could not be written", where=self.path, got=error, remedy="free disk space or give another path"
+        )
+
+
+def _check_target(path: Path, *, overwrite: bool) -> None:
+    if not path.exists():
+        return
+    if not overwrite:
+        raise UsageError("the output exists already", where=path, remedy="give another path, or allow overwriting it")
+    if not (path / "metadata.yaml").is_file():
+        raise UsageError(
+            "only a bag is overwritten, and this is none", where=path, expected="a folder with metadata.yaml"
+        )
