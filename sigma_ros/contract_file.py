@@ -108,7 +108,7 @@ class _Reader:
             "command_topic": self._text(command, "topic", "command."),
             "command_type": self._choice(command, "type", "command.", COMMAND_TYPES),
             "action_source": self._choice(action, "source", "action.", ("command", "next_state")),
-            "tasks": tuple(str(task) for task in self._list(root, "tasks")),
+            "tasks": self._texts(self._list(root, "tasks"), "tasks"),
         }
         self._repeats([j.name for j in joints] + [a for j in joints for a in j.aliases], "joint name or alias")
         self._repeats([c.name for c in cameras], "camera name")
@@ -143,7 +143,7 @@ class _Reader:
             return None
         return Joint(
             name=name,
-            aliases=tuple(str(alias) for alias in entry.get("aliases", ())),
+            aliases=self._texts(entry.get("aliases", []), where + ".aliases"),
             lower_rad=lower,
             upper_rad=upper,
             policy_scale=unit[0],
@@ -209,7 +209,7 @@ class _Reader:
 
     def _number(self, mapping: Mapping[str, object], key: str, where: str, *, low: float, high: float) -> float:
         value = mapping.get(key)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not -math.inf < value < math.inf:
             self.problems.append(f"{where}{key} must be a finite number, got {value!r}")
             return 1.0
         if not low <= value <= high:
@@ -222,6 +222,12 @@ class _Reader:
             return value
         self.problems.append(f"{where}{key} must be a text, got {value!r}")
         return ""
+
+    def _texts(self, value: object, where: str) -> tuple[str, ...]:
+        if isinstance(value, list) and all(isinstance(v, str | int) and str(v).strip() for v in value):
+            return tuple(str(v) for v in value)
+        self.problems.append(f"{where} must be a list of texts, got {value!r}")
+        return ()
 
     def _choice(self, mapping: Mapping[str, object], key: str, where: str, choices: tuple[str, ...]) -> str:
         value = mapping.get(key)

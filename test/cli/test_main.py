@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command `sigma`: fast help, one message for one failure, honest exit codes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from sigma_ros import __version__
+from sigma_ros.cli import failures, main
+from sigma_ros.cli.verbs import VERBS, app, load_verb
+from sigma_ros.errors import BagError, UsageError
+
+ROOT = Path(__file__).resolve().parents[2]
+RUN = CliRunner()
+
+
+def sigma(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "sigma_ros.cli.main", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+
+
+def test_help_lists_the_verbs_without_loading_anything_heavy() -> None:
+    heavy = ["torch", "mujoco", "rosbags", "rclpy", "cv2", "pyarrow"]
+    code = (
+        "import sys\nfrom sigma_ros.cli.main import main\nsys.argv = ['sigma', '--help']\n"
+        f"try: main()\nexcept SystemExit: print('LOADED', *[m for m in {heavy} if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert result.stdout.splitlines()[-1] == "LOADED"
+    assert "contract" in result.stdout
+
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if (ROOT / f"sigma_ros/cli/{verb}.py").is_file()])
+def test_a_verbs_help_loads_nothing_heavy_and_shows_an_example(verb: str) -> None:
+    code = (
+        "import sys\nfrom sigma_ros.cli.verbs import load_verb\n"
+        f"load_verb('{verb}')\n"
+        "print(*[m for m in ['torch', 'mujoco', 'rosbags', 'rclpy', 'pyarrow', 'cv2'] if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == ""
+    assert load_verb(verb) is not None
+
+
+def test_version_is_printed() -> None:
+    result = RUN.invoke(app, ["--version"])
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[0] == f"sigma_ros {__version__}"
+
+
+def test_unknown_verb_is_wrong_usage_with_a_suggestion() -> None:
+    result = sigma("contrakt")
+    assert result.returncode == 2
+    assert "contract" in result.stderr
+
+
+def test_a_failure_is_one_block_on_stderr_with_its_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught, failures.explained():
+        raise BagError(
+            "the bag ends early", where="run.mcap", expected="a footer", got="12 bytes", remedy="record again"
+        )
+    assert caught.value.code == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    lines = [line.split() for line in output.err.splitlines()]
+    assert lines[0] == ["error:", "the", "bag", "ends", "early"]
+    assert [line[0] for line in lines[1:]] == ["where", "expected", "got", "remedy"]
+
+
+def test_wrong_usage_leaves_with_2() -> None:
+    with pytest.raises(SystemExit) as caught, failures.explained():
+        raise UsageError("no")
+    assert caught.value.code == 2
+
+
+def test_interruption_leaves_with_130() -> None:
+    with pytest.raises(SystemExit) as caught, failures.explained():
+        raise KeyboardInterrupt
+    assert caught.value.code == 130
+
+
+@pytest.mark.parametrize(
+    ("package", "remedy"), [("mujoco", "sigma_ros[sim]"), ("rclpy", "env.sh"), ("other.part", "again")]
+)
+def test_a_missing_package_is_answered_with_what_brings_it(
+    capsys: pytest.CaptureFixture[str], package: str, remedy: str
+) -> None:
+    with pytest.raises(SystemExit) as caught, failures.explained():
+        raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+    assert caught.value.code == 1
+    assert remedy in capsys.readouterr().err.replace("\n", "")
+
+
+def test_a_missing_module_of_our_own_is_a_bug_and_shown_as_one() -> None:
+    with pytest.raises(ModuleNotFoundError), failures.explained():
+        raise ModuleNotFoundError("No module named 'sigma_ros.control.x'", name="sigma_ros.control.x")
+
+
+def test_an_old_python_is_refused_with_the_one_expected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "version_info", (3, 10, 13))
+    with pytest.raises(SystemExit, match=r"expected  3\.12 or newer\n  got       3\.10\.13"):
+        main.main()
+
+
+def test_contract_check_shows_a_right_contract() -> None:
+    result = sigma("contract", "check", "so101")
+    assert result.returncode == 0, result.stderr
+    for text in ("no problem found", "shoulder_pan", "/up_camera/image_raw", "30 Hz"):
+        assert text in result.stdout
+
+
+def test_contract_check_lists_every_problem_and_leaves_with_2(tmp_path: Path) -> None:
+    text = (ROOT / "config" / "so101.yaml").read_text(encoding="utf-8")
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(text.replace("fps: 30", "fps: x").replace("rate_hz: 50", "rate_hz: 0"), encoding="utf-8")
+    result = sigma("contract", "check", wrong)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert "2 problem(s)" in result.stderr
+    assert "fps must be a finite number" in result.stderr
+    assert "command.rate_hz must be within" in result.stderr
