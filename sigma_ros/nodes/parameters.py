@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Binds an options dataclass to a node's parameters: declared, validated as a whole, applied as one snapshot.
+
+rclpy alone accepts 1.0000001 for a range up to 1.0, refuses the integer 1 where a double is declared, and
+ignores parameters it was started with but does not know. Here the range is exact, an integer that stands
+for a double is taken as one, and an unknown name stops the start with the nearest known ones.
+"""
+
+import difflib
+from collections.abc import Callable
+
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from sigma_ros.errors import UsageError
+from sigma_ros.nodes.options import Options, Spec, problems, replaced, specs
+
+_RCLPY_OWN = ("use_sim_time", "start_type_description_service")
+
+
+class BoundParameters[OptionsT: Options]:
+    """The node's options now (`value`), kept equal to its ROS parameters.
+
+    Args:
+        node: The node to declare on.
+        defaults: The options to start from; overrides given at start win.
+        state: Says in a word which state the node is in, for refusals.
+        refuse: Asked with (old, new) before a change is accepted; a text refuses it.
+        applied: Told (old, new) after a change.
+
+    Raises:
+        UsageError: an override is unknown or senseless; every problem is listed.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        defaults: OptionsT,
+        *,
+        state: Callable[[], str],
+        refuse: Callable[[OptionsT, OptionsT], str | None] = lambda _old, _new: None,
+        applied: Callable[[OptionsT, OptionsT], None] = lambda _old, _new: None,
+    ) -> None:
+        self._specs = {spec.name: spec for spec in specs(type(defaults))}
+        self._state = state
+        self._refuse = refuse
+        self._applied = applied
+        self._reject_unknown(node)
+        node.add_pre_set_parameters_callback(self._with_doubles)
+        self.value = self._declare(node, defaults)
+        node.add_on_set_parameters_callback(self._judge)
+        node.add_post_set_parameters_callback(self._apply)
+
+    def _reject_unknown(self, node: Node) -> None:
+        unknown = [
+            name
+            for name in node._parameter_overrides  # noqa: SLF001 - rclpy has no public list of them
+            if name not in self._specs and name not in _RCLPY_OWN and not name.startswith("qos_overrides.")
+        ]
+        if unknown:
+            near = {hit for name in unknown for hit in difflib.get_close_matches(name, self._specs, n=2)}
+            raise UsageError(
+                "a parameter is not known",
+                where=node.get_name(),
+                expected=f"one of {', '.join(self._specs)}",
+                got=", ".join(unknown),
+                remedy=f"did you mean {', '.join(sorted(near))}?" if near else "remove it",
+            )
+
+    def _declare(self, node: Node, defaults: OptionsT) -> OptionsT:
+        values: dict[str, object] = {}
+        wrong: list[str] = []
+        for spec in self._specs.values():
+            override = node._parameter_overrides.get(spec.name)  # noqa: SLF001
+            value = getattr(defaults, spec.field_name) if override is None else override.value
+            values[spec.name] = float(value) if spec.kind is float and type(value) is int else value
+        options = replaced(defaults, values)
+        wrong = problems(options)
+        if wrong:
+            raise UsageError(
+                f"{len(wrong)} parameter(s) cannot be used",
+                where=node.get_name(),
+                got=" | ".join(wrong),
+                remedy="correct them in the launch file, the YAML file or on the command line",
+            )
+        for spec in self._specs.values():
+            node.declare_parameter(spec.name, values[spec.name], _descriptor(spec), ignore_override=True)
+        return options
+
+    def _with_doubles(self, parameters: list[Parameter]) -> list[Parameter]:
+        """`ros2 param set NODE adapter.max_scale 1` means 1.0."""
+        return [
+            Parameter(p.name, Parameter.Type.DOUBLE, float(p.value))
+            if p.type_ == Parameter.Type.INTEGER and p.name in self._specs and self._specs[p.name].kind is float
+            else p
+            for p in parameters
+        ]
+
+    def _judge(self, parameters: list[Parameter]) -> SetParametersResult:
+        changes = {p.name: p.value for p in parameters if p.name in self._specs}
+        fixed = [name for name in changes if self._specs[name].read_only]
+        if fixed:
+            reason = f"{', '.join(fixed)} can only be set at start"
+        else:
+            changed = replaced(self.value, changes)
+            reason = "; ".join(problems(changed)) or self._refuse(self.value, changed) or ""
+        if reason:
+            return SetParametersResult(successful=False, reason=f"{reason} (state: {self._state()})")
+        return SetParametersResult(successful=True)
+
+    def _apply(self, parameters: list[Parameter]) -> None:
+        changes = {p.name: p.value for p in parameters if p.name in self._specs}
+        if changes:
+            old, self.value = self.value, replaced(self.value, changes)
+            self._applied(old, self.value)
+
+
+def _descriptor(spec: Spec) -> ParameterDescriptor:
+    unit = f" [{spec.unit}]" if spec.unit else ""
+    descriptor = ParameterDescriptor(
+        name=spec.name,
+        description=f"{spec.description}{unit}",
+        additional_constraints=f"allowed: {spec.allowed}",
+        read_only=spec.read_only,
+    )
+    if spec.low is None or spec.high is None:
+        return descriptor
+    if spec.kind is float:
+        descriptor.floating_point_range = [FloatingPointRange(from_value=spec.low, to_value=spec.high, step=0.0)]
+    elif spec.kind is int:
+        descriptor.integer_range = [IntegerRange(from_value=int(spec.low), to_value=int(spec.high), step=1)]
+    return descriptor

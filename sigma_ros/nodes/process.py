@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One place that starts, spins and ends every node process.
+
+rclpy's own signal handling invalidates the context first, so nothing can be published after Ctrl-C. Here a
+signal only asks: the executor ends its turn, the node's `stop` says its last words, then the context goes.
+A second signal ends the process at once. Exit codes: 0 ended when asked, 1 failed, 2 wrong usage.
+"""
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.logging import get_logger
+from rclpy.node import Node
+from rclpy.impl.implementation_singleton import rclpy_implementation
+from rclpy.signals import SignalHandlerOptions
+
+from sigma_ros.contract_file import shipped_config_dir
+from sigma_ros.errors import SigmaError, UsageError
+
+_FAST_DDS_2_DISTROS = ("humble", "iron", "jazzy")
+_STOP_TIMEOUT_S = 3.0
+
+
+class Stoppable(Protocol):
+    """A node that has something to say before it goes."""
+
+    def stop(self) -> bool:
+        """Called again and again after the signal, between callbacks, until it returns True."""
+        ...
+
+
+class StopRequest:
+    """Set by SIGINT or SIGTERM. `number` is the signal, 0 before."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._wake: list[Callable[[], None]] = []
+
+    def __bool__(self) -> bool:
+        return self.number != 0
+
+    def wakes(self, wake: Callable[[], None]) -> None:
+        """Registers what to call, from another thread, when the signal comes."""
+        self._wake.append(wake)
+
+    def set(self, number: int) -> None:
+        """Records the signal; the second one ends the process."""
+        if self.number:
+            os._exit(128 + number)
+        self.number = number
+        for wake in self._wake:
+            wake()
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[StopRequest]:
+    """Turns SIGINT and SIGTERM into a `StopRequest` within a millisecond, even while C code waits."""
+    request = StopRequest()
+    reader, writer = socket.socketpair()
+    writer.settimeout(0.0)
+    numbers = (signal.SIGINT, signal.SIGTERM)
+
+    def listen() -> None:
+        while data := reader.recv(1):
+            if data[0] in numbers:
+                request.set(data[0])
+
+    before = {number: signal.signal(number, lambda _number, _frame: None) for number in numbers}
+    old_fd = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    thread = threading.Thread(target=listen, name="signals", daemon=True)
+    thread.start()
+    try:
+        yield request
+    finally:
+        signal.set_wakeup_fd(old_fd)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        writer.close()
+        thread.join()
+        reader.close()
+
+
+def use_shipped_dds_profile() -> None:
+    """Without a profile of the user's own, Fast DDS gets segments in which camera images fit (config/fastdds.xml)."""
+    names = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
+    if not any(os.environ.get(name) for name in names):
+        old = os.environ.get("ROS_DISTRO") in _FAST_DDS_2_DISTROS
+        os.environ[names[1] if old else names[0]] = str(shipped_config_dir() / "fastdds.xml")
+
+
+@contextmanager
+def ros_context(args: Sequence[str] | None) -> Iterator[list[str]]:
+    """An initialised rclpy without its signal handlers; gives the arguments that are not for ROS."""
+    use_shipped_dds_profile()
+    own = sys.argv if args is None else [sys.argv[0], *args]
+    try:
+        rclpy.init(args=own, signal_handler_options=SignalHandlerOptions.NO)
+    except (rclpy_implementation.RCLError, rclpy_implementation.UnknownROSArgsError) as error:
+        raise UsageError("the ROS arguments cannot be used", got=error, remedy="compare with: --help") from error
+    try:
+        yield rclpy.utilities.remove_ros_args(own)[1:]
+    finally:
+        rclpy.try_shutdown()
+
+
+def run_node(make: Callable[[], Node], args: Sequence[str] | None = None) -> int:
+    """Spins one node on a single-threaded executor until a signal, an error or its context's end.
+
+    Multi-threaded executors starve timers under load (docs/ros_interface.md), so no node uses one.
+    """
+    return guarded(lambda: _run_node(make, args))
+
+
+def guarded(run: Callable[[], int]) -> int:
+    """Runs, and turns a failure into one line on stderr and an exit code."""
+    try:
+        return run()
+    except SigmaError as error:
+        get_logger("sigma").fatal(str(error))
+        return error.exit_code
+    except Exception:
+        get_logger("sigma").fatal(f"unexpected failure, please report it:\n{traceback.format_exc()}")
+        return 1
+
+
+def _run_node(make: Callable[[], Node], args: Sequence[str] | None) -> int:
+    with stop_on_signal() as request, ros_context(args):
+        node = make()
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        request.wakes(node.create_guard_condition(lambda: None).trigger)
+        try:
+            while not request and rclpy.ok() and not getattr(node, "finished", False):
+                executor.spin_once()
+            _last_words(node, executor)
+        finally:
+            executor.remove_node(node)
+            executor.shutdown(timeout_sec=0)
+            node.destroy_node()
+        return int(getattr(node, "exit_code", 0))
+
+
+def _last_words(node: Node, executor: SingleThreadedExecutor) -> None:
+    stop = getattr(node, "stop", None)
+    if stop is None or not rclpy.ok():
+        return
+    end_s = time.monotonic() + _STOP_TIMEOUT_S
+    while not stop() and time.monotonic() < end_s:
+        executor.spin_once(timeout_sec=0.02)

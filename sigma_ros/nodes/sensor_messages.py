@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stamps, images, joint states and commands <-> values.
+
+Images stay in the message's own memory as views that cannot be written; decoding and resizing is `control.images`,
+the same for a bag, so no image library of ROS is needed and a broken cv_bridge cannot break a node.
+"""
+
+import array
+from collections.abc import Sequence
+
+import numpy as np
+from builtin_interfaces.msg import Duration, Time
+from jaxtyping import Float64
+from numpy import ndarray
+from sensor_msgs.msg import CompressedImage, Image, JointState
+from std_msgs.msg import Float64MultiArray, Header
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+
+from sigma_ros.control.images import ImageMessage
+from sigma_ros.errors import SigmaError
+from sigma_ros.values import NS_PER_S
+
+
+def stamp_ns(time: Time) -> int:
+    """A message's stamp in nanoseconds."""
+    return int(time.sec) * NS_PER_S + int(time.nanosec)
+
+
+def to_time(ns: int) -> Time:
+    """Nanoseconds as a stamp."""
+    sec, nanosec = divmod(ns, NS_PER_S)
+    return Time(sec=sec, nanosec=nanosec)
+
+
+def to_duration(ns: int) -> Duration:
+    """Nanoseconds as a duration."""
+    sec, nanosec = divmod(ns, NS_PER_S)
+    return Duration(sec=sec, nanosec=nanosec)
+
+
+def image_view(message: Image | CompressedImage) -> ImageMessage:
+    """An image as the frame clock takes it: no copy, read-only memory that lives as long as the view."""
+    data = memoryview(message.data).toreadonly()
+    if isinstance(message, CompressedImage):
+        return ImageMessage(encoding=message.format, height=0, width=0, step=0, data=data, is_compressed=True)
+    return ImageMessage(
+        encoding=message.encoding,
+        height=message.height,
+        width=message.width,
+        step=message.step,
+        data=data,
+        is_compressed=False,
+    )
+
+
+def joint_positions(message: JointState) -> tuple[tuple[str, ...], Float64[ndarray, " joints"]]:
+    """Names and positions [rad] of a joint state, in the message's order, copied.
+
+    Raises:
+        SigmaError: there are not as many positions as names.
+    """
+    if len(message.name) != len(message.position):
+        raise SigmaError(
+            "a joint state has another number of positions than names",
+            where=message.header.frame_id or "joint state",
+            expected=f"{len(message.name)} positions",
+            got=f"{len(message.position)}",
+            remedy="fix the publisher",
+        )
+    return tuple(message.name), np.array(message.position, dtype=np.float64)
+
+
+def joint_state_message(*, at_ns: int, names: Sequence[str], positions_rad: ndarray) -> JointState:
+    """Joint positions as a message."""
+    return JointState(header=Header(stamp=to_time(at_ns)), name=list(names), position=doubles(positions_rad))
+
+
+def image_message(*, at_ns: int, frame_id: str, rgb: ndarray) -> Image:
+    """An RGB picture [h, w, 3] uint8 as a raw image message."""
+    height, width, _ = rgb.shape
+    data = array.array("B")
+    data.frombytes(np.ascontiguousarray(rgb).data)
+    header = Header(stamp=to_time(at_ns), frame_id=frame_id)
+    return Image(header=header, encoding="rgb8", height=height, width=width, step=3 * width, data=data)
+
+
+def array_message(values: Float64[ndarray, " dof"]) -> Float64MultiArray:
+    """Joint targets [rad] for a forward position controller."""
+    return Float64MultiArray(data=doubles(values))
+
+
+def trajectory_message(
+    *, names: Sequence[str], positions_rad: Float64[ndarray, "points dof"], period_ns: int
+) -> JointTrajectory:
+    """Joint targets [rad], one per period from now on, that end at rest.
+
+    The stamp is zero: the controller starts when it arrives, whatever its clock. Velocities are left to the
+    controller's own interpolation except at the end, where they are zero.
+    """
+    points = [
+        JointTrajectoryPoint(positions=doubles(row), time_from_start=to_duration((i + 1) * period_ns))
+        for i, row in enumerate(positions_rad)
+    ]
+    points[-1].velocities = array.array("d", bytes(8 * len(names)))
+    return JointTrajectory(joint_names=list(names), points=points)
+
+
+def doubles(values: ndarray) -> array.array:
+    """Numbers as a message's array, row-major, without a check of each value."""
+    return array.array("d", np.ascontiguousarray(values, dtype=np.float64).tobytes())
