@@ -7,7 +7,7 @@ ENV := . ./env.sh;
 ARGS ?=
 export PYTHON
 
-.PHONY: help setup demo test check format build bench lock clean
+.PHONY: help setup demo test check check-code check-architecture format build bench lock clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -21,8 +21,13 @@ demo: setup ## Record a simulated arm, replay it through the nodes, report: out/
 test: setup ## Run the tests; ARGS="-k supervisor -x"
 	@$(ENV) python -m pytest $(ARGS)
 
-check: setup ## Lint, format, types, import direction
-	@$(ENV) ruff check . && ruff format --check . && mypy && python -m pytest -q test/test_architecture.py
+check: check-code check-architecture ## Lint, format, types, import direction
+
+check-code: setup
+	@$(ENV) ruff check . && ruff format --check . && mypy
+
+check-architecture: setup
+	@$(ENV) python -m pytest -q test/test_architecture.py
 
 format: setup ## Format the code and fix what can be fixed
 	@$(ENV) ruff format . && ruff check --fix .
