@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Curves of one recording over time: each joint as recorded, proposed and commanded; scale, risk, telepathy.
+
+Base and Sigma are drawn as they would be executed: of each published chunk the steps until the next one.
+"""
+
+import math
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy import ndarray
+
+from sigma_ros.evaluation.replay_log import SCORED_STEPS, ReplayLog
+from sigma_ros.evaluation.report_figures import (
+    BASE,
+    COMMAND,
+    RECORDED,
+    SIGMA,
+    WARN,
+    Figure,
+    compact,
+    figure_of,
+)
+from sigma_ros.values import NS_PER_S, Chunk
+
+MAX_POINTS = 1500
+"""Points of a drawn curve; longer ones are thinned evenly."""
+
+SERIES = (
+    ("recorded action", RECORDED),
+    ("measured", RECORDED),
+    ("base", BASE),
+    ("Sigma", SIGMA),
+    ("commanded", COMMAND),
+)
+"""Name and colour of the curves in every joint's figure, in drawing order."""
+
+
+def joint_figures(log: ReplayLog) -> dict[str, Figure]:
+    """One figure per joint, by joint name, in degrees over seconds."""
+    start_ns = _start_ns(log)
+    tick_s = (log.ticks.stamp_ns - start_ns) / NS_PER_S
+    decision_s = (log.decisions.stamp_ns - start_ns) / NS_PER_S
+    executed_s, base, sigma = _executed(log, start_ns)
+    bands = _worst_bands(log, start_ns)
+    figures = {}
+    for j, joint in enumerate(log.contract.joints):
+        curves = [
+            (tick_s, log.ticks.action_rad[:, j], {"width": 4}, 0.55),
+            (tick_s, log.ticks.joints_rad[:, j], {"width": 1.5, "dash": "dot"}, 1.0),
+            (executed_s, base[:, j], {"width": 2.5}, 1.0),
+            (executed_s, sigma[:, j], {"width": 1.5}, 1.0),
+            (decision_s, log.decisions.command_rad[:, j], {"width": 1.5, "dash": "dash"}, 1.0),
+        ]
+        traces = [
+            _line(x, np.degrees(y), name, {"color": colour, **style}, opacity)
+            for (name, colour), (x, y, style, opacity) in zip(SERIES, curves, strict=True)
+        ]
+        limits = (math.degrees(joint.lower_rad), math.degrees(joint.upper_rad))
+        extent = np.degrees(np.concatenate([y for _, y, _, _ in curves]))
+        figures[joint.name] = figure_of(
+            traces,
+            x="time [s]",
+            y=f"{joint.name} [deg]",
+            height=240,
+            showlegend=False,
+            shapes=[*bands, *(_limit_line(limit) for limit in limits)],
+            yaxis={"title": {"text": f"{joint.name} [deg]"}, "range": _axis(extent, limits), "zeroline": False},
+        )
+    return figures
+
+
+def timeline_figures(log: ReplayLog) -> dict[str, Figure]:
+    """Scale, risk terms, tau and sem_align over time, by element id."""
+    start_ns = _start_ns(log)
+    chunks = [entry.chunk for entry in log.inferences]
+    time_s = np.array([chunk.stamp_ns - start_ns for chunk in chunks], dtype=np.float64) / NS_PER_S
+    return {
+        "scale": _scale_figure(log, start_ns, time_s),
+        "risk": _risk_figure(log, time_s),
+        "tau": _pair_figure(log, time_s, "tau_l2", "norm of the telepathy factors"),
+        "sem": _pair_figure(log, time_s, "sem_align", "alignment of memory and task text"),
+    }
+
+
+def _scale_figure(log: ReplayLog, start_ns: int, time_s: ndarray) -> Figure:
+    track = log.decisions
+    decision_s = (track.stamp_ns - start_ns) / NS_PER_S
+    scale = np.array([entry.chunk.scale for entry in log.inferences])
+    step = {"shape": "hv"}
+    return figure_of(
+        [
+            _line(time_s, scale, "asked for", {"color": SIGMA, "width": 2, **step}),
+            _line(decision_s, track.applied_scale, "applied", {"color": COMMAND, "width": 1.5, **step}),
+            _line(decision_s, track.scale_ceiling, "ceiling", {"color": RECORDED, "width": 1, "dash": "dash"}),
+        ],
+        x="time [s]",
+        y="scale",
+        height=240,
+        yaxis={"title": {"text": "scale"}, "range": [-0.04, 1.06]},
+        shapes=_state_bands(log, start_ns),
+    )
+
+
+def _risk_figure(log: ReplayLog, time_s: ndarray) -> Figure:
+    terms = (("residual", SIGMA), ("factors", BASE), ("alignment", COMMAND))
+    risks = [entry.chunk.risk for entry in log.inferences]
+    values = {
+        "residual": [risk.residual_term for risk in risks],
+        "factors": [risk.factor_term for risk in risks],
+        "alignment": [risk.alignment_term for risk in risks],
+    }
+    traces = [
+        go.Scatter(
+            x=compact(time_s),
+            y=compact(np.nan_to_num(values[name], posinf=np.nan)),
+            name=name,
+            stackgroup="risk",
+            line={"color": colour, "width": 1},
+            hovertemplate="%{y:.3g}",
+        )
+        for name, colour in terms
+    ]
+    return figure_of(traces, x="time [s]", y="risk, stacked terms", height=240)
+
+
+def _pair_figure(log: ReplayLog, time_s: ndarray, field: str, title: str) -> Figure:
+    sigma = np.array([getattr(entry, field) for entry in log.inferences])
+    base = np.array([getattr(entry, f"baseline_{field}") for entry in log.inferences])
+    known = np.isfinite(base)
+    traces = [
+        go.Scatter(
+            x=compact(time_s[known]),
+            y=compact(base[known]),
+            name="base",
+            mode="lines+markers",
+            line={"color": BASE, "width": 2.5},
+            hovertemplate="%{y:.4g}",
+        ),
+        _line(time_s, sigma, "Sigma", {"color": SIGMA, "width": 1.5}),
+    ]
+    return figure_of(traces, x="time [s]", y=title, height=240)
+
+
+def _executed(log: ReplayLog, start_ns: int) -> tuple[ndarray, ndarray, ndarray]:
+    """Time, base and Sigma of the steps until each next chunk; a NaN row where the next one does not follow on."""
+    dof = log.contract.dof
+    chunks = [entry.chunk for entry in log.inferences if entry.published]
+    rows_s, base, sigma = [np.empty(0)], [np.empty((0, dof))], [np.empty((0, dof))]
+    for i, chunk in enumerate(chunks):
+        ahead = _ticks_until(chunk, chunks[i + 1] if i + 1 < len(chunks) else None)
+        steps = min(ahead or SCORED_STEPS, chunk.horizon)
+        broken = ahead != steps
+        rows_s.append((chunk.stamp_ns - start_ns + np.arange(steps + broken) * chunk.step_period_ns) / NS_PER_S)
+        gap = np.full((int(broken), dof), np.nan)
+        base.append(np.concatenate([chunk.base_rad[:steps], gap]))
+        sigma.append(np.concatenate([chunk.blended_rad(chunk.scale)[:steps], gap]))
+    return np.concatenate(rows_s), np.concatenate(base), np.concatenate(sigma)
+
+
+def _ticks_until(chunk: Chunk, following: Chunk | None) -> int | None:
+    """Ticks to the next chunk of the same epoch, None at the epoch's last."""
+    if following is None or following.epoch != chunk.epoch:
+        return None
+    return following.tick - chunk.tick
+
+
+def _line(x: ndarray, y: ndarray, name: str, style: dict[str, object], opacity: float = 1.0) -> go.Scatter:
+    keep = slice(None, None, max(1, math.ceil(len(x) / MAX_POINTS)))
+    return go.Scatter(
+        x=compact(x[keep]),
+        y=compact(y[keep]),
+        name=name,
+        mode="lines",
+        line=style,
+        opacity=opacity,
+        hovertemplate="%{y:.4g}",
+    )
+
+
+def _axis(values: ndarray, limits: tuple[float, float]) -> list[float]:
+    """The data's extent with some air, never far beyond the joint's limits, so that a flat curve stays readable."""
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if len(finite) else limits
+    pad = max(0.08 * (high - low), 2.0)
+    return [low - pad, high + pad]
+
+
+def _limit_line(limit_deg: float) -> dict[str, object]:
+    line = {"color": WARN, "width": 1.5, "dash": "dash"}
+    return {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": limit_deg, "y1": limit_deg, "line": line}
+
+
+def _worst_bands(log: ReplayLog, start_ns: int) -> list[dict[str, object]]:
+    span_s = SCORED_STEPS * log.contract.tick_period_ns / NS_PER_S
+    bands = []
+    for strip in log.strips:
+        index = np.flatnonzero((log.ticks.epoch == strip.epoch) & (log.ticks.tick == strip.tick))
+        begin_s = float(log.ticks.stamp_ns[index[0]] - start_ns) / NS_PER_S
+        bands.append(_band(begin_s, begin_s + span_s, WARN, 0.10))
+    return bands
+
+
+def _state_bands(log: ReplayLog, start_ns: int) -> list[dict[str, object]]:
+    """Shades the time in which the supervisor was not running."""
+    track = log.decisions
+    idle = np.array([state != "RUN" for state in track.state], dtype=np.int8)
+    edges = np.flatnonzero(np.diff(idle, prepend=0, append=0)).reshape(-1, 2)
+    time_s = (track.stamp_ns - start_ns) / NS_PER_S
+    return [_band(float(time_s[first]), float(time_s[end - 1]), RECORDED, 0.18) for first, end in edges[:200]]
+
+
+def _band(x0: float, x1: float, colour: str, opacity: float) -> dict[str, object]:
+    return {
+        "type": "rect",
+        "x0": x0,
+        "x1": x1,
+        "yref": "paper",
+        "y0": 0,
+        "y1": 1,
+        "fillcolor": colour,
+        "opacity": opacity,
+        "line": {"width": 0},
+        "layer": "below",
+    }
+
+
+def _start_ns(log: ReplayLog) -> int:
+    return int(log.ticks.stamp_ns[0]) if len(log.ticks) else 0

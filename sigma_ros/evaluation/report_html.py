@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`report.html`: one file that opens from disk, shows its verdict first and asks the network for nothing.
+
+The page is `report_page.html.jinja`; Plotly's library travels inside it, compressed, and a content
+security policy forbids every connection.
+"""
+
+import base64
+import gzip
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+import cv2
+import jinja2
+import plotly.io
+from plotly.offline import get_plotlyjs
+
+from sigma_ros.evaluation.replay_log import ReplayLog, Strip
+from sigma_ros.evaluation.report_curves import SERIES, joint_figures, timeline_figures
+from sigma_ros.evaluation.report_figures import Figure, summary_figures
+from sigma_ros.evaluation.scores import Scores
+from sigma_ros.values import NS_PER_S
+
+SHOWN_EPISODES = 4
+"""Recordings whose curves are drawn: the worst ones by Sigma's mse_trj."""
+
+SHOWN_STRIPS = 6
+JPEG_QUALITY = 85
+TEMPLATE = "report_page.html.jinja"
+
+
+def report_page(logs: Sequence[ReplayLog], scores: Scores, document: Mapping[str, object]) -> str:
+    """The whole page; `document` is the content of `report.json`."""
+    shown = _worst_first(logs, scores)[:SHOWN_EPISODES]
+    episodes = [
+        {
+            "name": log.bag.name,
+            "joints": _named(f"e{i}-joint-", joint_figures(log)),
+            "timeline": _named(f"e{i}-", timeline_figures(log)),
+            "limits": {joint.name: (joint.lower_rad, joint.upper_rad) for joint in log.contract.joints},
+        }
+        for i, log in enumerate(shown)
+    ]
+    summary = summary_figures(logs, scores)
+    figures = {**summary, **{k: v for e in episodes for part in ("joints", "timeline") for k, v in e[part].items()}}
+    return _template().render(
+        report=document,
+        joint_names=logs[0].contract.joint_names,
+        summary=tuple(summary),
+        episodes=episodes,
+        hidden_episodes=len(logs) - len(shown),
+        series=SERIES,
+        strips=_strips(logs),
+        figures={key: _json(figure) for key, figure in figures.items()},
+        plotly=_plotly(),
+    )
+
+
+def _worst_first(logs: Sequence[ReplayLog], scores: Scores) -> list[ReplayLog]:
+    ranked = sorted(zip(scores.episodes, logs, strict=True), key=lambda pair: -_or_zero(pair[0].sigma_mse_trj))
+    return [log for _, log in ranked]
+
+
+def _or_zero(value: float) -> float:
+    return value if value == value else 0.0  # noqa: PLR0124 - NaN differs from itself
+
+
+def _named(prefix: str, figures: Mapping[str, Figure]) -> dict[str, Figure]:
+    return {f"{prefix}{name}": figure for name, figure in figures.items()}
+
+
+def _json(figure: Figure) -> str:
+    """A figure as JSON that cannot end the script element it stands in."""
+    return plotly.io.to_json(figure, validate=False).replace("</", "<\\/")
+
+
+def _strips(logs: Sequence[ReplayLog]) -> list[dict[str, object]]:
+    """The worst windows over all recordings, worst first, with their pictures as data URIs."""
+    worst = sorted(((strip.error, i, strip) for i, log in enumerate(logs) for strip in log.strips), key=_worst_key)
+    return [_strip(logs[i], strip) for _, i, strip in worst[:SHOWN_STRIPS]]
+
+
+def _worst_key(entry: tuple[float, int, Strip]) -> tuple[float, int, int, int]:
+    error, recording, strip = entry
+    return -error, recording, strip.epoch, strip.tick
+
+
+def _strip(log: ReplayLog, strip: Strip) -> dict[str, object]:
+    tick_s = log.contract.tick_period_ns / NS_PER_S
+    first = int(log.ticks.stamp_ns[0])
+    stamps = [
+        entry.chunk.stamp_ns
+        for entry in log.inferences
+        if (entry.chunk.epoch, entry.chunk.tick) == (strip.epoch, strip.tick)
+    ]
+    return {
+        "episode": log.bag.name,
+        "epoch": strip.epoch,
+        "tick": strip.tick,
+        "time_s": (stamps[0] - first) / NS_PER_S,
+        "error": strip.error,
+        "ages_s": [age * tick_s for age in strip.age_ticks],
+        "cameras": {camera: [_data_uri(image) for image in images] for camera, images in strip.images.items()},
+    }
+
+
+def _data_uri(image: object) -> str:
+    _, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()
+
+
+@cache
+def _plotly() -> str:
+    """Plotly's library, compressed: a third of its size, and the same bytes each time."""
+    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), compresslevel=9, mtime=0)).decode()
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters["num"] = _number
+    environment.filters["pct"] = _percent
+    environment.filters["pretty"] = lambda value: json.dumps(value, indent=1, ensure_ascii=False)
+    return environment.from_string((Path(__file__).parent / TEMPLATE).read_text(encoding="utf-8"))
+
+
+def _number(value: object, digits: int = 3) -> str:
+    """A number with `digits` significant digits; a dash where it is undefined."""
+    if value is None:
+        return "–"
+    if isinstance(value, int):
+        return f"{value:,}".replace(",", "\u202f")
+    return f"{value:.{digits}g}"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100.0 * value:+.2f} %"

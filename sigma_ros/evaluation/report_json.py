@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`report.json` as a document: scores, facts and conditions. Its schema is `docs/report.schema.json`.
+
+Everything but `timing` and `conditions` is the same, byte for byte, when a replay is repeated.
+NaN and infinity have no place in JSON and become null.
+"""
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+from sigma_ros.contract import Contract
+from sigma_ros.evaluation.replay_log import SCORE_STRIDE_TICKS, SCORED_STEPS, ReplayLog
+from sigma_ros.evaluation.scores import ArmScores, Scores
+from sigma_ros.evaluation.statistics import Comparison
+from sigma_ros.evaluation.verdict import verdict_of
+
+SCHEMA = "sigma_ros/report/1"
+MEASURED_KEYS = ("timing", "conditions")
+"""Top-level keys that may differ between two replays of the same recording."""
+
+
+def report_document(logs: Sequence[ReplayLog], scores: Scores, conditions: Mapping[str, object]) -> dict[str, object]:
+    """The whole report as plain JSON values, in the order in which a reader wants them."""
+    first = logs[0]
+    verdict = verdict_of(logs, scores)
+    document = {
+        "schema": SCHEMA,
+        "complete": scores.complete,
+        "verdict": asdict(verdict),
+        "samples": scores.samples,
+        "batches": scores.batches,
+        "baseline": _arm(scores.baseline, first.contract),
+        "sigma": _arm(scores.sigma, first.contract),
+        "comparison": {name: _comparison(value) for name, value in scores.comparison.items()},
+        "adapter": {**asdict(scores.adapter), "settings": asdict(first.run.settings)},
+        "supervisor": {"enabled": first.run.supervised, **asdict(scores.supervisor)},
+        "smoothness": asdict(scores.smoothness),
+        "ticks": _ticks(logs),
+        "episodes": [_episode(log, row) for log, row in zip(logs, map(asdict, scores.episodes), strict=True)],
+        "checkpoint": {
+            "hash": first.policy.checkpoint_hash,
+            "trained": first.policy.trained,
+            "base": first.policy.base_id,
+            "details": dict(first.policy.details),
+        },
+        "bag": _bags(logs),
+        "contract": {"name": first.contract.name, "fps": first.contract.fps, "joints": first.contract.joint_names},
+        "replay": {
+            "mode": first.run.mode,
+            "tasks": sorted({log.run.task for log in logs}),
+            "replan_ticks": first.run.replan_ticks,
+            "memory_stride": first.run.memory_stride,
+            "seed": first.run.seed,
+            "score_stride_ticks": SCORE_STRIDE_TICKS,
+            "scored_steps": SCORED_STEPS,
+        },
+        "timing": asdict(scores.timing),
+        "conditions": dict(conditions),
+    }
+    plain = _plain(document)
+    assert isinstance(plain, dict)
+    return plain
+
+
+def to_text(document: Mapping[str, object]) -> str:
+    """The document as indented JSON with a newline at the end."""
+    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _arm(arm: ArmScores, contract: Contract) -> dict[str, object]:
+    per_joint = {
+        joint: {span: values[i] for span, values in arm.joint_rmse_deg.items()}
+        for i, joint in enumerate(contract.joint_names)
+    }
+    return {**asdict(arm), "joint_rmse_deg": per_joint}
+
+
+def _comparison(comparison: Comparison) -> dict[str, object]:
+    return {**asdict(comparison), "relative": comparison.relative, "verdict": comparison.verdict}
+
+
+def _ticks(logs: Sequence[ReplayLog]) -> dict[str, object]:
+    reasons: Counter[str] = Counter()
+    for log in logs:
+        reasons.update(log.ticks.reasons)
+    return {
+        "total": sum(len(log.ticks) for log in logs),
+        "invalid": sum(log.losses.get("invalid_ticks", 0) for log in logs),
+        "inferences": sum(len(log.inferences) for log in logs),
+        "published_chunks": sum(entry.published for log in logs for entry in log.inferences),
+        "reasons": dict(sorted(reasons.items())),
+    }
+
+
+def _episode(log: ReplayLog, row: dict[str, object]) -> dict[str, object]:
+    return {**row, "sha256": log.bag.sha256, "duration_s": log.bag.duration_s, "task": log.run.task}
+
+
+def _bags(logs: Sequence[ReplayLog]) -> dict[str, object]:
+    """One recording's facts, or those of all: durations and losses added, the hash taken over the hashes in order."""
+    hashes = [log.bag.sha256 for log in logs]
+    losses: Counter[str] = Counter()
+    for log in logs:
+        losses.update(log.losses)
+    return {
+        "count": len(logs),
+        "name": ", ".join(log.bag.name for log in logs),
+        "sha256": hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest(),
+        "duration_s": sum(log.bag.duration_s for log in logs),
+        "messages": sum(log.bag.messages for log in logs),
+        "storage": ", ".join(sorted({log.bag.storage for log in logs})),
+        "checksummed": all(log.bag.checksummed for log in logs),
+        "losses": dict(sorted(losses.items())),
+    }
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    raise TypeError(f"{type(value).__name__} has no place in a report: {value!r}")

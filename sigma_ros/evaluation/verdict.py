@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the scores allow to say, in words. A report opens with these sentences; they promise nothing more."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sigma_ros.evaluation.replay_log import ReplayLog
+from sigma_ros.evaluation.scores import Scores
+from sigma_ros.evaluation.statistics import Comparison
+
+PRIMARY = "mse_trj"
+"""The score that decides: the whole 16-step trajectory."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """`headline` is one sentence; `warnings` must be read before the numbers; `notes` limit what they mean."""
+
+    headline: str
+    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def verdict_of(logs: Sequence[ReplayLog], scores: Scores) -> Verdict:
+    """Judges pooled replays of one checkpoint."""
+    return Verdict(headline=_headline(scores), warnings=_warnings(logs, scores), notes=_notes(scores))
+
+
+def _headline(scores: Scores) -> str:
+    if not scores.samples:
+        return "Nothing was scored: no valid tick on the 16-tick raster has 16 recorded actions from there on."
+    comparison = scores.comparison[PRIMARY]
+    if comparison.verdict == "equal":
+        return "Sigma equals its base exactly on this recording: every residual was zero, or scaled to zero."
+    if comparison.verdict == "better":
+        return f"Sigma beats its base: {_change(comparison)}."
+    if comparison.verdict == "worse":
+        return f"Sigma is worse than its base: {_change(comparison)}."
+    return f"Sigma does not beat its base: {_change(comparison)}; chance alone could explain it."
+
+
+def _change(comparison: Comparison) -> str:
+    if not comparison.baseline:
+        return f"{PRIMARY} {comparison.sigma:.3g} against 0 of the base"
+    less = "lower" if comparison.difference < 0.0 else "higher"
+    text = f"{PRIMARY} is {abs(comparison.relative):.1%} {less}"
+    if math.isnan(comparison.low):
+        return f"{text} on a single {comparison.unit}, which gives no interval"
+    low, high = (bound / comparison.baseline for bound in (comparison.low, comparison.high))
+    return f"{text} ({comparison.confidence:.0%} interval {low:+.1%} to {high:+.1%}, {_units(comparison)})"
+
+
+def _units(comparison: Comparison) -> str:
+    return f"{comparison.units} {comparison.unit}{'s' if comparison.units != 1 else ''}"
+
+
+def _warnings(logs: Sequence[ReplayLog], scores: Scores) -> tuple[str, ...]:
+    warnings = []
+    if not all(log.policy.trained for log in logs):
+        warnings.append("UNTRAINED MODEL: the weights are random; the numbers show that the path works, nothing else.")
+    if not scores.complete:
+        warnings.append("INCOMPLETE: the replay was stopped before the recording's end.")
+    losses = sum(sum(log.losses.values()) for log in logs)
+    if losses:
+        warnings.append(f"LOSSES: {losses} messages or ticks of the recording could not be used; see Conditions.")
+    if scores.supervisor.violations or scores.supervisor.breaches:
+        warnings.append(
+            f"LIMITS BROKEN: {scores.supervisor.violations} violations by the supervisor's count, "
+            f"{scores.supervisor.breaches} by the report's. This must never happen; please report it."
+        )
+    if not all(log.bag.checksummed for log in logs):
+        warnings.append("UNVERIFIABLE: a recording carries no checksums, so damage to it could go unnoticed.")
+    return tuple(warnings)
+
+
+def _notes(scores: Scores) -> tuple[str, ...]:
+    notes = [
+        "Both arms come from one run: the baseline is the base policy's chunk, Sigma is that chunk plus scale times "
+        "residual. The recorded arm does not answer to the commands, so this measures imitation, not success."
+    ]
+    comparison = scores.comparison[PRIMARY]
+    if scores.samples and comparison.unit == "window":
+        notes.append(
+            f"With {len(scores.episodes)} recording(s) the interval is over windows; windows of one recording "
+            "resemble each other, so it speaks for this recording only."
+        )
+    rho = scores.adapter.risk_error_rho
+    if not math.isnan(rho):
+        informative = rho > 0.0 and scores.adapter.risk_error_p < 0.05
+        knows = "rises with the error" if informative else "is no guide to the error"
+        notes.append(f"The adapter's risk {knows} here: rank correlation {rho:+.2f}.")
+    return tuple(notes)
