@@ -188,6 +188,7 @@ class Backbone(nn.Module):
         embeds = torch.cat([ordered.reshape(batch, cameras * patches, width), self.embed_text(tokens)], dim=1)
         pad_mask = torch.cat([seen.repeat_interleave(patches, dim=1), mask], dim=1)
         _, cache = self._run_language(embeds, pad_mask, positions=None, use_cache=True)
+        assert cache is not None, "asked for with use_cache"
         return Prefix(cache=cache, mask=pad_mask)
 
     def flow(

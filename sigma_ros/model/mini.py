@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The small pi0.5: LeRobot's classes with small sizes and a tokenizer of its own (about 6 M parameters).
+
+Same code path as the full model for images, prompt with discretised state, flow matching and real-time
+chunking. It learns a simulated task on a CPU; it knows nothing else of the world.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from lerobot.configs import FeatureType, PolicyFeature
+from lerobot.policies.pi05.configuration_pi05 import PI05Config
+from lerobot.policies.pi05.modeling_pi05 import PI05Policy
+
+from sigma_ros.contract import Contract
+from sigma_ros.errors import CheckpointError
+from sigma_ros.model.backbone import Backbone
+from sigma_ros.model.base_checkpoint import save_base
+from sigma_ros.model.base_weights import remove_dead_heads
+from sigma_ros.model.mini_tokenizer import VOCABULARY, build_tokenizer
+from sigma_ros.model.normalise import Normalisation, Quantiles
+from sigma_ros.model.sizes import Sizes, network_sizes
+
+MINI = Sizes(
+    vocabulary=VOCABULARY,
+    depth=6,
+    head_dim=24,
+    language_width=192,
+    language_mlp=640,
+    expert_width=128,
+    expert_mlp=384,
+    vision_width=128,
+    vision_mlp=384,
+    vision_depth=4,
+    vision_heads=4,
+)
+TINY = Sizes(
+    vocabulary=VOCABULARY,
+    depth=2,
+    head_dim=16,
+    language_width=64,
+    language_mlp=128,
+    expert_width=32,
+    expert_mlp=64,
+    vision_width=48,
+    vision_mlp=96,
+    vision_depth=2,
+    vision_heads=2,
+)
+"""For tests: 0.3 M parameters."""
+
+IMAGE_PX = 112
+CHUNK_STEPS = 50
+MAX_DOF = 8
+MAX_TOKENS = 64
+
+
+def build_mini(
+    contract: Contract, seed: int = 0, *, sizes: Sizes = MINI, dtype: str = "float32", full_prompt: bool = False
+) -> Backbone:
+    """A small pi0.5 for a contract's joints and cameras, with random weights from `seed`.
+
+    `full_prompt` keeps pi0.5's own 224 px, 32 action dimensions and 200 tokens (for benches at full width).
+    """
+    config = mini_config(contract, dtype=dtype, full_prompt=full_prompt)
+    with torch.random.fork_rng(devices=[]), network_sizes(sizes):
+        torch.manual_seed(seed)
+        policy = PI05Policy(config)
+    remove_dead_heads(policy)
+    return Backbone(policy, build_tokenizer())
+
+
+def mini_config(contract: Contract, *, dtype: str = "float32", full_prompt: bool = False) -> PI05Config:
+    """LeRobot's config of the small model: the contract's cameras by `model_key`, in its order."""
+    size_px = 224 if full_prompt else IMAGE_PX
+    images = {
+        camera.model_key: PolicyFeature(type=FeatureType.VISUAL, shape=(3, size_px, size_px))
+        for camera in contract.cameras
+    }
+    joints = PolicyFeature(type=FeatureType.STATE, shape=(contract.dof,))
+    padded = 32 if full_prompt else max(MAX_DOF, contract.dof)
+    return PI05Config(
+        input_features={**images, "observation.state": joints},
+        output_features={"action": PolicyFeature(type=FeatureType.ACTION, shape=(contract.dof,))},
+        dtype=dtype,
+        device="cpu",
+        chunk_size=CHUNK_STEPS,
+        n_action_steps=CHUNK_STEPS,
+        image_resolution=(size_px, size_px),
+        max_action_dim=padded,
+        max_state_dim=padded,
+        tokenizer_max_length=200 if full_prompt else MAX_TOKENS,
+        push_to_hub=False,
+    )
+
+
+def limit_normalisation(contract: Contract) -> Normalisation:
+    """Statistics that span the joints' hard limits: what an untrained model has instead of data."""
+    ends = np.sort(np.stack([contract.to_policy(contract.lower_rad), contract.to_policy(contract.upper_rad)]), axis=0)
+    span = Quantiles(q01=ends[0], q99=ends[1])
+    return Normalisation(state=span, action=span)
+
+
+def make_mini(contract: Contract, folder: Path, *, seed: int = 0, made_by: str) -> None:
+    """Writes an untrained small model (bfloat16 on disk) as a checkpoint folder."""
+    save_base(
+        build_mini(contract, seed),
+        folder,
+        sizes=MINI,
+        normalisation=limit_normalisation(contract),
+        trained=False,
+        made_by=made_by,
+        weights_dtype=torch.bfloat16,
+    )
+
+
+def shipped_mini_dir() -> Path:
+    """Folder of the small model that ships with the package (source tree or install space)."""
+    package = Path(__file__).resolve().parents[1]
+    candidates = [package / "assets" / "mini"]
+    candidates += [parent / "share" / "sigma_ros" / "assets" / "mini" for parent in package.parents]
+    for candidate in candidates:
+        if (candidate / "config.json").is_file():
+            return candidate
+    raise CheckpointError(
+        "the small model that ships with the package was not found",
+        expected=candidates[0],
+        remedy="install the package again, or make one with: sigma model make-mini --out DIR",
+    )

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads tensors of a safetensors file one by one into memory that is already there.
+
+The `safetensors` library checks the header (sizes, offsets, overlaps); the bytes are then read straight into
+their place, in pieces, and hashed and checked on the way. So a load never holds a second copy of the weights.
+"""
+
+import hashlib
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from sigma_ros.errors import CheckpointError
+
+_PIECE_BYTES = 16 << 20
+_MAX_HEADER_BYTES = 64 << 20
+FLOAT_TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_PICKLE_STARTS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04", b"PK\x05\x06")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredTensor:
+    """Where a tensor lies in its file."""
+
+    path: Path
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    nbytes: int
+
+
+def list_tensors(path: Path) -> Mapping[str, StoredTensor]:
+    """The tensors of a safetensors file; no tensor data is read.
+
+    Raises:
+        CheckpointError: the file is missing, a pickle, truncated, or its header is not valid.
+    """
+    _refuse_pickle(path)
+    try:
+        with safe_open(path, framework="np"):
+            pass
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length))
+    except (SafetensorError, OSError, ValueError, struct.error) as error:
+        raise CheckpointError(
+            "the weights file is damaged or not safetensors",
+            where=path,
+            got=error,
+            remedy="download or save the checkpoint again",
+        ) from error
+    data = 8 + length
+    return {
+        name: StoredTensor(
+            path=path,
+            name=name,
+            dtype=entry["dtype"],
+            shape=tuple(entry["shape"]),
+            start=data + entry["data_offsets"][0],
+            nbytes=entry["data_offsets"][1] - entry["data_offsets"][0],
+        )
+        for name, entry in header.items()
+        if name != "__metadata__"
+    }
+
+
+def _refuse_pickle(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+    except OSError as error:
+        raise CheckpointError("the weights file cannot be read", where=path, got=error) from error
+    if start.startswith(_PICKLE_STARTS):
+        raise CheckpointError(
+            "the weights file is a pickle, which can run code when opened; it was not opened",
+            where=path,
+            expected="safetensors",
+            got="a pickle or torch.save archive, judged by its first bytes",
+            remedy="convert it to safetensors where you trust it",
+        )
+    if len(start) == 8 and struct.unpack("<Q", start)[0] > _MAX_HEADER_BYTES:
+        raise CheckpointError(
+            "the weights file's header is too large",
+            where=path,
+            expected=f"at most {_MAX_HEADER_BYTES} bytes",
+            got=f"{struct.unpack('<Q', start)[0]} bytes",
+            remedy="download or save the checkpoint again",
+        )
+
+
+def read_into(file: BufferedReader, stored: StoredTensor, target: Tensor) -> str:
+    """Fills `target` (same shape, contiguous, any float type and device) and returns the sha256 of the stored bytes.
+
+    Raises:
+        CheckpointError: the file ends early, holds no float numbers, or a value is not finite.
+    """
+    source_dtype = FLOAT_TYPES.get(stored.dtype)
+    if source_dtype is None:
+        raise CheckpointError(
+            "a weight has no float type",
+            where=f"{stored.path}: {stored.name}",
+            expected=", ".join(FLOAT_TYPES),
+            got=stored.dtype,
+        )
+    flat = target.view(-1)
+    direct = target.device.type == "cpu" and target.dtype == source_dtype
+    piece_items = _PIECE_BYTES // source_dtype.itemsize
+    buffer = None if direct else bytearray(min(_PIECE_BYTES, stored.nbytes))
+    digest = hashlib.sha256()
+    file.seek(stored.start)
+    for first in range(0, flat.numel(), piece_items):
+        piece = flat[first : first + piece_items]
+        view = (
+            memoryview(piece.view(torch.uint8).numpy())
+            if buffer is None
+            else memoryview(buffer)[: piece.numel() * source_dtype.itemsize]
+        )
+        if file.readinto(view) != view.nbytes:
+            raise CheckpointError("the weights file ends early", where=f"{stored.path}: {stored.name}")
+        digest.update(view)
+        if buffer is not None:
+            piece.copy_(torch.frombuffer(view, dtype=source_dtype))
+        if not bool(torch.isfinite(piece).all()):
+            raise CheckpointError(
+                "a weight is not finite",
+                where=f"{stored.path}: {stored.name}",
+                expected="finite numbers",
+                got="NaN or Inf",
+                remedy="use another checkpoint; this one cannot work",
+            )
+    return digest.hexdigest()
