@@ -1,0 +1,301 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The frame clock: camera and joint messages onto a fixed grid of ticks, the same code live and from a bag.
+
+Rules (DESIGN.md gives the reasons):
+
+- **Grid.** An epoch waits until every stream has delivered after the last tick; the newest of the streams' first
+  stamps is tick 0. Tick k is `contract.tick_offset_ns(k)` later.
+- **Tick.** Each stream contributes its newest message stamped at or before the tick (exactly at the tick belongs to
+  it). Older than the stream's limit, missing or undecodable: the tick is a `Gap`. Nothing is filled in; a message
+  that serves two ticks does so with its age in the frame.
+- **Order.** Only stamps count, so any interleaving of the streams gives the same windows, as long as no stream runs
+  more than `LOOKAHEAD_TICKS` ahead of another; a stream that is silent for longer makes gaps.
+- **Stamps.** Zero and repeated stamps are refused. A stamp more than one tick back, or far ahead of its stream, needs
+  a second message to confirm it; confirmed backward means the clock was set or a bag was looped: a new epoch.
+- **Late.** A message stamped before a consumed tick never changes that tick; it may serve a later one.
+- **Epoch.** `reset`, a new task text, a backward jump and `max_gap_ticks` gaps in a row end it; the window starts anew.
+"""
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64, UInt8
+from numpy import ndarray
+
+from sigma_ros.contract import Camera, Contract
+from sigma_ros.control.images import ImageMessage, check_image, decode_resized
+from sigma_ros.control.stream import Grid, Sample, Stream, StreamCount
+from sigma_ros.errors import SigmaError
+from sigma_ros.values import WINDOW_TICKS, Frame, Gap, Window
+
+LOOKAHEAD_TICKS = 64
+"""A stream this far ahead makes a tick complete without the others; also the ticks of images that wait at most."""
+
+_JOINTS = "joints"
+_JOINT_CAPACITY = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamCounters:
+    """Snapshot of a frame clock: per stream (camera name, `joints`), and what came out."""
+
+    streams: Mapping[str, StreamCount]
+    windows: int
+    gaps: int
+    epochs: int
+
+    @property
+    def refused(self) -> int:
+        """Messages refused in all streams."""
+        return sum(sum(count.refused.values()) for count in self.streams.values())
+
+
+class FrameClock:
+    """Push messages in any order, consume ticks in order. Not thread-safe: the caller holds one lock.
+
+    Args:
+        contract: Streams, limits and rate.
+        image_size_px: Side of the square images; None leaves images undecoded (frames then hold none), for work on
+            numbers alone.
+        max_gap_ticks: Gaps in a row that end the epoch.
+    """
+
+    def __init__(self, contract: Contract, *, image_size_px: int | None, max_gap_ticks: int = 16) -> None:
+        self._contract = contract
+        self._size_px = image_size_px
+        self._max_gap_ticks = max_gap_ticks
+        self._cameras: dict[str, Camera] = {camera.name: camera for camera in contract.cameras}
+        ages = {camera.name: camera.max_age_ns for camera in contract.cameras}
+        self._streams = {name: self._stream(age_ns, LOOKAHEAD_TICKS) for name, age_ns in ages.items()}
+        self._streams[_JOINTS] = self._stream(contract.joint_state_max_age_ns, _JOINT_CAPACITY)
+        self._orders: tuple[tuple[str, ...], ndarray] = ((), np.zeros(0, dtype=np.intp))
+        self._task = contract.tasks[0]
+        self._grid: Grid | None = None
+        self._history: deque[Frame | None] = deque(maxlen=WINDOW_TICKS)
+        self._epoch = self._tick = self._gaps_in_row = 0
+        self._last_tick_ns = 0
+        self._windows = self._gaps = 0
+
+    def _stream(self, max_age_ns: int, capacity: int) -> Stream:
+        return Stream(
+            max_age_ns=max_age_ns,
+            capacity=capacity,
+            backward_ns=self._contract.tick_period_ns,
+            forward_ns=max(self._contract.tick_offset_ns(LOOKAHEAD_TICKS), 2 * max_age_ns),
+        )
+
+    @property
+    def task(self) -> str:
+        """The task text of the coming windows."""
+        return self._task
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the coming tick."""
+        return self._epoch
+
+    @property
+    def counters(self) -> StreamCounters:
+        """Snapshot of all counters since construction."""
+        return StreamCounters(
+            streams={name: stream.count for name, stream in self._streams.items()},
+            windows=self._windows,
+            gaps=self._gaps,
+            epochs=self._epoch + 1,
+        )
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Streams that the epoch's first tick still waits for; empty once ticks flow."""
+        if self._grid is not None:
+            return ()
+        return tuple(name for name, stream in self._streams.items() if not stream.pending)
+
+    @property
+    def next_stamp_ns(self) -> int | None:
+        """Stamp of the coming tick, None while the epoch has not begun."""
+        grid = self._anchored()
+        return None if grid is None else grid.stamp_ns(self._tick)
+
+    def push_image(self, camera: str, stamp_ns: int, message: ImageMessage) -> None:
+        """Stores a camera message; what does not fit the contract is refused and counted.
+
+        The message's buffer must stay unchanged until its tick is consumed.
+        """
+        stream = self._streams[camera]
+        try:
+            check_image(message, self._cameras[camera])
+        except SigmaError as error:
+            stream.refuse(error.what)
+            return
+        self._push(stream, stamp_ns, message)
+
+    def push_joints(self, stamp_ns: int, names: tuple[str, ...], positions_rad: Float64[ndarray, " n"]) -> None:
+        """Stores joint positions, matched by name; missing joints and non-finite values are refused and counted."""
+        stream = self._streams[_JOINTS]
+        if len(names) != len(positions_rad):
+            stream.refuse("names and positions differ in number")
+            return
+        try:
+            ordered = np.asarray(positions_rad, dtype=np.float64)[self._order(names)]
+        except SigmaError as error:
+            stream.refuse(error.what)
+            return
+        if not np.isfinite(ordered).all():
+            stream.refuse("position is not finite")
+            return
+        ordered.flags.writeable = False
+        self._push(stream, stamp_ns, ordered)
+
+    def set_task(self, task: str) -> None:
+        """Sets the task text; a new text starts a new epoch."""
+        if task != self._task:
+            self._task = task
+            self._new_epoch()
+
+    def reset(self) -> None:
+        """Starts a new epoch."""
+        self._new_epoch()
+
+    def ready(self, now_ns: int | None) -> bool:
+        """Whether the coming tick is complete and may be consumed.
+
+        It is when every stream has a message at or after it, when a stream is `LOOKAHEAD_TICKS` past it, or when
+        `now_ns` (same clock as the stamps) is `contract.settle_ns` past it. With None, time never completes a tick.
+        """
+        grid = self._anchored()
+        if grid is None:
+            return False
+        tick_ns = grid.stamp_ns(self._tick)
+        newest = [stream.newest_ns or 0 for stream in self._streams.values()]
+        if min(newest) >= tick_ns:
+            return True
+        if max(newest) >= grid.stamp_ns(self._tick + LOOKAHEAD_TICKS):
+            return True
+        return now_ns is not None and now_ns >= tick_ns + self._contract.settle_ns
+
+    def next_tick(self) -> Window | Gap:
+        """Consumes the coming tick; call it after `ready` said so.
+
+        Raises:
+            RuntimeError: the epoch has not begun.
+        """
+        grid = self._anchored()
+        if grid is None:
+            raise RuntimeError(f"no tick yet, waiting for {', '.join(self.missing)}")
+        tick_ns = grid.stamp_ns(self._tick)
+        for stream in self._streams.values():
+            stream.take(tick_ns)
+        reasons, images = self._judge(tick_ns)
+        item: Window | Gap
+        if reasons:
+            item = Gap(epoch=self._epoch, tick=self._tick, stamp_ns=tick_ns, reasons=reasons)
+            self._history.append(None)
+            self._gaps += 1
+            self._gaps_in_row += 1
+        else:
+            self._history.append(self._frame(tick_ns, images))
+            item = self._window()
+            self._windows += 1
+            self._gaps_in_row = 0
+        self._tick += 1
+        self._last_tick_ns = tick_ns
+        if self._gaps_in_row >= self._max_gap_ticks:
+            self._new_epoch()
+        return item
+
+    def _push(self, stream: Stream, stamp_ns: int, payload: object) -> None:
+        if not stream.push(stamp_ns, payload, self._grid, self._last_tick_ns):
+            self._anchored()
+            return
+        for other in self._streams.values():
+            if other is not stream:
+                other.forget()
+        self._new_epoch()
+        self._last_tick_ns = 0
+
+    def _order(self, names: tuple[str, ...]) -> ndarray:
+        if names != self._orders[0]:
+            self._orders = (names, self._contract.joint_order(names))
+        return self._orders[1]
+
+    def _anchored(self) -> Grid | None:
+        if self._grid is None:
+            streams = self._streams.values()
+            if all(stream.pending for stream in streams):
+                start_ns = max(stream.pending[0].stamp_ns for stream in streams)
+                self._grid = Grid(start_ns, self._contract.fps)
+        return self._grid
+
+    def _new_epoch(self) -> None:
+        """An epoch that gave no tick yet is not counted: it goes on with fresh streams."""
+        if self._tick > 0:
+            self._epoch += 1
+        self._tick = self._gaps_in_row = 0
+        self._grid = None
+        self._history.clear()
+        for stream in self._streams.values():
+            stream.begin_epoch()
+
+    def _judge(self, tick_ns: int) -> tuple[tuple[str, ...], dict[str, UInt8[ndarray, "h w 3"]]]:
+        """Reasons against the tick, or its images; nothing is decoded for a tick that is a gap anyway."""
+        reasons = [
+            f"{name}: {why}" for name, stream in self._streams.items() if (why := stream.reason(tick_ns)) is not None
+        ]
+        images: dict[str, ndarray] = {}
+        if not reasons and self._size_px is not None:
+            for name, camera in self._cameras.items():
+                held = self._streams[name].held
+                assert held is not None
+                try:
+                    images[name] = _image(held, camera, self._size_px)
+                except SigmaError as error:
+                    self._streams[name].spoil(error.what)
+                    reasons.append(f"{name}: {error.what}")
+        return tuple(reasons), images
+
+    def _frame(self, tick_ns: int, images: Mapping[str, ndarray]) -> Frame:
+        ages_ns = {}
+        for name, stream in self._streams.items():
+            assert stream.held is not None
+            stream.mark_used()
+            ages_ns[name] = tick_ns - stream.held.stamp_ns
+        joints = self._streams[_JOINTS].held
+        assert joints is not None
+        return Frame(
+            epoch=self._epoch,
+            tick=self._tick,
+            stamp_ns=tick_ns,
+            images=images,
+            positions_rad=joints.payload,
+            joint_age_ns=ages_ns.pop(_JOINTS),
+            image_age_ns=ages_ns,
+        )
+
+    def _window(self) -> Window:
+        entries = [*([None] * (WINDOW_TICKS - len(self._history))), *self._history]
+        mask = np.array([entry is not None for entry in entries])
+        mask.flags.writeable = False
+        neighbour = next(entry for entry in entries if entry is not None)
+        frames = []
+        for entry in entries:
+            neighbour = entry or neighbour
+            frames.append(neighbour)
+        return Window(epoch=self._epoch, task=self._task, frames=tuple(frames), mask=mask)
+
+
+def _image(sample: Sample, camera: Camera, size_px: int) -> UInt8[ndarray, "size size 3"]:
+    """The sample's pixels, decoded by the first tick that uses them; the message is then let go."""
+    if isinstance(sample.image, SigmaError):
+        raise sample.image
+    if sample.image is None:
+        try:
+            sample.image = decode_resized(sample.payload, camera, size_px)
+        except SigmaError as error:
+            sample.image = error
+            raise
+        finally:
+            sample.payload = None
+    return sample.image
