@@ -45,7 +45,7 @@ def joint_figures(log: ReplayLog) -> dict[str, Figure]:
     bands = _worst_bands(log, start_ns)
     figures = {}
     for j, joint in enumerate(log.contract.joints):
-        curves = [
+        curves: list[tuple[ndarray, ndarray, dict[str, object], float]] = [
             (tick_s, log.ticks.action_rad[:, j], {"width": 4}, 0.55),
             (tick_s, log.ticks.joints_rad[:, j], {"width": 1.5, "dash": "dot"}, 1.0),
             (executed_s, base[:, j], {"width": 2.5}, 1.0),
@@ -61,11 +61,11 @@ def joint_figures(log: ReplayLog) -> dict[str, Figure]:
         figures[joint.name] = figure_of(
             traces,
             x="time [s]",
-            y=f"{joint.name} [deg]",
-            height=240,
+            y="position [deg]",
+            height=230,
             showlegend=False,
             shapes=[*bands, *(_limit_line(limit) for limit in limits)],
-            yaxis={"title": {"text": f"{joint.name} [deg]"}, "range": _axis(extent, limits), "zeroline": False},
+            yaxis={"title": {"text": "position [deg]"}, "range": _axis(extent, limits), "zeroline": False},
         )
     return figures
 
@@ -78,8 +78,8 @@ def timeline_figures(log: ReplayLog) -> dict[str, Figure]:
     return {
         "scale": _scale_figure(log, start_ns, time_s),
         "risk": _risk_figure(log, time_s),
-        "tau": _pair_figure(log, time_s, "tau_l2", "norm of the telepathy factors"),
-        "sem": _pair_figure(log, time_s, "sem_align", "alignment of memory and task text"),
+        "tau": _pair_figure(log, time_s, "tau_l2", "tau_l2"),
+        "sem": _pair_figure(log, time_s, "sem_align", "sem_align"),
     }
 
 
@@ -146,7 +146,9 @@ def _executed(log: ReplayLog, start_ns: int) -> tuple[ndarray, ndarray, ndarray]
     """Time, base and Sigma of the steps until each next chunk; a NaN row where the next one does not follow on."""
     dof = log.contract.dof
     chunks = [entry.chunk for entry in log.inferences if entry.published]
-    rows_s, base, sigma = [np.empty(0)], [np.empty((0, dof))], [np.empty((0, dof))]
+    rows_s: list[ndarray] = [np.empty(0)]
+    base: list[ndarray] = [np.empty((0, dof))]
+    sigma: list[ndarray] = [np.empty((0, dof))]
     for i, chunk in enumerate(chunks):
         ahead = _ticks_until(chunk, chunks[i + 1] if i + 1 < len(chunks) else None)
         steps = min(ahead or SCORED_STEPS, chunk.horizon)

@@ -29,7 +29,7 @@ def figure_of(traces: Sequence[object], *, x: str, y: str, height: int = 280, **
         height=height,
         margin={"l": 56, "r": 12, "t": 12, "b": 44},
         xaxis={"title": {"text": x, "standoff": 8}, "zeroline": False},
-        yaxis={"title": {"text": y, "standoff": 8}, "zeroline": False},
+        yaxis={"title": {"text": y, "standoff": 8}, "zeroline": False, "exponentformat": "power", "automargin": True},
         legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0.0},
         hovermode="x unified",
     )
@@ -55,7 +55,7 @@ def summary_figures(logs: Sequence[ReplayLog], scores: Scores) -> dict[str, Figu
 
 def comparison_figure(scores: Scores) -> Figure:
     """Change of each error against the base in percent, with its interval; left of 0 is a gain."""
-    rows = [(name, value) for name, value in reversed(scores.comparison.items()) if value.baseline]
+    rows = [(name, value) for name, value in reversed(list(scores.comparison.items())) if value.baseline]
     share = [100.0 / value.baseline for _, value in rows]
     change = [value.difference * k for (_, value), k in zip(rows, share, strict=True)]
     trace = go.Scatter(
@@ -79,13 +79,13 @@ def comparison_figure(scores: Scores) -> Figure:
     reach = max([abs(float(v)) for v in change] + [1.0]) * 1.6
     return figure_of(
         [trace],
-        x="Sigma against its base [%], less is better",
+        x="",
         y="",
         height=190,
         shapes=[zero],
         hovermode="closest",
         yaxis={"automargin": True},
-        xaxis={"title": {"text": "Sigma against its base [%]; left is better"}, "range": _range(rows, share, reach)},
+        xaxis={"title": {"text": "change [%]; left is better"}, "range": _range(rows, share, reach)},
     )
 
 
@@ -144,7 +144,9 @@ def scale_histogram(scores: Scores) -> Figure:
 
 def risk_error(logs: Sequence[ReplayLog]) -> Figure:
     """Does the adapter know when Sigma is wrong? One dot per scored window."""
-    risks, errors, labels = [], [], []
+    risks: list[float] = []
+    errors: list[float] = []
+    labels: list[str] = []
     for log in logs:
         samples = metrics.samples_of(log)
         squared = (log.policy.normalise(samples.sigma_rad) - log.policy.normalise(samples.target_rad)) ** 2

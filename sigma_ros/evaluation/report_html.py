@@ -8,13 +8,17 @@ security policy forbids every connection.
 import base64
 import gzip
 import json
+import math
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import jinja2
+import numpy as np
 import plotly.io
+from numpy import ndarray
 from plotly.offline import get_plotlyjs
 
 from sigma_ros.evaluation.replay_log import ReplayLog, Strip
@@ -31,24 +35,38 @@ JPEG_QUALITY = 85
 TEMPLATE = "report_page.html.jinja"
 
 
+TIMELINE_TITLES = {
+    "scale": "Scale: asked for, applied, ceiling",
+    "risk": "Risk: the three terms of the adapter",
+    "tau": "Norm of the telepathy factors",
+    "sem": "Alignment of memory and task text",
+}
+
+
+class _Plot(NamedTuple):
+    element: str
+    title: str
+    detail: str
+    figure: Figure
+
+
+class _Episode(NamedTuple):
+    name: str
+    joints: tuple[_Plot, ...]
+    timeline: tuple[_Plot, ...]
+
+
 def report_page(logs: Sequence[ReplayLog], scores: Scores, document: Mapping[str, object]) -> str:
     """The whole page; `document` is the content of `report.json`."""
     shown = _worst_first(logs, scores)[:SHOWN_EPISODES]
-    episodes = [
-        {
-            "name": log.bag.name,
-            "joints": _named(f"e{i}-joint-", joint_figures(log)),
-            "timeline": _named(f"e{i}-", timeline_figures(log)),
-            "limits": {joint.name: (joint.lower_rad, joint.upper_rad) for joint in log.contract.joints},
-        }
-        for i, log in enumerate(shown)
-    ]
+    episodes = [_episode(f"e{i}", log) for i, log in enumerate(shown)]
     summary = summary_figures(logs, scores)
-    figures = {**summary, **{k: v for e in episodes for part in ("joints", "timeline") for k, v in e[part].items()}}
+    figures = dict(summary)
+    for episode in episodes:
+        figures |= {plot.element: plot.figure for plot in (*episode.joints, *episode.timeline)}
     return _template().render(
         report=document,
         joint_names=logs[0].contract.joint_names,
-        summary=tuple(summary),
         episodes=episodes,
         hidden_episodes=len(logs) - len(shown),
         series=SERIES,
@@ -58,17 +76,27 @@ def report_page(logs: Sequence[ReplayLog], scores: Scores, document: Mapping[str
     )
 
 
+def _episode(prefix: str, log: ReplayLog) -> _Episode:
+    limits = {
+        joint.name: f"{math.degrees(joint.lower_rad):.0f}° to {math.degrees(joint.upper_rad):.0f}°"
+        for joint in log.contract.joints
+    }
+    return _Episode(
+        name=log.bag.name,
+        joints=tuple(
+            _Plot(f"{prefix}-joint-{name}", name, f"limits {limits[name]}", figure)
+            for name, figure in joint_figures(log).items()
+        ),
+        timeline=tuple(
+            _Plot(f"{prefix}-{name}", TIMELINE_TITLES[name], "", figure)
+            for name, figure in timeline_figures(log).items()
+        ),
+    )
+
+
 def _worst_first(logs: Sequence[ReplayLog], scores: Scores) -> list[ReplayLog]:
-    ranked = sorted(zip(scores.episodes, logs, strict=True), key=lambda pair: -_or_zero(pair[0].sigma_mse_trj))
+    ranked = sorted(zip(scores.episodes, logs, strict=True), key=lambda pair: -np.nan_to_num(pair[0].sigma_mse_trj))
     return [log for _, log in ranked]
-
-
-def _or_zero(value: float) -> float:
-    return value if value == value else 0.0  # noqa: PLR0124 - NaN differs from itself
-
-
-def _named(prefix: str, figures: Mapping[str, Figure]) -> dict[str, Figure]:
-    return {f"{prefix}{name}": figure for name, figure in figures.items()}
 
 
 def _json(figure: Figure) -> str:
@@ -106,7 +134,7 @@ def _strip(log: ReplayLog, strip: Strip) -> dict[str, object]:
     }
 
 
-def _data_uri(image: object) -> str:
+def _data_uri(image: ndarray) -> str:
     _, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()
 

@@ -24,7 +24,9 @@ class Verdict:
 
 def verdict_of(logs: Sequence[ReplayLog], scores: Scores) -> Verdict:
     """Judges pooled replays of one checkpoint."""
-    return Verdict(headline=_headline(scores), warnings=_warnings(logs, scores), notes=_notes(scores))
+    trained = all(log.policy.trained for log in logs)
+    headline = _headline(scores) if trained else _untrained_headline(scores)
+    return Verdict(headline=headline, warnings=_warnings(logs, scores), notes=_notes(scores))
 
 
 def _headline(scores: Scores) -> str:
@@ -38,6 +40,14 @@ def _headline(scores: Scores) -> str:
     if comparison.verdict == "worse":
         return f"Sigma is worse than its base: {_change(comparison)}."
     return f"Sigma does not beat its base: {_change(comparison)}; chance alone could explain it."
+
+
+def _untrained_headline(scores: Scores) -> str:
+    """Random weights can neither win nor lose."""
+    comparison = scores.comparison[PRIMARY]
+    if scores.samples and comparison.verdict == "equal":
+        return "The path works: an untrained Sigma equals its base exactly, as it must."
+    return f"No verdict on an untrained model. {_headline(scores) if not scores.samples else ''}".rstrip()
 
 
 def _change(comparison: Comparison) -> str:
