@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The risk-aware blend of the model card: `base + scale * residual`, and why the scale is what it is.
+
+The same formula as `sigma_ros.risk` (which the supervisor uses on scalars), on batches of tensors.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sigma_ros.model.telepathy import FACTOR_RMS
+from sigma_ros.values import AdapterSettings
+
+R_REF = 0.1
+"""Residual size an untrained Sigma is measured against, in normalised actions (5 % of their range)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterReport:
+    """Per sample: three ratios, the three risk terms they give, the scale. Same meaning as `values.Risk`."""
+
+    residual_ratio: Float[Tensor, " batch"]
+    factor_ratio: Float[Tensor, " batch"]
+    alignment: Float[Tensor, " batch"]
+    residual_term: Float[Tensor, " batch"]
+    factor_term: Float[Tensor, " batch"]
+    alignment_term: Float[Tensor, " batch"]
+    scale: Float[Tensor, " batch"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class References:
+    """What is usual: statistics of training, kept in the checkpoint; defined values before training.
+
+    `r_ref` is the rms of the residual over the trajectory steps, `tau_ref` the norm of all factors.
+    """
+
+    r_ref: float
+    tau_ref: float
+
+    def __post_init__(self) -> None:
+        for name in ("r_ref", "tau_ref"):
+            value = getattr(self, name)
+            if not math.isfinite(value) or value <= 0.0:
+                raise ValueError(f"{name} must be finite and above 0, got {value}")
+
+
+def reference_tau(factor_size: int) -> float:
+    """||tau|| an untrained Sigma is measured against."""
+    return FACTOR_RMS * math.sqrt(factor_size)
+
+
+class SigmaTelepathyAdapter(nn.Module):
+    """Blends base and residual by risk; no trained parameters.
+
+    Args:
+        min_scale: Scale at infinite but finite-valued risk, in [0, max_scale].
+        max_scale: Scale at no risk, in [min_scale, 1].
+        risk_temperature: Risk at which the scale has fallen to 37 % of its span; above 0.
+        r_ref: Usual rms of a residual: a statistic of training (`SigmaTelepathyVLA.adapter` fills it in).
+        tau_ref: Usual ||tau||, likewise; None takes that of an untrained model.
+    """
+
+    def __init__(
+        self,
+        min_scale: float = 0.0,
+        max_scale: float = 1.0,
+        risk_temperature: float = 1.0,
+        *,
+        r_ref: float = R_REF,
+        tau_ref: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.settings = AdapterSettings(min_scale=min_scale, max_scale=max_scale, risk_temperature=risk_temperature)
+        self.r_ref = r_ref
+        self.tau_ref = tau_ref
+
+    def forward(
+        self,
+        *,
+        base_action_vector: Float[Tensor, "batch *steps dof"],
+        telepathy_residual: Float[Tensor, "batch *steps dof"],
+        telepathy_factors: Float[Tensor, "batch factor_count factor_width"],
+        alignment: Float[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, "batch *steps dof"]:
+        """The blended actions, in the base's number type. Scale 0 gives the base, bit for bit."""
+        report = self.assess(
+            telepathy_residual=telepathy_residual, telepathy_factors=telepathy_factors, alignment=alignment
+        )
+        finite = torch.isfinite(base_action_vector).flatten(1).all(dim=1)
+        scale = torch.where(finite, report.scale, 0.0).reshape(-1, *[1] * (base_action_vector.ndim - 1))
+        blended = base_action_vector.to(torch.float64) + scale * telepathy_residual.to(torch.float64)
+        return torch.where(scale == 0.0, base_action_vector, blended.to(base_action_vector.dtype))
+
+    def assess(
+        self,
+        *,
+        telepathy_residual: Float[Tensor, "batch *steps dof"],
+        telepathy_factors: Float[Tensor, "batch factor_count factor_width"],
+        alignment: Float[Tensor, " batch"] | None = None,
+    ) -> AdapterReport:
+        """The terms behind the scale, in float64.
+
+        `alignment` is the model's output of that name. The card's call has no such argument: without
+        it the alignment is taken as 1 and only residual and factors are judged.
+        """
+        residual = telepathy_residual.to(torch.float64).flatten(1)
+        factors = telepathy_factors.to(torch.float64).flatten(1)
+        tau_ref = reference_tau(factors.shape[1]) if self.tau_ref is None else self.tau_ref
+        residual_ratio = residual.square().mean(dim=1).sqrt() / self.r_ref
+        factor_ratio = factors.norm(dim=1) / tau_ref
+        cosine = torch.ones_like(residual_ratio) if alignment is None else alignment.to(torch.float64)
+        terms = (_residual_term(residual_ratio), _factor_term(factor_ratio), _alignment_term(cosine))
+        return AdapterReport(
+            residual_ratio=residual_ratio,
+            factor_ratio=factor_ratio,
+            alignment=cosine,
+            residual_term=terms[0],
+            factor_term=terms[1],
+            alignment_term=terms[2],
+            scale=self._scale(terms[0] + terms[1] + terms[2]),
+        )
+
+    def _scale(self, risk: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+        low, high = self.settings.min_scale, self.settings.max_scale
+        weight = torch.exp(-risk / self.settings.risk_temperature)
+        scale = torch.where(weight == 1.0, high, (low + (high - low) * weight).clamp(max=high))
+        return torch.where(torch.isfinite(risk), scale, 0.0)
+
+
+def _residual_term(ratio: Tensor) -> Tensor:
+    return torch.where(torch.isfinite(ratio), (ratio - 1.0).clamp(min=0.0), math.inf)
+
+
+def _factor_term(ratio: Tensor) -> Tensor:
+    usable = torch.isfinite(ratio) & (ratio > 0.0)
+    distance = torch.where(usable, ratio, 1.0).log().abs() - math.log(2.0)
+    return torch.where(usable, distance.clamp(min=0.0), math.inf)
+
+
+def _alignment_term(cosine: Tensor) -> Tensor:
+    return torch.where(torch.isfinite(cosine), 1.0 - cosine.clamp(0.0, 1.0), math.inf)

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `from_base` may be given as a base: a policy object, an opened backbone, or a place to load from."""
+
+from pathlib import Path
+
+import torch
+from lerobot.policies.pi05.modeling_pi05 import PI05Policy
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from sigma_ros.errors import CheckpointError
+from sigma_ros.model.backbone import Backbone
+from sigma_ros.model.base_checkpoint import BaseInfo, load_base
+from sigma_ros.model.base_folder import PALIGEMMA_TOKENIZER
+
+_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+
+
+def backbone_of(
+    base: PI05Policy | Backbone | str | Path,
+    *,
+    device: str | torch.device | None,
+    dtype: str | torch.dtype | None,
+    tokenizer: PreTrainedTokenizerBase | str | None,
+) -> tuple[Backbone, BaseInfo | None]:
+    """The frozen base, moved and converted in place as asked; where it came from, if it was loaded here."""
+    kind = _dtype_name(dtype)
+    if isinstance(base, str | Path):
+        if tokenizer is not None and not isinstance(tokenizer, str):
+            raise CheckpointError("give the tokenizer's place, not an object, with a base that is loaded", where=base)
+        loaded = load_base(base, device=str(device or "auto"), dtype=kind or "auto", tokenizer=tokenizer)
+        return loaded.backbone, loaded.info
+    backbone = base if isinstance(base, Backbone) else Backbone(base, _tokenizer(tokenizer))
+    if kind is not None and kind != _NAMES.get(backbone.dtype):
+        backbone.policy.model.paligemma_with_expert.to_bfloat16_for_selected_params(kind)
+    if device is not None:
+        backbone.to(device)
+    return backbone, None
+
+
+def _dtype_name(dtype: str | torch.dtype | None) -> str | None:
+    if dtype is None or dtype in _NAMES.values():
+        return dtype  # type: ignore[return-value]
+    if isinstance(dtype, torch.dtype) and dtype in _NAMES:
+        return _NAMES[dtype]
+    raise CheckpointError("unknown number type", expected="float32 or bfloat16", got=dtype)
+
+
+def _tokenizer(tokenizer: PreTrainedTokenizerBase | str | None) -> PreTrainedTokenizerBase:
+    if tokenizer is not None and not isinstance(tokenizer, str):
+        return tokenizer
+    place = tokenizer or PALIGEMMA_TOKENIZER
+    try:
+        return AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            "the tokenizer cannot be loaded",
+            where=place,
+            got=str(error).splitlines()[0],
+            remedy="pass tokenizer=, an object or the folder with its files",
+        ) from error

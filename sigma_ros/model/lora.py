@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shared language model with adapters that only the telepathy path sees.
+
+A *view* is a second tree of modules over the same parameters. PEFT puts its LoRA layers into the view,
+so the base's own modules are never touched: the base path is the unchanged policy, bit for bit, and
+there is no on/off switch that could be left in the wrong position. The view costs no weights; merging
+for serving gives it its own four projections per layer (5 % of the weights at full size).
+"""
+
+import copy
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from jaxtyping import Bool, Float
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import Linear as LoraLinear
+from torch import Tensor, nn
+
+from sigma_ros.model.settings import LORA_PROJECTIONS, SigmaConfig
+
+_ADAPTER = "default"
+_MASKED = -2.3819763e38  # openpi's value for "never": the softmax of it is exactly 0
+
+
+def shared_view[M: nn.Module](module: M) -> M:
+    """A copy of the module tree that shares every parameter and buffer with `module`."""
+    shared = {id(tensor): tensor for tensor in [*module.parameters(), *module.buffers()]}
+    return copy.deepcopy(module, shared)
+
+
+def add_lora(module: nn.Module, config: LoraConfig) -> None:
+    """Injects adapters in place (call it on a view); they are kept in float32 and B starts at zero."""
+    inject_adapter_in_model(config, module, adapter_name=_ADAPTER)
+    for name, parameter in module.named_parameters():
+        if ".lora_" in name:
+            parameter.data = parameter.data.to(torch.float32)
+
+
+def peft_config(config: SigmaConfig, *, target_modules: str | list[str], rank: int | None = None) -> LoraConfig:
+    """PEFT's own description of the adapters; alpha / rank stays the same for every rank."""
+    chosen = config.lora_rank if rank is None else rank
+    return LoraConfig(
+        r=chosen,
+        lora_alpha=config.lora_alpha * chosen / config.lora_rank,  # type: ignore[arg-type]
+        lora_dropout=config.lora_dropout,
+        target_modules=target_modules,
+        bias="none",
+    )
+
+
+def adapter_tensors(module: nn.Module, *, prefix: str = "") -> dict[str, nn.Parameter]:
+    """The adapters by PEFT's file names: `<prefix><layer path>.lora_A.weight` and so on."""
+    return {
+        prefix + name.replace(f".{_ADAPTER}.", "."): parameter
+        for name, parameter in module.named_parameters()
+        if ".lora_" in name
+    }
+
+
+def adapter_shapes(module: nn.Module, *, rank: int, prefix: str = "") -> dict[str, tuple[int, ...]]:
+    """Shapes that adapters of `rank` on q, k, v, o of `module` would have, by PEFT's file names."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.Linear) and name.rsplit(".", 1)[-1] in LORA_PROJECTIONS:
+            shapes[f"{prefix}{name}.lora_A.weight"] = (rank, layer.in_features)
+            shapes[f"{prefix}{name}.lora_B.weight"] = (layer.out_features, rank)
+    return shapes
+
+
+@torch.no_grad()
+def merge_lora(module: nn.Module) -> int:
+    """Folds the adapters of a view into projections of its own; returns the bytes that costs.
+
+    Equal to the unmerged view within the rounding of the weights' number type. The shared weights
+    are not written to. Not for training: the adapters are gone from the view afterwards.
+    """
+    merged_bytes = 0
+    for name, layer in [(n, m) for n, m in module.named_modules() if isinstance(m, LoraLinear)]:
+        base = cast(nn.Linear, layer.get_base_layer())
+        delta = layer.get_delta_weight(_ADAPTER)
+        weight = (base.weight.to(torch.float32) + delta.to(torch.float32)).to(base.weight.dtype)
+        plain = nn.Linear(base.in_features, base.out_features, bias=base.bias is not None, device="meta")
+        plain.weight = nn.Parameter(weight, requires_grad=False)
+        plain.bias = base.bias
+        parent, _, leaf = name.rpartition(".")
+        setattr(module.get_submodule(parent), leaf, plain)
+        merged_bytes += weight.nbytes
+    return merged_bytes
+
+
+class LanguageReader(nn.Module):
+    """Runs a view of the language model on one bidirectional sequence; scaled-dot-product attention.
+
+    Args:
+        language_model: The policy's own; it is shared, not copied.
+        lora: Adapters for this reader alone, or None to read with the model as it is.
+    """
+
+    def __init__(self, language_model: nn.Module, lora: LoraConfig | None) -> None:
+        super().__init__()
+        self.view = shared_view(language_model)
+        self.view.config._attn_implementation = "sdpa"  # noqa: SLF001  the base keeps its own setting
+        if lora is not None:
+            add_lora(self.view, lora)
+
+    def forward(
+        self, embeds: Float[Tensor, "batch seq width"], mask: Bool[Tensor, "batch seq"]
+    ) -> Float[Tensor, "batch seq width"]:
+        """Hidden states in float32; masked entries are seen by nobody, positions count valid entries."""
+        attention = torch.zeros(mask.shape, dtype=embeds.dtype, device=mask.device)
+        attention = attention.masked_fill(~mask, _MASKED)[:, None, None, :]
+        output = self.view(
+            inputs_embeds=embeds,
+            attention_mask=attention.expand(-1, 1, mask.shape[1], -1),
+            position_ids=(torch.cumsum(mask, dim=1) - 1).clamp(min=0),
+            use_cache=False,
+        )
+        return output.last_hidden_state.to(torch.float32)
+
+    def load_adapter(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copies adapters given by PEFT's file names without prefix; names and shapes are checked before."""
+        parameters = adapter_tensors(self.view)
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(tensors[name])

@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`sigma_config.json`: what a Sigma checkpoint is, on which base, from which data, and how good."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from lerobot.policies.pi05.modeling_pi05 import PI05Policy
+
+from sigma_ros.errors import CheckpointError
+from sigma_ros.model.adapter import References
+from sigma_ros.model.base_folder import read_json
+from sigma_ros.model.base_weights import network_tensors
+from sigma_ros.model.normalise import Normalisation
+from sigma_ros.model.settings import SigmaConfig
+
+MANIFEST_FILE = "sigma_config.json"
+HEADS_FILE = "sigma_telepathy_heads.safetensors"
+ADAPTER_FILE = "adapter_model.safetensors"
+ADAPTER_CONFIG_FILE = "adapter_config.json"
+HASHED_FILES = (HEADS_FILE, ADAPTER_FILE, ADAPTER_CONFIG_FILE)
+
+_FORMAT = "sigma_checkpoint_1"
+_SAMPLES_PER_TENSOR = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseIdentity:
+    """Which base a checkpoint belongs to.
+
+    `fingerprint` samples every tensor in bfloat16, so it is the same for a base loaded in float32 or
+    bfloat16; `weights_hash` is over all stored bytes and None where the base did not come from a file.
+    """
+
+    source: str
+    revision: str | None
+    weights_hash: str | None
+    fingerprint: str
+
+    def check(self, other: "BaseIdentity", *, where: object) -> None:
+        """Refuses `other` (the base at hand) when it is not this one."""
+        if self.fingerprint != other.fingerprint:
+            raise CheckpointError(
+                "the checkpoint belongs to another base policy",
+                where=where,
+                expected=f"{self.source}@{self.revision or 'no revision'}, fingerprint {self.fingerprint[:16]}",
+                got=f"{other.source}@{other.revision or 'no revision'}, fingerprint {other.fingerprint[:16]}",
+                remedy="give the base it was trained on with --base and --revision",
+            )
+
+
+def fingerprint(policy: PI05Policy) -> str:
+    """A hash over name, shape and 64 evenly spaced bfloat16 values of every tensor the policy uses."""
+    digest = hashlib.sha256()
+    tensors = network_tensors(policy)
+    for name in sorted(tensors):
+        if name.endswith("lm_head.weight"):
+            continue  # LeRobot keeps the expert's unused head
+        parameter = tensors[name][1].detach()
+        flat = parameter.reshape(-1)
+        step = max(1, flat.numel() // _SAMPLES_PER_TENSOR)
+        sample = flat[::step].to(torch.bfloat16).cpu().view(torch.int16).numpy()
+        digest.update(f"{name} {tuple(parameter.shape)}\n".encode())
+        digest.update(sample.tobytes())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """Where the numbers come from. `trained` False means: as initialised, the residual is zero."""
+
+    trained: bool = False
+    steps: int = 0
+    seed: int = 0
+    command: str | None = None
+    data_hash: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """The whole of `sigma_config.json`. `files` maps file names to sha256, filled in when written."""
+
+    settings: SigmaConfig
+    references: References
+    base: BaseIdentity
+    normalisation: Normalisation | None = None
+    training: Training = field(default_factory=Training)
+    scores: Mapping[str, float] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "format": _FORMAT,
+            "settings": self.settings.to_json(),
+            "references": {"r_ref": self.references.r_ref, "tau_ref": self.references.tau_ref},
+            "base": _plain(self.base),
+            "normalisation": None if self.normalisation is None else self.normalisation.as_dict(),
+            "training": _plain(self.training),
+            "scores": dict(self.scores),
+            "files": dict(self.files),
+            "versions": dict(self.versions),
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], *, where: object) -> Self:
+        """Reads what `to_json` gave; every field is checked.
+
+        Raises:
+            CheckpointError: a field is unknown, missing, or cannot be right.
+        """
+        if values.get("format") != _FORMAT:
+            raise CheckpointError(
+                "this is not a Sigma checkpoint of this format", where=where, expected=_FORMAT, got=values.get("format")
+            )
+        names = {"format", "settings", "references", "base", "normalisation", "training", "scores", "files", "versions"}
+        _exact_keys(values, names, where)
+        for name in sorted(names - {"format", "normalisation"}):
+            if not isinstance(values[name], dict):
+                raise CheckpointError(f"{name} is not an object", where=where, got=type(values[name]).__name__)
+        unknown = sorted(set(values["files"]) - set(HASHED_FILES))
+        if unknown:
+            raise CheckpointError(
+                "the checkpoint lists files that do not belong to it", where=where, expected=HASHED_FILES, got=unknown
+            )
+        stored = values["normalisation"]
+        return cls(
+            settings=SigmaConfig.from_json(values["settings"], where=f"{where}: settings"),
+            references=_references(values["references"], where),
+            base=BaseIdentity(**_typed(values["base"], _BASE, f"{where}: base")),
+            normalisation=None if stored is None else Normalisation.from_dict(stored, where=f"{where}: normalisation"),
+            training=Training(**_typed(values["training"], _TRAINING, f"{where}: training")),
+            scores={name: _number(value, f"{where}: scores.{name}") for name, value in values["scores"].items()},
+            files=_texts(values["files"], f"{where}: files"),
+            versions=_texts(values["versions"], f"{where}: versions"),
+        )
+
+
+_BASE = {"source": str, "revision": (str, type(None)), "weights_hash": (str, type(None)), "fingerprint": str}
+_TRAINING = {
+    "trained": bool,
+    "steps": int,
+    "seed": int,
+    "command": (str, type(None)),
+    "data_hash": (str, type(None)),
+}
+
+
+def read_manifest(folder: Path) -> tuple[Manifest, str]:
+    """The manifest of a checkpoint folder, and the checkpoint's hash: the sha256 of the manifest itself."""
+    path = folder / MANIFEST_FILE
+    manifest = Manifest.from_json(read_json(path), where=path)
+    return manifest, file_hash(path)
+
+
+def write_manifest(manifest: Manifest, folder: Path) -> None:
+    """Writes `sigma_config.json` into a folder that is not public yet."""
+    text = json.dumps(manifest.to_json(), indent=2, sort_keys=True, allow_nan=False) + "\n"
+    (folder / MANIFEST_FILE).write_text(text, encoding="utf-8")
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _plain(value: BaseIdentity | Training) -> dict[str, Any]:
+    return {name: getattr(value, name) for name in value.__slots__}
+
+
+def _exact_keys(values: Mapping[str, Any], names: set[str], where: object) -> None:
+    if set(values) != names:
+        raise CheckpointError(
+            "the fields do not fit",
+            where=where,
+            expected=", ".join(sorted(names)),
+            got=f"missing: {sorted(names - set(values))}; unknown: {sorted(set(values) - names)}",
+        )
+
+
+def _typed(values: Mapping[str, Any], types: Mapping[str, Any], where: object) -> dict[str, Any]:
+    _exact_keys(values, set(types), where)
+    for name, kind in types.items():
+        wrong_bool = isinstance(values[name], bool) and kind is not bool
+        if not isinstance(values[name], kind) or wrong_bool:
+            raise CheckpointError(f"{name} has the wrong type", where=where, got=repr(values[name]))
+    return dict(values)
+
+
+def _texts(values: Mapping[str, Any], where: object) -> dict[str, str]:
+    return _typed(values, dict.fromkeys(values, str), where)
+
+
+def _references(values: Mapping[str, Any], where: object) -> References:
+    _exact_keys(values, {"r_ref", "tau_ref"}, f"{where}: references")
+    numbers = {name: _number(value, f"{where}: references.{name}") for name, value in values.items()}
+    try:
+        return References(**numbers)
+    except ValueError as error:
+        raise CheckpointError("the references cannot be right", where=where, got=error) from error
+
+
+def _number(value: object, where: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise CheckpointError("a number is missing or not finite", where=where, got=repr(value))
+    return float(value)

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sigma's sizes and switches as one frozen value, with a strict JSON form.
+
+Most sizes of the paper are unpublished; these defaults are our choices (DESIGN.md). `full()` is for
+pi0.5 as published, `small()` for the model that ships with the package; both run the same code.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+from sigma_ros.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from sigma_ros.model.backbone import Backbone
+
+LORA_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
+"""Where the adapters sit in each attention layer (model card: key projections q, k, v, o)."""
+
+BRANCHES = ("vector", "chunk", "trajectory")
+"""The residual's three time scales, shortest first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SigmaConfig:
+    """Sizes of every part. `width`, `cameras`, `dof`, `horizon` belong to the base, the rest is Sigma's.
+
+    Attributes:
+        width: Language-model width.
+        cameras: Cameras of a tick, in the order of the contract.
+        dof: Joints of state and action.
+        horizon: Action steps of the base's chunk.
+        pooled_grid: Image tokens are average-pooled to `pooled_grid` x `pooled_grid`.
+        resampler_width: Width inside the perceiver resampler and of the FiLM modulation.
+        resampler_queries: Learned queries, the number of vision tokens.
+        resampler_layers: Cross-attention layers.
+        resampler_heads: Attention heads of a layer.
+        state_hidden: Hidden width of the state encoder.
+        state_tokens: Tokens the states of the window become.
+        text_tokens: Task-text tokens read, so that shapes are static; a longer text is cut.
+        readouts: Readout queries appended for the language model.
+        lora_rank: Rank of the adapters (0 only with `use_lora` off).
+        lora_alpha: Adapter gain, applied as alpha / rank.
+        lora_dropout: Dropout in front of the adapters, in training only.
+        memory_width: Semantic memory m_t.
+        memory_stride: Ticks between two commits of the memory.
+        intent_width: Intent z_intent.
+        factor_count: Telepathy factors.
+        factor_width: Width of one telepathy factor.
+        align_width: Space in which intent and factors are compared.
+        head_hidden: Hidden width of the intent and factor heads.
+        residual_hidden: Hidden width of a residual branch.
+        chunk_steps: Steps of the chunk branch.
+        trajectory_steps: Steps of the trajectory branch; also the targets of training.
+        fade_steps: Steps over which the residual fades to zero behind the trajectory.
+        corrected_joints: Joints that may be corrected; the others always keep the base's actions.
+        use_memory: Off: every update starts from an empty memory.
+        use_film: Off: the previous factors do not modulate the vision tokens.
+        use_lora: Off: the telepathy path runs the language model as it is.
+        use_vector: Off: no residual on the first step alone.
+        use_chunk: Off: no residual on the chunk scale.
+        use_trajectory: Off: no residual on the trajectory scale.
+        plain_lora: Comparison arm: no telepathy path; adapters in the base's own prefix, with the rank
+            that gives as many trained parameters, and the residual is what they change.
+    """
+
+    width: int = 2048
+    cameras: int = 2
+    dof: int = 6
+    horizon: int = 50
+    pooled_grid: int = 4
+    resampler_width: int = 512
+    resampler_queries: int = 32
+    resampler_layers: int = 2
+    resampler_heads: int = 8
+    state_hidden: int = 512
+    state_tokens: int = 4
+    text_tokens: int = 48
+    readouts: int = 4
+    lora_rank: int = 16
+    lora_alpha: float = 32.0
+    lora_dropout: float = 0.05
+    memory_width: int = 512
+    memory_stride: int = 16
+    intent_width: int = 256
+    factor_count: int = 8
+    factor_width: int = 256
+    align_width: int = 256
+    head_hidden: int = 512
+    residual_hidden: int = 512
+    chunk_steps: int = 8
+    trajectory_steps: int = 16
+    fade_steps: int = 4
+    corrected_joints: tuple[bool, ...] = (True,) * 6
+    use_memory: bool = True
+    use_film: bool = True
+    use_lora: bool = True
+    use_vector: bool = True
+    use_chunk: bool = True
+    use_trajectory: bool = True
+    plain_lora: bool = False
+
+    def __post_init__(self) -> None:
+        problems = [*_wrong_types(self), *self._wrong_sizes()]
+        if problems:
+            raise CheckpointError(
+                "Sigma's settings cannot be right",
+                where="SigmaConfig",
+                got=" | ".join(problems),
+                remedy="start from SigmaConfig.full() or SigmaConfig.small() and change single fields",
+            )
+
+    def _wrong_sizes(self) -> list[str]:
+        problems = []
+        if self.resampler_heads >= 1 and self.resampler_width % self.resampler_heads:
+            problems.append(f"resampler_width {self.resampler_width} is no multiple of {self.resampler_heads} heads")
+        if not 1 <= self.chunk_steps <= self.trajectory_steps <= self.horizon:
+            problems.append(
+                "1 <= chunk_steps <= trajectory_steps <= horizon must hold, "
+                f"got {self.chunk_steps}, {self.trajectory_steps}, {self.horizon}"
+            )
+        if len(self.corrected_joints) != self.dof:
+            problems.append(f"corrected_joints needs {self.dof} entries, got {len(self.corrected_joints)}")
+        if not 0.0 <= self.lora_dropout < 1.0:
+            problems.append(f"lora_dropout must be in [0, 1), got {self.lora_dropout}")
+        if self.plain_lora and not self.use_lora:
+            problems.append("plain_lora needs use_lora")
+        return problems
+
+    @classmethod
+    def full(cls, **changes: Any) -> Self:
+        """The default sizes; `corrected_joints` follows `dof` unless given."""
+        changes.setdefault("corrected_joints", (True,) * changes.get("dof", 6))
+        return cls(**changes)
+
+    @classmethod
+    def small(cls, **changes: Any) -> Self:
+        """Sizes for the small pi0.5 that ships with the package."""
+        small: dict[str, Any] = {
+            "width": 192,
+            "resampler_width": 64,
+            "resampler_queries": 16,
+            "resampler_heads": 4,
+            "state_hidden": 64,
+            "lora_rank": 8,
+            "lora_alpha": 16.0,
+            "memory_width": 64,
+            "intent_width": 32,
+            "factor_width": 32,
+            "align_width": 32,
+            "head_hidden": 128,
+            "residual_hidden": 128,
+        }
+        return cls.full(**{**small, **changes})
+
+    @classmethod
+    def for_backbone(cls, backbone: "Backbone", **changes: Any) -> Self:
+        """Settings that fit a base: full sizes from a width of 1024 on, small ones below."""
+        features = backbone.policy.config.output_features["action"]
+        fit = {
+            "width": backbone.width,
+            "horizon": backbone.horizon,
+            "cameras": len(backbone.camera_keys),
+            "dof": features.shape[0],
+        }
+        sizes = cls.full if backbone.width >= 1024 else cls.small
+        return sizes(**{**fit, **changes})
+
+    @property
+    def factor_size(self) -> int:
+        """Numbers in all telepathy factors together."""
+        return self.factor_count * self.factor_width
+
+    @property
+    def branch_steps(self) -> dict[str, int]:
+        """Steps of each residual branch that is switched on, shortest first."""
+        steps = {"vector": 1, "chunk": self.chunk_steps, "trajectory": self.trajectory_steps}
+        return {name: steps[name] for name in BRANCHES if getattr(self, f"use_{name}")}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for `sigma_config.json`."""
+        values = dataclasses.asdict(self)
+        values["corrected_joints"] = list(self.corrected_joints)
+        return values
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], *, where: object = None) -> Self:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            CheckpointError: a field is unknown, missing, or of the wrong type or size.
+        """
+        names = {field.name for field in dataclasses.fields(cls)}
+        unknown, missing = sorted(set(values) - names), sorted(names - set(values))
+        if unknown or missing:
+            raise CheckpointError(
+                "Sigma's settings do not fit this version",
+                where=where,
+                expected="every known field and no other",
+                got=f"unknown: {', '.join(unknown) or 'none'}; missing: {', '.join(missing) or 'none'}",
+                remedy="use the version of the package that wrote the file",
+            )
+        joints = values["corrected_joints"]
+        return cls(**{**values, "corrected_joints": tuple(joints) if isinstance(joints, list) else joints})
+
+
+def _wrong_types(config: SigmaConfig) -> list[str]:
+    problems = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.type is bool:
+            good = isinstance(value, bool)
+        elif field.type is int:
+            least = 0 if field.name == "fade_steps" else 1
+            good = isinstance(value, int) and not isinstance(value, bool) and value >= least
+        elif field.type is float:
+            good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        else:
+            good = isinstance(value, tuple) and all(isinstance(entry, bool) for entry in value)
+        if not good:
+            problems.append(f"{field.name} is {value!r}")
+    return problems

@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sigma: a frozen pi0.5, a telepathy path over its shared language model, and residual branches.
+
+Training (windows in a row), replay and the robot run the same functions: `encode` a tick, then `act` on a
+window. Nothing is remembered inside the module.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, Unpack
+
+import torch
+from jaxtyping import Bool, Float
+from lerobot.policies.pi05.modeling_pi05 import PI05Policy
+from peft import LoraConfig
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from sigma_ros.errors import CheckpointError
+from sigma_ros.model.adapter import R_REF, References, SigmaTelepathyAdapter, reference_tau
+from sigma_ros.model.backbone import Backbone, RealTimeChunking
+from sigma_ros.model.card import SigmaBatch, SigmaOutputs, as_bytes, outputs, read_batch
+from sigma_ros.model.checkpoint import identify, load_trained, open_manifest
+from sigma_ros.model.from_policy import backbone_of
+from sigma_ros.model.lora import LanguageReader, adapter_tensors, merge_lora, peft_config
+from sigma_ros.model.noise import flow_noise
+from sigma_ros.model.plain_lora import PlainLora
+from sigma_ros.model.prompt import clean_task
+from sigma_ros.model.residual import Residual, ResidualBranches
+from sigma_ros.model.settings import LORA_PROJECTIONS, SigmaConfig
+from sigma_ros.model.telepathy import Belief, Percepts, Recurrence, TelepathyPath
+from sigma_ros.model.tokens import EncodedTick, Sight, pool_tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Action:
+    """Normalised actions of a batch: the base's chunk, its correction, and the belief behind that."""
+
+    base: Float[Tensor, "batch horizon dof"]
+    residual: Residual
+    belief: Belief
+
+
+class SigmaTelepathyVLA(nn.Module):
+    """See `from_base` for the public way in; the constructor takes parts and gives untrained heads.
+
+    Args:
+        backbone: The frozen base.
+        config: Sizes and switches; width, cameras and horizon must be the base's.
+        seed: Of the heads' and adapters' starting values.
+    """
+
+    def __init__(self, backbone: Backbone, config: SigmaConfig, *, seed: int = 0) -> None:
+        super().__init__()
+        check_fit(config, backbone)
+        self.backbone = backbone
+        self.config = config
+        self.references = References(r_ref=R_REF, tau_ref=reference_tau(config.factor_size))
+        self.plain_reader = LanguageReader(backbone.language_layers, None)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.telepathy = None if config.plain_lora else TelepathyPath(config).to(backbone.device)
+            self.residual = None if config.plain_lora else ResidualBranches(config).to(backbone.device)
+            self.plain = PlainLora(backbone, config) if config.plain_lora else None
+            self.reader = self._reader()
+        self.eval()
+
+    def _reader(self) -> LanguageReader:
+        if self.plain is not None or not self.config.use_lora:
+            return self.plain_reader
+        return LanguageReader(self.backbone.language_layers, self.lora_config(target_modules=list(LORA_PROJECTIONS)))
+
+    def lora_config(self, *, target_modules: list[str]) -> LoraConfig:
+        """PEFT's description of this model's adapters."""
+        return peft_config(self.config, target_modules=target_modules, rank=self.plain.rank if self.plain else None)
+
+    @classmethod
+    def from_base(
+        cls,
+        base_policy: PI05Policy | Backbone | str | Path,
+        lora_dir: str | Path | None = None,
+        telepathy_heads_path: str | Path | None = None,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        *,
+        config: SigmaConfig | None = None,
+        tokenizer: PreTrainedTokenizerBase | str | None = None,
+    ) -> Self:
+        """The model card's way in: a base, and a checkpoint's adapters and heads.
+
+        Args:
+            base_policy: LeRobot's policy object, or a folder or Hub id that is loaded strictly.
+            lora_dir: Folder with `adapter_config.json`, `adapter_model.safetensors`, `sigma_config.json`.
+            telepathy_heads_path: `sigma_telepathy_heads.safetensors`. Neither: untrained, equal to the base.
+            device: Torch device; None leaves a policy object where it is.
+            dtype: float32 or bfloat16 (LeRobot's layout of it); None leaves it as it is.
+            config: Settings of an untrained model; a checkpoint brings its own.
+            tokenizer: PaliGemma's tokenizer or its place; needed with a policy object.
+
+        Raises:
+            CheckpointError: a file is missing, hostile, changed, misshapen, not finite, or of another base.
+        """
+        backbone, info = backbone_of(base_policy, device=device, dtype=dtype, tokenizer=tokenizer)
+        if lora_dir is None and telepathy_heads_path is None:
+            return cls(backbone, config or SigmaConfig.for_backbone(backbone))
+        folder = None if lora_dir is None else Path(lora_dir)
+        heads = None if telepathy_heads_path is None else Path(telepathy_heads_path)
+        manifest, _ = open_manifest(lora_dir=folder, heads_path=heads)
+        model = cls(backbone, manifest.settings)
+        manifest.base.check(identify(model, info), where=folder or heads)
+        load_trained(model, manifest, heads_path=heads, lora_dir=folder)
+        return model
+
+    def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002  nn.Module's signature
+        """Training mode for heads and adapters; the base is always in evaluation mode."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    def heads(self) -> dict[str, nn.Parameter]:
+        """Trained parameters outside the adapters, by their names in `sigma_telepathy_heads.safetensors`."""
+        parts = {"telepathy": self.telepathy, "residual": self.residual}
+        return {f"{k}.{n}": p for k, part in parts.items() if part is not None for n, p in part.named_parameters()}
+
+    def adapters(self) -> dict[str, nn.Parameter]:
+        """Trained LoRA parameters by PEFT's names relative to the language model."""
+        return adapter_tensors(self.reader.view if self.plain is None else self.plain.adapted.language_layers)
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """Everything an optimiser may change."""
+        return {**self.heads(), **{f"lora.{name}": parameter for name, parameter in self.adapters().items()}}
+
+    def adapter(
+        self, min_scale: float = 0.0, max_scale: float = 1.0, risk_temperature: float = 1.0
+    ) -> SigmaTelepathyAdapter:
+        """The card's adapter, measured against this model's references."""
+        usual = self.references
+        return SigmaTelepathyAdapter(min_scale, max_scale, risk_temperature, r_ref=usual.r_ref, tau_ref=usual.tau_ref)
+
+    def merge_for_serving(self) -> int:
+        """Folds the adapters into projections of their own (not for training); returns the bytes it costs."""
+        view = self.reader.view if self.plain is None else self.plain.adapted.language_layers
+        return merge_lora(view)
+
+    def read_text(
+        self, texts: Sequence[str]
+    ) -> tuple[Float[Tensor, "batch tokens width"], Bool[Tensor, "batch tokens"]]:
+        """Task texts as the language model's own embeddings, cut or padded to `text_tokens`."""
+        tokens, mask = self.backbone.tokenize_text([clean_task(text) for text in texts])
+        room = (0, max(0, self.config.text_tokens - tokens.shape[1]))
+        tokens = nn.functional.pad(tokens, room)[:, : self.config.text_tokens]
+        mask = nn.functional.pad(mask, room, value=False)[:, : self.config.text_tokens]
+        with torch.no_grad():
+            return self.backbone.embed_text(tokens), mask
+
+    @torch.no_grad()
+    def encode(self, sight: Sight) -> EncodedTick:
+        """Runs the vision tower on the cameras of one tick that are there, one by one as the policy does."""
+        seen = sight.seen.to(self.backbone.device)
+        patches = torch.zeros(
+            self.config.cameras, self.backbone.patch_grid**2, self.config.width, device=self.backbone.device
+        )
+        present = [camera for camera, there in enumerate(sight.seen.tolist()) if there]
+        if present:
+            patches[present] = self.backbone.encode_images(sight.images[present]).to(torch.float32)
+        return EncodedTick(
+            tick=sight.tick,
+            patches=patches,
+            pooled=pool_tokens(patches, self.config.pooled_grid),
+            seen=seen,
+            state=sight.state.to(self.backbone.device, torch.float32),
+        )
+
+    def believe(self, percepts: Percepts, previous: Recurrence, *, adapted: bool = True) -> Belief:
+        """One update of memory, intent and factors; `adapted` False reads without LoRA (the card's baseline arm)."""
+        if self.telepathy is None:
+            return Belief.blank(self.config, batch=percepts.states.shape[0], device=percepts.states.device)
+        return self.telepathy(percepts, previous, self.reader if adapted else self.plain_reader)
+
+    def correct(
+        self, belief: Belief, state: Float[Tensor, "batch dof"], base: Float[Tensor, "batch horizon dof"]
+    ) -> Residual:
+        """Residual actions for the base's normalised chunk."""
+        if self.residual is None:
+            return Residual(composite=torch.zeros_like(base), config=self.config)
+        return self.residual(belief, state, base)
+
+    def ratios(self, belief: Belief, residual: Residual) -> tuple[Tensor, Tensor, Tensor]:
+        """Residual ratio, factor ratio and alignment per sample in float64: what `sigma_ros.risk` judges.
+
+        The comparison arm has no factors: its last two are the calm 1.
+        """
+        report = self.adapter().assess(
+            telepathy_residual=residual.trajectory,
+            telepathy_factors=belief.factors,
+            alignment=belief.alignment,
+        )
+        calm = torch.ones_like(report.residual_ratio)
+        if self.telepathy is None:
+            return report.residual_ratio, calm, calm
+        return report.residual_ratio, report.factor_ratio, report.alignment
+
+    def act(
+        self,
+        percepts: Percepts,
+        previous: Recurrence,
+        *,
+        patches: Float[Tensor, "batch cameras patches width"],
+        tasks: Sequence[str],
+        noise: Float[Tensor, "batch horizon max_dof"],
+        telepathy: bool = True,
+        **rtc: Unpack[RealTimeChunking],
+    ) -> Action:
+        """The base's chunk from the newest tick, what Sigma believes, and how it would correct the chunk.
+
+        With `telepathy` off the adapters are off and the residual is zero: the card's baseline arm.
+        """
+        seen, states = percepts.seen[:, -1], percepts.states[:, -1]
+        tokens, mask = self._prompts(tasks, states)
+        base = self.backbone.base_chunk(patches, seen, tokens, mask, noise, **rtc)[:, :, : self.config.dof]
+        belief = self.believe(percepts, previous, adapted=telepathy)
+        if not telepathy:
+            residual = Residual(composite=torch.zeros_like(base), config=self.config)
+        elif self.plain is not None:
+            changed = self.plain.chunk(patches, seen, tokens, mask, noise, **rtc)[:, :, : self.config.dof]
+            residual = Residual(composite=changed - base, config=self.config)
+        else:
+            residual = self.correct(belief, states, base)
+        return Action(base=base, residual=residual, belief=belief)
+
+    def _prompts(self, tasks: Sequence[str], states: Float[Tensor, "batch dof"]) -> tuple[Tensor, Tensor]:
+        rows = states.cpu().numpy()
+        pairs = [self.backbone.tokenize(task, rows[i : i + 1]) for i, task in enumerate(tasks)]
+        return torch.cat([tokens for tokens, _ in pairs]), torch.cat([mask for _, mask in pairs])
+
+    def forward(self, batch: Mapping[str, Any], use_telepathy: bool = True) -> SigmaOutputs:  # noqa: FBT001, FBT002
+        """The model card's call: see `card.read_batch` for the keys and `card.SigmaOutputs` for the results."""
+        given = read_batch(batch, self.config, device=self.backbone.device)
+        text, text_mask = self.read_text(given.texts)
+        patches, pooled = self._encode_windows(given)
+        percepts = Percepts(
+            pooled=pooled,
+            seen=given.seen,
+            states=given.states,
+            valid=given.valid,
+            text=text,
+            text_mask=text_mask,
+        )
+        noise = given.noise
+        if noise is None:
+            sizes = {"horizon": self.backbone.horizon, "max_dof": self.backbone.max_dof}
+            noise = flow_noise(seed=0, epoch=0, tick=0, **sizes).expand(len(given.texts), -1, -1)
+        action = self.act(
+            percepts, given.previous, patches=patches, tasks=given.texts, noise=noise, telepathy=use_telepathy
+        )
+        return outputs(action.base, action.residual, action.belief)
+
+    @torch.no_grad()
+    def _encode_windows(self, given: SigmaBatch) -> tuple[Tensor, Tensor]:
+        batch, ticks, cameras = given.images.shape[:3]
+        tokens = self.backbone.encode_images(as_bytes(given.images).flatten(0, 2)).to(torch.float32)
+        tokens = tokens.unflatten(0, (batch, ticks, cameras))
+        absent = self.config.cameras - cameras
+        tokens = nn.functional.pad(tokens, (0, 0, 0, 0, 0, absent))
+        tokens = torch.where(given.seen[..., None, None], tokens, 0.0)
+        pooled = pool_tokens(tokens.flatten(0, 2), self.config.pooled_grid)
+        return tokens[:, -1], pooled.unflatten(0, (batch, ticks, cameras + absent))
+
+
+def check_fit(config: SigmaConfig, backbone: Backbone) -> None:
+    """Refuses settings that belong to another base.
+
+    Raises:
+        CheckpointError: width, horizon or cameras differ, or there are more joints than the base has room for.
+    """
+    expected = {"width": backbone.width, "horizon": backbone.horizon, "cameras": len(backbone.camera_keys)}
+    wrong = [name for name, value in expected.items() if getattr(config, name) != value]
+    if wrong or config.dof > backbone.max_dof or config.pooled_grid > backbone.patch_grid:
+        raise CheckpointError(
+            "Sigma's settings do not fit the base policy",
+            where=", ".join(wrong) or "dof or pooled_grid",
+            expected=expected | {"dof": f"at most {backbone.max_dof}", "pooled_grid": f"at most {backbone.patch_grid}"},
+            got={name: getattr(config, name) for name in (*expected, "dof", "pooled_grid")},
+            remedy="use the base the settings were made for, or SigmaConfig.for_backbone",
+        )

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sigma's recurrent state: a value that is passed in and returned, and can be kept in a file."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Float32
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sigma_ros.errors import CheckpointError
+from sigma_ros.model.telepathy import Recurrence
+from sigma_ros.model.tokens import PADDING, TokenRing
+from sigma_ros.values import WINDOW_TICKS
+
+_FORMAT = "sigma_recurrent_state_1"
+_RING = ("pooled", "seen", "states", "patches")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecurrentState:
+    """Everything Sigma remembers between two ticks of one epoch; an empty one starts an epoch.
+
+    `memory` and `factors` are those of the last committed update, `ring` the window as tokens,
+    `commits` the number of updates committed since the epoch began.
+    """
+
+    epoch: int
+    task: str
+    memory: Float32[Tensor, " memory_width"]
+    factors: Float32[Tensor, "factor_count factor_width"]
+    ring: TokenRing
+    commits: int = 0
+
+    @property
+    def recurrence(self) -> Recurrence:
+        """Memory and factors as the telepathy path takes them (batch of one)."""
+        return Recurrence(memory=self.memory[None], factors=self.factors[None])
+
+    def committed(self, recurrence: Recurrence) -> "RecurrentState":
+        """The state after an update was made permanent."""
+        return replace(self, memory=recurrence.memory[0], factors=recurrence.factors[0], commits=self.commits + 1)
+
+
+def save_state(state: RecurrentState, path: str | Path, *, model_hash: str) -> None:
+    """Writes the state bit for bit; `model_hash` names the model it belongs to."""
+    target = Path(path)
+    tensors = {f"ring.{name}": getattr(state.ring, name) for name in _RING}
+    tensors |= {"memory": state.memory, "factors": state.factors}
+    metadata = {
+        "format": _FORMAT,
+        "model_hash": model_hash,
+        "epoch": str(state.epoch),
+        "task": state.task,
+        "commits": str(state.commits),
+        "ticks": json.dumps(state.ring.ticks),
+    }
+    temporary = target.with_name(target.name + ".tmp")
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, metadata)
+    temporary.replace(target)
+
+
+def load_state(path: str | Path, *, like: RecurrentState, model_hash: str) -> RecurrentState:
+    """Reads what `save_state` wrote, onto the device of `like` (any state of the same model).
+
+    Raises:
+        CheckpointError: no such state, of another model, with other shapes, or not finite.
+    """
+    try:
+        with safe_open(str(path), framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError("the recurrent state cannot be read", where=path, got=error) from error
+    _check_metadata(path, metadata, model_hash)
+    device = like.memory.device
+    expected = {f"ring.{name}": getattr(like.ring, name) for name in _RING}
+    expected |= {"memory": like.memory, "factors": like.factors}
+    for name, pattern in expected.items():
+        _check_tensor(path, name, tensors.get(name), pattern)
+    ticks = tuple(json.loads(metadata["ticks"]))
+    if len(ticks) != WINDOW_TICKS or not all(isinstance(tick, int) and tick >= PADDING for tick in ticks):
+        raise CheckpointError("the recurrent state's ticks are damaged", where=path, got=metadata["ticks"])
+    return RecurrentState(
+        epoch=int(metadata["epoch"]),
+        task=metadata["task"],
+        commits=int(metadata["commits"]),
+        memory=tensors["memory"].to(device),
+        factors=tensors["factors"].to(device),
+        ring=TokenRing(ticks=ticks, **{name: tensors[f"ring.{name}"].to(device) for name in _RING}),
+    )
+
+
+def _check_metadata(path: str | Path, metadata: dict[str, str], model_hash: str) -> None:
+    needed = {"format", "model_hash", "epoch", "task", "commits", "ticks"}
+    if metadata.get("format") != _FORMAT or not needed <= set(metadata):
+        raise CheckpointError(
+            "this is not a recurrent state of Sigma",
+            where=path,
+            expected=_FORMAT,
+            got=metadata.get("format", "no format name"),
+        )
+    if metadata["model_hash"] != model_hash:
+        raise CheckpointError(
+            "the recurrent state belongs to another model",
+            where=path,
+            expected=model_hash,
+            got=metadata["model_hash"],
+            remedy="load the checkpoint it was saved with, or start a new epoch",
+        )
+
+
+def _check_tensor(path: str | Path, name: str, tensor: Tensor | None, like: Tensor) -> None:
+    got = "nothing" if tensor is None else f"{tuple(tensor.shape)} {tensor.dtype}"
+    if tensor is None or tensor.shape != like.shape or tensor.dtype != like.dtype:
+        raise CheckpointError(
+            f"the recurrent state's tensor {name} does not fit",
+            where=path,
+            expected=f"{tuple(like.shape)} {like.dtype}",
+            got=got,
+        )
+    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        raise CheckpointError(f"the recurrent state's tensor {name} is not finite", where=path)

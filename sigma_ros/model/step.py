@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One tick of Sigma as pure functions on its recurrent state: look, then plan.
+
+`advance` only looks (a tick encodes its own frames); `plan` also proposes actions from the newest tick.
+Robot, replay and evaluation all go through these two.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Unpack
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sigma_ros.model.backbone import RealTimeChunking
+from sigma_ros.model.sigma import Action, SigmaTelepathyVLA
+from sigma_ros.model.state import RecurrentState
+from sigma_ros.model.telepathy import Belief, Percepts, Recurrence
+from sigma_ros.model.tokens import Sight, TokenRing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What came out of a tick, batch of one. `baseline` is the belief without adapters, if it was asked for.
+
+    `committed` is False on a commit tick whose new memory was not finite: then the old one is kept.
+    """
+
+    action: Action
+    baseline: Belief | None
+    committed: bool
+
+
+def initial_state(model: SigmaTelepathyVLA, *, epoch: int, task: str) -> RecurrentState:
+    """Nothing seen, nothing remembered."""
+    config, device = model.config, model.backbone.device
+    start = Recurrence.start(config, batch=1, device=device)
+    ring = TokenRing.empty(
+        cameras=config.cameras,
+        patches=model.backbone.patch_grid**2,
+        pooled=config.pooled_grid**2,
+        width=config.width,
+        dof=config.dof,
+        device=device,
+    )
+    return RecurrentState(epoch=epoch, task=task, memory=start.memory[0], factors=start.factors[0], ring=ring)
+
+
+def advance(
+    model: SigmaTelepathyVLA, state: RecurrentState, ticks: Sequence[int], sights: Mapping[int, Sight]
+) -> RecurrentState:
+    """The state with its window at `ticks` (oldest first, `tokens.PADDING` for none).
+
+    Args:
+        model: Sigma.
+        state: Before.
+        ticks: Tick of each of the 16 slots.
+        sights: Every tick of `state.ring.missing(ticks)`; others are not looked at.
+    """
+    fresh = {tick: model.encode(sights[tick]) for tick in state.ring.missing(ticks)}
+    return replace(state, ring=state.ring.slide(ticks, fresh))
+
+
+@torch.no_grad()
+def plan(
+    model: SigmaTelepathyVLA,
+    state: RecurrentState,
+    *,
+    noise: Float[Tensor, "1 horizon max_dof"],
+    commit: bool,
+    baseline_diagnostics: bool = False,
+    **rtc: Unpack[RealTimeChunking],
+) -> tuple[Plan, RecurrentState]:
+    """Proposes actions for the newest tick of the window.
+
+    The update of the memory is used at once, whatever `commit` says; only a commit keeps it for later.
+    """
+    percepts = percepts_of(model, state)
+    previous = state.recurrence
+    action = model.act(percepts, previous, patches=state.ring.patches[None], tasks=[state.task], noise=noise, **rtc)
+    baseline = model.believe(percepts, previous, adapted=False) if baseline_diagnostics else None
+    update = action.belief.recurrence
+    keep = commit and bool(torch.isfinite(update.memory).all() & torch.isfinite(update.factors).all())
+    return Plan(action=action, baseline=baseline, committed=keep), state.committed(update) if keep else state
+
+
+def percepts_of(model: SigmaTelepathyVLA, state: RecurrentState) -> Percepts:
+    """The state's window and task as the telepathy path takes them, batch of one."""
+    text, text_mask = model.read_text([state.task])
+    ring = state.ring
+    return Percepts(
+        pooled=ring.pooled[None],
+        seen=ring.seen[None],
+        states=ring.states[None],
+        valid=ring.valid[None],
+        text=text,
+        text_mask=text_mask,
+    )

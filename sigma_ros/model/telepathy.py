@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The telepathy path: window, task and memory in; new memory, intent and telepathy factors out.
+
+[vision | text | state | readouts] go through the shared language model once. Causal: the window ends
+at the tick whose actions are corrected. Everything here is float32 except the language model.
+Source of the names: model card of Veltraxor/Sigma and arXiv:2512.00783; sizes and gates are ours.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity
+
+from sigma_ros.model.resampler import Resampler
+from sigma_ros.model.settings import SigmaConfig
+from sigma_ros.values import WINDOW_TICKS
+
+FACTOR_RMS = 1.14
+"""Root mean square of a factor's entries: the model card's tau_l2 of 51.6 over 8 x 256 numbers."""
+
+Reader = Callable[[Tensor, Tensor], Tensor]
+"""The language model on (embeds, mask): see `lora.LanguageReader`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Percepts:
+    """What the telepathy path sees of a batch of windows, all of it at or before the window's last tick."""
+
+    pooled: Float[Tensor, "batch ticks cameras pooled width"]
+    seen: Bool[Tensor, "batch ticks cameras"]
+    states: Float[Tensor, "batch ticks dof"]
+    valid: Bool[Tensor, "batch ticks"]
+    text: Float[Tensor, "batch tokens width"]
+    text_mask: Bool[Tensor, "batch tokens"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recurrence:
+    """What one committed update hands to the next; zeros at the start of an epoch."""
+
+    memory: Float[Tensor, "batch memory_width"]
+    factors: Float[Tensor, "batch factor_count factor_width"]
+
+    @classmethod
+    def start(cls, config: SigmaConfig, *, batch: int, device: torch.device | str = "cpu") -> "Recurrence":
+        """The empty memory."""
+        return cls(
+            memory=torch.zeros(batch, config.memory_width, device=device),
+            factors=torch.zeros(batch, config.factor_count, config.factor_width, device=device),
+        )
+
+    def detached(self) -> "Recurrence":
+        """The same values without their history: where back-propagation through time is cut."""
+        return Recurrence(memory=self.memory.detach(), factors=self.factors.detach())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Belief:
+    """What Sigma believes at a tick, and the projections its losses and its risk compare."""
+
+    semantic: Float[Tensor, "batch memory_width"]
+    memory: Float[Tensor, "batch memory_width"]
+    intent: Float[Tensor, "batch intent_width"]
+    factors: Float[Tensor, "batch factor_count factor_width"]
+    text: Float[Tensor, "batch width"]
+    memory_as_text: Float[Tensor, "batch width"]
+    intent_aligned: Float[Tensor, "batch align_width"]
+    factors_aligned: Float[Tensor, "batch align_width"]
+
+    @classmethod
+    def blank(cls, config: SigmaConfig, *, batch: int, device: torch.device | str = "cpu") -> "Belief":
+        """All zeros: what the comparison arm without telepathy believes."""
+        sizes = {"semantic": config.memory_width, "memory": config.memory_width, "intent": config.intent_width}
+        sizes |= {"text": config.width, "memory_as_text": config.width}
+        sizes |= {"intent_aligned": config.align_width, "factors_aligned": config.align_width}
+        fields = {name: torch.zeros(batch, size, device=device) for name, size in sizes.items()}
+        factors = torch.zeros(batch, config.factor_count, config.factor_width, device=device)
+        return cls(factors=factors, **fields)
+
+    @property
+    def recurrence(self) -> Recurrence:
+        """What the next update starts from, if this one is committed."""
+        return Recurrence(memory=self.memory, factors=self.factors)
+
+    @property
+    def tau_l2(self) -> Float[Tensor, " batch"]:
+        """Norm of all factors together."""
+        return self.factors.flatten(1).norm(dim=1)
+
+    @property
+    def sem_align(self) -> Float[Tensor, " batch"]:
+        """Cosine of the memory, seen as text, and the task text."""
+        return cosine_similarity(self.memory_as_text, self.text, dim=1)
+
+    @property
+    def alignment(self) -> Float[Tensor, " batch"]:
+        """Cosine of intent and factors in their common space."""
+        return cosine_similarity(self.intent_aligned, self.factors_aligned, dim=1)
+
+
+class StateEncoder(nn.Module):
+    """The window's joint states as a few tokens; ticks that are not valid count as absent."""
+
+    def __init__(self, config: SigmaConfig) -> None:
+        super().__init__()
+        self.tokens = config.state_tokens
+        self.layers = nn.Sequential(
+            nn.Linear(WINDOW_TICKS * (config.dof + 1), config.state_hidden),
+            nn.GELU(),
+            nn.Linear(config.state_hidden, config.state_tokens * config.width),
+        )
+        self.norm = nn.RMSNorm(config.width)
+
+    def forward(
+        self, states: Float[Tensor, "batch ticks dof"], valid: Bool[Tensor, "batch ticks"]
+    ) -> Float[Tensor, "batch state_tokens width"]:
+        """Tokens of unit rms before the learned gain."""
+        flag = valid[..., None]
+        known = torch.cat([torch.where(flag, states, 0.0), flag.to(states.dtype)], dim=-1)
+        return self.norm(self.layers(known.flatten(1)).unflatten(1, (self.tokens, -1)))
+
+
+class SemanticMemory(nn.Module):
+    """Gated update m_t = (1 - g) * m + g * u, with g and u from [m, s_t]; |m_t| < 1 in every entry."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gate = nn.Linear(2 * width, width)
+        self.candidate = nn.Linear(2 * width, width)
+
+    def forward(
+        self, memory: Float[Tensor, "batch memory_width"], semantic: Float[Tensor, "batch memory_width"]
+    ) -> Float[Tensor, "batch memory_width"]:
+        """The memory after seeing `semantic`."""
+        both = torch.cat([memory, semantic], dim=1)
+        gate = torch.sigmoid(self.gate(both))
+        return (1.0 - gate) * memory + gate * torch.tanh(self.candidate(both))
+
+
+class TelepathyPath(nn.Module):
+    """All trained parts of the telepathy path but the adapters, which are in the reader."""
+
+    def __init__(self, config: SigmaConfig) -> None:
+        super().__init__()
+        self.use_memory = config.use_memory
+        memory, intent = config.memory_width, config.intent_width
+        self.factor_shape = (config.factor_count, config.factor_width)
+        self.resampler = Resampler(config)
+        self.state_encoder = StateEncoder(config)
+        self.readouts = nn.Parameter(torch.randn(config.readouts, config.width))
+        self.to_semantic = nn.Sequential(nn.LayerNorm(config.width), nn.Linear(config.width, memory))
+        self.memory = SemanticMemory(memory)
+        self.text_to_intent = nn.Sequential(nn.LayerNorm(config.width), nn.Linear(config.width, memory))
+        self.intent = _head(3 * memory, config.head_hidden, intent)
+        self.factors = _head(memory + intent, config.head_hidden, config.factor_size)
+        nn.init.normal_(self.factors[-1].weight, std=FACTOR_RMS / config.head_hidden**0.5)
+        self.memory_to_text = nn.Linear(memory, config.width)
+        self.align_intent = nn.Linear(intent, config.align_width)
+        self.align_factors = nn.Linear(config.factor_size, config.align_width)
+
+    def forward(self, percepts: Percepts, previous: Recurrence, reader: Reader) -> Belief:
+        """One update from the previous committed memory and factors; nothing is kept inside."""
+        text = _mean_text(percepts)
+        semantic = self._read(percepts, previous, reader)
+        memory = self.memory(previous.memory if self.use_memory else torch.zeros_like(previous.memory), semantic)
+        intent = self.intent(torch.cat([memory, semantic, self.text_to_intent(text)], dim=1))
+        flat = self.factors(torch.cat([memory, intent], dim=1))
+        return Belief(
+            semantic=semantic,
+            memory=memory,
+            intent=intent,
+            factors=flat.unflatten(1, self.factor_shape),
+            text=text,
+            memory_as_text=self.memory_to_text(memory),
+            intent_aligned=self.align_intent(intent),
+            factors_aligned=self.align_factors(flat),
+        )
+
+    def _read(self, percepts: Percepts, previous: Recurrence, reader: Reader) -> Float[Tensor, "batch memory_width"]:
+        seen = percepts.seen & percepts.valid[..., None]
+        vision = self.resampler(percepts.pooled, seen, previous.factors)
+        states = self.state_encoder(percepts.states, percepts.valid)
+        readouts = self.readouts.expand(vision.shape[0], -1, -1)
+        kind = percepts.text.dtype
+        embeds = torch.cat([vision.to(kind), percepts.text, states.to(kind), readouts.to(kind)], dim=1)
+        mask = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
+        mask[:, vision.shape[1] : vision.shape[1] + percepts.text.shape[1]] = percepts.text_mask
+        return self.to_semantic(reader(embeds, mask)[:, -readouts.shape[1] :].mean(dim=1))
+
+
+def _mean_text(percepts: Percepts) -> Float[Tensor, "batch width"]:
+    mask = percepts.text_mask[..., None]
+    total = torch.where(mask, percepts.text.to(torch.float32), 0.0).sum(dim=1)
+    return total / mask.sum(dim=1).clamp(min=1)
+
+
+def _head(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.LayerNorm(hidden), nn.Linear(hidden, outputs))
