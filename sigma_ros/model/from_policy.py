@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `from_base` may be given as a base: a policy object, an opened backbone, or a place to load from."""
+"""What Sigma may be given as a base: a policy object, an opened backbone, or a place to load from."""
 
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from sigma_ros.errors import CheckpointError
 from sigma_ros.model.backbone import Backbone
 from sigma_ros.model.base_checkpoint import BaseInfo, load_base
 from sigma_ros.model.base_folder import PALIGEMMA_TOKENIZER
+from sigma_ros.model.settings import SigmaConfig
 
 _NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
@@ -58,3 +59,21 @@ def _tokenizer(tokenizer: PreTrainedTokenizerBase | str | None) -> PreTrainedTok
             got=str(error).splitlines()[0],
             remedy="pass tokenizer=, an object or the folder with its files",
         ) from error
+
+
+def check_fit(config: SigmaConfig, backbone: Backbone) -> None:
+    """Refuses settings that belong to another base.
+
+    Raises:
+        CheckpointError: width, horizon or cameras differ, or there are more joints than the base has room for.
+    """
+    expected = {"width": backbone.width, "horizon": backbone.horizon, "cameras": len(backbone.camera_keys)}
+    wrong = [name for name, value in expected.items() if getattr(config, name) != value]
+    if wrong or config.dof > backbone.max_dof or config.pooled_grid > backbone.patch_grid:
+        raise CheckpointError(
+            "Sigma's settings do not fit the base policy",
+            where=", ".join(wrong) or "dof or pooled_grid",
+            expected=expected | {"dof": f"at most {backbone.max_dof}", "pooled_grid": f"at most {backbone.patch_grid}"},
+            got={name: getattr(config, name) for name in (*expected, "dof", "pooled_grid")},
+            remedy="use the base the settings were made for, or SigmaConfig.for_backbone",
+        )

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from sigma_ros.model.settings import LORA_PROJECTIONS, SigmaConfig
 
@@ -99,7 +100,7 @@ class LanguageReader(nn.Module):
 
     def __init__(self, language_model: nn.Module, lora: LoraConfig | None) -> None:
         super().__init__()
-        self.view = shared_view(language_model)
+        self.view = shared_view(cast(PreTrainedModel, language_model))
         self.view.config._attn_implementation = "sdpa"  # noqa: SLF001  the base keeps its own setting
         if lora is not None:
             add_lora(self.view, lora)

@@ -5,11 +5,13 @@ The residual of this arm is what the adapters change: chunk with adapters minus 
 same noise. So base, blend, supervisor and scores treat it exactly like Sigma.
 """
 
+from typing import Unpack
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from sigma_ros.model.backbone import Backbone
+from sigma_ros.model.backbone import Backbone, RealTimeChunking
 from sigma_ros.model.lora import adapter_shapes, add_lora, peft_config, shared_view
 from sigma_ros.model.residual import ResidualBranches
 from sigma_ros.model.settings import LORA_PROJECTIONS, SigmaConfig
@@ -55,9 +57,10 @@ class PlainLora(nn.Module):
         tokens: Int[Tensor, "batch tokens"],
         mask: Bool[Tensor, "batch tokens"],
         noise: Float[Tensor, "batch horizon max_dof"],
+        **rtc: Unpack[RealTimeChunking],
     ) -> Float[Tensor, "batch horizon max_dof"]:
         """Normalised actions with the adapters; no gradient."""
-        return self.adapted.base_chunk(image_tokens, image_mask, tokens, mask, noise)
+        return self.adapted.base_chunk(image_tokens, image_mask, tokens, mask, noise, **rtc)
 
     def flow_loss(
         self,

@@ -17,12 +17,11 @@ from peft import LoraConfig
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from sigma_ros.errors import CheckpointError
 from sigma_ros.model.adapter import R_REF, References, SigmaTelepathyAdapter, reference_tau
 from sigma_ros.model.backbone import Backbone, RealTimeChunking
 from sigma_ros.model.card import SigmaBatch, SigmaOutputs, as_bytes, outputs, read_batch
 from sigma_ros.model.checkpoint import identify, load_trained, open_manifest
-from sigma_ros.model.from_policy import backbone_of
+from sigma_ros.model.from_policy import backbone_of, check_fit
 from sigma_ros.model.lora import LanguageReader, adapter_tensors, merge_lora, peft_config
 from sigma_ros.model.noise import flow_noise
 from sigma_ros.model.plain_lora import PlainLora
@@ -266,21 +265,3 @@ class SigmaTelepathyVLA(nn.Module):
         tokens = torch.where(given.seen[..., None, None], tokens, 0.0)
         pooled = pool_tokens(tokens.flatten(0, 2), self.config.pooled_grid)
         return tokens[:, -1], pooled.unflatten(0, (batch, ticks, cameras + absent))
-
-
-def check_fit(config: SigmaConfig, backbone: Backbone) -> None:
-    """Refuses settings that belong to another base.
-
-    Raises:
-        CheckpointError: width, horizon or cameras differ, or there are more joints than the base has room for.
-    """
-    expected = {"width": backbone.width, "horizon": backbone.horizon, "cameras": len(backbone.camera_keys)}
-    wrong = [name for name, value in expected.items() if getattr(config, name) != value]
-    if wrong or config.dof > backbone.max_dof or config.pooled_grid > backbone.patch_grid:
-        raise CheckpointError(
-            "Sigma's settings do not fit the base policy",
-            where=", ".join(wrong) or "dof or pooled_grid",
-            expected=expected | {"dof": f"at most {backbone.max_dof}", "pooled_grid": f"at most {backbone.patch_grid}"},
-            got={name: getattr(config, name) for name in (*expected, "dof", "pooled_grid")},
-            remedy="use the base the settings were made for, or SigmaConfig.for_backbone",
-        )

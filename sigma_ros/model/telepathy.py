@@ -156,7 +156,7 @@ class TelepathyPath(nn.Module):
         self.text_to_intent = nn.Sequential(nn.LayerNorm(config.width), nn.Linear(config.width, memory))
         self.intent = _head(3 * memory, config.head_hidden, intent)
         self.factors = _head(memory + intent, config.head_hidden, config.factor_size)
-        nn.init.normal_(self.factors[-1].weight, std=FACTOR_RMS / config.head_hidden**0.5)
+        nn.init.normal_(self.factors.get_parameter("3.weight"), std=FACTOR_RMS / config.head_hidden**0.5)
         self.memory_to_text = nn.Linear(memory, config.width)
         self.align_intent = nn.Linear(intent, config.align_width)
         self.align_factors = nn.Linear(config.factor_size, config.align_width)

@@ -40,7 +40,7 @@ def read_tensors(path: Path, parameters: Mapping[str, Tensor]) -> None:
     stored = list_tensors(path)
     _check(path, stored, parameters)
     read: dict[str, Tensor] = {}
-    with path.open("rb", buffering=0) as file:
+    with path.open("rb") as file:
         for name in sorted(parameters, key=lambda name: stored[name].start):
             read[name] = torch.empty(parameters[name].shape, dtype=parameters[name].dtype)
             read_into(file, stored[name], read[name])
