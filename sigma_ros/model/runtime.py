@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model as robot, replay and training's evaluation use it: a window and a state in, a chunk and a state out.
+
+`SigmaRuntime.step` is a function of its arguments and the loaded weights: nothing is remembered inside, so the
+same recording gives the same chunks at any speed, and a saved state continues bit for bit.
+"""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64, UInt8
+from numpy import ndarray
+from torch import Tensor
+
+from sigma_ros.contract import Contract
+from sigma_ros.errors import SigmaError
+from sigma_ros.model.noise import flow_noise
+from sigma_ros.model.normalise import Normalisation
+from sigma_ros.model.runtime_load import CheckpointInfo, load_parts
+from sigma_ros.model.sigma import Action, SigmaTelepathyVLA
+from sigma_ros.model.state import RecurrentState
+from sigma_ros.model.step import Plan, advance, initial_state, plan
+from sigma_ros.model.tokens import PADDING, Sight
+from sigma_ros.risk import assess, scale_of
+from sigma_ros.values import AdapterSettings, Chunk, Frame, Telepathy, Window
+
+_FOREIGN_UNITS = 3.0  # normalised: a whole quantile span beyond the quantiles
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inference:
+    """One step's result: what is published, and the same actions in the policy's normalised space."""
+
+    chunk: Chunk
+    telepathy: Telepathy
+    base_normalised: Float64[ndarray, "horizon dof"]
+    residual_normalised: Float64[ndarray, "horizon dof"]
+
+
+class SigmaRuntime:
+    """A loaded model for one contract. Use `load`; the constructor takes parts that are already there."""
+
+    def __init__(
+        self,
+        model: SigmaTelepathyVLA,
+        *,
+        contract: Contract,
+        normalisation: Normalisation,
+        info: CheckpointInfo,
+        seed: int = 0,
+    ) -> None:
+        self.model = model
+        self.contract = contract
+        self.normalisation = normalisation
+        self.info = info
+        self.seed = seed
+        backbone = model.backbone
+        self.image_size_px: int = backbone.image_size_px
+        self.horizon: int = backbone.horizon
+        self.memory_stride: int = model.config.memory_stride
+        self._camera_names = _by_policy_feature(contract, backbone.camera_keys)
+
+    @classmethod
+    def load(
+        cls,
+        checkpoint: str,
+        *,
+        contract: Contract,
+        device: str = "auto",
+        dtype: str = "auto",
+        seed: int = 0,
+        allow_untrained: bool = False,
+        base: str | None = None,
+        revision: str | None = None,
+        tokenizer: str | None = None,
+    ) -> Self:
+        """Loads `mini` (ships with the package), a Sigma checkpoint folder, or a base pi0.5 folder or Hub id.
+
+        Args:
+            checkpoint: What to load. A base without Sigma's files runs with untrained heads: its residual is 0.
+            contract: Must have the policy's cameras (by `model_key`) and joints.
+            device: A torch device, or `auto`.
+            dtype: `float32`, `bfloat16` or `auto`; see `base_checkpoint.load_base`.
+            seed: Of the flow noise; with (epoch, tick) it fixes every chunk.
+            allow_untrained: Accept a base that says it has random weights.
+            base: For a Sigma checkpoint: where its base is now, if not where the checkpoint says.
+            revision: Hub revision of the base.
+            tokenizer: Folder or Hub id of the tokenizer.
+
+        Raises:
+            SigmaError: it cannot be loaded, or does not fit the contract.
+        """
+        parts = load_parts(
+            checkpoint,
+            contract=contract,
+            device=device,
+            dtype=dtype,
+            allow_untrained=allow_untrained,
+            base=base,
+            revision=revision,
+            tokenizer=tokenizer,
+        )
+        return cls(parts.model, contract=contract, normalisation=parts.normalisation, info=parts.info, seed=seed)
+
+    def initial_state(self, *, epoch: int, task: str) -> RecurrentState:
+        """An empty memory and window for a new epoch."""
+        return initial_state(self.model, epoch=epoch, task=task)
+
+    @torch.no_grad()
+    def step(
+        self,
+        window: Window,
+        state: RecurrentState,
+        *,
+        commit: bool,
+        settings: AdapterSettings,
+        chunk_id: int,
+        baseline_diagnostics: bool = False,
+    ) -> tuple[Inference, RecurrentState]:
+        """Proposes a chunk for the window's newest tick; encodes only frames that the state has not seen.
+
+        Args:
+            window: Same epoch and task as `state`.
+            state: From `initial_state` or the previous step.
+            commit: Make this tick's memory update permanent (on stride ticks; see `Schedule.commits`).
+            settings: The adapter's bounds and temperature.
+            chunk_id: Number of the chunk.
+            baseline_diagnostics: Also run the telepathy path without LoRA, for the card's baseline arm.
+
+        Raises:
+            SigmaError: window and state are of different epochs or tasks, or an image has the wrong size.
+        """
+        started_ns = time.perf_counter_ns()
+        noise = flow_noise(
+            seed=self.seed,
+            epoch=window.epoch,
+            tick=window.tick,
+            horizon=self.horizon,
+            max_dof=self.model.backbone.max_dof,
+        )
+        result, advanced = plan(
+            self.model,
+            self.observe(window, state),
+            noise=noise,
+            commit=commit,
+            baseline_diagnostics=baseline_diagnostics,
+        )
+        inference = Inference(
+            chunk=self._chunk(result.action, window, settings, chunk_id, started_ns),
+            telepathy=_telepathy(window, result),
+            base_normalised=_numpy(result.action.base[0]),
+            residual_normalised=_numpy(result.action.residual.composite[0]),
+        )
+        return inference, advanced
+
+    @torch.no_grad()
+    def observe(self, window: Window, state: RecurrentState) -> RecurrentState:
+        """Encodes the frames of the window that the state has not seen; `step` does it too.
+
+        Called on ticks that do not plan, it spreads the vision tower's work over them.
+        """
+        _check_same_epoch(window, state)
+        valid = {frame.tick: frame for frame, there in zip(window.frames, window.mask, strict=True) if there}
+        ticks = tuple(frame.tick if there else PADDING for frame, there in zip(window.frames, window.mask, strict=True))
+        sights = {tick: self._sight(valid[tick]) for tick in state.ring.missing(ticks)}
+        return advance(self.model, state, ticks, sights)
+
+    def normalise_actions(self, rad: Float64[ndarray, "n dof"]) -> Float64[ndarray, "n dof"]:
+        """Radians to the policy's normalised action space, where errors are measured."""
+        return self.normalisation.action.normalise(self.contract.to_policy(rad))
+
+    def denormalise_actions(self, normalised: Float64[ndarray, "n dof"]) -> Float64[ndarray, "n dof"]:
+        """The policy's normalised actions to radians."""
+        return self.contract.to_rad(self.normalisation.action.denormalise(normalised))
+
+    def check_units(self, positions_rad: Float64[ndarray, " dof"]) -> tuple[str, ...]:
+        """Why a measured pose cannot be in the units of the training data; empty where it can.
+
+        A joint counts when it lies more than one quantile span outside the training quantiles.
+        """
+        state = self.normalisation.state
+        policy = self.contract.to_policy(positions_rad)
+        normalised = state.normalise(policy)
+        return tuple(
+            f"{joint.name}: {positions_rad[i]:.3f} rad is {policy[i]:.1f} in the policy's units, "
+            f"trained on {state.q01[i]:.1f} to {state.q99[i]:.1f}"
+            for i, joint in enumerate(self.contract.joints)
+            if not abs(normalised[i]) <= _FOREIGN_UNITS
+        )
+
+    def _sight(self, frame: Frame) -> Sight:
+        size = (self.image_size_px, self.image_size_px, 3)
+        images = [_image(frame.images, name, size) for name in self._camera_names]
+        policy = self.contract.to_policy(frame.positions_rad).astype(np.float32)
+        return Sight(
+            tick=frame.tick,
+            images=torch.from_numpy(np.stack(images)),
+            seen=torch.tensor([name is not None for name in self._camera_names]),
+            state=torch.from_numpy(self.normalisation.state.normalise(policy)),
+        )
+
+    def _chunk(
+        self, action: Action, window: Window, settings: AdapterSettings, chunk_id: int, started_ns: int
+    ) -> Chunk:
+        residual_ratio, factor_ratio, alignment = self.model.ratios(action.belief, action.residual)
+        risk = assess(
+            residual_ratio=float(residual_ratio), factor_ratio=float(factor_ratio), alignment=float(alignment)
+        )
+        base, residual = _numpy(action.base[0]), _numpy(action.residual.composite[0])
+        quantiles = self.normalisation.action
+        slope = (quantiles.q99 - quantiles.q01) / 2.0 / self.contract.policy_scale
+        return Chunk(
+            chunk_id=chunk_id,
+            epoch=window.epoch,
+            tick=window.tick,
+            stamp_ns=window.stamp_ns,
+            joint_names=self.contract.joint_names,
+            step_period_ns=self.contract.tick_period_ns,
+            base_rad=self.denormalise_actions(base),
+            residual_rad=residual * slope,
+            scale=scale_of(risk, settings) if np.isfinite(base).all() else 0.0,
+            risk=risk,
+            settings=settings,
+            tau_l2=float(action.belief.tau_l2),
+            sem_align=float(action.belief.sem_align),
+            observation_age_ns=window.newest.age_ns,
+            inference_ns=time.perf_counter_ns() - started_ns,
+            checkpoint_hash=self.info.hash,
+        )
+
+
+def _by_policy_feature(contract: Contract, camera_keys: Sequence[str]) -> tuple[str | None, ...]:
+    names = {camera.model_key: camera.name for camera in contract.cameras}
+    return tuple(names.get(key) for key in camera_keys)
+
+
+def _check_same_epoch(window: Window, state: RecurrentState) -> None:
+    if (window.epoch, window.task) != (state.epoch, state.task):
+        raise SigmaError(
+            "the window does not belong to the state",
+            expected=f"epoch {state.epoch}, task {state.task!r}",
+            got=f"epoch {window.epoch}, task {window.task!r}",
+            remedy="start the new epoch with initial_state",
+        )
+
+
+def _image(images: Mapping[str, ndarray], name: str | None, size: tuple[int, int, int]) -> UInt8[ndarray, "h w 3"]:
+    if name is None:
+        return np.zeros(size, dtype=np.uint8)
+    image = images[name]
+    if image.shape != size or image.dtype != np.uint8:
+        raise SigmaError(
+            "a camera image has the wrong form",
+            where=name,
+            expected=f"uint8 {size}",
+            got=f"{image.dtype} {image.shape}",
+        )
+    return image
+
+
+def _numpy(tensor: Float[Tensor, "*any"]) -> Float64[ndarray, "*any"]:
+    values = tensor.to(device="cpu", dtype=torch.float64).numpy()
+    values.flags.writeable = False
+    return values
+
+
+def _telepathy(window: Window, result: Plan) -> Telepathy:
+    belief, plain = result.action.belief, result.baseline
+    return Telepathy(
+        epoch=window.epoch,
+        tick=window.tick,
+        stamp_ns=window.stamp_ns,
+        semantic_memory=_numpy(belief.memory[0]),
+        intent=_numpy(belief.intent[0]),
+        factors=_numpy(belief.factors[0]),
+        tau_l2=float(belief.tau_l2),
+        sem_align=float(belief.sem_align),
+        baseline_tau_l2=math.nan if plain is None else float(plain.tau_l2),
+        baseline_sem_align=math.nan if plain is None else float(plain.sem_align),
+        committed=result.committed,
+    )
