@@ -129,10 +129,8 @@ def _check_contract(contract: Contract, loaded: LoadedBase, normalisation: Norma
 
 def _model(manifest: Manifest | None, folder: Path, loaded: LoadedBase, contract: Contract) -> SigmaTelepathyVLA:
     if manifest is None:
-        return SigmaTelepathyVLA(
-            loaded.backbone, SigmaConfig.for_backbone(loaded.backbone, dof=contract.dof), seed=seed
-        )
-    model = SigmaTelepathyVLA(loaded.backbone, manifest.settings, seed=seed)
+        return SigmaTelepathyVLA(loaded.backbone, SigmaConfig.for_backbone(loaded.backbone, dof=contract.dof))
+    model = SigmaTelepathyVLA(loaded.backbone, manifest.settings)
     identity = identify(model, loaded.info)
     manifest.base.check(identity, where=folder)
     load_trained(model, manifest, heads_path=folder / HEADS_FILE, lora_dir=folder)
