@@ -151,9 +151,7 @@ def _chunk(
     base = target + miss[0] * drift * rng.normal(size=contract.dof)
     residual = miss[1] * (target - base)
     residual[20:] = 0.0
-    risk = assess(
-        residual_ratio=float(rng.gamma(4.0, 0.3)), factor_ratio=float(rng.uniform(0.7, 1.4)), alignment=0.9
-    )
+    risk = assess(residual_ratio=float(rng.gamma(4.0, 0.3)), factor_ratio=float(rng.uniform(0.7, 1.4)), alignment=0.9)
     return Chunk(
         chunk_id=tick // 8,
         epoch=0,
