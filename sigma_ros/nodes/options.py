@@ -37,9 +37,9 @@ class Spec:
 
 
 def option(
-    default: object,
     description: str,
     *,
+    default: object,
     name: str | None = None,
     unit: str = "",
     low: float | None = None,

@@ -13,10 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from numpy import ndarray
+
 from sigma_ros.values import AdapterSettings, Chunk, Gap, Telepathy, Window
 
 if TYPE_CHECKING:
-    from sigma_ros.model.runtime import Inference, SigmaRuntime
+    from sigma_ros.model.runtime import Inference
     from sigma_ros.model.state import RecurrentState
 
 
@@ -40,9 +42,9 @@ class Runtime(Protocol):
         """One inference."""
         ...
 
-
-if TYPE_CHECKING:
-    _: type[Runtime] = SigmaRuntime
+    def check_units(self, positions_rad: ndarray) -> tuple[str, ...]:
+        """Why a pose cannot be in the units of the training data."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,7 +182,7 @@ class InferenceWorker:
             return Outcome(job=job, waited_ns=waited_ns), state
         try:
             return self._infer(job, job.item, state, waited_ns=waited_ns)
-        except Exception:  # noqa: BLE001 - published as the outcome's error
+        except Exception:
             return Outcome(job=job, error=traceback.format_exc(), waited_ns=waited_ns), None
 
     def _infer(

@@ -6,6 +6,7 @@ signal only asks: the executor ends its turn, the node's `stop` says its last wo
 A second signal ends the process at once. Exit codes: 0 ended when asked, 1 failed, 2 wrong usage.
 """
 
+import argparse
 import os
 import signal
 import socket
@@ -19,13 +20,15 @@ from typing import Protocol
 
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.logging import get_logger
 from rclpy.node import Node
-from rclpy.impl.implementation_singleton import rclpy_implementation
+from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 
 from sigma_ros.contract_file import shipped_config_dir
 from sigma_ros.errors import SigmaError, UsageError
+from sigma_ros.nodes.options import Options, specs
 
 _FAST_DDS_2_DISTROS = ("humble", "iron", "jazzy")
 _STOP_TIMEOUT_S = 3.0
@@ -99,26 +102,31 @@ def use_shipped_dds_profile() -> None:
 
 
 @contextmanager
-def ros_context(args: Sequence[str] | None) -> Iterator[list[str]]:
-    """An initialised rclpy without its signal handlers; gives the arguments that are not for ROS."""
+def ros_context(arguments: Sequence[str]) -> Iterator[None]:
+    """An initialised rclpy without its signal handlers."""
     use_shipped_dds_profile()
-    own = sys.argv if args is None else [sys.argv[0], *args]
     try:
-        rclpy.init(args=own, signal_handler_options=SignalHandlerOptions.NO)
+        rclpy.init(args=list(arguments), signal_handler_options=SignalHandlerOptions.NO)
     except (rclpy_implementation.RCLError, rclpy_implementation.UnknownROSArgsError) as error:
         raise UsageError("the ROS arguments cannot be used", got=error, remedy="compare with: --help") from error
     try:
-        yield rclpy.utilities.remove_ros_args(own)[1:]
+        yield
     finally:
         rclpy.try_shutdown()
 
 
-def run_node(make: Callable[[], Node], args: Sequence[str] | None = None) -> int:
-    """Spins one node on a single-threaded executor until a signal, an error or its context's end.
+def run_node(
+    make: Callable[[list[Parameter]], Node],
+    options_type: type[Options],
+    args: Sequence[str] | None,
+    description: str | None,
+) -> int:
+    """Spins one node on a single-threaded executor until a signal, an error or its own `finished`.
 
-    Multi-threaded executors starve timers under load (docs/ros_interface.md), so no node uses one.
+    Every parameter is also a command-line option (`--adapter.max_scale 0.5`). Multi-threaded executors starve
+    timers under load (docs/ros_interface.md), so no node uses one.
     """
-    return guarded(lambda: _run_node(make, args))
+    return guarded(lambda: _run_node(make, options_type, args, description))
 
 
 def guarded(run: Callable[[], int]) -> int:
@@ -133,9 +141,16 @@ def guarded(run: Callable[[], int]) -> int:
         return 1
 
 
-def _run_node(make: Callable[[], Node], args: Sequence[str] | None) -> int:
-    with stop_on_signal() as request, ros_context(args):
-        node = make()
+def _run_node(
+    make: Callable[[list[Parameter]], Node],
+    options_type: type[Options],
+    args: Sequence[str] | None,
+    description: str | None,
+) -> int:
+    arguments = sys.argv if args is None else [sys.argv[0], *args]
+    overrides = command_line(options_type, rclpy.utilities.remove_ros_args(arguments)[1:], description)
+    with stop_on_signal() as request, ros_context(arguments):
+        node = make(overrides)
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         request.wakes(node.create_guard_condition(lambda: None).trigger)
@@ -148,6 +163,29 @@ def _run_node(make: Callable[[], Node], args: Sequence[str] | None) -> int:
             executor.shutdown(timeout_sec=0)
             node.destroy_node()
         return int(getattr(node, "exit_code", 0))
+
+
+def command_line(options_type: type[Options], args: Sequence[str], description: str | None) -> list[Parameter]:
+    """Options given without `--ros-args` as parameter overrides; `--help` lists them all."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    for spec in specs(options_type):
+        parser.add_argument(
+            f"--{spec.name}",
+            type=_boolean if spec.kind is bool else spec.kind,
+            choices=spec.choices or None,
+            metavar=spec.kind.__name__,
+            help=f"{spec.description} (default: {spec.default!r}; allowed: {spec.allowed})".replace("%", "%%"),
+        )
+    values = vars(parser.parse_args(args))
+    return [Parameter(name, value=value) for name, value in values.items() if value is not None]
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"expected true or false, got {text}")
+    return text.lower() == "true"
 
 
 def _last_words(node: Node, executor: SingleThreadedExecutor) -> None:

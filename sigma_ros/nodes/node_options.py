@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parameters of every node, without ROS: defaults, ranges, descriptions.
+
+`docs/ros_interface.md` has the same tables; a test keeps them equal.
+"""
+
+from dataclasses import dataclass
+
+from sigma_ros.nodes.options import option
+from sigma_ros.values import AdapterSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyOptions:
+    """Parameters of `policy_node`."""
+
+    contract: str = option("contract file, or the name of a shipped one", default="so101", read_only=True)
+    checkpoint: str = option(
+        "`mini`, a Sigma checkpoint folder, a pi0.5 folder or a Hub id", default="mini", read_only=True
+    )
+    base: str = option("base policy, where it is not the one the checkpoint names", default="", read_only=True)
+    revision: str = option("revision of a Hub id; empty: the checkpoint's, else the newest", default="", read_only=True)
+    tokenizer: str = option("tokenizer folder or Hub id; empty: the checkpoint's", default="", read_only=True)
+    device: str = option("torch device; `auto` takes a GPU if there is one", default="auto", read_only=True)
+    dtype: str = option(
+        "number type of the weights", default="auto", choices=("auto", "float32", "bfloat16"), read_only=True
+    )
+    seed: int = option("seed of the flow-matching noise", default=0, low=0, high=2**31 - 1, read_only=True)
+    allow_untrained: bool = option("accept random weights where a checkpoint has none", default=False, read_only=True)
+    autostart: bool = option(
+        "configure and activate at start, without a lifecycle manager", default=True, read_only=True
+    )
+    lockstep: bool = option("replay: ticks complete by messages alone, none is dropped", default=False, read_only=True)
+    baseline_diagnostics: bool = option("also measure tau_l2 and sem_align without LoRA", default=False, read_only=True)
+    task: str = option("task text; empty: the contract's first", default="")
+    replan_ticks: int = option("a chunk every so many ticks", default=8, unit="ticks", low=1, high=50)
+    adapter_min_scale: float = option(
+        "scale of the residual at infinite risk", default=0.0, name="adapter.min_scale", low=0.0, high=1.0
+    )
+    adapter_max_scale: float = option(
+        "scale of the residual at no risk", default=1.0, name="adapter.max_scale", low=0.0, high=1.0
+    )
+    adapter_risk_temperature: float = option(
+        "how slowly the scale falls with risk", default=1.0, name="adapter.risk_temperature", low=1e-3, high=1e3
+    )
+
+    @property
+    def settings(self) -> AdapterSettings:
+        """The adapter's settings as one value."""
+        return AdapterSettings(
+            min_scale=self.adapter_min_scale,
+            max_scale=self.adapter_max_scale,
+            risk_temperature=self.adapter_risk_temperature,
+        )
+
+    def conflicts(self) -> list[str]:
+        """See `Options`."""
+        if self.adapter_min_scale > self.adapter_max_scale:
+            return [
+                f"adapter.min_scale = {self.adapter_min_scale} is above adapter.max_scale = {self.adapter_max_scale}; "
+                "set both at once or the other one first"
+            ]
+        return []

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loads what the policy node needs, with every problem listed at once, and says what was loaded."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rclpy.impl.rcutils_logger import RcutilsLogger
+
+from sigma_ros.contract import Contract
+from sigma_ros.contract_file import load_contract
+from sigma_ros.errors import ContractError, SigmaError, UsageError
+from sigma_ros.nodes.node_options import PolicyOptions
+from sigma_ros.nodes.policy_worker import Runtime
+from sigma_ros.values import Frame
+
+if TYPE_CHECKING:
+    from sigma_ros.model.runtime import SigmaRuntime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyModel:
+    """Contract and model. `facts` are what `/sigma/policy_info` tells, JSON values only."""
+
+    contract: Contract
+    runtime: Runtime
+    image_size_px: int
+    memory_stride: int
+    facts: Mapping[str, object]
+
+    def units_problem(self, frame: Frame) -> str | None:
+        """Why the measured pose cannot be in the units of the training data, None where it can."""
+        problems = self.runtime.check_units(frame.positions_rad)
+        if not problems:
+            return None
+        return (
+            f"units: the pose does not look like the training data: {'; '.join(problems)}; check that joint states "
+            f"are in radians, and policy_unit and limits in the contract {self.contract.name}"
+        )
+
+
+def load_policy(options: PolicyOptions, logger: RcutilsLogger) -> PolicyModel:
+    """Loads contract and checkpoint.
+
+    Raises:
+        SigmaError: one of them cannot be used; when several things are wrong, all are named.
+    """
+    from sigma_ros.model.runtime import SigmaRuntime  # noqa: PLC0415 - torch: seconds, only when a model is loaded
+
+    problems: list[SigmaError] = []
+    contract: Contract | None = None
+    try:
+        contract = load_contract(options.contract)
+    except SigmaError as error:
+        problems.append(error)
+    if options.task and contract is not None and options.task not in contract.tasks:
+        logger.warning(f"the task {options.task!r} is not one of the contract's: {', '.join(contract.tasks)}")
+    try:
+        logger.info(f"loading checkpoint {options.checkpoint}")
+        runtime = SigmaRuntime.load(
+            options.checkpoint,
+            contract=contract or load_contract("so101"),
+            device=options.device,
+            dtype=options.dtype,
+            seed=options.seed,
+            allow_untrained=options.allow_untrained,
+            base=options.base or None,
+            revision=options.revision or None,
+            tokenizer=options.tokenizer or None,
+        )
+    except ContractError as error:
+        if contract is not None:  # otherwise it is about the stand-in contract
+            problems.append(error)
+    except SigmaError as error:
+        problems.append(error)
+    if problems or contract is None:
+        raise _together(problems)
+    logger.info(runtime.info.summary())
+    return PolicyModel(
+        contract=contract,
+        runtime=runtime,
+        image_size_px=runtime.image_size_px,
+        memory_stride=runtime.memory_stride,
+        facts=_facts(runtime, contract, options),
+    )
+
+
+def _together(problems: list[SigmaError]) -> SigmaError:
+    if len(problems) == 1:
+        return problems[0]
+    return UsageError(f"{len(problems)} problems", got=" | ".join(str(problem) for problem in problems))
+
+
+def _facts(runtime: "SigmaRuntime", contract: Contract, options: PolicyOptions) -> dict[str, object]:
+    info = runtime.info
+    zero, one = (runtime.normalise_actions(np.full((1, contract.dof), value))[0] for value in (0.0, 1.0))
+    return {
+        "contract": contract.name,
+        "checkpoint": options.checkpoint,
+        "checkpoint_hash": info.hash,
+        "trained": info.trained,
+        "base_id": info.base.source,
+        "action_scale": [float(x) for x in one - zero],
+        "action_offset": [float(x) for x in zero],
+        "horizon": runtime.horizon,
+        "memory_stride": runtime.memory_stride,
+        "image_size_px": runtime.image_size_px,
+        "summary": info.summary(),
+    }

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the policy node publishes: chunks, telepathy, its heartbeat, and latched facts about the model in use."""
+
+import json
+
+from rclpy.node import Node
+from std_msgs.msg import String, UInt32
+
+from sigma_ros.msg import ActionChunk, TelepathyState
+from sigma_ros.nodes import qos, topics
+from sigma_ros.nodes.messages import chunk_message, gap_message, telepathy_message
+from sigma_ros.nodes.node_options import PolicyOptions
+from sigma_ros.nodes.policy_model import PolicyModel
+from sigma_ros.nodes.policy_worker import Outcome
+from sigma_ros.values import Gap
+
+
+class PolicyOutput:
+    """The policy's publishers. In lockstep nothing is dropped and no limit depends on machine speed."""
+
+    def __init__(self, node: Node, model: PolicyModel, *, lockstep: bool) -> None:
+        self._node = node
+        self._model = model
+        event_qos = qos.CHUNK_LOCKSTEP if lockstep else qos.EVENT
+        self._chunks = node.create_publisher(
+            ActionChunk, topics.ACTION_CHUNK, qos.CHUNK_LOCKSTEP if lockstep else qos.CHUNK
+        )
+        self._commit_chunks = node.create_publisher(ActionChunk, topics.COMMIT_CHUNK, event_qos) if lockstep else None
+        self._telepathy = node.create_publisher(TelepathyState, topics.TELEPATHY, event_qos)
+        self._heartbeat = node.create_publisher(UInt32, topics.POLICY_HEARTBEAT, qos.HEARTBEAT)
+        self._info = node.create_publisher(String, topics.POLICY_INFO, qos.LATCHED)
+
+    def publish(self, outcome: Outcome) -> None:
+        """Publishes what came of a tick; a failure and a gap as a telepathy state that is not valid."""
+        task = outcome.job.task
+        if outcome.chunk is None or outcome.telepathy is None:
+            item = outcome.job.item
+            reasons = item.reasons if isinstance(item, Gap) else (_last_line(outcome.error),)
+            gap = Gap(epoch=item.epoch, tick=item.tick, stamp_ns=item.stamp_ns, reasons=reasons)
+            self._telepathy.publish(gap_message(gap, task))
+            return
+        if outcome.job.plans:
+            self._chunks.publish(chunk_message(outcome.chunk))
+        elif self._commit_chunks is not None:
+            self._commit_chunks.publish(chunk_message(outcome.chunk))
+        self._telepathy.publish(telepathy_message(outcome.telepathy, task))
+
+    def heartbeat(self, epoch: int) -> None:
+        """Says that the process is alive, whatever its inference does."""
+        self._heartbeat.publish(UInt32(data=epoch))
+        self._chunks.assert_liveliness()
+
+    def publish_info(self, options: PolicyOptions) -> None:
+        """Latches what a recording or a replay must know about this policy."""
+        facts = {**self._model.facts, "seed": options.seed, "replan_ticks": options.replan_ticks}
+        self._info.publish(String(data=json.dumps(facts, sort_keys=True, allow_nan=False)))
+
+    def destroy(self) -> None:
+        """Ends all publishing."""
+        for publisher in (self._chunks, self._commit_chunks, self._telepathy, self._heartbeat, self._info):
+            if publisher is not None:
+                self._node.destroy_publisher(publisher)
+
+
+def _last_line(error: str | None) -> str:
+    return "inference failed: " + (error or "unknown").strip().splitlines()[-1]

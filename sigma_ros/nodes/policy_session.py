@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The policy node's inside, without ROS: streams -> frame clock -> jobs for the inference thread.
+
+Everything here runs on one thread and never waits; only `InferenceWorker` has a thread of its own.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from sigma_ros.contract import Contract
+from sigma_ros.control.images import ImageMessage
+from sigma_ros.control.observation import FrameClock, StreamCounters
+from sigma_ros.control.schedule import Schedule
+from sigma_ros.nodes.node_options import PolicyOptions
+from sigma_ros.nodes.policy_worker import InferenceWorker, Job, Outcome, Runtime
+from sigma_ros.values import Frame, Gap, Window
+
+UnitsCheck = Callable[[Frame], str | None]
+
+
+class PolicySession:
+    """One activation of the policy: from the first message to deactivation.
+
+    Args:
+        contract: The robot.
+        runtime: The loaded model; used by the inference thread alone.
+        image_size_px: Side of the model's square images.
+        memory_stride: Ticks between two commits of the recurrent memory, as trained.
+        options: Parameters at the start; `options` may be set at any time.
+        check_units: Judges the first frame of an epoch; a text blocks inference until the next epoch.
+        wake: Called from the inference thread when `outcomes` has something.
+    """
+
+    def __init__(
+        self,
+        contract: Contract,
+        runtime: Runtime,
+        *,
+        image_size_px: int,
+        memory_stride: int,
+        options: PolicyOptions,
+        check_units: UnitsCheck,
+        wake: Callable[[], None],
+    ) -> None:
+        self._contract = contract
+        self._image_size_px = image_size_px
+        self._memory_stride = memory_stride
+        self._check_units = check_units
+        self._lockstep = options.lockstep
+        self._clock = FrameClock(contract, image_size_px=image_size_px)
+        self._worker = InferenceWorker(
+            runtime, lockstep=self._lockstep, baseline_diagnostics=options.baseline_diagnostics, wake=wake
+        )
+        self._judged_epoch = -1
+        self.blocked: str | None = None
+        self.paused = False
+        self.overruns = 0
+        self.options = options
+        self.set_task(options.task)
+
+    @property
+    def task(self) -> str:
+        """The task text in force."""
+        return self._clock.task
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the coming tick."""
+        return self._clock.epoch
+
+    @property
+    def counters(self) -> StreamCounters:
+        """What the frame clock received and made of it."""
+        return self._clock.counters
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Streams the first tick still waits for."""
+        return self._clock.missing
+
+    @property
+    def skipped(self) -> int:
+        """Planning ticks that gave way to newer ones."""
+        return self._worker.skipped
+
+    @property
+    def busy_ns(self) -> int:
+        """How long the inference in progress has taken so far."""
+        return self._worker.busy_ns()
+
+    def push_image(self, camera: str, stamp_ns: int, image: ImageMessage) -> None:
+        """Stores an image."""
+        self._clock.push_image(camera, stamp_ns, image)
+
+    def push_joints(self, stamp_ns: int, names: tuple[str, ...], positions_rad: np.ndarray) -> None:
+        """Stores joint positions."""
+        self._clock.push_joints(stamp_ns, names, positions_rad)
+
+    def set_task(self, task: str) -> None:
+        """Sets the task; an empty text means the contract's first. A new text starts a new epoch."""
+        self._clock.set_task(task.strip() or self._contract.tasks[0])
+
+    def reset(self) -> None:
+        """Clears window and memory: a new epoch. In lockstep all begins anew, epochs from 0, as in a new process."""
+        if self._lockstep:
+            task = self._clock.task
+            self._clock = FrameClock(self._contract, image_size_px=self._image_size_px)
+            self._clock.set_task(task)
+        else:
+            self._clock.reset()
+        self._judged_epoch = -1
+        self._worker.restart()
+
+    def pause(self) -> None:
+        """Ticks go on, inference does not."""
+        self.paused = True
+
+    def resume(self) -> None:
+        """Inference goes on, in a new epoch: the memory missed ticks."""
+        if self.paused:
+            self.paused = False
+            self.reset()
+
+    def advance(self, now_ns: int | None) -> None:
+        """Consumes the ticks that are complete at `now_ns`; None: by messages alone."""
+        while self._clock.ready(now_ns):
+            item = self._clock.next_tick()
+            if not self.paused:
+                self._consume(item)
+
+    def outcomes(self) -> list[Outcome]:
+        """What the inference thread has finished since the last call."""
+        return self._worker.outcomes()
+
+    def close(self, timeout_s: float) -> bool:
+        """Ends the inference thread; False when it hangs."""
+        return self._worker.close(timeout_s)
+
+    def _consume(self, item: Window | Gap) -> None:
+        schedule = Schedule(self.options.replan_ticks, self._memory_stride)
+        item = self._judged(item)
+        plans = schedule.plans(item.tick)
+        commits = schedule.commits(item.tick) and isinstance(item, Window)
+        if not plans and not commits:
+            return
+        job = Job(item=item, task=self.task, settings=self.options.settings, plans=plans, commits=commits)
+        if not self._worker.submit(job):
+            self.overruns += 1
+            self.reset()
+
+    def _judged(self, item: Window | Gap) -> Window | Gap:
+        """The item, or a gap that says why the units cannot be right."""
+        if isinstance(item, Window) and item.epoch != self._judged_epoch:
+            self._judged_epoch = item.epoch
+            self.blocked = self._check_units(item.newest)
+        if self.blocked is None or isinstance(item, Gap):
+            return item
+        return Gap(epoch=item.epoch, tick=item.tick, stamp_ns=item.stamp_ns, reasons=(self.blocked,))

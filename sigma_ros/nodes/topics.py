@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names of the topics between our nodes; those of the robot are in its contract."""
+
+ACTION_CHUNK = "/sigma/action_chunk"
+COMMIT_CHUNK = "/sigma/commit_chunk"
+TELEPATHY = "/sigma/telepathy"
+POLICY_HEARTBEAT = "/sigma/policy_heartbeat"
+POLICY_INFO = "/sigma/policy_info"
+SUPERVISOR_STATE = "/sigma/supervisor_state"
+E_STOP = "/sigma/e_stop"
+REPLAY_COMMANDS = "/sigma/replay_commands"
+
+POLICY_NODE = "sigma_policy"
+SUPERVISOR_NODE = "sigma_supervisor"
+REPLAY_NODE = "sigma_replay"
+SIM_NODE = "sigma_sim"
+
+TASK = f"/{POLICY_NODE}/task"
+RESET_MEMORY = f"/{POLICY_NODE}/reset_memory"
+PAUSE = f"/{POLICY_NODE}/pause"
+ENGAGE = f"/{SUPERVISOR_NODE}/engage"
+RELEASE = f"/{SUPERVISOR_NODE}/release"
+RESET_STOP = f"/{SUPERVISOR_NODE}/reset_stop"
+ESTOP_SERVICE = f"/{SUPERVISOR_NODE}/estop"
