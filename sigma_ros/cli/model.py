@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`sigma model`: makes the small pi0.5, and says what a checkpoint is and how data flows through it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sigma_ros.contract_file import load_contract
+
+app = typer.Typer(no_args_is_help=True, help="Models: make the small one, look into a checkpoint.")
+
+ContractName = Annotated[str, typer.Option("--contract", help="Contract file, or a shipped one's name (so101, cr5).")]
+TokenizerPlace = Annotated[
+    str | None, typer.Option("--tokenizer", help="Tokenizer folder or Hub id; also the variable SIGMA_TOKENIZER.")
+]
+
+
+@app.callback()
+def model() -> None:
+    """Models: make the small one, look into a checkpoint."""
+
+
+@app.command()
+def make_mini(
+    out: Annotated[Path, typer.Option("--out", help="Folder to write; it must not exist.")],
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the random weights.")] = 0,
+    contract: ContractName = "so101",
+) -> None:
+    """Writes an untrained small pi0.5 (6 M parameters) for a contract's joints and cameras.
+
+    Example: sigma model make-mini --contract cr5 --out out/mini-cr5
+    """
+    robot = load_contract(contract)
+    from rich.console import Console  # noqa: PLC0415 - keeps `sigma --help` fast, as the next line does
+
+    from sigma_ros.model.mini import make_mini as make  # noqa: PLC0415
+
+    make(robot, out, seed=seed, made_by=f"sigma model make-mini --contract {robot.name} --seed {seed}")
+    Console(highlight=False).print(
+        f"{out}: random weights from seed {seed} for {robot.name} "
+        f"({robot.dof} joints, cameras {', '.join(c.name for c in robot.cameras)})\n"
+        f"use it with --checkpoint {out} --allow-untrained"
+    )
+
+
+@app.command()
+def inspect(
+    checkpoint: Annotated[str, typer.Argument(help="`mini`, a Sigma checkpoint folder, or a base folder or Hub id.")],
+    base: Annotated[str | None, typer.Option("--base", help="Where the base of a Sigma checkpoint is now.")] = None,
+    tokenizer: TokenizerPlace = None,
+) -> None:
+    """Says what a checkpoint is: tensors and their statistics, sizes, base, data, scores.
+
+    Example: sigma model inspect mini
+    """
+    from rich.console import Console  # noqa: PLC0415
+
+    from sigma_ros.model.inspect import inspect_checkpoint  # noqa: PLC0415
+
+    Console(highlight=False).print(inspect_checkpoint(checkpoint, base=base, tokenizer=tokenizer))
+
+
+@app.command()
+def explain(
+    size: Annotated[str, typer.Option("--size", help="`full`, `mini`, or `both`.")] = "both",
+) -> None:
+    """Shows the data path from pixels to actions with the tensor shapes of the full and the small model.
+
+    Example: sigma model explain --size mini
+    """
+    from rich.console import Console  # noqa: PLC0415
+
+    from sigma_ros.model.explain import explain_model  # noqa: PLC0415
+
+    Console(highlight=False).print(explain_model(size))
