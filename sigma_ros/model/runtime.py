@@ -167,8 +167,7 @@ class SigmaRuntime:
         _check_same_epoch(window, state)
         valid = {frame.tick: frame for frame, there in zip(window.frames, window.mask, strict=True) if there}
         ticks = tuple(frame.tick if there else PADDING for frame, there in zip(window.frames, window.mask, strict=True))
-        sights = {tick: self._sight(valid[tick]) for tick in state.ring.missing(ticks)}
-        return advance(self.model, state, ticks, sights)
+        return advance(self.model, state, ticks, lambda tick: self._sight(valid[tick]))
 
     def normalise_actions(self, rad: Float64[ndarray, "n dof"]) -> Float64[ndarray, "n dof"]:
         """Radians to the policy's normalised action space, where errors are measured."""
