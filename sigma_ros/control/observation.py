@@ -16,19 +16,19 @@ Rules (DESIGN.md gives the reasons):
 - **Epoch.** `reset`, a new task text, a backward jump and `max_gap_ticks` gaps in a row end it; the window starts anew.
 """
 
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 from jaxtyping import Float64, UInt8
 from numpy import ndarray
 
 from sigma_ros.contract import Camera, Contract
 from sigma_ros.control.images import ImageMessage, check_image, decode_resized
+from sigma_ros.control.joints import JointReader
 from sigma_ros.control.stream import Grid, Sample, Stream, StreamCount
+from sigma_ros.control.window import WindowHistory
 from sigma_ros.errors import SigmaError
-from sigma_ros.values import WINDOW_TICKS, Frame, Gap, Window
+from sigma_ros.values import Frame, Gap, Window
 
 LOOKAHEAD_TICKS = 64
 """A stream this far ahead makes a tick complete without the others; also the ticks of images that wait at most."""
@@ -70,10 +70,10 @@ class FrameClock:
         ages = {camera.name: camera.max_age_ns for camera in contract.cameras}
         self._streams = {name: self._stream(age_ns, LOOKAHEAD_TICKS) for name, age_ns in ages.items()}
         self._streams[_JOINTS] = self._stream(contract.joint_state_max_age_ns, _JOINT_CAPACITY)
-        self._orders: tuple[tuple[str, ...], ndarray] = ((), np.zeros(0, dtype=np.intp))
+        self._joint_reader = JointReader(contract)
         self._task = contract.tasks[0]
         self._grid: Grid | None = None
-        self._history: deque[Frame | None] = deque(maxlen=WINDOW_TICKS)
+        self._history = WindowHistory()
         self._epoch = self._tick = self._gaps_in_row = 0
         self._last_tick_ns = 0
         self._windows = self._gaps = 0
@@ -135,19 +135,12 @@ class FrameClock:
     def push_joints(self, stamp_ns: int, names: tuple[str, ...], positions_rad: Float64[ndarray, " n"]) -> None:
         """Stores joint positions, matched by name; missing joints and non-finite values are refused and counted."""
         stream = self._streams[_JOINTS]
-        if len(names) != len(positions_rad):
-            stream.refuse("names and positions differ in number")
-            return
         try:
-            ordered = np.asarray(positions_rad, dtype=np.float64)[self._order(names)]
+            positions = self._joint_reader.read(names, positions_rad)
         except SigmaError as error:
             stream.refuse(error.what)
             return
-        if not np.isfinite(ordered).all():
-            stream.refuse("position is not finite")
-            return
-        ordered.flags.writeable = False
-        self._push(stream, stamp_ns, ordered)
+        self._push(stream, stamp_ns, positions)
 
     def set_task(self, task: str) -> None:
         """Sets the task text; a new text starts a new epoch."""
@@ -192,12 +185,11 @@ class FrameClock:
         item: Window | Gap
         if reasons:
             item = Gap(epoch=self._epoch, tick=self._tick, stamp_ns=tick_ns, reasons=reasons)
-            self._history.append(None)
+            self._history.add_gap()
             self._gaps += 1
             self._gaps_in_row += 1
         else:
-            self._history.append(self._frame(tick_ns, images))
-            item = self._window()
+            item = self._history.add(self._frame(tick_ns, images), task=self._task)
             self._windows += 1
             self._gaps_in_row = 0
         self._tick += 1
@@ -215,11 +207,6 @@ class FrameClock:
                 other.forget()
         self._new_epoch()
         self._last_tick_ns = 0
-
-    def _order(self, names: tuple[str, ...]) -> ndarray:
-        if names != self._orders[0]:
-            self._orders = (names, self._contract.joint_order(names))
-        return self._orders[1]
 
     def _anchored(self) -> Grid | None:
         if self._grid is None:
@@ -273,17 +260,6 @@ class FrameClock:
             joint_age_ns=ages_ns.pop(_JOINTS),
             image_age_ns=ages_ns,
         )
-
-    def _window(self) -> Window:
-        entries = [*([None] * (WINDOW_TICKS - len(self._history))), *self._history]
-        mask = np.array([entry is not None for entry in entries])
-        mask.flags.writeable = False
-        neighbour = next(entry for entry in entries if entry is not None)
-        frames = []
-        for entry in entries:
-            neighbour = entry or neighbour
-            frames.append(neighbour)
-        return Window(epoch=self._epoch, task=self._task, frames=tuple(frames), mask=mask)
 
 
 def _image(sample: Sample, camera: Camera, size_px: int) -> UInt8[ndarray, "size size 3"]:
