@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two raw 640x480 cameras at 30 Hz between two processes: frames lost and latency, before and after.
 
-    python bench/cameras.py                 # 60 s each: Fast DDS as it comes, then what this package ships
-    python bench/cameras.py --seconds 10 --repeat 3
+    python bench/bench_cameras.py                 # 60 s each: Fast DDS as it comes, then what this package ships
+    python bench/bench_cameras.py --seconds 10 --repeat 3
 
 "before" is best effort, depth 1, without a profile; "after" is `qos.SENSOR` with `config/fastdds.xml`.
 Asked: after < 1 % lost. Exit code 1 when it is not.
