@@ -44,11 +44,13 @@ class BagFacts:
 class PolicyFacts:
     """The checkpoint, and its map to normalised actions: `normalised = rad * action_scale + action_offset`.
 
+    `trained` is False when the base has random weights, `sigma_trained` when the residual is zero by construction.
     `details` is whatever else is worth showing (parameter counts, head statistics), JSON values only.
     """
 
     checkpoint_hash: str
     trained: bool
+    sigma_trained: bool
     base_id: str
     action_scale: Float64[ndarray, " dof"]
     action_offset: Float64[ndarray, " dof"]

@@ -44,6 +44,7 @@ def report_document(logs: Sequence[ReplayLog], scores: Scores, conditions: Mappi
         "checkpoint": {
             "hash": first.policy.checkpoint_hash,
             "trained": first.policy.trained,
+            "sigma_trained": first.policy.sigma_trained,
             "base": first.policy.base_id,
             "details": dict(first.policy.details),
         },

@@ -24,7 +24,7 @@ class Verdict:
 
 def verdict_of(logs: Sequence[ReplayLog], scores: Scores) -> Verdict:
     """Judges pooled replays of one checkpoint."""
-    trained = all(log.policy.trained for log in logs)
+    trained = all(log.policy.trained and log.policy.sigma_trained for log in logs)
     headline = _headline(scores) if trained else _untrained_headline(scores)
     return Verdict(headline=headline, warnings=_warnings(logs, scores), notes=_notes(scores))
 
@@ -69,6 +69,8 @@ def _warnings(logs: Sequence[ReplayLog], scores: Scores) -> tuple[str, ...]:
     warnings = []
     if not all(log.policy.trained for log in logs):
         warnings.append("UNTRAINED MODEL: the weights are random; the numbers show that the path works, nothing else.")
+    elif not all(log.policy.sigma_trained for log in logs):
+        warnings.append("UNTRAINED SIGMA: its residual is zero by construction, so it equals its base.")
     if not scores.complete:
         warnings.append("INCOMPLETE: the replay was stopped before the recording's end.")
     losses = sum(sum(log.losses.values()) for log in logs)

@@ -64,6 +64,7 @@ def policy_facts(contract: Contract, *, trained: bool = True) -> PolicyFacts:
     return PolicyFacts(
         checkpoint_hash="5f" * 32,
         trained=trained,
+        sigma_trained=trained,
         base_id="synthetic-base",
         action_scale=2.0 / span,
         action_offset=-(contract.upper_rad + contract.lower_rad) / span,
