@@ -19,7 +19,7 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
-from sigma_ros.contract import Camera
+from sigma_ros.contract import Camera, Contract
 from sigma_ros.errors import SigmaError
 from sigma_ros.nodes import qos, topics
 from sigma_ros.nodes.clocks import steady_clock
@@ -34,6 +34,9 @@ from sigma_ros.nodes.process import run_node
 from sigma_ros.nodes.sensor_messages import image_view, joint_positions, stamp_ns
 
 TICK_POLL_S = 0.005
+CLOCK_JUMP = JumpThreshold(
+    min_forward=Duration(seconds=0.5), min_backward=Duration(nanoseconds=-1), on_clock_change=True
+)
 CLOSE_TIMEOUT_S = 2.0
 
 Load = Callable[[PolicyOptions, RcutilsLogger], PolicyModel]
@@ -101,12 +104,13 @@ class PolicyNode(LifecycleNode):
             memory_stride=self._model.memory_stride,
             options=self._bound.value,
             check_units=self._model.units_problem,
+            on_tick=self._output.tick,
             wake=self._outcome_guard.trigger,
         )
         self._session.set_task(self._task)
         self._health = PolicyHealth(self._session, self._model)
         self._diagnostics = Diagnostics(self, hardware_id=self._model.contract.name, tasks=self._health.tasks())
-        self._wire(self._bound.value.lockstep)
+        self._wire(self._model.contract)
         return super().on_activate(state)
 
     @logged
@@ -134,32 +138,30 @@ class PolicyNode(LifecycleNode):
         self._unwire()
         return True
 
-    def _wire(self, lockstep: bool) -> None:  # noqa: FBT001 - private
-        assert self._model is not None
-        assert self._output is not None
+    def _wire(self, contract: Contract) -> None:
+        lockstep = self._bound.value.lockstep
         sensor_qos = qos.SENSOR_RELIABLE if lockstep else qos.SENSOR
-        subscriptions = [
-            self.create_subscription(
-                Image if camera.message_type == "sensor_msgs/msg/Image" else CompressedImage,
-                camera.topic,
-                functools.partial(self._on_image, camera),
-                sensor_qos,
-            )
-            for camera in self._model.contract.cameras
+        inputs: list[tuple[type, str, Callable[..., None]]] = [
+            (JointState, contract.joint_state_topic, self._on_joints)
         ]
-        subscriptions.append(
-            self.create_subscription(JointState, self._model.contract.joint_state_topic, self._on_joints, sensor_qos)
-        )
-        timers = [self.create_timer(qos.HEARTBEAT_PERIOD_NS * 1e-9, self._on_heartbeat, clock=steady_clock())]
+        for camera in contract.cameras:
+            store = functools.partial(self._on_image, camera)
+            if lockstep or camera.message_type == "sensor_msgs/msg/Image":
+                inputs.append((Image, topics.raw_topic(camera), store))
+            if lockstep or camera.message_type != "sensor_msgs/msg/Image":
+                inputs.append((CompressedImage, topics.compressed_topic(camera), store))
+        for kind, topic, callback in inputs:
+            subscription = self.create_subscription(kind, topic, callback, sensor_qos)
+            self._wired.append(functools.partial(self.destroy_subscription, subscription))
+        self._wire_timer(qos.HEARTBEAT_PERIOD_NS * 1e-9, self._on_heartbeat)
         if not lockstep:
-            timers.append(self.create_timer(TICK_POLL_S, self._advance, clock=steady_clock()))
-        threshold = JumpThreshold(
-            min_forward=Duration(seconds=0.5), min_backward=Duration(nanoseconds=-1), on_clock_change=True
-        )
-        jump = self.get_clock().create_jump_callback(threshold, post_callback=self._on_clock_jump)
-        self._wired = [functools.partial(self.destroy_subscription, s) for s in subscriptions]
-        self._wired += [functools.partial(self.destroy_timer, t) for t in timers]
-        self._wired.append(jump.unregister)
+            self._wire_timer(TICK_POLL_S, self._advance)
+            jump = self.get_clock().create_jump_callback(CLOCK_JUMP, post_callback=self._on_clock_jump)
+            self._wired.append(jump.unregister)
+
+    def _wire_timer(self, period_s: float, callback: Callable[[], None]) -> None:
+        timer = self.create_timer(period_s, callback, clock=steady_clock())
+        self._wired.append(functools.partial(self.destroy_timer, timer))
 
     def _unwire(self) -> None:
         for undo in self._wired:
@@ -217,7 +219,7 @@ class PolicyNode(LifecycleNode):
             self.get_logger().info(f"task: {self._session.task}")
 
     def _on_clock_jump(self, _jump: object) -> None:
-        if self._session is not None and not self._bound.value.lockstep:
+        if self._session is not None:
             self.get_logger().warning("the clock jumped, a new epoch begins")
             self._session.reset()
 

@@ -4,7 +4,7 @@
 import json
 
 from rclpy.node import Node
-from std_msgs.msg import String, UInt32
+from std_msgs.msg import Header, String, UInt32
 
 from sigma_ros.msg import ActionChunk, TelepathyState
 from sigma_ros.nodes import qos, topics
@@ -12,7 +12,8 @@ from sigma_ros.nodes.messages import chunk_message, gap_message, telepathy_messa
 from sigma_ros.nodes.node_options import PolicyOptions
 from sigma_ros.nodes.policy_model import PolicyModel
 from sigma_ros.nodes.policy_worker import Outcome
-from sigma_ros.values import Gap
+from sigma_ros.nodes.sensor_messages import to_time
+from sigma_ros.values import Gap, Window
 
 
 class PolicyOutput:
@@ -25,7 +26,9 @@ class PolicyOutput:
         self._chunks = node.create_publisher(
             ActionChunk, topics.ACTION_CHUNK, qos.CHUNK_LOCKSTEP if lockstep else qos.CHUNK
         )
+        self._lockstep = lockstep
         self._commit_chunks = node.create_publisher(ActionChunk, topics.COMMIT_CHUNK, event_qos) if lockstep else None
+        self._ticks = node.create_publisher(Header, topics.TICK, event_qos) if lockstep else None
         self._telepathy = node.create_publisher(TelepathyState, topics.TELEPATHY, event_qos)
         self._heartbeat = node.create_publisher(UInt32, topics.POLICY_HEARTBEAT, qos.HEARTBEAT)
         self._info = node.create_publisher(String, topics.POLICY_INFO, qos.LATCHED)
@@ -45,10 +48,16 @@ class PolicyOutput:
             self._commit_chunks.publish(chunk_message(outcome.chunk))
         self._telepathy.publish(telepathy_message(outcome.telepathy, task))
 
+    def tick(self, item: Window | Gap) -> None:
+        """In lockstep: says that a tick was consumed, `EPOCH/TICK` in the header's frame."""
+        if self._ticks is not None:
+            self._ticks.publish(Header(stamp=to_time(item.stamp_ns), frame_id=f"{item.epoch}/{item.tick}"))
+
     def heartbeat(self, epoch: int) -> None:
         """Says that the process is alive, whatever its inference does."""
         self._heartbeat.publish(UInt32(data=epoch))
-        self._chunks.assert_liveliness()
+        if not self._lockstep:
+            self._chunks.assert_liveliness()
 
     def publish_info(self, options: PolicyOptions) -> None:
         """Latches what a recording or a replay must know about this policy."""
@@ -57,7 +66,7 @@ class PolicyOutput:
 
     def destroy(self) -> None:
         """Ends all publishing."""
-        for publisher in (self._chunks, self._commit_chunks, self._telepathy, self._heartbeat, self._info):
+        for publisher in (self._chunks, self._commit_chunks, self._ticks, self._telepathy, self._heartbeat, self._info):
             if publisher is not None:
                 self._node.destroy_publisher(publisher)
 

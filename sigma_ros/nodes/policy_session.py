@@ -29,6 +29,7 @@ class PolicySession:
         memory_stride: Ticks between two commits of the recurrent memory, as trained.
         options: Parameters at the start; `options` may be set at any time.
         check_units: Judges the first frame of an epoch; a text blocks inference until the next epoch.
+        on_tick: Told every tick that was consumed, before anything comes of it.
         wake: Called from the inference thread when `outcomes` has something.
     """
 
@@ -41,12 +42,14 @@ class PolicySession:
         memory_stride: int,
         options: PolicyOptions,
         check_units: UnitsCheck,
+        on_tick: Callable[[Window | Gap], None],
         wake: Callable[[], None],
     ) -> None:
         self._contract = contract
         self._image_size_px = image_size_px
         self._memory_stride = memory_stride
         self._check_units = check_units
+        self._on_tick = on_tick
         self._lockstep = options.lockstep
         self._clock = FrameClock(contract, image_size_px=image_size_px)
         self._worker = InferenceWorker(
@@ -126,6 +129,7 @@ class PolicySession:
         """Consumes the ticks that are complete at `now_ns`; None: by messages alone."""
         while self._clock.ready(now_ns):
             item = self._clock.next_tick()
+            self._on_tick(item)
             if not self.paused:
                 self._consume(item)
 

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Names of the topics between our nodes; those of the robot are in its contract."""
 
+from sigma_ros.contract import Camera
+
 ACTION_CHUNK = "/sigma/action_chunk"
 COMMIT_CHUNK = "/sigma/commit_chunk"
+TICK = "/sigma/tick"
 TELEPATHY = "/sigma/telepathy"
 POLICY_HEARTBEAT = "/sigma/policy_heartbeat"
 POLICY_INFO = "/sigma/policy_info"
@@ -22,3 +25,13 @@ ENGAGE = f"/{SUPERVISOR_NODE}/engage"
 RELEASE = f"/{SUPERVISOR_NODE}/release"
 RESET_STOP = f"/{SUPERVISOR_NODE}/reset_stop"
 ESTOP_SERVICE = f"/{SUPERVISOR_NODE}/estop"
+
+
+def raw_topic(camera: Camera) -> str:
+    """Where raw images of a camera go in lockstep replay: the contract's topic if it is of that type."""
+    return camera.topic if camera.message_type == "sensor_msgs/msg/Image" else f"{camera.topic}/raw"
+
+
+def compressed_topic(camera: Camera) -> str:
+    """Where compressed images of a camera go in lockstep replay, image_transport's name beside a raw topic."""
+    return camera.topic if camera.message_type != "sensor_msgs/msg/Image" else f"{camera.topic}/compressed"

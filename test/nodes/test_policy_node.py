@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The policy node in this process, with a model that computes by hand, over real DDS."""
+
+import json
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from lifecycle_msgs.srv import ChangeState
+from node_fakes import FakeRuntime, fake_model, picture, small_contract, spin_until
+from rcl_interfaces.srv import SetParameters
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import String
+from std_srvs.srv import SetBool, Trigger
+
+from sigma_ros.msg import ActionChunk, TelepathyState
+from sigma_ros.nodes import qos, topics
+from sigma_ros.nodes.policy_node import PolicyNode
+from sigma_ros.nodes.sensor_messages import image_message, joint_state_message, stamp_ns
+
+pytestmark = pytest.mark.ros
+START_NS = 1_000_000_000_000
+
+
+class Robot(Node):
+    """Publishes ticks of a still arm in lockstep and keeps what the policy says."""
+
+    def __init__(self, contract) -> None:
+        super().__init__("test_robot")
+        self.contract = contract
+        self.cameras = {c.name: self.create_publisher(Image, c.topic, qos.SENSOR_RELIABLE) for c in contract.cameras}
+        self.joints = self.create_publisher(JointState, contract.joint_state_topic, qos.SENSOR_RELIABLE)
+        self.task = self.create_publisher(String, topics.TASK, qos.LATCHED)
+        self.chunks: list[ActionChunk] = []
+        self.commit_chunks: list[ActionChunk] = []
+        self.telepathy: list[TelepathyState] = []
+        self.info: list[dict] = []
+        self.create_subscription(ActionChunk, topics.ACTION_CHUNK, self.chunks.append, qos.CHUNK_LOCKSTEP)
+        self.create_subscription(ActionChunk, topics.COMMIT_CHUNK, self.commit_chunks.append, qos.CHUNK_LOCKSTEP)
+        self.create_subscription(TelepathyState, topics.TELEPATHY, self.telepathy.append, qos.CHUNK_LOCKSTEP)
+        self.create_subscription(
+            String, topics.POLICY_INFO, lambda m: self.info.append(json.loads(m.data)), qos.LATCHED
+        )
+
+    def publish_tick(self, tick: int, *, skip: str = "", value: int = 100) -> None:
+        at_ns = START_NS + self.contract.tick_offset_ns(tick)
+        for camera in self.contract.cameras:
+            if camera.name != skip:
+                self.cameras[camera.name].publish(
+                    image_message(at_ns=at_ns, frame_id=camera.name, rgb=picture(camera, value))
+                )
+        q = np.linspace(-0.1, 0.1, self.contract.dof)
+        self.joints.publish(joint_state_message(at_ns=at_ns, names=self.contract.joint_names, positions_rad=q))
+
+    def matched(self) -> bool:
+        return all(p.get_subscription_count() for p in [*self.cameras.values(), self.joints]) and bool(self.info)
+
+
+@pytest.fixture
+def contract():
+    return small_contract()
+
+
+@pytest.fixture
+def runtime(contract):
+    return FakeRuntime(contract)
+
+
+@pytest.fixture
+def robot(executor, contract) -> Robot:
+    node = Robot(contract)
+    executor.add_node(node)
+    return node
+
+
+@pytest.fixture
+def start(executor, contract, runtime, robot) -> Callable[..., PolicyNode]:
+    def make(*, matched: bool = True, **overrides: object) -> PolicyNode:
+        values = {"lockstep": True} | overrides
+        parameters = [Parameter(name.replace("__", "."), value=value) for name, value in values.items()]
+        node = PolicyNode(parameters, load=lambda _options, _logger: fake_model(contract, runtime))
+        executor.add_node(node)
+        if matched:
+            spin_until(executor, robot.matched, what="the policy's subscriptions")
+        return node
+
+    return make
+
+
+def call(executor: SingleThreadedExecutor, node: Node, kind: type, name: str, request: object):
+    client = node.create_client(kind, name)
+    spin_until(executor, client.service_is_ready, what=name)
+    future = client.call_async(request)
+    spin_until(executor, future.done, what=f"the answer of {name}")
+    node.destroy_client(client)
+    return future.result()
+
+
+def set_parameters(executor, node, **values: object) -> list[tuple[bool, str]]:
+    parameters = [Parameter(n.replace("__", "."), value=v).to_parameter_msg() for n, v in values.items()]
+    request = SetParameters.Request(parameters=parameters)
+    answer = call(executor, node, SetParameters, f"/{topics.POLICY_NODE}/set_parameters", request)
+    return [(result.successful, result.reason) for result in answer.results]
+
+
+def test_every_planning_tick_gives_a_chunk_and_a_telepathy_state(executor, robot, start, runtime, contract):
+    start()
+    for tick in range(33):
+        robot.publish_tick(tick)
+    spin_until(executor, lambda: len(robot.telepathy) == 5, what="five telepathy states")
+    assert [c.tick for c in robot.chunks] == [0, 8, 16, 24, 32]
+    assert [stamp_ns(c.header.stamp) - START_NS for c in robot.chunks] == [
+        contract.tick_offset_ns(t) for t in (0, 8, 16, 24, 32)
+    ]
+    assert [t.committed for t in robot.telepathy] == [True, False, True, False, True]
+    assert [call for call in runtime.calls if call[2]] == [(0, 0, True), (0, 16, True), (0, 32, True)]
+    assert [c.chunk_id for c in robot.chunks] == [0, 1, 2, 3, 4]
+
+
+def test_a_commit_tick_that_plans_nothing_still_advances_the_memory(executor, robot, start, runtime):
+    start(replan_ticks=10)
+    for tick in range(21):
+        robot.publish_tick(tick)
+    spin_until(executor, lambda: len(robot.telepathy) == 4, what="ticks 0, 10, 16, 20")
+    assert [c.tick for c in robot.chunks] == [0, 10, 20]
+    assert [c.tick for c in robot.commit_chunks] == [16]
+    assert runtime.calls == [(0, 0, True), (0, 10, False), (0, 16, True), (0, 20, False)]
+
+
+def test_a_gap_at_a_planning_tick_is_told_with_its_reason(executor, robot, start):
+    start()
+    for tick in range(24):
+        robot.publish_tick(tick, skip="side" if 1 <= tick <= 17 else "")
+    spin_until(executor, lambda: len(robot.telepathy) == 3, what="three telepathy states")
+    assert [t.valid for t in robot.telepathy] == [True, False, False]
+    assert "side" in robot.telepathy[1].reasons[0]
+    assert [c.tick for c in robot.chunks] == [0]
+
+
+def test_a_failed_inference_is_published_and_starts_a_new_memory(executor, robot, start, runtime):
+    runtime.fail_at = 8
+    start()
+    for tick in range(9):
+        robot.publish_tick(tick)
+    spin_until(executor, lambda: len(robot.telepathy) == 2, what="two telepathy states")
+    assert not robot.telepathy[1].valid
+    assert "CUDA out of memory" in robot.telepathy[1].reasons[0]
+
+
+def test_wrong_units_block_inference_with_the_reason(executor, robot, start, runtime):
+    runtime.units_problems = ("elbow_flex: 57.3 rad is 3391 in the policy's units",)
+    start()
+    robot.publish_tick(0)
+    spin_until(executor, lambda: robot.telepathy, what="a telepathy state")
+    assert not robot.telepathy[0].valid
+    assert "elbow_flex" in robot.telepathy[0].reasons[0]
+    assert not runtime.calls
+
+
+def test_a_hung_inference_blocks_neither_parameters_nor_services_nor_shutdown(executor, robot, start, runtime):
+    node = start()
+    runtime.gate.clear()
+    robot.publish_tick(0)
+    spin_until(executor, lambda: node._session.busy_ns > 0, what="the inference to begin")
+    assert set_parameters(executor, robot, adapter__max_scale=0.5) == [(True, "")]
+    assert call(executor, robot, Trigger, topics.RESET_MEMORY, Trigger.Request()).success
+    runtime.gate.set()
+
+
+def test_adapter_parameters_act_on_the_next_chunk(executor, robot, start):
+    start()
+    robot.publish_tick(0)
+    spin_until(executor, lambda: robot.chunks, what="a chunk")
+    assert set_parameters(executor, robot, adapter__max_scale=0.25) == [(True, "")]
+    for tick in range(1, 9):
+        robot.publish_tick(tick)
+    spin_until(executor, lambda: len(robot.chunks) == 2, what="the next chunk")
+    assert robot.chunks[1].max_scale == 0.25
+    assert robot.chunks[1].scale < 0.25 < robot.chunks[0].scale
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"adapter__max_scale": 1.0000001}, "0 to 1"),
+        ({"adapter__max_scale": float("nan")}, "nan"),
+        ({"adapter__max_scale": -1e-9}, "Min: 0.0, Max: 1.0"),
+        ({"adapter__max_scale": float("inf")}, "inf"),
+        ({"adapter__min_scale": 0.9, "adapter__max_scale": 0.1}, "above adapter.max_scale"),
+        ({"replan_ticks": 0}, "0"),
+        ({"replan_ticks": 51}, "51"),
+        ({"checkpoint": "other"}, "read-only"),
+        ({"task": 3}, "type"),
+    ],
+)
+def test_senseless_parameters_are_refused_with_a_reason(executor, robot, start, values, said):
+    node = start()
+    before = node._bound.value
+    if len(values) == 1:
+        [(accepted, reason)] = set_parameters(executor, robot, **values)
+        assert not accepted
+    else:
+        parameters = [Parameter(n.replace("__", "."), value=v) for n, v in values.items()]
+        result = node.set_parameters_atomically(parameters)
+        assert not result.successful
+        reason = result.reason
+    assert said in reason
+    assert node._bound.value == before
+
+
+def test_an_integer_stands_for_a_double(executor, robot, start):
+    node = start()
+    assert set_parameters(executor, robot, adapter__max_scale=1) == [(True, "")]
+    assert node._bound.value.adapter_max_scale == 1.0
+
+
+def test_a_new_task_starts_a_new_epoch_that_every_chunk_tells(executor, robot, start):
+    start()
+    robot.publish_tick(0)
+    spin_until(executor, lambda: robot.chunks, what="a chunk")
+    robot.task.publish(String(data="put it back"))
+    spin_until(executor, lambda: robot.task.wait_for_all_acked(), what="the task")
+    for _ in range(3):
+        executor.spin_once(timeout_sec=0.1)
+    for tick in range(1, 4):
+        robot.publish_tick(tick)
+    spin_until(executor, lambda: len(robot.telepathy) == 2, what="the next epoch's telepathy state")
+    assert (robot.chunks[1].epoch, robot.chunks[1].tick) == (1, 0)
+    assert robot.telepathy[-1].task == "put it back"
+
+
+def test_paused_there_is_no_inference_and_resuming_begins_an_epoch(executor, robot, start, runtime):
+    start(lockstep=True)
+    robot.publish_tick(0)
+    spin_until(executor, lambda: robot.chunks, what="a chunk")
+    assert call(executor, robot, SetBool, topics.PAUSE, SetBool.Request(data=True)).success
+    for tick in range(1, 10):
+        robot.publish_tick(tick)
+    assert call(executor, robot, SetBool, topics.PAUSE, SetBool.Request(data=False)).success
+    assert runtime.calls == [(0, 0, True)]
+
+
+def test_lifecycle_transitions_fail_with_their_reason_and_leave_no_half_state(executor, robot, start):
+    node = start(autostart=False, matched=False)
+    change = f"/{topics.POLICY_NODE}/change_state"
+
+    def transition(number: int) -> bool:
+        request = ChangeState.Request()
+        request.transition.id = number
+        return call(executor, robot, ChangeState, change, request).success
+
+    assert not transition(3), "activate before configure"
+    assert transition(1)
+    assert transition(3)
+    spin_until(executor, robot.matched, what="the policy's subscriptions")
+    robot.publish_tick(0)
+    spin_until(executor, lambda: robot.chunks, what="a chunk")
+    assert transition(4)
+    assert node._session is None
+    assert transition(2)
+    assert node._model is None
+    assert transition(1)
+
+
+def test_policy_info_tells_late_joiners_what_runs(executor, robot, start):
+    start(replan_ticks=4)
+    assert robot.info[-1]["replan_ticks"] == 4
+    assert robot.info[-1]["checkpoint_hash"] == "abc"
