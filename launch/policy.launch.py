@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Starts the supervisor and then the policy: `ros2 launch sigma_ros policy.launch.py checkpoint:=DIR`.
+
+Nothing moves until the supervisor is engaged:
+`ros2 service call /sigma_supervisor/engage std_srvs/srv/Trigger`. With `dry_run:=true` the commands
+go to /sigma/dry_run instead of the contract's command topic.
+"""
+
+from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
+from launch.actions import DeclareLaunchArgument, EmitEvent, LogInfo, OpaqueFunction, RegisterEventHandler
+from launch.event_handlers import OnProcessExit, OnProcessStart
+from launch.events import Shutdown
+from launch.events.process import ProcessExited
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+
+from sigma_ros.contract_file import load_contract
+
+ARGUMENTS = {
+    "contract": ("so101", "contract file, or the name of a shipped one (so101, cr5)"),
+    "checkpoint": ("mini", "Sigma checkpoint folder, pi0.5 folder or Hub id, or mini (the small shipped model)"),
+    "device": ("auto", "where the model runs: auto, cpu, cuda, cuda:0"),
+    "task": ("", "what to do, in words; empty: the contract's first task"),
+    "params_file": ("", "YAML file with further parameters of /sigma_policy and /sigma_supervisor"),
+    "autostart": ("true", "configure and activate the policy; false: a lifecycle manager does"),
+    "supervisor": ("true", "start the supervisor too; without it nothing commands the robot"),
+    "dry_run": ("false", "send commands to /sigma/dry_run instead of the robot"),
+    "lockstep": ("false", "advance with a replay instead of the clock"),
+    "log_level": ("info", "debug, info, warn, error or fatal"),
+}
+DRY_RUN_TOPIC = "/sigma/dry_run"
+WRONG_USAGE = 2
+RESPAWN_DELAY_S = 2.0
+RESPAWN_MAX_RETRIES = 5
+SIGTERM_TIMEOUT_S = "5"
+SIGKILL_TIMEOUT_S = "5"
+
+
+def generate_launch_description() -> LaunchDescription:
+    arguments = [
+        DeclareLaunchArgument(name, default_value=default, description=text)
+        for name, (default, text) in ARGUMENTS.items()
+    ]
+    return LaunchDescription([*arguments, OpaqueFunction(function=start)])
+
+
+def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
+    contract = load_contract(given["contract"])  # a wrong one stops here, before any process starts
+    policy = policy_node(given)
+    if not is_true(given["supervisor"]):
+        return [LogInfo(msg="no supervisor: the policy only proposes"), policy]
+    supervisor = supervisor_node(given, command_topic=contract.command_topic)
+    ended = EmitEvent(event=Shutdown(reason="the supervisor ended"))
+    return [
+        RegisterEventHandler(OnProcessStart(target_action=supervisor, on_start=policy)),
+        RegisterEventHandler(OnProcessExit(target_action=supervisor, on_exit=ended)),
+        supervisor,
+    ]
+
+
+def supervisor_node(given: dict[str, str], *, command_topic: str) -> Node:
+    """The only publisher of commands. It is not started again: its end ends everything."""
+    return Node(
+        package="sigma_ros",
+        executable="supervisor_node",
+        name="sigma_supervisor",
+        parameters=[{"contract": given["contract"], "lockstep": is_true(given["lockstep"])}, *params_file(given)],
+        remappings=[(command_topic, DRY_RUN_TOPIC)] if is_true(given["dry_run"]) else [],
+        **common(given),
+    )
+
+
+def policy_node(given: dict[str, str]) -> Node:
+    """Is started again after a crash, while the supervisor holds the arm; not after a refusal."""
+    return Node(
+        package="sigma_ros",
+        executable="policy_node",
+        name="sigma_policy",
+        parameters=[
+            {
+                "contract": given["contract"],
+                "checkpoint": given["checkpoint"],
+                "device": given["device"],
+                "task": given["task"],
+                "autostart": is_true(given["autostart"]),
+                "lockstep": is_true(given["lockstep"]),
+            },
+            *params_file(given),
+        ],
+        respawn=True,
+        respawn_delay=RESPAWN_DELAY_S,
+        respawn_max_retries=RESPAWN_MAX_RETRIES,
+        on_exit=shutdown_if_refused,
+        **common(given),
+    )
+
+
+def shutdown_if_refused(event: ProcessExited, _context: LaunchContext) -> EmitEvent | None:
+    """Starting again cannot help where the policy says that its arguments are wrong."""
+    if event.returncode == WRONG_USAGE:
+        return EmitEvent(event=Shutdown(reason="the policy refused its parameters"))
+    return None
+
+
+def common(given: dict[str, str]) -> dict[str, object]:
+    return {
+        "output": "screen",
+        "emulate_tty": True,
+        "ros_arguments": ["--log-level", given["log_level"]],
+        "sigterm_timeout": SIGTERM_TIMEOUT_S,
+        "sigkill_timeout": SIGKILL_TIMEOUT_S,
+    }
+
+
+def params_file(given: dict[str, str]) -> list[str]:
+    return [given["params_file"]] if given["params_file"] else []
+
+
+def is_true(text: str) -> bool:
+    return text.strip().lower() in ("true", "1", "yes", "on")

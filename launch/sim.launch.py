@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The simulated SO-101 with the policy and the supervisor: `ros2 launch sigma_ros sim.launch.py`."""
+
+from pathlib import Path
+
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+
+ARGUMENTS = {
+    "contract": ("so101", "contract file, or the name of a shipped one"),
+    "checkpoint": ("mini", "Sigma checkpoint folder, pi0.5 folder or Hub id, or mini (the small shipped model)"),
+    "seed": ("0", "where the brick lies"),
+    "log_level": ("info", "debug, info, warn, error or fatal"),
+}
+
+
+def generate_launch_description() -> LaunchDescription:
+    arguments = [
+        DeclareLaunchArgument(name, default_value=default, description=text)
+        for name, (default, text) in ARGUMENTS.items()
+    ]
+    simulator = Node(
+        package="sigma_ros",
+        executable="sim_node",
+        name="sigma_sim",
+        parameters=[{"contract": LaunchConfiguration("contract"), "seed": LaunchConfiguration("seed")}],
+        ros_arguments=["--log-level", LaunchConfiguration("log_level")],
+        output="screen",
+        emulate_tty=True,
+    )
+    policy = IncludeLaunchDescription(
+        PythonLaunchDescriptionSource(str(Path(__file__).parent / "policy.launch.py")),
+        launch_arguments=[(name, LaunchConfiguration(name)) for name in ("contract", "checkpoint", "log_level")],
+    )
+    return LaunchDescription([*arguments, simulator, policy])

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The set-up finds a Python that works, says what is missing, and leaves an environment that repeats without effect."""
+
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = ROOT / "scripts"
+
+
+def executable(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    path.chmod(0o755)
+    return path
+
+
+def run(script: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", str(script), *arguments], capture_output=True, text=True, check=False, env=environment
+    )
+
+
+def tools(folder: Path, *names: str) -> str:
+    """A PATH with these system tools alone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        found = shutil.which(name, path="/usr/bin:/bin")
+        assert found
+        (folder / name).symlink_to(found)
+    return str(folder)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the set-up is for Linux")
+def test_a_shim_that_fails_is_passed_over_for_a_python_that_works(tmp_path: Path) -> None:
+    shim = executable(tmp_path / "shims" / "python3.12", "#!/bin/sh\necho 'pyenv: command not found' >&2; exit 127\n")
+    fake = executable(tmp_path / "pyenv/versions/3.12.9/bin/python3.12", "#!/bin/sh\ncat >/dev/null; exit 0\n")
+    path = f"{shim.parent}:{tools(tmp_path / 'tools', 'bash', 'ls', 'cat', 'dirname')}"
+    result = run(SCRIPTS / "find_python.sh", PATH=path, HOME=str(tmp_path), PYENV_ROOT=str(tmp_path / "pyenv"))
+    assert result.stdout.strip() == str(fake), result.stderr
+
+
+def test_the_python_that_is_asked_for_comes_first(tmp_path: Path) -> None:
+    asked = executable(tmp_path / "my/python", "#!/bin/sh\ncat >/dev/null; exit 0\n")
+    result = run(SCRIPTS / "find_python.sh", PATH="/usr/bin:/bin", HOME=str(tmp_path), PYTHON=str(asked))
+    assert result.stdout.strip() == str(asked)
+
+
+def packages_of(tmp_path: Path, user: int, present: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs scripts/system_packages.sh with a pretended user, package list and apt."""
+    path = tools(tmp_path / "tools", "bash", "cat", "grep", "mktemp", "tail")
+    query = f'#!/bin/bash\n[[ " {present} " == *" ${{@: -1}} "* ]] && echo "install ok installed"\n'
+    executable(tmp_path / "tools/dpkg-query", query)
+    executable(tmp_path / "tools/id", f"#!/bin/bash\necho {user}\n")
+    executable(tmp_path / "tools/apt-get", f'#!/bin/bash\necho "$*" >>{tmp_path}/apt.log\n')
+    return run(SCRIPTS / "system_packages.sh", PATH=path, **environment)
+
+
+EVERYTHING = "g++ make ament-cmake libegl1 libgl1-mesa-dri libosmesa6"
+
+
+def test_without_root_the_missing_packages_are_listed_with_the_command(tmp_path: Path) -> None:
+    result = packages_of(tmp_path, 1000, "g++ make libegl1")
+    assert result.returncode == 1
+    assert "missing  ament-cmake libegl1" not in result.stderr
+    assert "sudo apt-get install ament-cmake libgl1-mesa-dri libosmesa6" in result.stderr
+    assert not (tmp_path / "apt.log").exists()
+
+
+def test_without_root_a_missing_gl_library_is_a_note_and_no_failure(tmp_path: Path) -> None:
+    result = packages_of(tmp_path, 1000, "g++ make ament-cmake libegl1 libgl1-mesa-dri")
+    assert result.returncode == 0
+    assert "note: without libosmesa6 the simulator may be unable to draw" in result.stderr
+
+
+def test_as_root_only_what_is_missing_is_installed(tmp_path: Path) -> None:
+    result = packages_of(tmp_path, 0, EVERYTHING.replace("ament-cmake ", ""))
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "apt.log").read_text().splitlines()[-1].endswith("--no-install-recommends ament-cmake")
+
+
+def test_with_everything_there_nothing_is_installed_or_said(tmp_path: Path) -> None:
+    result = packages_of(tmp_path, 0, EVERYTHING)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    assert not (tmp_path / "apt.log").exists()
+
+
+def test_a_ros_installation_brings_its_own_ament(tmp_path: Path) -> None:
+    result = packages_of(tmp_path, 1000, "g++ make libegl1 libgl1-mesa-dri libosmesa6", ROS_DISTRO="jazzy")
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.fixture
+def prefix() -> dict[str, Any]:
+    return runpy.run_path(str(SCRIPTS / "ros_prefix.py"))
+
+
+def test_include_folders_of_the_wheels_builder_become_those_of_this_python(prefix: dict[str, Any]) -> None:
+    python = "/opt/python/cp312-cp312/include/python3.12"
+    numpy = "/opt/python/cp312-cp312/lib/python3.12/site-packages/numpy/_core/include"
+    text = f'set(X "${{P}}/include;{python};{numpy}")'
+    changed = prefix["relocated"](text)
+    assert "/opt/python" not in changed
+    folders = changed.split('"')[1].split(";")[1:]
+    assert (Path(folders[0]) / "Python.h").is_file()
+    assert (Path(folders[1]) / "numpy" / "ndarrayobject.h").is_file()
+    assert prefix["relocated"](changed) == changed
+
+
+def test_a_file_shared_by_hard_link_keeps_its_other_name_unchanged(tmp_path: Path, prefix: dict[str, Any]) -> None:
+    cached, installed = tmp_path / "cache.cmake", tmp_path / "installed.cmake"
+    cached.write_text("old")
+    os.link(cached, installed)
+    prefix["write_if_changed"](installed, "new")
+    assert (cached.read_text(), installed.read_text()) == ("old", "new")
+    before = installed.stat().st_mtime_ns
+    prefix["write_if_changed"](installed, "new")
+    assert installed.stat().st_mtime_ns == before
+
+
+def environment_of(shell: str, folder: Path) -> dict[str, str]:
+    command = f". {ROOT}/env.sh && . {ROOT}/env.sh && env -0"
+    clean = {"PATH": "/usr/bin:/bin", "HOME": str(folder)}
+    result = subprocess.run([shell, "-c", command], capture_output=True, text=True, check=True, cwd=folder, env=clean)
+    return dict(entry.split("=", 1) for entry in result.stdout.split("\0") if "=" in entry)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_the_environment_script_works_from_any_folder_and_twice(shell: str, tmp_path: Path) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    found = environment_of(shell, tmp_path)
+    assert found["VIRTUAL_ENV"] == str(ROOT / ".venv")
+    assert found["PYTHONPATH"].split(":")[0] == str(ROOT)
+    assert found["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST"
+    assert 1 <= int(found["ROS_DOMAIN_ID"]) <= 101
+    for name in ("PATH", "LD_LIBRARY_PATH", "AMENT_PREFIX_PATH", "PYTHONPATH"):
+        entries = found[name].split(":")
+        assert len(entries) == len(set(entries)), name
+    assert not [name for name in found if name.startswith("_sigma")]
+
+
+def test_a_domain_that_is_set_before_is_kept(tmp_path: Path) -> None:
+    command = f". {ROOT}/env.sh && echo $ROS_DOMAIN_ID"
+    clean = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "ROS_DOMAIN_ID": "5"}
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True, env=clean)
+    assert result.stdout.strip() == "5"
+
+
+def test_every_requirement_is_pinned_exactly_once() -> None:
+    locked = (ROOT / "requirements" / "lock.txt").read_text(encoding="utf-8").splitlines()
+    names = [line.split("==")[0] for line in locked]
+    assert all("==" in line for line in locked)
+    assert len(set(names)) == len(names)
+    wanted = {
+        line.split("#")[0].split("[")[0].split("=")[0].split(">")[0].strip().lower()
+        for file in (ROOT / "requirements").glob("*.in")
+        for line in file.read_text(encoding="utf-8").splitlines()
+        if line.split("#")[0].strip()
+    }
+    assert wanted <= set(names), f"run make lock: {sorted(wanted - set(names))}"
