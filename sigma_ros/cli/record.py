@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`sigma record`: simulated episodes as bags, each with the pictures, joints, commands and task that replay needs."""
+
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from sigma_ros.contract import Contract
+from sigma_ros.errors import MachineError, SigmaError, UsageError
+
+if TYPE_CHECKING:
+    from sigma_ros.sim.environment import SimArm
+    from sigma_ros.sim.recorder import BagFormat
+
+app = typer.Typer(help="Record episodes into bags.")
+
+_LOWEST_SUCCESS = 0.5
+_FEWEST_JUDGED = 20
+_BYTES_PER_JPEG_PIXEL = 0.25
+_TYPICAL_EPISODE_S = 9.0
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What a recording came to."""
+
+    recorded: int = 0
+    failed: int = 0
+    ticks: int = 0
+    started_s: float = 0.0
+
+
+@app.command()
+def record(
+    out: Annotated[Path, typer.Option(help="Folder for the bags: OUT/episode_000000, OUT/episode_000001, ...")],
+    *,
+    sim: Annotated[bool, typer.Option("--sim", help="Record the simulated arm and its scripted expert.")] = False,
+    episodes: Annotated[int, typer.Option(min=1, help="Number of episodes.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bags.")] = 0,
+    setup: Annotated[str, typer.Option(help="Simulated set-up: source or target.")] = "source",
+    contract: Annotated[str, typer.Option(help="Contract file, or the name of a shipped one.")] = "so101",
+    jpeg: Annotated[
+        int | None, typer.Option(min=1, max=100, metavar="QUALITY", help="JPEG pictures; raw ones otherwise.")
+    ] = None,
+    storage: Annotated[str, typer.Option(help="mcap or sqlite3.")] = "mcap",
+    keep_failures: Annotated[
+        bool, typer.Option("--keep-failures", help="Keep episodes in which the brick missed the box.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace bags that exist.")] = False,
+) -> None:
+    """Records episodes of the simulated arm, one bag each; Ctrl-C keeps the finished ones.
+
+    A raw episode takes about half a gigabyte, one with --jpeg 90 about 17 MB.
+
+    Example: sigma record --sim --episodes 5 --seed 1 --jpeg 90 --out recording
+    """
+    if not sim:
+        raise UsageError(
+            "only the simulated arm is recorded by this command",
+            expected="--sim",
+            remedy="add --sim; a real arm is recorded with: ros2 bag record",
+        )
+    from sigma_ros.contract_file import load_contract  # noqa: PLC0415 - help stays fast
+    from sigma_ros.sim.environment import SimArm  # noqa: PLC0415
+    from sigma_ros.sim.recorder import bag_format, check_recordable  # noqa: PLC0415
+    from sigma_ros.sim.setups import setup_named  # noqa: PLC0415
+
+    robot = load_contract(contract)
+    scene = setup_named(setup)
+    check_recordable(robot, scene.camera_names)
+    how = bag_format(robot, jpeg_quality=jpeg, storage=storage, overwrite=overwrite)
+    folders = [out / f"episode_{i:06d}" for i in range(episodes)]
+    _check_target(folders, overwrite=overwrite)
+    _check_disk(out, _bytes_needed(robot, how) * episodes)
+    with SimArm(scene, contract=robot) as arm:
+        tally = _record(arm, folders, seed, how, keep_failures=keep_failures)
+    _tell(out, tally, robot)
+
+
+def _record(arm: "SimArm", folders: list[Path], seed: int, how: "BagFormat", *, keep_failures: bool) -> _Tally:
+    from sigma_ros.sim.demonstration import demonstrations  # noqa: PLC0415
+    from sigma_ros.sim.recorder import write_demonstration  # noqa: PLC0415
+
+    tally = _Tally(started_s=time.monotonic())
+    columns = (
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("episodes, {task.fields[speed]:.1f} x real time"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        bar = progress.add_task("recording", total=len(folders), speed=0.0)
+        for demonstration in demonstrations(arm, seed):
+            if demonstration is None or not (demonstration.success or keep_failures):
+                tally.failed += 1
+                _refuse_hopeless(tally)
+                continue
+            share = 1.0 / demonstration.ticks
+            write_demonstration(
+                folders[tally.recorded],
+                arm,
+                demonstration,
+                how,
+                on_tick=lambda share=share: progress.advance(bar, share),  # type: ignore[misc]
+            )
+            tally.recorded += 1
+            tally.ticks += demonstration.ticks
+            progress.update(bar, completed=tally.recorded, speed=_speed(tally, arm.contract))
+            if tally.recorded == len(folders):
+                return tally
+    return tally
+
+
+def _refuse_hopeless(tally: _Tally) -> None:
+    attempts = tally.recorded + tally.failed
+    if attempts >= _FEWEST_JUDGED and tally.recorded < _LOWEST_SUCCESS * attempts:
+        raise SigmaError(
+            "the scripted expert fails too often in this set-up",
+            expected=f"more than {_LOWEST_SUCCESS:.0%} of the episodes to succeed",
+            got=f"{tally.recorded} of {attempts}",
+            remedy="record with --keep-failures and look at the pictures",
+        )
+
+
+def _check_target(folders: list[Path], *, overwrite: bool) -> None:
+    existing = [str(folder) for folder in folders if folder.exists()]
+    if existing and not overwrite:
+        raise UsageError(
+            "the output exists already",
+            where=existing[0] if len(existing) == 1 else f"{existing[0]} and {len(existing) - 1} more",
+            remedy="give another --out, or --overwrite",
+        )
+
+
+def _bytes_needed(contract: Contract, how: "BagFormat") -> float:
+    pixels = sum(camera.width_px * camera.height_px for camera in contract.cameras)
+    return _TYPICAL_EPISODE_S * contract.fps * pixels * (3.0 if how.jpeg_quality is None else _BYTES_PER_JPEG_PIXEL)
+
+
+def _check_disk(out: Path, needed_bytes: float) -> None:
+    folder = next(parent for parent in (out, *out.absolute().parents) if parent.exists())
+    free_bytes = shutil.disk_usage(folder).free
+    if free_bytes < needed_bytes:
+        raise MachineError(
+            "the disk is too full for this recording",
+            where=folder,
+            expected=f"about {needed_bytes / 1e9:.1f} GB",
+            got=f"{free_bytes / 1e9:.1f} GB free",
+            remedy="record fewer episodes, use --jpeg 90, or give another --out",
+        )
+
+
+def _speed(tally: _Tally, contract: Contract) -> float:
+    return tally.ticks / contract.fps / max(time.monotonic() - tally.started_s, 1e-9)
+
+
+def _tell(out: Path, tally: _Tally, contract: Contract) -> None:
+    size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+    console = Console(highlight=False)
+    console.print(f"recorded {tally.recorded} episodes, {tally.ticks} ticks, {size / 1e6:.0f} MB in {out}")
+    console.print(f"{_speed(tally, contract):.1f} x real time; episodes that failed and were kept out: {tally.failed}")

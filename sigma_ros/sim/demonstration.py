@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Episodes of the expert without pictures: about sixty times faster than real time, judged by physics."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64
+from numpy import ndarray
+
+from sigma_ros.contract import Contract
+from sigma_ros.errors import SigmaError
+from sigma_ros.sim.environment import SimArm
+from sigma_ros.sim.expert import Expert
+from sigma_ros.values import NS_PER_S, frozen_array
+
+_SETTLE_S = 0.6
+"""Time for the brick to come to rest after the last command, before success is judged."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demonstration:
+    """One simulated episode on the contract's ticks, without pictures.
+
+    `states` are MuJoCo's positions of each tick, from which it can be drawn.
+    """
+
+    seed: int
+    success: bool
+    states: Float64[ndarray, "ticks nq"]
+    positions_rad: Float64[ndarray, "ticks dof"]
+    velocities_radps: Float64[ndarray, "ticks dof"]
+    commands_rad: Float64[ndarray, "ticks dof"]
+
+    @property
+    def ticks(self) -> int:
+        """Number of ticks."""
+        return len(self.states)
+
+
+def demonstrate(arm: SimArm, seed: int) -> Demonstration:
+    """Lets the expert do one episode. At each tick: read the arm, then send that tick's command.
+
+    Success is judged by physics, a moment after the last tick.
+
+    Raises:
+        SigmaError: brick or box are out of reach.
+    """
+    arm.reset(seed)
+    path = Expert(arm).plan(seed)
+    rows: list[tuple[ndarray, ndarray, ndarray, ndarray]] = []
+    while arm.contract.tick_offset_ns(len(rows)) <= path.duration_s * NS_PER_S:
+        command = path.at(arm.contract.tick_offset_ns(len(rows)) / NS_PER_S)
+        rows.append((arm.snapshot(), arm.positions_rad(), arm.velocities_radps(), command))
+        arm.step(command, _tick_s(arm.contract, len(rows) - 1))
+    arm.step(arm.command_rad, _SETTLE_S)
+    states, positions, velocities, commands = (frozen_array(np.array(column)) for column in zip(*rows, strict=True))
+    return Demonstration(
+        seed=seed,
+        success=arm.brick_in_box(),
+        states=states,
+        positions_rad=positions,
+        velocities_radps=velocities,
+        commands_rad=commands,
+    )
+
+
+def _tick_s(contract: Contract, tick: int) -> float:
+    return (contract.tick_offset_ns(tick + 1) - contract.tick_offset_ns(tick)) / NS_PER_S
+
+
+def episode_seed(seed: int, attempt: int) -> int:
+    """Seed of one episode of a recording; recordings with different seeds share no episode."""
+    return int(np.random.SeedSequence([seed, attempt]).generate_state(1)[0])
+
+
+def demonstrations(arm: SimArm, seed: int) -> Iterator[Demonstration | None]:
+    """Endless episodes of a recording with this seed; None where the expert could not even plan."""
+    for attempt in itertools.count():
+        try:
+            yield demonstrate(arm, episode_seed(seed, attempt))
+        except SigmaError:
+            yield None

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A scripted teacher: it knows where the brick is, picks it up and puts it into the box.
+
+It steers the arm as a person at a leader arm does, who sees the real fingers and not the encoders: what
+gravity sag and a wrong calibration take away is added to the commands.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64
+from numpy import ndarray
+
+from sigma_ros.sim.arm import JOINTS
+from sigma_ros.sim.environment import SimArm
+from sigma_ros.sim.kinematics import ArmKinematics, Grip
+from sigma_ros.sim.motion import JointPath, Waypoint, joint_path
+
+OPEN_RAD, CLOSED_RAD, SHUT_RAD = 0.46, -0.14, 0.02
+"""Gripper commands: around the brick, pressing on it, and empty."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Habits:
+    """What differs from one demonstration to the next."""
+
+    speed: float
+    hover_m: float
+    grasp_shift_m: float
+    drop_shift_m: tuple[float, float]
+    pause_s: float
+
+    @classmethod
+    def drawn(cls, rng: np.random.Generator) -> "Habits":
+        """Random habits of one demonstration."""
+        x, y = rng.uniform(-0.015, 0.015, 2)
+        return cls(
+            speed=rng.uniform(0.85, 0.98),
+            hover_m=rng.uniform(0.045, 0.060),
+            grasp_shift_m=rng.uniform(-0.003, 0.003),
+            drop_shift_m=(float(x), float(y)),
+            pause_s=rng.uniform(0.10, 0.20),
+        )
+
+
+class Expert:
+    """Plans one demonstration per episode, from the arm's state right after `SimArm.reset`."""
+
+    def __init__(self, arm: SimArm) -> None:
+        self._arm = arm
+        self._kinematics = ArmKinematics(arm.model, arm.contract.joint_names)
+        self._gripper = int(np.flatnonzero(arm.contract.joint_order(JOINTS) == JOINTS.index("gripper"))[0])
+
+    def plan(self, seed: int) -> JointPath:
+        """The commands of a whole demonstration, as a path over time [rad, as commanded].
+
+        Raises:
+            SigmaError: brick or box are out of reach.
+        """
+        habits = Habits.drawn(np.random.default_rng([seed, 1]))
+        arm = self._arm
+        rest = arm.command_rad
+        above, around = self._grasp_poses(habits)
+        over, into = self._drop_poses(habits, above)
+        pressed, lifted = self._with_gripper(around, CLOSED_RAD), self._with_gripper(above, CLOSED_RAD)
+        released = self._with_gripper(into, OPEN_RAD)
+        return joint_path(
+            [
+                Waypoint(phase="rest", angles_rad=rest, pause_s=habits.pause_s),
+                Waypoint(phase="reach", angles_rad=above),
+                Waypoint(phase="lower", angles_rad=around, pause_s=habits.pause_s),
+                Waypoint(phase="grasp", angles_rad=pressed, pause_s=habits.pause_s),
+                Waypoint(phase="lift", angles_rad=lifted),
+                Waypoint(phase="carry", angles_rad=over),
+                Waypoint(phase="place", angles_rad=into, pause_s=habits.pause_s),
+                Waypoint(phase="release", angles_rad=released, pause_s=0.05),
+                Waypoint(phase="return", angles_rad=rest, pause_s=0.2),
+            ],
+            arm.contract,
+            speed=habits.speed,
+        )
+
+    def _grasp_poses(self, habits: Habits) -> tuple[ndarray, ndarray]:
+        """Above the brick and around it, fingers straight down and open."""
+        arm = self._arm
+        brick = arm.brick_position_m()
+        yaw = arm.brick_yaw_rad()
+        along = np.array([math.cos(yaw), math.sin(yaw), 0.0])
+        radial = brick - self._kinematics.pan_axis_m
+        closing = np.array([-math.sin(yaw), math.cos(yaw), 0.0])
+        closing *= 1.0 if closing @ radial >= 0.0 else -1.0
+        down = np.array([0.0, 0.0, -1.0])
+        middle = brick + habits.grasp_shift_m * along
+        heights = (brick[2] + habits.hover_m, max(brick[2] + 0.003, 0.0095))
+        guess = self._guess(radial)
+        poses = [
+            self._kinematics.solve(Grip(np.array([middle[0], middle[1], z]), down, closing), guess) for z in heights
+        ]
+        return self._commanded(poses[0], OPEN_RAD), self._commanded(poses[1], OPEN_RAD)
+
+    def _drop_poses(self, habits: Habits, before_rad: ndarray) -> tuple[ndarray, ndarray]:
+        """Over the box and lower into its opening, fingers tilted outwards, closed on the brick."""
+        box = self._arm.setup.box
+        shift_x, shift_y = habits.drop_shift_m
+        point = np.array([box.centre_m[0] + shift_x, box.centre_m[1] + shift_y, 0.0])
+        radial = point - self._kinematics.pan_axis_m
+        radial[2] = 0.0
+        outward = radial / np.linalg.norm(radial)
+        poses = []
+        for height, tilt in ((0.055, 0.65), (0.030, 0.45)):
+            fingers = math.sin(tilt) * outward + np.array([0.0, 0.0, -math.cos(tilt)])
+            closing = math.cos(tilt) * outward + np.array([0.0, 0.0, math.sin(tilt)])
+            grip = Grip(point + np.array([0.0, 0.0, box.size_m[2] + height]), fingers, closing)
+            poses.append(self._kinematics.solve(grip, self._guess(radial)))
+        return self._commanded(poses[0], CLOSED_RAD), self._commanded(poses[1], CLOSED_RAD)
+
+    def _guess(self, radial: Float64[ndarray, " 3"]) -> Float64[ndarray, " dof"]:
+        guess = dict.fromkeys(JOINTS, 0.0) | {"elbow_flex": 0.4, "wrist_flex": 1.1}
+        guess["shoulder_pan"] = -math.atan2(radial[1], radial[0])
+        order = self._arm.contract.joint_order(JOINTS)
+        return np.array([guess[JOINTS[j]] for j in order])
+
+    def _commanded(self, angles_rad: ndarray, gripper_rad: float) -> Float64[ndarray, " dof"]:
+        """The command that brings the true joints to `angles_rad` against gravity and calibration error."""
+        setup = self._arm.setup
+        sag = self._kinematics.gravity_torque_nm(angles_rad) / setup.servo.stiffness_nm_per_rad
+        command = angles_rad + sag + np.array(setup.joint_offset_rad)
+        return self._with_gripper(command, gripper_rad)
+
+    def _with_gripper(self, command_rad: ndarray, gripper_rad: float) -> Float64[ndarray, " dof"]:
+        changed = command_rad.copy()
+        changed[self._gripper] = gripper_rad + self._arm.setup.joint_offset_rad[self._gripper]
+        return np.clip(changed, self._arm.contract.lower_rad, self._arm.contract.upper_rad)

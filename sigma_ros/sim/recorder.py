@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes demonstrations as bags. Pictures are drawn only here, once success is known; writing overlaps drawing."""
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from jaxtyping import UInt8
+from numpy import ndarray
+
+from sigma_ros.contract import Contract
+from sigma_ros.errors import ContractError, UsageError
+from sigma_ros.evaluation.bag_writer import BagWriter
+from sigma_ros.sim.demonstration import Demonstration
+from sigma_ros.sim.environment import SimArm
+from sigma_ros.values import NS_PER_S
+
+TASK_TOPIC = "/sigma_policy/task"
+START_NS = 1_735_689_600 * NS_PER_S
+"""Stamp of the first tick of every recording (2025-01-01): bags of the same seed are the same bytes."""
+
+DEFAULT_JPEG_QUALITY = 90
+_PICTURES_AHEAD = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BagFormat:
+    """How a demonstration is written. `jpeg_quality` None: raw pictures."""
+
+    jpeg_quality: int | None = None
+    storage: Literal["mcap", "sqlite3"] = "mcap"
+    overwrite: bool = False
+
+
+def bag_format(contract: Contract, *, jpeg_quality: int | None, storage: str, overwrite: bool) -> BagFormat:
+    """The format asked for; a contract whose cameras are compressed gets JPEG pictures in any case.
+
+    Raises:
+        UsageError: there is no such storage.
+    """
+    if storage != "mcap" and storage != "sqlite3":  # noqa: PLR1714 - mypy narrows no tuple
+        raise UsageError("no such bag storage", expected="mcap or sqlite3", got=storage)
+    if jpeg_quality is None and any("Compressed" in camera.message_type for camera in contract.cameras):
+        jpeg_quality = DEFAULT_JPEG_QUALITY
+    return BagFormat(jpeg_quality=jpeg_quality, storage=storage, overwrite=overwrite)
+
+
+def write_demonstration(
+    path: Path,
+    arm: SimArm,
+    demonstration: Demonstration,
+    how: BagFormat,
+    on_tick: Callable[[], None] = lambda: None,
+) -> None:
+    """Draws a demonstration and writes it as one bag at `path`, or nothing at all.
+
+    Raises:
+        MachineError: no OpenGL library works here.
+        UsageError: `path` exists.
+        BagError: the disk refused a write.
+    """
+    contract = arm.contract
+    metadata = {
+        "sigma.source": "simulated",
+        "sigma.setup": arm.setup.name,
+        "sigma.contract": contract.name,
+        "sigma.task": contract.tasks[0],
+        "sigma.seed": str(demonstration.seed),
+        "sigma.success": str(demonstration.success).lower(),
+    }
+    with (
+        BagWriter(path, storage=how.storage, overwrite=how.overwrite, metadata=metadata) as bag,
+        _Behind() as behind,
+    ):
+        behind.do(lambda: bag.text(TASK_TOPIC, START_NS, contract.tasks[0]))
+        for tick in range(demonstration.ticks):
+            pictures = {c.name: arm.draw(demonstration.states[tick], c.name) for c in contract.cameras}
+            write = partial(_write_tick, bag, contract, demonstration, tick=tick, pictures=pictures)
+            behind.do(partial(write, jpeg_quality=how.jpeg_quality))
+            on_tick()
+
+
+def _write_tick(
+    bag: BagWriter,
+    contract: Contract,
+    demonstration: Demonstration,
+    *,
+    tick: int,
+    pictures: Mapping[str, UInt8[ndarray, "h w 3"]],
+    jpeg_quality: int | None,
+) -> None:
+    stamp_ns = START_NS + contract.tick_offset_ns(tick)
+    bag.joints(
+        contract.joint_state_topic,
+        stamp_ns,
+        contract.joint_names,
+        demonstration.positions_rad[tick],
+        demonstration.velocities_radps[tick],
+    )
+    for camera in contract.cameras:
+        bag.image(camera.topic, stamp_ns, f"{camera.name}_camera", pictures[camera.name], jpeg_quality=jpeg_quality)
+    bag.array(contract.command_topic, stamp_ns, demonstration.commands_rad[tick])
+
+
+class _Behind:
+    """Runs jobs in order on one thread, at most `_PICTURES_AHEAD` of them waiting; leaving waits for all."""
+
+    def __enter__(self) -> "_Behind":
+        self._pool = ThreadPoolExecutor(1, "bag writer")
+        self._waiting: deque[Future[None]] = deque()
+        return self
+
+    def do(self, job: Callable[[], None]) -> None:
+        """Queues a job; raises what an earlier one raised."""
+        self._waiting.append(self._pool.submit(job))
+        while len(self._waiting) > _PICTURES_AHEAD:
+            self._waiting.popleft().result()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=kind is not None)
+        if kind is None:
+            for job in self._waiting:
+                job.result()
+
+
+def check_recordable(contract: Contract, cameras: tuple[str, ...]) -> None:
+    """Refuses a contract that asks for what the simulator does not have.
+
+    Raises:
+        ContractError: a camera or the command type is not there.
+    """
+    missing = [camera.name for camera in contract.cameras if camera.name not in cameras]
+    sizes = {(camera.width_px, camera.height_px) for camera in contract.cameras}
+    if missing or len(sizes) > 1:
+        raise ContractError(
+            "the simulator cannot fill this contract's cameras",
+            where=contract.name,
+            expected=f"cameras named {', '.join(cameras)}, all of one size",
+            got=", ".join(f"{c.name} {c.width_px}x{c.height_px}" for c in contract.cameras),
+        )
+    if contract.command_type != "std_msgs/msg/Float64MultiArray":
+        raise ContractError(
+            "the simulator records commands as Float64MultiArray only", where=contract.name, got=contract.command_type
+        )
