@@ -219,12 +219,12 @@ def task_topic(bag: Bag) -> str | None:
 
 
 def recorded_task(bag: Bag, contract: Contract) -> str:
-    """The task of a recording: its first task message, else its note `task`, else the contract's first task."""
+    """The task of a recording: its first task message, else its note `sigma.task`, else the contract's first task."""
     topic = task_topic(bag)
     record = bag.first(topic) if topic is not None else None
     if record is not None:
         return _text(record)
-    return bag.info.metadata.get("task", contract.tasks[0])
+    return bag.info.metadata.get("sigma.task", contract.tasks[0])
 
 
 def _text(record: Record) -> str:

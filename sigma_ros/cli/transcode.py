@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`sigma transcode`: an episode of a LeRobot data set as a bag."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from sigma_ros.errors import UsageError
+
+app = typer.Typer(help="Turn an episode of a LeRobot data set into a bag.")
+
+
+@app.command()
+def transcode(
+    dataset: Annotated[str, typer.Argument(help="Folder of a LeRobot data set (v2.x, v3.0), or its Hub id.")],
+    *,
+    out: Annotated[Path, typer.Option(help="The bag to write.")],
+    episode: Annotated[int, typer.Option(min=0, help="Index of the episode.")] = 0,
+    contract: Annotated[str, typer.Option(help="Contract file, or the name of a shipped one.")] = "so101",
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a data set on the Hub.")] = None,
+    jpeg: Annotated[
+        int | None, typer.Option(min=1, max=100, metavar="QUALITY", help="JPEG pictures; raw ones otherwise.")
+    ] = None,
+    storage: Annotated[str, typer.Option(help="mcap or sqlite3.")] = "mcap",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bag that exists.")] = False,
+) -> None:
+    """Writes one episode as a bag on the contract's topics, with the data set's own timestamps.
+
+    The bag's notes label it as transcoded. Commands are written where the contract takes its actions from them.
+
+    Example: sigma transcode lerobot/svla_so101_pickplace --episode 3 --out pick_3
+    """
+    if storage not in ("mcap", "sqlite3"):
+        raise UsageError("no such bag storage", expected="mcap or sqlite3", got=storage)
+    from sigma_ros.contract_file import load_contract  # noqa: PLC0415 - help stays fast
+    from sigma_ros.evaluation import transcode as transcoding  # noqa: PLC0415
+
+    robot = load_contract(contract)
+    source = transcoding.load_episode(dataset, episode, robot, revision=revision)
+    with Progress(console=Console(stderr=True)) as progress:
+        bar = progress.add_task("transcoding", total=source.ticks)
+        transcoding.transcode(
+            source,
+            robot,
+            out,
+            storage="mcap" if storage == "mcap" else "sqlite3",
+            jpeg_quality=jpeg,
+            overwrite=overwrite,
+            on_tick=lambda: progress.advance(bar),
+        )
+    Console(highlight=False).print(f"{source.ticks} ticks of episode {episode} in {out}: {source.task}")

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An episode of a LeRobot data set as a bag, as the contract's robot would have recorded it.
+
+Stamps are the data set's own timestamps; a data set has no date, so they count from a round one. The bag's notes say
+that it was transcoded and from what.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+from jaxtyping import Float64, UInt8
+from numpy import ndarray
+
+from sigma_ros.contract import Camera, Contract
+from sigma_ros.errors import DatasetError
+from sigma_ros.evaluation.bag_writer import BagWriter
+from sigma_ros.evaluation.lerobot_episode import (
+    ACTION_KEY,
+    STATE_KEY,
+    LerobotEpisode,
+    read_episode,
+    video_pictures,
+)
+from sigma_ros.values import NS_PER_S
+
+TASK_TOPIC = "/sigma_policy/task"
+START_NS = 1_000_000_000 * NS_PER_S
+JPEG_QUALITY = 95
+
+
+def load_episode(dataset: str, index: int, contract: Contract, *, revision: str | None = None) -> LerobotEpisode:
+    """An episode of a local data set folder or of one on the Hub (only the episode's files are fetched).
+
+    Raises:
+        DatasetError: the data set cannot be read, or lacks what the contract needs.
+    """
+    wanted = (STATE_KEY, ACTION_KEY, *(camera.model_key for camera in contract.cameras))
+    if Path(dataset).is_dir():
+        source = read_episode(_local(Path(dataset)), index, wanted=wanted)
+    else:
+        source = read_episode(_from_hub(dataset, revision), index, wanted=wanted)
+        source = replace(source, name=f"{dataset}@{source.root.name}")  # a snapshot's folder is its commit
+    _check(source, contract)
+    return source
+
+
+def transcode(
+    source: LerobotEpisode,
+    contract: Contract,
+    out: Path,
+    *,
+    storage: Literal["mcap", "sqlite3"] = "mcap",
+    jpeg_quality: int | None = None,
+    overwrite: bool = False,
+    on_tick: Callable[[], None] = lambda: None,
+) -> None:
+    """Writes the episode as a bag, or nothing at all.
+
+    Commands are written where the contract's actions come from them. Pictures are raw, or JPEG with `jpeg_quality`
+    or where the contract's camera sends compressed images. `on_tick` is called after each tick.
+
+    Raises:
+        DatasetError: pictures are missing, cannot be decoded or have another size than the contract's camera.
+        UsageError: `out` exists.
+        BagError: the disk refused a write.
+    """
+    states = _in_contract_units(source, STATE_KEY, contract)
+    actions = _in_contract_units(source, ACTION_KEY, contract) if contract.action_source == "command" else None
+    pictures = {camera.name: _pictures(source, camera) for camera in contract.cameras}
+    with BagWriter(out, storage=storage, overwrite=overwrite, metadata=_notes(source, contract)) as bag:
+        stamps_ns = [START_NS + round(stamp_s * NS_PER_S) for stamp_s in source.timestamps_s.tolist()]
+        bag.text(TASK_TOPIC, stamps_ns[0], source.task)
+        for tick, stamp_ns in enumerate(stamps_ns):
+            for camera in contract.cameras:
+                quality = jpeg_quality or (JPEG_QUALITY if "Compressed" in camera.message_type else None)
+                picture = next(pictures[camera.name])
+                bag.image(camera.topic, stamp_ns, camera.name, picture, jpeg_quality=quality)
+            bag.joints(contract.joint_state_topic, stamp_ns, contract.joint_names, states[tick])
+            if actions is not None:
+                bag.array(contract.command_topic, stamp_ns, actions[tick])
+            on_tick()
+
+
+def _local(root: Path) -> Callable[[list[str]], Path]:
+    return lambda _: root
+
+
+def _from_hub(name: str, revision: str | None) -> Callable[[list[str]], Path]:
+    def fetch(patterns: list[str]) -> Path:
+        from huggingface_hub import snapshot_download  # noqa: PLC0415 - only for data sets that are not here
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError  # noqa: PLC0415
+
+        try:
+            folder = snapshot_download(name, repo_type="dataset", revision=revision, allow_patterns=patterns)
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+            raise DatasetError(
+                "the data set is neither a folder here nor can it be fetched",
+                where=name,
+                expected="a folder with meta/info.json, or a Hub id such as lerobot/svla_so101_pickplace",
+                got=str(error).splitlines()[0][:200],
+            ) from error
+        return Path(folder)
+
+    return fetch
+
+
+def _check(source: LerobotEpisode, contract: Contract) -> None:
+    problems = []
+    needed = [STATE_KEY] + ([ACTION_KEY] if contract.action_source == "command" else [])
+    for key in needed:
+        if key not in source.features:
+            problems.append(f"{key} is missing")
+        elif len(source.names[key]) != source.features[key].shape[1]:
+            problems.append(f"{key} has {source.features[key].shape[1]} entries and {len(source.names[key])} names")
+    keys = (*source.videos, *source.pictures)
+    problems += [f"{camera.model_key} is missing" for camera in contract.cameras if camera.model_key not in keys]
+    stamps_s = source.timestamps_s
+    if not np.isfinite(stamps_s).all() or (np.diff(stamps_s) <= 0).any():
+        problems.append("timestamps do not increase")
+    if problems:
+        raise DatasetError(
+            f"episode {source.index} does not hold what the contract {contract.name} needs: {'; '.join(problems)}",
+            where=source.root,
+            got=", ".join((*source.features, *keys)),
+            remedy="use the data set's own contract: its camera keys are the contract's model_key",
+        )
+
+
+def _in_contract_units(source: LerobotEpisode, key: str, contract: Contract) -> Float64[ndarray, "ticks dof"]:
+    """Radians in contract order, matched by name."""
+    values = source.features[key][:, contract.joint_order(source.names[key])]
+    if not np.isfinite(values).all():
+        raise DatasetError(f"{key} has values that are not finite", where=source.root)
+    return contract.to_rad(values)
+
+
+def _pictures(source: LerobotEpisode, camera: Camera) -> Iterator[UInt8[ndarray, "h w 3"]]:
+    part = source.videos.get(camera.model_key)
+    stream = _coded_pictures(source, camera.model_key) if part is None else video_pictures(part, source.fps)
+    for picture in stream:
+        if picture.shape != (camera.height_px, camera.width_px, 3):
+            raise DatasetError(
+                f"the pictures of {camera.model_key} have another size than the contract's camera",
+                where=source.root,
+                expected=f"{camera.width_px}x{camera.height_px}",
+                got=f"{picture.shape[1]}x{picture.shape[0]}",
+            )
+        yield picture
+
+
+def _coded_pictures(source: LerobotEpisode, key: str) -> Iterator[UInt8[ndarray, "h w 3"]]:
+    for coded in source.pictures[key]:
+        picture = cv2.imdecode(np.frombuffer(coded, dtype=np.uint8), cv2.IMREAD_COLOR_RGB)
+        if picture is None:
+            raise DatasetError(f"a picture of {key} cannot be decoded", where=source.root)
+        yield picture
+
+
+def _notes(source: LerobotEpisode, contract: Contract) -> dict[str, str]:
+    return {
+        "sigma.source": "transcoded",
+        "sigma.dataset": source.name,
+        "sigma.dataset_version": source.version,
+        "sigma.episode": str(source.index),
+        "sigma.contract": contract.name,
+        "sigma.task": source.task,
+    }
