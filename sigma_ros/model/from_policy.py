@@ -11,8 +11,10 @@ from sigma_ros.errors import CheckpointError
 from sigma_ros.model.backbone import Backbone
 from sigma_ros.model.base_checkpoint import BaseInfo, load_base
 from sigma_ros.model.base_folder import PALIGEMMA_TOKENIZER
+from sigma_ros.model.residual import head_parameters
 from sigma_ros.model.settings import SigmaConfig
 
+_MOST_HEAD_PARAMETERS = 500_000_000
 _NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
@@ -62,11 +64,18 @@ def _tokenizer(tokenizer: PreTrainedTokenizerBase | str | None) -> PreTrainedTok
 
 
 def check_fit(config: SigmaConfig, backbone: Backbone) -> None:
-    """Refuses settings that belong to another base.
+    """Refuses settings that belong to another base, or to no machine.
 
     Raises:
-        CheckpointError: width, horizon or cameras differ, or there are more joints than the base has room for.
+        CheckpointError: width, horizon or cameras differ, there are more joints than the base has room for,
+            or the heads would be larger than any real ones.
     """
+    if (count := head_parameters(config)) > _MOST_HEAD_PARAMETERS:
+        raise CheckpointError(
+            "Sigma's settings ask for senseless sizes",
+            expected=f"at most {_MOST_HEAD_PARAMETERS:,} numbers",
+            got=f"{count:,}",
+        )
     expected = {"width": backbone.width, "horizon": backbone.horizon, "cameras": len(backbone.camera_keys)}
     wrong = [name for name, value in expected.items() if getattr(config, name) != value]
     if wrong or config.dof > backbone.max_dof or config.pooled_grid > backbone.patch_grid:

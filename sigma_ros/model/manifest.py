@@ -94,6 +94,15 @@ class Manifest:
     files: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.normalisation is not None and self.normalisation.state.dof != self.settings.dof:
+            raise CheckpointError(
+                "settings and statistics are of different robots",
+                where=MANIFEST_FILE,
+                expected=f"{self.settings.dof} joints, as in the settings",
+                got=f"{self.normalisation.state.dof} joints in the normalisation",
+            )
+
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         return {

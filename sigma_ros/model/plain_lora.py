@@ -7,15 +7,13 @@ same noise. So base, blend, supervisor and scores treat it exactly like Sigma.
 
 from typing import Unpack
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from sigma_ros.model.backbone import Backbone, RealTimeChunking
 from sigma_ros.model.lora import adapter_shapes, add_lora, peft_config, shared_view
-from sigma_ros.model.residual import ResidualBranches
+from sigma_ros.model.residual import head_parameters
 from sigma_ros.model.settings import LORA_PROJECTIONS, SigmaConfig
-from sigma_ros.model.telepathy import TelepathyPath
 
 
 def plain_lora_layers(depth: int) -> list[str]:
@@ -31,9 +29,7 @@ def plain_lora_layers(depth: int) -> list[str]:
 
 def matching_rank(config: SigmaConfig, language_model: nn.Module) -> int:
     """Rank at which this arm trains as many parameters as Sigma with the same settings (to half a rank)."""
-    with torch.device("meta"):
-        heads = [TelepathyPath(config), ResidualBranches(config)]
-    trained = sum(parameter.numel() for head in heads for parameter in head.parameters())
+    trained = head_parameters(config)
     sizes = {name: shape[0] * shape[1] for name, shape in adapter_shapes(language_model, rank=1).items()}
     trained += config.lora_rank * sum(sizes.values())
     chosen = tuple(f"{name}." for name in plain_lora_layers(_depth(language_model)))

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from sigma_ros.model.settings import SigmaConfig
-from sigma_ros.model.telepathy import Belief
+from sigma_ros.model.telepathy import Belief, TelepathyPath
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,3 +109,10 @@ def compose(
     whole = torch.cat([trajectory, tail, rest], dim=1)[:, :horizon]
     whole = whole + nn.functional.pad(chunk, (0, 0, 0, horizon - chunk.shape[1]))
     return whole + nn.functional.pad(vector, (0, 0, 0, horizon - 1))
+
+
+def head_parameters(config: SigmaConfig) -> int:
+    """Trained numbers outside the adapters; counted without allocating them."""
+    with torch.device("meta"):
+        heads = [TelepathyPath(config), ResidualBranches(config)]
+    return sum(parameter.numel() for head in heads for parameter in head.parameters())

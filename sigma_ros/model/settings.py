@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 LORA_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 """Where the adapters sit in each attention layer (model card: key projections q, k, v, o)."""
 
+_LARGEST = 1 << 16
+
 BRANCHES = ("vector", "chunk", "trajectory")
 """The residual's three time scales, shortest first."""
 
@@ -214,7 +216,7 @@ def _wrong_types(config: SigmaConfig) -> list[str]:
             good = isinstance(value, bool)
         elif field.type is int:
             least = 0 if field.name == "fade_steps" else 1
-            good = isinstance(value, int) and not isinstance(value, bool) and value >= least
+            good = isinstance(value, int) and not isinstance(value, bool) and least <= value <= _LARGEST
         elif field.type is float:
             good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         else:

@@ -5,7 +5,7 @@
 Robot, replay and evaluation all go through these two.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Unpack
 
@@ -48,7 +48,7 @@ def initial_state(model: SigmaTelepathyVLA, *, epoch: int, task: str) -> Recurre
 
 
 def advance(
-    model: SigmaTelepathyVLA, state: RecurrentState, ticks: Sequence[int], sights: Mapping[int, Sight]
+    model: SigmaTelepathyVLA, state: RecurrentState, ticks: Sequence[int], look: Callable[[int], Sight]
 ) -> RecurrentState:
     """The state with its window at `ticks` (oldest first, `tokens.PADDING` for none).
 
@@ -56,9 +56,9 @@ def advance(
         model: Sigma.
         state: Before.
         ticks: Tick of each of the 16 slots.
-        sights: Every tick of `state.ring.missing(ticks)`; others are not looked at.
+        look: Gives the sight of a tick; asked only for ticks that are not in the state yet.
     """
-    fresh = {tick: model.encode(sights[tick]) for tick in state.ring.missing(ticks)}
+    fresh = {tick: model.encode(look(tick)) for tick in state.ring.missing(ticks)}
     return replace(state, ring=state.ring.slide(ticks, fresh))
 
 
