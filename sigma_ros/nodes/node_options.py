@@ -31,7 +31,9 @@ class PolicyOptions:
         "configure and activate at start, without a lifecycle manager", default=True, read_only=True
     )
     lockstep: bool = option("replay: ticks complete by messages alone, none is dropped", default=False, read_only=True)
-    baseline_diagnostics: bool = option("also measure tau_l2 and sem_align without LoRA", default=False, read_only=True)
+    baseline_diagnostics: bool = option(
+        "at commits, also measure tau_l2 and sem_align without LoRA", default=False, read_only=True
+    )
     task: str = option("task text; empty: the contract's first", default="")
     replan_ticks: int = option("a chunk every so many ticks", default=8, unit="ticks", low=1, high=50)
     adapter_min_scale: float = option(
@@ -60,4 +62,24 @@ class PolicyOptions:
                 f"adapter.min_scale = {self.adapter_min_scale} is above adapter.max_scale = {self.adapter_max_scale}; "
                 "set both at once or the other one first"
             ]
+        return []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimOptions:
+    """Parameters of `sim_node`."""
+
+    contract: str = option("contract file, or the name of a shipped one", default="so101", read_only=True)
+    setup: str = option(
+        "which simulated set-up: the base policy's own, or one that differs from it",
+        default="target",
+        choices=("source", "target"),
+        read_only=True,
+    )
+    seed: int = option(
+        "seed of the first episode; each reset takes the next", default=0, low=0, high=2**31 - 1, read_only=True
+    )
+
+    def conflicts(self) -> list[str]:
+        """See `Options`."""
         return []

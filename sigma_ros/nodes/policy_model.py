@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 from rclpy.impl.rcutils_logger import RcutilsLogger
 
 from sigma_ros.contract import Contract
@@ -93,18 +92,22 @@ def _together(problems: list[SigmaError]) -> SigmaError:
 
 
 def _facts(runtime: "SigmaRuntime", contract: Contract, options: PolicyOptions) -> dict[str, object]:
-    info = runtime.info
-    zero, one = (runtime.normalise_actions(np.full((1, contract.dof), value))[0] for value in (0.0, 1.0))
+    from sigma_ros.evaluation.replay import policy_facts  # noqa: PLC0415 - as late as the model itself
+
+    facts = policy_facts(runtime)
     return {
         "contract": contract.name,
+        "joint_names": list(contract.joint_names),
         "checkpoint": options.checkpoint,
-        "checkpoint_hash": info.hash,
-        "trained": info.trained,
-        "base_id": info.base.source,
-        "action_scale": [float(x) for x in one - zero],
-        "action_offset": [float(x) for x in zero],
+        "checkpoint_hash": facts.checkpoint_hash,
+        "trained": facts.trained,
+        "sigma_trained": facts.sigma_trained,
+        "base_id": facts.base_id,
+        "action_scale": [float(value) for value in facts.action_scale],
+        "action_offset": [float(value) for value in facts.action_offset],
+        "details": dict(facts.details),
         "horizon": runtime.horizon,
         "memory_stride": runtime.memory_stride,
         "image_size_px": runtime.image_size_px,
-        "summary": info.summary(),
+        "summary": runtime.info.summary(),
     }

@@ -12,6 +12,7 @@ from sigma_ros.contract import Contract
 from sigma_ros.control.images import ImageMessage
 from sigma_ros.control.observation import FrameClock, StreamCounters
 from sigma_ros.control.schedule import Schedule
+from sigma_ros.evaluation.replay_log import SCORE_STRIDE_TICKS
 from sigma_ros.nodes.node_options import PolicyOptions
 from sigma_ros.nodes.policy_worker import InferenceWorker, Job, Outcome, Runtime
 from sigma_ros.values import Frame, Gap, Window
@@ -52,9 +53,7 @@ class PolicySession:
         self._on_tick = on_tick
         self._lockstep = options.lockstep
         self._clock = FrameClock(contract, image_size_px=image_size_px)
-        self._worker = InferenceWorker(
-            runtime, lockstep=self._lockstep, baseline_diagnostics=options.baseline_diagnostics, wake=wake
-        )
+        self._worker = InferenceWorker(runtime, lockstep=self._lockstep, wake=wake)
         self._judged_epoch = -1
         self.blocked: str | None = None
         self.paused = False
@@ -146,9 +145,17 @@ class PolicySession:
         item = self._judged(item)
         plans = schedule.plans(item.tick)
         commits = schedule.commits(item.tick) and isinstance(item, Window)
-        if not plans and not commits:
+        scored = self._lockstep and item.tick % SCORE_STRIDE_TICKS == 0 and isinstance(item, Window)
+        if not (plans or commits or scored):
             return
-        job = Job(item=item, task=self.task, settings=self.options.settings, plans=plans, commits=commits)
+        job = Job(
+            item=item,
+            task=self.task,
+            settings=self.options.settings,
+            plans=plans,
+            commits=commits,
+            baseline=scored or (commits and self.options.baseline_diagnostics),
+        )
         if not self._worker.submit(job):
             self.overruns += 1
             self.reset()

@@ -49,13 +49,18 @@ class Runtime(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A tick to work on. A `Gap` is passed through in its turn, so that outcomes keep the ticks' order."""
+    """A tick to work on. A `Gap` is passed through in its turn, so that outcomes keep the ticks' order.
+
+    A window that neither plans nor commits is inferred for its score only and leaves the state as it was.
+    `baseline` also measures the arm without LoRA.
+    """
 
     item: Window | Gap
     task: str
     settings: AdapterSettings
     plans: bool
     commits: bool
+    baseline: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +81,6 @@ class InferenceWorker:
     Args:
         runtime: The model; used by this thread alone.
         lockstep: Work on every job; otherwise a waiting job that only plans gives way to a newer one.
-        baseline_diagnostics: Also measure the arm without LoRA.
         wake: Called from the thread after each outcome.
         max_waiting: More jobs waiting than this cannot be caught up with (live): `overrun` is set, they are dropped.
     """
@@ -86,13 +90,11 @@ class InferenceWorker:
         runtime: Runtime,
         *,
         lockstep: bool,
-        baseline_diagnostics: bool,
         wake: Callable[[], None],
         max_waiting: int = 4,
     ) -> None:
         self._runtime = runtime
         self._lockstep = lockstep
-        self._baseline = baseline_diagnostics
         self._wake = wake
         self._max_waiting = max_waiting
         self._waiting: deque[tuple[Job, int]] = deque()
@@ -191,13 +193,13 @@ class InferenceWorker:
         if state is None or (state.epoch, state.task) != (window.epoch, window.task):
             state = self._runtime.initial_state(epoch=window.epoch, task=window.task)
         started_ns = time.monotonic_ns()
-        inference, state = self._runtime.step(
+        inference, advanced = self._runtime.step(
             window,
             state,
             commit=job.commits,
             settings=job.settings,
             chunk_id=self._chunk_id,
-            baseline_diagnostics=self._baseline,
+            baseline_diagnostics=job.baseline,
         )
         self._chunk_id += 1
         took_ns = time.monotonic_ns() - started_ns
@@ -205,5 +207,5 @@ class InferenceWorker:
             Outcome(
                 job=job, chunk=inference.chunk, telepathy=inference.telepathy, waited_ns=waited_ns, took_ns=took_ns
             ),
-            state,
+            advanced if job.plans or job.commits else state,
         )

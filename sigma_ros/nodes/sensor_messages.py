@@ -7,6 +7,7 @@ the same for a bag, so no image library of ROS is needed and a broken cv_bridge 
 
 import array
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
@@ -16,6 +17,7 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import Float64MultiArray, Header
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
+from sigma_ros.contract import Contract
 from sigma_ros.control.images import ImageMessage
 from sigma_ros.errors import SigmaError
 from sigma_ros.values import NS_PER_S
@@ -108,3 +110,39 @@ def trajectory_message(
 def doubles(values: ndarray) -> array.array:
     """Numbers as a message's array, row-major, without a check of each value."""
     return array.array("d", np.ascontiguousarray(values, dtype=np.float64).tobytes())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waypoints:
+    """A command as a function of time: straight lines between points, the last one held."""
+
+    times_s: Float64[ndarray, " points"]
+    positions_rad: Float64[ndarray, "points dof"]
+
+    def at(self, now_s: float) -> Float64[ndarray, " dof"]:
+        """The target at a time of the clock that `received_s` was read from."""
+        columns = [np.interp(now_s, self.times_s, column) for column in self.positions_rad.T]
+        return np.array(columns)
+
+
+def waypoints(message: Float64MultiArray | JointTrajectory, contract: Contract, *, received_s: float) -> Waypoints:
+    """A command message of either type, in contract order.
+
+    Raises:
+        SigmaError: its length or joint names are not the contract's, or a value is not finite.
+    """
+    if isinstance(message, JointTrajectory):
+        order = contract.joint_order(tuple(message.joint_names))
+        rows = [np.array(point.positions)[order] for point in message.points]
+        times = [received_s + stamp_ns(point.time_from_start) / NS_PER_S for point in message.points]
+    else:
+        rows, times = [np.array(message.data)], [received_s]
+    if not rows or any(row.shape != (contract.dof,) or not np.isfinite(row).all() for row in rows):
+        raise SigmaError(
+            "a command cannot be used",
+            where=contract.command_topic,
+            expected=f"{contract.dof} finite joint positions [rad]",
+            got=f"{rows[0] if rows else 'no point'}",
+            remedy="let the supervisor be the only publisher of commands",
+        )
+    return Waypoints(times_s=np.array(times), positions_rad=np.stack(rows))

@@ -11,7 +11,7 @@ try:
     import rclpy
     from rclpy.executors import SingleThreadedExecutor
 
-    from sigma_ros.msg import ActionChunk  # noqa: F401
+    from sigma_ros.nodes.process import use_shipped_dds_profile
 except ImportError as error:
     collect_ignore_glob = ["*"]
     WHY = f"the nodes need rclpy and the generated messages: {error}"
@@ -42,8 +42,6 @@ def _own_domain() -> None:
 @pytest.fixture
 def executor() -> "Iterator[SingleThreadedExecutor]":
     """A single-threaded executor in an initialised context; nodes left in it are destroyed."""
-    from sigma_ros.nodes.process import use_shipped_dds_profile
-
     use_shipped_dds_profile()
     rclpy.init()
     executor = SingleThreadedExecutor()

@@ -13,10 +13,10 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image, JointState
+from sigma_ros.msg import ActionChunk, TelepathyState
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
-from sigma_ros.msg import ActionChunk, TelepathyState
 from sigma_ros.nodes import qos, topics
 from sigma_ros.nodes.policy_node import PolicyNode
 from sigma_ros.nodes.sensor_messages import image_message, joint_state_message, stamp_ns
@@ -222,7 +222,7 @@ def test_a_new_task_starts_a_new_epoch_that_every_chunk_tells(executor, robot, s
     robot.publish_tick(0)
     spin_until(executor, lambda: robot.chunks, what="a chunk")
     robot.task.publish(String(data="put it back"))
-    spin_until(executor, lambda: robot.task.wait_for_all_acked(), what="the task")
+    spin_until(executor, robot.task.wait_for_all_acked, what="the task")
     for _ in range(3):
         executor.spin_once(timeout_sec=0.1)
     for tick in range(1, 4):
