@@ -8,6 +8,7 @@ is left to chance (see `base_weights`).
 
 import json
 import os
+import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -147,15 +148,22 @@ def save_base(
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
     partial.mkdir()
-    backbone.policy.config._save_pretrained(partial)  # noqa: SLF001
-    own = {"format": 1, "sizes": asdict(sizes), "trained": trained, "made_by": made_by}
-    for name, value in ((OWN_FILE, own), (NORMALISATION_FILE, normalisation.as_dict())):
-        (partial / name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    backbone.tokenizer.save_pretrained(partial)
+    try:
+        backbone.policy.config._save_pretrained(partial)  # noqa: SLF001
+        own = {"format": 1, "sizes": asdict(sizes), "trained": trained, "made_by": made_by}
+        for name, value in ((OWN_FILE, own), (NORMALISATION_FILE, normalisation.as_dict())):
+            (partial / name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+        backbone.tokenizer.save_pretrained(partial)
+        _save_weights(backbone.policy, partial / WEIGHTS_FILE, weights_dtype)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _save_weights(policy: PI05Policy, path: Path, dtype: torch.dtype | None) -> None:
     tensors = {
-        name: parameter.detach().to(device="cpu", dtype=weights_dtype or parameter.dtype).contiguous()
-        for name, parameter in network_tensors(backbone.policy).values()
+        name: parameter.detach().to(device="cpu", dtype=dtype or parameter.dtype).contiguous()
+        for name, parameter in network_tensors(policy).values()
     }
-    save_file(tensors, partial / WEIGHTS_FILE, metadata={"format": "pt"})
-    (partial / WEIGHTS_FILE).chmod(0o644)  # the library makes it readable by its owner alone
-    partial.rename(folder)
+    save_file(tensors, path, metadata={"format": "pt"})
+    path.chmod(0o644)  # the library makes it readable by its owner alone

@@ -176,11 +176,11 @@ def load_tokenizer(folder: BaseFolder, tokenizer: str | None = None) -> PreTrain
     place = tokenizer or os.environ.get(TOKENIZER_ENV) or own or PALIGEMMA_TOKENIZER
     try:
         loaded = AutoTokenizer.from_pretrained(str(place), trust_remote_code=False)
-    except (OSError, ValueError, HfHubHTTPError) as error:
+    except Exception as error:  # the tokenizers library raises bare Exceptions, transformers ImportError too
         raise CheckpointError(
             "the tokenizer cannot be loaded",
             where=place,
-            got=str(error).splitlines()[0] if str(error) else type(error).__name__,
+            got=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}",
             remedy=f"{PALIGEMMA_TOKENIZER} is gated: accept its licence on the Hub and log in, "
             f"or give a folder with its tokenizer files by --tokenizer or {TOKENIZER_ENV}",
         ) from error
