@@ -72,6 +72,7 @@ class FakeRuntime:
     def __init__(self, contract: Contract) -> None:
         self.contract = contract
         self.calls: list[tuple[int, int, bool]] = []
+        self.entered = threading.Event()
         self.gate = threading.Event()
         self.gate.set()
         self.fail_at: int | None = None
@@ -93,6 +94,7 @@ class FakeRuntime:
         chunk_id: int,
         baseline_diagnostics: bool = False,
     ) -> tuple[FakeInference, FakeState]:
+        self.entered.set()
         assert self.gate.wait(TIMEOUT_S)
         assert (state.epoch, state.task) == (window.epoch, window.task)
         self.calls.append((window.epoch, window.tick, commit))
