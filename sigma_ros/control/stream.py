@@ -140,10 +140,10 @@ class Stream:
 
     def reason(self, tick_ns: int) -> str | None:
         """Why the held message cannot serve a tick, None if it can."""
-        if self.held is None:
-            return "no message yet"
         if tick_ns < self.lost_until_ns:
             return "messages dropped, ticks were not consumed in time"
+        if self.held is None:
+            return "no message yet"
         age_ns = tick_ns - self.held.stamp_ns
         if age_ns > self.max_age_ns:
             return f"{age_ns / 1e6:.1f} ms old, limit {self.max_age_ns / 1e6:.1f} ms"
