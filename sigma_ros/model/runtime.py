@@ -27,7 +27,7 @@ from sigma_ros.model.state import RecurrentState
 from sigma_ros.model.step import Plan, advance, initial_state, plan
 from sigma_ros.model.tokens import PADDING, Sight
 from sigma_ros.risk import assess, scale_of
-from sigma_ros.values import AdapterSettings, Chunk, Frame, Telepathy, Window
+from sigma_ros.values import AdapterSettings, Chunk, Frame, Telepathy, Window, frozen_array
 
 _FOREIGN_UNITS = 3.0  # normalised: a whole quantile span beyond the quantiles
 
@@ -220,8 +220,8 @@ class SigmaRuntime:
             stamp_ns=window.stamp_ns,
             joint_names=self.contract.joint_names,
             step_period_ns=self.contract.tick_period_ns,
-            base_rad=self.denormalise_actions(base),
-            residual_rad=residual * slope,
+            base_rad=frozen_array(self.denormalise_actions(base)),
+            residual_rad=frozen_array(residual * slope),
             scale=scale_of(risk, settings) if np.isfinite(base).all() else 0.0,
             risk=risk,
             settings=settings,
