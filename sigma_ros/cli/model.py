@@ -54,23 +54,26 @@ def inspect(
 
     Example: sigma model inspect mini
     """
-    from rich.console import Console  # noqa: PLC0415
-
     from sigma_ros.model.inspect import inspect_checkpoint  # noqa: PLC0415
 
-    Console(highlight=False).print(inspect_checkpoint(checkpoint, base=base, tokenizer=tokenizer))
+    typer.echo(inspect_checkpoint(checkpoint, base=base, tokenizer=tokenizer))
 
 
 @app.command()
 def explain(
     size: Annotated[str, typer.Option("--size", help="`full`, `mini`, or `both`.")] = "both",
+    out: Annotated[Path | None, typer.Option("--out", help="Write the page here instead of printing it.")] = None,
 ) -> None:
     """Shows the data path from pixels to actions with the tensor shapes of the full and the small model.
 
     Example: sigma model explain --size mini
     """
-    from rich.console import Console  # noqa: PLC0415
-
     from sigma_ros.model.explain import explain_model  # noqa: PLC0415
 
-    Console(highlight=False).print(explain_model(size))
+    page = explain_model(size)
+    if out is None:
+        typer.echo(page)  # as it is: rich would take shapes for markup and break lines
+        return
+    partial = out.with_name(f".{out.name}.partial")
+    partial.write_text(page, encoding="utf-8")
+    partial.replace(out)
