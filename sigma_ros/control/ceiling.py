@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much of the residual may enter the command: the adapter's scale under a ceiling of our own.
+
+`applied = min(requested, recomputed from the chunk's risk, user ceiling, own ceiling)`, slew-limited.
+The own ceiling falls at once with trouble and rises slowly, and only after all was well for a while.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64
+from numpy import ndarray
+
+from sigma_ros.control.limits import SupervisorLimits
+from sigma_ros.control.reasons import Reason
+from sigma_ros.risk import assess, scale_of
+from sigma_ros.values import Chunk
+
+_MISS_MEMORY_S = 1.0
+_MISS_CALM, _MISS_FULL = 0.2, 0.6
+"""Share of recent ticks far from their request: below the first no effect, from the second on scale 0."""
+
+_AGE_CALM = 0.5
+"""Ages up to this part of their limit have no effect; at the limit the ceiling is 0."""
+
+_OPPOSED_COSINE = -0.5
+_OPPOSED_RAD = 0.02
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Strain:
+    """What speaks against the residual at a tick. Ages are parts of their limits (1 = at the limit)."""
+
+    fault: bool
+    heartbeat_age: float
+    chunk_delay: float
+    chunk_age: float
+    missed: bool
+    chunk_cap: float
+    opposed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ceiling:
+    """The own ceiling and the applied scale, a value that goes from tick to tick."""
+
+    own: float = 1.0
+    applied: float = 0.0
+    miss_rate: float = 0.0
+    calm_s: float = 0.0
+    cause: Reason = Reason.OK
+
+    def after(
+        self, strain: Strain, *, target: float, user_ceiling: float, limits: SupervisorLimits, dt_s: float
+    ) -> "Ceiling":
+        """The next tick's ceiling. `target` is what the chunk allows, see `allowed_scale`."""
+        miss_rate = self.miss_rate + (float(strain.missed) - self.miss_rate) * min(1.0, dt_s / _MISS_MEMORY_S)
+        cap, cause = _cap(strain, miss_rate)
+        calm_s = self.calm_s + dt_s if cap >= self.own else 0.0
+        fall, rise = dt_s / limits.scale_fall_s, dt_s * limits.scale_rise_per_s
+        own = max(cap, self.own - fall)
+        if cap > self.own:
+            recovers = calm_s > limits.recover_after_s
+            own = min(cap, self.own + dt_s * limits.recover_per_s) if recovers else self.own
+            cause = self.cause
+        goal = min(target, user_ceiling, own) if math.isfinite(target) else 0.0
+        applied = min(max(goal, self.applied - fall), self.applied + rise)
+        applied = min(1.0, max(0.0, applied))
+        return Ceiling(
+            own=own, applied=applied, miss_rate=miss_rate, calm_s=calm_s, cause=cause if own < 1.0 else Reason.OK
+        )
+
+
+def allowed_scale(chunk: Chunk) -> float:
+    """What a chunk may ask for: its own request, but never more than its risk allows (recomputed here)."""
+    risk = assess(
+        residual_ratio=chunk.risk.residual_ratio,
+        factor_ratio=chunk.risk.factor_ratio,
+        alignment=chunk.risk.alignment,
+    )
+    allowed = min(chunk.scale, scale_of(risk, chunk.settings))
+    return allowed if math.isfinite(allowed) else 0.0
+
+
+def residual_cap(chunk: Chunk, max_residual_rad: float) -> float:
+    """The largest scale at which no correction of the chunk exceeds `max_residual_rad`."""
+    largest = float(np.max(np.abs(chunk.residual_rad)))
+    return 1.0 if largest <= max_residual_rad else max_residual_rad / largest
+
+
+def is_opposed(chunk: Chunk) -> bool:
+    """Whether the residual, as requested, mostly undoes the base's motion over the chunk."""
+    motion: Float64[ndarray, "horizon dof"] = chunk.base_rad - chunk.base_rad[0]
+    correction = chunk.scale * chunk.residual_rad
+    size, moved = float(np.linalg.norm(correction)), float(np.linalg.norm(motion))
+    per_step = size / math.sqrt(correction.size)
+    if per_step < _OPPOSED_RAD or moved == 0.0 or size < 0.5 * moved:
+        return False
+    return float(np.sum(motion * correction)) / (size * moved) < _OPPOSED_COSINE
+
+
+def _cap(strain: Strain, miss_rate: float) -> tuple[float, Reason]:
+    """The strictest cap and where it comes from."""
+    parts = (
+        (0.0 if strain.fault else 1.0, Reason.SCALE_FAULT),
+        (0.0 if strain.opposed else 1.0, Reason.SCALE_RESIDUAL_OPPOSED),
+        (_falling(strain.heartbeat_age, _AGE_CALM, 1.0), Reason.SCALE_HEARTBEAT),
+        (_falling(strain.chunk_delay, _AGE_CALM, 1.0), Reason.SCALE_DELAY),
+        (_falling(strain.chunk_age, _AGE_CALM, 1.0), Reason.SCALE_AGE),
+        (_falling(miss_rate, _MISS_CALM, _MISS_FULL), Reason.SCALE_MISSES),
+        (strain.chunk_cap, Reason.SCALE_RESIDUAL_LARGE),
+    )
+    return min(parts, key=lambda part: part[0])
+
+
+def _falling(value: float, calm: float, full: float) -> float:
+    """1 up to `calm`, 0 from `full` on, straight between; 0 when not finite."""
+    if not math.isfinite(value):
+        return 0.0
+    return min(1.0, max(0.0, (full - value) / (full - calm)))

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From course to command: start gate, lead, scale, request, guard, and the check of what comes out."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float64
+from numpy import ndarray
+
+from sigma_ros.contract import Contract
+from sigma_ros.control.ceiling import Ceiling, Strain
+from sigma_ros.control.chunk_check import ACCEPTED, Verdict, refused
+from sigma_ros.control.chunk_stream import ChunkStream
+from sigma_ros.control.evidence import Evidence
+from sigma_ros.control.limits import SupervisorLimits, limit_excess
+from sigma_ros.control.motion_guard import MotionGuard, Step, Track
+from sigma_ros.control.reasons import Reason
+from sigma_ros.control.start_gate import Lead, anchor_of, gate, lead_to
+
+VIOLATION_TOLERANCE = 1e-6
+"""In SI units, for position, velocity, acceleration and jerk alike."""
+
+_BASE_MISS_S = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """One command: how far it is from the request per joint, and the most by which it broke a limit."""
+
+    clipped: Bool[ndarray, " dof"]
+    miss_rad: float
+    excess: float
+    base_misbehaves: bool
+
+
+class CommandLoop:
+    """Owns the commands: the last ones, the stored stop behind them, and the scale that goes into the next."""
+
+    def __init__(self, contract: Contract, limits: SupervisorLimits) -> None:
+        self._contract = contract
+        self._ceiling = Ceiling()
+        self._missed = False
+        self._base_miss_s = 0.0
+        self._last_rad: Float64[ndarray, " dof"] | None = None
+        self.track: Track | None = None
+        self.lead: Lead | None = None
+        self.user_ceiling = 1.0
+        self.apply(limits)
+
+    def apply(self, limits: SupervisorLimits) -> None:
+        """Puts limits in force. Only while there is no track, or while it rests inside them."""
+        self.limits = limits
+        self._motion = limits.motion(self._contract)
+        self._guard = MotionGuard(self._motion)
+        if self.track is not None:
+            self.track = self._guard.rest(self.track.command_rad)
+
+    @property
+    def is_resting(self) -> bool:
+        """Whether no command changes any more."""
+        return self.track is None or self.track.is_resting
+
+    @property
+    def applied_scale(self) -> float:
+        """What went into the newest command."""
+        return self._ceiling.applied
+
+    @property
+    def ceiling(self) -> Ceiling:
+        """The own ceiling and why it is where it is."""
+        return self._ceiling
+
+    def start(self, measured_rad: Float64[ndarray, " dof"]) -> Verdict:
+        """Begins to command, standing still at the last command or the measured pose."""
+        anchor = anchor_of(
+            measured_rad,
+            self._last_rad,
+            contract=self._contract,
+            motion=self._motion,
+            tolerance_rad=self.limits.start_tolerance_rad,
+        )
+        if isinstance(anchor, Verdict):
+            return anchor
+        self.track = self._guard.rest(anchor)
+        self._ceiling = Ceiling()
+        return ACCEPTED
+
+    def end(self) -> None:
+        """Stops commanding; the servos keep the last command."""
+        if self.track is not None:
+            self._last_rad = self.track.command_rad
+        self.track, self.lead = None, None
+
+    def pass_gate(self, stream: ChunkStream, observation_now_ns: int) -> Verdict:
+        """Whether the resting arm may join the course now; sets the lead if so (RAMPING: a long one)."""
+        fault = stream.fault(observation_now_ns)
+        if fault is not None or self.track is None or stream.chunk is None or stream.course is None:
+            return fault or refused(Reason.WAITING_FOR_CHUNK)
+        if not self.track.is_resting:
+            return refused(Reason.STILL_MOVING)
+        anchor, scale = self.track.command_rad, self._ceiling.applied
+        verdict = gate(
+            stream.chunk,
+            stream.course,
+            anchor,
+            observation_now_ns,
+            scale=scale,
+            contract=self._contract,
+            limits=self.limits,
+        )
+        if verdict.accepted:
+            self.lead = lead_to(
+                stream.course, anchor, observation_now_ns, scale=scale, motion=self._motion, limits=self.limits
+            )
+        return verdict
+
+    def step(self, stream: ChunkStream, evidence: Evidence, *, following: bool, fault: bool) -> Outcome:
+        """The next command: along the course while `following`, else along the stored stop."""
+        assert self.track is not None, "start() comes first"
+        now_ns = evidence.observation_now_ns
+        self._ceiling = self._ceiling.after(
+            self._strain(stream, evidence, fault=fault),
+            target=stream.allowed_scale,
+            user_ceiling=self.user_ceiling,
+            limits=self.limits,
+            dt_s=self._motion.period_s,
+        )
+        if self.lead is not None and self.lead.is_over(now_ns):
+            self.lead = None
+        request = stream.request(now_ns, scale=self._ceiling.applied, lead=self.lead) if following else None
+        before = self.track.recent_rad
+        step = self._guard.advance(self.track, request)
+        self.track = step.track
+        excess = limit_excess(self._motion, np.concatenate((before, step.track.recent_rad[2:])))
+        return self._outcome(step, excess)
+
+    def _outcome(self, step: Step, excess: float) -> Outcome:
+        miss_rad = float(step.miss_rad.max())
+        self._missed = miss_rad > self.limits.miss_tolerance_rad
+        base_misses = self._ceiling.applied == 0.0 and miss_rad > self.limits.base_miss_rad
+        self._base_miss_s = self._base_miss_s + self._motion.period_s if base_misses else 0.0
+        return Outcome(
+            clipped=step.clipped,
+            miss_rad=miss_rad,
+            excess=excess,
+            base_misbehaves=self._base_miss_s > _BASE_MISS_S,
+        )
+
+    def _strain(self, stream: ChunkStream, evidence: Evidence, *, fault: bool) -> Strain:
+        limits = self.limits
+        chunk = stream.chunk
+        age_ns = 0 if chunk is None else evidence.observation_now_ns - chunk.stamp_ns
+        return Strain(
+            fault=fault,
+            heartbeat_age=evidence.heartbeat_age_s(evidence.now_ns) / limits.heartbeat_timeout_s,
+            chunk_delay=0.0 if chunk is None else stream.delay_ns / (limits.max_chunk_delay_s * 1e9),
+            chunk_age=age_ns / stream.max_age_ns,
+            missed=self._missed,
+            chunk_cap=stream.residual_cap,
+            opposed=stream.is_opposed,
+        )

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The certificate: can the arm, from here, still come to rest inside every limit?
+
+Definitions, per joint, on commands `q` one control period `dt` apart:
+`v_k = (q_k - q_{k-1}) / dt`, `a_k = (v_k - v_{k-1}) / dt`, `j_k = (a_k - a_{k-1}) / dt`.
+
+Why a stream made with it never breaks a limit (induction over ticks):
+- Claim: at every tick there is a stored sequence of commands that continues the published ones,
+  keeps all four limits at each of its ticks and ends at rest (three equal commands).
+- Start: the arm rests inside its position limits; "stay" is such a sequence.
+- Step: a new command is published only when (a) it keeps the four limits itself and (b) a new
+  stopping sequence was found for the state after it; that sequence replaces the stored one. In every
+  other case the next command of the stored sequence is published, which keeps the limits by the
+  claim, and its remainder is stored. Either way the claim holds at the next tick.
+Nothing is assumed about whoever asks for commands: this is the Black-Box Simplex rule
+(arXiv 2102.12981). Both checks are made on the literal positions that would be published, so
+rounding does not accumulate. Joints are independent: one joint's refusal does not hold back another.
+
+The stopping sequence is a shortest one in discrete time. Let `neutral` bring the acceleration to zero
+at full jerk, and let `brake_N` decelerate as hard as the limits allow while still able to end with zero
+acceleration after N ticks. The least N is taken for which braking suffices, and the mixture of the two
+that removes exactly the velocity: a mixture of sequences that keep linear limits keeps them too.
+"""
+
+import math
+
+import numpy as np
+from jaxtyping import Bool, Float64
+from numpy import ndarray
+
+from sigma_ros.control.limits import MotionLimits
+
+MAX_STOP_TICKS = 400
+"""A robot that needs longer to stop than this many ticks is refused."""
+
+_SUM_TOLERANCE = 1e-14
+_TOLERANCE_RAD = 1e-12
+_JERK_TOLERANCE_RADPS3 = 1e-7
+
+
+class StopPlanner:
+    """Limits per tick of some joints, and stopping sequences for many states of them at once.
+
+    Velocity `w` is in rad per tick, acceleration `b` in rad per tick^2. Holds constants only.
+
+    Raises:
+        ValueError: the robot needs more than `MAX_STOP_TICKS` ticks to stop.
+    """
+
+    def __init__(self, limits: MotionLimits, *, speed_factor: float = 1.0) -> None:
+        dt = limits.period_s
+        self.lower = limits.lower_rad
+        self.upper = limits.upper_rad
+        self.w_max = limits.velocity_radps * dt
+        self.b_max = limits.acceleration_radps2 * dt**2
+        self.jerk = limits.jerk_radps3 * dt**3
+        self._jerk_tolerance = _JERK_TOLERANCE_RADPS3 * dt**3
+        self.ticks = _longest_stop_ticks(self.w_max * speed_factor, self.b_max, self.jerk)
+        if self.ticks > MAX_STOP_TICKS:
+            raise ValueError(f"a full stop takes {self.ticks} ticks, at most {MAX_STOP_TICKS} are allowed")
+        k = np.arange(1.0, self.ticks + 1.0)
+        self._ramp = self.jerk[:, None] * k
+        self._tail = -self.jerk[:, None, None] * np.maximum(k[:, None] - k, 0.0)
+
+    def certify(
+        self,
+        recent: Float64[ndarray, "2 dof"],
+        candidates: Float64[ndarray, "candidates dof"],
+    ) -> tuple[Bool[ndarray, "candidates dof"], Float64[ndarray, "candidates dof ticks"]]:
+        """Whether the arm can stop inside all limits after each candidate, and the stop's positions.
+
+        The candidate's own step is checked by `step_range`; here only what comes after it.
+        `recent` are the last two commands, oldest first.
+        """
+        w = candidates - recent[1]
+        b = w - (recent[1] - recent[0])
+        found, b_plan = self.shortest_stop(w, b, self.b_max)
+        w_plan = w[:, :, None] + b_plan.cumsum(axis=2)
+        q_plan = candidates[:, :, None] + w_plan.cumsum(axis=2)
+        inside = (
+            (w_plan.max(axis=2) <= self.w_max + _TOLERANCE_RAD)
+            & (w_plan.min(axis=2) >= -self.w_max - _TOLERANCE_RAD)
+            & (q_plan.max(axis=2) <= self.upper + _TOLERANCE_RAD)
+            & (q_plan.min(axis=2) >= self.lower - _TOLERANCE_RAD)
+        )
+        return found & inside, q_plan
+
+    def shortest_stop(
+        self,
+        w: Float64[ndarray, "candidates dof"],
+        b: Float64[ndarray, "candidates dof"],
+        b_max: Float64[ndarray, "*candidates dof"],
+    ) -> tuple[Bool[ndarray, "candidates dof"], Float64[ndarray, "candidates dof ticks"]]:
+        """The accelerations that bring `w` and `b` to zero soonest, then zeros; False where there are none.
+
+        `b_max` bounds the braking, which is against the direction in which the joint would be left
+        drifting. A row that is False means nothing.
+        """
+        neutral = np.minimum(np.maximum(b[:, :, None] - self._ramp, 0.0), b[:, :, None] + self._ramp)
+        drift = neutral.sum(axis=2) + w
+        sign = np.where(drift > 0.0, 1.0, -1.0)
+        brake = np.maximum((b * sign)[:, :, None] - self._ramp, -b_max[..., None])
+        brakes = np.maximum(brake[:, :, None, :], self._tail)
+        left = brakes.sum(axis=3) + (w * sign)[:, :, None]
+        enough = (left <= _SUM_TOLERANCE) & (np.abs(b)[:, :, None] <= self._ramp + _SUM_TOLERANCE)
+        shape = w.shape
+        rows, n = np.arange(w.size), enough.reshape(w.size, -1).argmax(axis=1)
+        found = enough.reshape(w.size, -1)[rows, n].reshape(shape)
+        brake = brakes.reshape(w.size, self.ticks, -1)[rows, n].reshape(*shape, -1)
+        drift = drift * sign
+        share = drift / np.maximum(drift - left.reshape(w.size, -1)[rows, n].reshape(shape), 1e-300)
+        share = np.minimum(share, 1.0)[:, :, None]
+        sequence: Float64[ndarray, "candidates dof ticks"] = neutral * (1.0 - share) + brake * (
+            share * sign[:, :, None]
+        )
+        return found, sequence
+
+    def step_range(
+        self, recent: Float64[ndarray, "3 dof"]
+    ) -> tuple[Float64[ndarray, " dof"], Float64[ndarray, " dof"]]:
+        """Lowest and highest next command that keeps the four limits at that one tick."""
+        w = recent[2] - recent[1]
+        b = w - (recent[1] - recent[0])
+        low = recent[2] + np.maximum(w + np.maximum(b - self.jerk, -self.b_max), -self.w_max)
+        high = recent[2] + np.minimum(w + np.minimum(b + self.jerk, self.b_max), self.w_max)
+        return np.maximum(low, self.lower), np.minimum(high, self.upper)
+
+    def keeps_limits(self, stream: Float64[ndarray, "ticks dof"]) -> Bool[ndarray, " dof"]:
+        """Whether commands 3, 4, ... of a stream keep all four limits, given the first three."""
+        w = np.diff(stream, axis=0)
+        b = np.diff(w, axis=0)
+        tolerance = self._jerk_tolerance
+        inside: Bool[ndarray, " dof"] = (
+            (np.abs(np.diff(b, axis=0)).max(axis=0) <= self.jerk + tolerance)
+            & (np.abs(b[1:]).max(axis=0) <= self.b_max + tolerance)
+            & (np.abs(w[2:]).max(axis=0) <= self.w_max + tolerance)
+            & (stream[3:].max(axis=0) <= self.upper + _TOLERANCE_RAD)
+            & (stream[3:].min(axis=0) >= self.lower - _TOLERANCE_RAD)
+        )
+        return inside
+
+
+def _longest_stop_ticks(
+    w_max: Float64[ndarray, " dof"], b_max: Float64[ndarray, " dof"], jerk: Float64[ndarray, " dof"]
+) -> int:
+    """Ticks of the longest stop from a state inside the limits: full speed ahead, still accelerating."""
+    peak = np.minimum(b_max, np.sqrt(w_max * jerk))
+    start = np.minimum(b_max, np.sqrt(2.0 * w_max * jerk))
+    return math.ceil(float((w_max / peak + peak / jerk + start / jerk).max())) + 3
