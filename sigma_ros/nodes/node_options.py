@@ -4,8 +4,11 @@
 `docs/ros_interface.md` has the same tables; a test keeps them equal.
 """
 
-from dataclasses import dataclass
+from dataclasses import Field, dataclass, fields, make_dataclass
+from typing import Any
 
+from sigma_ros.control.limits import SupervisorLimits
+from sigma_ros.errors import ContractError
 from sigma_ros.nodes.options import option
 from sigma_ros.values import AdapterSettings
 
@@ -83,3 +86,65 @@ class SimOptions:
     def conflicts(self) -> list[str]:
         """See `Options`."""
         return []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _SupervisorBase:
+    contract: str = option("contract file, or the name of a shipped one", default="so101", read_only=True)
+    lockstep: bool = option(
+        "replay: ticks at `/clock` messages; commands go to the replay topic only", default=False, read_only=True
+    )
+    scale_ceiling: float = option("the applied scale never exceeds this", default=1.0, low=0.0, high=1.0)
+
+    @property
+    def limits(self) -> SupervisorLimits:
+        """The supervisor's settings as one value.
+
+        Raises:
+            ContractError: they do not fit together.
+        """
+        values = {entry.name: getattr(self, entry.name) for entry in _LIMIT_FIELDS}
+        values["untracked_joints"] = tuple(filter(None, values["untracked_joints"].split(",")))
+        return SupervisorLimits(**values)
+
+    def conflicts(self) -> list[str]:
+        """See `Options`."""
+        try:
+            _ = self.limits
+        except ContractError as error:
+            return [str(error.got)]
+        return []
+
+
+TIGHTENED = ("position_margin_rad", "velocity_scale", "acceleration_scale", "jerk_scale")
+"""Motion limits, which can be made tighter at any time, never looser before a restart."""
+
+_LIMIT_FIELDS: tuple[Field[Any], ...] = fields(SupervisorLimits)
+_LIMIT_TEXTS = {
+    "require_heartbeat": "engage only while the policy's heartbeat is heard",
+    "require_estop_heartbeat": "without an e-stop publisher: ESTOP",
+    "start_ramp": "lead the arm slowly to a first target beyond start_tolerance_rad",
+    "check_tracking": "stop when a joint does not follow or freezes",
+    "untracked_joints": "joints not judged for that, separated by commas; a gripper holds things",
+}
+
+
+def _limit_option(entry: Field[Any]) -> tuple[str, type, Any]:
+    """A supervisor setting as a parameter: text, unit and range are the setting's own."""
+    default = ",".join(entry.default) if isinstance(entry.default, tuple) else entry.default
+    facts = entry.metadata
+    text = facts.get("text") or _LIMIT_TEXTS[entry.name]
+    bounds = {"unit": facts["unit"], "low": facts["low"], "high": facts["high"]} if facts else {}
+    fixed = entry.name not in TIGHTENED
+    return entry.name, type(default), option(text, default=default, read_only=fixed, **bounds)
+
+
+SupervisorOptions: Any = make_dataclass(
+    "SupervisorOptions",
+    [_limit_option(entry) for entry in _LIMIT_FIELDS],
+    bases=(_SupervisorBase,),
+    frozen=True,
+    kw_only=True,
+    module=__name__,
+)
+SupervisorOptions.__doc__ = "Parameters of `supervisor_node`: its own, and every field of `SupervisorLimits`."

@@ -24,6 +24,7 @@ from sigma_ros.errors import SigmaError
 from sigma_ros.nodes import qos, topics
 from sigma_ros.nodes.clocks import steady_clock
 from sigma_ros.nodes.diagnostics import Diagnostics
+from sigma_ros.nodes.image_messages import image_view
 from sigma_ros.nodes.node_options import PolicyOptions
 from sigma_ros.nodes.parameters import BoundParameters
 from sigma_ros.nodes.policy_health import PolicyHealth
@@ -31,7 +32,7 @@ from sigma_ros.nodes.policy_model import PolicyModel, load_policy
 from sigma_ros.nodes.policy_output import PolicyOutput
 from sigma_ros.nodes.policy_session import PolicySession
 from sigma_ros.nodes.process import run_node
-from sigma_ros.nodes.sensor_messages import image_view, joint_positions, stamp_ns
+from sigma_ros.nodes.sensor_messages import joint_positions, stamp_ns
 
 TICK_POLL_S = 0.005
 CLOCK_JUMP = JumpThreshold(
@@ -210,7 +211,7 @@ class PolicyNode(LifecycleNode):
 
     def _on_heartbeat(self) -> None:
         if self._session is not None and self._output is not None:
-            self._output.heartbeat(self._session.epoch)
+            self._output.heartbeat(healthy=self._session.healthy)
 
     def _on_task(self, message: String) -> None:
         self._task = message.data

@@ -4,7 +4,7 @@
 import json
 
 from rclpy.node import Node
-from std_msgs.msg import Header, String, UInt32
+from std_msgs.msg import Bool, Header, String
 
 from sigma_ros.msg import ActionChunk, TelepathyState
 from sigma_ros.nodes import qos, topics
@@ -30,7 +30,7 @@ class PolicyOutput:
         self._commit_chunks = node.create_publisher(ActionChunk, topics.COMMIT_CHUNK, event_qos) if lockstep else None
         self._ticks = node.create_publisher(Header, topics.TICK, event_qos) if lockstep else None
         self._telepathy = node.create_publisher(TelepathyState, topics.TELEPATHY, event_qos)
-        self._heartbeat = node.create_publisher(UInt32, topics.POLICY_HEARTBEAT, qos.HEARTBEAT)
+        self._heartbeat = node.create_publisher(Bool, topics.POLICY_HEARTBEAT, qos.HEARTBEAT)
         self._info = node.create_publisher(String, topics.POLICY_INFO, qos.LATCHED)
 
     def publish(self, outcome: Outcome) -> None:
@@ -53,9 +53,9 @@ class PolicyOutput:
         if self._ticks is not None:
             self._ticks.publish(Header(stamp=to_time(item.stamp_ns), frame_id=f"{item.epoch}/{item.tick}"))
 
-    def heartbeat(self, epoch: int) -> None:
-        """Says that the process is alive, whatever its inference does."""
-        self._heartbeat.publish(UInt32(data=epoch))
+    def heartbeat(self, *, healthy: bool) -> None:
+        """Says that the process is alive, whatever its inference does, and whether the policy can act."""
+        self._heartbeat.publish(Bool(data=healthy))
         if not self._lockstep:
             self._chunks.assert_liveliness()
 

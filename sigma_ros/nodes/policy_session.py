@@ -55,11 +55,17 @@ class PolicySession:
         self._clock = FrameClock(contract, image_size_px=image_size_px)
         self._worker = InferenceWorker(runtime, lockstep=self._lockstep, wake=wake)
         self._judged_epoch = -1
+        self._valid = False
         self.blocked: str | None = None
         self.paused = False
         self.overruns = 0
         self.options = options
         self.set_task(options.task)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether chunks can be expected: not paused, units fit, and the newest tick was a window."""
+        return self._valid and not self.paused and self.blocked is None
 
     @property
     def task(self) -> str:
@@ -128,6 +134,7 @@ class PolicySession:
         """Consumes the ticks that are complete at `now_ns`; None: by messages alone."""
         while self._clock.ready(now_ns):
             item = self._clock.next_tick()
+            self._valid = isinstance(item, Window)
             self._on_tick(item)
             if not self.paused:
                 self._consume(item)

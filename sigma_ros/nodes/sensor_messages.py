@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stamps, images, joint states and commands <-> values.
-
-Images stay in the message's own memory as views that cannot be written; decoding and resizing is `control.images`,
-the same for a bag, so no image library of ROS is needed and a broken cv_bridge cannot break a node.
-"""
+"""Stamps, joint states and commands <-> values."""
 
 import array
 from collections.abc import Sequence
@@ -13,12 +9,11 @@ import numpy as np
 from builtin_interfaces.msg import Duration, Time
 from jaxtyping import Float64
 from numpy import ndarray
-from sensor_msgs.msg import CompressedImage, Image, JointState
+from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray, Header
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from sigma_ros.contract import Contract
-from sigma_ros.control.images import ImageMessage
 from sigma_ros.errors import SigmaError
 from sigma_ros.values import NS_PER_S
 
@@ -38,21 +33,6 @@ def to_duration(ns: int) -> Duration:
     """Nanoseconds as a duration."""
     sec, nanosec = divmod(ns, NS_PER_S)
     return Duration(sec=sec, nanosec=nanosec)
-
-
-def image_view(message: Image | CompressedImage) -> ImageMessage:
-    """An image as the frame clock takes it: no copy, read-only memory that lives as long as the view."""
-    data = memoryview(message.data).toreadonly()
-    if isinstance(message, CompressedImage):
-        return ImageMessage(encoding=message.format, height=0, width=0, step=0, data=data, is_compressed=True)
-    return ImageMessage(
-        encoding=message.encoding,
-        height=message.height,
-        width=message.width,
-        step=message.step,
-        data=data,
-        is_compressed=False,
-    )
 
 
 def joint_positions(message: JointState) -> tuple[tuple[str, ...], Float64[ndarray, " joints"]]:
@@ -75,15 +55,6 @@ def joint_positions(message: JointState) -> tuple[tuple[str, ...], Float64[ndarr
 def joint_state_message(*, at_ns: int, names: Sequence[str], positions_rad: ndarray) -> JointState:
     """Joint positions as a message."""
     return JointState(header=Header(stamp=to_time(at_ns)), name=list(names), position=doubles(positions_rad))
-
-
-def image_message(*, at_ns: int, frame_id: str, rgb: ndarray) -> Image:
-    """An RGB picture [h, w, 3] uint8 as a raw image message."""
-    height, width, _ = rgb.shape
-    data = array.array("B")
-    data.frombytes(np.ascontiguousarray(rgb).data)
-    header = Header(stamp=to_time(at_ns), frame_id=frame_id)
-    return Image(header=header, encoding="rgb8", height=height, width=width, step=3 * width, data=data)
 
 
 def array_message(values: Float64[ndarray, " dof"]) -> Float64MultiArray:
