@@ -105,7 +105,7 @@ class SigmaConfig:
     plain_lora: bool = False
 
     def __post_init__(self) -> None:
-        problems = [*_wrong_types(self), *self._wrong_sizes()]
+        problems = _wrong_types(self) or self._wrong_sizes()
         if problems:
             raise CheckpointError(
                 "Sigma's settings cannot be right",
@@ -116,7 +116,7 @@ class SigmaConfig:
 
     def _wrong_sizes(self) -> list[str]:
         problems = []
-        if self.resampler_heads >= 1 and self.resampler_width % self.resampler_heads:
+        if self.resampler_width % self.resampler_heads:
             problems.append(f"resampler_width {self.resampler_width} is no multiple of {self.resampler_heads} heads")
         if not 1 <= self.chunk_steps <= self.trajectory_steps <= self.horizon:
             problems.append(

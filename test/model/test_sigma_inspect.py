@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`sigma model inspect` and `sigma model explain`: what they say is what is there."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_sigma import tiny_sigma
+
+from sigma_ros.errors import CheckpointError, UsageError
+from sigma_ros.model.checkpoint import identify, save_checkpoint
+from sigma_ros.model.explain import data_path, explain_model
+from sigma_ros.model.inspect import file_statistics, inspect_checkpoint, statistics
+from sigma_ros.model.manifest import ADAPTER_FILE, HEADS_FILE, MANIFEST_FILE, Training
+
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "model.md"
+
+
+@pytest.fixture
+def written(tmp_path):
+    model = tiny_sigma()
+    base = identify(model, None)
+    save_checkpoint(
+        model, tmp_path / "sigma", base=base, training=Training(trained=True, data_hash="cafe"), scores={"mse_vec": 0.5}
+    )
+    return model, tmp_path / "sigma"
+
+
+def test_inspect_counts_tensors_and_states_their_mean_std_and_rms(written):
+    model, folder = written
+    numbers = torch.cat([parameter.detach().flatten().double() for parameter in model.heads().values()])
+    found = file_statistics(folder / HEADS_FILE)
+    assert (found.tensors, found.numbers) == (len(model.heads()), numbers.numel())
+    assert found.mean == pytest.approx(float(numbers.mean()), abs=1e-12)
+    assert found.std == pytest.approx(float(numbers.std(correction=0)))
+    assert found.rms == pytest.approx(float(numbers.square().mean().sqrt()))
+
+
+def test_inspect_says_what_a_checkpoint_is(written):
+    text = inspect_checkpoint(str(written[1]))
+    for part in (
+        "Sigma checkpoint, trained",
+        f"{len(written[0].heads())} tensors",
+        "mse_vec 0.5",
+        "cafe",
+        "lora_rank 4",
+    ):
+        assert part in text
+
+
+def test_inspect_says_untrained_in_its_first_line(tmp_path):
+    model = tiny_sigma(stirred=False)
+    save_checkpoint(model, tmp_path / "s", base=identify(model, None), training=Training())
+    assert "UNTRAINED" in inspect_checkpoint(str(tmp_path / "s")).splitlines()[0]
+
+
+def test_inspect_refuses_a_changed_file(written):
+    content = bytearray((written[1] / ADAPTER_FILE).read_bytes())
+    content[-1] ^= 1
+    (written[1] / ADAPTER_FILE).write_bytes(content)
+    with pytest.raises(CheckpointError, match=ADAPTER_FILE.replace(".", r"\.")):
+        inspect_checkpoint(str(written[1]))
+
+
+def test_inspect_refuses_a_missing_file(written):
+    (written[1] / HEADS_FILE).unlink()
+    with pytest.raises(CheckpointError, match="missing or was changed"):
+        inspect_checkpoint(str(written[1]))
+
+
+def test_inspect_names_a_damaged_manifest(written):
+    (written[1] / MANIFEST_FILE).write_text("{")
+    with pytest.raises(CheckpointError, match=r"sigma_config\.json"):
+        inspect_checkpoint(str(written[1]))
+
+
+def test_inspect_shows_a_base_policy(tiny_folder):
+    text = inspect_checkpoint(str(tiny_folder))
+    assert "pi0.5 base policy" in text
+    assert "telepathy heads would start untrained" in text
+
+
+def test_statistics_of_nothing_are_not_numbers():
+    assert statistics([]).tensors == 0
+    assert statistics([]).mean != statistics([]).mean
+
+
+def test_the_explained_path_counts_every_parameter_once():
+    model = tiny_sigma()
+    rows = data_path(model)
+    assert sum(row.trained for row in rows) == sum(parameter.numel() for parameter in model.trained().values())
+    assert sum(row.frozen for row in rows) == sum(parameter.numel() for parameter in model.backbone.policy.parameters())
+
+
+def test_the_page_in_docs_is_what_the_code_says():
+    assert DOCS.read_text(encoding="utf-8") == explain_model("both"), "run: sigma model explain --out docs/model.md"
+
+
+def test_explain_refuses_an_unknown_size():
+    with pytest.raises(UsageError, match="full, mini or both"):
+        explain_model("medium")
