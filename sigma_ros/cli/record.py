@@ -5,7 +5,7 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -15,10 +15,13 @@ from sigma_ros.contract import Contract
 from sigma_ros.errors import MachineError, SigmaError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sigma_ros.sim.demonstration import Demonstration
     from sigma_ros.sim.environment import SimArm
     from sigma_ros.sim.recorder import BagFormat
 
-app = typer.Typer(help="Record episodes into bags.")
+app = typer.Typer(help="Record episodes into bags.", add_completion=False)
 
 _LOWEST_SUCCESS = 0.5
 _FEWEST_JUDGED = 20
@@ -48,7 +51,10 @@ def record(
     jpeg: Annotated[
         int | None, typer.Option(min=1, max=100, metavar="QUALITY", help="JPEG pictures; raw ones otherwise.")
     ] = None,
-    storage: Annotated[str, typer.Option(help="mcap or sqlite3.")] = "mcap",
+    storage: Annotated[Literal["mcap", "sqlite3"], typer.Option(help="The bag's file format.")] = "mcap",
+    disturb: Annotated[
+        float, typer.Option(min=0.0, max=0.3, metavar="RAD", help="Push free movements off their path by up to this.")
+    ] = 0.0,
     keep_failures: Annotated[
         bool, typer.Option("--keep-failures", help="Keep episodes in which the brick missed the box.")
     ] = False,
@@ -67,6 +73,7 @@ def record(
             remedy="add --sim; a real arm is recorded with: ros2 bag record",
         )
     from sigma_ros.contract_file import load_contract  # noqa: PLC0415 - help stays fast
+    from sigma_ros.sim.demonstration import demonstrations  # noqa: PLC0415
     from sigma_ros.sim.environment import SimArm  # noqa: PLC0415
     from sigma_ros.sim.recorder import bag_format, check_recordable  # noqa: PLC0415
     from sigma_ros.sim.setups import setup_named  # noqa: PLC0415
@@ -79,12 +86,19 @@ def record(
     _check_target(folders, overwrite=overwrite)
     _check_disk(out, _bytes_needed(robot, how) * episodes)
     with SimArm(scene, contract=robot) as arm:
-        tally = _record(arm, folders, seed, how, keep_failures=keep_failures)
+        attempts = demonstrations(arm, seed, disturbance_rad=disturb)
+        tally = _record(arm, attempts, folders, how, keep_failures=keep_failures)
     _tell(out, tally, robot)
 
 
-def _record(arm: "SimArm", folders: list[Path], seed: int, how: "BagFormat", *, keep_failures: bool) -> _Tally:
-    from sigma_ros.sim.demonstration import demonstrations  # noqa: PLC0415
+def _record(
+    arm: "SimArm",
+    demonstrations: "Iterator[Demonstration | None]",
+    folders: list[Path],
+    how: "BagFormat",
+    *,
+    keep_failures: bool,
+) -> _Tally:
     from sigma_ros.sim.recorder import write_demonstration  # noqa: PLC0415
 
     tally = _Tally(started_s=time.monotonic())
@@ -97,7 +111,7 @@ def _record(arm: "SimArm", folders: list[Path], seed: int, how: "BagFormat", *, 
     )
     with Progress(*columns, console=Console(stderr=True)) as progress:
         bar = progress.add_task("recording", total=len(folders), speed=0.0)
-        for demonstration in demonstrations(arm, seed):
+        for demonstration in demonstrations:
             if demonstration is None or not (demonstration.success or keep_failures):
                 tally.failed += 1
                 _refuse_hopeless(tally)

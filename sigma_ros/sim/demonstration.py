@@ -2,6 +2,7 @@
 """Episodes of the expert without pictures: about sixty times faster than real time, judged by physics."""
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,10 +14,13 @@ from sigma_ros.contract import Contract
 from sigma_ros.errors import SigmaError
 from sigma_ros.sim.environment import SimArm
 from sigma_ros.sim.expert import Expert
+from sigma_ros.sim.motion import JointPath
 from sigma_ros.values import NS_PER_S, frozen_array
 
 _SETTLE_S = 0.6
 """Time for the brick to come to rest after the last command, before success is judged."""
+
+_FREE_PHASES = ("reach", "carry", "return")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,21 +43,29 @@ class Demonstration:
         return len(self.states)
 
 
-def demonstrate(arm: SimArm, seed: int) -> Demonstration:
+def demonstrate(arm: SimArm, seed: int, *, disturbance_rad: float = 0.0) -> Demonstration:
     """Lets the expert do one episode. At each tick: read the arm, then send that tick's command.
 
     Success is judged by physics, a moment after the last tick.
+
+    Args:
+        arm: Is reset with `seed`.
+        seed: Of the start and of the expert's habits.
+        disturbance_rad: How far free movements are pushed off the path, at most. The commands kept are
+            the expert's own, which lead back to it: a policy learns to recover (DART, arXiv:1703.09327).
 
     Raises:
         SigmaError: brick or box are out of reach.
     """
     arm.reset(seed)
     path = Expert(arm).plan(seed)
+    push = _Push(path, seed, disturbance_rad, gripper=arm.contract.joint_names.index("gripper"))
     rows: list[tuple[ndarray, ndarray, ndarray, ndarray]] = []
     while arm.contract.tick_offset_ns(len(rows)) <= path.duration_s * NS_PER_S:
-        command = path.at(arm.contract.tick_offset_ns(len(rows)) / NS_PER_S)
+        time_s = arm.contract.tick_offset_ns(len(rows)) / NS_PER_S
+        command = path.at(time_s)
         rows.append((arm.snapshot(), arm.positions_rad(), arm.velocities_radps(), command))
-        arm.step(command, _tick_s(arm.contract, len(rows) - 1))
+        arm.step(command + push.at(time_s), _tick_s(arm.contract, len(rows) - 1))
     arm.step(arm.command_rad, _SETTLE_S)
     states, positions, velocities, commands = (frozen_array(np.array(column)) for column in zip(*rows, strict=True))
     return Demonstration(
@@ -66,6 +78,21 @@ def demonstrate(arm: SimArm, seed: int) -> Demonstration:
     )
 
 
+class _Push:
+    """A smooth push off the path, in a random direction on each free leg, gone at both of its ends."""
+
+    def __init__(self, path: JointPath, seed: int, size_rad: float, *, gripper: int) -> None:
+        self._path = path
+        rng = np.random.default_rng([seed, 2])
+        self._directions_rad = size_rad * rng.uniform(-1, 1, (len(path.waypoints), len(path.at(0.0))))
+        self._directions_rad[:, gripper] = 0.0
+        self._directions_rad[[w.phase not in _FREE_PHASES for w in path.waypoints]] = 0.0
+
+    def at(self, time_s: float) -> Float64[ndarray, " dof"]:
+        leg, part = self._path.progress(time_s)
+        return self._directions_rad[leg] * math.sin(math.pi * part) ** 2
+
+
 def _tick_s(contract: Contract, tick: int) -> float:
     return (contract.tick_offset_ns(tick + 1) - contract.tick_offset_ns(tick)) / NS_PER_S
 
@@ -75,10 +102,10 @@ def episode_seed(seed: int, attempt: int) -> int:
     return int(np.random.SeedSequence([seed, attempt]).generate_state(1)[0])
 
 
-def demonstrations(arm: SimArm, seed: int) -> Iterator[Demonstration | None]:
+def demonstrations(arm: SimArm, seed: int, *, disturbance_rad: float = 0.0) -> Iterator[Demonstration | None]:
     """Endless episodes of a recording with this seed; None where the expert could not even plan."""
     for attempt in itertools.count():
         try:
-            yield demonstrate(arm, episode_seed(seed, attempt))
+            yield demonstrate(arm, episode_seed(seed, attempt), disturbance_rad=disturbance_rad)
         except SigmaError:
             yield None

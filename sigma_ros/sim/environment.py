@@ -11,22 +11,26 @@ from numpy import ndarray
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import SigmaError
-from sigma_ros.sim.arm import PADS
+from sigma_ros.sim.arm import JOINTS, PADS
 from sigma_ros.sim.cameras import Cameras
 from sigma_ros.sim.scene import PHYSICS_HZ, brick_pose, build_model
 from sigma_ros.sim.servo import ServoGoals, encoder_reading
 from sigma_ros.sim.setups import SOURCE, SceneConfig
-from sigma_ros.values import NS_PER_S
+from sigma_ros.values import NS_PER_S, frozen_array
 
 _REST_SPEED_MPS = 0.02
 """A brick slower than this lies still."""
+
+_MARGIN_RAD = 1e-3
+"""How far inside its limits a joint starts at least."""
 
 
 class SimArm:
     """A simulated SO-101 with brick and box. The same seed and the same commands give the same episode.
 
     All joint vectors are in contract order. Readings and commands are in the arm's own calibration,
-    which is off from the true angles by the set-up's `joint_offset_rad`.
+    which is off from the true angles by the set-up's `joint_offset_rad`. An instance belongs to one
+    thread, but `open_cameras` and `snapshot` let another one draw.
 
     Args:
         setup: What the scene looks like and how its servos behave.
@@ -38,12 +42,16 @@ class SimArm:
         self.contract = contract or load_contract("so101")
         self.model = build_model(setup, self.contract)
         self._data = mujoco.MjData(self.model)
-        self._offset_rad = np.array(setup.joint_offset_rad)
         joints = [self.model.joint(name) for name in self._joint_names()]
         self._qpos = np.array([joint.qposadr[0] for joint in joints])
         self._qvel = np.array([joint.dofadr[0] for joint in joints])
-        self._brick_qpos = int(self.model.joint("brick").qposadr[0])
+        first = int(self.model.joint("brick").qposadr[0])
+        self.brick_state = slice(first, first + 7)
+        """Where the brick's pose (x, y, z, quaternion) is in a `snapshot`."""
         self._brick_qvel = int(self.model.joint("brick").dofadr[0])
+        order = self.contract.joint_order(JOINTS)
+        self.offset_rad = frozen_array(np.array(setup.joint_offset_rad)[order])
+        self._rest_rad = np.array(setup.start.rest_rad)[order]
         self._cameras: Cameras | None = None
         self.reset(0)
 
@@ -52,12 +60,12 @@ class SimArm:
         rng = np.random.default_rng(seed)
         start = self.setup.start
         mujoco.mj_resetData(self.model, self._data)
-        rest = np.array(start.rest_rad) + rng.uniform(-1, 1, len(self._qpos)) * start.rest_spread_rad
-        rest = np.clip(rest, self.contract.lower_rad + 1e-3, self.contract.upper_rad - 1e-3)
+        rest = self._rest_rad + rng.uniform(-1, 1, len(self._qpos)) * start.rest_spread_rad
+        rest = self._true_rad(rest + self.offset_rad, margin_rad=_MARGIN_RAD)
         self._data.qpos[self._qpos] = rest
         pan = self.model.body("shoulder").pos
-        self._data.qpos[self._brick_qpos : self._brick_qpos + 7] = brick_pose(self.setup, (pan[0], pan[1]), rng)
-        self._command_rad = rest + self._offset_rad
+        self._data.qpos[self.brick_state] = brick_pose(self.setup, (pan[0], pan[1]), rng)
+        self._command_rad = rest + self.offset_rad
         self._goals = ServoGoals(self.setup.servo, rest, 1.0 / PHYSICS_HZ)
         self._steps = 0
         self._asked_s = 0.0
@@ -80,7 +88,7 @@ class SimArm:
                 got=command_rad,
             )
         self._command_rad = command.copy()
-        true_command = np.clip(command - self._offset_rad, self.contract.lower_rad, self.contract.upper_rad)
+        true_command = self._true_rad(command)
         self._asked_s += dt_s
         while self._steps < round(self._asked_s * PHYSICS_HZ):
             self._data.ctrl[:] = self._goals.advance(true_command)
@@ -89,7 +97,7 @@ class SimArm:
 
     def positions_rad(self) -> Float64[ndarray, " dof"]:
         """Joint positions as the encoders read them."""
-        reading = self._data.qpos[self._qpos] + self._offset_rad
+        reading = self._data.qpos[self._qpos] + self.offset_rad
         return encoder_reading(reading, self.setup.servo.counts_per_turn)
 
     def velocities_radps(self) -> Float64[ndarray, " dof"]:
@@ -108,12 +116,19 @@ class SimArm:
 
     def brick_position_m(self) -> Float64[ndarray, " 3"]:
         """Middle of the brick in the base frame."""
-        return self._data.qpos[self._brick_qpos : self._brick_qpos + 3].copy()
+        return self._data.qpos[self.brick_state][:3].copy()
 
     def brick_yaw_rad(self) -> float:
         """Direction of the brick's long side in the table's plane, from the base's x axis."""
         axis = self._data.body("brick").xmat.reshape(3, 3)[:, 0]
         return float(np.arctan2(axis[1], axis[0]))
+
+    def place_brick(self, position_m: tuple[float, float, float], *, yaw_rad: float) -> None:
+        """Puts the brick somewhere else, level and at rest, as a hand would."""
+        half = yaw_rad / 2
+        self._data.qpos[self.brick_state] = [*position_m, np.cos(half), 0.0, 0.0, np.sin(half)]
+        self._data.qvel[self._brick_qvel : self._brick_qvel + 6] = 0.0
+        mujoco.mj_forward(self.model, self._data)
 
     def brick_held(self) -> bool:
         """Whether both fingers press on the brick."""
@@ -168,6 +183,11 @@ class SimArm:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _true_rad(self, reading_rad: ndarray, *, margin_rad: float = 0.0) -> Float64[ndarray, " dof"]:
+        """True angles of a reading or command; neither may leave the joint's limits."""
+        lower, upper = self.contract.lower_rad + margin_rad, self.contract.upper_rad - margin_rad
+        return np.clip(np.clip(reading_rad, lower, upper) - self.offset_rad, lower, upper)
 
     def _joint_names(self) -> tuple[str, ...]:
         return tuple(self.model.actuator(i).name for i in range(self.model.nu))

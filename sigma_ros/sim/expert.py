@@ -123,12 +123,11 @@ class Expert:
 
     def _commanded(self, angles_rad: ndarray, gripper_rad: float) -> Float64[ndarray, " dof"]:
         """The command that brings the true joints to `angles_rad` against gravity and calibration error."""
-        setup = self._arm.setup
-        sag = self._kinematics.gravity_torque_nm(angles_rad) / setup.servo.stiffness_nm_per_rad
-        command = angles_rad + sag + np.array(setup.joint_offset_rad)
+        sag = self._kinematics.gravity_torque_nm(angles_rad) / self._arm.setup.servo.stiffness_nm_per_rad
+        command = angles_rad + sag + self._arm.offset_rad
         return self._with_gripper(command, gripper_rad)
 
     def _with_gripper(self, command_rad: ndarray, gripper_rad: float) -> Float64[ndarray, " dof"]:
         changed = command_rad.copy()
-        changed[self._gripper] = gripper_rad + self._arm.setup.joint_offset_rad[self._gripper]
+        changed[self._gripper] = gripper_rad + self._arm.offset_rad[self._gripper]
         return np.clip(changed, self._arm.contract.lower_rad, self._arm.contract.upper_rad)

@@ -42,18 +42,24 @@ class JointPath:
 
     def at(self, time_s: float) -> Float64[ndarray, " dof"]:
         """Joint angles at a time; the ends hold before and after."""
-        leg = self._leg(time_s)
+        leg, x = self.progress(time_s)
         goal = self.waypoints[leg].angles_rad
-        if leg == 0 or time_s >= self.arrive_s[leg]:
+        if x == 1.0:
             return goal
-        start_s = self.leave_s[leg - 1]
-        x = (time_s - start_s) / (self.arrive_s[leg] - start_s)
         before = self.waypoints[leg - 1].angles_rad
         return before + (goal - before) * (x**3 * (10 - 15 * x + 6 * x * x))
 
     def phase(self, time_s: float) -> str:
         """Name of the waypoint being approached or held at a time."""
         return self.waypoints[self._leg(time_s)].phase
+
+    def progress(self, time_s: float) -> tuple[int, float]:
+        """Which leg a time belongs to, and the part of it that has passed (1 while its end is held)."""
+        leg = self._leg(time_s)
+        if leg == 0 or time_s >= self.arrive_s[leg]:
+            return leg, 1.0
+        start_s = self.leave_s[leg - 1]
+        return leg, (time_s - start_s) / (self.arrive_s[leg] - start_s)
 
     def _leg(self, time_s: float) -> int:
         return next((i for i, leave_s in enumerate(self.leave_s) if time_s < leave_s), len(self.leave_s) - 1)

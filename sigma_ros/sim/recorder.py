@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 from numpy import ndarray
 
 from sigma_ros.contract import Contract
-from sigma_ros.errors import ContractError, UsageError
+from sigma_ros.errors import ContractError
 from sigma_ros.evaluation.bag_writer import BagWriter
 from sigma_ros.sim.demonstration import Demonstration
 from sigma_ros.sim.environment import SimArm
@@ -23,6 +23,7 @@ TASK_TOPIC = "/sigma_policy/task"
 START_NS = 1_735_689_600 * NS_PER_S
 """Stamp of the first tick of every recording (2025-01-01): bags of the same seed are the same bytes."""
 
+Storage = Literal["mcap", "sqlite3"]
 DEFAULT_JPEG_QUALITY = 90
 _PICTURES_AHEAD = 16
 
@@ -32,18 +33,12 @@ class BagFormat:
     """How a demonstration is written. `jpeg_quality` None: raw pictures."""
 
     jpeg_quality: int | None = None
-    storage: Literal["mcap", "sqlite3"] = "mcap"
+    storage: Storage = "mcap"
     overwrite: bool = False
 
 
-def bag_format(contract: Contract, *, jpeg_quality: int | None, storage: str, overwrite: bool) -> BagFormat:
-    """The format asked for; a contract whose cameras are compressed gets JPEG pictures in any case.
-
-    Raises:
-        UsageError: there is no such storage.
-    """
-    if storage != "mcap" and storage != "sqlite3":  # noqa: PLR1714 - mypy narrows no tuple
-        raise UsageError("no such bag storage", expected="mcap or sqlite3", got=storage)
+def bag_format(contract: Contract, *, jpeg_quality: int | None, storage: Storage, overwrite: bool) -> BagFormat:
+    """The format asked for; a contract whose cameras are compressed gets JPEG pictures in any case."""
     if jpeg_quality is None and any("Compressed" in camera.message_type for camera in contract.cameras):
         jpeg_quality = DEFAULT_JPEG_QUALITY
     return BagFormat(jpeg_quality=jpeg_quality, storage=storage, overwrite=overwrite)

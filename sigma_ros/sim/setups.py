@@ -28,7 +28,8 @@ class ServoConfig:
 
     Attributes:
         stiffness_nm_per_rad: Proportional gain of the position loop.
-        lag_s: Delay of the achieved behind a steadily moving command, bus delay included.
+        lag_s: Delay of the achieved behind a steadily moving command, bus delay included. A command that
+            is held for a tick adds half a tick.
         bus_delay_s: Part of `lag_s` that is pure transport.
         max_speed_radps: Speed at which the servo runs after a jump of its goal.
         max_torque_nm: Stall torque of the five arm servos (7.4 V).
@@ -37,7 +38,7 @@ class ServoConfig:
     """
 
     stiffness_nm_per_rad: float = 30.0
-    lag_s: float = 0.1
+    lag_s: float = 0.085
     bus_delay_s: float = 0.01
     max_speed_radps: float = 4.8
     max_torque_nm: float = 2.94
@@ -101,7 +102,7 @@ class StartConfig:
     """Where an episode may start: the brick in polar coordinates about the pan axis, the arm near its rest pose.
 
     `brick_yaw_rad` is the angle of the brick's long side from the tangent of that circle; `rest_rad`
-    is the folded pose in which LeRobot's recordings start, in contract order; `rest_spread_rad` the
+    is the folded pose in which LeRobot's recordings start, in the arm's order; `rest_spread_rad` the
     largest random deviation from it.
     """
 
@@ -114,7 +115,10 @@ class StartConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SceneConfig:
-    """One simulated set-up. `joint_offset_rad` is what a calibration got wrong: reading minus true angle."""
+    """One simulated set-up. Joint values are in the arm's own order (`arm.JOINTS`).
+
+    `joint_offset_rad` is what a calibration got wrong: reading minus true angle.
+    """
 
     name: str
     servo: ServoConfig = field(default_factory=ServoConfig)
@@ -133,7 +137,7 @@ class SceneConfig:
         problems = []
         if len(self.joint_offset_rad) != 6 or len(self.start.rest_rad) != 6:
             problems.append("joint_offset_rad and start.rest_rad need six values")
-        if any(abs(offset) > 0.3 for offset in self.joint_offset_rad):
+        if not all(abs(offset) <= 0.3 for offset in self.joint_offset_rad):
             problems.append(f"joint offsets must stay within 0.3 rad, got {self.joint_offset_rad}")
         if not self.cameras:
             problems.append("at least one camera is needed")
@@ -158,7 +162,7 @@ SOURCE = SceneConfig(name="source", cameras=(("up", UP_VIEW), ("side", SIDE_VIEW
 
 TARGET = SceneConfig(
     name="target",
-    servo=ServoConfig(stiffness_nm_per_rad=18.0, lag_s=0.13, max_speed_radps=4.2),
+    servo=ServoConfig(stiffness_nm_per_rad=18.0, lag_s=0.115, max_speed_radps=4.2),
     cameras=(("up", _TARGET_UP_VIEW), ("side", _TARGET_SIDE_VIEW)),
     light=LightConfig(position_m=(0.1, -0.6, 1.0), lamp_rgb=(0.66, 0.56, 0.42), room_rgb=(0.34, 0.33, 0.36)),
     brick=BrickConfig(size_m=(0.0238, 0.0158, 0.0114), rgb=(0.90, 0.30, 0.66), mass_kg=0.004),

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from rosbags.highlevel import AnyReader
+from rosbags.typesys import Stores, get_typestore
+
+from sigma_ros.contract import Contract
+from sigma_ros.errors import ContractError, UsageError
+from sigma_ros.sim.demonstration import Demonstration, demonstrate
+from sigma_ros.sim.environment import SimArm
+from sigma_ros.sim.recorder import START_NS, TASK_TOPIC, BagFormat, bag_format, check_recordable, write_demonstration
+from sigma_ros.sim.setups import SOURCE
+
+pytestmark = pytest.mark.gl
+
+JPEG = BagFormat(jpeg_quality=80)
+
+
+@pytest.fixture(scope="module")
+def small_arm(small_contract: Contract) -> Iterator[SimArm]:
+    with SimArm(SOURCE, contract=small_contract) as arm:
+        yield arm
+
+
+@pytest.fixture(scope="module")
+def episode(small_arm: SimArm) -> Demonstration:
+    return shortened(demonstrate(small_arm, 0), 40)
+
+
+def shortened(episode: Demonstration, ticks: int) -> Demonstration:
+    arrays = ("states", "positions_rad", "velocities_radps", "commands_rad")
+    return replace(episode, **{name: getattr(episode, name)[:ticks] for name in arrays})
+
+
+@pytest.fixture(scope="module")
+def bag(small_arm: SimArm, episode: Demonstration, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recorded") / "episode_000000"
+    write_demonstration(path, small_arm, episode, JPEG)
+    return path
+
+
+def read(path: Path) -> dict[str, list[tuple[int, object]]]:
+    topics: dict[str, list[tuple[int, object]]] = {}
+    with AnyReader([path], default_typestore=get_typestore(Stores.ROS2_JAZZY)) as reader:
+        for connection, stamp_ns, raw in reader.messages():
+            topics.setdefault(connection.topic, []).append((stamp_ns, reader.deserialize(raw, connection.msgtype)))
+    return topics
+
+
+def test_every_stream_lies_exactly_on_the_contracts_grid(bag: Path, small_contract: Contract) -> None:
+    grid = [START_NS + small_contract.tick_offset_ns(k) for k in range(40)]
+    topics = read(bag)
+    for topic in (small_contract.joint_state_topic, small_contract.command_topic):
+        assert [stamp_ns for stamp_ns, _ in topics[topic]] == grid
+    for camera in small_contract.cameras:
+        stamps = [m.header.stamp.sec * 10**9 + m.header.stamp.nanosec for _, m in topics[camera.topic]]  # type: ignore[attr-defined]
+        assert stamps == grid
+
+
+def test_joints_and_commands_are_the_episodes(bag: Path, episode: Demonstration, small_contract: Contract) -> None:
+    topics = read(bag)
+    joints = [message for _, message in topics[small_contract.joint_state_topic]]
+    assert all(tuple(m.name) == small_contract.joint_names for m in joints)  # type: ignore[attr-defined]
+    assert np.array_equal([m.position for m in joints], episode.positions_rad)  # type: ignore[attr-defined]
+    commands = [message.data for _, message in topics[small_contract.command_topic]]  # type: ignore[attr-defined]
+    assert np.array_equal(commands, episode.commands_rad)
+
+
+def test_task_and_success_are_in_the_bag(bag: Path, small_contract: Contract) -> None:
+    assert [m.data for _, m in read(bag)[TASK_TOPIC]] == [small_contract.tasks[0]]  # type: ignore[attr-defined]
+    custom = yaml.safe_load((bag / "metadata.yaml").read_text())["rosbag2_bagfile_information"]["custom_data"]
+    assert custom["sigma.success"] == "true"
+    assert custom["sigma.source"] == "simulated"
+    assert custom["sigma.setup"] == "source"
+    assert custom["sigma.seed"] == "0"
+
+
+def test_the_same_episode_gives_the_same_bytes(
+    small_arm: SimArm, episode: Demonstration, bag: Path, tmp_path: Path
+) -> None:
+    again = tmp_path / "episode_000000"
+    write_demonstration(again, small_arm, episode, JPEG)
+    files = sorted(file.name for file in bag.iterdir())
+    assert sorted(file.name for file in again.iterdir()) == files
+    for name in files:
+        assert (again / name).read_bytes() == (bag / name).read_bytes(), name
+
+
+def test_raw_pictures_are_the_rendered_ones(small_arm: SimArm, episode: Demonstration, tmp_path: Path) -> None:
+    write_demonstration(tmp_path / "raw", small_arm, shortened(episode, 3), BagFormat(storage="sqlite3"))
+    _, message = read(tmp_path / "raw")["/side_camera/image_raw"][2]
+    assert (message.encoding, message.height, message.width, message.step) == ("rgb8", 120, 160, 480)  # type: ignore[attr-defined]
+    picture = message.data.reshape(120, 160, 3)  # type: ignore[attr-defined]
+    assert np.array_equal(picture, small_arm.draw(episode.states[2], "side"))
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, RuntimeError])
+def test_an_interrupted_recording_leaves_nothing(
+    small_arm: SimArm, episode: Demonstration, tmp_path: Path, interruption: type[BaseException]
+) -> None:
+    ticks = iter(range(10))
+
+    def on_tick() -> None:
+        if next(ticks) == 5:
+            raise interruption
+
+    with pytest.raises(interruption):
+        write_demonstration(tmp_path / "half", small_arm, episode, JPEG, on_tick)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_bag_is_kept_unless_asked(small_arm: SimArm, episode: Demonstration, bag: Path) -> None:
+    with pytest.raises(UsageError, match="exists already"):
+        write_demonstration(bag, small_arm, episode, JPEG)
+
+
+def test_compressed_cameras_get_jpeg_pictures_without_asking(contract: Contract) -> None:
+    compressed = replace(
+        contract,
+        cameras=tuple(replace(c, message_type="sensor_msgs/msg/CompressedImage") for c in contract.cameras),
+    )
+    chosen = bag_format(compressed, jpeg_quality=None, storage="mcap", overwrite=False)
+    assert chosen.jpeg_quality == 90
+    assert bag_format(contract, jpeg_quality=None, storage="mcap", overwrite=False).jpeg_quality is None
+
+
+def test_a_contract_with_other_cameras_or_commands_is_refused(contract: Contract) -> None:
+    with pytest.raises(ContractError, match=r"cameras named up, side.*got: wrist"):
+        check_recordable(replace(contract, cameras=(replace(contract.cameras[0], name="wrist"),)), ("up", "side"))
+    with pytest.raises(ContractError, match="Float64MultiArray"):
+        check_recordable(replace(contract, command_type="trajectory_msgs/msg/JointTrajectory"), ("up", "side"))
