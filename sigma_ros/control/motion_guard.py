@@ -188,11 +188,10 @@ class MotionGuard:
     ) -> tuple[Float64[ndarray, " dof"], Bool[ndarray, " dof"], Float64[ndarray, "dof ticks"]]:
         """Certified commands between the stored stop's next one and the wanted one, as near to it as found."""
         columns = np.arange(wanted.size)
-        near: ndarray = track.stop_rad[0]
-        far: ndarray = bounded
+        near, far = track.stop_rad[0], bounded
         best = np.where(take, wanted, near)
         better = np.zeros(wanted.size, dtype=np.bool_)
-        stops = np.zeros((wanted.size, self._planner.ticks))
+        stops: ndarray = np.zeros((wanted.size, self._planner.ticks))
         for _ in range(_ROUNDS):
             fan = near + (far - near) * self._fan
             certified, fan_stops = self._planner.certify(track.recent_rad[1:], fan)

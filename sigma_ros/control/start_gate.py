@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The first motion after a start, a gap or a reset: where it may begin, and how it meets the policy's course."""
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +15,10 @@ from sigma_ros.control.reasons import Reason
 from sigma_ros.values import NS_PER_S, Chunk
 
 _PEAK_SPEED, _PEAK_ACCELERATION, _PEAK_JERK = 1.875, 5.7735, 60.0
-"""Of the quintic 10 s^3 - 15 s^4 + 6 s^5, whose ends are at rest."""
+"""Of a distance 1 bridged in time 1 by the quintic from rest to rest."""
+
+_JOIN_ACCELERATION, _JOIN_JERK = 3.94, 36.0
+"""Of a speed 1 taken up in time 1."""
 
 _SHARE_OF_LIMITS = 0.4
 _SHORTEST_LEAD_S = 0.2
@@ -24,18 +26,22 @@ _SHORTEST_LEAD_S = 0.2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lead:
-    """An offset from the course that fades smoothly: all of it at `start_ns`, none after `duration_ns`."""
+    """What is added to the course so that motion begins at rest where the arm stands, and joins the course.
 
-    offset_rad: Float64[ndarray, " dof"]
+    A quintic in time from `-(course's offset, velocity, acceleration)` to nothing: at `start_ns` the sum of
+    course and lead stands still at the anchor, after `duration_ns` it is the course.
+    """
+
     start_ns: int
     duration_ns: int
+    weights_rad: Float64[ndarray, "3 dof"]
 
     def offsets_rad(self, times_ns: Int64[ndarray, " times"]) -> Float64[ndarray, "times dof"]:
-        """What to add to the course at each time."""
-        s = np.clip((times_ns - self.start_ns) / self.duration_ns, 0.0, 1.0)
-        left = 1.0 - s**3 * (10.0 - 15.0 * s + 6.0 * s**2)
-        faded: Float64[ndarray, "times dof"] = left[:, None] * self.offset_rad
-        return faded
+        """What to add to the course at each time; the anchor's side is continued before the start."""
+        s = np.clip((times_ns - self.start_ns) / self.duration_ns, 0.0, 1.0)[:, None]
+        c = self.weights_rad
+        offsets: Float64[ndarray, "times dof"] = (1.0 - s) ** 3 * (c[0] + s * (c[1] + s * c[2]))
+        return offsets
 
     def is_over(self, now_ns: int) -> bool:
         """Whether nothing of the offset is left."""
@@ -52,16 +58,32 @@ def lead_to(
     limits: SupervisorLimits,
 ) -> Lead:
     """A lead from where the arm stands to the course, slow enough for the ramp speed and part of the limits."""
-    offset = anchor_rad - course.positions_rad(np.array([now_ns], dtype=np.int64), scale)[0]
-    size = np.abs(offset)
-    duration_s = max(
-        _SHORTEST_LEAD_S,
-        float(np.max(_PEAK_SPEED * size)) / limits.ramp_speed_radps,
-        float(np.max(_PEAK_SPEED * size / (_SHARE_OF_LIMITS * motion.velocity_radps))),
-        math.sqrt(float(np.max(_PEAK_ACCELERATION * size / (_SHARE_OF_LIMITS * motion.acceleration_radps2)))),
-        math.cbrt(float(np.max(_PEAK_JERK * size / (_SHARE_OF_LIMITS * motion.jerk_radps3)))),
+    dt = motion.period_s
+    step_ns = round(dt * NS_PER_S)
+    before, now, after = course.positions_rad(now_ns + step_ns * np.arange(-1, 2, dtype=np.int64), scale)
+    offset = anchor_rad - now
+    velocity = -(after - before) / (2.0 * dt)
+    acceleration = -(after - 2.0 * now + before) / dt**2
+    duration_s = _lead_duration_s(np.abs(offset), np.abs(velocity), motion=motion, speed=limits.ramp_speed_radps)
+    first = 3.0 * offset + velocity * duration_s
+    second = 0.5 * acceleration * duration_s**2 + 3.0 * first - 3.0 * offset
+    return Lead(
+        start_ns=now_ns, duration_ns=round(duration_s * NS_PER_S), weights_rad=np.stack([offset, first, second])
     )
-    return Lead(offset_rad=offset, start_ns=now_ns, duration_ns=round(duration_s * NS_PER_S))
+
+
+def _lead_duration_s(
+    offset: Float64[ndarray, " dof"], velocity: Float64[ndarray, " dof"], *, motion: MotionLimits, speed: float
+) -> float:
+    share = _SHARE_OF_LIMITS
+    bounds = (
+        _PEAK_SPEED * offset / np.minimum(speed, share * motion.velocity_radps),
+        np.sqrt(_PEAK_ACCELERATION * offset / (share * motion.acceleration_radps2)),
+        np.cbrt(_PEAK_JERK * offset / (share * motion.jerk_radps3)),
+        _JOIN_ACCELERATION * velocity / (share * motion.acceleration_radps2),
+        np.sqrt(_JOIN_JERK * velocity / (share * motion.jerk_radps3)),
+    )
+    return max(_SHORTEST_LEAD_S, *(float(bound.max()) for bound in bounds))
 
 
 def gate(
