@@ -45,8 +45,11 @@ class _Errors:
     full: Float64[ndarray, "samples steps dof"]
 
 
-def score(*logs: ReplayLog, seed: int = 0) -> Scores:
-    """Scores one or more replays of the same checkpoint; `seed` is that of the bootstrap alone."""
+def score(*logs: ReplayLog, seed: int = 0, complete: bool = True) -> Scores:
+    """Scores one or more replays of the same checkpoint; `seed` is that of the bootstrap alone.
+
+    `complete` False says that recordings are missing, whatever the logs say of themselves.
+    """
     if not logs:
         raise ValueError("score needs at least one replay")
     errors = [_errors(log) for log in logs]
@@ -69,7 +72,7 @@ def score(*logs: ReplayLog, seed: int = 0) -> Scores:
         smoothness=_smoothness(logs),
         timing=_timing(logs),
         episodes=tuple(_episode(log, e) for log, e in zip(logs, errors, strict=True)),
-        complete=all(log.complete for log in logs),
+        complete=complete and all(log.complete for log in logs),
     )
 
 

@@ -97,9 +97,8 @@ def _notes(scores: Scores) -> tuple[str, ...]:
             f"With {len(scores.episodes)} recording(s) the interval is over windows; windows of one recording "
             "resemble each other, so it speaks for this recording only."
         )
-    rho = scores.adapter.risk_error_rho
+    rho, p_value = scores.adapter.risk_error_rho, scores.adapter.risk_error_p
     if not math.isnan(rho):
-        informative = rho > 0.0 and scores.adapter.risk_error_p < 0.05
-        knows = "rises with the error" if informative else "is no guide to the error"
-        notes.append(f"The adapter's risk {knows} here: rank correlation {rho:+.2f}.")
+        link = "shows no link to" if p_value >= 0.05 else "rises with" if rho > 0.0 else "falls with"
+        notes.append(f"The adapter's risk {link} the error here: rank correlation {rho:+.2f}, p {p_value:.2g}.")
     return tuple(notes)

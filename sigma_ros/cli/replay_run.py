@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `sigma replay` does: check everything that is cheap, load the model, replay each bag, write the report."""
+
+import platform
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import FrameType
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from sigma_ros import __version__
+from sigma_ros.contract import Contract
+from sigma_ros.contract_file import load_contract
+from sigma_ros.control.limits import SupervisorLimits
+from sigma_ros.control.schedule import Schedule
+from sigma_ros.errors import UsageError
+from sigma_ros.evaluation.bag import open_bag
+from sigma_ros.evaluation.bags import find_bags
+from sigma_ros.evaluation.replay import Hooks, ReplayOptions, replay
+from sigma_ros.evaluation.replay_log import ReplayLog
+from sigma_ros.evaluation.report import ReportPaths, refuse_existing, write_report
+from sigma_ros.evaluation.scores import Scores
+from sigma_ros.evaluation.scoring import score
+from sigma_ros.evaluation.verdict import verdict_of
+from sigma_ros.model.runtime import SigmaRuntime
+from sigma_ros.values import AdapterSettings
+
+COMPLETE, WITH_LOSSES, INTERRUPTED = 0, 3, 130
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """The command's arguments; `scales` are the adapter's least and largest scale and its risk temperature."""
+
+    bags: tuple[Path, ...]
+    out: Path
+    checkpoint: str
+    contract: str
+    task: str | None
+    replan_ticks: int
+    seed: int
+    scales: tuple[float, float, float]
+    supervised: bool
+    allow_untrained: bool
+    base: str | None
+    revision: str | None
+    tokenizer: str | None
+    device: str
+    strict: bool
+    recover: bool
+    force: bool
+
+
+class _Stop:
+    """Ctrl-C once: finish the tick and write what there is. Twice: leave at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __call__(self) -> bool:
+        return self.asked
+
+    def on_signal(self, _signal: int, _frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+def run(request: Request) -> int:
+    """Replays, writes the report and shows its summary; gives the exit code."""
+    refuse_existing(request.out, force=request.force)
+    contract = load_contract(request.contract)
+    settings = _settings(request)
+    bags = find_bags(request.bags)
+    for bag in bags:
+        with open_bag(bag, strict=request.strict, recover=request.recover) as opened:
+            opened.check_against(contract)
+    runtime = SigmaRuntime.load(
+        request.checkpoint,
+        contract=contract,
+        device=request.device,
+        seed=request.seed,
+        allow_untrained=request.allow_untrained,
+        base=request.base,
+        revision=request.revision,
+        tokenizer=request.tokenizer,
+    )
+    stop = _Stop()
+    with _interruptible(stop):
+        logs = _replay_all(bags, contract, runtime, _options(request, contract, settings, runtime), stop)
+        scores = score(*logs, complete=len(logs) == len(bags))
+        paths = write_report(
+            logs, scores, request.out, conditions=conditions(request.checkpoint, contract), force=request.force
+        )
+    show(logs, scores, paths)
+    if not scores.complete:
+        return INTERRUPTED
+    return WITH_LOSSES if any(log.losses for log in logs) else COMPLETE
+
+
+def conditions(checkpoint: str, contract: Contract) -> dict[str, object]:
+    """Under which a report came about: what may differ between machines and days, and nothing else."""
+    return {
+        "command": shlex.join(["sigma", *sys.argv[1:]]),
+        "checkpoint given": checkpoint,
+        "contract": contract.name,
+        "versions": {"sigma_ros": __version__, "python": platform.python_version(), **_versions()},
+        "machine": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def show(logs: Sequence[ReplayLog], scores: Scores, paths: ReportPaths) -> None:
+    """Prints verdict, scores and where the report is."""
+    console = Console(highlight=False)
+    verdict = verdict_of(logs, scores)
+    for warning in verdict.warnings:
+        console.print(warning, style="bold yellow")
+    console.print(verdict.headline, style="bold")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("score", "base", "Sigma", "change", "95 % interval"):
+        table.add_column(column, justify="left" if column == "score" else "right", no_wrap=True)
+    for name, row in scores.comparison.items():
+        bounds = (row.low / row.baseline, row.high / row.baseline) if row.baseline else (float("nan"),) * 2
+        table.add_row(
+            name,
+            f"{row.baseline:.4g}",
+            f"{row.sigma:.4g}",
+            f"{row.relative:+.2%}",
+            f"{bounds[0]:+.1%} .. {bounds[1]:+.1%}",
+        )
+    for name in ("tau_l2", "sem_align"):
+        table.add_row(name, f"{getattr(scores.baseline, name):.4g}", f"{getattr(scores.sigma, name):.4g}", "", "")
+    console.print(table)
+    supervisor, timing = scores.supervisor, scores.timing
+    console.print(
+        f"{scores.samples} windows of {len(logs)} recording(s); scale {scores.adapter.scale_mean:.3f}; "
+        f"supervisor {supervisor.ticks} ticks, {supervisor.clipped} bounded, {supervisor.violations} violations; "
+        f"tick {timing.tick_ms_p50:.0f} ms (p99 {timing.tick_ms_p99:.0f}), {timing.realtime_factor:.1f}x real time"
+    )
+    console.print(f"report: {paths.page}\n        {paths.json}", soft_wrap=True)
+
+
+def _settings(request: Request) -> AdapterSettings:
+    low, high, temperature = request.scales
+    try:
+        return AdapterSettings(min_scale=low, max_scale=high, risk_temperature=temperature)
+    except ValueError as error:
+        raise UsageError(
+            "the adapter's settings cannot be right", got=error, remedy="change --min-scale or --max-scale"
+        ) from error
+
+
+def _options(request: Request, contract: Contract, settings: AdapterSettings, runtime: SigmaRuntime) -> ReplayOptions:
+    return ReplayOptions(
+        settings=settings,
+        schedule=Schedule(request.replan_ticks, runtime.memory_stride),
+        supervisor_limits=SupervisorLimits.for_replay() if request.supervised else None,
+        task=request.task,
+        strict=request.strict,
+        recover=request.recover,
+    )
+
+
+def _replay_all(
+    bags: Sequence[Path], contract: Contract, runtime: SigmaRuntime, options: ReplayOptions, stop: _Stop
+) -> list[ReplayLog]:
+    logs: list[ReplayLog] = []
+    with _progress() as progress:
+        total = progress.add_task("replay", total=float(len(bags)))
+        for bag in bags:
+            progress.update(total, description=bag.name)
+            hooks = Hooks(stopped=stop, progress=_teller(progress, total, len(logs)))
+            logs.append(replay(bag, contract=contract, runtime=runtime, options=options, hooks=hooks))
+            if stop.asked:
+                break
+    return logs
+
+
+def _teller(progress: Progress, task: TaskID, done: int) -> Callable[[float], None]:
+    return lambda share: progress.update(task, completed=done + share)
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+
+
+@contextmanager
+def _interruptible(stop: _Stop) -> Iterator[None]:
+    before = signal.signal(signal.SIGINT, stop.on_signal)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in ("torch", "lerobot", "transformers", "numpy", "rosbags", "plotly"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found

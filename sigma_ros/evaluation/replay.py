@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The closed loop without a graph: observations from a bag, everything inside evolving as it does on the robot.
+
+Window, memory, noise, adapter and supervisor are the live ones; only time is the recording's. An inference
+takes no time here: the chunk of a tick is there at that tick, so results do not depend on the machine's speed.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sigma_ros.contract import Contract
+from sigma_ros.control.schedule import Schedule
+from sigma_ros.errors import BagError, SigmaError
+from sigma_ros.evaluation.bag import Bag, open_bag
+from sigma_ros.evaluation.episode import Episode, Tick, recorded_task
+from sigma_ros.evaluation.recorder import ReplayRecorder
+from sigma_ros.evaluation.replay_log import SCORE_STRIDE_TICKS, BagFacts, PolicyFacts, ReplayLog, RunFacts
+from sigma_ros.evaluation.supervised import BagTimeSupervisor
+from sigma_ros.values import AdapterSettings, Chunk, Gap, Window
+
+if TYPE_CHECKING:
+    from sigma_ros.control.limits import SupervisorLimits
+    from sigma_ros.model.runtime import SigmaRuntime
+    from sigma_ros.model.state import RecurrentState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayOptions:
+    """How to replay. `supervisor_limits` None leaves the supervisor out; `task` None takes the recorded text.
+
+    `strict` turns any loss of the recording into an error; `recover` reads a bag whose end is cut off.
+    """
+
+    settings: AdapterSettings
+    schedule: Schedule
+    supervisor_limits: "SupervisorLimits | None"
+    task: str | None = None
+    strict: bool = False
+    recover: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hooks:
+    """What the outside gives a replay: a clock to measure with, a wish to stop, an ear for progress (0 to 1)."""
+
+    clock_ns: Callable[[], int] = time.perf_counter_ns
+    stopped: Callable[[], bool] = lambda: False
+    progress: Callable[[float], None] = lambda _: None
+
+
+def replay(
+    bag_path: str | Path,
+    *,
+    contract: Contract,
+    runtime: "SigmaRuntime",
+    options: ReplayOptions,
+    hooks: Hooks | None = None,
+) -> ReplayLog:
+    """Replays one recording; when `hooks.stopped` says so, the log is what there is by then, marked incomplete.
+
+    Raises:
+        BagError: the bag cannot be read, or has losses in strict mode.
+        ContractError: the bag does not hold what the contract needs.
+        SigmaError: not one tick could be given to the policy; the reasons are listed.
+    """
+    hooks = hooks or Hooks()
+    started_ns = hooks.clock_ns()
+    with open_bag(bag_path, strict=options.strict, recover=options.recover) as bag:
+        ticks = Episode(bag, contract, image_size_px=runtime.image_size_px, task=options.task)
+        run = RunFacts(
+            mode="offline",
+            task=options.task if options.task is not None else recorded_task(bag, contract),
+            settings=options.settings,
+            replan_ticks=options.schedule.replan_ticks,
+            memory_stride=options.schedule.memory_stride,
+            seed=runtime.seed,
+            supervised=options.supervisor_limits is not None,
+        )
+        loop = _Loop(contract, runtime, options, ReplayRecorder(contract, policy_facts(runtime), run), hooks.clock_ns)
+        complete = _drive(loop, ticks, bag, hooks)
+        facts = bag_facts(bag, ticks)
+        _refuse_losses(facts, strict=options.strict)
+        return loop.recorder.finish(facts, complete=complete, wall_ns=hooks.clock_ns() - started_ns)
+
+
+def policy_facts(runtime: "SigmaRuntime") -> PolicyFacts:
+    """What a report says about a loaded checkpoint, and its map from radians to normalised actions."""
+    info = runtime.info
+    dof = runtime.contract.dof
+    zero, one = (runtime.normalise_actions(np.full((1, dof), value))[0] for value in (0.0, 1.0))
+    return PolicyFacts(
+        checkpoint_hash=info.hash,
+        trained=info.trained,
+        sigma_trained=info.sigma_trained,
+        base_id=Path(info.base.source).name if Path(info.base.source).exists() else info.base.source,
+        action_scale=one - zero,
+        action_offset=zero,
+        details={
+            "base_parameters": info.base.parameters,
+            "sigma_parameters": info.sigma_parameters,
+            "dtype": info.base.dtype,
+            "device": info.base.device,
+        },
+    )
+
+
+def bag_facts(bag: Bag, ticks: Episode) -> BagFacts:
+    """What a report says about a recording that was read, with everything that was lost in reading it."""
+    info = bag.info
+    losses: Counter[str] = Counter(info.losses)
+    for stream, count in ticks.counters.streams.items():
+        losses.update({f"{stream}: {reason}": n for reason, n in count.refused.items()})
+        losses.update({f"{stream}: late": count.late, f"{stream}: dropped": count.dropped})
+    losses["commands refused"] = ticks.commands_refused
+    return BagFacts(
+        name=info.path.name,
+        sha256=info.sha256(),
+        storage=info.storage,
+        duration_s=info.duration_s,
+        messages=info.messages,
+        checksummed=info.checksummed,
+        losses={reason: n for reason, n in sorted(losses.items()) if n},
+    )
+
+
+def _units_gap(window: Window, problems: tuple[str, ...], contract: Contract) -> Gap:
+    """The tick of a window whose pose cannot be in the units of the training data; worded as the policy node does."""
+    reason = (
+        f"units: the pose does not look like the training data: {'; '.join(problems)}; check that joint states "
+        f"are in radians, and policy_unit and limits in the contract {contract.name}"
+    )
+    return Gap(epoch=window.epoch, tick=window.tick, stamp_ns=window.stamp_ns, reasons=(reason,))
+
+
+def _drive(loop: "_Loop", ticks: Episode, bag: Bag, hooks: Hooks) -> bool:
+    """Feeds every tick to the loop; False when it was stopped before the end."""
+    info = bag.info
+    span_ns = max(1, info.end_ns - info.start_ns)
+    for tick in ticks:
+        if hooks.stopped():
+            return False
+        loop.tick(tick)
+        hooks.progress(min(1.0, max(0.0, (tick.item.stamp_ns - info.start_ns) / span_ns)))
+    loop.end()
+    hooks.progress(1.0)
+    if not loop.inferences:
+        raise SigmaError(
+            "no tick of the recording could be given to the policy",
+            where=info.path,
+            got=" | ".join(f"{reason} ({n} ticks)" for reason, n in loop.reasons.most_common(5)),
+            remedy="check topics, rates and age limits in the contract against the recording",
+        )
+    return True
+
+
+def _refuse_losses(facts: BagFacts, *, strict: bool) -> None:
+    if strict and facts.losses:
+        raise BagError(
+            "the recording has losses",
+            where=facts.name,
+            got=", ".join(f"{reason} {n}" for reason, n in facts.losses.items()),
+            remedy="replay without --strict to go on and count them",
+        )
+
+
+class _Loop:
+    """Policy and supervisor of one recording, advanced tick by tick."""
+
+    def __init__(
+        self,
+        contract: Contract,
+        runtime: "SigmaRuntime",
+        options: ReplayOptions,
+        recorder: ReplayRecorder,
+        clock_ns: Callable[[], int],
+    ) -> None:
+        self.recorder = recorder
+        self.inferences = 0
+        self.reasons: Counter[str] = Counter()
+        self._contract = contract
+        self._runtime = runtime
+        self._options = options
+        self._clock_ns = clock_ns
+        self._state: RecurrentState | None = None
+        self._judged_epoch = -1
+        self._problems: tuple[str, ...] = ()
+        self._supervisor: BagTimeSupervisor | None = None
+        if options.supervisor_limits is not None:
+            self._supervisor = BagTimeSupervisor(contract, options.supervisor_limits, recorder, clock_ns)
+
+    def tick(self, tick: Tick) -> None:
+        """One tick: the supervisor catches up to it, then the policy sees it."""
+        item = self._judged(tick.item)
+        self.recorder.tick(item, tick.action_rad)
+        if self._supervisor is not None:
+            self._supervisor.advance(item.stamp_ns, tick.joint_samples)
+        if isinstance(item, Gap):
+            self.reasons.update(item.reasons)
+            return
+        chunk = self._inferred(item)
+        if chunk is not None and self._supervisor is not None:
+            self._supervisor.on_chunk(chunk)
+
+    def end(self) -> None:
+        """The supervisor's ticks up to and including the last tick's stamp."""
+        if self._supervisor is not None:
+            self._supervisor.end()
+
+    def _judged(self, item: Window | Gap) -> Window | Gap:
+        """As the policy node does: an epoch whose first pose is in foreign units gives gaps."""
+        if isinstance(item, Gap):
+            return item
+        if item.epoch != self._judged_epoch:
+            self._judged_epoch = item.epoch
+            self._problems = self._runtime.check_units(item.newest.positions_rad)
+        return _units_gap(item, self._problems, self._contract) if self._problems else item
+
+    def _inferred(self, window: Window) -> Chunk | None:
+        """Infers where a chunk is due, the memory commits, or the window is scored; returns a chunk that is due."""
+        schedule = self._options.schedule
+        plans, commits = schedule.plans(window.tick), schedule.commits(window.tick)
+        scored = window.tick % SCORE_STRIDE_TICKS == 0
+        if not (plans or commits or scored):
+            return None
+        state = self._state
+        if state is None or (state.epoch, state.task) != (window.epoch, window.task):
+            state = self._runtime.initial_state(epoch=window.epoch, task=window.task)
+        started_ns = self._clock_ns()
+        inference, advanced = self._runtime.step(
+            window,
+            state,
+            commit=commits,
+            settings=self._options.settings,
+            chunk_id=self.inferences,
+            baseline_diagnostics=scored,
+        )
+        host_ns = self._clock_ns() - started_ns
+        self._state = advanced if plans or commits else state
+        self.inferences += 1
+        self.recorder.inference(inference.chunk, inference.telepathy, published=plans, host_ns=host_ns)
+        return inference.chunk if plans else None
