@@ -87,7 +87,12 @@ def record(
     _check_disk(out, _bytes_needed(robot, how) * episodes)
     with SimArm(scene, contract=robot) as arm:
         attempts = demonstrations(arm, seed, disturbance_rad=disturb)
-        tally = _record(arm, attempts, folders, how, keep_failures=keep_failures)
+        tally = _Tally(started_s=time.monotonic())
+        try:
+            _record(arm, attempts, folders, how, tally, keep_failures=keep_failures)
+        except KeyboardInterrupt:
+            Console(stderr=True).print(f"interrupted; {tally.recorded} finished episodes are in {out}")
+            raise
     _tell(out, tally, robot)
 
 
@@ -96,12 +101,12 @@ def _record(
     demonstrations: "Iterator[Demonstration | None]",
     folders: list[Path],
     how: "BagFormat",
+    tally: _Tally,
     *,
     keep_failures: bool,
-) -> _Tally:
+) -> None:
     from sigma_ros.sim.recorder import write_demonstration  # noqa: PLC0415
 
-    tally = _Tally(started_s=time.monotonic())
     columns = (
         TextColumn("[bold]{task.description}"),
         BarColumn(),
@@ -128,8 +133,7 @@ def _record(
             tally.ticks += demonstration.ticks
             progress.update(bar, completed=tally.recorded, speed=_speed(tally, arm.contract))
             if tally.recorded == len(folders):
-                return tally
-    return tally
+                return
 
 
 def _refuse_hopeless(tally: _Tally) -> None:
