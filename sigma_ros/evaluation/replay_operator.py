@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A replay in the operator's place: the same hand for the graph-free replay and for the supervisor node in lockstep."""
+
+from sigma_ros.control.decision import Decision
+from sigma_ros.control.reasons import Reason, State
+from sigma_ros.control.supervisor import Supervisor
+
+
+class ReplayOperator:
+    """Engages as soon as there is a chunk, resets and engages again after a stop. Acts before each supervisor tick."""
+
+    def __init__(self) -> None:
+        self._has_chunk = False
+        self._is_awaited = False
+
+    def on_chunk(self) -> None:
+        """The policy has proposed something, acceptable or not."""
+        self._has_chunk = True
+
+    def act(self, supervisor: Supervisor, now_ns: int) -> None:
+        """Does what an operator would; `now_ns` is the supervisor's own clock."""
+        state = supervisor.state
+        if state.is_latched:
+            supervisor.reset_stop(now_ns)
+        elif self._has_chunk and (state is State.DISENGAGED or self._is_awaited):
+            supervisor.engage(now_ns)
+
+    def note(self, decision: Decision) -> None:
+        """What came of the tick."""
+        self._is_awaited = decision.state is State.HOLD and decision.reason is Reason.BASE_MISBEHAVES
