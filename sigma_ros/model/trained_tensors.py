@@ -40,10 +40,9 @@ def read_tensors(path: Path, parameters: Mapping[str, Tensor]) -> None:
     stored = list_tensors(path)
     _check(path, stored, parameters)
     read: dict[str, Tensor] = {}
-    with path.open("rb") as file:
-        for name in sorted(parameters, key=lambda name: stored[name].start):
-            read[name] = torch.empty(parameters[name].shape, dtype=parameters[name].dtype)
-            read_into(file, stored[name], read[name])
+    for name in sorted(parameters, key=lambda name: stored[name].start):
+        read[name] = torch.empty(parameters[name].shape, dtype=parameters[name].dtype)
+        read_into(stored[name], read[name])
     for name, parameter in parameters.items():
         parameter.copy_(read[name])
 
