@@ -8,14 +8,14 @@ with open_bag("recording") as bag:
 """
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from heapq import merge
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
-from typing import Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from backports import zstd
 
@@ -42,7 +42,7 @@ class Record(NamedTuple):
     msgtype: str
     log_time_ns: int
     stamp_ns: int
-    message: object
+    message: Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,7 +176,7 @@ class Bag:
         """Camera name to where its images are in this bag: the contract's topic, or that plus `/compressed`."""
         return resolve_cameras(self._types, contract)
 
-    def records(self, topics: Collection[str] | None = None) -> Iterator[Record]:
+    def records(self, topics: Collection[str] | None = None) -> Generator[Record]:
         """Records of some topics (None: of all) by log time. Undecodable messages are counted and left out.
 
         Raises:

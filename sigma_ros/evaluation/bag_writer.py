@@ -26,6 +26,7 @@ from rosbags.rosbag2.storage_mcap import McapWriter
 from rosbags.rosbag2.storage_sqlite3 import Sqlite3Writer
 
 from sigma_ros.errors import BagError, UsageError
+from sigma_ros.evaluation.mcap_format import FOOTER_BYTES, MAGIC
 from sigma_ros.evaluation.ros_types import ROS_TYPES, header
 
 _CRC_OFFSET = 9 + 24  # opcode and length of the chunk record, then two times and the size
@@ -33,7 +34,7 @@ _FOREVER = QosTime(9223372036, 854775807)
 
 
 class _ChecksummedMcap(McapWriter):
-    """rosbags' MCAP writer with the CRC-32 of each chunk filled in, so that a flipped bit is found."""
+    """rosbags' MCAP writer with the CRC-32 of chunks and summary filled in, so that a flipped bit is found."""
 
     def close_chunk(self) -> None:
         checksum = crc32(self.chunk.bio.getbuffer())
@@ -42,6 +43,17 @@ class _ChecksummedMcap(McapWriter):
         self.bio.seek(start + _CRC_OFFSET)
         self.bio.write(checksum.to_bytes(4, "little"))
         self.bio.seek(0, os.SEEK_END)
+
+    def close(self, version: int, metadata: str) -> None:
+        super().close(version, metadata)
+        with self.path.open("r+b") as file:
+            checksum_at = file.seek(-len(MAGIC) - 4, os.SEEK_END)
+            file.seek(-FOOTER_BYTES + 9, os.SEEK_END)
+            summary_start = int.from_bytes(file.read(8), "little")
+            file.seek(summary_start)
+            checksum = crc32(file.read(checksum_at - summary_start))
+            file.seek(checksum_at)
+            file.write(checksum.to_bytes(4, "little"))
 
 
 class _FastSqlite(Sqlite3Writer):
@@ -77,7 +89,8 @@ class BagWriter:
     """Context manager; leaving it normally makes the bag appear at `path`, an exception leaves nothing.
 
     A crash of the process leaves nothing either. The disk is not waited for: after a power cut the checksums tell.
-    Topics come into being with their first message. Stamps are nanoseconds and serve as header stamp and log time.
+    Topics come into being with their first message. Stamps are nanoseconds and serve as header stamp and, unless one
+    is given, as log time.
     `metadata` (texts) goes into the bag's custom data.
 
     Raises:
@@ -137,10 +150,15 @@ class BagWriter:
         rgb: UInt8[ndarray, "h w 3"],
         *,
         jpeg_quality: int | None = None,
+        log_time_ns: int | None = None,
     ) -> None:
         """An RGB picture: raw `rgb8` sensor_msgs/Image, or CompressedImage when a JPEG quality (1..100) is given."""
         if jpeg_quality is not None:
-            self._compressed(topic, stamp_ns, frame_id, rgb, jpeg_quality)
+            coded = _jpeg(topic, rgb, jpeg_quality)
+            message = ROS_TYPES.types["sensor_msgs/msg/CompressedImage"](
+                header=header(stamp_ns, frame_id), format="rgb8; jpeg compressed bgr8", data=coded
+            )
+            self._message(topic, "sensor_msgs/msg/CompressedImage", log_time_ns or stamp_ns, message)
             return
         height, width = rgb.shape[:2]
         message = ROS_TYPES.types["sensor_msgs/msg/Image"](
@@ -152,16 +170,7 @@ class BagWriter:
             step=3 * width,
             data=np.ascontiguousarray(rgb).reshape(-1),
         )
-        self._message(topic, "sensor_msgs/msg/Image", stamp_ns, message)
-
-    def _compressed(self, topic: str, stamp_ns: int, frame_id: str, rgb: UInt8[ndarray, "h w 3"], quality: int) -> None:
-        coded_ok, coded = cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-        if not coded_ok:
-            raise BagError("an image could not be encoded as JPEG", where=topic, got=rgb.shape)
-        message = ROS_TYPES.types["sensor_msgs/msg/CompressedImage"](
-            header=header(stamp_ns, frame_id), format="rgb8; jpeg compressed bgr8", data=coded.reshape(-1)
-        )
-        self._message(topic, "sensor_msgs/msg/CompressedImage", stamp_ns, message)
+        self._message(topic, "sensor_msgs/msg/Image", log_time_ns or stamp_ns, message)
 
     def joints(
         self,
@@ -170,6 +179,8 @@ class BagWriter:
         names: tuple[str, ...],
         positions_rad: Float64[ndarray, " joints"],
         velocities_radps: Float64[ndarray, " joints"] | None = None,
+        *,
+        log_time_ns: int | None = None,
     ) -> None:
         """A sensor_msgs/JointState."""
         none = np.zeros(0)
@@ -180,7 +191,7 @@ class BagWriter:
             velocity=none if velocities_radps is None else _doubles(velocities_radps),
             effort=none,
         )
-        self._message(topic, "sensor_msgs/msg/JointState", stamp_ns, message)
+        self._message(topic, "sensor_msgs/msg/JointState", log_time_ns or stamp_ns, message)
 
     def array(self, topic: str, stamp_ns: int, values: Float64[ndarray, " n"]) -> None:
         """A std_msgs/Float64MultiArray; it has no header, so its stamp is the log time."""
@@ -249,6 +260,13 @@ class BagWriter:
         return BagError(
             "the bag could not be written", where=self.path, got=error, remedy="free disk space or give another path"
         )
+
+
+def _jpeg(topic: str, rgb: UInt8[ndarray, "h w 3"], quality: int) -> UInt8[ndarray, " n"]:
+    coded_ok, coded = cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not coded_ok:
+        raise BagError("an image could not be encoded as JPEG", where=topic, got=rgb.shape)
+    return coded.reshape(-1)
 
 
 def _doubles(values: Float64[ndarray, " n"]) -> Float64[ndarray, " n"]:

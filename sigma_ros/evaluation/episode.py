@@ -7,7 +7,7 @@ A tick comes out once the next one is complete, so that its recorded action is k
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
@@ -109,7 +109,7 @@ class Episode(Iterator[Tick]):
 
     def _image_route(self, camera: Camera) -> Callable[[Record], None]:
         def push(record: Record) -> None:
-            message: Any = record.message
+            message = record.message
             if camera.name not in self._checked:  # a camera that never fits is the wrong contract, not a loss
                 check_image(message, camera)
                 self._checked.add(camera.name)
@@ -118,7 +118,7 @@ class Episode(Iterator[Tick]):
         return push
 
     def _push_joints(self, record: Record) -> None:
-        message: Any = record.message
+        message = record.message
         if "joints" not in self._checked:  # joints that never fit are the wrong contract, not a loss
             self._joint_reader.read(message.names, np.zeros(len(message.names)))
             self._checked.add("joints")
@@ -126,7 +126,7 @@ class Episode(Iterator[Tick]):
         self._joints.push(record.stamp_ns, message.names, message.positions_rad)
 
     def _push_command(self, record: Record) -> None:
-        message: Any = record.message
+        message = record.message
         if isinstance(message, ndarray):
             self._commands.push(record.stamp_ns, self._contract.joint_names, message)
         else:
@@ -228,5 +228,4 @@ def recorded_task(bag: Bag, contract: Contract) -> str:
 
 
 def _text(record: Record) -> str:
-    message: Any = record.message
-    return str(message)
+    return str(record.message)

@@ -168,7 +168,7 @@ def _episode(
         task=tasks[int(table["task_index"][0].as_py())],
         timestamps_s=table["timestamp"].to_numpy().astype(np.float64).reshape(-1),
         features=numbers,
-        names={key: _names(features[key]) for key in numbers},
+        names={key: _names(features.get(key, {})) for key in numbers},
         videos=videos,
         pictures=pictures,
     )

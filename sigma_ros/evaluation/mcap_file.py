@@ -8,7 +8,7 @@ a cut end can be read as far as it goes.
 
 import os
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from heapq import merge
@@ -69,6 +69,9 @@ class McapFile:
                 self._topics[channel.id] = channel.topic
                 self.definitions[schema.name] = schema.text
                 self.counts[channel.topic] += count
+        undeclared = sum(count for channel, count in index.counts.items() if channel not in index.channels)
+        if undeclared:
+            self._losses.add(f"{self._path.name}: messages of channels that are not declared", undeclared)
         self.start_ns, self.end_ns = index.start_ns, index.end_ns
         self.custom_data = custom_data(index.metadata.get("rosbag2", {}).get("serialized_metadata", ""))
 
@@ -87,12 +90,12 @@ class McapFile:
     def _by_chunk(self, wanted: frozenset[int]) -> Iterator[mcap.Message]:
         places = [p for p in self._index.chunks if not p.channels or not wanted.isdisjoint(p.channels)]
         waiting: list[mcap.Message] = []
-        for (place, loaded), following in zip(self._loaded(places, wanted), [*places[1:], None], strict=True):
-            found = self._found(place, loaded)
+        for index, loaded in enumerate(self._loaded(places, wanted)):
+            found = self._found(places[index], loaded)
             waiting = list(merge(waiting, found, key=_log_time_ns)) if waiting else found
             ready = len(waiting)
-            if following is not None:
-                ready = bisect_left(waiting, following.start_ns, key=_log_time_ns)
+            if index + 1 < len(places):
+                ready = bisect_left(waiting, places[index + 1].start_ns, key=_log_time_ns)
                 if ready == 0 and sum(len(message.data) for message in waiting) > _OVERLAP_BYTES:
                     self._losses.once("chunks overlap too far in time to be sorted")
                     ready = len(waiting)
@@ -101,14 +104,15 @@ class McapFile:
 
     def _loaded(
         self, places: Sequence[mcap.ChunkPlace], wanted: frozenset[int]
-    ) -> Iterator[tuple[mcap.ChunkPlace, "Future[list[mcap.Message]]"]]:
+    ) -> Iterator["Future[list[mcap.Message]]"]:
         """Each chunk's messages, one chunk ahead of the caller."""
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="bag") as reader:
-            ahead: Future | None = None
-            for place, following in zip(places, [*places[1:], None], strict=True):
-                current = ahead or reader.submit(self._load, place, wanted)
-                ahead = None if following is None else reader.submit(self._load, following, wanted)
-                yield place, current
+            ahead: deque[Future] = deque()
+            for place in places:
+                ahead.append(reader.submit(self._load, place, wanted))
+                if len(ahead) > 1:
+                    yield ahead.popleft()
+            yield from ahead
 
     def _load(self, place: mcap.ChunkPlace, wanted: frozenset[int]) -> list[mcap.Message]:
         content = os.pread(self._file.fileno(), place.length, place.offset)

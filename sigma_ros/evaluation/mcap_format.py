@@ -3,6 +3,7 @@
 
 import struct
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import BinaryIO, NamedTuple
 from zlib import crc32
 
@@ -158,8 +159,8 @@ def read_chunk_index(content: memoryview) -> ChunkPlace:
     start_ns, end_ns, offset, length = fields.numbers("QQQQ")
     places = sorted((place, channel_id) for channel_id, place in fields.pairs("HQ"))
     (index_length,) = fields.numbers("Q")
-    ends = [place for place, _ in places[1:]] + [offset + length + index_length]
-    messages = sum(max(end - place - 15, 0) // 16 for (place, _), end in zip(places, ends, strict=True))
+    borders = [*(place for place, _ in places), offset + length + index_length]
+    messages = sum(max(after - before - 15, 0) // 16 for before, after in pairwise(borders))
     if length < 9:
         raise McapError("chunk too short")
     return ChunkPlace(start_ns, end_ns, offset + 9, length - 9, tuple(channel for _, channel in places), messages)

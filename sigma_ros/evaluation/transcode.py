@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """An episode of a LeRobot data set as a bag, as the contract's robot would have recorded it.
 
-Stamps are the data set's own timestamps; a data set has no date, so they count from a round one. The bag's notes say
-that it was transcoded and from what.
+Stamps are the data set's own timestamps; a data set has no date, so they count from a round one. Timestamps that are
+frame numbers over the rate, up to their 32-bit rounding, become exact: rounded up by a microsecond they would miss
+their tick, and every picture would be one tick old. The bag's notes say that it was transcoded and from what.
 """
 
 from collections.abc import Callable, Iterator
@@ -30,6 +31,7 @@ from sigma_ros.values import NS_PER_S
 TASK_TOPIC = "/sigma_policy/task"
 START_NS = 1_000_000_000 * NS_PER_S
 JPEG_QUALITY = 95
+_ROUNDING_S = 1e-4
 
 
 def load_episode(dataset: str, index: int, contract: Contract, *, revision: str | None = None) -> LerobotEpisode:
@@ -72,7 +74,7 @@ def transcode(
     actions = _in_contract_units(source, ACTION_KEY, contract) if contract.action_source == "command" else None
     pictures = {camera.name: _pictures(source, camera) for camera in contract.cameras}
     with BagWriter(out, storage=storage, overwrite=overwrite, metadata=_notes(source, contract)) as bag:
-        stamps_ns = [START_NS + round(stamp_s * NS_PER_S) for stamp_s in source.timestamps_s.tolist()]
+        stamps_ns = _stamps_ns(source)
         bag.text(TASK_TOPIC, stamps_ns[0], source.task)
         for tick, stamp_ns in enumerate(stamps_ns):
             for camera in contract.cameras:
@@ -136,6 +138,14 @@ def _in_contract_units(source: LerobotEpisode, key: str, contract: Contract) -> 
     if not np.isfinite(values).all():
         raise DatasetError(f"{key} has values that are not finite", where=source.root)
     return contract.to_rad(values)
+
+
+def _stamps_ns(source: LerobotEpisode) -> list[int]:
+    counted_s = source.timestamps_s[0] + np.arange(source.ticks) / source.fps
+    first_ns = START_NS + round(float(source.timestamps_s[0]) * NS_PER_S)
+    if np.abs(source.timestamps_s - counted_s).max() < _ROUNDING_S:
+        return [first_ns + round(tick * NS_PER_S / source.fps) for tick in range(source.ticks)]
+    return [START_NS + round(stamp_s * NS_PER_S) for stamp_s in source.timestamps_s.tolist()]
 
 
 def _pictures(source: LerobotEpisode, camera: Camera) -> Iterator[UInt8[ndarray, "h w 3"]]:

@@ -187,7 +187,7 @@ def test_a_dead_camera_in_a_bag_neither_blocks_nor_fills_memory() -> None:
             push(clock, CONTRACT, message)
         else:
             image = image_message(message.stamp_ns // MS)
-            alive.append(weakref.ref(image.data))  # type: ignore[arg-type]
+            alive.append(weakref.ref(image.data))
             clock.push_image(message.stream, message.stamp_ns, image)
             del image
         drain(clock, None)
