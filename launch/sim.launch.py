@@ -12,7 +12,9 @@ from launch_ros.actions import Node
 ARGUMENTS = {
     "contract": ("so101", "contract file, or the name of a shipped one"),
     "checkpoint": ("mini", "Sigma checkpoint folder, pi0.5 folder or Hub id, or mini (the small shipped model)"),
-    "seed": ("0", "where the brick lies"),
+    "allow_untrained": ("false", "accept a checkpoint with random weights"),
+    "setup": ("target", "which simulated set-up: source (the base policy's own) or target (differs from it)"),
+    "seed": ("0", "seed of the first episode: where the brick lies"),
     "log_level": ("info", "debug, info, warn, error or fatal"),
 }
 
@@ -26,13 +28,15 @@ def generate_launch_description() -> LaunchDescription:
         package="sigma_ros",
         executable="sim_node",
         name="sigma_sim",
-        parameters=[{"contract": LaunchConfiguration("contract"), "seed": LaunchConfiguration("seed")}],
+        parameters=[{name: LaunchConfiguration(name) for name in ("contract", "setup", "seed")}],
         ros_arguments=["--log-level", LaunchConfiguration("log_level")],
         output="screen",
         emulate_tty=True,
     )
     policy = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(str(Path(__file__).parent / "policy.launch.py")),
-        launch_arguments=[(name, LaunchConfiguration(name)) for name in ("contract", "checkpoint", "log_level")],
+        launch_arguments=[
+            (name, LaunchConfiguration(name)) for name in ("contract", "checkpoint", "allow_untrained", "log_level")
+        ],
     )
     return LaunchDescription([*arguments, simulator, policy])
