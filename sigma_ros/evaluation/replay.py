@@ -16,6 +16,7 @@ import numpy as np
 
 from sigma_ros.contract import Contract
 from sigma_ros.control.schedule import Schedule
+from sigma_ros.control.units import units_gap
 from sigma_ros.errors import BagError, SigmaError
 from sigma_ros.evaluation.bag import Bag, open_bag
 from sigma_ros.evaluation.episode import Episode, Tick, recorded_task
@@ -85,7 +86,7 @@ def replay(
         loop = _Loop(contract, runtime, options, ReplayRecorder(contract, policy_facts(runtime), run), hooks.clock_ns)
         complete = _drive(loop, ticks, bag, hooks)
         facts = bag_facts(bag, ticks)
-        _refuse_losses(facts, strict=options.strict)
+        refuse_losses(facts, strict=options.strict)
         return loop.recorder.finish(facts, complete=complete, wall_ns=hooks.clock_ns() - started_ns)
 
 
@@ -129,15 +130,6 @@ def bag_facts(bag: Bag, ticks: Episode) -> BagFacts:
     )
 
 
-def _units_gap(window: Window, problems: tuple[str, ...], contract: Contract) -> Gap:
-    """The tick of a window whose pose cannot be in the units of the training data; worded as the policy node does."""
-    reason = (
-        f"units: the pose does not look like the training data: {'; '.join(problems)}; check that joint states "
-        f"are in radians, and policy_unit and limits in the contract {contract.name}"
-    )
-    return Gap(epoch=window.epoch, tick=window.tick, stamp_ns=window.stamp_ns, reasons=(reason,))
-
-
 def _drive(loop: "_Loop", ticks: Episode, bag: Bag, hooks: Hooks) -> bool:
     """Feeds every tick to the loop; False when it was stopped before the end."""
     info = bag.info
@@ -159,7 +151,8 @@ def _drive(loop: "_Loop", ticks: Episode, bag: Bag, hooks: Hooks) -> bool:
     return True
 
 
-def _refuse_losses(facts: BagFacts, *, strict: bool) -> None:
+def refuse_losses(facts: BagFacts, *, strict: bool) -> None:
+    """Raises a BagError in strict mode when anything of the recording was lost."""
     if strict and facts.losses:
         raise BagError(
             "the recording has losses",
@@ -219,7 +212,7 @@ class _Loop:
         if item.epoch != self._judged_epoch:
             self._judged_epoch = item.epoch
             self._problems = self._runtime.check_units(item.newest.positions_rad)
-        return _units_gap(item, self._problems, self._contract) if self._problems else item
+        return units_gap(item, self._problems, self._contract) if self._problems else item
 
     def _inferred(self, window: Window) -> Chunk | None:
         """Infers where a chunk is due, the memory commits, or the window is scored; returns a chunk that is due."""

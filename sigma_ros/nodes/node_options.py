@@ -148,3 +148,34 @@ SupervisorOptions: Any = make_dataclass(
     module=__name__,
 )
 SupervisorOptions.__doc__ = "Parameters of `supervisor_node`: its own, and every field of `SupervisorLimits`."
+
+
+def supervisor_options(limits: SupervisorLimits) -> SupervisorOptions:
+    """The parameters that give these settings."""
+    values = {entry.name: getattr(limits, entry.name) for entry in _LIMIT_FIELDS}
+    values["untracked_joints"] = ",".join(limits.untracked_joints)
+    return SupervisorOptions(**values)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayOptions:
+    """Parameters of `replay_node`. What concerns the model is told by the policy node."""
+
+    bag: str = option("the recording: a rosbag2 folder, .mcap or .db3 file", default="", read_only=True)
+    out: str = option("folder for report.json, report.html and chunks.parquet", default="", read_only=True)
+    contract: str = option("contract file, or the name of a shipped one", default="so101", read_only=True)
+    task: str = option("task text; empty: the recorded one", default="", read_only=True)
+    supervised: bool = option("run the supervisor at 50 Hz of bag time", default=True, read_only=True)
+    strict: bool = option("any loss in the recording is a failure", default=False, read_only=True)
+    recover: bool = option("read a recording whose end is cut off as far as it goes", default=False, read_only=True)
+    force: bool = option("replace a report that is there", default=False, read_only=True)
+    start_timeout_s: float = option(
+        "how long the nodes may take to start", default=120.0, unit="s", low=1.0, high=3600.0, read_only=True
+    )
+    answer_timeout_s: float = option(
+        "how long an answer may take", default=60.0, unit="s", low=0.1, high=3600.0, read_only=True
+    )
+
+    def conflicts(self) -> list[str]:
+        """See `Options`."""
+        return [f"{name} must be given" for name in ("bag", "out") if not getattr(self, name)]

@@ -116,6 +116,12 @@ class BoundParameters[OptionsT: Options]:
             self._applied(old, self.value)
 
 
+def given[ValueT](node: Node, name: str, *, default: ValueT) -> ValueT:
+    """The value a parameter was given at start, before it is declared; `default` where it was not given."""
+    override = node._parameter_overrides.get(name)  # noqa: SLF001
+    return default if override is None else override.value
+
+
 def _descriptor(spec: Spec) -> ParameterDescriptor:
     unit = f" [{spec.unit}]" if spec.unit else ""
     descriptor = ParameterDescriptor(

@@ -118,7 +118,11 @@ class PolicyHealth:
 
     def _units(self) -> Standing:
         blocked = self._session.blocked
-        return Standing(Level.ERROR, blocked) if blocked else Standing(Level.OK, "the pose fits the training data")
+        return (
+            Standing(Level.ERROR, "; ".join(blocked))
+            if blocked
+            else Standing(Level.OK, "the pose fits the training data")
+        )
 
     def _stream(self, name: str) -> Standing:
         """A stream against its state at the previous report, half a second ago."""

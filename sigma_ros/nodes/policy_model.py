@@ -12,7 +12,6 @@ from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import ContractError, SigmaError, UsageError
 from sigma_ros.nodes.node_options import PolicyOptions
 from sigma_ros.nodes.policy_worker import Runtime
-from sigma_ros.values import Frame
 
 if TYPE_CHECKING:
     from sigma_ros.model.runtime import SigmaRuntime
@@ -27,16 +26,6 @@ class PolicyModel:
     image_size_px: int
     memory_stride: int
     facts: Mapping[str, object]
-
-    def units_problem(self, frame: Frame) -> str | None:
-        """Why the measured pose cannot be in the units of the training data, None where it can."""
-        problems = self.runtime.check_units(frame.positions_rad)
-        if not problems:
-            return None
-        return (
-            f"units: the pose does not look like the training data: {'; '.join(problems)}; check that joint states "
-            f"are in radians, and policy_unit and limits in the contract {self.contract.name}"
-        )
 
 
 def load_policy(options: PolicyOptions, logger: RcutilsLogger) -> PolicyModel:

@@ -104,7 +104,7 @@ class PolicyNode(LifecycleNode):
             image_size_px=self._model.image_size_px,
             memory_stride=self._model.memory_stride,
             options=self._bound.value,
-            check_units=self._model.units_problem,
+            check_units=self._model.runtime.check_units,
             on_tick=self._output.tick,
             wake=self._outcome_guard.trigger,
         )
@@ -187,8 +187,8 @@ class PolicyNode(LifecycleNode):
             self._advance()
 
     def _on_joints(self, message: JointState) -> None:
-        if self._session is None:
-            return
+        if self._session is None or (self._bound.value.lockstep and not message.name):
+            return  # in lockstep, a joint state without names only tells the supervisor that none is to come
         names, positions_rad = joint_positions(message)
         self._session.push_joints(stamp_ns(message.header.stamp), names, positions_rad)
         self._advance()

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the policy node publishes: chunks, telepathy, its heartbeat, and latched facts about the model in use."""
 
+import dataclasses
 import json
 
 from rclpy.node import Node
@@ -61,7 +62,13 @@ class PolicyOutput:
 
     def publish_info(self, options: PolicyOptions) -> None:
         """Latches what a recording or a replay must know about this policy."""
-        facts = {**self._model.facts, "seed": options.seed, "replan_ticks": options.replan_ticks}
+        facts = {
+            **self._model.facts,
+            "seed": options.seed,
+            "replan_ticks": options.replan_ticks,
+            "adapter": dataclasses.asdict(options.settings),
+            "lockstep": self._lockstep,
+        }
         self._info.publish(String(data=json.dumps(facts, sort_keys=True, allow_nan=False)))
 
     def destroy(self) -> None:

@@ -7,17 +7,20 @@ Everything here runs on one thread and never waits; only `InferenceWorker` has a
 from collections.abc import Callable
 
 import numpy as np
+from jaxtyping import Float64
+from numpy import ndarray
 
 from sigma_ros.contract import Contract
 from sigma_ros.control.images import ImageMessage
 from sigma_ros.control.observation import FrameClock, StreamCounters
 from sigma_ros.control.schedule import Schedule
+from sigma_ros.control.units import units_gap
 from sigma_ros.evaluation.replay_log import SCORE_STRIDE_TICKS
 from sigma_ros.nodes.node_options import PolicyOptions
 from sigma_ros.nodes.policy_worker import InferenceWorker, Job, Outcome, Runtime
-from sigma_ros.values import Frame, Gap, Window
+from sigma_ros.values import Gap, Window
 
-UnitsCheck = Callable[[Frame], str | None]
+UnitsCheck = Callable[[Float64[ndarray, " dof"]], tuple[str, ...]]
 
 
 class PolicySession:
@@ -29,7 +32,7 @@ class PolicySession:
         image_size_px: Side of the model's square images.
         memory_stride: Ticks between two commits of the recurrent memory, as trained.
         options: Parameters at the start; `options` may be set at any time.
-        check_units: Judges the first frame of an epoch; a text blocks inference until the next epoch.
+        check_units: Judges an epoch's first pose [rad]; reasons block inference until the next epoch.
         on_tick: Told every tick that was consumed, before anything comes of it.
         wake: Called from the inference thread when `outcomes` has something.
     """
@@ -56,7 +59,7 @@ class PolicySession:
         self._worker = InferenceWorker(runtime, lockstep=self._lockstep, wake=wake)
         self._judged_epoch = -1
         self._valid = False
-        self.blocked: str | None = None
+        self.blocked: tuple[str, ...] = ()
         self.paused = False
         self.overruns = 0
         self.options = options
@@ -65,7 +68,7 @@ class PolicySession:
     @property
     def healthy(self) -> bool:
         """Whether chunks can be expected: not paused, units fit, and the newest tick was a window."""
-        return self._valid and not self.paused and self.blocked is None
+        return self._valid and not self.paused and not self.blocked
 
     @property
     def task(self) -> str:
@@ -171,7 +174,5 @@ class PolicySession:
         """The item, or a gap that says why the units cannot be right."""
         if isinstance(item, Window) and item.epoch != self._judged_epoch:
             self._judged_epoch = item.epoch
-            self.blocked = self._check_units(item.newest)
-        if self.blocked is None or isinstance(item, Gap):
-            return item
-        return Gap(epoch=item.epoch, tick=item.tick, stamp_ns=item.stamp_ns, reasons=(self.blocked,))
+            self.blocked = self._check_units(item.newest.positions_rad)
+        return units_gap(item, self.blocked, self._contract) if self.blocked and isinstance(item, Window) else item

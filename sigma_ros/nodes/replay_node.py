@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`sigma_replay`: drives the policy node and the supervisor node from a recording, scores them, writes the report.
+
+    python -m sigma_ros.nodes.replay_node --bag recording --out report     # policy and supervisor run in lockstep
+
+Exit codes: 0 complete, 3 complete with losses, 1 failed, 2 wrong usage, 130 interrupted (report marked incomplete).
+"""
+
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rich.console import Console
+from rich.progress import Progress
+
+from sigma_ros import __version__
+from sigma_ros.contract import Contract
+from sigma_ros.contract_file import load_contract
+from sigma_ros.control.schedule import Schedule
+from sigma_ros.errors import SigmaError, UsageError
+from sigma_ros.evaluation.bag import Bag, open_bag
+from sigma_ros.evaluation.episode import recorded_task
+from sigma_ros.evaluation.recorder import ReplayRecorder
+from sigma_ros.evaluation.replay import bag_facts, refuse_losses
+from sigma_ros.evaluation.replay_log import PolicyFacts, ReplayLog, RunFacts
+from sigma_ros.evaluation.report import refuse_existing, write_report
+from sigma_ros.evaluation.scoring import score
+from sigma_ros.evaluation.verdict import verdict_of
+from sigma_ros.nodes import topics
+from sigma_ros.nodes.node_options import ReplayOptions
+from sigma_ros.nodes.parameters import BoundParameters
+from sigma_ros.nodes.process import command_line, guarded, ros_context, stop_on_signal
+from sigma_ros.nodes.replay_loop import NodeReplay, Setting
+from sigma_ros.nodes.replay_peers import InterruptedReplayError, PolicyPeer, SupervisorPeer, Waiter
+from sigma_ros.values import AdapterSettings
+
+COMPLETE, WITH_LOSSES, INTERRUPTED = 0, 3, 130
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs a replay; returns the exit code."""
+    return guarded(lambda: _main(args))
+
+
+def _main(args: Sequence[str] | None) -> int:
+    arguments = sys.argv if args is None else [sys.argv[0], *args]
+    overrides = command_line(ReplayOptions, rclpy.utilities.remove_ros_args(arguments)[1:], __doc__)
+    with stop_on_signal() as stop, ros_context(arguments):
+        node = Node(topics.REPLAY_NODE, parameter_overrides=overrides)
+        try:
+            options = BoundParameters(node, ReplayOptions(), state=lambda: "replaying").value
+            executor = SingleThreadedExecutor()
+            executor.add_node(node)
+            waiter = Waiter(executor, stop, timeout_s=options.answer_timeout_s)
+            return _replay(node, options, waiter, command=shlex.join(arguments))
+        finally:
+            node.destroy_node()
+
+
+def _replay(node: Node, options: ReplayOptions, waiter: Waiter, *, command: str) -> int:
+    out = Path(options.out)
+    refuse_existing(out, force=options.force)
+    contract = load_contract(options.contract)
+    with open_bag(options.bag, strict=options.strict, recover=options.recover) as bag:
+        bag.check_against(contract)
+        log, facts = _replay_bag(node, options, waiter, contract, bag)
+    scores = score(log)
+    conditions = {
+        "command": command,
+        "checkpoint given": facts["checkpoint"],
+        "contract": contract.name,
+        "versions": {"sigma_ros": __version__, "python": platform.python_version()},
+        "machine": f"{platform.system()} {platform.machine()}",
+    }
+    paths = write_report([log], scores, out, conditions=conditions, force=options.force)
+    verdict = verdict_of([log], scores)
+    for line in (*verdict.warnings, verdict.headline, f"report: {paths.page}"):
+        node.get_logger().info(line)
+    if not log.complete:
+        return INTERRUPTED
+    return WITH_LOSSES if log.losses else COMPLETE
+
+
+def _replay_bag(
+    node: Node, options: ReplayOptions, waiter: Waiter, contract: Contract, bag: Bag
+) -> tuple[ReplayLog, Mapping[str, Any]]:
+    policy = PolicyPeer(node, contract, waiter)
+    facts = policy.connect(timeout_s=options.start_timeout_s)
+    _check_same_robot(facts, contract)
+    supervisor = SupervisorPeer(node, waiter) if options.supervised else None
+    if supervisor is not None:
+        supervisor.begin(timeout_s=options.start_timeout_s)
+    task = options.task or recorded_task(bag, contract)
+    policy.begin(task)
+    schedule = Schedule(facts["replan_ticks"], facts["memory_stride"])
+    run = RunFacts(
+        mode="nodes",
+        task=task,
+        settings=AdapterSettings(**facts["adapter"]),
+        replan_ticks=schedule.replan_ticks,
+        memory_stride=schedule.memory_stride,
+        seed=facts["seed"],
+        supervised=options.supervised,
+    )
+    recorder = ReplayRecorder(contract, _policy_facts(facts), run)
+    setting = Setting(
+        contract=contract, schedule=schedule, image_size_px=facts["image_size_px"], task=options.task or None
+    )
+    replay = NodeReplay(bag, setting, recorder, policy, supervisor)
+    started_ns = time.perf_counter_ns()
+    complete = _run(replay, bag)
+    losses = bag_facts(bag, replay.ticks)
+    refuse_losses(losses, strict=options.strict)
+    return recorder.finish(losses, complete=complete, wall_ns=time.perf_counter_ns() - started_ns), facts
+
+
+def _run(replay: NodeReplay, bag: Bag) -> bool:
+    """Runs with a progress bar; False when the user stopped it."""
+    info = bag.info
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task(info.path.name, total=max(1, info.end_ns - info.start_ns))
+        tell: Callable[[int], None] = lambda ns: progress.update(bar, completed=max(0, ns - info.start_ns))  # noqa: E731
+        try:
+            replay.run(tell)
+        except InterruptedReplayError:
+            return False
+    if not replay.inferences:
+        raise SigmaError(
+            "no tick of the recording could be given to the policy",
+            where=info.path,
+            got=" | ".join(f"{reason} ({n} ticks)" for reason, n in replay.reasons.most_common(5)),
+            remedy="check topics, rates and age limits in the contract against the recording",
+        )
+    return True
+
+
+def _check_same_robot(facts: Mapping[str, Any], contract: Contract) -> None:
+    if tuple(facts["joint_names"]) != contract.joint_names:
+        raise UsageError(
+            "the policy node was started with another contract",
+            where=f"/{topics.POLICY_NODE}",
+            expected=f"{contract.name}: {', '.join(contract.joint_names)}",
+            got=f"{facts['contract']}: {', '.join(facts['joint_names'])}",
+            remedy="give the same contract to all nodes",
+        )
+
+
+def _policy_facts(facts: Mapping[str, Any]) -> PolicyFacts:
+    return PolicyFacts(
+        checkpoint_hash=facts["checkpoint_hash"],
+        trained=facts["trained"],
+        sigma_trained=facts["sigma_trained"],
+        base_id=facts["base_id"],
+        action_scale=np.array(facts["action_scale"]),
+        action_offset=np.array(facts["action_offset"]),
+        details=facts["details"],
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The supervisor's diagnostics: one task per cause."""
+
+from collections.abc import Mapping
+
+from rclpy.event_handler import QoSRequestedIncompatibleQoSInfo
+
+from sigma_ros.contract import Contract
+from sigma_ros.control.chunk_check import Verdict
+from sigma_ros.control.decision import Decision
+from sigma_ros.control.reasons import State
+from sigma_ros.control.supervisor import Supervisor
+from sigma_ros.nodes.diagnostics import Level, Standing, Task
+
+_ALARMING = (State.STOPPED, State.ESTOP)
+
+
+class SupervisorHealth:
+    """Notes what the node saw and answers how each cause stands now."""
+
+    def __init__(self, core: Supervisor, contract: Contract) -> None:
+        self._core = core
+        self._contract = contract
+        self._decision: Decision | None = None
+        self._verdict: Verdict | None = None
+        self._malformed = 0
+        self._last_malformed = ""
+        self._refused_joints = 0
+        self._last_refused_joints = ""
+        self._foreign: tuple[str, ...] = ()
+        self._incompatible = ""
+
+    def note_decision(self, decision: Decision) -> None:
+        """Takes in a tick."""
+        self._decision = decision
+
+    def note_chunk(self, verdict: Verdict) -> None:
+        """Takes in what became of a chunk."""
+        self._verdict = verdict
+
+    def note_malformed_chunk(self, text: str) -> None:
+        """A chunk message that could not even become a value."""
+        self._malformed += 1
+        self._last_malformed = text
+
+    def note_refused_joints(self, text: str) -> None:
+        """A joint state that does not fit the contract."""
+        self._refused_joints += 1
+        self._last_refused_joints = text
+
+    def note_foreign(self, names: tuple[str, ...]) -> None:
+        """Who else publishes commands now."""
+        self._foreign = names
+
+    def note_incompatible(self, info: QoSRequestedIncompatibleQoSInfo) -> None:
+        """A publisher of chunks offers less than is asked for: nothing of it arrives."""
+        self._incompatible = f"{info.total_count} publisher(s), last policy kind {info.last_policy_kind}"
+
+    def tasks(self) -> Mapping[str, Task]:
+        """The tasks by name."""
+        return {
+            "supervisor/state": self._state,
+            "supervisor/staleness": self._staleness,
+            "supervisor/chunks": self._chunks,
+            "supervisor/limits": self._limits,
+            "supervisor/timing": self._timing,
+            "supervisor/publishers": self._publishers,
+            "io/joint_states": self._joints,
+        }
+
+    def _state(self) -> Standing:
+        decision = self._decision
+        if decision is None:
+            return Standing(Level.STALE, "no tick yet")
+        level = Level.ERROR if decision.state in _ALARMING else Level.OK
+        if decision.state is State.HOLD:
+            level = Level.WARN
+        counters = decision.counters
+        values = {
+            "state": decision.state.name,
+            "reason": decision.reason.name,
+            "engagements": counters.engagements,
+            "holds": counters.holds,
+            "stops": counters.stops,
+            "scale_ceiling": f"{decision.scale_ceiling:.3f}",
+            "applied_scale": f"{decision.applied_scale:.3f}",
+        }
+        return Standing(level, f"{decision.state.name}: {decision.reason_text}", values)
+
+    def _staleness(self) -> Standing:
+        decision = self._decision
+        if decision is None:
+            return Standing(Level.STALE, "no tick yet")
+        ages = {
+            "joint_state_age_s": f"{decision.joint_state_age_s:.3f}",
+            "chunk_age_s": f"{decision.chunk_age_s:.3f}",
+            "observation_age_s": f"{decision.observation_age_s:.3f}",
+        }
+        stale = any(word in decision.reason.name for word in ("STALE", "LOST", "MISSING", "EXPIRED", "EXHAUSTED"))
+        return Standing(Level.WARN, decision.reason_text, ages) if stale else Standing(Level.OK, "all is fresh", ages)
+
+    def _chunks(self) -> Standing:
+        counters = self._core.counters
+        values = {
+            "accepted": counters.accepted_chunks,
+            "refused": counters.refused_chunks,
+            "malformed": self._malformed,
+            "last_malformed": self._last_malformed,
+        }
+        if self._incompatible:
+            return Standing(Level.ERROR, f"chunks are offered with incompatible QoS: {self._incompatible}", values)
+        if self._verdict is None:
+            return Standing(Level.STALE, "no chunk yet", values)
+        level = Level.OK if self._verdict.accepted else Level.WARN
+        return Standing(level, self._verdict.text, values)
+
+    def _limits(self) -> Standing:
+        counters = self._core.counters
+        share = counters.clipped_ticks / max(1, counters.ticks)
+        values = {
+            "ticks": counters.ticks,
+            "clipped_ticks": counters.clipped_ticks,
+            "violations": counters.violations,
+            "velocity_scale": self._core.limits.velocity_scale,
+            "position_margin_rad": self._core.limits.position_margin_rad,
+        }
+        if counters.violations:
+            return Standing(Level.ERROR, f"{counters.violations} limit violation(s) in the published stream", values)
+        return Standing(Level.OK, f"{share:.1%} of the commands bounded", values)
+
+    def _timing(self) -> Standing:
+        gap_s = self._core.counters.tick_gap_max_s
+        limit_s = self._core.limits.max_tick_gap_s
+        values = {"tick_gap_max_s": f"{gap_s:.4f}", "limit_s": limit_s}
+        level = Level.WARN if gap_s > limit_s else Level.OK
+        return Standing(level, f"longest tick gap {gap_s * 1e3:.1f} ms", values)
+
+    def _publishers(self) -> Standing:
+        if self._foreign:
+            topic = self._contract.command_topic
+            return Standing(Level.ERROR, f"also publishing on {topic}: {', '.join(self._foreign)}")
+        return Standing(Level.OK, "the only publisher of commands")
+
+    def _joints(self) -> Standing:
+        values = {
+            "refused": self._refused_joints + self._core.counters.refused_joint_states,
+            "last_refused": self._last_refused_joints,
+        }
+        if self._decision is None or self._decision.joint_state_age_s == float("inf"):
+            said = self._last_refused_joints or "none received"
+            return Standing(Level.STALE, said, values)
+        return Standing(Level.OK, f"{self._decision.joint_state_age_s * 1e3:.0f} ms old", values)
