@@ -41,6 +41,7 @@ class CommandLoop:
         self._ceiling = Ceiling()
         self._missed = False
         self._base_miss_s = 0.0
+        self._has_commanded = False
         self._last_rad: Float64[ndarray, " dof"] | None = None
         self.track: Track | None = None
         self.lead: Lead | None = None
@@ -82,6 +83,7 @@ class CommandLoop:
         if isinstance(anchor, Verdict):
             return anchor
         self.track = self._guard.rest(anchor)
+        self._has_commanded = False
         self._ceiling = Ceiling()
         return ACCEPTED
 
@@ -92,11 +94,14 @@ class CommandLoop:
         self.track, self.lead = None, None
 
     def pass_gate(self, stream: ChunkStream, observation_now_ns: int) -> Verdict:
-        """Whether the resting arm may join the course now; sets the lead if so (RAMPING: a long one)."""
+        """Whether the resting arm may join the course now; sets the lead if so (RAMPING: a long one).
+
+        The first command of all is the anchor itself, so nothing passes before it was published.
+        """
         fault = stream.fault(observation_now_ns)
         if fault is not None or self.track is None or stream.chunk is None or stream.course is None:
             return fault or refused(Reason.WAITING_FOR_CHUNK)
-        if not self.track.is_resting:
+        if not (self.track.is_resting and self._has_commanded):
             return refused(Reason.STILL_MOVING)
         anchor, scale = self.track.command_rad, self._ceiling.applied
         verdict = gate(
@@ -131,6 +136,7 @@ class CommandLoop:
         before = self.track.recent_rad
         step = self._guard.advance(self.track, request)
         self.track = step.track
+        self._has_commanded = True
         excess = limit_excess(self._motion, np.concatenate((before, step.track.recent_rad[2:])))
         return self._outcome(step, excess)
 

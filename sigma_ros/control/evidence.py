@@ -13,6 +13,7 @@ class Evidence:
     """Latest facts and the two clocks. `fault` names what forbids motion now, `stop_fault` what must latch."""
 
     def __init__(self, contract: Contract, limits: SupervisorLimits) -> None:
+        self._contract = contract
         self._limits = limits
         self.joints = JointWatch(contract, limits)
         self.now_ns = 0
@@ -25,6 +26,17 @@ class Evidence:
         self.estop_heard_ns: int | None = None
         self._joints_awaited_ns = 0
         self._started = False
+
+    def configure(self, limits: SupervisorLimits) -> None:
+        """Puts settings in force; joint states are awaited anew, heartbeats and the emergency stop stay as heard."""
+        self._limits = limits
+        self.joints = JointWatch(self._contract, limits)
+        self.forget_streams()
+
+    @property
+    def estop_heard(self) -> bool:
+        """Whether the emergency stop's publisher was ever heard."""
+        return self.estop_heard_ns is not None
 
     def tick(self, now_ns: int, observation_now_ns: int) -> None:
         """Moves both clocks to this tick and judges how they moved; the own clock never goes back."""

@@ -157,6 +157,8 @@ class MotionGuard:
             above = np.clip((ahead <= 0.0).sum(axis=0), 1, _FAN - 1)
             low, high = fan[above - 1, columns], fan[above, columns]
             ahead_low, ahead_high = ahead[above - 1, columns], ahead[above, columns]
+            if ((ahead_low > 0.0) | (ahead_high < 0.0)).all():
+                break
         rise = ahead_high - ahead_low
         share = np.where(rise > 0.0, np.clip(-ahead_low / np.where(rise > 0.0, rise, 1.0), 0.0, 1.0), 0.5)
         step: Float64[ndarray, " dof"] = low + share * (high - low)

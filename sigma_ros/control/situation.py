@@ -29,6 +29,7 @@ class Situation:
     """The state with its reason, and what it is judged by: evidence, chunks and commands."""
 
     def __init__(self, contract: Contract, limits: SupervisorLimits) -> None:
+        self._contract = contract
         self.limits = limits
         self.evidence = Evidence(contract, limits)
         self.stream = ChunkStream(contract, limits)
@@ -50,7 +51,7 @@ class Situation:
         evidence = self.evidence
         now_ns = evidence.now_ns
         estop = evidence.estop_fault(now_ns)
-        if estop is not None:
+        if estop is not None and (evidence.estop_heard or self.state is not State.DISENGAGED):
             self.latch(State.ESTOP, estop)
         if self.state.is_latched or self.state is State.DISENGAGED:
             return
@@ -128,6 +129,12 @@ class Situation:
         """Puts motion limits in force; the arm must rest inside them."""
         self.limits, self.pending = limits, None
         self.loop.apply(limits)
+
+    def configure(self, limits: SupervisorLimits) -> None:
+        """Puts all settings in force; only while DISENGAGED."""
+        self.evidence.configure(limits)
+        self.stream = ChunkStream(self._contract, limits)
+        self.apply(limits)
 
     def count(self, counter: str) -> None:
         """Adds one to a counter."""

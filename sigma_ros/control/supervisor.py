@@ -167,6 +167,17 @@ class Supervisor:
             situation.hold(refused(Reason.LIMITS_CHANGED))
         return _DONE
 
+    def configure(self, limits: SupervisorLimits) -> Answer:
+        """Replaces all settings, also by looser ones; only while DISENGAGED."""
+        if self.state is not State.DISENGAGED:
+            return _no(Reason.SETTING_REFUSED, f"only while DISENGAGED, the state is {self.state.name}")
+        try:
+            limits.motion(self.contract)
+        except (ContractError, AttributeError) as error:
+            return _no(Reason.SETTING_REFUSED, str(error))
+        self._situation.configure(limits)
+        return _DONE
+
     # The control tick
 
     def tick(self, now_ns: int, observation_now_ns: int | None = None) -> Decision:

@@ -1,0 +1,209 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""The independent oracle: sees only what was published, recomputes everything, and says whether a run was safe.
+
+It shares no code and no limits file with the package. Input: JSON lines, one per supervisor tick,
+`{"stamp_ns": 0, "state": "RUN", "command": [rad, ...] or null}`, from a file or standard input; or arrays
+through `check`. Exit codes: 0 safe, 1 not safe, 2 the input cannot be judged.
+
+    python tools/oracle.py --limits config/oracle_so101.yaml run.jsonl
+
+Rules. Between commands one period apart: positions inside the range, speed, acceleration and jerk (first,
+second and third difference of the published numbers) inside their limits. Before its first command the arm is
+taken to stand there. A command after a pause (null) begins a new motion. In HOLD, STOPPED and ESTOP the arm may
+only come to rest: it may move for `rest_within_s` after the state was entered, and not again. In DISENGAGED
+nothing is published. The supervisor is never silent for longer than `silence_s`.
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy import ndarray
+
+KINDS = ("position", "velocity", "acceleration", "jerk", "not_finite", "motion_at_rest", "silence")
+RESTING_STATES = ("HOLD", "STOPPED", "ESTOP")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """The oracle's own idea of the arm."""
+
+    joints: tuple[str, ...]
+    lower: ndarray
+    upper: ndarray
+    speed: ndarray
+    acceleration: ndarray
+    jerk: ndarray
+    period_s: float
+    tolerance: float = 1e-6
+    rest_within_s: float = 0.6
+    silence_s: float = 1.0
+
+    @classmethod
+    def read(cls, path: Path) -> "Limits":
+        """Reads the limits file."""
+        raw: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return cls(
+            joints=tuple(raw["joint_names"]),
+            lower=np.array(raw["lower_rad"], dtype=float),
+            upper=np.array(raw["upper_rad"], dtype=float),
+            speed=np.array(raw["max_speed_radps"], dtype=float),
+            acceleration=np.array(raw["max_acceleration_radps2"], dtype=float),
+            jerk=np.array(raw["max_jerk_radps3"], dtype=float),
+            period_s=float(raw["period_s"]),
+            tolerance=float(raw["tolerance"]),
+            rest_within_s=float(raw["rest_within_s"]),
+            silence_s=float(raw["silence_s"]),
+        )
+
+
+@dataclass(kw_only=True)
+class Report:
+    """Counts per kind, the worst use of each limit (1.0 is the limit itself), and the first finding."""
+
+    ticks: int = 0
+    commands: int = 0
+    motions: int = 0
+    found: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
+    used: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("velocity", "acceleration", "jerk"), 0.0))
+    first: str = ""
+
+    @property
+    def violations(self) -> int:
+        """All findings together."""
+        return sum(self.found.values())
+
+    def note(self, kind: str, where: str) -> None:
+        """Counts one finding."""
+        self.found[kind] += 1
+        self.first = self.first or f"{kind}: {where}"
+
+    def add(self, other: "Report") -> None:
+        """Adds another run's counts."""
+        self.ticks += other.ticks
+        self.commands += other.commands
+        self.motions += other.motions
+        for kind in KINDS:
+            self.found[kind] += other.found[kind]
+        for kind, value in other.used.items():
+            self.used[kind] = max(self.used[kind], value)
+        self.first = self.first or other.first
+
+
+def check(
+    limits: Limits, commands: Sequence[ndarray | None], states: Sequence[str], stamps_ns: Sequence[int] | None = None
+) -> Report:
+    """Judges a run given as one entry per tick."""
+    report = Report(ticks=len(commands))
+    if stamps_ns is not None:
+        for index in range(1, len(stamps_ns)):
+            if stamps_ns[index] - stamps_ns[index - 1] > limits.silence_s * 1e9:
+                report.note("silence", f"before tick {index}")
+    start = 0
+    while start < len(commands):
+        if commands[start] is None:
+            start += 1
+            continue
+        end = start
+        while end < len(commands) and commands[end] is not None:
+            end += 1
+        _check_motion(limits, np.array(commands[start:end], dtype=float), states[start:end], start, report)
+        start = end
+    return report
+
+
+def _check_motion(limits: Limits, q: ndarray, states: Sequence[str], first_tick: int, report: Report) -> None:
+    report.commands += len(q)
+    report.motions += 1
+    bad = ~np.isfinite(q).all(axis=1)
+    if bad.any():
+        report.note("not_finite", f"tick {first_tick + int(bad.argmax())}")
+        return
+    padded = np.vstack([q[0], q[0], q[0], q])
+    h = limits.period_s
+    here, one, two, three = padded[3:], padded[2:-1], padded[1:-2], padded[:-3]
+    ratios = {
+        "velocity": (np.abs(here - one) / h, limits.speed),
+        "acceleration": (np.abs(here - 2.0 * one + two) / h**2, limits.acceleration),
+        "jerk": (np.abs(here - 3.0 * one + 3.0 * two - three) / h**3, limits.jerk),
+    }
+    _note(
+        report,
+        "position",
+        (q > limits.upper + limits.tolerance) | (q < limits.lower - limits.tolerance),
+        limits,
+        first_tick,
+    )
+    for kind, (value, limit) in ratios.items():
+        report.used[kind] = max(report.used[kind], float((value / limit).max()))
+        _note(report, kind, value > limit + limits.tolerance, limits, first_tick)
+    _check_rest(limits, here - one, states, first_tick, report)
+
+
+def _check_rest(limits: Limits, steps: ndarray, states: Sequence[str], first_tick: int, report: Report) -> None:
+    allowed = math.ceil(limits.rest_within_s / limits.period_s)
+    entered = 0
+    for index, state in enumerate(states):
+        resting = state in RESTING_STATES
+        if resting and (index == 0 or states[index - 1] not in RESTING_STATES):
+            entered = index
+        moved = bool(np.any(steps[index] != 0.0))
+        if resting and moved and index - entered >= allowed:
+            report.note("motion_at_rest", f"tick {first_tick + index} in {state}")
+        if state == "DISENGAGED":
+            report.note("motion_at_rest", f"tick {first_tick + index}: a command while DISENGAGED")
+
+
+def _note(report: Report, kind: str, over: ndarray, limits: Limits, first_tick: int) -> None:
+    if over.any():
+        tick, joint = (int(i) for i in np.argwhere(over)[0])
+        report.note(kind, f"tick {first_tick + tick}, {limits.joints[joint]}")
+        report.found[kind] += int(over.sum()) - 1
+
+
+def read_lines(lines: Iterable[str]) -> tuple[list[ndarray | None], list[str], list[int]]:
+    """JSON lines to commands, states and stamps."""
+    commands: list[ndarray | None] = []
+    states: list[str] = []
+    stamps: list[int] = []
+    for line in lines:
+        if not line.strip():
+            continue
+        entry = json.loads(line)
+        command = entry["command"]
+        commands.append(None if command is None else np.array(command, dtype=float))
+        states.append(str(entry["state"]))
+        stamps.append(int(entry["stamp_ns"]))
+    return commands, states, stamps
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The program."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", help="JSON lines, or - for standard input")
+    parser.add_argument("--limits", type=Path, default=Path("config/oracle_so101.yaml"))
+    options = parser.parse_args(arguments)
+    try:
+        limits = Limits.read(options.limits)
+        if options.run == "-":
+            run = read_lines(sys.stdin)
+        else:
+            run = read_lines(Path(options.run).read_text(encoding="utf-8").splitlines())
+        report = check(limits, *run)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        sys.stderr.write(f"the run cannot be judged: {type(error).__name__}: {error}\n")
+        return 2
+    sys.stdout.write(json.dumps(report.__dict__ | {"violations": report.violations}, indent=2) + "\n")
+    return 1 if report.violations or not report.commands else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
