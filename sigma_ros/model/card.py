@@ -102,7 +102,7 @@ def read_batch(batch: Mapping[str, Any], config: SigmaConfig, *, device: torch.d
     )
 
 
-def as_bytes(images: Float[Tensor, "*any h w"]) -> UInt8[Tensor, "*any h w"]:
+def as_bytes(images: UInt8[Tensor, "*any h w"] | Float[Tensor, "*any h w"]) -> UInt8[Tensor, "*any h w"]:
     """Images as cameras deliver them; floats in [0, 1] are rounded to 1/255, so bytes / 255 come back exactly.
 
     Raises:

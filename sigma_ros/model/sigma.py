@@ -8,7 +8,7 @@ window. Nothing is remembered inside the module.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, Unpack
+from typing import Any, Unpack
 
 import torch
 from jaxtyping import Bool, Float
@@ -85,7 +85,7 @@ class SigmaTelepathyVLA(nn.Module):
         *,
         config: SigmaConfig | None = None,
         tokenizer: PreTrainedTokenizerBase | str | None = None,
-    ) -> Self:
+    ) -> "SigmaTelepathyVLA":
         """The model card's way in: a base, and a checkpoint's adapters and heads.
 
         Args:
@@ -111,7 +111,7 @@ class SigmaTelepathyVLA(nn.Module):
         load_trained(model, manifest, heads_path=heads, lora_dir=folder)
         return model
 
-    def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002  nn.Module's signature
+    def train(self, mode: bool = True) -> "SigmaTelepathyVLA":  # noqa: FBT001, FBT002  nn.Module's signature
         """Training mode for heads and adapters; the base is always in evaluation mode."""
         super().train(mode)
         self.backbone.eval()

@@ -7,7 +7,6 @@ Axis words: `ticks` slots of the window, oldest first; `cameras`; `patches` toke
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from jaxtyping import Bool, Float, Float32, UInt8
@@ -67,7 +66,7 @@ class TokenRing:
     @classmethod
     def empty(
         cls, *, cameras: int, patches: int, pooled: int, width: int, dof: int, device: torch.device | str = "cpu"
-    ) -> Self:
+    ) -> "TokenRing":
         """A window that has seen nothing."""
         return cls(
             ticks=(PADDING,) * WINDOW_TICKS,
