@@ -17,8 +17,17 @@ from sigma_ros.sim.environment import SimArm
 from sigma_ros.sim.kinematics import ArmKinematics, Grip
 from sigma_ros.sim.motion import JointPath, Waypoint, joint_path
 
-OPEN_RAD, CLOSED_RAD, SHUT_RAD = 0.46, -0.14, 0.02
-"""Gripper commands: around the brick, pressing on it, and empty."""
+OPEN_RAD, CLOSED_RAD = 0.46, -0.14
+"""Gripper commands: around the brick, and pressing on it."""
+
+_LOWEST_GRASP_M = 0.0095
+"""Height of the fingers' middle at which their tips stay clear of the table."""
+
+_LIFT_M, _LIFT_TILT_RAD = 0.035, 0.45
+"""How far over the rim a brick is lifted; the wrist's limit asks for the tilt there."""
+
+_DROP_HEIGHTS_AND_TILTS = ((0.055, 0.65), (0.030, 0.45))
+"""Heights over the rim [m] and tilts [rad] over the box and when letting go."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,10 +70,9 @@ class Expert:
         habits = Habits.drawn(np.random.default_rng([seed, 1]))
         arm = self._arm
         rest = arm.command_rad
-        above, around = self._grasp_poses(habits)
-        over, into = self._drop_poses(habits, above)
-        pressed, lifted = self._with_gripper(around, CLOSED_RAD), self._with_gripper(above, CLOSED_RAD)
-        released = self._with_gripper(into, OPEN_RAD)
+        above, around, lifted = self._grasp_poses(habits)
+        over, into = self._drop_poses(habits)
+        pressed, released = self._with_gripper(around, CLOSED_RAD), self._with_gripper(into, OPEN_RAD)
         return joint_path(
             [
                 Waypoint(phase="rest", angles_rad=rest, pause_s=habits.pause_s),
@@ -81,39 +89,55 @@ class Expert:
             speed=habits.speed,
         )
 
-    def _grasp_poses(self, habits: Habits) -> tuple[ndarray, ndarray]:
-        """Above the brick and around it, fingers straight down and open."""
+    def _grasp_poses(self, habits: Habits) -> tuple[ndarray, ndarray, ndarray]:
+        """Above the brick and around it, fingers straight down and open; then lifted off, over the box's rim."""
         arm = self._arm
         brick = arm.brick_position_m()
         yaw = arm.brick_yaw_rad()
         along = np.array([math.cos(yaw), math.sin(yaw), 0.0])
-        radial = brick - self._kinematics.pan_axis_m
+        outward = self._outward(brick)
         closing = np.array([-math.sin(yaw), math.cos(yaw), 0.0])
-        closing *= 1.0 if closing @ radial >= 0.0 else -1.0
-        down = np.array([0.0, 0.0, -1.0])
+        closing *= 1.0 if closing @ outward >= 0.0 else -1.0
         middle = brick + habits.grasp_shift_m * along
-        heights = (brick[2] + habits.hover_m, max(brick[2] + 0.003, 0.0095))
-        guess = self._guess(radial)
-        poses = [
-            self._kinematics.solve(Grip(np.array([middle[0], middle[1], z]), down, closing), guess) for z in heights
-        ]
-        return self._commanded(poses[0], OPEN_RAD), self._commanded(poses[1], OPEN_RAD)
+        above, around = (
+            self._reach(middle, height_m, outward, closing)
+            for height_m in (brick[2] + habits.hover_m, max(brick[2] + 0.003, _LOWEST_GRASP_M))
+        )
+        lifted = self._reach(middle, arm.setup.box.size_m[2] + _LIFT_M, outward, closing, tilt_rad=_LIFT_TILT_RAD)
+        return (
+            self._commanded(above, OPEN_RAD),
+            self._commanded(around, OPEN_RAD),
+            self._commanded(lifted, CLOSED_RAD),
+        )
 
-    def _drop_poses(self, habits: Habits, before_rad: ndarray) -> tuple[ndarray, ndarray]:
+    def _drop_poses(self, habits: Habits) -> tuple[ndarray, ndarray]:
         """Over the box and lower into its opening, fingers tilted outwards, closed on the brick."""
         box = self._arm.setup.box
         shift_x, shift_y = habits.drop_shift_m
         point = np.array([box.centre_m[0] + shift_x, box.centre_m[1] + shift_y, 0.0])
-        radial = point - self._kinematics.pan_axis_m
-        radial[2] = 0.0
-        outward = radial / np.linalg.norm(radial)
-        poses = []
-        for height, tilt in ((0.055, 0.65), (0.030, 0.45)):
-            fingers = math.sin(tilt) * outward + np.array([0.0, 0.0, -math.cos(tilt)])
-            closing = math.cos(tilt) * outward + np.array([0.0, 0.0, math.sin(tilt)])
-            grip = Grip(point + np.array([0.0, 0.0, box.size_m[2] + height]), fingers, closing)
-            poses.append(self._kinematics.solve(grip, self._guess(radial)))
-        return self._commanded(poses[0], CLOSED_RAD), self._commanded(poses[1], CLOSED_RAD)
+        outward = self._outward(point)
+        over, into = (
+            self._reach(point, box.size_m[2] + height_m, outward, outward, tilt_rad=tilt_rad)
+            for height_m, tilt_rad in _DROP_HEIGHTS_AND_TILTS
+        )
+        return self._commanded(over, CLOSED_RAD), self._commanded(into, CLOSED_RAD)
+
+    def _outward(self, point_m: Float64[ndarray, " 3"]) -> Float64[ndarray, " 3"]:
+        """Unit vector from the pan axis to above or below a point."""
+        outward = (point_m - self._kinematics.pan_axis_m) * np.array([1.0, 1.0, 0.0])
+        return outward / np.linalg.norm(outward)
+
+    def _reach(
+        self, point_m: ndarray, height_m: float, outward: ndarray, closing: ndarray, *, tilt_rad: float = 0.0
+    ) -> Float64[ndarray, " dof"]:
+        """True joint angles with the fingers at a height over a point, tilted outwards from straight down."""
+        up = np.array([0.0, 0.0, 1.0])
+        fingers = math.sin(tilt_rad) * outward - math.cos(tilt_rad) * up
+        across = closing - (closing @ outward) * outward
+        tilted = (closing @ outward) * (math.cos(tilt_rad) * outward + math.sin(tilt_rad) * up) + across
+        tolerance_m = 2e-4 if tilt_rad == 0.0 else 6e-3
+        grip = Grip(np.array([point_m[0], point_m[1], height_m]), fingers, tilted, tolerance_m)
+        return self._kinematics.solve(grip, self._guess(outward))
 
     def _guess(self, radial: Float64[ndarray, " 3"]) -> Float64[ndarray, " dof"]:
         guess = dict.fromkeys(JOINTS, 0.0) | {"elbow_flex": 0.4, "wrist_flex": 1.1}

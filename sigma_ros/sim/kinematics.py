@@ -16,9 +16,6 @@ from sigma_ros.errors import SigmaError
 from sigma_ros.sim.arm import GRASP_SITE
 
 _DAMPING = 0.02
-_TOLERANCE = 2e-4
-"""Accepted error: 0.2 mm in position, 0.6 mrad in direction (weighted 1/3 m per rad)."""
-
 _DIRECTION_WEIGHT_M = 0.33
 _MOST_ITERATIONS = 200
 
@@ -28,11 +25,14 @@ class Grip:
     """Where the hand shall be: the point between the finger tips, and two directions (unit vectors).
 
     `fingers` is where the fingers point, `closing` the direction from the fixed to the moving finger.
+    `tolerance_m` is the accepted error, directions counted with 0.33 m per rad: five joints cannot meet
+    all six conditions of a tilted and turned hand.
     """
 
     position_m: Float64[ndarray, " 3"]
     fingers: Float64[ndarray, " 3"]
     closing: Float64[ndarray, " 3"]
+    tolerance_m: float = 2e-4
 
 
 class ArmKinematics:
@@ -63,7 +63,7 @@ class ArmKinematics:
         error = np.full(9, np.inf)
         for _ in range(_MOST_ITERATIONS):
             error, jacobian = self._linearise(angles, grip)
-            if np.linalg.norm(error) < _TOLERANCE:
+            if np.linalg.norm(error) < grip.tolerance_m:
                 return angles
             damped = jacobian @ jacobian.T + _DAMPING**2 * np.eye(9)
             change = jacobian.T @ np.linalg.solve(damped, error)

@@ -15,7 +15,8 @@ pytestmark = pytest.mark.gl
 
 def test_an_animation_and_a_sheet_show_the_arm_moving(arm: SimArm, tmp_path: Path) -> None:
     episode = demonstrate(arm, 0)
-    episode = replace(episode, states=episode.states[:120])
+    arrays = ("states", "positions_rad", "velocities_radps", "commands_rad")
+    episode = replace(episode, **{name: getattr(episode, name)[:120] for name in arrays})
     frames = beauty_frames(arm, episode, every_ticks=30, width_px=160, height_px=120)
     assert [frame.shape for frame in frames] == [(120, 160, 3)] * 4
     assert not np.array_equal(frames[0], frames[-1])

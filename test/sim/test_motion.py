@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sigma_ros.contract_file import load_contract
@@ -11,6 +11,7 @@ CONTRACT = load_contract("so101")
 POSES = st.lists(st.tuples(*[st.floats(j.lower_rad, j.upper_rad) for j in CONTRACT.joints]), min_size=2, max_size=5)
 
 
+@settings(deadline=None)
 @given(POSES, st.floats(0.3, 1.0), st.floats(0.0, 0.3), st.sampled_from([30.0, 50.0, 200.0]))
 def test_a_path_keeps_the_contracts_limits_at_any_sampling(
     poses: list[tuple[float, ...]], speed: float, pause_s: float, rate_hz: float
@@ -30,6 +31,7 @@ def test_a_path_keeps_the_contracts_limits_at_any_sampling(
     assert np.all(track <= np.max(poses, axis=0) + 1e-9)
 
 
+@settings(deadline=None)
 @given(POSES)
 def test_a_path_passes_through_its_waypoints_and_holds_its_ends(poses: list[tuple[float, ...]]) -> None:
     path = joint_path(

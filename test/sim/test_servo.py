@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sigma_ros.sim.demonstration import demonstrate
@@ -70,6 +70,7 @@ def test_a_wrong_calibration_shows_as_a_true_angle_that_differs_from_the_reading
     assert arm.snapshot()[:6] + np.array(offset) == pytest.approx(arm.positions_rad(), abs=0.001)
 
 
+@settings(deadline=None)
 @given(st.floats(-math.pi, math.pi), st.sampled_from([64, 1024, 4096]))
 def test_readings_are_whole_counts_within_half_a_count(angle_rad: float, counts: int) -> None:
     reading = encoder_reading(np.array([angle_rad]), counts)[0]
@@ -78,6 +79,7 @@ def test_readings_are_whole_counts_within_half_a_count(angle_rad: float, counts:
     assert abs(reading - angle_rad) <= count_rad / 2 + 1e-12
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-3.0, 3.0), min_size=1, max_size=40))
 def test_goals_never_outrun_the_servos_speed(commands_rad: list[float]) -> None:
     servo, step_s = ServoConfig(bus_delay_s=0.0), 0.01
