@@ -13,7 +13,6 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
-from zlib import crc32
 
 import cv2
 import numpy as np
@@ -26,6 +25,7 @@ from rosbags.rosbag2.storage_mcap import McapWriter
 from rosbags.rosbag2.storage_sqlite3 import Sqlite3Writer
 
 from sigma_ros.errors import BagError, UsageError
+from sigma_ros.evaluation.checksum import crc32
 from sigma_ros.evaluation.mcap_format import FOOTER_BYTES, MAGIC
 from sigma_ros.evaluation.ros_types import ROS_TYPES, header
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """One MCAP file as a stream of messages in log-time order, a chunk at a time, checksums verified.
 
-Compared with rosbags' reader: chunks are read with one `pread` and messages are views into them (no copies), the next
-chunk is read, checked and decompressed by a second thread, the chunk table is flat, and a file without index or with
-a cut end can be read as far as it goes.
+Compared with rosbags' reader: chunks are read with one `pread` and messages are views into them (no copies), compressed
+chunks are expanded by a second thread, the chunk table is flat, and a file without index or with a cut end can be read
+as far as it goes.
 """
 
 import os
@@ -90,8 +90,7 @@ class McapFile:
     def _by_chunk(self, wanted: frozenset[int]) -> Iterator[mcap.Message]:
         places = [p for p in self._index.chunks if not p.channels or not wanted.isdisjoint(p.channels)]
         waiting: list[mcap.Message] = []
-        for index, loaded in enumerate(self._loaded(places, wanted)):
-            found = self._found(places[index], loaded)
+        for index, found in enumerate(self._loaded(places, wanted)):
             waiting = list(merge(waiting, found, key=_log_time_ns)) if waiting else found
             ready = len(waiting)
             if index + 1 < len(places):
@@ -102,33 +101,40 @@ class McapFile:
             yield from waiting[:ready]
             waiting = waiting[ready:]
 
-    def _loaded(
-        self, places: Sequence[mcap.ChunkPlace], wanted: frozenset[int]
-    ) -> Iterator["Future[list[mcap.Message]]"]:
-        """Each chunk's messages, one chunk ahead of the caller."""
+    def _loaded(self, places: Sequence[mcap.ChunkPlace], wanted: frozenset[int]) -> Iterator[list[mcap.Message]]:
+        """Each chunk's messages. Compressed chunks are expanded by a second thread, one ahead of the caller."""
+        if not any(place.compressed for place in places):
+            # Reading is a copy from the page cache: a second thread would only cool the processor's cache.
+            yield from (self._accepted(place, self._load(place, wanted)) for place in places)
+            return
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="bag") as reader:
-            ahead: deque[Future] = deque()
+            ahead: deque[tuple[mcap.ChunkPlace, Future]] = deque()
             for place in places:
-                ahead.append(reader.submit(self._load, place, wanted))
+                ahead.append((place, reader.submit(self._load, place, wanted)))
                 if len(ahead) > 1:
-                    yield ahead.popleft()
-            yield from ahead
+                    due, loading = ahead.popleft()
+                    yield self._accepted(due, loading.result())
+            for due, loading in ahead:
+                yield self._accepted(due, loading.result())
 
-    def _load(self, place: mcap.ChunkPlace, wanted: frozenset[int]) -> list[mcap.Message]:
-        content = os.pread(self._file.fileno(), place.length, place.offset)
-        if len(content) != place.length:
-            raise mcap.McapError("file ends inside a chunk")
-        records, checked = mcap.open_chunk(memoryview(content))
+    def _load(self, place: mcap.ChunkPlace, wanted: frozenset[int]) -> "list[mcap.Message] | Exception":
+        try:
+            content = os.pread(self._file.fileno(), place.length, place.offset)
+            if len(content) != place.length:
+                raise mcap.McapError("file ends inside a chunk")
+            records, checked = mcap.open_chunk(memoryview(content))
+            found = mcap.messages_of(records, wanted)
+        except (mcap.McapError, OSError, MemoryError) as error:
+            return error
         if not checked:
             self.checksummed = False
-        return mcap.messages_of(records, wanted)
+        return found
 
-    def _found(self, place: mcap.ChunkPlace, loaded: "Future[list[mcap.Message]]") -> list[mcap.Message]:
-        try:
-            return loaded.result()
-        except (mcap.McapError, OSError, MemoryError) as error:
-            self._losses.add(f"{self._path.name}: {error}", max(place.messages, 1))
+    def _accepted(self, place: mcap.ChunkPlace, loaded: "list[mcap.Message] | Exception") -> list[mcap.Message]:
+        if isinstance(loaded, Exception):
+            self._losses.add(f"{self._path.name}: {loaded}", max(place.messages, 1))
             return []
+        return loaded
 
     def _walk(self, wanted: frozenset[int]) -> Iterator[mcap.Message]:
         """File order, for files with messages outside chunks."""

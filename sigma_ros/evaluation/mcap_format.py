@@ -5,10 +5,11 @@ import struct
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import BinaryIO, NamedTuple
-from zlib import crc32
 
 from backports.zstd import ZstdDecompressor, ZstdError
 from lz4.frame import LZ4FrameDecompressor
+
+from sigma_ros.evaluation.checksum import crc32
 
 MAGIC = b"\x89MCAP0\r\n"
 HEADER, FOOTER, SCHEMA, CHANNEL, MESSAGE, CHUNK = 0x01, 0x02, 0x03, 0x04, 0x05, 0x06
@@ -39,7 +40,7 @@ class Channel(NamedTuple):
 
 
 class ChunkPlace(NamedTuple):
-    """Where a chunk record's content begins, and the time range it claims. `channels` empty means unknown."""
+    """Where a chunk record's content is, and the time range it claims. `channels` empty means unknown."""
 
     start_ns: int
     end_ns: int
@@ -47,6 +48,7 @@ class ChunkPlace(NamedTuple):
     length: int
     channels: tuple[int, ...]
     messages: int
+    compressed: bool
 
 
 class Message(NamedTuple):
@@ -159,11 +161,13 @@ def read_chunk_index(content: memoryview) -> ChunkPlace:
     start_ns, end_ns, offset, length = fields.numbers("QQQQ")
     places = sorted((place, channel_id) for channel_id, place in fields.pairs("HQ"))
     (index_length,) = fields.numbers("Q")
+    compressed = fields.text() != ""
     borders = [*(place for place, _ in places), offset + length + index_length]
     messages = sum(max(after - before - 15, 0) // 16 for before, after in pairwise(borders))
     if length < 9:
         raise McapError("chunk too short")
-    return ChunkPlace(start_ns, end_ns, offset + 9, length - 9, tuple(channel for _, channel in places), messages)
+    channels = tuple(channel for _, channel in places)
+    return ChunkPlace(start_ns, end_ns, offset + 9, length - 9, channels, messages, compressed)
 
 
 def open_chunk(content: memoryview) -> tuple[memoryview, bool]:

