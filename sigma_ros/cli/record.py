@@ -55,6 +55,9 @@ def record(
     disturb: Annotated[
         float, typer.Option(min=0.0, max=0.3, metavar="RAD", help="Push free movements off their path by up to this.")
     ] = 0.0,
+    film: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write a GIF of the first episode here.")
+    ] = None,
     keep_failures: Annotated[
         bool, typer.Option("--keep-failures", help="Keep episodes in which the brick missed the box.")
     ] = False,
@@ -89,7 +92,7 @@ def record(
         attempts = demonstrations(arm, seed, disturbance_rad=disturb)
         tally = _Tally(started_s=time.monotonic())
         try:
-            _record(arm, attempts, folders, how, tally, keep_failures=keep_failures)
+            _record(arm, attempts, folders, how, tally, keep_failures=keep_failures, film=film)
         except KeyboardInterrupt:
             Console(stderr=True).print(f"interrupted; {tally.recorded} finished episodes are in {out}")
             raise
@@ -104,7 +107,9 @@ def _record(
     tally: _Tally,
     *,
     keep_failures: bool,
+    film: Path | None,
 ) -> None:
+    from sigma_ros.sim.film import write_film  # noqa: PLC0415
     from sigma_ros.sim.recorder import write_demonstration  # noqa: PLC0415
 
     columns = (
@@ -129,6 +134,8 @@ def _record(
                 how,
                 on_tick=lambda share=share: progress.advance(bar, share),  # type: ignore[misc]
             )
+            if film is not None and tally.recorded == 0:
+                write_film(film, arm, demonstration)
             tally.recorded += 1
             tally.ticks += demonstration.ticks
             progress.update(bar, completed=tally.recorded, speed=_speed(tally, arm.contract))

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of a demonstration for documents: an animation and a sheet of its phases."""
+"""An animation of a demonstration for documents: the arm from outside, and what the policy's cameras see."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -13,32 +14,41 @@ from sigma_ros.sim.demonstration import Demonstration
 from sigma_ros.sim.environment import SimArm
 from sigma_ros.sim.scene import BEAUTY
 
-_SUPERSAMPLED = 2
+FRAME_TICKS = 4
+WIDTH_PX = 480
+_COLOURS = 200
+_COARSE = np.uint8(0xFC)
+_PALETTE_FRAMES = 8
 
 
-def beauty_frames(
-    arm: SimArm, demonstration: Demonstration, *, every_ticks: int, width_px: int = 640, height_px: int = 480
-) -> list[UInt8[ndarray, "height width 3"]]:
-    """Smooth pictures of every n-th tick, with shadows."""
-    size = (_SUPERSAMPLED * width_px, _SUPERSAMPLED * height_px)
-    with arm.open_beauty(width_px=size[0], height_px=size[1]) as cameras:
-        large = (cameras.render(state, BEAUTY) for state in demonstration.states[::every_ticks])
-        return [cv2.resize(picture, (width_px, height_px), interpolation=cv2.INTER_AREA) for picture in large]
+def film_frames(arm: SimArm, demonstration: Demonstration) -> Iterator[UInt8[ndarray, "height width 3"]]:
+    """Every fourth tick: a smooth picture with shadows, the two cameras side by side below it."""
+    height_px = WIDTH_PX * 3 // 4
+    half = (WIDTH_PX // 2, height_px // 2)
+    with arm.open_beauty(width_px=2 * WIDTH_PX, height_px=2 * height_px) as cameras:
+        for state in demonstration.states[::FRAME_TICKS]:
+            outside = cameras.render(state, BEAUTY)
+            above = cv2.resize(outside, (WIDTH_PX, height_px), interpolation=cv2.INTER_AREA)
+            seen = [arm.draw(state, camera.name) for camera in arm.contract.cameras[:2]]
+            below = [cv2.resize(picture, half, interpolation=cv2.INTER_AREA) for picture in seen]
+            yield np.concatenate([above, np.concatenate(below, axis=1)])
 
 
-def write_gif(path: Path, frames: list[UInt8[ndarray, "height width 3"]], *, frame_s: float) -> None:
-    """An endless animation with one palette for all its frames."""
-    palette = Image.fromarray(np.concatenate(frames[:: max(1, len(frames) // 8)])).quantize(128)
-    pictures = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+def write_film(path: Path, arm: SimArm, demonstration: Demonstration) -> None:
+    """Writes an endless GIF at real speed, with one palette for all its frames, or nothing.
+
+    Raises:
+        MachineError: no OpenGL library works here.
+    """
+    frames = list(film_frames(arm, demonstration))
+    chosen = frames[:: max(1, len(frames) // _PALETTE_FRAMES)]
+    # Colours count by the root of their area, so that a small pink brick keeps its pink.
+    colours, pixels = np.unique(np.concatenate(chosen).reshape(-1, 3) & _COARSE, axis=0, return_counts=True)
+    sample = np.repeat(colours, np.ceil(np.sqrt(pixels)).astype(int), axis=0)
+    palette = Image.fromarray(sample[None]).quantize(_COLOURS, kmeans=1)
+    first, *rest = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    frame_ms = round(1000 * FRAME_TICKS / arm.contract.fps)
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".tmp")
-    first, rest = pictures[0], pictures[1:]
-    first.save(partial, "GIF", save_all=True, append_images=rest, duration=round(1000 * frame_s), loop=0)
-    partial.rename(path)
-
-
-def write_sheet(path: Path, frames: list[UInt8[ndarray, "height width 3"]], *, columns: int) -> None:
-    """One picture with the frames in rows; a last row that is not full is left out."""
-    rows = [np.concatenate(frames[i : i + columns], axis=1) for i in range(0, len(frames) - columns + 1, columns)]
-    partial = path.with_name(path.name + ".tmp")
-    Image.fromarray(np.concatenate(rows)).save(partial, path.suffix.removeprefix("."))
+    first.save(partial, "GIF", save_all=True, append_images=rest, duration=frame_ms, loop=0)
     partial.rename(path)
