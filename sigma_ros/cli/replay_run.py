@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What `sigma replay` does: check everything that is cheap, load the model, replay each bag, write the report."""
 
-import platform
 import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import FrameType
 
@@ -17,7 +15,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from sigma_ros import __version__
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
 from sigma_ros.control.limits import SupervisorLimits
@@ -25,6 +22,7 @@ from sigma_ros.control.schedule import Schedule
 from sigma_ros.errors import UsageError
 from sigma_ros.evaluation.bag import open_bag
 from sigma_ros.evaluation.bags import find_bags
+from sigma_ros.evaluation.conditions import conditions
 from sigma_ros.evaluation.replay import Hooks, ReplayOptions, replay
 from sigma_ros.evaluation.replay_log import ReplayLog
 from sigma_ros.evaluation.report import ReportPaths, refuse_existing, write_report
@@ -98,24 +96,11 @@ def run(request: Request) -> int:
     with _interruptible(stop):
         logs = _replay_all(bags, contract, runtime, _options(request, contract, settings, runtime), stop)
         scores = score(*logs, complete=len(logs) == len(bags))
-        paths = write_report(
-            logs, scores, request.out, conditions=conditions(request.checkpoint, contract), force=request.force
-        )
+        paths = write_report(logs, scores, request.out, conditions=_conditions(request, contract), force=request.force)
     show(logs, scores, paths)
     if not scores.complete:
         return INTERRUPTED
     return WITH_LOSSES if any(log.losses for log in logs) else COMPLETE
-
-
-def conditions(checkpoint: str, contract: Contract) -> dict[str, object]:
-    """Under which a report came about: what may differ between machines and days, and nothing else."""
-    return {
-        "command": shlex.join(["sigma", *sys.argv[1:]]),
-        "checkpoint given": checkpoint,
-        "contract": contract.name,
-        "versions": {"sigma_ros": __version__, "python": platform.python_version(), **_versions()},
-        "machine": f"{platform.system()} {platform.machine()}",
-    }
 
 
 def show(logs: Sequence[ReplayLog], scores: Scores, paths: ReportPaths) -> None:
@@ -147,6 +132,10 @@ def show(logs: Sequence[ReplayLog], scores: Scores, paths: ReportPaths) -> None:
         f"tick {timing.tick_ms_p50:.0f} ms (p99 {timing.tick_ms_p99:.0f}), {timing.realtime_factor:.1f}x real time"
     )
     console.print(f"report: {paths.page}\n        {paths.json}", soft_wrap=True)
+
+
+def _conditions(request: Request, contract: Contract) -> dict[str, object]:
+    return conditions(shlex.join(["sigma", *sys.argv[1:]]), checkpoint=request.checkpoint, contract=contract)
 
 
 def _settings(request: Request) -> AdapterSettings:
@@ -209,13 +198,3 @@ def _interruptible(stop: _Stop) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in ("torch", "lerobot", "transformers", "numpy", "rosbags", "plotly"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found

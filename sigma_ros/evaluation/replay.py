@@ -86,8 +86,9 @@ def replay(
         loop = _Loop(contract, runtime, options, ReplayRecorder(contract, policy_facts(runtime), run), hooks.clock_ns)
         complete = _drive(loop, ticks, bag, hooks)
         facts = bag_facts(bag, ticks)
-        refuse_losses(facts, strict=options.strict)
-        return loop.recorder.finish(facts, complete=complete, wall_ns=hooks.clock_ns() - started_ns)
+        log = loop.recorder.finish(facts, complete=complete, wall_ns=hooks.clock_ns() - started_ns)
+        refuse_losses(log, strict=options.strict)
+        return log
 
 
 def policy_facts(runtime: "SigmaRuntime") -> PolicyFacts:
@@ -142,22 +143,27 @@ def _drive(loop: "_Loop", ticks: Episode, bag: Bag, hooks: Hooks) -> bool:
     loop.end()
     hooks.progress(1.0)
     if not loop.inferences:
-        raise SigmaError(
-            "no tick of the recording could be given to the policy",
-            where=info.path,
-            got=" | ".join(f"{reason} ({n} ticks)" for reason, n in loop.reasons.most_common(5)),
-            remedy="check topics, rates and age limits in the contract against the recording",
-        )
+        raise nothing_inferred(info.path, loop.reasons)
     return True
 
 
-def refuse_losses(facts: BagFacts, *, strict: bool) -> None:
-    """Raises a BagError in strict mode when anything of the recording was lost."""
-    if strict and facts.losses:
+def nothing_inferred(bag: Path, reasons: Counter[str]) -> SigmaError:
+    """The error for a recording of which no tick could be used, with the commonest reasons."""
+    return SigmaError(
+        "no tick of the recording could be given to the policy",
+        where=bag,
+        got=" | ".join(f"{reason} ({n} ticks)" for reason, n in reasons.most_common(5)),
+        remedy="check topics, rates and age limits in the contract against the recording",
+    )
+
+
+def refuse_losses(recording: BagFacts | ReplayLog, *, strict: bool) -> None:
+    """Raises a BagError in strict mode when anything was lost; a log also knows of ticks that could not be used."""
+    if strict and recording.losses:
         raise BagError(
             "the recording has losses",
-            where=facts.name,
-            got=", ".join(f"{reason} {n}" for reason, n in facts.losses.items()),
+            where=recording.name,
+            got=", ".join(f"{reason} {n}" for reason, n in recording.losses.items()),
             remedy="replay without --strict to go on and count them",
         )
 

@@ -159,6 +159,11 @@ class ReplayLog:
                 raise ValueError(f"chunk {entry.chunk.chunk_id} is not in contract order: {entry.chunk.joint_names}")
 
     @property
+    def name(self) -> str:
+        """The recording's name."""
+        return self.bag.name
+
+    @property
     def losses(self) -> Mapping[str, int]:
         """What was lost: the bag's own losses, and ticks that no window could be made for."""
         invalid = int(np.count_nonzero(~self.ticks.valid))

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`sigma replay` with the small model that ships: exit codes, messages, and a report or nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sigma_ros.cli import replay_run
+from sigma_ros.cli.replay_run import COMPLETE, INTERRUPTED, WITH_LOSSES, Request, run
+from sigma_ros.contract_file import load_contract, shipped_config_dir
+from sigma_ros.errors import BagError, CheckpointError, ContractError, SigmaError, UsageError
+from sigma_ros.evaluation.bag_writer import BagWriter
+
+ROOT = Path(__file__).resolve().parents[2]
+START_NS = 1_700_000_000_000_000_000
+TICKS = 34
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> Path:
+    """A contract with 32 x 24 pictures, so that recordings are small."""
+    text = (
+        (shipped_config_dir() / "so101.yaml")
+        .read_text()
+        .replace("width_px: 640, height_px: 480", "width_px: 32, height_px: 24")
+    )
+    path = tmp_path_factory.mktemp("contract") / "small.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture(scope="module")
+def bag(tmp_path_factory, small) -> Path:
+    return recording(tmp_path_factory.mktemp("bags") / "episode_000000", small)
+
+
+def recording(path: Path, contract_file: Path, *, skip_images: range = range(0), topics: int = 2) -> Path:
+    contract = load_contract(contract_file)
+    with BagWriter(path) as out:
+        for tick in range(TICKS):
+            stamp_ns = START_NS + contract.tick_offset_ns(tick)
+            pose = np.full(6, 0.3 + 0.01 * tick)
+            for camera in contract.cameras[:topics]:
+                if tick not in skip_images:
+                    picture = np.full((24, 32, 3), 7 * tick % 256, np.uint8)
+                    out.image(camera.topic, stamp_ns, camera.name, picture)
+            out.joints(contract.joint_state_topic, stamp_ns, contract.joint_names, pose)
+            out.array(contract.command_topic, stamp_ns, pose)
+    return path
+
+
+def request(bag: Path, contract: Path, out: Path, **changes) -> Request:
+    default = Request(
+        bags=(bag,),
+        out=out,
+        checkpoint="mini",
+        contract=str(contract),
+        task=None,
+        replan_ticks=8,
+        seed=0,
+        scales=(0.0, 1.0, 1.0),
+        supervised=True,
+        allow_untrained=True,
+        base=None,
+        revision=None,
+        tokenizer=None,
+        device="cpu",
+        strict=False,
+        recover=False,
+        force=False,
+    )
+    return replace(default, **changes)
+
+
+def report(out: Path) -> dict:
+    return json.loads((out / "report.json").read_text())
+
+
+def test_a_complete_replay_ends_with_0_and_says_where_the_report_is(bag, small, tmp_path):
+    out = tmp_path / "report"
+    command = [sys.executable, "-m", "sigma_ros.cli.main", "replay", "--bag", bag, "--contract", small]
+    command += ["--checkpoint", "mini", "--allow-untrained", "--out", out]
+    done = subprocess.run(
+        list(map(str, command)),
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env={**os.environ, "COLUMNS": "200"},
+    )
+    assert done.returncode == COMPLETE, done.stderr
+    assert str(out / "report.html") in done.stdout
+    assert "mse_trj" in done.stdout
+    assert sorted(path.name for path in out.iterdir()) == ["chunks.parquet", "report.html", "report.json"]
+    assert report(out)["samples"] == 2
+    assert report(out)["conditions"]["command"].startswith("sigma replay --bag")
+
+
+def test_two_runs_agree_in_every_number(bag, small, tmp_path):
+    documents = []
+    for name in ("one", "two"):
+        run(request(bag, small, tmp_path / name))
+        documents.append({k: v for k, v in report(tmp_path / name).items() if k not in ("timing", "conditions")})
+    assert documents[0] == documents[1]
+    assert (tmp_path / "one/chunks.parquet").read_bytes() == (tmp_path / "two/chunks.parquet").read_bytes()
+
+
+def test_an_untrained_sigma_equals_its_base_to_the_last_bit(bag, small, tmp_path):
+    run(request(bag, small, tmp_path / "report"))
+    document = report(tmp_path / "report")
+    for name in ("mse_vec", "mse_chk", "mse_trj"):
+        assert document["baseline"][name] == document["sigma"][name] > 0.0
+    assert document["comparison"]["mse_trj"]["verdict"] == "equal"
+
+
+def test_losses_end_with_3_and_are_in_the_report(small, tmp_path):
+    lossy = recording(tmp_path / "lossy", small, skip_images=range(10, 22))
+    assert run(request(lossy, small, tmp_path / "report")) == WITH_LOSSES
+    assert report(tmp_path / "report")["bag"]["losses"]["invalid_ticks"] > 0
+
+
+def test_strict_refuses_losses_and_writes_nothing(small, tmp_path):
+    lossy = recording(tmp_path / "lossy", small, skip_images=range(10, 22))
+    with pytest.raises(BagError, match="losses"):
+        run(request(lossy, small, tmp_path / "report", strict=True))
+    assert not (tmp_path / "report").exists()
+
+
+def test_a_bag_that_does_not_fit_is_refused_before_the_model_is_loaded(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(replay_run.SigmaRuntime, "load", lambda *_, **__: pytest.fail("the model was loaded"))
+    narrow = recording(tmp_path / "narrow", small, topics=1)
+    with pytest.raises(ContractError, match="side_camera"):
+        run(request(narrow, small, tmp_path / "report"))
+    cut = tmp_path / "cut.mcap"
+    cut.write_bytes(b"\x89MCAP0\r\n not a bag")
+    with pytest.raises(SigmaError):
+        run(request(cut, small, tmp_path / "report"))
+    assert not (tmp_path / "report").exists()
+
+
+def test_a_report_that_is_there_is_refused_before_anything_is_read(bag, small, tmp_path, monkeypatch):
+    (tmp_path / "report.json").write_text("{}")
+    monkeypatch.setattr(replay_run, "load_contract", lambda *_: pytest.fail("something was read"))
+    with pytest.raises(UsageError, match="already holds a report"):
+        run(request(bag, small, tmp_path))
+
+
+def test_random_weights_are_refused_unless_asked_for(bag, small, tmp_path):
+    with pytest.raises(CheckpointError, match=r"(?i)untrained|random"):
+        run(request(bag, small, tmp_path / "report", allow_untrained=False))
+
+
+def test_settings_that_contradict_each_other_are_wrong_usage(bag, small, tmp_path):
+    with pytest.raises(UsageError, match="settings"):
+        run(request(bag, small, tmp_path / "report", scales=(0.8, 0.2, 1.0)))
+
+
+def test_ctrl_c_leaves_a_report_marked_incomplete_and_130(bag, small, tmp_path, monkeypatch):
+    """The wish to stop comes at the twentieth tick."""
+    ticks = iter(range(1000))
+    monkeypatch.setattr(replay_run._Stop, "__call__", lambda self: self.asked or self.ask(next(ticks) >= 20))
+    monkeypatch.setattr(replay_run._Stop, "ask", lambda self, now: setattr(self, "asked", now) or now, raising=False)
+    assert run(request(bag, small, tmp_path / "report")) == INTERRUPTED
+    document = report(tmp_path / "report")
+    assert document["complete"] is False
+    assert document["ticks"]["total"] == 20
+    assert document["verdict"]["warnings"][1].startswith("INCOMPLETE")
+
+
+def test_the_first_ctrl_c_asks_to_stop_and_the_second_leaves_at_once():
+    stop = replay_run._Stop()
+    stop.on_signal(signal.SIGINT, None)
+    assert stop()
+    with pytest.raises(KeyboardInterrupt):
+        stop.on_signal(signal.SIGINT, None)
+
+
+def test_a_folder_of_recordings_is_pooled(bag, small, tmp_path):
+    folder = tmp_path / "set"
+    for index in range(2):
+        recording(folder / f"episode_{index:06d}", small)
+    assert run(request(folder, small, tmp_path / "report")) == COMPLETE
+    document = report(tmp_path / "report")
+    assert [row["name"] for row in document["episodes"]] == ["episode_000000", "episode_000001"]
+    assert document["samples"] == 4
+    assert document["bag"]["count"] == 2
