@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shards hold what the frame clock gave, whole episodes at a time, and nothing is lost without being named."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sigma_ros.errors import DatasetError
+from sigma_ros.evaluation.bag import open_bag
+from sigma_ros.evaluation.episode import episode
+from training.preprocess import TARGET_STEPS, Options, bag_sources, motion_of, preprocess, windows_of
+from training.shards import META_FILE, ShardMeta, read_shard
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "evaluation"))
+from bags import SIZE, small_contract, write_recording  # type: ignore[import-not-found]
+
+
+def options(out: Path, **changes: object) -> Options:
+    chosen: dict[str, object] = {
+        "out": out,
+        "contract": small_contract(),
+        "image_size_px": SIZE,
+        "stride": 16,
+        "min_motion": 0.0,
+        "hold_out_every": 2,
+        "skip_broken": False,
+    }
+    return Options(**{**chosen, **changes})  # type: ignore[arg-type]
+
+
+def recordings(folder: Path, count: int = 2, ticks: int = 60) -> list[Path]:
+    contract = small_contract()
+    return [write_recording(folder / f"bag_{i}", contract, ticks=ticks) for i in range(count)]
+
+
+def run(out: Path, places: list[Path], **changes: object) -> ShardMeta:
+    return preprocess(bag_sources(places), options(out, **changes), described="test", revision=None)
+
+
+def test_a_shard_holds_exactly_the_ticks_of_the_frame_clock(tmp_path: Path) -> None:
+    contract = small_contract()
+    places = recordings(tmp_path)
+    meta = run(tmp_path / "out", places)
+    arrays = read_shard(tmp_path / "out" / str(meta.episodes[0]["shard"]))
+    with open_bag(places[0]) as bag:
+        for row, tick in enumerate(episode(bag, contract, image_size_px=SIZE)):
+            assert tick.window is not None
+            np.testing.assert_array_equal(arrays.frames[row, 1], tick.window.newest.images["side"])
+            expected = contract.to_policy(tick.window.newest.positions_rad).astype(np.float32)
+            np.testing.assert_array_equal(arrays.states[row], expected)
+            assert tick.action_rad is not None
+            np.testing.assert_array_equal(arrays.actions[row], contract.to_policy(tick.action_rad).astype(np.float32))
+
+
+def test_every_window_has_all_its_targets_and_the_stride_between(tmp_path: Path) -> None:
+    meta = run(tmp_path / "out", recordings(tmp_path))
+    assert meta.windows == tuple((e, row) for e in (0, 1) for row in range(0, 60 - TARGET_STEPS + 1, 16))
+    assert meta.held_out == (0,)
+    assert {e for e, _ in meta.windows_of(held_out=True)} == {0}
+    assert {e for e, _ in meta.windows_of(held_out=False)} == {1}
+
+
+def test_statistics_come_from_the_training_split_alone(tmp_path: Path) -> None:
+    meta = run(tmp_path / "out", recordings(tmp_path))
+    arrays = read_shard(tmp_path / "out" / str(meta.episodes[1]["shard"]))
+    low, high = np.quantile(arrays.actions.astype(np.float64), [0.01, 0.99], axis=0)
+    np.testing.assert_allclose(meta.statistics.action.q01, low)
+    np.testing.assert_allclose(meta.statistics.action.q99, high)
+
+
+def test_static_windows_are_dropped_and_listed(tmp_path: Path) -> None:
+    places = recordings(tmp_path)
+    whole = run(tmp_path / "whole", places)
+    arrays = read_shard(tmp_path / "whole" / "shard_00000.safetensors")
+    motions = sorted(motion_of(arrays, row) for row in windows_of(arrays, 16))
+    cut = run(tmp_path / "cut", places, min_motion=0.5 * (motions[0] + motions[1]))
+    assert len(cut.static_windows) >= 1
+    assert set(cut.static_windows) | set(cut.windows) == set(whole.windows)
+    assert not set(cut.static_windows) & set(cut.windows)
+
+
+def test_a_second_run_resumes_and_gives_the_same_data(tmp_path: Path) -> None:
+    places = recordings(tmp_path)
+    first = run(tmp_path / "out", places)
+    shard = tmp_path / "out" / "shard_00000.safetensors"
+    before_ns = shard.stat().st_mtime_ns
+    (tmp_path / "out" / META_FILE).unlink()
+    second = run(tmp_path / "out", places)
+    assert shard.stat().st_mtime_ns == before_ns
+    assert second.hash == first.hash
+    assert ShardMeta.read(tmp_path / "out") == second
+
+
+def test_a_broken_recording_is_named_and_skipped_only_on_request(tmp_path: Path) -> None:
+    good = recordings(tmp_path)
+    short = write_recording(tmp_path / "short", small_contract(), ticks=TARGET_STEPS - 2)
+    with pytest.raises(DatasetError, match=r"short.*--skip-broken"):
+        run(tmp_path / "strict", [*good, short])
+    assert not (tmp_path / "strict" / META_FILE).exists()
+    meta = run(tmp_path / "lenient", [*good, short], skip_broken=True)
+    assert [entry["recording"] for entry in meta.skipped] == [str(short)]
+    assert len(meta.episodes) == 2
+
+
+def test_unfinished_data_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"python -m training\.preprocess"):
+        ShardMeta.read(tmp_path)
