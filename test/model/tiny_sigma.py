@@ -1,6 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Sigma on a tiny real PI05Policy, and recordings to run it on. Shared by the tests of this folder."""
+"""A Sigma on a tiny real PI05Policy, and recordings to run it on. Shared by the tests of this folder.
 
+    SIGMA_TEST_WIDTH=full python -m pytest test/model/test_sigma_laws.py
+
+runs the same laws with every width of the published pi0.5 and Sigma's full sizes, on 2 layers instead of 18 and 27.
+"""
+
+import os
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,28 +17,35 @@ from torch import Tensor
 from sigma_ros.contract_file import load_contract
 from sigma_ros.model.backbone import Backbone
 from sigma_ros.model.mini import TINY, build_mini
+from sigma_ros.model.mini_tokenizer import VOCABULARY
 from sigma_ros.model.noise import flow_noise
 from sigma_ros.model.settings import SigmaConfig
 from sigma_ros.model.sigma import SigmaTelepathyVLA
+from sigma_ros.model.sizes import FULL
 from sigma_ros.model.state import RecurrentState
 from sigma_ros.model.step import Plan, advance, plan
 from sigma_ros.model.tokens import PADDING, Sight
 from sigma_ros.values import WINDOW_TICKS
 
 TASK = "put the brick into the box"
+FULL_WIDTH = os.environ.get("SIGMA_TEST_WIDTH") == "full"
+SIZES = replace(FULL, depth=2, vision_depth=2, vocabulary=VOCABULARY) if FULL_WIDTH else TINY
+SHARE = 0.2 if FULL_WIDTH else 1.0  # wide layers are stirred less, so that activations keep their size
 
 
 def tiny_backbone(dtype: str = "float32", seed: int = 0) -> Backbone:
     """Every weight stirred, because adaptive norms start at zero and would hide what is behind them."""
-    backbone = build_mini(load_contract("so101"), seed, sizes=TINY, dtype=dtype)
+    backbone = build_mini(load_contract("so101"), seed, sizes=SIZES, dtype=dtype, full_prompt=FULL_WIDTH)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in backbone.policy.parameters():
-            parameter.add_((0.05 * torch.randn(parameter.shape, generator=generator)).to(parameter.dtype))
+            parameter.add_((0.05 * SHARE * torch.randn(parameter.shape, generator=generator)).to(parameter.dtype))
     return backbone
 
 
 def tiny_config(backbone: Backbone, **changes: Any) -> SigmaConfig:
+    if FULL_WIDTH:
+        return SigmaConfig.for_backbone(backbone, **changes)
     small = {
         "resampler_width": 32,
         "resampler_queries": 6,
@@ -63,7 +77,7 @@ def stir(model: SigmaTelepathyVLA, seed: int = 7, std: float = 0.1) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for _, parameter in sorted(model.trained().items()):
-            parameter.add_(std * torch.randn(parameter.shape, generator=generator))
+            parameter.add_(std * SHARE * torch.randn(parameter.shape, generator=generator))
 
 
 def sights(model: SigmaTelepathyVLA, count: int, seed: int = 0) -> list[Sight]:
