@@ -57,7 +57,7 @@ class Ceiling:
         """The next tick's ceiling. `target` is what the chunk allows, see `allowed_scale`."""
         miss_rate = self.miss_rate + (float(strain.missed) - self.miss_rate) * min(1.0, dt_s / _MISS_MEMORY_S)
         cap, cause = _cap(strain, miss_rate)
-        calm_s = self.calm_s + dt_s if cap >= self.own else 0.0
+        calm_s = self.calm_s + dt_s if cap > self.own else 0.0
         fall, rise = dt_s / limits.scale_fall_s, dt_s * limits.scale_rise_per_s
         own = max(cap, self.own - fall)
         if cap > self.own:

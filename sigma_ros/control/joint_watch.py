@@ -46,8 +46,8 @@ class JointWatch:
         self._off_since_ns: int | None = None
         self._pairs: deque[tuple[int, ndarray, ndarray]] = deque(maxlen=64)
 
-    def push(self, stamp_ns: int, positions_rad: Float64[ndarray, " dof"], now_ns: int) -> Verdict:
-        """Takes a joint state in contract order, or says why not. JOINTS_IMPLAUSIBLE must stop the arm."""
+    def push(self, stamp_ns: int, positions_rad: ndarray, now_ns: int) -> Verdict:
+        """Takes positions in contract order, whatever they are, or says why not. JOINTS_IMPLAUSIBLE must stop the arm."""
         verdict = self._judge(stamp_ns, positions_rad)
         if verdict.accepted:
             positions = frozen_array(np.array(positions_rad, dtype=np.float64))
@@ -99,7 +99,7 @@ class JointWatch:
             return refused(Reason.JOINTS_FROZEN, f"{self._names[int(np.argmax(stuck))]}")
         return ACCEPTED
 
-    def _judge(self, stamp_ns: int, positions_rad: Float64[ndarray, " dof"]) -> Verdict:
+    def _judge(self, stamp_ns: int, positions_rad: ndarray) -> Verdict:
         if not isinstance(stamp_ns, int) or abs(stamp_ns) >= _STAMP_BOUND_NS:
             return refused(Reason.JOINTS_STAMP, f"{stamp_ns!r}")
         try:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every state and every reason the supervisor can name, each with a sentence and what to do."""
 
-from enum import Enum, IntEnum
+from enum import Enum, IntEnum, unique
 
 
+@unique
 class State(IntEnum):
     """Values equal the constants of `msg/SupervisorState.msg`."""
 
@@ -26,6 +27,7 @@ class State(IntEnum):
         return self in (State.STOPPED, State.ESTOP)
 
 
+@unique
 class Reason(Enum):
     """Why something is as it is: `name` is published, `value` is (sentence, remedy)."""
 

@@ -33,9 +33,12 @@ from sigma_ros.control.limits import MotionLimits
 MAX_STOP_TICKS = 400
 """A robot that needs longer to stop than this many ticks is refused."""
 
-_SUM_TOLERANCE = 1e-14
 _TOLERANCE_RAD = 1e-12
 _JERK_TOLERANCE_RADPS3 = 1e-7
+_ROUNDING = 1e-10
+_ROUNDING_RAD = 1e-15
+"""Velocities per tick below this part of the jerk limit, or this many rad, are rounding and count as none."""
+
 _LENGTHS_AROUND = np.arange(-3.0, 2.0)
 
 
@@ -55,6 +58,8 @@ class StopPlanner:
         self.w_max = limits.velocity_radps * dt
         self.b_max = limits.acceleration_radps2 * dt**2
         self.jerk = limits.jerk_radps3 * dt**3
+        self._rounding = _ROUNDING * self.jerk
+        self._still = (2.0 * self._rounding + _ROUNDING_RAD)[:, None]
         self._jerk_tolerance = _JERK_TOLERANCE_RADPS3 * dt**3
         self.ticks = _longest_stop_ticks(self.w_max * speed_factor, self.b_max, self.jerk)
         if self.ticks > MAX_STOP_TICKS:
@@ -62,7 +67,7 @@ class StopPlanner:
         self._k = np.arange(1.0, self.ticks + 1.0)
         self._ramp = self.jerk[:, None] * self._k
         self._all_lengths = self._k[None, None, :]
-        self._all_tails = -self.jerk[:, None, None] * np.maximum(self._k[:, None] - self._k, 0.0)[None]
+        self._all_tails = (-self.jerk[:, None, None] * np.maximum(self._k[:, None] - self._k, 0.0))[None]
 
     def certify(
         self,
@@ -78,6 +83,7 @@ class StopPlanner:
         b = w - (recent[1] - recent[0])
         found, b_plan = self.shortest_stop(w, b, self.b_max)
         w_plan = w[:, :, None] + b_plan.cumsum(axis=2)
+        w_plan[np.abs(w_plan) < self._still] = 0.0
         q_plan = candidates[:, :, None] + w_plan.cumsum(axis=2)
         inside = (
             (w_plan.max(axis=2) <= self.w_max + _TOLERANCE_RAD)
@@ -105,7 +111,9 @@ class StopPlanner:
         n, tail = self._lengths(w * sign, b * sign, b_max)
         brakes = np.maximum(brake[:, :, None, :], tail)
         left = brakes.sum(axis=3) + (w * sign)[:, :, None]
-        enough = (left <= _SUM_TOLERANCE) & (np.abs(b)[:, :, None] <= n * self.jerk[:, None] + _SUM_TOLERANCE)
+        enough = (left <= self._rounding[:, None]) & (
+            np.abs(b)[:, :, None] <= n * self.jerk[:, None] + self._rounding[:, None]
+        )
         row, joint = np.arange(w.shape[0])[:, None], np.arange(w.shape[1])
         chosen = enough.argmax(axis=2)
         drift = drift * sign

@@ -13,7 +13,6 @@ import math
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Float64
 from numpy import ndarray
 
 from sigma_ros.contract import Contract
@@ -67,8 +66,8 @@ class Supervisor:
             situation.start_anew(refused(Reason.EPOCH_CHANGED, f"epoch {chunk.epoch}"))
         return verdict
 
-    def on_joints(self, stamp_ns: int, positions_rad: Float64[ndarray, " dof"], now_ns: int) -> Verdict:
-        """Takes a joint state, in contract order; `stamp_ns` is its header stamp."""
+    def on_joints(self, stamp_ns: int, positions_rad: ndarray, now_ns: int) -> Verdict:
+        """Takes a joint state: one position per joint in contract order; `stamp_ns` is its header stamp."""
         situation = self._situation
         verdict = situation.evidence.joints.push(stamp_ns, positions_rad, now_ns)
         if not verdict.accepted:
