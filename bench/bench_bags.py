@@ -2,7 +2,7 @@
 """Bag reading with image decode and resize to 224, against rosbags; and memory against the bag's length.
 
 Asked: at least 1.5 times rosbags' deserialise + resize on the same bag (2 times later), memory flat (within 10 %).
-Run: python bench/bags.py
+Run: python bench/bench_bags.py
 """
 
 import argparse
@@ -98,8 +98,8 @@ def camera_of(topic: str) -> Camera:
 def peak_mb(path: Path) -> float:
     """Peak memory of a process of its own that reads the whole bag."""
     program = (
-        "import resource, sys; sys.path.insert(0, 'bench'); from pathlib import Path; import bags\n"
-        "bags.with_ours(Path(sys.argv[1])); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        "import resource, sys; sys.path.insert(0, 'bench'); from pathlib import Path; import bench_bags\n"
+        "bench_bags.with_ours(Path(sys.argv[1])); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
     done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
     return int(done.stdout) / 1024
