@@ -28,9 +28,11 @@ def _servo(pen: Pen, centre_m: Point, long_axis: str, horn_axis: str, *, shaft: 
     side = dict(zip((long_axis, _third(long_axis, horn_axis), horn_axis), SERVO_SIZE_M, strict=True))
     core = {axis: size * (1.06 if axis == horn_axis else 0.93) for axis, size in side.items()}
     pen.box(centre_m, (side["x"], side["y"], side["z"]), "servo")
-    pen.box(_moved(centre_m, long_axis, -0.004 * shaft), (core["x"], core["y"], core["z"]), "servo_edge")
+    pen.box(_moved(centre_m, long_axis, -0.004 * shaft), (core["x"], core["y"], core["z"]), "servo_edge", detail=True)
     shaft_point = _moved(centre_m, long_axis, SERVO_SHAFT_M * shaft)
-    pen.rod(_moved(shaft_point, horn_axis, -0.0190), _moved(shaft_point, horn_axis, 0.0190), 0.0095, "metal")
+    pen.rod(
+        _moved(shaft_point, horn_axis, -0.0190), _moved(shaft_point, horn_axis, 0.0190), 0.0095, "metal", detail=True
+    )
 
 
 def _third(first: str, second: str) -> str:
@@ -54,7 +56,7 @@ def _screws(pen: Pen, axis_m: tuple[float, float], radius_m: float = 0.0075) -> 
     outer = _CHEEK_M[1]
     for x, z in arc(axis_m, radius_m, 45, 405)[0:-1:3]:
         for side in (-1, 1):
-            pen.rod((x, side * outer, z), (x, side * (outer + 0.0012), z), 0.0016, "metal")
+            pen.rod((x, side * outer, z), (x, side * (outer + 0.0012), z), 0.0016, "metal", detail=True)
     for side in (-1, 1):
         pen.rod((axis_m[0], side * outer, axis_m[1]), (axis_m[0], side * (outer + 0.0008), axis_m[1]), 0.0045, "servo")
 

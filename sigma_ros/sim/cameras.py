@@ -11,6 +11,7 @@ from numpy import ndarray
 
 from sigma_ros.errors import UsageError
 from sigma_ros.sim.gl import GlContext, open_context
+from sigma_ros.sim.shapes import DETAIL_GROUP
 
 
 class Cameras:
@@ -46,6 +47,7 @@ class Cameras:
         self._rectangle = mujoco.MjrRect(0, 0, width_px, height_px)
         self._pixels = np.zeros((height_px, width_px, 3), dtype=np.uint8)
         self._option = mujoco.MjvOption()
+        self._option.geomgroup[DETAIL_GROUP] = beauty
         self._view = mujoco.MjvCamera()
         self._view.type = mujoco.mjtCamera.mjCAMERA_FIXED
         self._scene = mujoco.MjvScene(self._model, maxgeom=2 * model.ngeom + 50)

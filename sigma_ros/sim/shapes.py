@@ -13,7 +13,9 @@ import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
-VISUAL_GROUP = 0
+VISUAL_GROUP, DETAIL_GROUP = 0, 1
+"""Details are drawn for people only: a policy's camera cannot tell a screw, and each costs 20 microseconds."""
+
 COLLISION_GROUP = 3
 STATIC, ARM, BRICK = 1, 2, 4
 """Contact bits: static things touch arm and brick, arm and brick touch each other, the arm not itself."""
@@ -58,14 +60,18 @@ class Pen:
     body: mujoco.MjsBody
     body_from_drawing: Pose
 
-    def box(self, centre_m: Point, size_m: Point, material: str, *, pitch_rad: float = 0.0) -> None:
-        """A box of full `size_m`, turned by `pitch_rad` about the y axis."""
-        pose = self._place(centre_m, pitch_rad)
+    def box(self, centre_m: Point, size_m: Point, material: str, *, detail: bool = False) -> None:
+        """A box of full `size_m`."""
         self.body.add_geom(
-            type=mujoco.mjtGeom.mjGEOM_BOX, size=np.array(size_m) / 2, material=material, **pose, **_VISUAL
+            type=mujoco.mjtGeom.mjGEOM_BOX,
+            size=np.array(size_m) / 2,
+            material=material,
+            group=DETAIL_GROUP if detail else VISUAL_GROUP,
+            **self._place(centre_m),
+            **_DRAWN,
         )
 
-    def rod(self, start_m: Point, end_m: Point, radius_m: float, material: str) -> None:
+    def rod(self, start_m: Point, end_m: Point, radius_m: float, material: str, *, detail: bool = False) -> None:
         """A cylinder between two points."""
         ends = np.concatenate([self._point(start_m), self._point(end_m)])
         self.body.add_geom(
@@ -73,7 +79,8 @@ class Pen:
             fromto=ends,
             size=[radius_m, 0, 0],
             material=material,
-            **_VISUAL,
+            group=DETAIL_GROUP if detail else VISUAL_GROUP,
+            **_DRAWN,
         )
 
     def plate(self, outline_m: list[tuple[float, float]], y_m: tuple[float, float], material: str) -> None:
@@ -86,7 +93,9 @@ class Pen:
         local = corners_m @ self.body_from_drawing.rotation.T + self.body_from_drawing.translation_m
         name = f"{self.body.name}_hull_{len(self.spec.meshes)}"
         self.spec.add_mesh(name=name, uservert=local.reshape(-1), inertia=mujoco.mjtMeshInertia.mjMESH_INERTIA_CONVEX)
-        self.body.add_geom(type=mujoco.mjtGeom.mjGEOM_MESH, meshname=name, material=material, **_VISUAL)
+        self.body.add_geom(
+            type=mujoco.mjtGeom.mjGEOM_MESH, meshname=name, material=material, group=VISUAL_GROUP, **_DRAWN
+        )
 
     def bumper(self, start_m: Point, end_m: Point, radius_m: float) -> None:
         """An invisible capsule with which the arm touches table, box and brick."""
@@ -110,24 +119,23 @@ class Pen:
             priority=1,
             solref=[0.004, 1.0],
             solimp=[0.95, 0.99, 0.0005, 0.5, 2.0],
-            **self._place(centre_m, 0.0),
+            **self._place(centre_m),
             **_TOUCH,
         )
 
     def site(self, name: str, centre_m: Point) -> None:
         """A named frame, parallel to the drawing frame at zero pose."""
-        self.body.add_site(name=name, group=COLLISION_GROUP, **self._place(centre_m, 0.0))
+        self.body.add_site(name=name, group=COLLISION_GROUP, **self._place(centre_m))
 
     def _point(self, point_m: Point) -> ndarray:
         return self.body_from_drawing.rotation @ np.array(point_m) + self.body_from_drawing.translation_m
 
-    def _place(self, centre_m: Point, pitch_rad: float) -> dict[str, ndarray]:
-        half = pitch_rad / 2
-        pose = self.body_from_drawing @ Pose.of(centre_m, (math.cos(half), 0.0, math.sin(half), 0.0))
+    def _place(self, centre_m: Point) -> dict[str, ndarray]:
+        pose = self.body_from_drawing @ Pose.of(centre_m)
         return {"pos": pose.translation_m, "quat": pose.quaternion()}
 
 
-_VISUAL = {"contype": 0, "conaffinity": 0, "group": VISUAL_GROUP, "mass": 0.0}
+_DRAWN = {"contype": 0, "conaffinity": 0, "mass": 0.0}
 _TOUCH = {"contype": ARM, "conaffinity": STATIC, "group": COLLISION_GROUP, "mass": 0.0}
 
 

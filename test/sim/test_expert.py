@@ -73,3 +73,13 @@ def test_a_recordings_episodes_depend_on_its_seed_alone(arm: SimArm) -> None:
 def test_recordings_with_neighbouring_seeds_share_no_episode() -> None:
     seeds = [episode_seed(seed, attempt) for seed in range(10) for attempt in range(50)]
     assert len(set(seeds)) == len(seeds)
+
+
+def test_a_disturbed_episode_moves_otherwise_but_keeps_the_experts_own_commands(arm: SimArm) -> None:
+    calm, pushed = demonstrate(arm, 1), demonstrate(arm, 1, disturbance_rad=0.2)
+    assert np.array_equal(pushed.commands_rad, calm.commands_rad)
+    assert np.abs(pushed.positions_rad - calm.positions_rad).max() > 0.05
+    gripper = arm.contract.joint_names.index("gripper")
+    held = calm.commands_rad[:, gripper] < 0.0
+    assert np.abs(pushed.positions_rad - calm.positions_rad)[held, gripper].max() < 0.05
+    assert pushed.success
