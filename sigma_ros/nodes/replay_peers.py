@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rcl_interfaces.srv import SetParameters
-from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -26,9 +25,8 @@ from sigma_ros.nodes import qos, topics
 from sigma_ros.nodes.image_messages import from_view
 from sigma_ros.nodes.process import StopRequest
 from sigma_ros.nodes.sensor_messages import doubles, stamp_ns, to_time
+from sigma_ros.nodes.supervisor_output import CHUNK_RECEIVED
 from sigma_ros.values import Gap, Window
-
-ACKED = Duration(seconds=10.0)
 
 
 class InterruptedReplayError(Exception):
@@ -101,9 +99,9 @@ class PolicyPeer:
         node.create_subscription(String, topics.POLICY_INFO, self._on_info, qos.LATCHED)
         for kind, topic, store in (
             (Header, topics.TICK, lambda m: self._ticks.append((m.frame_id, stamp_ns(m.stamp)))),
-            (TelepathyState, topics.TELEPATHY, self._telepathy.append),
-            (ActionChunk, topics.ACTION_CHUNK, self._chunks.append),
-            (ActionChunk, topics.COMMIT_CHUNK, self._chunks.append),
+            (TelepathyState, topics.TELEPATHY, lambda m: self._telepathy.append(m)),  # noqa: PLW0108 - rclpy inspects
+            (ActionChunk, topics.ACTION_CHUNK, lambda m: self._chunks.append(m)),  # noqa: PLW0108
+            (ActionChunk, topics.COMMIT_CHUNK, lambda m: self._chunks.append(m)),  # noqa: PLW0108
         ):
             node.create_subscription(kind, topic, store, qos.CHUNK_LOCKSTEP)
 
@@ -146,11 +144,8 @@ class PolicyPeer:
             raise SigmaError("the policy refuses the task", where=name, expected=task, got=result.reason)
 
     def image(self, camera: str, at_ns: int, view: ImageMessage) -> None:
-        """Sends an image and waits until it has arrived, so that no small message overtakes it by far."""
-        publisher = self._images[camera, view.is_compressed]
-        publisher.publish(from_view(view, at_ns=at_ns))
-        if not publisher.wait_for_all_acked(ACKED):
-            self._gone(f"the receipt of an image on {publisher.topic_name}")
+        """Sends an image."""
+        self._images[camera, view.is_compressed].publish(from_view(view, at_ns=at_ns))
 
     def joints(self, at_ns: int, names: tuple[str, ...], positions_rad: Any) -> None:
         """Sends a joint state."""
@@ -230,8 +225,9 @@ class SupervisorPeer:
         self._node = node
         self._waiter = waiter
         self._states: deque[SupervisorState] = deque()
+        self._echoes: deque[SupervisorState] = deque()
         self._clock = node.create_publisher(Clock, "/clock", qos.SENSOR_RELIABLE)
-        node.create_subscription(SupervisorState, topics.SUPERVISOR_STATE, self._states.append, qos.CHUNK_LOCKSTEP)
+        node.create_subscription(SupervisorState, topics.SUPERVISOR_STATE, self._on_state, qos.CHUNK_LOCKSTEP)
 
     def begin(self, *, timeout_s: float) -> None:
         """Waits until the supervisor listens, and makes it begin anew."""
@@ -245,15 +241,16 @@ class SupervisorPeer:
         )
         self._waiter.call(self._node, Trigger, topics.RELEASE, Trigger.Request(), remedy=self.REMEDY)
         self._states.clear()
+        self._echoes.clear()
 
     def step(self, at_ns: int) -> SupervisorState:
         """One tick of the supervisor at a time of the recording."""
         self._clock.publish(Clock(clock=to_time(at_ns)))
-        return self._answer(at_ns, "its state after /clock")
+        return self._answer(self._states, at_ns, "its state after /clock")
 
     def await_echo(self, chunk: ActionChunk) -> None:
         """Waits until the supervisor has received a chunk."""
-        state = self._answer(stamp_ns(chunk.header.stamp), f"its answer to chunk {chunk.chunk_id}")
+        state = self._answer(self._echoes, stamp_ns(chunk.header.stamp), f"its answer to chunk {chunk.chunk_id}")
         if state.chunk_id != chunk.chunk_id:
             raise SigmaError(
                 "the supervisor answered another chunk",
@@ -263,10 +260,13 @@ class SupervisorPeer:
                 remedy="let only one policy and one supervisor run",
             )
 
-    def _answer(self, at_ns: int, what: str) -> SupervisorState:
+    def _on_state(self, message: SupervisorState) -> None:
+        (self._echoes if message.reason == CHUNK_RECEIVED else self._states).append(message)
+
+    def _answer(self, answers: deque[SupervisorState], at_ns: int, what: str) -> SupervisorState:
         where = f"/{topics.SUPERVISOR_NODE}"
-        self._waiter.until(lambda: self._states, what=what, where=where, remedy=self.REMEDY)
-        state = self._states.popleft()
+        self._waiter.until(lambda: answers, what=what, where=where, remedy=self.REMEDY)
+        state = answers.popleft()
         if stamp_ns(state.header.stamp) != at_ns:
             raise SigmaError(
                 "the supervisor answered for another time",

@@ -18,6 +18,9 @@ from sigma_ros.msg import ActionChunk, SupervisorState
 from sigma_ros.nodes import qos, topics
 from sigma_ros.nodes.sensor_messages import array_message, to_time, trajectory_message
 
+CHUNK_RECEIVED = "CHUNK_RECEIVED"
+"""In lockstep: the reason in a state that only answers a chunk."""
+
 
 class SupervisorOutput:
     """State and commands. In lockstep commands go to a topic of the replay, never to the robot's."""
@@ -45,7 +48,11 @@ class SupervisorOutput:
         """In lockstep: says that a chunk has come in; it is judged at the next tick."""
         self._states.publish(
             SupervisorState(
-                header=Header(stamp=chunk.header.stamp), state=int(state), chunk_id=chunk.chunk_id, epoch=chunk.epoch
+                header=Header(stamp=chunk.header.stamp),
+                state=int(state),
+                reason=CHUNK_RECEIVED,
+                chunk_id=chunk.chunk_id,
+                epoch=chunk.epoch,
             )
         )
 
