@@ -65,7 +65,7 @@ def record(
 ) -> None:
     """Records episodes of the simulated arm, one bag each; Ctrl-C keeps the finished ones.
 
-    A raw episode takes about half a gigabyte, one with --jpeg 90 about 17 MB.
+    A raw episode takes about half a gigabyte, one with --jpeg 90 about 12 MB.
 
     Example: sigma record --sim --episodes 5 --seed 1 --jpeg 90 --out recording
     """
