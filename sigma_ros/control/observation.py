@@ -17,39 +17,26 @@ Rules (DESIGN.md gives the reasons):
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from jaxtyping import Float64, UInt8
 from numpy import ndarray
 
 from sigma_ros.contract import Camera, Contract
-from sigma_ros.control.images import ImageMessage, check_image, decode_resized
+from sigma_ros.control.counters import StreamCounters
+from sigma_ros.control.images import ImageMessage, check_image
 from sigma_ros.control.joints import JointReader
-from sigma_ros.control.stream import Grid, Sample, Stream, StreamCount
+from sigma_ros.control.stream import Grid, Stream, image_of
 from sigma_ros.control.window import WindowHistory
 from sigma_ros.errors import SigmaError
 from sigma_ros.values import Frame, Gap, Window
+
+__all__ = ["LOOKAHEAD_TICKS", "FrameClock", "StreamCounters"]
 
 LOOKAHEAD_TICKS = 64
 """A stream this far ahead makes a tick complete without the others; also the ticks of images that wait at most."""
 
 _JOINTS = "joints"
 _JOINT_CAPACITY = 1024
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StreamCounters:
-    """Snapshot of a frame clock: per stream (camera name, `joints`), and what came out."""
-
-    streams: Mapping[str, StreamCount]
-    windows: int
-    gaps: int
-    epochs: int
-
-    @property
-    def refused(self) -> int:
-        """Messages refused in all streams."""
-        return sum(sum(count.refused.values()) for count in self.streams.values())
 
 
 class FrameClock:
@@ -237,7 +224,7 @@ class FrameClock:
                 held = self._streams[name].held
                 assert held is not None
                 try:
-                    images[name] = _image(held, camera, self._size_px)
+                    images[name] = image_of(held, camera, self._size_px)
                 except SigmaError as error:
                     self._streams[name].spoil(error.what)
                     reasons.append(f"{name}: {error.what}")
@@ -260,18 +247,3 @@ class FrameClock:
             joint_age_ns=ages_ns.pop(_JOINTS),
             image_age_ns=ages_ns,
         )
-
-
-def _image(sample: Sample, camera: Camera, size_px: int) -> UInt8[ndarray, "size size 3"]:
-    """The sample's pixels, decoded by the first tick that uses them; the message is then let go."""
-    if isinstance(sample.image, SigmaError):
-        raise sample.image
-    if sample.image is None:
-        try:
-            sample.image = decode_resized(sample.payload, camera, size_px)
-        except SigmaError as error:
-            sample.image = error
-            raise
-        finally:
-            sample.payload = None
-    return sample.image

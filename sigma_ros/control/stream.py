@@ -6,11 +6,19 @@ and at most `capacity` intervals wait. A message costs O(1).
 """
 
 from collections import Counter, deque
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from jaxtyping import UInt8
+from numpy import ndarray
+
+from sigma_ros.contract import Camera
+from sigma_ros.control.counters import StreamCount
+from sigma_ros.control.images import decode_resized
+from sigma_ros.errors import SigmaError
 from sigma_ros.values import NS_PER_S
+
+__all__ = ["Grid", "Sample", "Stream", "StreamCount", "image_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,22 +42,6 @@ class Grid:
         return tick
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StreamCount:
-    """What became of a stream's messages.
-
-    `received` counts all. `used` were the newest at some tick, `superseded` had a newer one in their interval,
-    `late` came after a tick they belonged to, `dropped` did not fit while ticks waited. `refused` counts by reason.
-    """
-
-    received: int
-    used: int
-    superseded: int
-    late: int
-    dropped: int
-    refused: Mapping[str, int]
-
-
 @dataclass(slots=True)
 class Sample:
     """A stored message; `image` is filled in by the tick that first uses it."""
@@ -58,6 +50,21 @@ class Sample:
     payload: Any
     image: Any = None
     used: bool = False
+
+
+def image_of(sample: Sample, camera: Camera, size_px: int) -> UInt8[ndarray, "size size 3"]:
+    """The sample's pixels, decoded by the first tick that uses them; the message is then let go."""
+    if isinstance(sample.image, SigmaError):
+        raise sample.image
+    if sample.image is None:
+        try:
+            sample.image = decode_resized(sample.payload, camera, size_px)
+        except SigmaError as error:
+            sample.image = error
+            raise
+        finally:
+            sample.payload = None
+    return sample.image
 
 
 class Stream:

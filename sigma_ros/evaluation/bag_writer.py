@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes rosbag2 bags that are either complete or absent: a temporary folder, renamed at the end.
 
-rosbags writes the format (version 9); added here are the MCAP chunk checksums it leaves out, the rename, and calls in
-the package's own values.
+rosbags writes the format (version 9); added here are checksums (`bag_storage`), the rename, and calls in the package's
+own values.
 """
 
-import os
 import shutil
 import sqlite3
 from collections.abc import Mapping
@@ -18,71 +17,13 @@ import cv2
 import numpy as np
 from jaxtyping import Float64, UInt8
 from numpy import ndarray
-from rosbags.interfaces import Connection, Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
-from rosbags.rosbag2 import CompressionMode, StoragePlugin, Writer
+from rosbags.interfaces import Connection
+from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.rosbag2.errors import WriterError
-from rosbags.rosbag2.storage_mcap import McapWriter
-from rosbags.rosbag2.storage_sqlite3 import Sqlite3Writer
 
 from sigma_ros.errors import BagError, UsageError
-from sigma_ros.evaluation.checksum import crc32
-from sigma_ros.evaluation.mcap_format import FOOTER_BYTES, MAGIC
+from sigma_ros.evaluation.bag_storage import open_storage, qos
 from sigma_ros.evaluation.ros_types import ROS_TYPES, header
-
-_CRC_OFFSET = 9 + 24  # opcode and length of the chunk record, then two times and the size
-_FOREVER = QosTime(9223372036, 854775807)
-
-
-class _ChecksummedMcap(McapWriter):
-    """rosbags' MCAP writer with the CRC-32 of chunks and summary filled in, so that a flipped bit is found."""
-
-    def close_chunk(self) -> None:
-        checksum = crc32(self.chunk.bio.getbuffer())
-        start = self.bio.tell()
-        super().close_chunk()
-        self.bio.seek(start + _CRC_OFFSET)
-        self.bio.write(checksum.to_bytes(4, "little"))
-        self.bio.seek(0, os.SEEK_END)
-
-    def close(self, version: int, metadata: str) -> None:
-        super().close(version, metadata)
-        with self.path.open("r+b") as file:
-            checksum_at = file.seek(-len(MAGIC) - 4, os.SEEK_END)
-            file.seek(-FOOTER_BYTES + 9, os.SEEK_END)
-            summary_start = int.from_bytes(file.read(8), "little")
-            file.seek(summary_start)
-            checksum = crc32(file.read(checksum_at - summary_start))
-            file.seek(checksum_at)
-            file.write(checksum.to_bytes(4, "little"))
-
-
-class _FastSqlite(Sqlite3Writer):
-    """rosbags' SQLite writer without a rollback journal, for any thread: an unfinished bag is thrown away anyway."""
-
-    def __init__(self, path: Path, compression: CompressionMode) -> None:
-        super().__init__(path, compression)
-        self.conn.close()
-        self.conn = sqlite3.connect(self.path, check_same_thread=False)
-        self.conn.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;")
-        self.cursor = self.conn.cursor()
-
-
-class _Writer(Writer):
-    STORAGE_PLUGINS: Mapping = {StoragePlugin.MCAP: _ChecksummedMcap, StoragePlugin.SQLITE3: _FastSqlite}
-
-
-def _qos(*, latched: bool) -> Qos:
-    return Qos(
-        QosHistory.KEEP_LAST,
-        1 if latched else 10,
-        QosReliability.RELIABLE,
-        QosDurability.TRANSIENT_LOCAL if latched else QosDurability.VOLATILE,
-        _FOREVER,
-        _FOREVER,
-        QosLiveliness.AUTOMATIC,
-        _FOREVER,
-        avoid_ros_namespace_conventions=False,
-    )
 
 
 class BagWriter:
@@ -118,8 +59,7 @@ class BagWriter:
         try:
             shutil.rmtree(self._folder, ignore_errors=True)  # left by a run that was killed
             self._folder.mkdir(parents=True)
-            self._writer = _Writer(self._folder / self.path.name, version=9, storage_plugin=self._storage)
-            self._writer.open()
+            self._writer = open_storage(self._folder / self.path.name, self._storage)
             for key, value in self._metadata.items():
                 self._writer.set_custom_data(key, value)
         except (OSError, WriterError, sqlite3.Error) as error:
@@ -228,7 +168,7 @@ class BagWriter:
         if known is not None:
             return known
         assert self._writer is not None, "BagWriter is a context manager"
-        profiles = [_qos(latched=latched)]
+        profiles = [qos(latched=latched)]
         if definition is None:
             made = self._writer.add_connection(topic, msgtype, typestore=ROS_TYPES, offered_qos_profiles=profiles)
         else:
