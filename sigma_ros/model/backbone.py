@@ -9,7 +9,7 @@ text, `seq` any token sequence, `width` of the language model, `horizon`, `max_d
 """
 
 from dataclasses import dataclass
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from sigma_ros.errors import SigmaError
+from sigma_ros.model.flow import FlowSteps, fill_cache
 from sigma_ros.model.prompt import base_prompt
 
 
@@ -57,6 +58,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.policy = policy.eval().requires_grad_(False)  # noqa: FBT003
         self.tokenizer = tokenizer
+        self._steps = FlowSteps(policy.model)
         config = policy.config
         paligemma = policy.model.paligemma_with_expert.paligemma
         vision = paligemma.config.vision_config
@@ -69,7 +71,7 @@ class Backbone(nn.Module):
         self.max_tokens: int = config.tokenizer_max_length
 
     @property
-    def language_layers(self) -> nn.Module:
+    def language_layers(self) -> Any:
         """The shared language model (decoder layers, norm and embeddings); LoRA goes in here."""
         return self.policy.model.paligemma_with_expert.paligemma.model.language_model
 
@@ -149,26 +151,18 @@ class Backbone(nn.Module):
 
         Masked entries are seen by nobody; `positions` counts the valid ones unless given.
         """
-        hidden, _ = self._run_language(embeds, mask, positions=positions, use_cache=False)
-        return hidden
-
-    def _run_language(
-        self, embeds: Tensor, mask: Tensor, *, positions: Tensor | None, use_cache: bool
-    ) -> tuple[Tensor, DynamicCache | None]:
-        blocks = torch.zeros_like(mask)
-        attention = prepare_attention_masks_4d(make_att_2d_masks(mask, blocks))
         if positions is None:
             positions = torch.cumsum(mask, dim=1) - 1
         joint = self.policy.model.paligemma_with_expert
         joint.paligemma.model.language_model.config._attn_implementation = "eager"  # noqa: SLF001
-        (hidden, _), cache = joint.forward(
-            attention_mask=attention,
+        (hidden, _), _ = joint.forward(
+            attention_mask=_bidirectional(mask),
             position_ids=positions,
             past_key_values=None,
             inputs_embeds=[embeds, None],
-            use_cache=use_cache,
+            use_cache=False,
         )
-        return hidden, cache
+        return hidden
 
     def prefix(
         self,
@@ -187,8 +181,9 @@ class Backbone(nn.Module):
         ordered = torch.gather(image_tokens, 1, order[:, :, None, None].expand(-1, -1, patches, width))
         embeds = torch.cat([ordered.reshape(batch, cameras * patches, width), self.embed_text(tokens)], dim=1)
         pad_mask = torch.cat([seen.repeat_interleave(patches, dim=1), mask], dim=1)
-        _, cache = self._run_language(embeds, pad_mask, positions=None, use_cache=True)
-        assert cache is not None, "asked for with use_cache"
+        self.language_layers.config._attn_implementation = "eager"  # noqa: SLF001
+        positions = torch.cumsum(pad_mask, dim=1) - 1
+        cache = fill_cache(self.language_layers, embeds, _bidirectional(pad_mask), positions)
         return Prefix(cache=cache, mask=pad_mask)
 
     def flow(
@@ -197,11 +192,18 @@ class Backbone(nn.Module):
         noise: Float[Tensor, "batch horizon max_dof"],
         **rtc: Unpack[RealTimeChunking],
     ) -> Float[Tensor, "batch horizon max_dof"]:
-        """Integrates the action expert from noise to normalised actions over the cached prefix."""
+        """Integrates the action expert from noise to normalised actions over the cached prefix.
+
+        With `prev_chunk_left_over` the policy's own loop runs, which guides every step by a gradient.
+        """
         core = self.policy.model
+        noise = noise.to(self.device)
+        watched = core.rtc_processor is not None and core.rtc_processor.is_debug_enabled()
+        if rtc.get("prev_chunk_left_over") is None and not watched:
+            return self._steps.integrate(prefix.cache, prefix.mask, noise)
         return euler_integrate(
             lambda actions, time: core.denoise_step(prefix.mask, prefix.cache, actions, time),
-            noise.to(self.device),
+            noise,
             core.config.num_inference_steps,
             rtc_processor=core.rtc_processor,
             rtc_enabled=core._rtc_enabled(),  # noqa: SLF001
@@ -220,3 +222,8 @@ class Backbone(nn.Module):
     ) -> Float[Tensor, "batch horizon max_dof"]:
         """Normalised actions of the base policy: one prefix pass, then the flow steps."""
         return self.flow(self.prefix(image_tokens, image_mask, tokens, mask), noise, **rtc)
+
+
+def _bidirectional(mask: Bool[Tensor, "batch seq"]) -> Float[Tensor, "batch 1 seq seq"]:
+    """Additive attention mask: every valid entry sees every valid one, as in the policy's prefix."""
+    return prepare_attention_masks_4d(make_att_2d_masks(mask, torch.zeros_like(mask)))

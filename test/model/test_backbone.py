@@ -111,6 +111,51 @@ def test_the_prefix_is_not_changed_by_the_flow(tiny_fp32: Backbone) -> None:
     assert torch.equal(tiny_fp32.flow(prefix, noise), tiny_fp32.flow(prefix, noise))
 
 
+@pytest.mark.parametrize("way", ["in place", "new data", "load_state_dict"])
+def test_weights_changed_between_chunks_count_at_once(way: str) -> None:
+    """The flow keeps what depends on time and weights alone; it must notice other weights."""
+    backbone, other = tiny_backbone(), tiny_backbone()
+    for parameter in other.policy.parameters():
+        parameter.mul_(1.1)
+    images, noise = random_images(backbone, 1), batch_noise(backbone, 1)
+    tokens, mask = backbone.tokenize(TASK, random_states(1))
+    image_tokens, seen = encode_batch(backbone, images)
+    before = backbone.base_chunk(image_tokens, seen, tokens, mask, noise)
+    if way == "load_state_dict":
+        backbone.policy.load_state_dict(other.policy.state_dict())
+    else:
+        for ours, theirs in zip(backbone.policy.parameters(), other.policy.parameters(), strict=True):
+            if way == "in place":
+                ours.copy_(theirs)
+            else:
+                ours.data = theirs.data.clone()
+    image_tokens, _ = encode_batch(backbone, images)
+    after = backbone.base_chunk(image_tokens, seen, tokens, mask, noise)
+    assert not torch.equal(before, after)
+    expected = backbone.policy.predict_action_chunk(policy_batch(backbone, images, tokens, mask), noise=noise)
+    assert torch.equal(after[:, :, :6], expected)
+
+
+def test_the_number_of_samples_may_change_between_chunks(tiny_fp32: Backbone) -> None:
+    for batch in (2, 1, 2):
+        images, noise = random_images(tiny_fp32, batch), batch_noise(tiny_fp32, batch)
+        tokens, mask = tiny_fp32.tokenize(TASK, random_states(batch))
+        image_tokens, seen = encode_batch(tiny_fp32, images)
+        theirs = tiny_fp32.policy.predict_action_chunk(policy_batch(tiny_fp32, images, tokens, mask), noise=noise)
+        assert torch.equal(tiny_fp32.base_chunk(image_tokens, seen, tokens, mask, noise)[:, :, :6], theirs)
+
+
+def test_the_prefix_lets_gradients_through_as_lerobots_does(tiny_fp32: Backbone) -> None:
+    image_tokens, seen = encode_batch(tiny_fp32, random_images(tiny_fp32, 1))
+    tokens, mask = tiny_fp32.tokenize(TASK, random_states(1))
+    image_tokens.requires_grad_()
+    prefix = tiny_fp32.prefix(image_tokens, seen, tokens, mask)
+    time = torch.tensor([0.5])
+    tiny_fp32.policy.model.denoise_step(prefix.mask, prefix.cache, batch_noise(tiny_fp32, 1), time).sum().backward()
+    assert image_tokens.grad is not None
+    assert bool((image_tokens.grad != 0).any(dim=-1).all())
+
+
 def test_pixels_of_a_masked_camera_do_not_matter(backbone: Backbone) -> None:
     image_tokens, seen = encode_batch(backbone, random_images(backbone, 1), missing=(0,))
     tokens, mask = backbone.tokenize(TASK, random_states(1))
