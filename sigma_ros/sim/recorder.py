@@ -67,6 +67,7 @@ def write_demonstration(
         "sigma.seed": str(demonstration.seed),
         "sigma.success": str(demonstration.success).lower(),
     }
+    arm.draw(demonstration.states[0], contract.cameras[0].name)  # a machine that cannot draw leaves no folder
     with (
         BagWriter(path, storage=how.storage, overwrite=how.overwrite, metadata=metadata) as bag,
         _Behind() as behind,

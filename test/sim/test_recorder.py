@@ -10,7 +10,8 @@ from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_typestore
 
 from sigma_ros.contract import Contract
-from sigma_ros.errors import ContractError, UsageError
+from sigma_ros.errors import ContractError, MachineError, UsageError
+from sigma_ros.sim import gl
 from sigma_ros.sim.demonstration import Demonstration, demonstrate
 from sigma_ros.sim.environment import SimArm
 from sigma_ros.sim.recorder import START_NS, TASK_TOPIC, BagFormat, bag_format, check_recordable, write_demonstration
@@ -111,6 +112,16 @@ def test_an_interrupted_recording_leaves_nothing(
 
     with pytest.raises(interruption):
         write_demonstration(tmp_path / "half", small_arm, episode, JPEG, on_tick)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_machine_that_cannot_draw_leaves_nothing(
+    small_contract: Contract, episode: Demonstration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    monkeypatch.setattr(gl, "_library", lambda name: None)
+    with pytest.raises(MachineError, match="apt-get"):
+        write_demonstration(tmp_path / "out" / "bag", SimArm(SOURCE, contract=small_contract), episode, JPEG)
     assert list(tmp_path.iterdir()) == []
 
 
