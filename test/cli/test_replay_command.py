@@ -163,14 +163,21 @@ def test_settings_that_contradict_each_other_are_wrong_usage(bag, small, tmp_pat
 
 
 def test_ctrl_c_leaves_a_report_marked_incomplete_and_130(bag, small, tmp_path, monkeypatch):
-    """The wish to stop comes at the twentieth tick."""
-    ticks = iter(range(1000))
-    monkeypatch.setattr(replay_run._Stop, "__call__", lambda self: self.asked or self.ask(next(ticks) >= 20))
-    monkeypatch.setattr(replay_run._Stop, "ask", lambda self, now: setattr(self, "asked", now) or now, raising=False)
+    """A real signal arrives during the inference of tick 16; that tick is finished."""
+    step = replay_run.SigmaRuntime.step
+
+    def interrupted(self, window, *args, **kwargs):
+        if window.tick == 16:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self, window, *args, **kwargs)
+
+    monkeypatch.setattr(replay_run.SigmaRuntime, "step", interrupted)
+    before = signal.getsignal(signal.SIGINT)
     assert run(request(bag, small, tmp_path / "report")) == INTERRUPTED
+    assert signal.getsignal(signal.SIGINT) is before
     document = report(tmp_path / "report")
     assert document["complete"] is False
-    assert document["ticks"]["total"] == 20
+    assert document["ticks"]["total"] == 17
     assert document["verdict"]["warnings"][1].startswith("INCOMPLETE")
 
 
