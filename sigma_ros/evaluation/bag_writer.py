@@ -93,6 +93,8 @@ class BagWriter:
         log_time_ns: int | None = None,
     ) -> None:
         """An RGB picture: raw `rgb8` sensor_msgs/Image, or CompressedImage when a JPEG quality (1..100) is given."""
+        if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
+            raise ValueError(f"an image must be uint8 [height, width, 3], got {rgb.dtype} {rgb.shape}")
         if jpeg_quality is not None:
             coded = _jpeg(topic, rgb, jpeg_quality)
             message = ROS_TYPES.types["sensor_msgs/msg/CompressedImage"](

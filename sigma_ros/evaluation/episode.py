@@ -106,6 +106,8 @@ class Episode(Iterator[Tick]):
         if held is None:
             raise self._empty()
         yield self._tick(held, None)
+        if self._contract.action_source == "command" and self._command is None:
+            raise self._no_command()
 
     def _image_route(self, camera: Camera) -> Callable[[Record], None]:
         def push(record: Record) -> None:
@@ -129,8 +131,8 @@ class Episode(Iterator[Tick]):
         message = record.message
         if isinstance(message, ndarray):
             self._commands.push(record.stamp_ns, self._contract.joint_names, message)
-        else:
-            self._commands.push(record.stamp_ns, message.names, message.positions_rad)
+        else:  # a trajectory stamped zero means: now
+            self._commands.push(record.stamp_ns or record.log_time_ns, message.names, message.positions_rad)
 
     def _tick(self, item: Window | Gap, following: Window | Gap | None) -> Tick:
         samples = self._joints.until(item.stamp_ns)
@@ -167,6 +169,15 @@ class Episode(Iterator[Tick]):
             remedy="compare the streams' header stamps",
         )
 
+    def _no_command(self) -> BagError:
+        return BagError(
+            "no command falls on the recording's ticks",
+            where=f"{self._bag.path}, {self._contract.command_topic}",
+            expected="commands on the clock of the header stamps, one per joint",
+            got=f"{self._commands.refused} refused; {self._commands.span}",
+            remedy="record commands and sensors on one clock, or take the action source next_state",
+        )
+
 
 class _Samples:
     """Joint messages or commands that wait for their tick; bounded, in contract order."""
@@ -176,6 +187,13 @@ class _Samples:
         self._waiting: deque[JointSample] = deque(maxlen=4096)
         self._last_ns = 0
         self.refused = 0
+
+    @property
+    def span(self) -> str:
+        """Where the waiting samples lie relative to the last tick."""
+        if not self._waiting:
+            return "none after the last tick"
+        return f"the others begin {(self._waiting[0].stamp_ns - self._last_ns) / 1e9:.3f} s after the last tick"
 
     def push(self, stamp_ns: int, names: tuple[str, ...], values: ndarray) -> None:
         try:
@@ -206,7 +224,7 @@ def episode(bag: Bag, contract: Contract, *, image_size_px: int | None, task: st
 
     Raises:
         ContractError: topics are missing, or the first message of a stream does not fit.
-        BagError: no tick came out (raised at the end of the iteration).
+        BagError: no tick came out, or no command fell on one (raised at the end of the iteration).
     """
     return Episode(bag, contract, image_size_px=image_size_px, task=task)
 

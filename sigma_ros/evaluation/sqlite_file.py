@@ -66,14 +66,16 @@ class SqliteFile:
         if not wanted:
             return
         rows = self._reader.messages(wanted)
+        left = sum(connection.msgcount for connection in wanted)
         while True:
             try:
                 connection, log_time_ns, data = next(rows)
             except StopIteration:
                 return
             except _DAMAGE as error:
-                self._losses.add(f"{self._path.name}: reading stopped: {error}")
+                self._losses.add(f"{self._path.name}: reading stopped: {error}", max(left, 1))
                 return
+            left -= 1
             if isinstance(data, bytes):
                 yield Stored(log_time_ns, connection.topic, memoryview(data))
             else:

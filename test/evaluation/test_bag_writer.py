@@ -118,6 +118,12 @@ def test_views_of_any_layout_are_written(tmp_path: Path) -> None:
     assert messages["/joints"].positions_rad.tolist() == [1.0, 3.0]
 
 
+@pytest.mark.parametrize("pixels", [np.zeros((2, 2, 3)), np.zeros((2, 2), np.uint8), np.zeros((2, 2, 4), np.uint8)])
+def test_what_is_not_an_rgb_picture_is_refused(tmp_path: Path, pixels: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="must be uint8"), BagWriter(tmp_path / "bag") as bag:
+        bag.image("/image", START_NS, "camera", pixels)
+
+
 def test_a_full_disk_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(self: object, *arguments: object) -> None:
         raise OSError(28, "No space left on device")

@@ -17,6 +17,7 @@ from sigma_ros.errors import BagError, ContractError
 from sigma_ros.evaluation.bag import Bag, open_bag
 from sigma_ros.evaluation.bag_writer import BagWriter
 from sigma_ros.evaluation.episode import Tick, episode, recorded_task
+from sigma_ros.evaluation.ros_types import ROS_TYPES, header
 from sigma_ros.values import Gap, Window
 
 CONTRACT = small_contract()
@@ -227,6 +228,52 @@ def test_a_bag_whose_streams_never_meet_is_an_error_and_not_an_empty_episode(tmp
         bag.array(CONTRACT.command_topic, START_NS, np.zeros(6))
     with pytest.raises(BagError, match=r"the bag gave no tick.*joints: 1 messages, refused .*not finite"):
         ticks_of(tmp_path / "bag")
+
+
+def test_commands_on_another_clock_are_an_error_and_not_an_episode_without_actions(tmp_path: Path) -> None:
+    write_recording(tmp_path / "whole", CONTRACT, ticks=10)
+    with open_bag(tmp_path / "whole") as whole, BagWriter(tmp_path / "bag") as bag:
+        for record in whole.records():
+            if record.topic == CONTRACT.command_topic:
+                bag.array(record.topic, record.stamp_ns + 100 * 10**9, record.message)
+            else:
+                copy(record, bag)
+    with pytest.raises(BagError, match=r"no command falls on.*the others begin 99\.700 s after.*on one clock"):
+        ticks_of(tmp_path / "bag")
+
+
+def test_trajectories_stamped_zero_count_from_their_arrival(tmp_path: Path) -> None:
+    contract = replace(CONTRACT, command_type="trajectory_msgs/msg/JointTrajectory")
+    write_recording(tmp_path / "whole", CONTRACT, ticks=10)
+    with open_bag(tmp_path / "whole") as whole, BagWriter(tmp_path / "bag") as bag:
+        for record in whole.records():
+            if record.topic == CONTRACT.command_topic:
+                cdr = trajectory(contract.joint_names, record.message)
+                bag.raw(record.topic, contract.command_type, record.stamp_ns, cdr)
+            else:
+                copy(record, bag)
+    for index, tick in enumerate(ticks_of(tmp_path / "bag", contract)):
+        assert equal(tick.action_rad, pose(index, 6) + 0.01)
+
+
+def trajectory(names: tuple[str, ...], positions: ndarray) -> bytes | memoryview:
+    """A JointTrajectory of two points, names in reverse order."""
+    types = ROS_TYPES.types
+    none = np.zeros(0)
+    points = [
+        types["trajectory_msgs/msg/JointTrajectoryPoint"](
+            positions=np.ascontiguousarray(values[::-1]),
+            velocities=none,
+            accelerations=none,
+            effort=none,
+            time_from_start=types["builtin_interfaces/msg/Duration"](sec=0, nanosec=20_000_000),
+        )
+        for values in (positions, positions + 1.0)
+    ]
+    message = types["trajectory_msgs/msg/JointTrajectory"](
+        header=header(0, ""), joint_names=list(reversed(names)), points=points
+    )
+    return ROS_TYPES.serialize_cdr(message, "trajectory_msgs/msg/JointTrajectory")
 
 
 def test_counters_tell_what_became_of_the_messages(tmp_path: Path) -> None:

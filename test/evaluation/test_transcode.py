@@ -2,6 +2,7 @@
 """An episode of a LeRobot data set as a bag: numbers exact, pictures in step, and the label on it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -230,7 +231,10 @@ def rename_joints(root: Path) -> None:
         (lambda root: (root / "meta" / "info.json").unlink(), "not a LeRobot data set"),
         (lambda root: (root / "meta" / "info.json").write_text("{"), "not a LeRobot data set"),
         (lambda root: break_info(root, codebase_version="v1.6"), r"version is not known.*got: v1\.6"),
-        (lambda root: break_info(root, features={}), "6 entries and 0 names; .*images.up is missing; observation.images.side is"),
+        (
+            lambda root: break_info(root, features={}),
+            "6 entries and 0 names; .*images.up is missing; observation.images.side is",
+        ),
         (lambda root: break_info(root, total_episodes=1), r"no such episode.*expected: 0 \.\. 0; got: 1"),
         (lambda root: break_info(root, data_path="elsewhere/{nothing}"), "episode 1 cannot be read"),
         (lambda root: (root / "data/chunk-000/episode_000001.parquet").write_bytes(b"x"), "episode 1 cannot be read"),
@@ -300,6 +304,35 @@ def small_file(folder: Path) -> str:
     file = folder / "small.yaml"
     file.write_text(text.replace("width_px: 640, height_px: 480", f"width_px: {WIDTH}, height_px: {HEIGHT}"))
     return str(file)
+
+
+@pytest.mark.slow
+def test_a_data_set_that_lerobot_itself_wrote_is_read(tmp_path: Path) -> None:
+    lerobot_dataset = pytest.importorskip("lerobot.datasets.lerobot_dataset")
+    contract = small_contract()
+    contract = replace(contract, cameras=tuple(replace(c, width_px=64, height_px=64) for c in contract.cameras))
+    joints = {"dtype": "float32", "shape": (6,), "names": [f"{name}.pos" for name in contract.joint_names]}
+    video = {"dtype": "video", "shape": (64, 64, 3), "names": ["height", "width", "channels"]}
+    features = {"observation.state": joints, "action": joints} | {c.model_key: video for c in contract.cameras}
+    dataset = lerobot_dataset.LeRobotDataset.create("test/set", 30, features, root=tmp_path / "set", use_videos=True)
+    for index in range(2):
+        for tick in range(10):
+            pixels = np.full((64, 64, 3), shade(index, tick), dtype=np.uint8)
+            values = np.full(6, 10 * index + tick, dtype=np.float32)
+            pictures = {camera.model_key: pixels for camera in contract.cameras}
+            dataset.add_frame({"observation.state": values, "action": values, "task": TASKS[index], **pictures})
+        dataset.save_episode()
+    dataset.finalize()
+    transcode(load_episode(str(tmp_path / "set"), 1, contract), contract, tmp_path / "bag")
+    with open_bag(tmp_path / "bag") as bag:
+        ticks = list(episode(bag, contract, image_size_px=SIZE))
+    assert len(ticks) == 10
+    for tick, item in enumerate(ticks):
+        assert item.window is not None
+        assert item.joint_rad is not None
+        assert contract.to_policy(item.joint_rad)[0] == pytest.approx(10 + tick)
+        assert abs(brightness(item.window.newest.images["up"]) - shade(1, tick)) < 3
+        assert item.window.task == TASKS[1]
 
 
 @pytest.mark.skipif(not CR5_DATA.is_dir(), reason="the shared real recordings are not here")
