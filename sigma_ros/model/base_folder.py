@@ -30,6 +30,8 @@ OWN_FILE = "sigma_base.json"
 NORMALISATION_FILE = "normalisation.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+MINI_NAME = "mini"
+"""The small model that ships with the package, wherever it is installed."""
 TOKENIZER_ENV = "SIGMA_TOKENIZER"
 PALIGEMMA_TOKENIZER = "google/paligemma-3b-pt-224"
 
@@ -51,7 +53,7 @@ class BaseFolder:
 
 
 def open_base_folder(source: str | Path, *, revision: str | None = None) -> BaseFolder:
-    """Finds a checkpoint (folder, or Hub id + revision) and reads everything but weights and tokenizer.
+    """Finds a checkpoint (`mini`, folder, or Hub id + revision) and reads everything but weights and tokenizer.
 
     Raises:
         UsageError: `source` is neither a folder nor shaped like a Hub id.
@@ -71,7 +73,7 @@ def open_base_folder(source: str | Path, *, revision: str | None = None) -> Base
 
 
 def _locate(source: str, revision: str | None) -> tuple[Path, str | None]:
-    path = Path(source).expanduser()
+    path = shipped_mini_dir() if source == MINI_NAME else Path(source).expanduser()
     if path.is_dir():
         if revision is not None:
             raise UsageError("a revision belongs to a Hub id", where=source, got=f"a folder and revision {revision}")
@@ -93,6 +95,21 @@ def _locate(source: str, revision: str | None) -> tuple[Path, str | None]:
             remedy="check name, revision, network and access, or give a local folder",
         ) from error
     return folder, folder.name
+
+
+def shipped_mini_dir() -> Path:
+    """Folder of the small model that ships with the package (source tree or install space)."""
+    package = Path(__file__).resolve().parents[1]
+    candidates = [package / "assets" / "mini"]
+    candidates += [parent / "share" / "sigma_ros" / "assets" / "mini" for parent in package.parents]
+    for candidate in candidates:
+        if (candidate / "config.json").is_file():
+            return candidate
+    raise CheckpointError(
+        "the small model that ships with the package was not found",
+        expected=candidates[0],
+        remedy="install the package again, or make one with: sigma model make-mini --out DIR",
+    )
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -18,8 +18,6 @@ from sigma_ros.errors import CheckpointError
 from sigma_ros.model.base_checkpoint import load_base
 from sigma_ros.model.checkpoint import identify
 from sigma_ros.model.manifest import ADAPTER_FILE, HEADS_FILE, MANIFEST_FILE, Manifest, file_hash, read_manifest
-from sigma_ros.model.mini import shipped_mini_dir
-from sigma_ros.model.runtime_load import MINI_NAME
 from sigma_ros.model.sigma import SigmaTelepathyVLA
 from sigma_ros.model.weights_file import list_tensors
 
@@ -132,13 +130,13 @@ def _normalisation_line(manifest: Manifest) -> str:
 
 def _match(folder: Path, base: str, tokenizer: str | None) -> str:
     model = SigmaTelepathyVLA.from_base(
-        _place(base), lora_dir=folder, telepathy_heads_path=folder / HEADS_FILE, tokenizer=tokenizer
+        base, lora_dir=folder, telepathy_heads_path=folder / HEADS_FILE, tokenizer=tokenizer
     )
     return f"{base} is the base of this checkpoint (fingerprint {_short(identify(model, None).fingerprint)})"
 
 
 def _describe_base(checkpoint: str, tokenizer: str | None) -> list[str]:
-    loaded = load_base(_place(checkpoint), tokenizer=tokenizer, allow_untrained=True)
+    loaded = load_base(checkpoint, tokenizer=tokenizer, allow_untrained=True)
     info, backbone = loaded.info, loaded.backbone
     numbers = statistics(backbone.policy.parameters())
     return [
@@ -154,10 +152,6 @@ def _describe_base(checkpoint: str, tokenizer: str | None) -> list[str]:
         f"ignored keys    {', '.join(info.ignored) or 'none'}",
         "Sigma           none: telepathy heads would start untrained, the residual is zero",
     ]
-
-
-def _place(name: str) -> str | Path:
-    return shipped_mini_dir() if name == MINI_NAME else name
 
 
 def _short(digest: str | None) -> str:

@@ -14,7 +14,6 @@ from lerobot.policies.pi05.configuration_pi05 import PI05Config
 from lerobot.policies.pi05.modeling_pi05 import PI05Policy
 
 from sigma_ros.contract import Contract
-from sigma_ros.errors import CheckpointError
 from sigma_ros.model.backbone import Backbone
 from sigma_ros.model.base_checkpoint import save_base
 from sigma_ros.model.base_weights import remove_dead_heads
@@ -112,19 +111,4 @@ def make_mini(contract: Contract, folder: Path, *, seed: int = 0, made_by: str) 
         trained=False,
         made_by=made_by,
         weights_dtype=torch.bfloat16,
-    )
-
-
-def shipped_mini_dir() -> Path:
-    """Folder of the small model that ships with the package (source tree or install space)."""
-    package = Path(__file__).resolve().parents[1]
-    candidates = [package / "assets" / "mini"]
-    candidates += [parent / "share" / "sigma_ros" / "assets" / "mini" for parent in package.parents]
-    for candidate in candidates:
-        if (candidate / "config.json").is_file():
-            return candidate
-    raise CheckpointError(
-        "the small model that ships with the package was not found",
-        expected=candidates[0],
-        remedy="install the package again, or make one with: sigma model make-mini --out DIR",
     )

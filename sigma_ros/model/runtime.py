@@ -21,6 +21,7 @@ from sigma_ros.contract import Contract
 from sigma_ros.errors import SigmaError
 from sigma_ros.model.noise import flow_noise
 from sigma_ros.model.normalise import Normalisation
+from sigma_ros.model.policy_units import PolicyUnits
 from sigma_ros.model.runtime_load import CheckpointInfo, load_parts
 from sigma_ros.model.sigma import Action, SigmaTelepathyVLA
 from sigma_ros.model.state import RecurrentState
@@ -28,8 +29,6 @@ from sigma_ros.model.step import Plan, advance, initial_state, plan
 from sigma_ros.model.tokens import PADDING, Sight
 from sigma_ros.risk import assess, scale_of
 from sigma_ros.values import AdapterSettings, Chunk, Frame, Telepathy, Window, frozen_array
-
-_FOREIGN_UNITS = 3.0  # normalised: a whole quantile span beyond the quantiles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +56,7 @@ class SigmaRuntime:
         self.model = model
         self.contract = contract
         self.normalisation = normalisation
+        self.units = PolicyUnits(contract=contract, normalisation=normalisation)
         self.info = info
         self.seed = seed
         backbone = model.backbone
@@ -171,36 +171,24 @@ class SigmaRuntime:
 
     def normalise_actions(self, rad: Float64[ndarray, "n dof"]) -> Float64[ndarray, "n dof"]:
         """Radians to the policy's normalised action space, where errors are measured."""
-        return self.normalisation.action.normalise(self.contract.to_policy(rad))
+        return self.units.normalise_actions(rad)
 
     def denormalise_actions(self, normalised: Float64[ndarray, "n dof"]) -> Float64[ndarray, "n dof"]:
         """The policy's normalised actions to radians."""
-        return self.contract.to_rad(self.normalisation.action.denormalise(normalised))
+        return self.units.denormalise_actions(normalised)
 
     def check_units(self, positions_rad: Float64[ndarray, " dof"]) -> tuple[str, ...]:
-        """Why a measured pose cannot be in the units of the training data; empty where it can.
-
-        A joint counts when it lies more than one quantile span outside the training quantiles.
-        """
-        state = self.normalisation.state
-        policy = self.contract.to_policy(positions_rad)
-        normalised = state.normalise(policy)
-        return tuple(
-            f"{joint.name}: {positions_rad[i]:.3f} rad is {policy[i]:.1f} in the policy's units, "
-            f"trained on {state.q01[i]:.1f} to {state.q99[i]:.1f}"
-            for i, joint in enumerate(self.contract.joints)
-            if not abs(normalised[i]) <= _FOREIGN_UNITS
-        )
+        """Why a measured pose cannot be in the units of the training data; see `PolicyUnits.problems`."""
+        return self.units.problems(positions_rad)
 
     def _sight(self, frame: Frame) -> Sight:
         size = (self.image_size_px, self.image_size_px, 3)
         images = [_image(frame.images, name, size) for name in self._camera_names]
-        policy = self.contract.to_policy(frame.positions_rad).astype(np.float32)
         return Sight(
             tick=frame.tick,
             images=torch.from_numpy(np.stack(images)),
             seen=torch.tensor([name is not None for name in self._camera_names]),
-            state=torch.from_numpy(self.normalisation.state.normalise(policy)),
+            state=torch.from_numpy(self.units.normalise_state(frame.positions_rad)),
         )
 
     def _chunk(
@@ -211,8 +199,6 @@ class SigmaRuntime:
             residual_ratio=float(residual_ratio), factor_ratio=float(factor_ratio), alignment=float(alignment)
         )
         base, residual = _numpy(action.base[0]), _numpy(action.residual.composite[0])
-        quantiles = self.normalisation.action
-        slope = (quantiles.q99 - quantiles.q01) / 2.0 / self.contract.policy_scale
         return Chunk(
             chunk_id=chunk_id,
             epoch=window.epoch,
@@ -220,8 +206,8 @@ class SigmaRuntime:
             stamp_ns=window.stamp_ns,
             joint_names=self.contract.joint_names,
             step_period_ns=self.contract.tick_period_ns,
-            base_rad=frozen_array(self.denormalise_actions(base)),
-            residual_rad=frozen_array(residual * slope),
+            base_rad=frozen_array(self.units.denormalise_actions(base)),
+            residual_rad=frozen_array(self.units.residual_rad(residual)),
             scale=scale_of(risk, settings) if np.isfinite(base).all() else 0.0,
             risk=risk,
             settings=settings,

@@ -9,12 +9,9 @@ from sigma_ros.errors import CheckpointError, ContractError
 from sigma_ros.model.base_checkpoint import BaseInfo, LoadedBase, load_base
 from sigma_ros.model.checkpoint import identify, load_trained
 from sigma_ros.model.manifest import HEADS_FILE, MANIFEST_FILE, Manifest, read_manifest
-from sigma_ros.model.mini import shipped_mini_dir
 from sigma_ros.model.normalise import Normalisation
 from sigma_ros.model.settings import SigmaConfig
 from sigma_ros.model.sigma import SigmaTelepathyVLA
-
-MINI_NAME = "mini"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,9 +84,10 @@ def load_parts(
     return LoadedParts(model=model, normalisation=normalisation, info=info)
 
 
-def _base_source(checkpoint: str, manifest: Manifest | None, base: str | None) -> str | Path:
-    name = base if base is not None else checkpoint if manifest is None else manifest.base.source
-    return shipped_mini_dir() if name == MINI_NAME else name
+def _base_source(checkpoint: str, manifest: Manifest | None, base: str | None) -> str:
+    if base is not None:
+        return base
+    return checkpoint if manifest is None else manifest.base.source
 
 
 def _normalisation(checkpoint: str, manifest: Manifest | None, loaded: LoadedBase) -> Normalisation:

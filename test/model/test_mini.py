@@ -13,7 +13,8 @@ from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import CheckpointError
 from sigma_ros.model.base_checkpoint import load_base
-from sigma_ros.model.mini import MINI, TINY, build_mini, make_mini, shipped_mini_dir
+from sigma_ros.model.base_folder import shipped_mini_dir
+from sigma_ros.model.mini import MINI, TINY, build_mini, make_mini
 from sigma_ros.model.mini_tokenizer import VOCABULARY, build_tokenizer
 from sigma_ros.model.prompt import base_prompt
 from sigma_ros.model.sizes import FULL, Sizes, network_sizes

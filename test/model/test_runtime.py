@@ -15,7 +15,6 @@ from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import CheckpointError, ContractError, SigmaError
 from sigma_ros.model.checkpoint import identify, save_checkpoint
 from sigma_ros.model.manifest import Training
-from sigma_ros.model.mini import shipped_mini_dir
 from sigma_ros.model.noise import flow_noise
 from sigma_ros.model.runtime import Inference, SigmaRuntime
 from sigma_ros.model.state import RecurrentState
@@ -273,7 +272,7 @@ def test_a_sigma_checkpoint_refuses_another_base(stirred: SigmaRuntime, so101: C
         stirred.model, tmp_path / "sigma", base=identify(stirred.model, stirred.info.base), training=Training()
     )
     with pytest.raises(CheckpointError):
-        SigmaRuntime.load(str(tmp_path / "sigma"), contract=so101, base=str(shipped_mini_dir()), allow_untrained=True)
+        SigmaRuntime.load(str(tmp_path / "sigma"), contract=so101, base="mini", allow_untrained=True)
 
 
 def test_what_does_not_fit_the_contract_is_refused_with_a_remedy(tiny_folder: Path, so101: Contract) -> None:
