@@ -39,6 +39,8 @@ class JointWatch:
     def __init__(self, contract: Contract, limits: SupervisorLimits) -> None:
         self._names = contract.joint_names
         self._limits = limits
+        span = contract.upper_rad - contract.lower_rad
+        self._low, self._high = contract.lower_rad - span, contract.upper_rad + span
         self.hold_ns = round(limits.joint_hold_s * NS_PER_S) or contract.joint_state_max_age_ns
         self._judged = np.array([name not in limits.untracked_joints for name in self._names])
         self.sample: Sample | None = None
@@ -47,7 +49,7 @@ class JointWatch:
         self._pairs: deque[tuple[int, ndarray, ndarray]] = deque(maxlen=64)
 
     def push(self, stamp_ns: int, positions_rad: ndarray, now_ns: int) -> Verdict:
-        """Takes positions in contract order, whatever they are, or says why not. JOINTS_IMPLAUSIBLE must stop the arm."""
+        """Takes positions in contract order, or says why not. JOINTS_IMPLAUSIBLE must stop the arm."""
         verdict = self._judge(stamp_ns, positions_rad)
         if verdict.accepted:
             positions = frozen_array(np.array(positions_rad, dtype=np.float64))
@@ -111,9 +113,11 @@ class JointWatch:
         finite = np.isfinite(positions)
         if not finite.all():
             return refused(Reason.JOINTS_NOT_FINITE, self._names[int(np.argmin(finite))])
-        if self.sample is None:
-            return ACCEPTED
-        return self._judge_motion(stamp_ns, positions, self.sample)
+        foreign = (positions < self._low) | (positions > self._high)
+        if foreign.any():
+            worst = int(np.argmax(foreign))
+            return refused(Reason.JOINTS_UNITS, f"{self._names[worst]} at {positions[worst]:.3g} rad")
+        return ACCEPTED if self.sample is None else self._judge_motion(stamp_ns, positions, self.sample)
 
     def _judge_motion(self, stamp_ns: int, positions: Float64[ndarray, " dof"], last: Sample) -> Verdict:
         if stamp_ns <= last.stamp_ns:

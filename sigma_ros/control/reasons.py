@@ -72,6 +72,7 @@ class Reason(Enum):
     JOINTS_NOT_FINITE = ("a joint state holds NaN or infinity", "check the driver")
     JOINTS_STAMP = ("a joint state is not newer than the last one", "check the driver's clock")
     JOINTS_IMPLAUSIBLE = ("a joint moved faster than it can", "check encoders and calibration")
+    JOINTS_UNITS = ("a joint state is far outside the arm's range", "check that the driver publishes radians")
     JOINTS_OUTSIDE = ("a joint is outside its limits", "move it inside by hand")
     TRACKING = ("a joint does not follow its commands", "look for a collision or a stalled servo")
     JOINTS_FROZEN = ("joint states do not change while the arm is commanded to move", "check the driver")
@@ -80,7 +81,7 @@ class Reason(Enum):
     ESTOP_HEARTBEAT = ("the emergency stop's heartbeat is missing", "start its publisher, then reset_stop")
     ESTOP_REQUESTED = ("the emergency stop was called", "call reset_stop, then engage")
 
-    SCALE_FAULT = ("the residual is off until the fault is over", "")
+    SCALE_FAULT = ("the residual was turned off by a fault and comes back slowly", "")
     SCALE_HEARTBEAT = ("the policy's heartbeat is late, the residual is turned down", "")
     SCALE_DELAY = ("chunks arrive late, the residual is turned down", "make inference faster")
     SCALE_AGE = ("chunks come too rarely, the residual is turned down", "replan sooner")

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The independent oracle finds what it must, finds nothing where there is nothing, and is independent."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tools"))
+
+import campaign  # noqa: E402
+import oracle  # noqa: E402
+from attacks import ATTACKS  # noqa: E402
+from storms import STORMS  # noqa: E402
+
+LIMITS = oracle.Limits.read(ROOT / "config" / "oracle_so101.yaml")
+REST = [np.zeros(6)] * 10
+
+
+def moved(stream: np.ndarray) -> list[np.ndarray | None]:
+    """The first joint moves, the others rest."""
+    commands = np.zeros((len(stream), 6))
+    commands[:, 0] = stream
+    return list(commands)
+
+
+def judge(commands: list[np.ndarray | None], state: str = "RUN") -> oracle.Report:
+    return oracle.check(LIMITS, commands, [state] * len(commands))
+
+
+def jerk_motion(jerk: float, ticks: int) -> np.ndarray:
+    """Rest, then constant jerk, by the definition of the third difference."""
+    j = np.concatenate([np.zeros(3), np.full(ticks, jerk)])
+    return np.cumsum(np.cumsum(np.cumsum(j) * 0.02) * 0.02) * 0.02
+
+
+def test_the_oracle_imports_nothing_of_ours() -> None:
+    tree = ast.parse((ROOT / "tools" / "oracle.py").read_text(encoding="utf-8"))
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert not [name for name in names if name.startswith(("sigma_ros", "attacks", "storms", "campaign"))]
+
+
+def test_rest_and_gentle_motion_are_clean() -> None:
+    assert judge(REST).violations == 0
+    assert judge(moved(jerk_motion(99.9, 5))).violations == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "stream"),
+    [
+        ("jerk", jerk_motion(100.1, 3)),
+        ("acceleration", jerk_motion(99.9, 6)),
+        ("velocity", np.concatenate([jerk_motion(99.0, 5), jerk_motion(99.0, 5)[-1] + 0.041 * np.arange(1, 30)])),
+        ("position", np.full(5, 1.93)),
+        ("position", np.full(5, -1.93)),
+    ],
+)
+def test_each_limit_is_noticed(kind: str, stream: np.ndarray) -> None:
+    report = judge(moved(stream))
+    assert report.found[kind] > 0
+    assert report.first
+
+
+def test_a_thousandth_of_a_permille_is_enough() -> None:
+    assert judge(moved(jerk_motion(100.0 + 5e-6, 3))).found["jerk"] == 3
+    assert judge(moved(jerk_motion(100.0 + 5e-7, 3))).violations == 0
+
+
+@pytest.mark.parametrize("state", ["HOLD", "STOPPED", "ESTOP"])
+def test_motion_long_after_a_stop_is_noticed(state: str) -> None:
+    creeping = moved(np.cumsum(np.full(100, 1e-6)))
+    states = ["RUN"] * 20 + [state] * 80
+    report = oracle.check(LIMITS, creeping, states)
+    assert report.found["motion_at_rest"] == 50
+    assert oracle.check(LIMITS, creeping[:50], states[:50]).violations == 0
+
+
+def test_going_from_one_stop_to_the_next_does_not_grant_more_time() -> None:
+    states = ["HOLD", "STOPPED"] * 50
+    assert oracle.check(LIMITS, moved(np.cumsum(np.full(100, 1e-6))), states).found["motion_at_rest"] == 70
+
+
+def test_a_command_while_disengaged_nan_and_silence_are_noticed() -> None:
+    assert judge(REST, "DISENGAGED").found["motion_at_rest"] == 10
+    assert judge([*REST, np.full(6, np.nan)]).found["not_finite"] == 1
+    stamps = [0, 20_000_000, 1_100_000_000]
+    assert oracle.check(LIMITS, REST[:3], ["RUN"] * 3, stamps).found["silence"] == 1
+
+
+def test_after_a_pause_a_new_motion_begins() -> None:
+    there = [np.full(6, 0.5)] * 5
+    assert judge([*REST, None, *there]).violations == 0
+    assert judge([*REST, *there]).violations > 0
+    assert judge([*REST, None, *there]).motions == 2
+
+
+def test_the_program_reads_json_lines_and_says_so_with_its_exit_code(tmp_path: Path) -> None:
+    lines = [{"stamp_ns": 20_000_000 * i, "state": "RUN", "command": list(c)} for i, c in enumerate(REST)]
+    good, bad = tmp_path / "good.jsonl", tmp_path / "bad.jsonl"
+    good.write_text("\n".join(json.dumps(line) for line in lines), encoding="utf-8")
+    lines[5]["command"] = [1.0] * 6
+    bad.write_text("\n".join(json.dumps(line) for line in lines), encoding="utf-8")
+    limits = ["--limits", str(ROOT / "config" / "oracle_so101.yaml")]
+    assert oracle.main([str(good), *limits]) == 0
+    assert oracle.main([str(bad), *limits]) == 1
+    assert oracle.main([str(tmp_path / "none"), *limits]) == 2
+    bad.write_text("{", encoding="utf-8")
+    assert oracle.main([str(bad), *limits]) == 2
+
+
+def test_a_small_campaign_with_every_adversary_finds_no_violation(tmp_path: Path) -> None:
+    assert campaign.main(["--ticks", "2300", "--out", str(tmp_path), "--quiet"]) == 0
+    document = json.loads((tmp_path / "campaign.json").read_text(encoding="utf-8"))
+    assert document["violations"] == 0
+    assert document["ticks"] >= 2300
+    names = {row["adversary"] for row in document["adversaries"]}
+    assert names == {*ATTACKS, *STORMS, "hill_climb", "random_limits"}
+    assert len(names) >= 12
+    table = (tmp_path / "campaign.md").read_text(encoding="utf-8")
+    assert all(name in table for name in names)
+
+
+def test_the_campaign_notices_a_supervisor_without_its_certificate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A guard that believes every step to be safe must be caught, or the campaign proves nothing."""
+    from sigma_ros.control.stop_plan import StopPlanner  # noqa: PLC0415
+
+    original = StopPlanner.certify
+
+    def blind(self, recent, candidates):  # type: ignore[no-untyped-def]
+        _, stops = original(self, recent, candidates)
+        return np.ones(candidates.shape, dtype=bool), stops
+
+    monkeypatch.setattr(StopPlanner, "certify", blind)
+    rows = campaign.run(4600, 0, quiet=True)
+    caught = [row.adversary for row in rows if row.report.violations]
+    assert len(caught) >= 12
+
+
+def test_the_campaign_refuses_senseless_arguments() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tools" / "campaign.py"), "--ticks", "0"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PYTHONPATH": str(ROOT), "PATH": ""},
+    )
+    assert done.returncode == 2
+    assert "--ticks" in done.stderr
