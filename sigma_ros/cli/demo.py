@@ -13,41 +13,40 @@ from sigma_ros.errors import UsageError
 
 app = typer.Typer()
 
-_OURS = {"recording", "report.json", "report.html", "chunks.parquet", "log"}
+_OURS = {"recording", "log", "report.json", "report.html", "chunks.parquet"}
 """What the command leaves in its folder; a folder that holds anything else is not replaced."""
 
 
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the recording and the report.")] = Path("out/demo"),
-    episodes: Annotated[int, typer.Option(min=1, help="Simulated episodes to record.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Where the brick lies.")] = 1,
+    checkpoint: Annotated[str, typer.Option(help="As in sigma replay.")] = "mini",
     domain: Annotated[
         int | None, typer.Option(min=1, max=101, help="ROS domain id.", show_default="one that is free")
     ] = None,
-    *,
-    nodes: Annotated[
-        bool, typer.Option("--nodes/--no-nodes", help="Replay through the nodes, or in this process without ROS.")
-    ] = True,
 ) -> None:
-    """Records a simulated arm, replays the recording through the policy and the supervisor, and reports.
+    """Records a simulated arm, replays that through the policy node and the supervisor node, and reports.
+
+    Each node is a process of its own; they talk over DDS, on this machine only. Their output is in OUT/log.
 
     Example: sigma demo && xdg-open out/demo/report.html
     """
+    from sigma_ros.cli import demo_nodes  # noqa: PLC0415 - help stays fast
+
     console = Console(highlight=False)
     started_s = time.monotonic()
+    demo_nodes.check_ros()
     _clear(out)
-    recording = out / "recording"
-    _say(console, 1, f"recording {episodes} episode(s) of the simulated arm into {recording}")
-    _record(recording, episodes, seed)
-    _say(console, 2, "replaying through the policy and the supervisor")
-    code = _replay_here(recording, out)
-    console.print(f"done in {time.monotonic() - started_s:.0f} s; look at {out / 'report.html'}")
+    with demo_nodes.running(checkpoint, domain=domain, log_dir=out / "log") as nodes:
+        console.print(f"[bold]1/2[/bold] recording an episode of the simulated arm into {out / 'recording'}")
+        bag = _record(out / "recording", seed)
+        console.print("[bold]2/2[/bold] replaying it through the policy node and the supervisor node")
+        code = nodes.replay(bag, out)
+    if (out / "report.json").is_file():
+        demo_nodes.show(out, console)
+        console.print(f"done in {time.monotonic() - started_s:.0f} s")
     raise typer.Exit(code)
-
-
-def _say(console: Console, step: int, text: str) -> None:
-    console.print(f"[bold]{step}/2[/bold] {text}")
 
 
 def _clear(out: Path) -> None:
@@ -56,39 +55,16 @@ def _clear(out: Path) -> None:
         raise UsageError(
             "the output folder holds something else",
             where=out,
+            expected="no folder, or one that sigma demo made",
             got=", ".join(strangers) or "a file",
             remedy="give another --out",
         )
-    shutil.rmtree(out, ignore_errors=True)
+    if out.is_dir():
+        shutil.rmtree(out)
 
 
-def _record(recording: Path, episodes: int, seed: int) -> None:
+def _record(recording: Path, seed: int) -> Path:
     from sigma_ros.cli.record import record  # noqa: PLC0415
 
-    record(recording, sim=True, episodes=episodes, seed=seed, jpeg=90)
-
-
-def _replay_here(recording: Path, out: Path) -> int:
-    from sigma_ros.cli.replay_run import Request, run  # noqa: PLC0415
-
-    return run(
-        Request(
-            bags=(recording,),
-            out=out,
-            checkpoint="mini",
-            contract="so101",
-            task=None,
-            replan_ticks=8,
-            seed=0,
-            scales=(0.0, 1.0, 1.0),
-            supervised=True,
-            allow_untrained=True,
-            base=None,
-            revision=None,
-            tokenizer=None,
-            device="auto",
-            strict=False,
-            recover=False,
-            force=True,
-        )
-    )
+    record(recording, sim=True, episodes=1, seed=seed, jpeg=90)
+    return recording / "episode_000000"

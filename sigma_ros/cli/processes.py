@@ -8,7 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +30,9 @@ class Child:
     log: Path
 
     def last_lines(self) -> str:
-        """The end of the child's output."""
+        """The end of the child's output; empty if it went to the terminal."""
+        if not self.log.is_file():
+            return ""
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
         return "\n".join(lines[-_LOG_LINES:])
 
@@ -42,15 +44,15 @@ class Children:
         self._log_dir = log_dir
         self._children: list[Child] = []
 
-    def start(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> Child:
-        """Starts a child whose output goes to `<log_dir>/<name>.log`."""
+    def start(self, name: str, command: Sequence[str], environment: Mapping[str, str], *, shown: bool = False) -> Child:
+        """Starts a child whose output goes to `<log_dir>/<name>.log`, or to the terminal if `shown`."""
         self._log_dir.mkdir(parents=True, exist_ok=True)
         log = self._log_dir / f"{name}.log"
-        with log.open("wb") as output:
+        with nullcontext() if shown else log.open("wb") as output:
             process = subprocess.Popen(
                 list(command),
                 stdout=output,
-                stderr=subprocess.STDOUT,
+                stderr=output,
                 stdin=subprocess.DEVNULL,
                 env=dict(environment),
                 start_new_session=True,

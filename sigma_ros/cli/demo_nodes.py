@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The demo's node processes: a supervisor and a policy in lockstep, a replay that drives them, on this machine only."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from sigma_ros.cli.failures import missing_package
+from sigma_ros.cli.processes import Children, children, free_domain
+
+_NEEDED = ("rclpy", "sigma_ros.msg", "mujoco")
+_ERRORS = {"mse_vec": "first step", "mse_chk": "8 steps", "mse_trj": "16 steps"}
+
+
+def check_ros() -> None:
+    """Refuses to start where a package is missing that a process would miss later.
+
+    Raises:
+        MachineError: names the package and what brings it.
+    """
+    for name in _NEEDED:
+        if find_spec(name) is None:
+            raise missing_package(name)
+
+
+@dataclass(frozen=True, slots=True)
+class DemoNodes:
+    """The running policy and supervisor."""
+
+    children: Children
+    environment: dict[str, str]
+
+    def replay(self, bag: Path, out: Path) -> int:
+        """Drives the nodes from a recording and writes the report; gives the replay's exit code.
+
+        Raises:
+            SigmaError: a node ended meanwhile; its last words are in the error.
+        """
+        command = [*_node("replay_node"), "--bag", str(bag), "--out", str(out), "--ros-args", "--log-level", "warn"]
+        return self.children.wait(self.children.start("replay", command, self.environment, shown=True))
+
+
+@contextmanager
+def running(checkpoint: str, *, domain: int | None, log_dir: Path) -> Iterator[DemoNodes]:
+    """Starts the policy and the supervisor, and ends them in every case.
+
+    Raises:
+        MachineError: the ROS domain is in use.
+    """
+    environment = {
+        **os.environ,
+        "ROS_DOMAIN_ID": str(free_domain(domain)),
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+        "PYTHONUNBUFFERED": "1",
+    }
+    lockstep = ["--ros-args", "-p", "lockstep:=true"]
+    policy = [*lockstep, "-p", f"checkpoint:={checkpoint}", "-p", "allow_untrained:=true"]
+    with children(log_dir) as group:
+        group.start("supervisor", [*_node("supervisor_node"), *lockstep], environment)
+        group.start("policy", [*_node("policy_node"), *policy], environment)
+        yield DemoNodes(group, environment)
+
+
+def show(out: Path, console: Console) -> None:
+    """Prints the report's verdict, its scores and where it is."""
+    report: dict[str, Any] = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    if not report["checkpoint"]["trained"]:
+        console.print("untrained model: the path works, the numbers mean nothing", style="bold yellow")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("mean squared error", "base", "Sigma"):
+        table.add_column(column, justify="right" if column != "mean squared error" else "left")
+    for name, text in _ERRORS.items():
+        table.add_row(f"{name} ({text})", f"{report['baseline'][name]:.4g}", f"{report['sigma'][name]:.4g}")
+    console.print(table)
+    supervisor, timing = report["supervisor"], report["timing"]
+    console.print(
+        f"{report['samples']} windows; scale {report['adapter']['scale_mean']:.2f}; supervisor: {supervisor['ticks']} "
+        f"ticks, {supervisor['clipped']} bounded, {supervisor['violations']} violations; "
+        f"policy tick {timing['tick_ms_p50']:.0f} ms"
+    )
+    for name in ("recording", "report.json", "report.html"):
+        console.print(f"  {out / name}", soft_wrap=True)
+
+
+def _node(name: str) -> list[str]:
+    return [sys.executable, "-m", f"sigma_ros.nodes.{name}"]
