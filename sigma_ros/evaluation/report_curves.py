@@ -27,10 +27,10 @@ MAX_POINTS = 1500
 """Points of a drawn curve; longer ones are thinned evenly."""
 
 SERIES = (
-    ("recorded action", RECORDED),
-    ("measured", RECORDED),
     ("base", BASE),
     ("Sigma", SIGMA),
+    ("recorded action", RECORDED),
+    ("measured", RECORDED),
     ("commanded", COMMAND),
 )
 """Name and colour of the curves in every joint's figure, in drawing order."""
@@ -46,11 +46,11 @@ def joint_figures(log: ReplayLog) -> dict[str, Figure]:
     figures = {}
     for j, joint in enumerate(log.contract.joints):
         curves: list[tuple[ndarray, ndarray, dict[str, object], float]] = [
-            (tick_s, log.ticks.action_rad[:, j], {"width": 4}, 0.55),
+            (executed_s, base[:, j], {"width": 2.5}, 0.8),
+            (executed_s, sigma[:, j], {"width": 1.5}, 0.8),
+            (tick_s, log.ticks.action_rad[:, j], {"width": 4}, 0.6),
             (tick_s, log.ticks.joints_rad[:, j], {"width": 1.5, "dash": "dot"}, 1.0),
-            (executed_s, base[:, j], {"width": 2.5}, 1.0),
-            (executed_s, sigma[:, j], {"width": 1.5}, 1.0),
-            (decision_s, log.decisions.command_rad[:, j], {"width": 1.5, "dash": "dash"}, 1.0),
+            (decision_s, log.decisions.command_rad[:, j], {"width": 2.5, "dash": "dash"}, 1.0),
         ]
         traces = [
             _line(x, np.degrees(y), name, {"color": colour, **style}, opacity)

@@ -93,9 +93,11 @@ def _notes(scores: Scores) -> tuple[str, ...]:
     ]
     comparison = scores.comparison[PRIMARY]
     if scores.samples and comparison.unit == "window":
+        count = len(scores.episodes)
+        these = "this recording" if count == 1 else "these recordings"
         notes.append(
-            f"With {len(scores.episodes)} recording(s) the interval is over windows; windows of one recording "
-            "resemble each other, so it speaks for this recording only."
+            f"With {count} recording{'' if count == 1 else 's'} the interval is over windows; windows of one recording "
+            f"resemble each other, so it speaks for {these} only."
         )
     rho, p_value = scores.adapter.risk_error_rho, scores.adapter.risk_error_p
     if not math.isnan(rho):
