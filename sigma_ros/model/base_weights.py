@@ -151,14 +151,23 @@ def _weight_files(folder: Path) -> list[Path]:
         raise CheckpointError(
             "the index of the weights files cannot be right", where=index, expected="plain file names"
         )
-    others = [p.name for p in sorted(folder.iterdir()) if p.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl")]
+    got, remedy = _what_is_there_instead(folder)
     raise CheckpointError(
         "the checkpoint has no weights file",
         where=folder,
         expected=f"{WEIGHTS_FILE} or {INDEX_FILE}",
-        got=f"pickle files, which are never opened: {', '.join(others)}" if others else "neither",
-        remedy="convert the weights to safetensors" if others else "download or save the checkpoint again",
+        got=got,
+        remedy=remedy,
     )
+
+
+def _what_is_there_instead(folder: Path) -> tuple[str, str]:
+    pickles = [p.name for p in sorted(folder.iterdir()) if p.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl")]
+    if (folder / "adapter_model.safetensors").is_file():
+        return "an adapter without its base", "merge the adapter into its base policy, and save that"
+    if pickles:
+        return f"pickle files, which are never opened: {', '.join(pickles)}", "convert the weights to safetensors"
+    return "neither", "download or save the checkpoint again"
 
 
 def _check(stored: Mapping[str, StoredTensor], wanted: Mapping[str, tuple[str, nn.Parameter]], folder: Path) -> None:

@@ -285,6 +285,13 @@ def test_a_folder_with_pickles_only_is_refused_by_name(damaged: Copy) -> None:
         load_base(folder)
 
 
+def test_an_adapter_alone_is_told_from_a_policy(damaged: Copy) -> None:
+    folder = damaged()
+    (folder / WEIGHTS_FILE).rename(folder / "adapter_model.safetensors")
+    with pytest.raises(CheckpointError, match="an adapter without its base; remedy: merge"):
+        load_base(folder)
+
+
 def test_random_weights_are_loaded_only_on_request(tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "tiny", trained=False)
     with pytest.raises(CheckpointError, match=r"random weights.*--allow-untrained"):
