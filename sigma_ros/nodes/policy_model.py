@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loads what the policy node needs, with every problem listed at once, and says what was loaded."""
+"""Loads what the policy node needs, and says what was loaded."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,6 @@ from rclpy.impl.rcutils_logger import RcutilsLogger
 
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
-from sigma_ros.errors import ContractError, SigmaError, UsageError
 from sigma_ros.nodes.node_options import PolicyOptions
 from sigma_ros.nodes.policy_worker import Runtime
 
@@ -32,38 +31,25 @@ def load_policy(options: PolicyOptions, logger: RcutilsLogger) -> PolicyModel:
     """Loads contract and checkpoint.
 
     Raises:
-        SigmaError: one of them cannot be used; when several things are wrong, all are named.
+        SigmaError: one of them cannot be used; everything that is wrong with it is named.
     """
+    contract = load_contract(options.contract)
+    if options.task and options.task not in contract.tasks:
+        logger.warning(f"the task {options.task!r} is not one of the contract's: {', '.join(contract.tasks)}")
+    logger.info(f"loading checkpoint {options.checkpoint}")
     from sigma_ros.model.runtime import SigmaRuntime  # noqa: PLC0415 - torch: seconds, only when a model is loaded
 
-    problems: list[SigmaError] = []
-    contract: Contract | None = None
-    try:
-        contract = load_contract(options.contract)
-    except SigmaError as error:
-        problems.append(error)
-    if options.task and contract is not None and options.task not in contract.tasks:
-        logger.warning(f"the task {options.task!r} is not one of the contract's: {', '.join(contract.tasks)}")
-    try:
-        logger.info(f"loading checkpoint {options.checkpoint}")
-        runtime = SigmaRuntime.load(
-            options.checkpoint,
-            contract=contract or load_contract("so101"),
-            device=options.device,
-            dtype=options.dtype,
-            seed=options.seed,
-            allow_untrained=options.allow_untrained,
-            base=options.base or None,
-            revision=options.revision or None,
-            tokenizer=options.tokenizer or None,
-        )
-    except ContractError as error:
-        if contract is not None:  # otherwise it is about the stand-in contract
-            problems.append(error)
-    except SigmaError as error:
-        problems.append(error)
-    if problems or contract is None:
-        raise _together(problems)
+    runtime = SigmaRuntime.load(
+        options.checkpoint,
+        contract=contract,
+        device=options.device,
+        dtype=options.dtype,
+        seed=options.seed,
+        allow_untrained=options.allow_untrained,
+        base=options.base or None,
+        revision=options.revision or None,
+        tokenizer=options.tokenizer or None,
+    )
     logger.info(runtime.info.summary())
     return PolicyModel(
         contract=contract,
@@ -72,12 +58,6 @@ def load_policy(options: PolicyOptions, logger: RcutilsLogger) -> PolicyModel:
         memory_stride=runtime.memory_stride,
         facts=_facts(runtime, contract, options),
     )
-
-
-def _together(problems: list[SigmaError]) -> SigmaError:
-    if len(problems) == 1:
-        return problems[0]
-    return UsageError(f"{len(problems)} problems", got=" | ".join(str(problem) for problem in problems))
 
 
 def _facts(runtime: "SigmaRuntime", contract: Contract, options: PolicyOptions) -> dict[str, object]:

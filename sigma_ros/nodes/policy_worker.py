@@ -91,7 +91,7 @@ class InferenceWorker:
         *,
         lockstep: bool,
         wake: Callable[[], None],
-        max_waiting: int = 4,
+        max_waiting: int = 3,
     ) -> None:
         self._runtime = runtime
         self._lockstep = lockstep
@@ -138,9 +138,14 @@ class InferenceWorker:
             return finished
 
     def restart(self) -> None:
-        """Forgets waiting jobs, outcomes and the recurrent state, also of the job being worked on; chunk ids go on."""
+        """Forgets waiting jobs, outcomes and the recurrent state, also of the job being worked on.
+
+        Chunk ids go on; in lockstep they begin at 0, as in a new process.
+        """
         with self._changed:
             self._generation += 1
+            if self._lockstep:
+                self._chunk_id = 0
             self._waiting.clear()
             self._outcomes.clear()
             self._state = None
@@ -174,6 +179,7 @@ class InferenceWorker:
             with self._changed:
                 if generation == self._generation:
                     self._state = state
+                    self._chunk_id += outcome.chunk is not None
                     self._outcomes.append(outcome)
             self._wake()
 
@@ -201,7 +207,6 @@ class InferenceWorker:
             chunk_id=self._chunk_id,
             baseline_diagnostics=job.baseline,
         )
-        self._chunk_id += 1
         took_ns = time.monotonic_ns() - started_ns
         return (
             Outcome(

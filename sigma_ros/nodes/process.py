@@ -105,14 +105,21 @@ def use_shipped_dds_profile() -> None:
 def ros_context(arguments: Sequence[str]) -> Iterator[None]:
     """An initialised rclpy without its signal handlers."""
     use_shipped_dds_profile()
-    try:
+    with _ros_arguments_checked():
         rclpy.init(args=list(arguments), signal_handler_options=SignalHandlerOptions.NO)
-    except (rclpy_implementation.RCLError, rclpy_implementation.UnknownROSArgsError) as error:
-        raise UsageError("the ROS arguments cannot be used", got=error, remedy="compare with: --help") from error
     try:
         yield
     finally:
         rclpy.try_shutdown()
+
+
+@contextmanager
+def _ros_arguments_checked() -> Iterator[None]:
+    try:
+        yield
+    except (rclpy_implementation.RCLError, rclpy_implementation.UnknownROSArgsError) as error:
+        said = str(error).split(", at /")[0]
+        raise UsageError("the ROS arguments cannot be used", got=said, remedy="write -p NAME:=VALUE") from error
 
 
 def run_node(
@@ -148,7 +155,7 @@ def _run_node(
     description: str | None,
 ) -> int:
     arguments = sys.argv if args is None else [sys.argv[0], *args]
-    overrides = command_line(options_type, rclpy.utilities.remove_ros_args(arguments)[1:], description)
+    overrides = command_line(options_type, arguments, description)
     with stop_on_signal() as request, ros_context(arguments):
         node = make(overrides)
         executor = SingleThreadedExecutor()
@@ -165,8 +172,10 @@ def _run_node(
         return int(getattr(node, "exit_code", 0))
 
 
-def command_line(options_type: type[Options], args: Sequence[str], description: str | None) -> list[Parameter]:
-    """Options given without `--ros-args` as parameter overrides; `--help` lists them all."""
+def command_line(options_type: type[Options], arguments: Sequence[str], description: str | None) -> list[Parameter]:
+    """Options of `arguments` (program name first) outside `--ros-args`, as parameters; `--help` lists them all."""
+    with _ros_arguments_checked():
+        own = rclpy.utilities.remove_ros_args(list(arguments))[1:]
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -178,7 +187,7 @@ def command_line(options_type: type[Options], args: Sequence[str], description: 
             metavar=spec.kind.__name__,
             help=f"{spec.description} (default: {spec.default!r}; allowed: {spec.allowed})".replace("%", "%%"),
         )
-    values = vars(parser.parse_args(args))
+    values = vars(parser.parse_args(own))
     return [Parameter(name, value=value) for name, value in values.items() if value is not None]
 
 

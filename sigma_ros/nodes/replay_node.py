@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rich.console import Console
@@ -52,7 +51,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _main(args: Sequence[str] | None) -> int:
     arguments = sys.argv if args is None else [sys.argv[0], *args]
-    overrides = command_line(ReplayOptions, rclpy.utilities.remove_ros_args(arguments)[1:], __doc__)
+    overrides = command_line(ReplayOptions, arguments, __doc__)
     with stop_on_signal() as stop, ros_context(arguments):
         node = Node(topics.REPLAY_NODE, parameter_overrides=overrides)
         try:
@@ -71,7 +70,7 @@ def _replay(node: Node, options: ReplayOptions, waiter: Waiter, *, command: str)
     contract = load_contract(options.contract)
     with open_bag(options.bag, strict=options.strict, recover=options.recover) as bag:
         bag.check_against(contract)
-        log, facts = _replay_bag(node, options, waiter, contract, bag)
+        log, facts = replay_bag(node, options, waiter, contract, bag)
     scores = score(log)
     conditions = {
         "command": command,
@@ -89,12 +88,17 @@ def _replay(node: Node, options: ReplayOptions, waiter: Waiter, *, command: str)
     return WITH_LOSSES if log.losses else COMPLETE
 
 
-def _replay_bag(
+def replay_bag(
     node: Node, options: ReplayOptions, waiter: Waiter, contract: Contract, bag: Bag
 ) -> tuple[ReplayLog, Mapping[str, Any]]:
+    """Replays an open bag; returns the log and what the policy node told about itself.
+
+    Raises:
+        SigmaError: a node does not answer, or one of them and the recording do not fit together.
+    """
     policy = PolicyPeer(node, contract, waiter)
     facts = policy.connect(timeout_s=options.start_timeout_s)
-    _check_same_robot(facts, contract)
+    check_same_robot(facts, contract)
     supervisor = SupervisorPeer(node, waiter) if options.supervised else None
     if supervisor is not None:
         supervisor.begin(timeout_s=options.start_timeout_s)
@@ -142,7 +146,8 @@ def _run(replay: NodeReplay, bag: Bag) -> bool:
     return True
 
 
-def _check_same_robot(facts: Mapping[str, Any], contract: Contract) -> None:
+def check_same_robot(facts: Mapping[str, Any], contract: Contract) -> None:
+    """Refuses a policy node whose joints are not the contract's."""
     if tuple(facts["joint_names"]) != contract.joint_names:
         raise UsageError(
             "the policy node was started with another contract",

@@ -5,12 +5,14 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import numpy as np
 from rclpy.executors import SingleThreadedExecutor
 
 from sigma_ros.contract import Camera, Contract
 from sigma_ros.contract_file import load_contract
+from sigma_ros.evaluation.replay import policy_facts
 from sigma_ros.nodes.policy_model import PolicyModel
 from sigma_ros.risk import assess, scale_of
 from sigma_ros.values import AdapterSettings, Chunk, Telepathy, Window
@@ -68,6 +70,14 @@ class FakeRuntime:
 
     image_size_px = 32
     memory_stride = 16
+    seed = 0
+    info = SimpleNamespace(
+        hash="abc",
+        trained=True,
+        sigma_trained=True,
+        base=SimpleNamespace(source="fake", parameters=1, dtype="float32", device="cpu"),
+        sigma_parameters=1,
+    )
 
     def __init__(self, contract: Contract) -> None:
         self.contract = contract
@@ -80,6 +90,9 @@ class FakeRuntime:
 
     def initial_state(self, *, epoch: int, task: str) -> FakeState:
         return FakeState(epoch, task)
+
+    def normalise_actions(self, rad: np.ndarray) -> np.ndarray:
+        return rad * 2.0 + 0.5
 
     def check_units(self, positions_rad: np.ndarray) -> tuple[str, ...]:
         return self.units_problems
@@ -134,14 +147,18 @@ class FakeRuntime:
 
 def fake_model(contract: Contract, runtime: FakeRuntime) -> PolicyModel:
     """What `load_policy` would give, around a fake runtime."""
-    facts = {
+    facts = policy_facts(runtime)
+    told = {
         "contract": contract.name,
+        "joint_names": list(contract.joint_names),
         "checkpoint": "fake",
-        "checkpoint_hash": "abc",
-        "trained": True,
-        "base_id": "fake",
-        "action_scale": [1.0] * contract.dof,
-        "action_offset": [0.0] * contract.dof,
+        "checkpoint_hash": facts.checkpoint_hash,
+        "trained": facts.trained,
+        "sigma_trained": facts.sigma_trained,
+        "base_id": facts.base_id,
+        "action_scale": list(facts.action_scale),
+        "action_offset": list(facts.action_offset),
+        "details": dict(facts.details),
         "horizon": HORIZON,
         "memory_stride": runtime.memory_stride,
         "image_size_px": runtime.image_size_px,
@@ -152,7 +169,7 @@ def fake_model(contract: Contract, runtime: FakeRuntime) -> PolicyModel:
         runtime=runtime,
         image_size_px=runtime.image_size_px,
         memory_stride=runtime.memory_stride,
-        facts=facts,
+        facts=told,
     )
 
 

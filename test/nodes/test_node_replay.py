@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The replay through the nodes gives the log of the graph-free replay, number by number, whatever is recorded."""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+from node_fakes import TIMEOUT_S, FakeRuntime, fake_model, picture, small_contract
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from sigma_ros.control.limits import SupervisorLimits
+from sigma_ros.control.schedule import Schedule
+from sigma_ros.errors import SigmaError, UsageError
+from sigma_ros.evaluation.bag import open_bag
+from sigma_ros.evaluation.bag_writer import BagWriter
+from sigma_ros.evaluation.replay import ReplayOptions as OfflineOptions
+from sigma_ros.evaluation.replay import replay
+from sigma_ros.evaluation.replay_log import ReplayLog
+from sigma_ros.evaluation.scoring import score
+from sigma_ros.nodes import topics
+from sigma_ros.nodes.node_options import ReplayOptions
+from sigma_ros.nodes.policy_node import PolicyNode
+from sigma_ros.nodes.process import StopRequest
+from sigma_ros.nodes.replay_node import check_same_robot, replay_bag
+from sigma_ros.nodes.replay_peers import Waiter
+from sigma_ros.nodes.supervisor_node import SupervisorNode
+from sigma_ros.values import AdapterSettings
+
+pytestmark = pytest.mark.ros
+CONTRACT = small_contract()
+START_NS = 1_700_000_000_000_000_000
+MS = 1_000_000
+
+
+class Recording:
+    """Writes a moving arm seen by two cameras; tests leave things out or spoil them."""
+
+    def __init__(self, path: Path, *, ticks: int = 40, jpeg: bool = False) -> None:
+        self.path = path
+        self.ticks = ticks
+        self.jpeg = jpeg
+        self.dark: dict[str, range] = {}
+        self.still_joints = range(0)
+        self.bad_joints = range(0)
+        self.tasks: dict[int, str] = {}
+
+    def write(self) -> Path:
+        with BagWriter(self.path) as bag:
+            for tick in range(self.ticks):
+                at_ns = START_NS + CONTRACT.tick_offset_ns(tick)
+                if tick in self.tasks:
+                    bag.text(topics.TASK, at_ns, self.tasks[tick])
+                self._cameras(bag, tick, at_ns)
+                self._joints(bag, tick, at_ns)
+        return self.path
+
+    def _cameras(self, bag: BagWriter, tick: int, at_ns: int) -> None:
+        for i, camera in enumerate(CONTRACT.cameras):
+            if tick not in self.dark.get(camera.name, range(0)):
+                rgb = picture(camera, 40 + 20 * i + tick % 50)
+                quality = 90 if self.jpeg else None
+                topic = topics.compressed_topic(camera) if self.jpeg else camera.topic
+                bag.image(topic, at_ns - (3 + i) * MS, camera.name, rgb, jpeg_quality=quality)
+
+    def _joints(self, bag: BagWriter, tick: int, at_ns: int) -> None:
+        q = 0.2 * np.sin(0.05 * tick + np.arange(6))
+        if tick in self.bad_joints:
+            q[2] = np.nan
+        if tick not in self.still_joints:
+            bag.joints(CONTRACT.joint_state_topic, at_ns - 5 * MS, CONTRACT.joint_names, q)
+            bag.joints(CONTRACT.joint_state_topic, at_ns + 12 * MS, CONTRACT.joint_names, q)
+        bag.array(CONTRACT.command_topic, at_ns - 2 * MS, q + 0.01)
+
+
+@pytest.fixture
+def recording(tmp_path) -> Recording:
+    return Recording(tmp_path / "recording")
+
+
+@pytest.fixture
+def runtime() -> FakeRuntime:
+    return FakeRuntime(CONTRACT)
+
+
+@pytest.fixture
+def through_nodes(executor, runtime, monkeypatch) -> Iterator:
+    """Policy and supervisor spin in a thread of this process; the replay runs in the test."""
+    monkeypatch.setattr("sigma_ros.nodes.supervisor_node.load_contract", lambda _name: CONTRACT)
+    theirs = SingleThreadedExecutor()
+    replay_node = Node("test_replay")
+    executor.add_node(replay_node)
+    done = threading.Event()
+
+    def spin() -> None:
+        while not done.is_set():
+            theirs.spin_once(timeout_sec=0.05)
+
+    thread = threading.Thread(target=spin, daemon=True)
+
+    def run(bag: Path, *, policy: dict | None = None, **options: object) -> ReplayLog:
+        if not theirs.get_nodes():
+            values = {"lockstep": True} | (policy or {})
+            overrides = [Parameter(name, value=value) for name, value in values.items()]
+            theirs.add_node(PolicyNode(overrides, load=lambda _options, _logger: fake_model(CONTRACT, runtime)))
+            theirs.add_node(SupervisorNode([Parameter("lockstep", value=True)]))
+            thread.start()
+        given = ReplayOptions(**({"bag": str(bag), "out": "-", "start_timeout_s": TIMEOUT_S} | options))
+        waiter = Waiter(executor, StopRequest(), timeout_s=TIMEOUT_S)
+        with open_bag(bag) as opened:
+            log, _ = replay_bag(replay_node, given, waiter, CONTRACT, opened)
+        return log
+
+    yield run
+    done.set()
+    if thread.is_alive():
+        thread.join()
+    for node in theirs.get_nodes():
+        node.stop()
+        node.destroy_node()
+    theirs.shutdown(timeout_sec=0)
+
+
+def offline(bag: Path, runtime: FakeRuntime, *, replan_ticks: int = 8, supervised: bool = True) -> ReplayLog:
+    options = OfflineOptions(
+        settings=AdapterSettings(),
+        schedule=Schedule(replan_ticks, runtime.memory_stride),
+        supervisor_limits=SupervisorLimits.for_replay() if supervised else None,
+    )
+    fresh = FakeRuntime(CONTRACT)
+    fresh.units_problems = runtime.units_problems
+    return replay(bag, contract=CONTRACT, runtime=fresh, options=options)
+
+
+def assert_same(ours: ReplayLog, theirs: ReplayLog) -> None:
+    """Everything but what was measured on this machine's clock, exactly; telepathy travels as float32."""
+    assert ours.bag == theirs.bag
+    for track in ("ticks", "decisions"):
+        for entry in fields(getattr(ours, track)):
+            if entry.name != "host_ns":
+                a, b = (getattr(getattr(log, track), entry.name) for log in (ours, theirs))
+                np.testing.assert_array_equal(np.asarray(a), np.asarray(b), err_msg=f"{track}.{entry.name}")
+    assert len(ours.inferences) == len(theirs.inferences)
+    for a, b in zip(ours.inferences, theirs.inferences, strict=True):
+        assert (a.committed, a.published, a.chunk.tick, a.chunk.epoch) == (
+            b.committed,
+            b.published,
+            b.chunk.tick,
+            b.chunk.epoch,
+        )
+        np.testing.assert_array_equal(a.chunk.base_rad, b.chunk.base_rad)
+        np.testing.assert_array_equal(a.chunk.residual_rad, b.chunk.residual_rad)
+        assert (a.chunk.scale, a.tau_l2, a.sem_align) == (b.chunk.scale, b.tau_l2, b.sem_align)
+        np.testing.assert_equal(a.baseline_tau_l2, b.baseline_tau_l2)
+    ours_scores, theirs_scores = score(ours), score(theirs)
+    assert ours_scores.samples == theirs_scores.samples
+    assert ours_scores.sigma == theirs_scores.sigma
+    assert ours_scores.baseline == theirs_scores.baseline
+
+
+def test_raw_cameras(recording, runtime, through_nodes):
+    bag = recording.write()
+    log = through_nodes(bag)
+    assert len(log.inferences) == 5
+    assert log.decisions.engagements == 1
+    assert_same(log, offline(bag, runtime))
+
+
+def test_jpeg_cameras_under_a_raw_contract(tmp_path, runtime, through_nodes):
+    bag = Recording(tmp_path / "jpeg", jpeg=True).write()
+    assert_same(through_nodes(bag), offline(bag, runtime))
+
+
+def test_a_schedule_that_does_not_divide_the_stride(recording, runtime, through_nodes):
+    bag = recording.write()
+    log = through_nodes(bag, policy={"replan_ticks": 10})
+    assert [entry.published for entry in log.inferences] == [True, True, False, True, True, False]
+    assert_same(log, offline(bag, runtime, replan_ticks=10))
+
+
+def test_without_a_supervisor(recording, runtime, through_nodes):
+    bag = recording.write()
+    log = through_nodes(bag, supervised=False)
+    assert len(log.decisions) == 0
+    assert_same(log, offline(bag, runtime, supervised=False))
+
+
+def test_a_camera_that_is_dark_for_a_while(tmp_path, runtime, through_nodes):
+    recording = Recording(tmp_path / "dark", ticks=70)
+    recording.dark = {"side": range(10, 34)}
+    bag = recording.write()
+    log = through_nodes(bag)
+    assert not log.ticks.valid.all()
+    assert log.ticks.epoch.max() == 1
+    assert_same(log, offline(bag, runtime))
+
+
+def test_a_camera_that_is_dark_for_longer_than_the_frame_clock_waits(tmp_path, runtime, through_nodes):
+    recording = Recording(tmp_path / "long", ticks=150)
+    recording.dark = {"up": range(20, 110)}
+    bag = recording.write()
+    assert_same(through_nodes(bag), offline(bag, runtime))
+
+
+def test_joints_that_fall_silent_or_are_not_finite(tmp_path, runtime, through_nodes):
+    recording = Recording(tmp_path / "joints", ticks=120)
+    recording.still_joints = range(20, 60)
+    recording.bad_joints = range(80, 86)
+    bag = recording.write()
+    log = through_nodes(bag)
+    assert "HOLD" in log.decisions.state or "STOPPED" in log.decisions.state
+    assert_same(log, offline(bag, runtime))
+
+
+def test_a_task_that_changes_in_the_middle(tmp_path, runtime, through_nodes):
+    recording = Recording(tmp_path / "tasks", ticks=60)
+    recording.tasks = {0: "pick", 30: "place"}
+    bag = recording.write()
+    log = through_nodes(bag)
+    assert log.ticks.epoch.max() == 1
+    assert_same(log, offline(bag, runtime))
+
+
+def test_foreign_units_give_no_inference_and_one_clear_error(recording, runtime, through_nodes):
+    runtime.units_problems = ("elbow_flex: 57.3 rad",)
+    with pytest.raises(SigmaError, match="no tick of the recording"):
+        through_nodes(recording.write())
+
+
+def test_two_replays_through_the_same_nodes_are_the_same(recording, through_nodes):
+    bag = recording.write()
+    one, two = through_nodes(bag), through_nodes(bag)
+    assert_same(one, two)
+
+
+def test_a_failing_model_ends_the_replay_with_its_error(recording, runtime, through_nodes):
+    runtime.fail_at = 8
+    with pytest.raises(SigmaError, match="CUDA out of memory"):
+        through_nodes(recording.write())
+
+
+def test_without_nodes_the_replay_says_what_to_start(executor, recording):
+    node = Node("test_replay")
+    executor.add_node(node)
+    options = ReplayOptions(bag="b", out="o", start_timeout_s=1.0)
+    waiter = Waiter(executor, StopRequest(), timeout_s=1.0)
+    with open_bag(recording.write()) as bag, pytest.raises(SigmaError, match=r"sigma_policy.*lockstep"):
+        replay_bag(node, options, waiter, CONTRACT, bag)
+
+
+def test_a_policy_with_another_contract_is_refused():
+    facts = {"contract": "cr5", "joint_names": ["joint1"]}
+    with pytest.raises(UsageError, match="another contract"):
+        check_same_robot(facts, CONTRACT)

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The nodes as processes: what they import, how they start wrongly, and how they end."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from node_fakes import make_chunk, spin_until
+from rclpy.node import Node
+from sensor_msgs.msg import JointState
+from sigma_ros.msg import ActionChunk, SupervisorState
+from std_msgs.msg import Bool, Float64MultiArray
+from std_srvs.srv import Trigger
+
+from sigma_ros.contract_file import load_contract
+from sigma_ros.nodes import qos, topics
+from sigma_ros.nodes.messages import chunk_message
+from sigma_ros.nodes.sensor_messages import joint_state_message
+
+pytestmark = pytest.mark.ros
+START_S = 90.0
+NODES = ("policy_node", "supervisor_node", "replay_node", "sim_node")
+HEAVY = "torch,lerobot,transformers,cv2,mujoco,rosbags,pandas,scipy,matplotlib"
+
+
+@contextmanager
+def node_process(name: str, *args: str) -> Iterator[subprocess.Popen]:
+    """A node as a process of its own; killed at the end if it is still there."""
+    command = [sys.executable, "-m", f"sigma_ros.nodes.{name}", *args]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def run(name: str, *args: str) -> tuple[int, str]:
+    with node_process(name, *args) as process:
+        output, _ = process.communicate(timeout=START_S)
+        return process.returncode, output
+
+
+def until_said(process: subprocess.Popen, text: str) -> str:
+    """Reads the process's output up to a line with `text`."""
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if text in line:
+            return line
+    raise AssertionError(f"ended without saying {text!r}:\n{''.join(lines)}")
+
+
+def test_the_supervisor_process_imports_neither_torch_nor_anything_large():
+    code = f"import sys, sigma_ros.nodes.supervisor_node\nprint([m for m in {HEAVY!r}.split(',') if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_help_lists_every_parameter(name):
+    code, output = run(name, "--help")
+    assert code == 0
+    assert "--contract" in output
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "said"),
+    [
+        ("supervisor_node", ("--contract", "nosuch"), "no such contract"),
+        ("supervisor_node", ("--ros-args", "-p", "scale_ceilling:=0.5"), "did you mean scale_ceiling"),
+        ("supervisor_node", ("--scale_ceiling", "1.5"), "allowed: 0 to 1"),
+        ("supervisor_node", ("--nosuch", "1"), "unrecognized arguments"),
+        ("supervisor_node", ("--ros-args", "-p", "broken"), "ROS arguments"),
+        ("policy_node", ("--contract", "nosuch"), "no such contract"),
+        ("sim_node", ("--setup", "moon"), "invalid choice"),
+        ("replay_node", (), "bag must be given"),
+    ],
+)
+def test_wrong_usage_is_one_clear_line_and_exit_code_2(name, args, said):
+    code, output = run(name, *args)
+    assert said in output
+    assert code == 2
+    assert "Traceback" not in output
+
+
+def test_a_checkpoint_that_cannot_be_read_ends_the_policy_with_its_reason(tmp_path):
+    code, output = run("policy_node", "--checkpoint", str(tmp_path))
+    assert code == 1
+    assert str(tmp_path) in output
+    assert "Traceback" not in output
+
+
+def test_a_bag_that_is_not_there_ends_the_replay_before_any_node_is_needed(tmp_path):
+    code, output = run("replay_node", "--bag", str(tmp_path / "none"), "--out", str(tmp_path / "out"))
+    assert code in (1, 2)
+    assert "none" in output
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_node_cleanly(number):
+    with node_process("supervisor_node") as process:
+        until_said(process, "DISENGAGED")
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=10)
+        assert process.returncode == 0
+        assert "Traceback" not in output
+
+
+def test_a_terminated_supervisor_stops_the_arm_first(executor):
+    """SIGTERM in motion: the commands go on, come to rest inside the limits, then the process ends."""
+    contract = load_contract("so101")
+    rig = Node("test_rig")
+    executor.add_node(rig)
+    commands: list[np.ndarray] = []
+    states: list[SupervisorState] = []
+    joints = rig.create_publisher(JointState, contract.joint_state_topic, qos.SENSOR)
+    chunks = rig.create_publisher(ActionChunk, topics.ACTION_CHUNK, qos.CHUNK)
+    heartbeat = rig.create_publisher(Bool, topics.POLICY_HEARTBEAT, qos.HEARTBEAT)
+    rig.create_subscription(
+        Float64MultiArray, contract.command_topic, lambda m: commands.append(np.array(m.data)), qos.COMMAND
+    )
+    rig.create_subscription(SupervisorState, topics.SUPERVISOR_STATE, states.append, qos.LATCHED)
+
+    def live() -> None:
+        at_ns = rig.get_clock().now().nanoseconds
+        pose = commands[-1] if commands else np.zeros(6)
+        joints.publish(joint_state_message(at_ns=at_ns, names=contract.joint_names, positions_rad=pose))
+        heartbeat.publish(Bool(data=True))
+
+    rig.create_timer(0.02, live)
+    with node_process("supervisor_node") as process:
+        spin_until(executor, lambda: states and states[-1].joint_state_age < 0.1, what="joints at the supervisor")
+        engage = rig.create_client(Trigger, topics.ENGAGE)
+        spin_until(executor, engage.service_is_ready, what="the engage service")
+        engaged = engage.call_async(Trigger.Request())
+        spin_until(executor, engaged.done, what="the engage service's answer")
+        base = np.linspace(0.0, 1.0, 50)[:, None] * np.ones(6)
+        stamp_ns = rig.get_clock().now().nanoseconds
+        chunks.publish(chunk_message(make_chunk(contract, stamp_ns=stamp_ns, base_rad=base, residual_rad=0 * base)))
+        spin_until(executor, lambda: commands and commands[-1][0] > 0.1, what="motion")
+        process.terminate()
+        spin_until(executor, lambda: process.poll() is not None, what="the end of the supervisor")
+        assert process.returncode == 0
+    stream = np.array(commands)
+    assert stream[-1][0] < 0.9, "it did not run the chunk to its end"
+    np.testing.assert_allclose(stream[-1], stream[-2], atol=1e-3)
+    speed = np.abs(np.diff(stream, axis=0)) / 0.02
+    assert (speed <= contract.max_velocity_radps + 1e-6).all()
+
+
+@pytest.mark.slow
+def test_the_policy_process_with_the_shipped_model_starts_and_ends(executor):
+    with node_process("policy_node", "--allow_untrained", "true") as process:
+        until_said(process, "active")
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=20)
+        assert process.returncode == 0
+
+
+def test_the_shipped_transport_profile_is_used_unless_the_user_has_one():
+    code = (
+        "import os; from sigma_ros.nodes.process import use_shipped_dds_profile as use; use();"
+        "print(os.environ['FASTDDS_DEFAULT_PROFILES_FILE'])"
+    )
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("FAST")}
+    bare.pop("ROS_DISTRO", None)
+    for environment, expected in ((bare, "fastdds.xml"), (bare | {"FASTDDS_DEFAULT_PROFILES_FILE": "mine"}, "mine")):
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        assert done.stdout.strip().endswith(expected)

@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The live supervisor node over real DDS, in this process: what it hears, says and refuses."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from node_fakes import make_chunk, small_contract, spin_until
+from rcl_interfaces.srv import SetParameters
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import JointState
+from sigma_ros.msg import ActionChunk, SupervisorState
+from std_msgs.msg import Bool, Float64MultiArray
+from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory
+
+from sigma_ros.nodes import qos, topics
+from sigma_ros.nodes.messages import chunk_message
+from sigma_ros.nodes.sensor_messages import joint_state_message
+from sigma_ros.nodes.supervisor_node import SupervisorNode
+
+pytestmark = pytest.mark.ros
+BEST_EFFORT = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+POSE = np.array([0.1, -0.2, 0.3, -0.1, 0.05, 0.2])
+
+
+class Rig(Node):
+    """A robot at rest, a policy that proposes to stay there, and an operator, in one test node."""
+
+    def __init__(self, contract, executor) -> None:
+        super().__init__("test_rig")
+        self.contract = contract
+        self.executor_ = executor
+        self.states: list[SupervisorState] = []
+        self.commands: list[Float64MultiArray | JointTrajectory] = []
+        self.alive = True
+        self.chunk_id = 0
+        self.measured = POSE
+        self.joints = self.create_publisher(JointState, contract.joint_state_topic, qos.SENSOR)
+        self.chunks = self.create_publisher(ActionChunk, topics.ACTION_CHUNK, qos.CHUNK)
+        self.heartbeat = self.create_publisher(Bool, topics.POLICY_HEARTBEAT, qos.HEARTBEAT)
+        kind = Float64MultiArray if contract.command_type.startswith("std_msgs") else JointTrajectory
+        self.create_subscription(SupervisorState, topics.SUPERVISOR_STATE, self.states.append, qos.LATCHED)
+        self.create_subscription(kind, contract.command_topic, self.commands.append, qos.COMMAND)
+        self.create_timer(0.02, self._live)
+
+    def _live(self) -> None:
+        at_ns = self.get_clock().now().nanoseconds
+        names = tuple(reversed(self.contract.joint_names))
+        self.joints.publish(joint_state_message(at_ns=at_ns, names=names, positions_rad=self.measured[::-1]))
+        if self.alive:
+            self.heartbeat.publish(Bool(data=True))
+
+    def propose(self, **changes: object) -> None:
+        """A chunk as of now: stay at the measured pose, with a residual of 0.01 rad."""
+        self.chunk_id += 1
+        values = {"base_rad": np.tile(self.measured, (50, 1)), "chunk_id": self.chunk_id} | changes
+        stamp_ns = self.get_clock().now().nanoseconds - 20_000_000
+        self.chunks.publish(chunk_message(make_chunk(self.contract, stamp_ns=stamp_ns, **values)))
+
+    def until(self, done: Callable[[], object], what: str) -> None:
+        spin_until(self.executor_, done, what=what)
+
+    def next_state(self) -> SupervisorState:
+        seen = len(self.states)
+        self.until(lambda: len(self.states) > seen, "a state")
+        return self.states[-1]
+
+    def in_state(self, state: int) -> None:
+        self.until(lambda: self.states and self.states[-1].state == state, f"state {state}")
+
+    def ask(self, service: str) -> Trigger.Response:
+        client = self.create_client(Trigger, service)
+        self.until(client.service_is_ready, service)
+        future = client.call_async(Trigger.Request())
+        self.until(future.done, f"the answer of {service}")
+        return future.result()
+
+    def set(self, **values: object) -> tuple[bool, str]:
+        client = self.create_client(SetParameters, f"/{topics.SUPERVISOR_NODE}/set_parameters")
+        self.until(client.service_is_ready, "the parameter service")
+        parameters = [Parameter(n, value=v).to_parameter_msg() for n, v in values.items()]
+        future = client.call_async(SetParameters.Request(parameters=parameters))
+        self.until(future.done, "the parameter service's answer")
+        [result] = future.result().results
+        return result.successful, result.reason
+
+    def engage(self) -> Trigger.Response:
+        """Engages once joints and heartbeat have been heard, as an operator would who reads the reason."""
+        end_s = time.monotonic() + 10.0
+        while not (answer := self.ask(topics.ENGAGE)).success:
+            assert time.monotonic() < end_s, answer.message
+        return answer
+
+    def run(self) -> None:
+        """Engages and proposes until the arm follows."""
+        self.engage()
+        while self.next_state().state != SupervisorState.RUN:
+            self.propose()
+
+
+@pytest.fixture
+def contract():
+    return small_contract()
+
+
+@pytest.fixture
+def start(executor, monkeypatch):
+    def make(contract, **overrides: object) -> tuple[Rig, SupervisorNode]:
+        monkeypatch.setattr("sigma_ros.nodes.supervisor_node.load_contract", lambda _name: contract)
+        parameters = [Parameter(name, value=value) for name, value in overrides.items()]
+        supervisor = SupervisorNode(parameters)
+        rig = Rig(contract, executor)
+        executor.add_node(supervisor)
+        executor.add_node(rig)
+        rig.until(lambda: rig.states, "the first state")
+        return rig, supervisor
+
+    return make
+
+
+def test_it_starts_disengaged_and_says_nothing_to_the_arm(contract, start):
+    rig, _ = start(contract)
+    rig.propose()
+    for _ in range(5):
+        assert rig.next_state().state == SupervisorState.DISENGAGED
+    assert not rig.commands
+
+
+def test_a_late_joiner_gets_the_state(contract, start, executor):
+    rig, _ = start(contract)
+    late: list[SupervisorState] = []
+    rig.create_subscription(SupervisorState, topics.SUPERVISOR_STATE, late.append, qos.LATCHED)
+    rig.until(lambda: late, "the latched state")
+
+
+def test_engage_is_refused_with_a_reason_while_something_is_missing(contract, start):
+    rig, _ = start(contract)
+    rig.alive = False
+    rig.until(lambda: rig.states[-1].joint_state_age < 0.1, "joint states")
+    answer = rig.ask(topics.ENGAGE)
+    assert not answer.success
+    assert "heartbeat" in answer.message
+
+
+def test_engaged_with_a_chunk_it_runs_at_50_hz_where_the_chunk_says(contract, start):
+    rig, _ = start(contract)
+    rig.run()
+    rig.propose()
+    state = rig.next_state()
+    assert state.requested_scale == 0.5
+    assert 0.0 <= state.applied_scale <= 0.5
+    expected = POSE + state.applied_scale * 0.01
+    np.testing.assert_allclose(rig.commands[-1].data, expected, atol=2e-3)
+
+
+def test_a_silent_policy_leads_to_hold_and_commands_stay(contract, start):
+    rig, _ = start(contract)
+    rig.run()
+    rig.alive = False
+    rig.in_state(SupervisorState.HOLD)
+    assert rig.states[-1].reason == "HEARTBEAT_LOST"
+    held = list(rig.commands[-1].data)
+    rig.next_state()
+    np.testing.assert_allclose(rig.commands[-1].data, held, atol=1e-3)
+
+
+@pytest.mark.parametrize("profile", [qos.EVENT, BEST_EFFORT], ids=["reliable", "best effort"])
+def test_the_emergency_stop_latches_whatever_its_publisher_offers(contract, start, profile):
+    rig, _ = start(contract)
+    button = rig.create_publisher(Bool, topics.E_STOP, profile)
+    rig.run()
+    rig.until(button.get_subscription_count, "the e-stop subscription")
+    button.publish(Bool(data=True))
+    rig.in_state(SupervisorState.ESTOP)
+    button.publish(Bool(data=False))
+    for _ in range(5):
+        assert rig.next_state().state == SupervisorState.ESTOP
+    assert not rig.ask(topics.ENGAGE).success
+    beat = rig.create_timer(0.05, lambda: button.publish(Bool(data=False)))
+    while not rig.ask(topics.RESET_STOP).success:
+        rig.next_state()
+    assert rig.next_state().state == SupervisorState.DISENGAGED, "a reset never engages"
+    rig.destroy_timer(beat)
+
+
+def test_the_estop_service_latches_too(contract, start):
+    rig, _ = start(contract)
+    assert rig.ask(topics.ESTOP_SERVICE).success
+    rig.in_state(SupervisorState.ESTOP)
+
+
+def test_release_ends_the_commands(contract, start):
+    rig, _ = start(contract)
+    rig.run()
+    assert rig.ask(topics.RELEASE).success
+    rig.in_state(SupervisorState.DISENGAGED)
+    rig.next_state()
+    count = len(rig.commands)
+    rig.next_state()
+    assert len(rig.commands) == count
+
+
+def test_a_second_publisher_of_commands_is_refused_and_stops_a_running_arm(contract, start):
+    rig, _ = start(contract)
+    rig.run()
+    other = rig.create_publisher(Float64MultiArray, contract.command_topic, qos.COMMAND)
+    rig.in_state(SupervisorState.STOPPED)
+    assert rig.states[-1].reason == "FOREIGN_PUBLISHER"
+    assert "test_rig" in rig.states[-1].reason_text
+    while not rig.ask(topics.RESET_STOP).success:
+        rig.next_state()
+    answer = rig.ask(topics.ENGAGE)
+    assert not answer.success
+    assert "test_rig" in answer.message
+    rig.destroy_publisher(other)
+    rig.engage()
+
+
+def test_a_malformed_chunk_is_counted_and_harmless(contract, start):
+    rig, supervisor = start(contract)
+    rig.run()
+    rig.chunks.publish(ActionChunk(horizon=3, joint_names=["a"]))
+    rig.until(lambda: supervisor.drive._health._malformed, "the malformed chunk")
+    assert rig.next_state().state == SupervisorState.RUN
+
+
+def test_the_ceiling_acts_at_run_time(contract, start):
+    rig, _ = start(contract)
+    rig.run()
+    assert rig.set(scale_ceiling=0.0) == (True, "")
+    rig.propose()
+    rig.until(lambda: rig.states[-1].applied_scale == 0.0, "scale 0")
+    assert rig.states[-1].scale_ceiling == 0.0
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"scale_ceiling": 1.0000001}, "allowed: 0 to 1 (state: DISENGAGED)"),
+        ({"scale_ceiling": float("nan")}, "nan"),
+        ({"scale_ceiling": 2.0}, "2.0"),
+        ({"heartbeat_timeout_s": 0.2}, "read-only"),
+        ({"velocity_scale": 0.0}, "0.01"),
+        ({"contract": "cr5"}, "read-only"),
+        ({"lockstep": True}, "read-only"),
+        ({"position_margin_rad": -0.1}, "Min: 0.0"),
+    ],
+)
+def test_senseless_parameters_are_refused_with_a_reason(contract, start, values, said):
+    rig, _ = start(contract)
+    accepted, reason = rig.set(**values)
+    assert not accepted
+    assert said in reason
+
+
+def test_limits_can_be_made_tighter_but_not_looser(contract, start):
+    rig, supervisor = start(contract)
+    assert rig.set(velocity_scale=0.5) == (True, "")
+    accepted, reason = rig.set(velocity_scale=0.8)
+    assert not accepted
+    assert "loosen" in reason
+    assert "(state: DISENGAGED)" in reason
+    assert supervisor.drive._core.limits.velocity_scale == 0.5
+    assert supervisor.get_parameter("velocity_scale").value == 0.5
+
+
+def test_settings_that_do_not_fit_together_stop_the_start(contract, start):
+    with pytest.raises(Exception, match="joint_hold_s"):
+        start(contract, joint_hold_s=1.0, joint_stop_s=0.5)
+
+
+def test_a_trajectory_contract_gets_pieces_that_end_at_rest(contract, start):
+    rig, _ = start(replace(contract, command_type="trajectory_msgs/msg/JointTrajectory"))
+    rig.run()
+    rig.until(lambda: len(rig.commands) > 5, "pieces")
+    for piece in rig.commands:
+        assert list(piece.points[-1].velocities) == [0.0] * 6
+        times = [p.time_from_start.nanosec for p in piece.points]
+        assert times == sorted(times)
+        assert times[0] == 20_000_000
+
+
+def test_the_last_words_bring_the_arm_to_rest(contract, start):
+    rig, supervisor = start(contract)
+    rig.run()
+    motion = np.linspace(0.0, 0.5, 50)[:, None] * np.ones(6)
+    rig.propose(base_rad=POSE + motion)
+    rig.until(lambda: rig.commands and rig.commands[-1].data[0] > POSE[0] + 0.01, "motion")
+    rig.until(supervisor.stop, "rest")
+    rig.next_state()
+    assert supervisor.drive.state in ("HOLD", "DISENGAGED")
+    stopped = rig.states[-1].command
+    rig.next_state()
+    np.testing.assert_array_equal(rig.states[-1].command, stopped)
+
+
+def test_a_lockstep_supervisor_cannot_reach_the_robot(contract, start, executor, monkeypatch):
+    monkeypatch.setattr("sigma_ros.nodes.supervisor_node.load_contract", lambda _name: contract)
+    supervisor = SupervisorNode([Parameter("lockstep", value=True)])
+    executor.add_node(supervisor)
+    published = dict(supervisor.get_publisher_names_and_types_by_node(topics.SUPERVISOR_NODE, "/"))
+    assert contract.command_topic not in published
+    assert topics.REPLAY_COMMANDS in published
