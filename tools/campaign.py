@@ -192,7 +192,7 @@ def run(ticks: int, seed: int, *, quiet: bool = False) -> list[Row]:
         plans[name] = lambda n, rng, name=name, storm=storm: storm_row(bench, name, storm, n, rng)  # type: ignore[misc]
     share = -(-ticks // len(plans))
     rows = []
-    with tqdm(total=share * len(plans), unit="tick", disable=quiet) as bar, np.errstate(all="ignore"):
+    with tqdm(total=share * len(plans), unit="tick", disable=quiet) as bar:
         for index, (name, plan) in enumerate(plans.items()):
             bar.set_description(name)
             begun, done = time.perf_counter(), 0

@@ -158,7 +158,7 @@ def poisoned_chunks(stage: Stage) -> None:
         stage.chunk(np.zeros((0, stage.contract.dof))),
         stage.chunk(base, scale=float(poison)),
         stage.chunk(base, joint_names=stage.contract.joint_names[::-1]),
-        stage.chunk(base.astype(np.float32)),
+        stage.chunk(np.ones(base.shape, dtype=np.float32)),
         stage.chunk(base, stamp_ns=float("nan")),
         replace(stage.chunk(base), base_rad="nothing"),  # type: ignore[arg-type]
         stage.chunk(base, step_period_ns=0),

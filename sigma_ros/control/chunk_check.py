@@ -58,8 +58,8 @@ class ChunkCheck:
     def __init__(self, contract: Contract, limits: SupervisorLimits) -> None:
         self._names = contract.joint_names
         self._period_ns = contract.tick_period_ns
-        span = contract.upper_rad - contract.lower_rad
-        self._low, self._high = contract.lower_rad - span, contract.upper_rad + span
+        self._span = contract.upper_rad - contract.lower_rad
+        self._low, self._high = contract.lower_rad - self._span, contract.upper_rad + self._span
         self._limits = limits
         oldest = max(contract.joint_state_max_age_ns, *(camera.max_age_ns for camera in contract.cameras))
         self.max_observation_age_ns = round(limits.max_observation_age_s * NS_PER_S) or oldest
@@ -142,4 +142,8 @@ class ChunkCheck:
             joint = int(np.argmax(outside))
             worst = float(np.max(np.abs(chunk.base_rad[:, joint])))
             return refused(Reason.CHUNK_IMPLAUSIBLE, f"{self._names[joint]} at up to {worst:.3g} rad")
+        largest = np.max(np.abs(chunk.residual_rad), axis=0)
+        if (largest > self._span).any():
+            joint = int(np.argmax(largest - self._span))
+            return refused(Reason.CHUNK_IMPLAUSIBLE, f"residual of {self._names[joint]} is {largest[joint]:.3g} rad")
         return None

@@ -24,6 +24,7 @@ _FAN = 9
 _ROUNDS = 2
 _RANGE_TOLERANCE_RAD = 1e-12
 _UNREACHABLE_RAD = 1e3
+_LARGEST = 1e12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,10 +46,10 @@ class Request:
         return cls(upcoming_rad=np.stack([positions_rad] * 3), velocity_radps=zero, acceleration_radps2=zero)
 
     @property
-    def is_finite(self) -> bool:
-        """Whether every number is finite."""
+    def is_usable(self) -> bool:
+        """Whether every number is finite and none is so large that arithmetic with it could overflow."""
         parts = (self.upcoming_rad, self.velocity_radps, self.acceleration_radps2)
-        return all(bool(np.isfinite(part).all()) for part in parts)
+        return all(bool((np.abs(part) < _LARGEST).all()) for part in parts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,11 +100,11 @@ class MotionGuard:
         )
 
     def advance(self, track: Track, request: Request | None) -> Step:
-        """The next command. Without a request, or with one that is not finite, the stored stop is played."""
+        """The next command. Without a request, or with one that cannot be used, the stored stop is played."""
         command = track.stop_rad[0]
         stop = np.concatenate((track.stop_rad[1:], track.stop_rad[-1:]))
         dof = command.size
-        if request is None or not request.is_finite:
+        if request is None or not request.is_usable:
             return self._finish(track, command, stop, np.zeros(dof))
         wanted = self._wanted(track, request)
         low, high = self._planner.step_range(track.recent_rad)

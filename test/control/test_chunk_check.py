@@ -139,6 +139,13 @@ def test_finite_but_far_outside_the_range_is_implausible(value: float, accepted:
     assert accepted or verdict.reason is Reason.CHUNK_IMPLAUSIBLE
 
 
+@pytest.mark.parametrize(("value", "accepted"), [(3.3, True), (-3.5, False), (1e308, False)])
+def test_a_residual_larger_than_the_joints_range_is_implausible(value: float, accepted: bool) -> None:
+    verdict = CHECK.judge(poisoned(value, part="residual_rad"), SEEN, NOW)
+    assert verdict.accepted is accepted
+    assert accepted or ("residual of elbow_flex" in verdict.text and verdict.reason is Reason.CHUNK_IMPLAUSIBLE)
+
+
 def test_finite_is_asked_before_fresh_and_fresh_before_plausible() -> None:
     late = 5000 * MS
     assert CHECK.judge(poisoned(np.nan), SEEN, late).reason is Reason.CHUNK_NOT_FINITE
