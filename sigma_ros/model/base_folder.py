@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import draccus
+import httpx
 import numpy as np
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -87,7 +88,7 @@ def _locate(source: str, revision: str | None) -> tuple[Path, str | None]:
         )
     try:
         folder = Path(snapshot_download(source, revision=revision, allow_patterns=list(_HUB_FILES)))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
         raise CheckpointError(
             "the checkpoint cannot be fetched from the Hub",
             where=f"{source}@{revision or 'main'}",
