@@ -7,6 +7,9 @@ ENV := . ./env.sh;
 ARGS ?=
 export PYTHON
 
+# The small models of tests and demo gain nothing from more threads; on a busy machine they lose much.
+demo test check: export OMP_NUM_THREADS ?= 1
+
 .PHONY: help setup demo test check check-code check-architecture format build bench lock clean
 
 help: ## Show the targets

@@ -62,6 +62,8 @@ def running(checkpoint: str, *, domain: int | None, log_dir: Path) -> Iterator[D
         "ROS_DOMAIN_ID": str(free_domain(domain)),
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
         "PYTHONUNBUFFERED": "1",
+        # The small model gains nothing from more threads, and on a busy machine they wait for each other.
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
     }
     lockstep = ["--ros-args", "-p", "lockstep:=true"]
     policy = [*lockstep, "-p", f"checkpoint:={checkpoint}", "-p", "allow_untrained:=true"]
