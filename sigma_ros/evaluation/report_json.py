@@ -50,15 +50,7 @@ def report_document(logs: Sequence[ReplayLog], scores: Scores, conditions: Mappi
         },
         "bag": _bags(logs),
         "contract": {"name": first.contract.name, "fps": first.contract.fps, "joints": first.contract.joint_names},
-        "replay": {
-            "mode": first.run.mode,
-            "tasks": sorted({log.run.task for log in logs}),
-            "replan_ticks": first.run.replan_ticks,
-            "memory_stride": first.run.memory_stride,
-            "seed": first.run.seed,
-            "score_stride_ticks": SCORE_STRIDE_TICKS,
-            "scored_steps": SCORED_STEPS,
-        },
+        "replay": _replay(logs),
         "timing": asdict(scores.timing),
         "conditions": dict(conditions),
     }
@@ -82,6 +74,19 @@ def _arm(arm: ArmScores, contract: Contract) -> dict[str, object]:
 
 def _comparison(comparison: Comparison) -> dict[str, object]:
     return {**asdict(comparison), "relative": comparison.relative, "verdict": comparison.verdict}
+
+
+def _replay(logs: Sequence[ReplayLog]) -> dict[str, object]:
+    run = logs[0].run
+    return {
+        "mode": run.mode,
+        "tasks": sorted({log.run.task for log in logs}),
+        "replan_ticks": run.replan_ticks,
+        "memory_stride": run.memory_stride,
+        "seed": run.seed,
+        "score_stride_ticks": SCORE_STRIDE_TICKS,
+        "scored_steps": SCORED_STEPS,
+    }
 
 
 def _ticks(logs: Sequence[ReplayLog]) -> dict[str, object]:

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The supervisor at 50 Hz of bag time, with a replay in the operator's place.
+"""The supervisor at 50 Hz of bag time, with `ReplayOperator` in the operator's place.
 
-Its ticks are at the first tick's stamp plus multiples of the command period. Where times are equal, joint states
-come first, then the tick's chunk, then the supervisor's tick; the node replay keeps the same order. The
-operator engages as soon as there is a chunk, and resets and engages again after a stop.
+Where times are equal, joint states come first, then the tick's chunk, then the supervisor's tick; the node replay
+keeps the same order.
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from sigma_ros.contract import Contract
 from sigma_ros.control.limits import SupervisorLimits
@@ -21,6 +20,32 @@ LONGEST_PAUSE_NS = 2 * NS_PER_S
 """A recording that is silent for longer is not ticked through: the supervisor has long brought the arm to rest."""
 
 
+class SupervisorTimes:
+    """When the supervisor ticks: at the first policy tick's stamp plus multiples of the command period."""
+
+    def __init__(self, period_ns: int) -> None:
+        self._period_ns = period_ns
+        self._next_ns: int | None = None
+
+    def restart(self, stamp_ns: int) -> int:
+        """Puts the next tick at a stamp; returns by how much the grid was moved back."""
+        moved_ns = 0 if self._next_ns is None else self._next_ns - stamp_ns
+        self._next_ns = stamp_ns
+        return moved_ns
+
+    def before(self, stamp_ns: int) -> Iterator[int]:
+        """The ticks that are due before a stamp; of a long silence only its beginning."""
+        if self._next_ns is None:
+            self._next_ns = stamp_ns
+        silence_ends_ns = self._next_ns + LONGEST_PAUSE_NS
+        while self._next_ns < min(stamp_ns, silence_ends_ns):
+            due_ns = self._next_ns
+            self._next_ns += self._period_ns
+            yield due_ns
+        if self._next_ns < stamp_ns:
+            self._next_ns += -(-(stamp_ns - self._next_ns) // self._period_ns) * self._period_ns
+
+
 class BagTimeSupervisor:
     """Feeds one `Supervisor` from a recording, tick by tick, and writes its decisions down.
 
@@ -31,22 +56,18 @@ class BagTimeSupervisor:
         self, contract: Contract, limits: SupervisorLimits, recorder: ReplayRecorder, clock_ns: Callable[[], int]
     ) -> None:
         self._supervisor = Supervisor(contract, limits)
-        self._period_ns = contract.command_period_ns
+        self._times = SupervisorTimes(contract.command_period_ns)
         self._recorder = recorder
         self._clock_ns = clock_ns
         self._joints: deque[JointSample] = deque()
-        self._next_ns: int | None = None
         self._now_ns = 0
         self._shift_ns = 0
         self._operator = ReplayOperator()
 
     def advance(self, stamp_ns: int, joints: Sequence[JointSample]) -> None:
         """Brings the supervisor to a policy tick: its own ticks before that, then the joint states up to it."""
-        if self._next_ns is None:
-            self._next_ns = stamp_ns
-        elif stamp_ns < self._now_ns:
-            self._shift_ns += self._next_ns - stamp_ns
-            self._next_ns = stamp_ns
+        if stamp_ns < self._now_ns:
+            self._shift_ns += self._times.restart(stamp_ns)
             self._joints.clear()
         self._joints.extend(joints)
         self._run_until(stamp_ns)
@@ -63,15 +84,9 @@ class BagTimeSupervisor:
         self._run_until(self._now_ns + 1)
 
     def _run_until(self, stamp_ns: int) -> None:
-        """Ticks before `stamp_ns`; of a long silence only its beginning."""
-        assert self._next_ns is not None
-        silence_ends_ns = self._next_ns + LONGEST_PAUSE_NS
-        while self._next_ns < min(stamp_ns, silence_ends_ns):
-            self._feed(self._next_ns)
-            self._tick(self._next_ns)
-            self._next_ns += self._period_ns
-        if self._next_ns < stamp_ns:
-            self._next_ns += -(-(stamp_ns - self._next_ns) // self._period_ns) * self._period_ns
+        for due_ns in self._times.before(stamp_ns):
+            self._feed(due_ns)
+            self._tick(due_ns)
 
     def _feed(self, stamp_ns: int) -> None:
         while self._joints and self._joints[0].stamp_ns <= stamp_ns:

@@ -21,6 +21,7 @@ from sigma_ros.evaluation.replay_log import ReplayLog
 from sigma_ros.evaluation.report import write_report
 from sigma_ros.evaluation.report_json import report_document, to_text
 from sigma_ros.evaluation.scoring import score
+from sigma_ros.evaluation.supervised import LONGEST_PAUSE_NS, SupervisorTimes
 from sigma_ros.values import AdapterSettings
 
 CONTRACT = small_contract()
@@ -279,3 +280,33 @@ def test_a_report_can_be_read_back(bag, tmp_path):
     document = json.loads(write_report([log], score(log), tmp_path).json.read_text())
     assert document["bag"]["losses"] == {}
     assert document["samples"] == 4
+
+
+def test_a_supervisor_that_waits_out_a_long_silence_stays_on_its_grid():
+    times = SupervisorTimes(20)
+    assert list(times.before(1000)) == []
+    assert list(times.before(1050)) == [1000, 1020, 1040]
+    late = 1060 + 3 * LONGEST_PAUSE_NS + 7
+    ticked = list(times.before(late))
+    assert len(ticked) == LONGEST_PAUSE_NS // 20
+    assert list(times.before(late + 40)) == [late + 13, late + 33]
+
+
+def test_a_recording_that_was_looped_goes_on_in_a_new_epoch(tmp_path):
+    """Header stamps jump back, log times go on: the supervisor's own clock never falls."""
+    with BagWriter(tmp_path / "bag") as out:
+        for lap in range(2):
+            for tick in range(40):
+                stamp_ns = START_NS + CONTRACT.tick_offset_ns(tick)
+                at = {"log_time_ns": START_NS + CONTRACT.tick_offset_ns(40 * lap + tick)}
+                pose = np.full(6, 0.1)
+                for camera in CONTRACT.cameras:
+                    out.image(camera.topic, stamp_ns, camera.name, np.zeros((24, 32, 3), np.uint8), **at)
+                out.joints(CONTRACT.joint_state_topic, stamp_ns, CONTRACT.joint_names, pose, **at)
+    contract = replace(CONTRACT, action_source="next_state")
+    log = replay(tmp_path / "bag", contract=contract, runtime=StubRuntime(contract), options=options())
+    assert log.complete
+    assert set(log.ticks.epoch) == {0, 1}
+    assert score(log).samples == 4
+    assert score(log).supervisor.violations == score(log).supervisor.breaches == 0
+    assert set(log.decisions.state[-20:]) <= {"RUN", "BASE_ONLY"}, "it moves again after the jump"
