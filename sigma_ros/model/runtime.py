@@ -7,13 +7,12 @@ same recording gives the same chunks at any speed, and a saved state continues b
 
 import math
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, UInt8
+from jaxtyping import Float, Float64
 from numpy import ndarray
 from torch import Tensor
 
@@ -23,12 +22,13 @@ from sigma_ros.model.noise import flow_noise
 from sigma_ros.model.normalise import Normalisation
 from sigma_ros.model.policy_units import PolicyUnits
 from sigma_ros.model.runtime_load import CheckpointInfo, load_parts
+from sigma_ros.model.sights import SightMaker
 from sigma_ros.model.sigma import Action, SigmaTelepathyVLA
 from sigma_ros.model.state import RecurrentState
 from sigma_ros.model.step import Plan, advance, initial_state, plan
-from sigma_ros.model.tokens import PADDING, Sight
+from sigma_ros.model.tokens import PADDING
 from sigma_ros.risk import assess, scale_of
-from sigma_ros.values import AdapterSettings, Chunk, Frame, Telepathy, Window, frozen_array
+from sigma_ros.values import AdapterSettings, Chunk, Telepathy, Window, frozen_array
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +63,7 @@ class SigmaRuntime:
         self.image_size_px: int = backbone.image_size_px
         self.horizon: int = backbone.horizon
         self.memory_stride: int = model.config.memory_stride
-        self._camera_names = _by_policy_feature(contract, backbone.camera_keys)
+        self._sights = SightMaker.fitting(backbone, self.units)
 
     @classmethod
     def load(
@@ -167,7 +167,7 @@ class SigmaRuntime:
         _check_same_epoch(window, state)
         valid = {frame.tick: frame for frame, there in zip(window.frames, window.mask, strict=True) if there}
         ticks = tuple(frame.tick if there else PADDING for frame, there in zip(window.frames, window.mask, strict=True))
-        return advance(self.model, state, ticks, lambda tick: self._sight(valid[tick]))
+        return advance(self.model, state, ticks, lambda tick: self._sights.sight(valid[tick]))
 
     def normalise_actions(self, rad: Float64[ndarray, "n dof"]) -> Float64[ndarray, "n dof"]:
         """Radians to the policy's normalised action space, where errors are measured."""
@@ -180,16 +180,6 @@ class SigmaRuntime:
     def check_units(self, positions_rad: Float64[ndarray, " dof"]) -> tuple[str, ...]:
         """Why a measured pose cannot be in the units of the training data; see `PolicyUnits.problems`."""
         return self.units.problems(positions_rad)
-
-    def _sight(self, frame: Frame) -> Sight:
-        size = (self.image_size_px, self.image_size_px, 3)
-        images = [_image(frame.images, name, size) for name in self._camera_names]
-        return Sight(
-            tick=frame.tick,
-            images=torch.from_numpy(np.stack(images)),
-            seen=torch.tensor([name is not None for name in self._camera_names]),
-            state=torch.from_numpy(self.units.normalise_state(frame.positions_rad)),
-        )
 
     def _chunk(
         self, action: Action, window: Window, settings: AdapterSettings, chunk_id: int, started_ns: int
@@ -219,11 +209,6 @@ class SigmaRuntime:
         )
 
 
-def _by_policy_feature(contract: Contract, camera_keys: Sequence[str]) -> tuple[str | None, ...]:
-    names = {camera.model_key: camera.name for camera in contract.cameras}
-    return tuple(names.get(key) for key in camera_keys)
-
-
 def _check_same_epoch(window: Window, state: RecurrentState) -> None:
     if (window.epoch, window.task) != (state.epoch, state.task):
         raise SigmaError(
@@ -232,20 +217,6 @@ def _check_same_epoch(window: Window, state: RecurrentState) -> None:
             got=f"epoch {window.epoch}, task {window.task!r}",
             remedy="start the new epoch with initial_state",
         )
-
-
-def _image(images: Mapping[str, ndarray], name: str | None, size: tuple[int, int, int]) -> UInt8[ndarray, "h w 3"]:
-    if name is None:
-        return np.zeros(size, dtype=np.uint8)
-    image = images[name]
-    if image.shape != size or image.dtype != np.uint8:
-        raise SigmaError(
-            "a camera image has the wrong form",
-            where=name,
-            expected=f"uint8 {size}",
-            got=f"{image.dtype} {image.shape}",
-        )
-    return image
 
 
 def _numpy(tensor: Float[Tensor, "*any"]) -> Float64[ndarray, "*any"]:

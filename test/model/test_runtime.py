@@ -220,6 +220,14 @@ def test_a_picture_of_the_wrong_size_is_refused(runtime: SigmaRuntime) -> None:
         runtime.step(window_at(recording, 0), state, commit=False, settings=CALM, chunk_id=0)
 
 
+def test_a_picture_that_is_missing_is_refused(runtime: SigmaRuntime) -> None:
+    frame = frames(1, runtime.image_size_px)[0]
+    blind = replace(frame, images={"up": frame.images["up"]})
+    state = runtime.initial_state(epoch=0, task=TASK)
+    with pytest.raises(SigmaError, match=r"where: side; expected: uint8 .* got: none"):
+        runtime.step(window_at((blind,), 0), state, commit=False, settings=CALM, chunk_id=0)
+
+
 def test_a_pose_far_outside_the_training_data_is_named_joint_by_joint(runtime: SigmaRuntime, so101: Contract) -> None:
     assert runtime.check_units(np.zeros(6)) == ()
     assert runtime.check_units(so101.upper_rad * 1.2) == ()
