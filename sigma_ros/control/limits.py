@@ -100,7 +100,7 @@ class SupervisorLimits:
             raise ContractError(
                 f"the supervisor's settings have {len(problems)} problem(s)",
                 got=" | ".join(problems),
-                remedy="docs/parameters.md lists every setting with its range",
+                remedy="docs/ros_interface.md lists every setting with its range",
             )
 
     @classmethod

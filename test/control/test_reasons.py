@@ -28,3 +28,9 @@ def test_every_reason_says_what_happened_without_jargon(reason: Reason) -> None:
     assert reason.text("7 ms").startswith(f"{reason.sentence} (7 ms)")
     assert reason.remedy in reason.text()
     assert reason.text() == (f"{reason.sentence}; {reason.remedy}" if reason.remedy else reason.sentence)
+
+
+def test_the_safety_page_lists_every_reason_as_it_is() -> None:
+    page = (MESSAGE.parents[1] / "docs" / "safety.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `([A-Z_]+)` \| (.*) \| (.*) \|$", page, flags=re.MULTILINE)
+    assert listed == [(reason.name, reason.sentence, reason.remedy) for reason in Reason]
