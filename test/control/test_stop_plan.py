@@ -171,3 +171,29 @@ def test_stops_are_as_short_as_ruckigs() -> None:
         request.target_velocity, request.target_acceleration = [0.0], [0.0]
         generator.calculate(request, trajectory)
         assert ours_s <= trajectory.duration + 3 * 0.02
+
+
+def test_the_checks_are_sharper_than_the_promised_tolerance() -> None:
+    """The promise is 1e-6; a stream over by twice that is refused, one over by rounding is not."""
+    k = np.arange(4.0)[:, None] * np.ones(3)
+    for over, kept in ((2e-6, False), (1e-12, True)):
+        jerk = np.where(k == 3.0, (100.0 + over) * 0.02**3, 0.0)
+        acceleration = 0.5 * (10.0 + over) * 0.02**2 * k**2 - 0.02 * k
+        velocity = (2.0 + over) * 0.02 * k - 0.1
+        for stream in (jerk, acceleration, velocity):
+            assert PLANNER.keeps_limits(stream).all() == kept
+    outside = np.repeat([[0.0], [0.0], [0.0], [1e-9]], 3, axis=1)
+    for end in (PLANNER.upper, PLANNER.lower):
+        assert not PLANNER.keeps_limits(end + np.sign(end) * outside).any()
+        assert PLANNER.keeps_limits(end + np.sign(end) * 1e-4 * outside).all()
+
+
+def test_a_stop_that_needs_a_nanometre_beyond_the_range_is_not_certified() -> None:
+    stopping = state(PLANNER, (0.0, 0.3, 0.0))
+    _, stops = PLANNER.certify(stopping[:2], stopping[2:])
+    reach = stops[0, 0, -1] - stopping[2, 0]
+    for sign in (1.0, -1.0):
+        for gap, safe in ((1e-9, True), (-1e-9, False)):
+            at_end = sign * (stopping - stopping[2] + PLANNER.upper - reach - gap)
+            certified, _ = PLANNER.certify(at_end[:2], at_end[2:])
+            assert certified.all() == safe
