@@ -103,7 +103,7 @@ def stages(model: SigmaTelepathyVLA, state: RecurrentState) -> dict[str, Callabl
         "telepathy and residual": lambda: model.correct(
             model.believe(percepts, previous), percepts.states[:, -1], base
         ),
-        "of it: language model": lambda: model.reader(*reader_inputs(model)),
+        "of it: language model": lambda: model.reader(*reader_inputs(model), read=config.readouts),
     }
 
 

@@ -103,7 +103,7 @@ def _telepathy_rows(model: SigmaTelepathyVLA, patches: Tensor, base: Tensor) -> 
     assert telepathy is not None
     assert residual is not None
     percepts = _percepts(config, pool_tokens(patches, config.pooled_grid), device)
-    with _outputs_of(telepathy, model.reader.view) as shapes:
+    with _outputs_of(telepathy, model.reader.view.layers[0]) as shapes:
         belief = telepathy(percepts, Recurrence.start(config, batch=1, device=device), model.reader)
         correction = residual(belief, percepts.states[:, -1], base)
     branches = [
@@ -166,16 +166,15 @@ def _percepts(config: SigmaConfig, pooled: Tensor, device: torch.device) -> Perc
 
 
 @contextmanager
-def _outputs_of(telepathy: nn.Module, language_model: nn.Module) -> Iterator[dict[str, tuple[int, ...]]]:
+def _outputs_of(telepathy: nn.Module, language_layer: nn.Module) -> Iterator[dict[str, tuple[int, ...]]]:
     """Shapes (without batch) that the named parts put out while open."""
     seen: dict[str, tuple[int, ...]] = {}
 
     def note(name: str, output: object) -> None:
-        tensor = output if isinstance(output, Tensor) else getattr(output, "last_hidden_state", None)
-        if isinstance(tensor, Tensor):
-            seen[name] = tuple(tensor.shape[1:])
+        if isinstance(output, Tensor):
+            seen[name] = tuple(output.shape[1:])
 
-    parts = [("reader", language_model), *((name, part) for name, part in telepathy.named_modules() if name)]
+    parts = [("reader", language_layer), *((name, part) for name, part in telepathy.named_modules() if name)]
     handles = [
         part.register_forward_hook(lambda _module, _inputs, output, name=name: note(name, output))
         for name, part in parts

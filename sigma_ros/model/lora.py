@@ -8,15 +8,15 @@ for serving gives it its own four projections per layer (5 % of the weights at f
 """
 
 import copy
-from collections.abc import Mapping
-from typing import cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from torch.nn.functional import scaled_dot_product_attention
+from transformers.models.gemma.modeling_gemma import apply_rotary_pos_emb, repeat_kv
 
 from sigma_ros.model.settings import LORA_PROJECTIONS, SigmaConfig
 
@@ -100,28 +100,54 @@ class LanguageReader(nn.Module):
 
     def __init__(self, language_model: nn.Module, lora: LoraConfig | None) -> None:
         super().__init__()
-        self.view = shared_view(cast(PreTrainedModel, language_model))
-        self.view.config._attn_implementation = "sdpa"  # noqa: SLF001  the base keeps its own setting
+        view: Any = shared_view(language_model)
+        view.config._attn_implementation = "sdpa"  # noqa: SLF001  the base keeps its own setting
         if lora is not None:
-            add_lora(self.view, lora)
+            add_lora(view, lora)
+        self.view = view
 
     def forward(
-        self, embeds: Float[Tensor, "batch seq width"], mask: Bool[Tensor, "batch seq"]
-    ) -> Float[Tensor, "batch seq width"]:
-        """Hidden states in float32; masked entries are seen by nobody, positions count valid entries."""
-        attention = torch.zeros(mask.shape, dtype=embeds.dtype, device=mask.device)
-        attention = attention.masked_fill(~mask, _MASKED)[:, None, None, :]
-        output = self.view(
-            inputs_embeds=embeds,
-            attention_mask=attention.expand(-1, 1, mask.shape[1], -1),
-            position_ids=(torch.cumsum(mask, dim=1) - 1).clamp(min=0),
-            use_cache=False,
-        )
-        return output.last_hidden_state.to(torch.float32)
+        self, embeds: Float[Tensor, "batch seq width"], mask: Bool[Tensor, "batch seq"], *, read: int
+    ) -> Float[Tensor, "batch read width"]:
+        """Hidden states of the last `read` entries in float32.
 
-    def load_adapter(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copies adapters given by PEFT's file names without prefix; names and shapes are checked before."""
-        parameters = adapter_tensors(self.view)
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.copy_(tensors[name])
+        Masked entries are seen by nobody; positions count valid entries. The last layer is computed for what
+        is read alone: its other outputs would go nowhere.
+        """
+        attention = torch.zeros(mask.shape, dtype=self._kind, device=mask.device)
+        attention = attention.masked_fill(~mask, _MASKED)[:, None, None, :].expand(-1, 1, mask.shape[1], -1)
+        positions = (torch.cumsum(mask, dim=1) - 1).clamp(min=0)
+        hidden = embeds.to(self._kind)
+        rotation = self.view.rotary_emb(hidden, positions)
+        for layer in self.view.layers[:-1]:
+            hidden = layer(hidden, attention_mask=attention, position_ids=positions, position_embeddings=rotation)
+        last = _last_layer(self.view.layers[-1], hidden, attention, rotation, read)
+        return self.view.norm(last)[0].to(torch.float32)
+
+    @property
+    def _kind(self) -> torch.dtype:
+        return self.view.layers[0].self_attn.q_proj.weight.dtype
+
+
+def _last_layer(
+    layer: Any,
+    hidden: Float[Tensor, "batch seq width"],
+    attention: Float[Tensor, "batch 1 seq seq"],
+    rotation: tuple[Tensor, Tensor],
+    read: int,
+) -> Float[Tensor, "batch read width"]:
+    """A decoder layer's output for the last `read` entries; all of them give keys and values."""
+    block, normed = layer.self_attn, layer.input_layernorm(hidden)[0]
+    cos, sin = rotation
+    queries = _heads(block.q_proj(normed[:, -read:]), block.head_dim)
+    keys, values = (_heads(part(normed), block.head_dim) for part in (block.k_proj, block.v_proj))
+    queries, _ = apply_rotary_pos_emb(queries, queries, cos[:, -read:], sin[:, -read:])
+    _, keys = apply_rotary_pos_emb(keys, keys, cos, sin)
+    keys, values = (repeat_kv(part, block.num_key_value_groups) for part in (keys, values))
+    mixed = scaled_dot_product_attention(queries, keys, values, attn_mask=attention[:, :, -read:], scale=block.scaling)
+    reached = hidden[:, -read:] + block.o_proj(mixed.transpose(1, 2).flatten(2))
+    return reached + layer.mlp(layer.post_attention_layernorm(reached)[0])
+
+
+def _heads(projected: Float[Tensor, "batch seq all"], head_dim: int) -> Float[Tensor, "batch heads seq head_dim"]:
+    return projected.unflatten(-1, (-1, head_dim)).transpose(1, 2)

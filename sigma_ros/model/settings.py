@@ -79,7 +79,7 @@ class SigmaConfig:
     resampler_heads: int = 8
     state_hidden: int = 512
     state_tokens: int = 4
-    text_tokens: int = 48
+    text_tokens: int = 32
     readouts: int = 4
     lora_rank: int = 16
     lora_alpha: float = 32.0

@@ -6,8 +6,8 @@ at the tick whose actions are corrected. Everything here is float32 except the l
 Source of the names: model card of Veltraxor/Sigma and arXiv:2512.00783; sizes and gates are ours.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from jaxtyping import Bool, Float
@@ -21,8 +21,12 @@ from sigma_ros.values import WINDOW_TICKS
 FACTOR_RMS = 1.14
 """Root mean square of a factor's entries: the model card's tau_l2 of 51.6 over 8 x 256 numbers."""
 
-Reader = Callable[[Tensor, Tensor], Tensor]
-"""The language model on (embeds, mask): see `lora.LanguageReader`."""
+
+class Reader(Protocol):
+    """The language model on embeddings and their mask: see `lora.LanguageReader`."""
+
+    def __call__(self, embeds: Tensor, mask: Tensor, *, read: int) -> Tensor:
+        """Hidden states of the last `read` entries."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,7 +192,7 @@ class TelepathyPath(nn.Module):
         embeds = torch.cat([vision.to(kind), percepts.text, states.to(kind), readouts.to(kind)], dim=1)
         mask = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
         mask[:, vision.shape[1] : vision.shape[1] + percepts.text.shape[1]] = percepts.text_mask
-        return self.to_semantic(reader(embeds, mask)[:, -readouts.shape[1] :].mean(dim=1))
+        return self.to_semantic(reader(embeds, mask, read=readouts.shape[1]).mean(dim=1))
 
 
 def _mean_text(percepts: Percepts) -> Float[Tensor, "batch width"]:

@@ -10,18 +10,28 @@ from tiny_sigma import TASK, batch_of, noise_at, run, sights, stir, tiny_backbon
 from sigma_ros.model.lora import adapter_shapes
 from sigma_ros.model.plain_lora import matching_rank
 from sigma_ros.model.step import initial_state, percepts_of
-from sigma_ros.model.telepathy import Recurrence
+from sigma_ros.model.telepathy import Percepts, Recurrence
 
 
 def losses(model, windows=2):
-    """A loss that uses every trained part: all outputs, over two windows with memory between them."""
-    recurrence, total = Recurrence.start(model.config, batch=2, device="cpu"), torch.zeros(())
-    for index in range(windows):
-        batch = batch_of(model, 2, seed=index)
-        outputs_of = model({**batch, "semantic_memory": recurrence.memory, "telepathy_factors": recurrence.factors})
-        recurrence = Recurrence(memory=outputs_of["semantic_memory"], factors=outputs_of["telepathy_factors"])
-        total = total + (outputs_of["telepathy_residual"] - 0.1).square().mean()
-        total = total - outputs_of["semantic_alignment"].mean() - outputs_of["alignment"].mean()
+    """A loss that uses every trained part, over windows with memory between them; image tokens as from a cache."""
+    config, generator = model.config, torch.Generator().manual_seed(0)
+    recurrence, total = Recurrence.start(config, batch=2), torch.zeros(())
+    text, text_mask = model.read_text([TASK, "go home"])
+    for _ in range(windows):
+        pooled = torch.randn(2, 16, config.cameras, config.pooled_grid**2, config.width, generator=generator)
+        percepts = Percepts(
+            pooled=pooled,
+            seen=torch.ones(2, 16, config.cameras, dtype=torch.bool),
+            states=torch.rand(2, 16, config.dof, generator=generator) * 2 - 1,
+            valid=torch.ones(2, 16, dtype=torch.bool),
+            text=text,
+            text_mask=text_mask,
+        )
+        belief = model.believe(percepts, recurrence)
+        residual = model.correct(belief, percepts.states[:, -1], torch.rand(2, 50, config.dof, generator=generator))
+        recurrence = belief.recurrence
+        total = total + (residual.composite - 0.1).square().mean() - belief.sem_align.mean() - belief.alignment.mean()
     return total
 
 
@@ -90,6 +100,21 @@ def test_dropout_acts_in_training_only_and_never_in_the_base():
     assert not torch.equal(one["intent"], two["intent"])
     model.eval()
     assert torch.equal(model(batch)["intent"], calm["intent"])
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.03)])
+@pytest.mark.parametrize("read", [1, 4, 12])
+def test_what_is_read_is_what_the_policys_own_language_model_puts_out(dtype, tolerance, read):
+    model = tiny_sigma(dtype)
+    backbone = model.backbone
+    generator = torch.Generator().manual_seed(0)
+    embeds = torch.randn(2, 12, backbone.width, generator=generator).to(backbone.dtype)
+    mask = torch.ones(2, 12, dtype=torch.bool)
+    mask[0, 3:7] = False
+    ours = model.plain_reader(embeds, mask, read=read)
+    theirs = backbone.language_model(embeds, mask)[:, -read:].to(torch.float32)
+    valid = mask[:, -read:]
+    torch.testing.assert_close(ours[valid], theirs[valid], rtol=tolerance, atol=tolerance)
 
 
 def test_adapters_share_the_bases_weights():
