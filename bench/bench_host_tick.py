@@ -18,6 +18,7 @@ from side_by_side import interleaved, table
 from sigma_ros.contract_file import load_contract
 from sigma_ros.control.images import ImageMessage
 from sigma_ros.control.observation import FrameClock
+from sigma_ros.model.backbone import Backbone
 from sigma_ros.values import Window
 
 CONTRACT = load_contract("so101")
@@ -44,20 +45,36 @@ TICK_MESSAGES = [messages(tick) for tick in range(4)]
 POSE = np.zeros(CONTRACT.dof)
 
 
-def ours() -> torch.Tensor:
-    """The frame clock as the node runs it, then the tensors as the model's backbone makes them."""
+BACKBONE = SimpleNamespace(
+    device=torch.device("cpu"), policy=SimpleNamespace(config=SimpleNamespace(image_resolution=(SIZE, SIZE)))
+)
+
+
+def bytes_for_the_model() -> torch.Tensor:
+    """The frame clock as the node runs it, up to the bytes that go to the model's device."""
     clock = FrameClock(CONTRACT, image_size_px=SIZE)
     for tick in range(TICKS):
-        stamp_ns = 10**18 + CONTRACT.tick_offset_ns(tick)
-        for name, message in TICK_MESSAGES[tick % 4].items():
-            clock.push_image(name, stamp_ns, message)
-        clock.push_joints(stamp_ns, CONTRACT.joint_names, POSE)
-        assert clock.ready(stamp_ns)
-        window = clock.next_tick()
-        assert isinstance(window, Window)
-        images = torch.from_numpy(np.stack(list(window.newest.images.values())))
-        pixels = images.permute(0, 3, 1, 2).contiguous().to(torch.float32) / 255.0 * 2.0 - 1.0
+        images = next_images(clock, tick)
+    return images
+
+
+def floats_for_the_model() -> torch.Tensor:
+    """The same, and the backbone's conversion on the CPU; with a GPU that is the GPU's work."""
+    clock = FrameClock(CONTRACT, image_size_px=SIZE)
+    for tick in range(TICKS):
+        pixels = Backbone._pixels(BACKBONE, next_images(clock, tick))
     return pixels
+
+
+def next_images(clock: FrameClock, tick: int) -> torch.Tensor:
+    stamp_ns = 10**18 + CONTRACT.tick_offset_ns(tick)
+    for name, message in TICK_MESSAGES[tick % 4].items():
+        clock.push_image(name, stamp_ns, message)
+    clock.push_joints(stamp_ns, CONTRACT.joint_names, POSE)
+    assert clock.ready(stamp_ns)
+    window = clock.next_tick()
+    assert isinstance(window, Window)
+    return torch.from_numpy(np.stack(list(window.newest.images.values())))
 
 
 STUB = SimpleNamespace(
@@ -92,13 +109,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repetitions", type=int, default=15)
     options = parser.parse_args()
-    difference = (ours() - lerobots()).abs().max().item() / 2.0
+    difference = (floats_for_the_model() - lerobots()).abs().max().item() / 2.0
     print(f"largest difference of the two results: {difference * 255:.2f} / 255\n")
-    ways = {"LeRobot": lerobots, "sigma": ours}
+    ways = {
+        "LeRobot, to floats": lerobots,
+        "sigma, to floats": floats_for_the_model,
+        "sigma, to the bytes a GPU is given": bytes_for_the_model,
+    }
     for threads in (1, 2):
         torch.set_num_threads(threads)
         print(f"### {threads} torch thread(s)\n")
-        print(table(interleaved(ways, repetitions=options.repetitions), unit="tick", per=TICKS, reference="LeRobot"))
+        print(
+            table(
+                interleaved(ways, repetitions=options.repetitions),
+                unit="tick",
+                per=TICKS,
+                reference="LeRobot, to floats",
+            )
+        )
         print()
 
 

@@ -9,7 +9,7 @@ Rules (DESIGN.md gives the reasons):
   it). Older than the stream's limit, missing or undecodable: the tick is a `Gap`. Nothing is filled in; a message
   that serves two ticks does so with its age in the frame.
 - **Order.** Only stamps count, so any interleaving of the streams gives the same windows, as long as no stream runs
-  more than `LOOKAHEAD_TICKS` ahead of another; a stream that is silent for longer makes gaps.
+  more than `LOOKAHEAD_TICKS` (and two seconds) ahead of another; a stream that is silent for longer makes gaps.
 - **Stamps.** Zero and repeated stamps are refused. A stamp more than one tick back, or far ahead of its stream, needs
   a second message to confirm it; confirmed backward means the clock was set or a bag was looped: a new epoch.
 - **Late.** A message stamped before a consumed tick never changes that tick; it may serve a later one.
@@ -33,7 +33,7 @@ from sigma_ros.values import Frame, Gap, Window
 __all__ = ["LOOKAHEAD_TICKS", "FrameClock", "StreamCounters"]
 
 LOOKAHEAD_TICKS = 64
-"""A stream this far ahead makes a tick complete without the others; also the ticks of images that wait at most."""
+"""A stream this far (and two seconds) ahead makes a tick complete without the others; no more images than that wait."""
 
 _JOINTS = "joints"
 _JOINT_CAPACITY = 1024
@@ -55,7 +55,8 @@ class FrameClock:
         self._max_gap_ticks = max_gap_ticks
         self._cameras: dict[str, Camera] = {camera.name: camera for camera in contract.cameras}
         ages = {camera.name: camera.max_age_ns for camera in contract.cameras}
-        self._streams = {name: self._stream(age_ns, LOOKAHEAD_TICKS) for name, age_ns in ages.items()}
+        self._lookahead_ticks = max(LOOKAHEAD_TICKS, round(2.0 * contract.fps))
+        self._streams = {name: self._stream(age_ns, self._lookahead_ticks) for name, age_ns in ages.items()}
         self._streams[_JOINTS] = self._stream(contract.joint_state_max_age_ns, _JOINT_CAPACITY)
         self._joint_reader = JointReader(contract)
         self._task = contract.tasks[0]
@@ -70,7 +71,7 @@ class FrameClock:
             max_age_ns=max_age_ns,
             capacity=capacity,
             backward_ns=self._contract.tick_period_ns,
-            forward_ns=max(self._contract.tick_offset_ns(LOOKAHEAD_TICKS), 2 * max_age_ns),
+            forward_ns=max(self._contract.tick_offset_ns(self._lookahead_ticks), 2 * max_age_ns),
         )
 
     @property
@@ -152,7 +153,7 @@ class FrameClock:
         newest = [stream.newest_ns or 0 for stream in self._streams.values()]
         if min(newest) >= tick_ns:
             return True
-        if max(newest) >= grid.stamp_ns(self._tick + LOOKAHEAD_TICKS):
+        if max(newest) >= grid.stamp_ns(self._tick + self._lookahead_ticks):
             return True
         return now_ns is not None and now_ns >= tick_ns + self._contract.settle_ns
 

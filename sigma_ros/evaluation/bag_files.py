@@ -11,6 +11,7 @@ import yaml
 from backports import zstd
 
 from sigma_ros.errors import BagError
+from sigma_ros.evaluation.mcap_file import plain_texts
 from sigma_ros.evaluation.storage import Losses
 
 _SUFFIXES = (".mcap", ".db3")
@@ -81,7 +82,7 @@ def _metadata(file: Path, losses: Losses) -> dict[str, Any] | None:
         information = yaml.safe_load(file.read_text(encoding="utf-8"))["rosbag2_bagfile_information"]
         if isinstance(information, dict):
             return information
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, KeyError):
+    except (OSError, ValueError, RecursionError, yaml.YAMLError, TypeError, KeyError):
         pass
     losses.once("metadata.yaml is damaged, files were looked for instead")
     return None
@@ -106,12 +107,11 @@ def _from_metadata(folder: Path, metadata: dict[str, Any], losses: Losses) -> Ba
         raise BagError("the files that metadata.yaml names are missing", where=folder, got=", ".join(missing[:8]))
     for name in missing:
         losses.once(f"{name} is missing")
-    custom = metadata.get("custom_data")
     return BagFiles(
         root=folder,
         files=tuple(file for file in files if file.is_file()),
         message_compression=mode == "message",
-        custom_data={str(k): str(v) for k, v in custom.items()} if isinstance(custom, dict) else {},
+        custom_data=plain_texts(metadata.get("custom_data")),
     )
 
 

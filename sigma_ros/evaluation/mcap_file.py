@@ -171,13 +171,20 @@ def _log_time_ns(message: mcap.Message) -> int:
 
 
 def custom_data(serialised: str) -> dict[str, str]:
-    """The custom data in rosbag2's metadata text."""
+    """The custom data in rosbag2's metadata text; only plain values, whatever else is written there."""
     try:
         document = yaml.safe_load(serialised)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         return {}
     data = document.get("custom_data") if isinstance(document, dict) else None
-    return {str(key): str(value) for key, value in data.items()} if isinstance(data, dict) else {}
+    return plain_texts(data)
+
+
+def plain_texts(data: object) -> dict[str, str]:
+    """The entries of a mapping whose values are text or numbers, as texts."""
+    if not isinstance(data, dict):
+        return {}
+    return {str(key): str(value) for key, value in data.items() if isinstance(value, str | int | float)}
 
 
 def _unreadable(path: Path, error: Exception) -> BagError:

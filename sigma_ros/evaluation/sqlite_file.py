@@ -50,9 +50,12 @@ class SqliteFile:
 
     def _adopt(self, connection: Connection) -> None:
         topic, msgtype = connection.topic, connection.msgtype
+        if not (isinstance(topic, str) and isinstance(msgtype, str) and isinstance(connection.msgdef.data, str)):
+            self._losses.add(f"{self._path.name}: a topic's description is damaged", max(connection.msgcount, 1))
+            return
         encoding = getattr(connection.ext, "serialization_format", "cdr")
         if encoding != "cdr":
-            self._losses.add(f"{topic} is not CDR but {encoding[:20]!r}", max(connection.msgcount, 1))
+            self._losses.add(f"{topic} is not CDR but {str(encoding)[:20]!r}", max(connection.msgcount, 1))
         elif self.types.setdefault(topic, msgtype) != msgtype:
             self._losses.add(f"{topic} has a second type, {msgtype}", max(connection.msgcount, 1))
         else:
@@ -90,8 +93,12 @@ class SqliteFile:
         database = self._reader.dbconn
         assert database is not None
         try:
+            tables = database.execute("SELECT name FROM sqlite_master WHERE type='table' AND name='metadata'")
+            if tables.fetchone() is None:
+                return {}
             row = database.execute("SELECT metadata FROM metadata ORDER BY id DESC LIMIT 1").fetchone()
-        except apsw.Error:
+        except (apsw.Error, ValueError):
+            self._losses.once(f"{self._path.name}: its notes are damaged")
             return {}
         return custom_data(str(row[0])) if row else {}
 

@@ -3,6 +3,7 @@
 
 import weakref
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -114,6 +115,59 @@ def test_live_and_bag_give_the_same_windows_while_messages_settle_in_time(
     live = run(CONTRACT, arrivals, live=True)
     # Live time goes on where a bag ends, so live may have more ticks, never other ones.
     assert contents(live)[: len(from_bag)] == contents(from_bag)
+
+
+chaos = st.lists(
+    st.tuples(
+        st.sampled_from([*STREAMS, *STREAMS, *STREAMS, "reset", "task"]),
+        st.one_of(st.integers(-60, 150), st.sampled_from([-(10**7), 10**7, 2**43, -(2**43), 3_000, -3_000])),
+        st.booleans(),
+    ),
+    max_size=250,
+)
+
+
+@given(chaos, st.booleans())
+@settings(deadline=None, max_examples=150)
+def test_whatever_comes_ticks_are_consecutive_fresh_and_bounded(
+    events: list[tuple[str, int, bool]], live: bool
+) -> None:
+    clock = FrameClock(CONTRACT, image_size_px=SIZE)
+    clocks_ms = dict.fromkeys(STREAMS, START_NS // MS)
+    items: list[Window | Gap] = []
+    for what, step_ms, broken in events:
+        if what == "reset":
+            clock.reset()
+        elif what == "task":
+            clock.set_task(f"task {step_ms % 3}")
+        else:
+            clocks_ms[what] = min(max(clocks_ms[what] + step_ms, -(2**43)), 2**43)
+            stamp_ns = clocks_ms[what] * MS
+            if what == "joints":
+                clock.push_joints(stamp_ns, CONTRACT.joint_names, np.full(6, np.nan if broken else 0.5))
+            else:
+                clock.push_image(what, stamp_ns, image_message(1, "mono8" if broken else "rgb8"))
+        items += drain(clock, max(clocks_ms.values()) * MS if live else None)
+    limits = {camera.name: camera.max_age_ns for camera in CONTRACT.cameras}
+    limits["joints"] = CONTRACT.joint_state_max_age_ns
+    for before, after in pairwise(items):
+        same_epoch = after.epoch == before.epoch
+        assert same_epoch or after.epoch == before.epoch + 1
+        assert after.tick == (before.tick + 1 if same_epoch else 0)
+        assert after.stamp_ns > before.stamp_ns or not same_epoch
+    for item in items:
+        if isinstance(item, Window):
+            frame = item.newest
+            ages_ns = {**frame.image_age_ns, "joints": frame.joint_age_ns}
+            assert all(0 <= ages_ns[name] <= limits[name] for name in STREAMS)
+            assert frame.positions_rad.tolist() == [0.5] * 6
+            assert all(entry.epoch == item.epoch for entry in item.frames)
+            stamps_ns = [entry.stamp_ns for entry, valid in zip(item.frames, item.mask, strict=True) if valid]
+            assert stamps_ns == sorted(set(stamps_ns))
+    for name, stream in clock._streams.items():
+        assert len(stream.pending) <= (1024 if name == "joints" else LOOKAHEAD_TICKS)
+    counters = clock.counters
+    assert counters.windows + counters.gaps == len(items)
 
 
 def test_a_message_exactly_at_a_tick_belongs_to_it() -> None:

@@ -414,6 +414,18 @@ def test_a_cut_sqlite_bag_never_passes_as_whole(tmp_path: Path) -> None:
             continue
 
 
+def test_damaged_notes_of_a_sqlite_bag_are_a_loss_and_the_messages_are_read(tmp_path: Path) -> None:
+    path = storage_file(write_recording(tmp_path / "bag", CONTRACT, ticks=2, storage="sqlite3"))
+    content = path.read_bytes()
+    expected = all_records(path)
+    place = content.rindex(b"custom_data")
+    damaged = tmp_path / "damaged.db3"
+    damaged.write_bytes(content[:place] + b"\xe9" + content[place + 1 :])
+    with open_bag(damaged) as bag:
+        assert [plain(record) for record in bag.records()] == expected
+        assert bag.info.losses == {"damaged.db3: its notes are damaged": 1}
+
+
 def test_a_damaged_chunk_is_counted_and_the_rest_is_read(tmp_path: Path) -> None:
     content = bytearray(hand_made_mcap(ROWS))
     content[content.index(b"3.2")] ^= 4
