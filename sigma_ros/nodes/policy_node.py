@@ -10,34 +10,26 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-from rclpy.clock import JumpThreshold
-from rclpy.duration import Duration
 from rclpy.impl.rcutils_logger import RcutilsLogger
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from sensor_msgs.msg import CompressedImage, Image, JointState
+from rclpy.timer import Timer
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
-from sigma_ros.contract import Camera, Contract
 from sigma_ros.errors import SigmaError
 from sigma_ros.nodes import qos, topics
 from sigma_ros.nodes.clocks import steady_clock
 from sigma_ros.nodes.diagnostics import Diagnostics
-from sigma_ros.nodes.image_messages import image_view
 from sigma_ros.nodes.node_options import PolicyOptions
 from sigma_ros.nodes.parameters import BoundParameters
 from sigma_ros.nodes.policy_health import PolicyHealth
+from sigma_ros.nodes.policy_input import PolicyInput
 from sigma_ros.nodes.policy_model import PolicyModel, load_policy
 from sigma_ros.nodes.policy_output import PolicyOutput
 from sigma_ros.nodes.policy_session import PolicySession
 from sigma_ros.nodes.process import run_node
-from sigma_ros.nodes.sensor_messages import joint_positions, stamp_ns
 
-TICK_POLL_S = 0.005
-CLOCK_JUMP = JumpThreshold(
-    min_forward=Duration(seconds=0.5), min_backward=Duration(nanoseconds=-1), on_clock_change=True
-)
 CLOSE_TIMEOUT_S = 2.0
 
 Load = Callable[[PolicyOptions, RcutilsLogger], PolicyModel]
@@ -75,7 +67,8 @@ class PolicyNode(LifecycleNode):
         self._output: PolicyOutput | None = None
         self._health: PolicyHealth | None = None
         self._diagnostics: Diagnostics | None = None
-        self._wired: list[Callable[[], object]] = []
+        self._input: PolicyInput | None = None
+        self._heartbeat_timer: Timer | None = None
         self._bound = BoundParameters(self, PolicyOptions(), state=self._state_name, applied=self._apply)
         self.create_service(Trigger, "~/reset_memory", self._on_reset_memory)
         self.create_service(SetBool, "~/pause", self._on_pause)
@@ -96,8 +89,8 @@ class PolicyNode(LifecycleNode):
     @logged
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribes and starts inference."""
-        assert self._model is not None
-        assert self._output is not None
+        if self._model is None or self._output is None:
+            raise SigmaError("an inference of before still hangs", remedy="restart the process")
         self._session = PolicySession(
             self._model.contract,
             self._model.runtime,
@@ -111,7 +104,10 @@ class PolicyNode(LifecycleNode):
         self._session.set_task(self._task)
         self._health = PolicyHealth(self._session, self._model)
         self._diagnostics = Diagnostics(self, hardware_id=self._model.contract.name, tasks=self._health.tasks())
-        self._wire(self._model.contract)
+        self._input = PolicyInput(self, self._session, self._model.contract, lockstep=self._bound.value.lockstep)
+        self._heartbeat_timer = self.create_timer(
+            qos.HEARTBEAT_PERIOD_NS * 1e-9, self._on_heartbeat, clock=steady_clock()
+        )
         return super().on_activate(state)
 
     @logged
@@ -139,40 +135,17 @@ class PolicyNode(LifecycleNode):
         self._unwire()
         return True
 
-    def _wire(self, contract: Contract) -> None:
-        lockstep = self._bound.value.lockstep
-        sensor_qos = qos.SENSOR_RELIABLE if lockstep else qos.SENSOR
-        inputs: list[tuple[type, str, Callable[..., None]]] = [
-            (JointState, contract.joint_state_topic, self._on_joints)
-        ]
-        for camera in contract.cameras:
-            store = functools.partial(self._on_image, camera)
-            if lockstep or camera.message_type == "sensor_msgs/msg/Image":
-                inputs.append((Image, topics.raw_topic(camera), store))
-            if lockstep or camera.message_type != "sensor_msgs/msg/Image":
-                inputs.append((CompressedImage, topics.compressed_topic(camera), store))
-        for kind, topic, callback in inputs:
-            subscription = self.create_subscription(kind, topic, callback, sensor_qos)
-            self._wired.append(functools.partial(self.destroy_subscription, subscription))
-        self._wire_timer(qos.HEARTBEAT_PERIOD_NS * 1e-9, self._on_heartbeat)
-        if not lockstep:
-            self._wire_timer(TICK_POLL_S, self._advance)
-            jump = self.get_clock().create_jump_callback(CLOCK_JUMP, post_callback=self._on_clock_jump)
-            self._wired.append(jump.unregister)
-
-    def _wire_timer(self, period_s: float, callback: Callable[[], None]) -> None:
-        timer = self.create_timer(period_s, callback, clock=steady_clock())
-        self._wired.append(functools.partial(self.destroy_timer, timer))
-
     def _unwire(self) -> None:
-        for undo in self._wired:
-            undo()
-        self._wired = []
+        if self._input is not None:
+            self._input.destroy()
+        if self._heartbeat_timer is not None:
+            self.destroy_timer(self._heartbeat_timer)
         if self._diagnostics is not None:
             self._diagnostics.destroy()
-            self._diagnostics = None
+        self._input = self._heartbeat_timer = self._diagnostics = None
         if self._session is not None and not self._session.close(CLOSE_TIMEOUT_S):
-            self.get_logger().error("the inference thread hangs; it is left behind")
+            self.get_logger().error("the inference thread hangs; it is left behind, and the model with it")
+            self._model = None
         self._session = None
 
     def _unload(self) -> None:
@@ -180,23 +153,6 @@ class PolicyNode(LifecycleNode):
             self._output.destroy()
         self._output = None
         self._model = None
-
-    def _on_image(self, camera: Camera, message: Image | CompressedImage) -> None:
-        if self._session is not None:
-            self._session.push_image(camera.name, stamp_ns(message.header.stamp), image_view(message))
-            self._advance()
-
-    def _on_joints(self, message: JointState) -> None:
-        if self._session is None or (self._bound.value.lockstep and not message.name):
-            return  # in lockstep, a joint state without names only tells the supervisor that none is to come
-        names, positions_rad = joint_positions(message)
-        self._session.push_joints(stamp_ns(message.header.stamp), names, positions_rad)
-        self._advance()
-
-    def _advance(self) -> None:
-        if self._session is not None:
-            live = not self._bound.value.lockstep
-            self._session.advance(self.get_clock().now().nanoseconds if live else None)
 
     def _on_outcome(self) -> None:
         if self._session is None or self._output is None or self._health is None:
@@ -218,11 +174,6 @@ class PolicyNode(LifecycleNode):
         if self._session is not None:
             self._session.set_task(message.data)
             self.get_logger().info(f"task: {self._session.task}")
-
-    def _on_clock_jump(self, _jump: object) -> None:
-        if self._session is not None:
-            self.get_logger().warning("the clock jumped, a new epoch begins")
-            self._session.reset()
 
     def _apply(self, old: PolicyOptions, new: PolicyOptions) -> None:
         if new.task != old.task:

@@ -25,7 +25,8 @@ from sigma_ros.evaluation.replay_log import SCORE_STRIDE_TICKS
 from sigma_ros.evaluation.supervised import LONGEST_PAUSE_NS
 from sigma_ros.msg import TelepathyState
 from sigma_ros.nodes.messages import chunk_value, telepathy_value
-from sigma_ros.nodes.replay_peers import PolicyPeer, SupervisorPeer
+from sigma_ros.nodes.replay_policy import PolicyPeer
+from sigma_ros.nodes.replay_supervisor import SupervisorPeer
 from sigma_ros.values import Gap, Window
 
 

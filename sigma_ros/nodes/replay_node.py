@@ -38,7 +38,9 @@ from sigma_ros.nodes.node_options import ReplayOptions
 from sigma_ros.nodes.parameters import BoundParameters
 from sigma_ros.nodes.process import command_line, guarded, ros_context, stop_on_signal
 from sigma_ros.nodes.replay_loop import NodeReplay, Setting
-from sigma_ros.nodes.replay_peers import InterruptedReplayError, PolicyPeer, SupervisorPeer, Waiter
+from sigma_ros.nodes.replay_policy import PolicyPeer
+from sigma_ros.nodes.replay_supervisor import SupervisorPeer
+from sigma_ros.nodes.replay_waiter import InterruptedReplayError, Waiter
 from sigma_ros.values import AdapterSettings
 
 COMPLETE, WITH_LOSSES, INTERRUPTED = 0, 3, 130

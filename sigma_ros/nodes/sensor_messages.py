@@ -35,23 +35,6 @@ def to_duration(ns: int) -> Duration:
     return Duration(sec=sec, nanosec=nanosec)
 
 
-def joint_positions(message: JointState) -> tuple[tuple[str, ...], Float64[ndarray, " joints"]]:
-    """Names and positions [rad] of a joint state, in the message's order, copied.
-
-    Raises:
-        SigmaError: there are not as many positions as names.
-    """
-    if len(message.name) != len(message.position):
-        raise SigmaError(
-            "a joint state has another number of positions than names",
-            where=message.header.frame_id or "joint state",
-            expected=f"{len(message.name)} positions",
-            got=f"{len(message.position)}",
-            remedy="fix the publisher",
-        )
-    return tuple(message.name), np.array(message.position, dtype=np.float64)
-
-
 def joint_state_message(*, at_ns: int, names: Sequence[str], positions_rad: ndarray) -> JointState:
     """Joint positions as a message."""
     return JointState(header=Header(stamp=to_time(at_ns)), name=list(names), position=doubles(positions_rad))

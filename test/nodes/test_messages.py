@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from node_fakes import HORIZON, make_chunk, small_contract
 from rclpy.serialization import deserialize_message, serialize_message
-from sensor_msgs.msg import CompressedImage, Image, JointState
+from sensor_msgs.msg import CompressedImage, Image
 from sigma_ros.msg import ActionChunk, TelepathyState
 from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory
@@ -150,19 +150,6 @@ def test_a_compressed_image_is_a_view_too():
 
 def test_an_image_without_data_does_not_break_the_border():
     assert memoryview(image_messages.image_view(Image()).data).nbytes == 0
-
-
-def test_joint_positions_keep_the_message_order_and_are_copies():
-    message = JointState(name=["b", "a"], position=[2.0, 1.0])
-    names, positions = sensor_messages.joint_positions(message)
-    assert names == ("b", "a")
-    message.position[0] = 9.0
-    np.testing.assert_array_equal(positions, [2.0, 1.0])
-
-
-def test_more_names_than_positions_are_refused():
-    with pytest.raises(SigmaError, match="another number of positions"):
-        sensor_messages.joint_positions(JointState(name=["a", "b"], position=[1.0]))
 
 
 @pytest.mark.parametrize("ns", [0, 1, 999_999_999, 1_000_000_000, 1_795_000_000_123_456_789])

@@ -27,7 +27,7 @@ from sigma_ros.nodes.node_options import ReplayOptions
 from sigma_ros.nodes.policy_node import PolicyNode
 from sigma_ros.nodes.process import StopRequest
 from sigma_ros.nodes.replay_node import check_same_robot, replay_bag
-from sigma_ros.nodes.replay_peers import Waiter
+from sigma_ros.nodes.replay_waiter import Waiter
 from sigma_ros.nodes.supervisor_node import SupervisorNode
 from sigma_ros.values import AdapterSettings
 

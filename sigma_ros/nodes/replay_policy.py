@@ -1,18 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two nodes that a replay talks to: what is sent, what is waited for, and what is said when no answer comes."""
+"""The policy node as a replay sees it: observations go to it; ticks, chunks and telepathy come back."""
 
 import json
-import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from rcl_interfaces.srv import SetParameters
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.publisher import Publisher
-from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import Header, String
 from std_srvs.srv import Trigger
@@ -20,61 +17,12 @@ from std_srvs.srv import Trigger
 from sigma_ros.contract import Contract
 from sigma_ros.control.images import ImageMessage
 from sigma_ros.errors import SigmaError
-from sigma_ros.msg import ActionChunk, SupervisorState, TelepathyState
+from sigma_ros.msg import ActionChunk, TelepathyState
 from sigma_ros.nodes import qos, topics
 from sigma_ros.nodes.image_messages import from_view
-from sigma_ros.nodes.process import StopRequest
+from sigma_ros.nodes.replay_waiter import Waiter
 from sigma_ros.nodes.sensor_messages import doubles, stamp_ns, to_time
-from sigma_ros.nodes.supervisor_output import CHUNK_RECEIVED
 from sigma_ros.values import Gap, Window
-
-
-class InterruptedReplayError(Exception):
-    """The user asked to stop."""
-
-
-class Waiter:
-    """Runs callbacks until something has come, with a limit and a clear word when it has not.
-
-    Args:
-        executor: Runs the node's callbacks.
-        stop: The user's wish to stop; raises `InterruptedReplayError`.
-        timeout_s: Limit of a wait that names none.
-    """
-
-    def __init__(self, executor: SingleThreadedExecutor, stop: StopRequest, *, timeout_s: float) -> None:
-        self._executor = executor
-        self._stop = stop
-        self._timeout_s = timeout_s
-
-    def until(
-        self, done: Callable[[], object], *, what: str, where: str, remedy: str, timeout_s: float | None = None
-    ) -> None:
-        """Waits for `done()`.
-
-        Raises:
-            InterruptedReplayError: the user asked to stop.
-            SigmaError: it did not come in time; says `what` was waited for, from `where`.
-        """
-        limit_s = self._timeout_s if timeout_s is None else timeout_s
-        end_s = time.monotonic() + limit_s
-        while not done():
-            if self._stop:
-                raise InterruptedReplayError
-            if time.monotonic() > end_s:
-                raise SigmaError(f"no answer within {limit_s:g} s", where=where, expected=what, remedy=remedy)
-            self._executor.spin_once(timeout_sec=0.1)
-
-    def call(self, node: Node, kind: type, name: str, request: object, *, remedy: str) -> Any:
-        """A service's answer."""
-        client: Any = node.create_client(kind, name)
-        try:
-            self.until(client.service_is_ready, what="the service", where=name, remedy=remedy)
-            future = client.call_async(request)
-            self.until(future.done, what="the service's answer", where=name, remedy=remedy)
-            return future.result()
-        finally:
-            node.destroy_client(client)
 
 
 class PolicyPeer:
@@ -214,65 +162,3 @@ class PolicyPeer:
 
     def _on_info(self, message: String) -> None:
         self._info = json.loads(message.data)
-
-
-class SupervisorPeer:
-    """The supervisor node in lockstep: clock messages go to it, its state comes back for each."""
-
-    REMEDY = "start the supervisor with lockstep:=true (ros2 launch sigma_ros replay.launch.py does), and read its log"
-
-    def __init__(self, node: Node, waiter: Waiter) -> None:
-        self._node = node
-        self._waiter = waiter
-        self._states: deque[SupervisorState] = deque()
-        self._echoes: deque[SupervisorState] = deque()
-        self._clock = node.create_publisher(Clock, "/clock", qos.SENSOR_RELIABLE)
-        node.create_subscription(SupervisorState, topics.SUPERVISOR_STATE, self._on_state, qos.CHUNK_LOCKSTEP)
-
-    def begin(self, *, timeout_s: float) -> None:
-        """Waits until the supervisor listens, and makes it begin anew."""
-        where = f"/{topics.SUPERVISOR_NODE}"
-        self._waiter.until(
-            lambda: self._node.count_publishers(topics.SUPERVISOR_STATE) and self._clock.get_subscription_count(),
-            what="a publisher of its state and a subscription to /clock",
-            where=where,
-            remedy=self.REMEDY,
-            timeout_s=timeout_s,
-        )
-        self._waiter.call(self._node, Trigger, topics.RELEASE, Trigger.Request(), remedy=self.REMEDY)
-        self._states.clear()
-        self._echoes.clear()
-
-    def step(self, at_ns: int) -> SupervisorState:
-        """One tick of the supervisor at a time of the recording."""
-        self._clock.publish(Clock(clock=to_time(at_ns)))
-        return self._answer(self._states, at_ns, "its state after /clock")
-
-    def await_echo(self, chunk: ActionChunk) -> None:
-        """Waits until the supervisor has received a chunk."""
-        state = self._answer(self._echoes, stamp_ns(chunk.header.stamp), f"its answer to chunk {chunk.chunk_id}")
-        if state.chunk_id != chunk.chunk_id:
-            raise SigmaError(
-                "the supervisor answered another chunk",
-                where=topics.SUPERVISOR_STATE,
-                expected=chunk.chunk_id,
-                got=state.chunk_id,
-                remedy="let only one policy and one supervisor run",
-            )
-
-    def _on_state(self, message: SupervisorState) -> None:
-        (self._echoes if message.reason == CHUNK_RECEIVED else self._states).append(message)
-
-    def _answer(self, answers: deque[SupervisorState], at_ns: int, what: str) -> SupervisorState:
-        where = f"/{topics.SUPERVISOR_NODE}"
-        self._waiter.until(lambda: answers, what=what, where=where, remedy=self.REMEDY)
-        state = answers.popleft()
-        if stamp_ns(state.header.stamp) != at_ns:
-            raise SigmaError(
-                "the supervisor answered for another time",
-                where=topics.SUPERVISOR_STATE,
-                expected=f"{at_ns} ns",
-                got=f"{stamp_ns(state.header.stamp)} ns",
-                remedy="let nobody else publish /clock during a replay",
-            )
-        return state
