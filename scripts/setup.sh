@@ -12,9 +12,9 @@ mkdir -p .ros
 exec 9>.ros/lock
 flock 9 # two targets at once must not set up the same folder
 
-if [ "${1:-}" = --rebuild ]; then rm -f "$MESSAGES_STAMP"; fi
+if [ "${1:-}" = --rebuild ]; then rm -rf .ros/build .ros/install; fi
 if ! is_python_312 .venv/bin/python; then rm -f "$PYTHON_STAMP"; fi # the Python it was made with is gone
-step "$PYTHON_STAMP" "$ROS_MODE" make_environment
+step "$PYTHON_STAMP" "$ENVIRONMENT" make_environment
 step "$SYSTEM_STAMP" "$(hash_of scripts/system_packages.sh)" scripts/system_packages.sh
 step "$PACKAGES_STAMP" "$(hash_of requirements/*.in requirements/lock.txt setup.py)" install_packages
 if [ -z "${ROS_DISTRO:-}" ]; then

@@ -3,6 +3,7 @@
 
 # Where there is a ROS installation (ROS_DISTRO), its packages take the place of the wheels.
 ROS_MODE=${ROS_DISTRO:-wheels}
+ENVIRONMENT="$ROS_MODE in $PWD" # neither its ROS nor its place can change once it is made
 PYTHON_STAMP=.venv/.sigma-python
 SYSTEM_STAMP=.venv/.sigma-system
 PACKAGES_STAMP=.venv/.sigma-packages
@@ -90,7 +91,9 @@ build_messages() {
   echo "set-up: building the messages with colcon"
   mkdir -p .ros/src
   ln -sfn ../.. .ros/src/sigma_ros
-  rm -rf .ros/build .ros/install
+  # Neither a build folder nor an installed package can be moved.
+  [ "$(cat .ros/place 2>/dev/null)" = "$PWD" ] || rm -rf .ros/build .ros/install
+  echo "$PWD" >.ros/place
   if ! (
     export VIRTUAL_ENV=$PWD/.venv PATH=$PWD/.venv/bin:$PATH
     if [ "$ROS_MODE" = wheels ]; then
