@@ -4,11 +4,14 @@
 # A name on PATH is not enough: pyenv puts a `python3.12` there that fails unless that version is selected.
 set -euo pipefail
 
-works() {
+# Prints the interpreter that a candidate stands for (a virtual environment's own is no base for another).
+base_of() {
   "$1" - 2>/dev/null <<'PY'
 import ensurepip, pathlib, sys, sysconfig, venv
 header = pathlib.Path(sysconfig.get_path("include"), "Python.h")
-sys.exit(sys.version_info[:2] != (3, 12) or not header.is_file())
+if sys.version_info[:2] != (3, 12) or not header.is_file():
+    sys.exit(1)
+print(sys._base_executable)
 PY
 }
 
@@ -22,9 +25,6 @@ candidates() {
 }
 
 while read -r candidate; do
-  if [ -x "$candidate" ] && works "$candidate"; then
-    echo "$candidate"
-    exit 0
-  fi
+  if [ -x "$candidate" ] && base_of "$candidate"; then exit 0; fi
 done < <(candidates "$(dirname "$0")/..")
 exit 1

@@ -41,14 +41,14 @@ def tools(folder: Path, *names: str) -> str:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the set-up is for Linux")
 def test_a_shim_that_fails_is_passed_over_for_a_python_that_works(tmp_path: Path) -> None:
     shim = executable(tmp_path / "shims" / "python3.12", "#!/bin/sh\necho 'pyenv: command not found' >&2; exit 127\n")
-    fake = executable(tmp_path / "pyenv/versions/3.12.9/bin/python3.12", "#!/bin/sh\ncat >/dev/null; exit 0\n")
+    fake = executable(tmp_path / "pyenv/versions/3.12.9/bin/python3.12", "#!/bin/sh\ncat >/dev/null; echo $0\n")
     path = f"{shim.parent}:{tools(tmp_path / 'tools', 'bash', 'ls', 'cat', 'dirname')}"
     result = run(SCRIPTS / "find_python.sh", PATH=path, HOME=str(tmp_path), PYENV_ROOT=str(tmp_path / "pyenv"))
     assert result.stdout.strip() == str(fake), result.stderr
 
 
 def test_the_python_that_is_asked_for_comes_first(tmp_path: Path) -> None:
-    asked = executable(tmp_path / "my/python", "#!/bin/sh\ncat >/dev/null; exit 0\n")
+    asked = executable(tmp_path / "my/python", "#!/bin/sh\ncat >/dev/null; echo $0\n")
     result = run(SCRIPTS / "find_python.sh", PATH="/usr/bin:/bin", HOME=str(tmp_path), PYTHON=str(asked))
     assert result.stdout.strip() == str(asked)
 
