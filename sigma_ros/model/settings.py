@@ -143,7 +143,8 @@ class SigmaConfig:
         small: dict[str, Any] = {
             "width": 192,
             "resampler_width": 64,
-            "resampler_queries": 16,
+            "resampler_queries": 8,
+            "text_tokens": 24,
             "resampler_heads": 4,
             "state_hidden": 64,
             "lora_rank": 8,
