@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`docs/ros_interface.md` says what the code does: parameters, topics, services, and their quality of service."""
+
+from pathlib import Path
+
+import pytest
+
+from sigma_ros.nodes import topics
+from sigma_ros.nodes.node_options import PolicyOptions, ReplayOptions, SimOptions, SupervisorOptions
+from sigma_ros.nodes.options import markdown_table, problems, specs
+
+pytestmark = pytest.mark.ros
+DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "ros_interface.md").read_text(encoding="utf-8")
+OPTIONS = (PolicyOptions, SupervisorOptions, ReplayOptions, SimOptions)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda o: o.__name__)
+def test_the_parameter_table_is_the_codes(options):
+    assert markdown_table(options) in DOCUMENT, f"put this into docs/ros_interface.md:\n{markdown_table(options)}"
+
+
+@pytest.mark.parametrize("name", [name for name in vars(topics) if name.isupper() and not name.endswith("_NODE")])
+def test_every_topic_and_service_is_documented(name):
+    assert f"`{getattr(topics, name)}`" in DOCUMENT
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda o: o.__name__)
+def test_every_parameter_has_a_description_a_valid_default_and_a_unit_where_it_ends_in_one(options):
+    for spec in specs(options):
+        assert spec.description
+        if spec.name.endswith(("_s", "_rad", "_ticks")):
+            assert spec.unit, spec.name
+    if options is not ReplayOptions:
+        assert problems(options()) == []
