@@ -123,7 +123,7 @@ class McapFile:
             if len(content) != place.length:
                 raise mcap.McapError("file ends inside a chunk")
             records, checked = mcap.open_chunk(memoryview(content))
-            found = mcap.messages_of(records, wanted)
+            found = mcap.messages_of(records, wanted, expected=place.messages if place.channels else None)
         except (mcap.McapError, OSError, MemoryError) as error:
             return error
         if not checked:

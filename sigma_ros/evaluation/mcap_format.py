@@ -203,11 +203,15 @@ def _expand(stored: memoryview, compression: str, size: int) -> memoryview:
     raise McapError(f"chunk compression {compression!r} is not known (zstd, lz4 or none)")
 
 
-def messages_of(records: memoryview, wanted: frozenset[int]) -> list[Message]:
-    """Messages of the wanted channels in a chunk, by log time (ties in file order)."""
+def messages_of(records: memoryview, wanted: frozenset[int], *, expected: int | None = None) -> list[Message]:
+    """Messages of the wanted channels in a chunk, by log time (ties in file order).
+
+    Raises:
+        McapError: a record is broken, or there are not `expected` messages of all channels.
+    """
     found: list[Message] = []
     in_order = True
-    latest_ns = 0
+    latest_ns = total = 0
     position, end = 0, len(records)
     unpack = struct.Struct("<BQHIQ").unpack_from
     while position < end:
@@ -223,12 +227,15 @@ def messages_of(records: memoryview, wanted: frozenset[int]) -> list[Message]:
         start, position = position + 31, position + 9 + length
         if length < 22 or position > end:
             raise McapError("record too short")
+        total += 1
         if channel_id in wanted:
             found.append(Message(log_time_ns, channel_id, records[start:position]))
             in_order = in_order and log_time_ns >= latest_ns
             latest_ns = log_time_ns
     if position > end:
         raise McapError("record too short")
+    if expected is not None and total != expected:
+        raise McapError("chunk holds another number of messages than the index says")
     if not in_order:
         found.sort(key=lambda message: message.log_time_ns)
     return found
