@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The set-up finds a Python that works, says what is missing, and leaves an environment that repeats without effect."""
 
+import ast
 import os
+import re
 import runpy
 import shutil
 import subprocess
 import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
@@ -159,10 +162,52 @@ def test_every_requirement_is_pinned_exactly_once() -> None:
     names = [line.split("==")[0] for line in locked]
     assert all("==" in line for line in locked)
     assert len(set(names)) == len(names)
-    wanted = {
-        line.split("#")[0].split("[")[0].split("=")[0].split(">")[0].strip().lower()
-        for file in (ROOT / "requirements").glob("*.in")
-        for line in file.read_text(encoding="utf-8").splitlines()
-        if line.split("#")[0].strip()
-    }
+    wanted = named(*(file.stem for file in (ROOT / "requirements").glob("*.in")))
     assert wanted <= set(names), f"run make lock: {sorted(wanted - set(names))}"
+
+
+def normal(name: str) -> str:
+    """A distribution's name as package indexes compare them."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def third_party(folder: str) -> set[str]:
+    """Distributions that a folder's files import, ROS and our own left out."""
+    owners = packages_distributions()
+    folders = ("sigma_ros", "training", "test", "bench")
+    ours = {*folders, *(file.stem for place in folders for file in (ROOT / place).rglob("*.py"))}
+    found: set[str] = set()
+    for file in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
+            tops = {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) - ours
+            found |= {"/".join(sorted(map(normal, owners[top]))) for top in tops if top in owners}
+    return {
+        name
+        for name in found
+        if not name.startswith(("ros-", "launch", "rcl")) and not name.endswith(("-msgs", "-srvs", "-interfaces"))
+    }
+
+
+def named(*groups: str) -> set[str]:
+    lines = [
+        line.split("#")[0].strip()
+        for group in groups
+        for line in (ROOT / "requirements" / f"{group}.in").read_text(encoding="utf-8").splitlines()
+    ]
+    return {normal(re.split(r"[\[<>=!; ]", line)[0]) for line in lines if line}
+
+
+@pytest.mark.parametrize(
+    ("folder", "groups"),
+    [
+        ("sigma_ros", ("core", "model", "sim")),
+        ("training", ("core", "model", "train")),
+        ("test", ("core", "model", "sim", "train", "test")),
+        ("bench", ("core", "model", "sim", "train", "test")),
+    ],
+)
+def test_what_is_imported_is_required(folder: str, groups: tuple[str, ...]) -> None:
+    required = named(*groups)
+    assert [owners for owners in third_party(folder) if not required & set(owners.split("/"))] == []
