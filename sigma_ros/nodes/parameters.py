@@ -72,8 +72,7 @@ class BoundParameters[OptionsT: Options]:
         values: dict[str, object] = {}
         wrong: list[str] = []
         for spec in self._specs.values():
-            override = node._parameter_overrides.get(spec.name)  # noqa: SLF001
-            value = getattr(defaults, spec.field_name) if override is None else override.value
+            value = given(node, spec.name, default=getattr(defaults, spec.field_name))
             values[spec.name] = float(value) if spec.kind is float and type(value) is int else value
         options = replaced(defaults, values)
         wrong = problems(options)
@@ -117,9 +116,12 @@ class BoundParameters[OptionsT: Options]:
 
 
 def given[ValueT](node: Node, name: str, *, default: ValueT) -> ValueT:
-    """The value a parameter was given at start, before it is declared; `default` where it was not given."""
+    """The value a parameter was given at start, before it is declared; `default` where none or an empty one was given.
+
+    A launch file passes an empty text on as no value at all.
+    """
     override = node._parameter_overrides.get(name)  # noqa: SLF001
-    return default if override is None else override.value
+    return default if override is None or override.value is None else override.value
 
 
 def _descriptor(spec: Spec) -> ParameterDescriptor:
