@@ -53,7 +53,8 @@ def synthetic_log(
             continue
         recorder.tick(window(contract, tick, stamp_ns, path), path[tick])
         if tick % 8 == 0:
-            chunk = _chunk(contract, settings, tick, stamp_ns, path, rng, (base_noise_rad, residual_share))
+            miss = (base_noise_rad, residual_share)
+            chunk = _chunk(contract, settings, tick, stamp_ns, path=path, rng=rng, miss=miss)
             recorder.inference(chunk, telepathy(chunk), published=True, host_ns=int(rng.integers(80e6, 120e6)))
     _decide(recorder, contract, ticks, path, rng)
     return recorder.finish(bag_facts(contract, ticks, name), complete=complete, wall_ns=2_000_000_000)
@@ -143,6 +144,7 @@ def _chunk(
     settings: AdapterSettings,
     tick: int,
     stamp_ns: int,
+    *,
     path: np.ndarray,
     rng: np.random.Generator,
     miss: tuple[float, float],
