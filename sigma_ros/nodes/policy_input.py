@@ -17,7 +17,7 @@ from sigma_ros.nodes.image_messages import image_view
 from sigma_ros.nodes.policy_session import PolicySession
 from sigma_ros.nodes.sensor_messages import stamp_ns
 
-TICK_POLL_S = 0.005
+TICK_POLL_S = 0.01
 CLOCK_JUMP = JumpThreshold(
     min_forward=Duration(seconds=0.5), min_backward=Duration(nanoseconds=-1), on_clock_change=True
 )
