@@ -4,6 +4,7 @@
 import os
 import socket
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ try:
     from rclpy.executors import SingleThreadedExecutor
 
     from sigma_ros.nodes.process import use_shipped_dds_profile
+
+    import_module("sigma_ros.msg")
 except ImportError:
     # `test_ros_is_here` alone is collected, and reports the skip with its reason.
     collect_ignore = [str(file) for file in Path(__file__).parent.glob("test_*.py") if file.stem != "test_ros_is_here"]
