@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Usage: `. ./env.sh` (bash or zsh, from any folder) after `make setup`.
 # Gives a shell in which `sigma`, the nodes and `sigma_ros.msg` work. Everything that is only a
-# default (domain id, discovery range, GL library) can be set before.
+# default (domain id, discovery range) can be set before.
 
 if [ -n "${ZSH_VERSION:-}" ]; then
   eval '_sigma_root=${${(%):-%x}:A:h}'
@@ -48,7 +48,12 @@ _sigma_prepend CMAKE_PREFIX_PATH "$_sigma_install"
 _sigma_prepend PYTHONPATH "$_sigma_install/lib/python3.12/site-packages"
 _sigma_prepend PYTHONPATH "$_sigma_root"
 export RCUTILS_COLORIZED_OUTPUT="${RCUTILS_COLORIZED_OUTPUT:-0}"
-export MUJOCO_GL="${MUJOCO_GL:-osmesa}"
+
+# Raw camera images fit into these shared-memory segments; the defaults lose nearly half of them (docs/performance.md).
+case "${ROS_DISTRO:-}" in
+  humble | iron | jazzy) export FASTRTPS_DEFAULT_PROFILES_FILE="${FASTRTPS_DEFAULT_PROFILES_FILE:-$_sigma_root/config/fastdds.xml}" ;;
+  *) export FASTDDS_DEFAULT_PROFILES_FILE="${FASTDDS_DEFAULT_PROFILES_FILE:-$_sigma_root/config/fastdds.xml}" ;;
+esac
 
 unset _sigma_root _sigma_venv _sigma_install _sigma_old _sigma_libs
 unset -f _sigma_prepend

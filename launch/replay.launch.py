@@ -2,7 +2,7 @@
 """Replays a recording through the policy and the supervisor: `ros2 launch sigma_ros replay.launch.py bag:=DIR`.
 
 The three nodes advance in lockstep, so the report does not depend on the machine's speed. The launch ends
-with the replay. Commands go to /sigma/dry_run: no robot moves.
+with the replay. Commands go to /sigma/replay_commands: no robot moves.
 """
 
 from pathlib import Path
