@@ -10,7 +10,7 @@ export PYTHON
 # The small models of tests and demo gain nothing from more threads; on a busy machine they lose much.
 demo test check: export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo test check check-code check-architecture format build bench lock clean
+.PHONY: help setup demo test check check-code check-architecture format build bench safety lock clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -41,6 +41,9 @@ build: ## Build the messages anew with colcon, and a wheel into out/dist
 
 bench: setup ## Measure speed; results in bench/out
 	@$(ENV) for bench in bench/bench_*.py; do echo "== $$bench"; python "$$bench" $(ARGS); done
+
+safety: setup ## Attack the supervisor for 100,000 ticks, judged by an independent oracle: out/safety
+	@$(ENV) python tools/campaign.py --ticks 100000 --out out/safety $(ARGS)
 
 lock: setup ## Pin requirements/*.in again in requirements/lock.txt
 	@$(ENV) uv pip compile -q requirements/*.in --python-version 3.12 --no-header --no-annotate \

@@ -38,7 +38,7 @@ def modules() -> list[Path]:
 
 
 def sources() -> list[Path]:
-    folders = [PACKAGE, *(ROOT / name for name in ("training", "test", "bench", "launch", "scripts", "docs"))]
+    folders = [PACKAGE, *(ROOT / name for name in ("training", "test", "bench", "launch", "scripts", "tools"))]
     return sorted([ROOT / "setup.py", *(file for folder in folders for file in folder.rglob("*.py"))])
 
 
@@ -118,6 +118,11 @@ def test_every_python_file_names_its_licence(file: Path) -> None:
     assert any(line == "# SPDX-License-Identifier: Apache-2.0" for line in head), (
         f"{relative(file)} lacks the SPDX line"
     )
+
+
+def test_every_module_of_the_tests_has_a_name_of_its_own() -> None:
+    names = [file.name for file in (ROOT / "test").rglob("*.py") if file.name != "conftest.py"]
+    assert sorted(name for name in set(names) if names.count(name) > 1) == []
 
 
 @pytest.mark.parametrize(
