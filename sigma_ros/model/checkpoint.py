@@ -67,9 +67,16 @@ def save_checkpoint(
     """Writes a checkpoint and returns its hash; the folder appears whole or not at all.
 
     Raises:
-        CheckpointError: the folder exists (and `overwrite` is off), or a tensor is not finite.
+        CheckpointError: the folder exists (and `overwrite` is off), a tensor is not finite, or the adapters were
+            merged for serving.
     """
     target = Path(folder)
+    if model.config.use_lora and not model.adapters():
+        raise CheckpointError(
+            "the adapters were merged into their projections and cannot be written any more",
+            where=target,
+            remedy="save before merge_for_serving, or load the checkpoint again",
+        )
     if target.exists() and not overwrite:
         raise CheckpointError("the output folder exists", where=target, remedy="choose another folder, or overwrite it")
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -81,7 +81,6 @@ def load_parts(
         base=loaded.info,
         sigma_parameters=sum(parameter.numel() for parameter in model.trained().values()),
     )
-    model.merge_for_serving()  # nothing is trained here; a quarter less time for the telepathy pass of the small model
     return LoadedParts(model=model, normalisation=normalisation, info=info)
 
 

@@ -186,6 +186,14 @@ def test_a_model_that_is_not_finite_is_not_written(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_model_merged_for_serving_is_not_written(tmp_path):
+    model = tiny_sigma()
+    model.merge_for_serving()
+    with pytest.raises(CheckpointError, match="adapters were merged"):
+        save_checkpoint(model, tmp_path / "s", base=identify(model, None), training=Training())
+    assert list(tmp_path.iterdir()) == []
+
+
 ATTACKS = {
     "missing": (lambda t: t.pop("telepathy.readouts"), r"missing telepathy\.readouts"),
     "extra": (lambda t: t.update(extra=torch.zeros(2)), "unexpected extra"),
