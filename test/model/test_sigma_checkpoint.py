@@ -7,12 +7,15 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from lerobot.policies.pi05.modeling_pi05 import PI05Policy
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from tiny_sigma import batch_of, stir, tiny_backbone, tiny_config, tiny_sigma
 
+from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import CheckpointError
 from sigma_ros.model.adapter import References
+from sigma_ros.model.base_weights import remove_dead_heads
 from sigma_ros.model.checkpoint import identify, load_trained, save_checkpoint
 from sigma_ros.model.manifest import (
     ADAPTER_CONFIG_FILE,
@@ -24,8 +27,10 @@ from sigma_ros.model.manifest import (
     fingerprint,
     read_manifest,
 )
+from sigma_ros.model.mini import TINY, mini_config
 from sigma_ros.model.normalise import Normalisation, Quantiles
 from sigma_ros.model.sigma import SigmaTelepathyVLA
+from sigma_ros.model.sizes import network_sizes
 
 
 def statistics(dof=6):
@@ -142,6 +147,16 @@ def test_the_fingerprint_of_a_base_is_the_same_in_both_number_types_and_differs_
     backbone.policy.model.paligemma_with_expert.to_bfloat16_for_selected_params("bfloat16")
     assert fingerprint(backbone.policy) == ours
     assert fingerprint(tiny_backbone(seed=1).policy) != ours
+
+
+def test_the_fingerprint_does_not_depend_on_the_unused_heads_that_lerobot_keeps():
+    with network_sizes(TINY):
+        policy = PI05Policy(mini_config(load_contract("so101")))
+    joint = policy.model.paligemma_with_expert
+    joint.paligemma.lm_head.weight = joint.paligemma.model.language_model.embed_tokens.weight
+    as_lerobot_has_it = fingerprint(policy)
+    remove_dead_heads(policy)
+    assert fingerprint(policy) == as_lerobot_has_it
 
 
 def test_an_untrained_checkpoint_says_so(tmp_path):
