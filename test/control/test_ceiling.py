@@ -91,6 +91,11 @@ def test_missing_the_request_for_long_lowers_the_scale_but_now_and_then_does_not
     assert (often.own, often.cause) == (0.0, Reason.SCALE_MISSES)
 
 
+def test_a_new_ceiling_is_open_and_nothing_is_applied_yet() -> None:
+    assert Ceiling() == Ceiling(own=1.0, applied=0.0, miss_rate=0.0, calm_s=0.0, cause=Reason.OK)
+    assert ticks(Ceiling(applied=0.999), 5).applied == 1.0
+
+
 def test_the_ceiling_recovers_only_after_a_calm_time_and_then_slowly() -> None:
     fallen = ticks(Ceiling(applied=1.0), 500, replace(EASE, fault=True))
     waiting = ticks(fallen, round(LIMITS.recover_after_s / DT) - 1)

@@ -136,7 +136,7 @@ def test_one_number_that_is_not_finite_refuses_the_chunk(part: str, step: int, j
 def test_finite_but_far_outside_the_range_is_implausible(value: float, accepted: bool) -> None:
     verdict = CHECK.judge(poisoned(value), SEEN, NOW)
     assert verdict.accepted is accepted
-    assert accepted or verdict.reason is Reason.CHUNK_IMPLAUSIBLE
+    assert accepted or (verdict.reason is Reason.CHUNK_IMPLAUSIBLE and "elbow_flex" in verdict.text)
 
 
 @pytest.mark.parametrize(("value", "accepted"), [(3.3, True), (-3.5, False), (1e308, False)])
@@ -155,6 +155,30 @@ def test_finite_is_asked_before_fresh_and_fresh_before_plausible() -> None:
 def test_observations_may_be_as_old_as_the_contract_says_or_the_setting_allows() -> None:
     assert CHECK.max_observation_age_ns == 200 * MS
     assert ChunkCheck(CONTRACT, SupervisorLimits(max_observation_age_s=0.3)).max_observation_age_ns == 300 * MS
+
+
+@pytest.mark.parametrize(
+    ("changes", "numbers"),
+    [
+        ({"residual_rad": np.zeros((49, 6))}, "base (50, 6), residual (49, 6), 6 joints"),
+        ({"base_rad": np.zeros((1, 6)), "residual_rad": np.zeros((1, 6))}, "1 steps, 2 to 256 are allowed"),
+        ({"step_period_ns": 20 * MS}, "20.000 ms, not 33.333"),
+        ({"epoch": 1}, "epoch 1, now 2"),
+        ({"chunk_id": 4}, "id 4 after 5"),
+        ({"stamp_ns": 801 * MS, "observation_age_ns": 250 * MS}, "250 ms, limit 200 ms"),
+        ({"stamp_ns": NOW + 100 * MS}, "0.100 s ahead, limit 0.05 s"),
+        ({"scale": 1.5}, "scale 1.5"),
+    ],
+)
+def test_a_refusal_tells_the_numbers(changes: dict[str, Any], numbers: str) -> None:
+    assert f"({numbers})" in CHECK.judge(loose(**changes), SEEN, NOW).text
+
+
+def test_late_chunks_are_told_by_how_much() -> None:
+    late = CHECK.judge(replace(GOOD, stamp_ns=2000 * MS), SEEN, 2700 * MS)
+    assert "(0.700 s, limit 0.5 s)" in late.text
+    before = CHECK.judge(replace(GOOD, stamp_ns=850 * MS), replace(SEEN, barrier_ns=900 * MS), NOW)
+    assert "(50 ms before it)" in before.text
 
 
 garbage: st.SearchStrategy[Any] = st.one_of(
