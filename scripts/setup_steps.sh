@@ -60,9 +60,10 @@ find_or_fetch_python() {
     if scripts/find_python.sh; then return; fi
   fi
   echo "set-up: no Python 3.12 with venv and headers on this machine; trying to download one with uv" >&2
+  scripts/system_packages.sh python3-venv >&2 || true
   if python3 -m venv .ros/fetch >&2 &&
     .ros/fetch/bin/python -m pip install -q --disable-pip-version-check "uv==$UV_VERSION" >&2 &&
-    UV_PYTHON_INSTALL_DIR=$PWD/.ros/python .ros/fetch/bin/uv python install -q 3.12 >&2 &&
+    UV_PYTHON_INSTALL_DIR=$PWD/.ros/python .ros/fetch/bin/uv python install 3.12 >&2 &&
     scripts/find_python.sh; then
     return
   fi
