@@ -214,6 +214,7 @@ class _Reader:
             return 1.0
         if not low <= value <= high:
             self.problems.append(f"{where}{key} must be within [{low:g}, {high:g}], got {value!r}")
+            return low
         return float(value)
 
     def _text(self, mapping: Mapping[str, object], key: str, where: str) -> str:
