@@ -49,6 +49,7 @@ WRONG = [
     (("fps",), math.nan, "fps must be a finite number, got nan"),
     (("fps",), True, "fps must be a finite number, got True"),
     (("fps",), 0, "fps must be within [1, 240], got 0"),
+    (("fps",), 10**400, "fps must be within [1, 240], got 1000"),
     (("settle_ms",), -1, "settle_ms must be within [0, 1000], got -1"),
     (("tasks",), [], "tasks must be a list with at least one entry"),
     (("tasks",), "pick", "tasks must be a list"),
