@@ -99,12 +99,13 @@ class Backbone(nn.Module):
 
     def _pixels(self, images: Tensor) -> Float[Tensor, "images 3 h w"]:
         if images.shape[-1] == 3 and images.shape[1] != 3:
-            images = images.permute(0, 3, 1, 2).contiguous()
-        unit = images.to(self.device).to(torch.float32) / 255.0
+            images = images.permute(0, 3, 1, 2)
+        unit = torch.empty(images.shape, dtype=torch.float32, device=self.device)
+        unit.copy_(images).div_(255.0)  # one pass for device, order and type; the same bits as apart
         size = self.policy.config.image_resolution
         if tuple(unit.shape[-2:]) != tuple(size):
             unit = resize_with_pad_torch(unit.permute(0, 2, 3, 1), *size).permute(0, 3, 1, 2).contiguous()
-        return unit * 2.0 - 1.0
+        return unit.mul_(2.0).sub_(1.0)
 
     def tokenize(
         self, task: str, state_normalised: Float[ndarray, "batch dof"]
