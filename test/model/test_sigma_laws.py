@@ -311,7 +311,7 @@ def test_an_empty_slot_has_no_tick():
 def test_settings_of_another_base_are_refused():
     backbone = tiny_backbone()
     with pytest.raises(Exception, match=r"do not fit the base policy.*width"):
-        SigmaTelepathyVLA(backbone, SigmaConfig.full())
+        SigmaTelepathyVLA(backbone, SigmaConfig.small(width=backbone.width + 8))
 
 
 def test_seed_fixes_the_start_of_the_heads():
