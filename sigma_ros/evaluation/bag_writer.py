@@ -189,7 +189,9 @@ class BagWriter:
         if self.path.exists():
             self.path.rename(replaced)
         finished.rename(self.path)
-        shutil.rmtree(self._folder)
+        if replaced.exists():
+            shutil.rmtree(replaced)
+        self._folder.rmdir()  # an interrupted rmtree closes its descriptor twice, which would hide the Ctrl-C
 
     def _discard(self) -> None:
         if self._writer is not None:
