@@ -33,7 +33,11 @@ from sigma_ros.values import Frame, Gap, Window
 __all__ = ["LOOKAHEAD_TICKS", "FrameClock", "StreamCounters"]
 
 LOOKAHEAD_TICKS = 64
-"""A stream this far (and two seconds) ahead makes a tick complete without the others; no more images than that wait."""
+"""A stream this far (and two seconds) ahead makes a tick complete without the others."""
+
+IMAGES_BEYOND_LOOKAHEAD = 2
+"""Images that wait beyond the lookahead: the tick's own, and the one that completes it. With fewer, the order in which
+two streams arrive would decide whether an image is still there."""
 
 _JOINTS = "joints"
 _JOINT_CAPACITY = 1024
@@ -56,7 +60,8 @@ class FrameClock:
         self._cameras: dict[str, Camera] = {camera.name: camera for camera in contract.cameras}
         ages = {camera.name: camera.max_age_ns for camera in contract.cameras}
         self._lookahead_ticks = max(LOOKAHEAD_TICKS, round(2.0 * contract.fps))
-        self._streams = {name: self._stream(age_ns, self._lookahead_ticks) for name, age_ns in ages.items()}
+        capacity = self._lookahead_ticks + IMAGES_BEYOND_LOOKAHEAD
+        self._streams = {name: self._stream(age_ns, capacity) for name, age_ns in ages.items()}
         self._streams[_JOINTS] = self._stream(contract.joint_state_max_age_ns, _JOINT_CAPACITY)
         self._joint_reader = JointReader(contract)
         self._task = contract.tasks[0]

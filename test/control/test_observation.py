@@ -26,7 +26,7 @@ from recordings import (
 )
 
 from sigma_ros.control.images import ImageMessage
-from sigma_ros.control.observation import LOOKAHEAD_TICKS, FrameClock
+from sigma_ros.control.observation import IMAGES_BEYOND_LOOKAHEAD, LOOKAHEAD_TICKS, FrameClock
 from sigma_ros.control.stream import Grid
 from sigma_ros.values import WINDOW_TICKS, Gap, Window
 
@@ -35,6 +35,7 @@ STREAMS = (*(camera.name for camera in CONTRACT.cameras), "joints")
 UP, SIDE = (camera.name for camera in CONTRACT.cameras)
 SETTLE_NS = CONTRACT.settle_ns
 PERIOD_NS = CONTRACT.tick_period_ns
+IMAGES_WAITING = LOOKAHEAD_TICKS + IMAGES_BEYOND_LOOKAHEAD
 
 steps_ms = st.lists(st.integers(1, 120), min_size=4, max_size=60)
 stream_steps = st.tuples(*[steps_ms for _ in STREAMS])
@@ -105,6 +106,18 @@ def test_any_interleaving_of_the_streams_gives_the_same_windows(
     assert contents(prompt) == contents(delayed)
 
 
+@given(st.lists(st.integers(0, PERIOD_NS // MS), min_size=1, max_size=9), st.integers(66, 100))
+@settings(deadline=None, max_examples=20)
+def test_while_a_camera_is_dark_any_interleaving_of_the_others_gives_the_same_ticks(
+    latencies_ms: list[int], dark_ticks: int
+) -> None:
+    dark = range(START_NS + 20 * PERIOD_NS - MS, START_NS + (20 + dark_ticks) * PERIOD_NS - MS)
+    ticks = [START_NS + CONTRACT.tick_offset_ns(tick) for tick in range(130)]
+    stamps = {UP: [s for s in ticks if s not in dark], SIDE: ticks, "joints": ticks}
+    reference = contents(run(CONTRACT, arrivals_of(stamps, [0])))
+    assert contents(run(CONTRACT, arrivals_of(stamps, latencies_ms))) == reference
+
+
 @given(stream_steps, st.lists(st.integers(0, SETTLE_NS // MS - 1), min_size=1, max_size=9))
 @settings(deadline=None, max_examples=60)
 def test_live_and_bag_give_the_same_windows_while_messages_settle_in_time(
@@ -165,7 +178,7 @@ def test_whatever_comes_ticks_are_consecutive_fresh_and_bounded(
             stamps_ns = [entry.stamp_ns for entry, valid in zip(item.frames, item.mask, strict=True) if valid]
             assert stamps_ns == sorted(set(stamps_ns))
     for name, stream in clock._streams.items():
-        assert len(stream.pending) <= (1024 if name == "joints" else LOOKAHEAD_TICKS)
+        assert len(stream.pending) <= (1024 if name == "joints" else IMAGES_WAITING)
     counters = clock.counters
     assert counters.windows + counters.gaps == len(items)
 
@@ -245,7 +258,7 @@ def test_a_dead_camera_in_a_bag_neither_blocks_nor_fills_memory() -> None:
             clock.push_image(message.stream, message.stamp_ns, image)
             del image
         drain(clock, None)
-        assert sum(ref() is not None for ref in alive[-400:]) <= LOOKAHEAD_TICKS + 1
+        assert sum(ref() is not None for ref in alive[-400:]) <= IMAGES_WAITING + 1
     assert clock.counters.gaps == 16
     assert clock.missing == (UP,)
 
@@ -257,7 +270,7 @@ def test_ticks_that_nobody_consumes_keep_a_bounded_number_of_images_and_become_g
         push(clock, CONTRACT, message)
     stored = [stream.pending for stream in clock._streams.values()]
     assert max(len(pending) for pending in stored) <= 1024
-    assert len(clock._streams[UP].pending) == LOOKAHEAD_TICKS
+    assert len(clock._streams[UP].pending) == IMAGES_WAITING
     items = drain(clock, None)
     lost = clock.counters.streams[UP].dropped
     assert lost > 0
