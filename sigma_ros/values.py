@@ -172,6 +172,14 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOver:
+    """Base steps of the previous chunk from a new tick on; the first `delay_steps` will be gone on arrival."""
+
+    base_rad: Float64[ndarray, "steps dof"]
+    delay_steps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Telepathy:
     """What Sigma believes at a tick, to look at and to record. `memory_l2` etc. are its norms.
 

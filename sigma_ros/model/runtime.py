@@ -7,7 +7,7 @@ same recording gives the same chunks at any speed, and a saved state continues b
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -18,6 +18,8 @@ from torch import Tensor
 
 from sigma_ros.contract import Contract
 from sigma_ros.errors import SigmaError
+from sigma_ros.model.backbone import RealTimeChunking
+from sigma_ros.model.guidance import allow_guidance, guidance
 from sigma_ros.model.noise import flow_noise
 from sigma_ros.model.normalise import Normalisation
 from sigma_ros.model.policy_units import PolicyUnits
@@ -25,10 +27,11 @@ from sigma_ros.model.runtime_load import CheckpointInfo, load_parts
 from sigma_ros.model.sights import SightMaker
 from sigma_ros.model.sigma import Action, SigmaTelepathyVLA
 from sigma_ros.model.state import RecurrentState
-from sigma_ros.model.step import Plan, advance, initial_state, plan
+from sigma_ros.model.step import advance, initial_state, plan, recorrect, remember
+from sigma_ros.model.telepathy import Belief
 from sigma_ros.model.tokens import PADDING
 from sigma_ros.risk import assess, scale_of
-from sigma_ros.values import AdapterSettings, Chunk, Telepathy, Window, frozen_array
+from sigma_ros.values import AdapterSettings, Chunk, LeftOver, Telepathy, Window, frozen_array
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +124,7 @@ class SigmaRuntime:
         settings: AdapterSettings,
         chunk_id: int,
         baseline_diagnostics: bool = False,
+        left_over: LeftOver | None = None,
     ) -> tuple[Inference, RecurrentState]:
         """Proposes a chunk for the window's newest tick; encodes only frames that the state has not seen.
 
@@ -131,6 +135,7 @@ class SigmaRuntime:
             settings: The adapter's bounds and temperature.
             chunk_id: Number of the chunk.
             baseline_diagnostics: Also run the telepathy path without LoRA, for the card's baseline arm.
+            left_over: Of the previous chunk: the base is led on from it (LeRobot's real-time chunking).
 
         Raises:
             SigmaError: window and state are of different epochs or tasks, or an image has the wrong size.
@@ -149,14 +154,48 @@ class SigmaRuntime:
             noise=noise,
             commit=commit,
             baseline_diagnostics=baseline_diagnostics,
+            **self._guidance(left_over),
         )
         inference = Inference(
             chunk=self._chunk(result.action, window, settings, chunk_id, started_ns),
-            telepathy=_telepathy(window, result),
+            telepathy=_telepathy(window, result.action.belief, result.baseline, committed=result.committed),
             base_normalised=_numpy(result.action.base[0]),
             residual_normalised=_numpy(result.action.residual.composite[0]),
         )
         return inference, advanced
+
+    @torch.no_grad()
+    def remember(self, window: Window, state: RecurrentState) -> tuple[Telepathy, RecurrentState]:
+        """What `step` with `commit` does to the state, without a chunk: for a tick whose chunk would come too late."""
+        belief, kept, advanced = remember(self.model, self.observe(window, state))
+        return _telepathy(window, belief, None, committed=kept), advanced
+
+    @torch.no_grad()
+    def refresh(
+        self, window: Window, state: RecurrentState, previous: Chunk, *, settings: AdapterSettings, chunk_id: int
+    ) -> tuple[Inference, RecurrentState]:
+        """A new residual on what is left of a chunk: the base's steps stay as they are. Commits nothing.
+
+        Args:
+            window: A later tick of the same epoch as `previous`.
+            state: From the previous step.
+            previous: The chunk in execution, planned at an earlier tick.
+            settings: The adapter's bounds and temperature.
+            chunk_id: Number of the chunk.
+        """
+        started_ns = time.perf_counter_ns()
+        base_rad = previous.base_rad[window.tick - previous.tick :]
+        steps = torch.from_numpy(self.units.normalise_actions(base_rad).astype(np.float32))
+        observed = self.observe(window, state)
+        action = recorrect(self.model, observed, steps.to(self.model.backbone.device))
+        chunk = self._chunk(action, window, settings, chunk_id, started_ns)
+        inference = Inference(
+            chunk=replace(chunk, base_rad=base_rad),
+            telepathy=_telepathy(window, action.belief, None, committed=False),
+            base_normalised=_numpy(action.base[0]),
+            residual_normalised=_numpy(action.residual.composite[0]),
+        )
+        return inference, observed
 
     @torch.no_grad()
     def observe(self, window: Window, state: RecurrentState) -> RecurrentState:
@@ -180,6 +219,15 @@ class SigmaRuntime:
     def check_units(self, positions_rad: Float64[ndarray, " dof"]) -> tuple[str, ...]:
         """Why a measured pose cannot be in the units of the training data; see `PolicyUnits.problems`."""
         return self.units.problems(positions_rad)
+
+    def _guidance(self, left_over: LeftOver | None) -> RealTimeChunking:
+        if left_over is None:
+            return {}
+        allow_guidance(self.model.backbone)
+        if self.model.plain is not None:
+            allow_guidance(self.model.plain.adapted)
+        steps = torch.from_numpy(self.units.normalise_actions(left_over.base_rad).astype(np.float32))
+        return guidance(steps.to(self.model.backbone.device), delay_steps=left_over.delay_steps)
 
     def _chunk(
         self, action: Action, window: Window, settings: AdapterSettings, chunk_id: int, started_ns: int
@@ -225,8 +273,7 @@ def _numpy(tensor: Float[Tensor, "*any"]) -> Float64[ndarray, "*any"]:
     return values
 
 
-def _telepathy(window: Window, result: Plan) -> Telepathy:
-    belief, plain = result.action.belief, result.baseline
+def _telepathy(window: Window, belief: Belief, plain: Belief | None, *, committed: bool) -> Telepathy:
     return Telepathy(
         epoch=window.epoch,
         tick=window.tick,
@@ -238,5 +285,5 @@ def _telepathy(window: Window, result: Plan) -> Telepathy:
         sem_align=float(belief.sem_align),
         baseline_tau_l2=math.nan if plain is None else float(plain.tau_l2),
         baseline_sem_align=math.nan if plain is None else float(plain.sem_align),
-        committed=result.committed,
+        committed=committed,
     )

@@ -85,6 +85,25 @@ def plan(
     return Plan(action=action, baseline=baseline, committed=keep), state.committed(update) if keep else state
 
 
+@torch.no_grad()
+def remember(model: SigmaTelepathyVLA, state: RecurrentState) -> tuple[Belief, bool, RecurrentState]:
+    """The commit of `plan` without its actions: belief, whether it was kept, and the same state bit for bit."""
+    belief = model.believe(percepts_of(model, state), state.recurrence)
+    update = belief.recurrence
+    keep = bool(torch.isfinite(update.memory).all() & torch.isfinite(update.factors).all())
+    return belief, keep, state.committed(update) if keep else state
+
+
+@torch.no_grad()
+def recorrect(model: SigmaTelepathyVLA, state: RecurrentState, base: Float[Tensor, "steps dof"]) -> Action:
+    """What Sigma believes now, and its residual on normalised base steps from the newest tick on."""
+    belief = model.believe(percepts_of(model, state), state.recurrence)
+    whole = torch.cat([base, base[-1:].expand(model.config.horizon - len(base), -1)])[None]
+    residual = model.correct(belief, state.ring.states[-1:], whole)
+    kept = replace(residual, composite=residual.composite[:, : len(base)])
+    return Action(base=base[None], residual=kept, belief=belief)
+
+
 def percepts_of(model: SigmaTelepathyVLA, state: RecurrentState) -> Percepts:
     """The state's window and task as the telepathy path takes them, batch of one."""
     text, text_mask = model.read_text([state.task])

@@ -18,7 +18,7 @@ from sigma_ros.model.manifest import Training
 from sigma_ros.model.noise import flow_noise
 from sigma_ros.model.runtime import Inference, SigmaRuntime
 from sigma_ros.model.state import RecurrentState
-from sigma_ros.values import AdapterSettings
+from sigma_ros.values import AdapterSettings, LeftOver
 
 CALM = AdapterSettings()
 
@@ -311,3 +311,47 @@ def test_the_summary_starts_with_what_a_reader_must_know(
     assert runtime.info.summary().startswith("trained: ")
     random = SigmaRuntime.load(str(save_tiny(tmp_path / "t", trained=False)), contract=so101, allow_untrained=True)
     assert random.info.summary().startswith("UNTRAINED (random weights): ")
+
+
+def test_a_commit_without_a_chunk_leaves_the_state_that_a_whole_step_leaves(stirred: SigmaRuntime) -> None:
+    recording = frames(33, stirred.image_size_px, 0)
+    whole = alone = stirred.initial_state(epoch=0, task=TASK)
+    for tick in (0, 16, 32):
+        window = window_at(recording, tick)
+        told, whole = stirred.step(window, whole, commit=True, settings=CALM, chunk_id=tick)
+        telepathy, alone = stirred.remember(window, alone)
+        assert telepathy.committed
+        assert np.array_equal(telepathy.semantic_memory, told.telepathy.semantic_memory)
+    assert torch.equal(whole.memory, alone.memory)
+    assert torch.equal(whole.factors, alone.factors)
+    assert torch.equal(whole.ring.pooled, alone.ring.pooled)
+
+
+def test_a_refreshed_residual_leaves_the_bases_steps_as_they_were(stirred: SigmaRuntime) -> None:
+    recording = frames(12, stirred.image_size_px, 0)
+    first, state = stirred.step(
+        window_at(recording, 4), stirred.initial_state(epoch=0, task=TASK), commit=False, settings=CALM, chunk_id=0
+    )
+    fresh, after = stirred.refresh(window_at(recording, 9), state, first.chunk, settings=CALM, chunk_id=1)
+    np.testing.assert_array_equal(fresh.chunk.base_rad, first.chunk.base_rad[5:])
+    assert fresh.chunk.residual_rad.shape == fresh.chunk.base_rad.shape
+    assert not np.array_equal(fresh.chunk.residual_rad, first.chunk.residual_rad[5:])
+    assert (fresh.chunk.tick, fresh.chunk.stamp_ns) == (9, window_at(recording, 9).stamp_ns)
+    assert torch.equal(after.memory, state.memory)
+
+
+def test_a_left_over_draws_the_base_towards_the_chunk_before_and_its_absence_changes_no_bit(
+    tiny_folder: Path, so101: Contract
+) -> None:
+    runtime = SigmaRuntime.load(str(tiny_folder), contract=so101, seed=11)
+    recording = frames(9, runtime.image_size_px, 0)
+    start = runtime.initial_state(epoch=0, task=TASK)
+    first, state = runtime.step(window_at(recording, 0), start, commit=True, settings=CALM, chunk_id=0)
+    left = LeftOver(base_rad=first.chunk.base_rad[8:], delay_steps=4)
+    window = window_at(recording, 8)
+    free, _ = runtime.step(window, state, commit=False, settings=CALM, chunk_id=1)
+    led, _ = runtime.step(window, state, commit=False, settings=CALM, chunk_id=1, left_over=left)
+    again, _ = runtime.step(window, state, commit=False, settings=CALM, chunk_id=1)
+    kept = runtime.normalise_actions(left.base_rad)[:4]
+    assert np.abs(led.base_normalised[:4] - kept).max() < 0.5 * np.abs(free.base_normalised[:4] - kept).max()
+    assert _same(free, again)
