@@ -211,6 +211,30 @@ class Backbone(nn.Module):
             **rtc,
         )
 
+    def flow_loss(
+        self,
+        prefix: Prefix,
+        *,
+        actions: Float[Tensor, "batch horizon max_dof"],
+        noise: Float[Tensor, "batch draws horizon max_dof"],
+        time: Float[Tensor, "batch draws"],
+    ) -> Float[Tensor, "batch draws horizon max_dof"]:
+        """Pi0.5's own training loss per entry, for several draws of noise and time over one prefix; differentiable.
+
+        `time` is in (0, 1], 1 is pure noise. One draw gives what `PI05Policy.forward` gives; further draws cost a
+        third of that, because images and prompt are read once.
+        """
+        draws = time.shape[1]
+        cache = DynamicCache()
+        for index, (keys, values, _) in enumerate(prefix.cache):
+            cache.update(keys.repeat_interleave(draws, dim=0), values.repeat_interleave(draws, dim=0), index)
+        clean = actions[:, None].expand_as(noise)
+        share = time[..., None, None]
+        noisy = (share * noise + (1.0 - share) * clean).flatten(0, 1)
+        mask = prefix.mask.repeat_interleave(draws, dim=0)
+        velocity = self.policy.model.denoise_step(mask, cache, noisy, time.flatten())
+        return (velocity.unflatten(0, time.shape) - (noise - clean)).square()
+
     @torch.no_grad()
     def base_chunk(
         self,

@@ -70,11 +70,8 @@ class PlainLora(nn.Module):
         time: Float[Tensor, " batch"],
     ) -> Float[Tensor, "batch horizon max_dof"]:
         """pi0.5's own training loss per entry; `time` in (0, 1], 1 is pure noise."""
-        share = time[:, None, None]
         prefix = self.adapted.prefix(image_tokens, image_mask, tokens, mask)
-        noisy = share * noise + (1.0 - share) * actions
-        velocity = self.adapted.policy.model.denoise_step(prefix.mask, prefix.cache, noisy, time)
-        return (velocity - (noise - actions)).square()
+        return self.adapted.flow_loss(prefix, actions=actions, noise=noise[:, None], time=time[:, None])[:, 0]
 
 
 def _depth(language_model: nn.Module) -> int:

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every training run shares: progress for the eye, logs for TensorBoard, a clean Ctrl-C, a stop on NaN."""
+
+import math
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.utils.tensorboard import SummaryWriter
+
+from sigma_ros.errors import SigmaError
+
+INTERRUPTED = 130
+_PLAIN_EVERY_S = 30.0
+
+
+class StopRequest:
+    """Becomes true with the first SIGINT or SIGTERM; a second SIGINT interrupts at once."""
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def __bool__(self) -> bool:
+        return self._asked
+
+    def ask(self) -> None:
+        """Asks the loop to end after the step that runs."""
+        self._asked = True
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[StopRequest]:
+    """While open, SIGINT and SIGTERM end the loop after its step, so that the run can be saved."""
+    stop = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def ask(_number: int, _frame: FrameType | None) -> None:
+        stop.ask()
+        signal.signal(signal.SIGINT, before[signal.SIGINT])
+
+    for number in before:
+        signal.signal(number, ask)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class TrainingLog:
+    """A live line on a terminal (one line per 30 s elsewhere) and scalars for TensorBoard.
+
+    Args:
+        folder: Where TensorBoard's events go; None writes none.
+        total_steps: Steps of the whole run.
+        first_step: Step at which this call begins.
+        samples_per_step: For the rate.
+    """
+
+    def __init__(self, folder: Path | None, *, total_steps: int, first_step: int, samples_per_step: int) -> None:
+        self._console = Console(stderr=True)
+        self._writer = None if folder is None else SummaryWriter(str(folder), purge_step=first_step)
+        self._samples = samples_per_step
+        self._first, self._total = first_step, total_steps
+        self._started_s = self._said_s = time.monotonic()
+        columns = (
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+        )
+        self._progress = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
+        self._task = self._progress.add_task("", total=total_steps, completed=first_step)
+
+    def __enter__(self) -> "TrainingLog":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+        if self._writer is not None:
+            self._writer.close()
+
+    def step(self, step: int, values: Mapping[str, float]) -> None:
+        """Shows and logs one finished step."""
+        elapsed_s = time.monotonic() - self._started_s
+        rate = self._samples * (step + 1 - self._first) / max(elapsed_s, 1e-9)
+        memory_gb = memory_bytes() / 1e9
+        text = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        text += f"  {rate:.1f} samples/s  {memory_gb:.2f} GB"
+        self._progress.update(self._task, completed=step + 1, description=text)
+        self._say_plainly(step, text, rate)
+        if self._writer is not None:
+            for name, value in {**values, "samples_per_s": rate, "memory_gb": memory_gb}.items():
+                self._writer.add_scalar(name, value, step)
+
+    def scores(self, step: int, values: Mapping[str, float]) -> None:
+        """Shows and logs an evaluation between steps."""
+        self._progress.console.print(
+            f"step {step}: " + "  ".join(f"{name} {value:.5f}" for name, value in values.items()), highlight=False
+        )
+        if self._writer is not None:
+            for name, value in values.items():
+                self._writer.add_scalar(f"held_out/{name}", value, step)
+
+    def _say_plainly(self, step: int, text: str, rate: float) -> None:
+        now_s = time.monotonic()
+        if self._console.is_terminal or (now_s - self._said_s < _PLAIN_EVERY_S and step + 1 < self._total):
+            return
+        self._said_s = now_s
+        left_s = (self._total - step - 1) * self._samples / rate
+        self._console.print(f"{step + 1}/{self._total}  {text}  {left_s / 60:.0f} min left", highlight=False)
+
+
+def memory_bytes() -> int:
+    """Peak memory: of the GPU where there is one, else of this process."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def refuse_nan(loss: float, *, step: int, samples: list[str]) -> None:
+    """Stops a run whose loss is not finite, naming the batch.
+
+    Raises:
+        SigmaError: it is not finite; the weights of before the step are what was saved last.
+    """
+    if not math.isfinite(loss):
+        raise SigmaError(
+            "the loss is not finite",
+            where=f"step {step}, samples {', '.join(samples)}",
+            expected="a finite number",
+            got=loss,
+            remedy="look at these samples, or lower --learning_rate; the last saved state is whole",
+        )
+
+
+def warmup_cosine(step: int, *, total: int, warmup: int, floor: float = 0.05) -> float:
+    """Share of the peak learning rate at a step: linear up, cosine down to `floor`."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
