@@ -169,6 +169,71 @@ def _note(report: Report, kind: str, over: ndarray, limits: Limits, first_tick: 
         report.found[kind] += int(over.sum()) - 1
 
 
+class Live:
+    """The same judgement on a running stream, one supervisor tick at a time, in constant memory."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.report = Report()
+        self._limits = limits
+        self._recent: list[ndarray] = []
+        self._fresh = True
+        self._resting_ticks = 0
+        self._last_ns: int | None = None
+
+    def tick(self, stamp_ns: int, state: str, command: ndarray | None) -> None:
+        """One tick: `command` is None when nothing was published in it."""
+        report, limits = self.report, self._limits
+        where = f"tick {report.ticks} in {state}"
+        report.ticks += 1
+        if self._last_ns is not None and stamp_ns - self._last_ns > limits.silence_s * 1e9:
+            report.note("silence", f"{(stamp_ns - self._last_ns) / 1e9:.3f} s before {where}")
+        self._last_ns = stamp_ns
+        self._resting_ticks = self._resting_ticks + 1 if state in RESTING_STATES else 0
+        if command is None:
+            self.cut()
+            return
+        report.commands += 1
+        if not np.isfinite(command).all():
+            report.note("not_finite", where)
+            self.cut()
+            return
+        if state == "DISENGAGED":
+            report.note("motion_at_rest", f"{where}: a command")
+        if self._fresh:
+            report.motions += 1
+            self._recent, self._fresh = [command] * 3, False
+        self._judge([*self._recent, command], where)
+        self._recent = [*self._recent, command][-3:]
+
+    def cut(self) -> None:
+        """Commands end here; the next one begins a new motion from rest."""
+        self._recent, self._fresh = [], True
+
+    def miss(self) -> None:
+        """Commands were lost on the way to the oracle: differences across the hole mean nothing."""
+        self._recent = []
+
+    def forget_silence(self) -> None:
+        """The supervisor was ended on purpose: the time until the next one speaks is not its silence."""
+        self._last_ns = None
+
+    def _judge(self, q: list[ndarray], where: str) -> None:
+        limits, h = self._limits, self._limits.period_s
+        over = {"position": (q[-1] > limits.upper + limits.tolerance) | (q[-1] < limits.lower - limits.tolerance)}
+        differences = (("velocity", limits.speed), ("acceleration", limits.acceleration), ("jerk", limits.jerk))
+        for order, (kind, limit) in enumerate(differences, start=1):
+            if len(q) > order:
+                value = np.abs(np.diff(np.array(q[-order - 1 :]), order, axis=0)[0]) / h**order
+                over[kind] = value > limit + limits.tolerance
+                self.report.used[kind] = max(self.report.used[kind], float((value / limit).max()))
+        for kind, joints in over.items():
+            for joint in np.flatnonzero(joints):
+                self.report.note(kind, f"{where}, {limits.joints[int(joint)]}")
+        allowed = math.ceil(limits.rest_within_s / h)
+        if self._resting_ticks > allowed and len(q) > 1 and np.any(q[-1] != q[-2]):
+            self.report.note("motion_at_rest", where)
+
+
 def read_lines(lines: Iterable[str]) -> tuple[list[ndarray | None], list[str], list[int]]:
     """JSON lines to commands, states and stamps."""
     commands: list[ndarray | None] = []
