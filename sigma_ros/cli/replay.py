@@ -2,12 +2,20 @@
 """`sigma replay`: recordings through the policy and the supervisor, without a ROS graph, into a report."""
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 app = typer.Typer(no_args_is_help=True)
+
+
+class Format(StrEnum):
+    """What the summary is printed as."""
+
+    TEXT = "text"
+    MD = "md"
 
 
 @app.command()
@@ -44,6 +52,9 @@ def replay(
     strict: Annotated[bool, typer.Option("--strict", help="Any loss in a recording is a failure.")] = False,
     recover: Annotated[bool, typer.Option("--recover", help="Read a cut-off bag as far as it goes.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a report that is there.")] = False,
+    form: Annotated[
+        Format, typer.Option("--format", help="What is printed at the end: text, or md for a pull request.")
+    ] = Format.TEXT,
 ) -> None:
     """Replays recordings and scores Sigma against its base.
 
@@ -71,5 +82,6 @@ def replay(
         strict=strict,
         recover=recover,
         force=force,
+        as_markdown=form is Format.MD,
     )
     sys.exit(run(request))

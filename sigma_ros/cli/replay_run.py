@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What `sigma replay` does: check everything that is cheap, load the model, replay each bag, write the report."""
 
+import json
 import shlex
 import signal
 import sys
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+import typer
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -23,6 +25,7 @@ from sigma_ros.errors import UsageError
 from sigma_ros.evaluation.bag import open_bag
 from sigma_ros.evaluation.bags import find_bags
 from sigma_ros.evaluation.conditions import conditions
+from sigma_ros.evaluation.markdown import report_markdown
 from sigma_ros.evaluation.replay import Hooks, ReplayOptions, replay
 from sigma_ros.evaluation.replay_log import ReplayLog
 from sigma_ros.evaluation.report import ReportPaths, refuse_existing, write_report
@@ -56,6 +59,7 @@ class Request:
     strict: bool
     recover: bool
     force: bool
+    as_markdown: bool = False
 
 
 class _Stop:
@@ -97,7 +101,10 @@ def run(request: Request) -> int:
         logs = _replay_all(bags, contract, runtime, _options(request, contract, settings, runtime), stop)
         scores = score(*logs, complete=len(logs) == len(bags))
         paths = write_report(logs, scores, request.out, conditions=_conditions(request, contract), force=request.force)
-    show(logs, scores, paths)
+    if request.as_markdown:
+        typer.echo(report_markdown(json.loads(paths.json.read_text(encoding="utf-8"))), nl=False)
+    else:
+        show(logs, scores, paths)
     if not scores.complete:
         return INTERRUPTED
     return WITH_LOSSES if any(log.losses for log in logs) else COMPLETE

@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from sigma_ros import __version__
 
 VERBS = {
+    "compare": "Put two reports of the same recordings side by side.",
     "contract": "Check a robot's contract file.",
     "demo": "Record, replay through the nodes and report, on this machine alone.",
     "model": "Make, inspect and explain models and checkpoints.",

@@ -4,12 +4,17 @@
 No measured times are in it, so repeating a replay gives the same bytes.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from jaxtyping import Float64
+from numpy import ndarray
 
+from sigma_ros.evaluation import metrics
 from sigma_ros.evaluation.replay_log import InferenceEntry, ReplayLog
 from sigma_ros.evaluation.report_json import SCHEMA
 
@@ -17,6 +22,7 @@ _MATRIX = pa.list_(pa.float64())
 
 COLUMNS = pa.schema(
     [
+        pa.field("recording", pa.int64(), metadata={"meaning": "its place among the report's episodes"}),
         pa.field("episode", pa.string(), metadata={"meaning": "name of the recording"}),
         pa.field("epoch", pa.int64()),
         pa.field("tick", pa.int64(), metadata={"meaning": "ticks since the epoch's first"}),
@@ -27,6 +33,7 @@ COLUMNS = pa.schema(
         pa.field("horizon", pa.int64()),
         pa.field("base_rad", _MATRIX, metadata={"meaning": "horizon x joints, row-major"}),
         pa.field("residual_rad", _MATRIX, metadata={"meaning": "horizon x joints, row-major"}),
+        pa.field("target_rad", _MATRIX, metadata={"meaning": "recorded, 16 x joints, row-major; null: not scored"}),
         pa.field("scale", pa.float64()),
         pa.field("risk", pa.float64(), metadata={"meaning": "sum of the three terms"}),
         pa.field("residual_risk", pa.float64()),
@@ -42,26 +49,44 @@ COLUMNS = pa.schema(
 
 
 def write_chunks(logs: Sequence[ReplayLog], path: Path) -> None:
-    """Writes all chunks, one row group per recording; joint names and the checkpoint are in the file's metadata."""
+    """Writes all chunks, one row group per recording; joints, checkpoint and action space are in the metadata."""
+    first = logs[0]
     metadata = {
         "schema": SCHEMA,
-        "joint_names": ",".join(logs[0].contract.joint_names),
-        "checkpoint_hash": logs[0].policy.checkpoint_hash,
+        "joint_names": ",".join(first.contract.joint_names),
+        "checkpoint_hash": first.policy.checkpoint_hash,
+        "action_scale": json.dumps(first.policy.action_scale.tolist()),
+        "action_offset": json.dumps(first.policy.action_offset.tolist()),
     }
     with pq.ParquetWriter(path, COLUMNS.with_metadata(metadata), compression="zstd") as writer:
-        for log in logs:
-            writer.write_table(pa.Table.from_pylist(list(_rows(log)), schema=COLUMNS.with_metadata(metadata)))
+        for number, log in enumerate(logs):
+            rows = list(_rows(log, number))
+            writer.write_table(pa.Table.from_pylist(rows, schema=COLUMNS.with_metadata(metadata)))
 
 
-def _rows(log: ReplayLog) -> Iterator[dict[str, object]]:
-    for entry in log.inferences:
-        yield _row(log.bag.name, entry)
+def action_map(schema: pa.Schema) -> tuple[Float64[ndarray, " dof"], Float64[ndarray, " dof"]]:
+    """Scale and offset of radians -> normalised actions, as `write_chunks` noted them."""
+    scale, offset = (np.array(json.loads(schema.metadata[key])) for key in (b"action_scale", b"action_offset"))
+    return scale, offset
 
 
-def _row(episode: str, entry: InferenceEntry) -> dict[str, object]:
+def _rows(log: ReplayLog, number: int) -> Iterator[dict[str, object]]:
+    samples = metrics.samples_of(log)
+    targets = dict(zip(samples.inference_index.tolist(), samples.target_rad, strict=True))
+    for i, entry in enumerate(log.inferences):
+        row = _row(entry)
+        target = targets.get(i)
+        yield {
+            "recording": number,
+            "episode": log.bag.name,
+            "target_rad": None if target is None else target.ravel(),
+            **row,
+        }
+
+
+def _row(entry: InferenceEntry) -> dict[str, object]:
     chunk = entry.chunk
     return {
-        "episode": episode,
         "epoch": chunk.epoch,
         "tick": chunk.tick,
         "stamp_ns": chunk.stamp_ns,

@@ -15,7 +15,7 @@ from numpy import ndarray
 
 from sigma_ros.contract import Contract
 from sigma_ros.evaluation.replay_log import SCORE_STRIDE_TICKS, SCORED_STEPS, ReplayLog, TickTrack
-from sigma_ros.values import NS_PER_S
+from sigma_ros.values import NS_PER_S, Chunk
 
 CHUNK_STEPS = 8
 """Steps of the middle scale: `mse_chk` (design, section 5)."""
@@ -84,6 +84,13 @@ def step_mse(squared: Float64[ndarray, "samples steps dof"]) -> Float64[ndarray,
     return squared.mean(axis=(0, 2))
 
 
+def joint_mse(squared: Float64[ndarray, "samples steps dof"], steps: int) -> Float64[ndarray, " dof"]:
+    """Mean squared error of each joint over the first `steps` steps; NaN without windows."""
+    if not len(squared):
+        return np.full(squared.shape[2], np.nan)
+    return squared[:, :steps].mean(axis=(0, 1))
+
+
 def joint_rmse_deg(
     arm_rad: Float64[ndarray, "samples steps dof"], target_rad: Float64[ndarray, "samples steps dof"], steps: int
 ) -> Float64[ndarray, " dof"]:
@@ -105,6 +112,43 @@ def border_jumps_deg(log: ReplayLog) -> dict[str, Float64[ndarray, "borders dof"
             jumps["sigma"].append(new.blended_rad(new.scale)[0] - old.blended_rad(old.scale)[ahead])
     dof = log.contract.dof
     return {arm: np.abs(np.degrees(np.array(rows).reshape(-1, dof))) for arm, rows in jumps.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Executed:
+    """The published chunks as they would be executed: of each the steps until the next one.
+
+    A NaN row stands where the next chunk does not follow on.
+    """
+
+    stamp_ns: Int64[ndarray, " steps"]
+    baseline_rad: Float64[ndarray, "steps dof"]
+    sigma_rad: Float64[ndarray, "steps dof"]
+
+
+def executed(log: ReplayLog) -> Executed:
+    """The steps that both arms would have executed, without latency and without a supervisor."""
+    dof = log.contract.dof
+    chunks = [entry.chunk for entry in log.inferences if entry.published]
+    stamps: list[ndarray] = [np.empty(0, dtype=np.int64)]
+    base: list[ndarray] = [np.empty((0, dof))]
+    sigma: list[ndarray] = [np.empty((0, dof))]
+    for i, chunk in enumerate(chunks):
+        ahead = _ticks_until(chunk, chunks[i + 1] if i + 1 < len(chunks) else None)
+        steps = min(ahead or SCORED_STEPS, chunk.horizon)
+        broken = ahead != steps
+        stamps.append(chunk.stamp_ns + np.arange(steps + broken) * chunk.step_period_ns)
+        gap = np.full((int(broken), dof), np.nan)
+        base.append(np.concatenate([chunk.base_rad[:steps], gap]))
+        sigma.append(np.concatenate([chunk.blended_rad(chunk.scale)[:steps], gap]))
+    return Executed(stamp_ns=np.concatenate(stamps), baseline_rad=np.concatenate(base), sigma_rad=np.concatenate(sigma))
+
+
+def _ticks_until(chunk: Chunk, following: Chunk | None) -> int | None:
+    """Ticks to the next chunk of the same epoch, None at the epoch's last."""
+    if following is None or following.epoch != chunk.epoch:
+        return None
+    return following.tick - chunk.tick
 
 
 def command_runs(command_rad: Float64[ndarray, "decisions dof"]) -> list[Float64[ndarray, "run dof"]]:

@@ -106,10 +106,21 @@ def policy_facts(runtime: "SigmaRuntime") -> PolicyFacts:
         details={
             "base_parameters": info.base.parameters,
             "sigma_parameters": info.sigma_parameters,
+            "heads": heads_of(runtime),
             "dtype": info.base.dtype,
             "device": info.base.device,
         },
     )
+
+
+def heads_of(runtime: "SigmaRuntime") -> dict[str, float]:
+    """The model card's CHECK A: number of the heads' tensors, and mean, deviation and rms of all their numbers."""
+    from sigma_ros.model.inspect import statistics  # noqa: PLC0415 - torch, only where a model is
+
+    found = statistics(runtime.model.heads().values())
+    if not found.tensors:
+        return {"tensors": 0}
+    return {"tensors": found.tensors, "mean": found.mean, "std": found.std, "rms": found.rms}
 
 
 def bag_facts(bag: Bag, ticks: Episode) -> BagFacts:

@@ -10,6 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy import ndarray
 
+from sigma_ros.evaluation.metrics import executed
 from sigma_ros.evaluation.replay_log import SCORED_STEPS, ReplayLog
 from sigma_ros.evaluation.report_figures import (
     BASE,
@@ -21,7 +22,7 @@ from sigma_ros.evaluation.report_figures import (
     compact,
     figure_of,
 )
-from sigma_ros.values import NS_PER_S, Chunk
+from sigma_ros.values import NS_PER_S
 
 MAX_POINTS = 1500
 """Points of a drawn curve; longer ones are thinned evenly."""
@@ -41,7 +42,9 @@ def joint_figures(log: ReplayLog) -> dict[str, Figure]:
     start_ns = _start_ns(log)
     tick_s = (log.ticks.stamp_ns - start_ns) / NS_PER_S
     decision_s = (log.decisions.stamp_ns - start_ns) / NS_PER_S
-    executed_s, base, sigma = _executed(log, start_ns)
+    steps = executed(log)
+    executed_s = (steps.stamp_ns - start_ns) / NS_PER_S
+    base, sigma = steps.baseline_rad, steps.sigma_rad
     bands = _worst_bands(log, start_ns)
     figures = {}
     for j, joint in enumerate(log.contract.joints):
@@ -140,31 +143,6 @@ def _pair_figure(log: ReplayLog, time_s: ndarray, field: str, title: str) -> Fig
         _line(time_s, sigma, "Sigma", {"color": SIGMA, "width": 1.5}),
     ]
     return figure_of(traces, x="time [s]", y=title, height=240)
-
-
-def _executed(log: ReplayLog, start_ns: int) -> tuple[ndarray, ndarray, ndarray]:
-    """Time, base and Sigma of the steps until each next chunk; a NaN row where the next one does not follow on."""
-    dof = log.contract.dof
-    chunks = [entry.chunk for entry in log.inferences if entry.published]
-    rows_s: list[ndarray] = [np.empty(0)]
-    base: list[ndarray] = [np.empty((0, dof))]
-    sigma: list[ndarray] = [np.empty((0, dof))]
-    for i, chunk in enumerate(chunks):
-        ahead = _ticks_until(chunk, chunks[i + 1] if i + 1 < len(chunks) else None)
-        steps = min(ahead or SCORED_STEPS, chunk.horizon)
-        broken = ahead != steps
-        rows_s.append((chunk.stamp_ns - start_ns + np.arange(steps + broken) * chunk.step_period_ns) / NS_PER_S)
-        gap = np.full((int(broken), dof), np.nan)
-        base.append(np.concatenate([chunk.base_rad[:steps], gap]))
-        sigma.append(np.concatenate([chunk.blended_rad(chunk.scale)[:steps], gap]))
-    return np.concatenate(rows_s), np.concatenate(base), np.concatenate(sigma)
-
-
-def _ticks_until(chunk: Chunk, following: Chunk | None) -> int | None:
-    """Ticks to the next chunk of the same epoch, None at the epoch's last."""
-    if following is None or following.epoch != chunk.epoch:
-        return None
-    return following.tick - chunk.tick
 
 
 def _line(x: ndarray, y: ndarray, name: str, style: dict[str, object], opacity: float = 1.0) -> go.Scatter:

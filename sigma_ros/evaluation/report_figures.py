@@ -50,6 +50,7 @@ def summary_figures(logs: Sequence[ReplayLog], scores: Scores) -> dict[str, Figu
         figures["step-error"] = step_error(scores)
         figures["joint-error"] = joint_error(logs[0], scores)
         figures["risk-error"] = risk_error(logs)
+        figures["scale-sweep"] = scale_sweep(scores)
     return figures
 
 
@@ -140,6 +141,23 @@ def scale_histogram(scores: Scores) -> Figure:
         hovertemplate="%{y} chunks at %{x:.2f}<extra></extra>",
     )
     return figure_of([bars], x="scale asked for by the adapter", y="chunks", xaxis={"range": [-0.02, 1.02]})
+
+
+def scale_sweep(scores: Scores) -> Figure:
+    """Sigma's error had the scale been fixed, beside what the adapter reached by choosing it."""
+    sweep = scores.sweep
+    curve = go.Scatter(x=sweep.scales, y=sweep.mse_trj, name="one fixed scale", line={"color": BASE, "width": 2.5})
+    adapter = go.Scatter(
+        x=[0.0, 1.0], y=[scores.sigma.mse_trj] * 2, name="the adapter", mode="lines", line={"color": SIGMA, "width": 2}
+    )
+    best = go.Scatter(
+        x=[sweep.best_scale],
+        y=[sweep.best_mse_trj],
+        name="best fixed scale in hindsight",
+        mode="markers",
+        marker={"color": COMMAND, "size": 11},
+    )
+    return figure_of([curve, adapter, best], x="scale", y="mse_trj (normalised)", hovermode="closest")
 
 
 def risk_error(logs: Sequence[ReplayLog]) -> Figure:

@@ -14,7 +14,7 @@ from dataclasses import asdict
 
 from sigma_ros.contract import Contract
 from sigma_ros.evaluation.replay_log import SCORE_STRIDE_TICKS, SCORED_STEPS, ReplayLog
-from sigma_ros.evaluation.scores import ArmScores, Scores
+from sigma_ros.evaluation.scores import ArmScores, Scores, SweepScores
 from sigma_ros.evaluation.statistics import Comparison
 from sigma_ros.evaluation.verdict import verdict_of
 
@@ -38,6 +38,7 @@ def report_document(logs: Sequence[ReplayLog], scores: Scores, conditions: Mappi
         "comparison": {name: _comparison(value) for name, value in scores.comparison.items()},
         "adapter": {**asdict(scores.adapter), "settings": asdict(first.run.settings)},
         "supervisor": {"enabled": first.run.supervised, **asdict(scores.supervisor)},
+        "sweep": _sweep(scores.sweep),
         "smoothness": asdict(scores.smoothness),
         "ticks": _ticks(logs),
         "episodes": [_episode(log, row) for log, row in zip(logs, map(asdict, scores.episodes), strict=True)],
@@ -54,9 +55,9 @@ def report_document(logs: Sequence[ReplayLog], scores: Scores, conditions: Mappi
         "timing": asdict(scores.timing),
         "conditions": dict(conditions),
     }
-    plain = _plain(document)
-    assert isinstance(plain, dict)
-    return plain
+    values = plain(document)
+    assert isinstance(values, dict)
+    return values
 
 
 def to_text(document: Mapping[str, object]) -> str:
@@ -65,11 +66,18 @@ def to_text(document: Mapping[str, object]) -> str:
 
 
 def _arm(arm: ArmScores, contract: Contract) -> dict[str, object]:
-    per_joint = {
-        joint: {span: values[i] for span, values in arm.joint_rmse_deg.items()}
-        for i, joint in enumerate(contract.joint_names)
+    by_joint = {
+        key: {
+            joint: {span: values[i] for span, values in getattr(arm, key).items()}
+            for i, joint in enumerate(contract.joint_names)
+        }
+        for key in ("joint_mse", "joint_rmse_deg")
     }
-    return {**asdict(arm), "joint_rmse_deg": per_joint}
+    return {**asdict(arm), **by_joint}
+
+
+def _sweep(sweep: SweepScores) -> dict[str, object]:
+    return {**asdict(sweep), "adapter_against_best": _comparison(sweep.adapter_against_best)}
 
 
 def _comparison(comparison: Comparison) -> dict[str, object]:
@@ -124,11 +132,12 @@ def _bags(logs: Sequence[ReplayLog]) -> dict[str, object]:
     }
 
 
-def _plain(value: object) -> object:
+def plain(value: object) -> object:
+    """JSON values: tuples become lists, NaN and infinity null."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     if value is None or isinstance(value, bool | int | str):

@@ -9,7 +9,7 @@ from sigma_ros.evaluation.statistics import Comparison
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArmScores:
-    """One arm. Errors are on normalised actions; `joint_rmse_deg` maps vec, chk, trj to degrees per joint."""
+    """One arm. Errors are on normalised actions; `joint_*` map vec, chk, trj to values per joint."""
 
     mse_vec: float
     mse_chk: float
@@ -17,6 +17,7 @@ class ArmScores:
     tau_l2: float
     sem_align: float
     step_mse: tuple[float, ...]
+    joint_mse: Mapping[str, tuple[float, ...]]
     joint_rmse_deg: Mapping[str, tuple[float, ...]]
 
 
@@ -40,6 +41,25 @@ class AdapterScores:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SweepScores:
+    """Sigma's errors had every chunk been blended with one fixed scale, from the logged base and residual.
+
+    `best_scale` is the scale in [0, 1] with the least mse_trj on these very windows, so it is what a fixed scale could
+    reach with hindsight; NaN where all scales give the same. `adapter_against_best` is the adapter minus that.
+    """
+
+    scales: tuple[float, ...]
+    mse_vec: tuple[float, ...]
+    mse_chk: tuple[float, ...]
+    mse_trj: tuple[float, ...]
+    best_scale: float
+    best_mse_vec: float
+    best_mse_chk: float
+    best_mse_trj: float
+    adapter_against_best: Comparison
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SupervisorScores:
     """What the supervisor did. `violations` is its own count, `breaches` the report's: both must be 0."""
 
@@ -59,12 +79,17 @@ class SupervisorScores:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Smoothness:
-    """Jumps between consecutive chunks (degrees) and the commands' jerk (rad/s^3); NaN where there was none."""
+    """Jumps between consecutive chunks (degrees) and jerk (rad/s^3); NaN where there was none.
+
+    The arms' jerk is that of their chunks as they would be executed, each until the next one, without a supervisor.
+    """
 
     baseline_jump_mean_deg: float
     baseline_jump_max_deg: float
     sigma_jump_mean_deg: float
     sigma_jump_max_deg: float
+    baseline_jerk_rms_radps3: float
+    sigma_jerk_rms_radps3: float
     command_jerk_rms_radps3: float
     command_jerk_max_radps3: float
 
@@ -111,6 +136,7 @@ class Scores:
     sigma: ArmScores
     comparison: Mapping[str, Comparison]
     adapter: AdapterScores
+    sweep: SweepScores
     supervisor: SupervisorScores
     smoothness: Smoothness
     timing: Timing

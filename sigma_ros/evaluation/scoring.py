@@ -27,6 +27,8 @@ from sigma_ros.evaluation.scores import (
     Timing,
 )
 from sigma_ros.evaluation.statistics import compare, rank_correlation
+from sigma_ros.evaluation.sweep import sweep_scales
+from sigma_ros.evaluation.windows import WindowErrors, windows_of
 from sigma_ros.values import NS_PER_S
 
 BATCH = 4
@@ -68,6 +70,7 @@ def score(*logs: ReplayLog, seed: int = 0, complete: bool = True) -> Scores:
             for name, steps in SPANS.items()
         },
         adapter=_adapter(logs, errors),
+        sweep=sweep_scales(WindowErrors.joined([windows_of(log, i) for i, log in enumerate(logs)]), seed=seed),
         supervisor=_supervisor(logs),
         smoothness=_smoothness(logs),
         timing=_timing(logs),
@@ -103,6 +106,7 @@ def _arm(logs: tuple[ReplayLog, ...], errors: list[_Errors], squared: ndarray, a
         tau_l2=_mean(np.array([getattr(entry, f"{prefix}tau_l2") for entry in entries])),
         sem_align=_mean(np.array([getattr(entry, f"{prefix}sem_align") for entry in entries])),
         step_mse=tuple(metrics.step_mse(squared).tolist()),
+        joint_mse={name: tuple(metrics.joint_mse(squared, steps).tolist()) for name, steps in SPANS.items()},
         joint_rmse_deg={
             name: tuple(metrics.joint_rmse_deg(proposed, target, steps).tolist()) for name, steps in SPANS.items()
         },
@@ -162,11 +166,23 @@ def _smoothness(logs: tuple[ReplayLog, ...]) -> Smoothness:
     runs = [run for log in logs for run in metrics.command_runs(log.decisions.command_rad)]
     period_s = contract.command_period_ns / NS_PER_S
     peaks, rms = metrics.derivative_peaks(runs, period_s, 3, contract.dof)
+    executed = [metrics.executed(log) for log in logs]
+    planned_rms = {
+        arm: metrics.derivative_peaks(
+            [run for steps in executed for run in metrics.command_runs(getattr(steps, f"{arm}_rad"))],
+            contract.tick_period_ns / NS_PER_S,
+            3,
+            contract.dof,
+        )[1]
+        for arm in ("baseline", "sigma")
+    }
     return Smoothness(
         baseline_jump_mean_deg=_mean(baseline),
         baseline_jump_max_deg=float(baseline.max()) if len(baseline) else math.nan,
         sigma_jump_mean_deg=_mean(sigma),
         sigma_jump_max_deg=float(sigma.max()) if len(sigma) else math.nan,
+        baseline_jerk_rms_radps3=planned_rms["baseline"],
+        sigma_jerk_rms_radps3=planned_rms["sigma"],
         command_jerk_rms_radps3=rms,
         command_jerk_max_radps3=float(peaks.max()),
     )

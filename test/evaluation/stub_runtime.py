@@ -28,6 +28,7 @@ class StubRuntime:
     memory_stride = 16
     horizon = HORIZON
     seed = 0
+    model = SimpleNamespace(heads=dict)
 
     def __init__(self, contract: Contract, *, units_problem: str | None = None, trained: bool = True) -> None:
         self.contract = contract

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`sigma compare`: two reports of the same recordings side by side."""
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from sigma_ros.evaluation.comparison import ReportComparison
+
+app = typer.Typer(no_args_is_help=True)
+
+
+class Format(StrEnum):
+    """What the comparison is printed as."""
+
+    TEXT = "text"
+    MD = "md"
+    JSON = "json"
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(help="Folder of a report (or of an evaluation): the one to compare with.")],
+    b: Annotated[Path, typer.Argument(help="Folder of the other report.")],
+    *,
+    form: Annotated[Format, typer.Option("--format", help="text, md (for a pull request) or json.")] = Format.TEXT,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the bootstrap.")] = 0,
+) -> None:
+    """Is B better than A? Pairs the windows that both scored; reports of other recordings are refused.
+
+    Both are measured in A's action space. The interval is a bootstrap over recordings, or over windows where there are
+    fewer than five.
+
+    Example: sigma compare out/before out/after --format md
+    """
+    from sigma_ros.evaluation.comparison import compare_reports  # noqa: PLC0415 - help stays fast
+    from sigma_ros.evaluation.markdown import comparison_markdown  # noqa: PLC0415
+    from sigma_ros.evaluation.report_json import plain  # noqa: PLC0415
+    from sigma_ros.evaluation.saved_report import read_report  # noqa: PLC0415
+
+    comparison = compare_reports(read_report(a), read_report(b), seed=seed)
+    document = plain(comparison.document())
+    assert isinstance(document, dict)
+    if form is Format.JSON:
+        typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    elif form is Format.MD:
+        typer.echo(comparison_markdown(document), nl=False)
+    else:
+        _show(comparison)
+
+
+def _show(comparison: "ReportComparison") -> None:
+    console = Console(highlight=False)
+    for warning in comparison.warnings:
+        console.print(warning, style="bold yellow")
+    console.print(comparison.headline, style="bold")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("error", "A", "B", "change", "95 % interval", "p", "d"):
+        table.add_column(column, justify="left" if column == "error" else "right", no_wrap=True)
+    for title, rows in (("Sigma", comparison.sigma), ("base", comparison.base)):
+        for name, row in rows.items():
+            low, high = (bound / row.baseline if row.baseline else float("nan") for bound in (row.low, row.high))
+            table.add_row(
+                f"{title} {name}",
+                f"{row.baseline:.4g}",
+                f"{row.sigma:.4g}",
+                f"{row.relative:+.2%}",
+                f"{low:+.1%} .. {high:+.1%}",
+                f"{row.p_value:.2g}",
+                f"{row.effect_size:.2g}",
+            )
+    console.print(table)
+    console.print(f"A: {comparison.places[0]}\nB: {comparison.places[1]}", soft_wrap=True)
+    console.print(f"{comparison.windows} paired windows of {comparison.recordings} recording(s)")
+    for name, (one, other) in comparison.differences.items():
+        console.print(f"differs: {name}: {one} | {other}", soft_wrap=True)

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A report that was written earlier, read back: its document and its scored windows."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sigma_ros.errors import SigmaError, UsageError
+from sigma_ros.evaluation.report import CHUNKS, JSON
+from sigma_ros.evaluation.report_json import SCHEMA
+from sigma_ros.evaluation.windows import Normalise, WindowActions, read_windows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SavedReport:
+    """`document` is report.json; `normalise` leads to the action space in which it was scored."""
+
+    place: Path
+    document: Mapping[str, Any]
+    windows: WindowActions
+    normalise: Normalise
+
+    @property
+    def recordings(self) -> tuple[str, ...]:
+        """The recordings' hashes in the report's order; one that is in it twice is told apart by a number."""
+        hashes = [row["sha256"] for row in self.document["episodes"]]
+        return tuple(f"{digest}#{hashes[:i].count(digest)}" for i, digest in enumerate(hashes))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The recordings' names in the report's order."""
+        return tuple(row["name"] for row in self.document["episodes"])
+
+
+def read_report(place: Path) -> SavedReport:
+    """Reads a report's folder, or the report.json in it.
+
+    Raises:
+        UsageError: there is no report at this place.
+        SigmaError: its files are damaged or of another version.
+    """
+    folder = place.parent if place.name == JSON else place
+    file = folder / JSON
+    if not file.is_file():
+        raise UsageError("there is no report", where=place, expected=f"a folder with {JSON} and {CHUNKS}")
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SigmaError("the report cannot be read", where=file, got=error) from error
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        got = document.get("schema") if isinstance(document, dict) else type(document).__name__
+        raise SigmaError("the report is of another version", where=file, expected=SCHEMA, got=got)
+    windows, normalise = read_windows(folder / CHUNKS)
+    return SavedReport(place=folder, document=document, windows=windows, normalise=normalise)
