@@ -140,6 +140,7 @@ class Chunk:
     """What the policy proposes from one tick on: step i is meant for `stamp_ns + i * step_period_ns`.
 
     Base and residual travel apart, so that the supervisor can form `base + scale * residual` itself.
+    `crossfade_steps`: over so many steps it asks to be faded in.
     """
 
     chunk_id: int
@@ -158,6 +159,7 @@ class Chunk:
     observation_age_ns: int
     inference_ns: int
     checkpoint_hash: str
+    crossfade_steps: int = 0
 
     @property
     def horizon(self) -> int:

@@ -17,6 +17,9 @@ _DEFAULT_AGE_TICKS = 30
 _HINT_TICKS = 5
 """The course's velocity and acceleration are taken over this many control periods to either side."""
 
+MAX_CROSSFADE_STEPS = 16
+"""A chunk that asks for more is faded in over this many."""
+
 _OPPOSED_CHUNKS = 4
 """This many chunks in a row whose residual undoes the base's motion: the residual is not trusted."""
 
@@ -49,7 +52,7 @@ class ChunkStream:
         if not verdict.accepted:
             return verdict
         old = self.course if moving and chunk.epoch == self.seen.epoch else None
-        steps = round(self._limits.crossfade_steps)
+        steps = min(MAX_CROSSFADE_STEPS, max(round(self._limits.crossfade_steps), chunk.crossfade_steps))
         self.course = (
             course_of(chunk) if old is None else take_over(old, chunk, now_ns=observation_now_ns, crossfade_steps=steps)
         )

@@ -43,6 +43,7 @@ def chunk_message(chunk: Chunk) -> ActionChunk:
         observation_age=to_duration(chunk.observation_age_ns),
         inference_time=to_duration(chunk.inference_ns),
         checkpoint_hash=chunk.checkpoint_hash,
+        crossfade_steps=chunk.crossfade_steps,
         **{name: float(getattr(chunk, name)) for name in _CHUNK_FLOATS},
         **{name: float(getattr(chunk.settings, name)) for name in _SETTINGS},
         **{theirs: float(getattr(chunk.risk, ours)) for ours, theirs in _RISK.items()},
@@ -85,6 +86,7 @@ def chunk_value(message: ActionChunk) -> Chunk:
         observation_age_ns=stamp_ns(message.observation_age),
         inference_ns=stamp_ns(message.inference_time),
         checkpoint_hash=message.checkpoint_hash,
+        crossfade_steps=message.crossfade_steps,
         **{name: getattr(message, name) for name in _CHUNK_FLOATS},
     )
 

@@ -39,6 +39,15 @@ class PolicyOptions:
     )
     task: str = option("task text; empty: the contract's first", default="")
     replan_ticks: int = option("a chunk every so many ticks", default=8, unit="ticks", low=1, high=50)
+    stitching: str = option(
+        "how a chunk takes over: at once, faded in, or with the base led on from the chunk before (rtc)",
+        default="latest",
+        choices=("latest", "crossfade", "rtc"),
+    )
+    crossfade_steps: int = option("steps over which `crossfade` fades in", default=4, unit="steps", low=1, high=16)
+    residual_every_tick: bool = option(
+        "renew the residual at every tick on the chunk in execution, while the base replans slowly", default=False
+    )
     adapter_min_scale: float = option(
         "scale of the residual at infinite risk", default=0.0, name="adapter.min_scale", low=0.0, high=1.0
     )

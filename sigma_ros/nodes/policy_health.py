@@ -27,6 +27,7 @@ class PolicyHealth:
         self._session = session
         self._model = model
         self._took_ms: deque[float] = deque(maxlen=_RECENT)
+        self._delay_ms: deque[float] = deque(maxlen=_RECENT)
         self._errors = 0
         self._last_error = ""
         self._committed = 0
@@ -39,9 +40,13 @@ class PolicyHealth:
         if outcome.error is not None:
             self._errors += 1
             self._last_error = outcome.error.strip().splitlines()[-1]
-        if outcome.chunk is not None and outcome.telepathy is not None:
-            self._took_ms.append(outcome.took_ns / 1e6)
-            self._chunk, self._telepathy = outcome.chunk, outcome.telepathy
+        if outcome.chunk is not None:
+            self._chunk = outcome.chunk
+            if outcome.job.plans:
+                self._took_ms.append(outcome.took_ns / 1e6)
+                self._delay_ms.append(outcome.delay_ns / 1e6)
+        if outcome.telepathy is not None:
+            self._telepathy = outcome.telepathy
             self._committed += outcome.telepathy.committed
 
     def tasks(self) -> Mapping[str, Task]:
@@ -62,6 +67,7 @@ class PolicyHealth:
         values = {
             "ms_p50": f"{p50:.1f}",
             "ms_p99": f"{p99:.1f}",
+            "delay_ms_p99": f"{np.percentile(self._delay_ms, 99) if self._delay_ms else np.nan:.1f}",
             "busy_ms": f"{busy_ns / 1e6:.0f}",
             "skipped_ticks": self._session.skipped,
             "overruns": self._session.overruns,

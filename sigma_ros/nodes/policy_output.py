@@ -37,13 +37,17 @@ class PolicyOutput:
     def publish(self, outcome: Outcome) -> None:
         """Publishes what came of a tick; a failure and a gap as a telepathy state that is not valid."""
         task = outcome.job.task
-        if outcome.chunk is None or outcome.telepathy is None:
+        if outcome.telepathy is None:
+            if outcome.job.refreshes and outcome.error is None:
+                return
             item = outcome.job.item
             reasons = item.reasons if isinstance(item, Gap) else (_last_line(outcome.error),)
             gap = Gap(epoch=item.epoch, tick=item.tick, stamp_ns=item.stamp_ns, reasons=reasons)
             self._telepathy.publish(gap_message(gap, task))
             return
-        if outcome.job.plans:
+        if outcome.chunk is None:
+            pass
+        elif outcome.job.plans or outcome.job.refreshes:
             self._chunks.publish(chunk_message(outcome.chunk))
         elif self._commit_chunks is not None:
             self._commit_chunks.publish(chunk_message(outcome.chunk))

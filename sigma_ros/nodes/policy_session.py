@@ -59,6 +59,7 @@ class PolicySession:
         self._worker = InferenceWorker(runtime, lockstep=self._lockstep, wake=wake)
         self._judged_epoch = -1
         self._valid = False
+        self._skipped = 0
         self.blocked: tuple[str, ...] = ()
         self.paused = False
         self.overruns = 0
@@ -92,8 +93,8 @@ class PolicySession:
 
     @property
     def skipped(self) -> int:
-        """Planning ticks that gave way to newer ones."""
-        return self._worker.skipped
+        """Planning ticks that came while the one before still waited."""
+        return self._skipped
 
     @property
     def busy_ns(self) -> int:
@@ -140,7 +141,7 @@ class PolicySession:
             self._valid = isinstance(item, Window)
             self._on_tick(item)
             if not self.paused:
-                self._consume(item)
+                self._consume(item, late_ns=0 if now_ns is None else max(0, now_ns - item.stamp_ns))
 
     def outcomes(self) -> list[Outcome]:
         """What the inference thread has finished since the last call."""
@@ -150,25 +151,37 @@ class PolicySession:
         """Ends the inference thread; False when it hangs."""
         return self._worker.close(timeout_s)
 
-    def _consume(self, item: Window | Gap) -> None:
-        schedule = Schedule(self.options.replan_ticks, self._memory_stride)
-        item = self._judged(item)
-        plans = schedule.plans(item.tick)
-        commits = schedule.commits(item.tick) and isinstance(item, Window)
-        scored = self._lockstep and item.tick % SCORE_STRIDE_TICKS == 0 and isinstance(item, Window)
-        if not (plans or commits or scored):
-            return
-        job = Job(
-            item=item,
-            task=self.task,
-            settings=self.options.settings,
-            plans=plans,
-            commits=commits,
-            baseline=scored or (commits and self.options.baseline_diagnostics),
-        )
-        if not self._worker.submit(job):
+    def _consume(self, item: Window | Gap, *, late_ns: int) -> None:
+        job = self._job(self._judged(item), late_ns=late_ns)
+        if job is not None and not self._worker.submit(job):
             self.overruns += 1
             self.reset()
+
+    def _job(self, item: Window | Gap, *, late_ns: int) -> Job | None:
+        """What a tick asks of the inference thread, None for nothing. A plan that still waits moves to this tick."""
+        options, live = self.options, not self._lockstep
+        schedule = Schedule(options.replan_ticks, self._memory_stride)
+        waits = live and self._worker.awaits_plan
+        plans = schedule.plans(item.tick)
+        self._skipped += plans and waits
+        plans = plans or waits
+        commits = schedule.commits(item.tick) and isinstance(item, Window)
+        scored = self._lockstep and item.tick % SCORE_STRIDE_TICKS == 0 and isinstance(item, Window)
+        refreshes = live and options.residual_every_tick and isinstance(item, Window) and not (plans or commits)
+        if not (plans or commits or scored or refreshes):
+            return None
+        return Job(
+            item=item,
+            task=self.task,
+            settings=options.settings,
+            plans=plans,
+            commits=commits,
+            baseline=scored or (commits and options.baseline_diagnostics),
+            refreshes=refreshes,
+            guided=live and options.stitching == "rtc",
+            crossfade_steps=options.crossfade_steps if live and options.stitching == "crossfade" else 0,
+            late_ns=late_ns,
+        )
 
     def _judged(self, item: Window | Gap) -> Window | Gap:
         """The item, or a gap that says why the units cannot be right."""

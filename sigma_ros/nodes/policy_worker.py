@@ -1,21 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """Inference on one thread of its own: ticks go in, outcomes come out, the recurrent state stays inside.
 
-A slow model must not change the memory: a tick that commits is never skipped, however late it is worked on.
-A tick that only plans is replaced by the next one that plans (live), or waits its turn (lockstep).
+A slow model must not change the memory: a tick that commits is never skipped, however late it is worked on; where
+a newer plan waits behind it, only its memory is computed, not a chunk that would come too late. A plan that waits is
+replaced by the next tick's (live), so that a thread that comes free works on the newest window; in lockstep all wait.
 """
 
+import os
 import threading
 import time
 import traceback
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from numpy import ndarray
 
-from sigma_ros.values import AdapterSettings, Chunk, Gap, Telepathy, Window
+from sigma_ros.control.left_over import left_over
+from sigma_ros.values import AdapterSettings, Chunk, Gap, LeftOver, Telepathy, Window
 
 if TYPE_CHECKING:
     from sigma_ros.model.runtime import Inference
@@ -38,8 +42,19 @@ class Runtime(Protocol):
         settings: AdapterSettings,
         chunk_id: int,
         baseline_diagnostics: bool = False,
+        left_over: LeftOver | None = None,
     ) -> "tuple[Inference, RecurrentState]":
         """One inference."""
+        ...
+
+    def remember(self, window: Window, state: "RecurrentState") -> "tuple[Telepathy, RecurrentState]":
+        """A commit without a chunk."""
+        ...
+
+    def refresh(
+        self, window: Window, state: "RecurrentState", previous: Chunk, *, settings: AdapterSettings, chunk_id: int
+    ) -> "tuple[Inference, RecurrentState]":
+        """A new residual on what is left of a chunk."""
         ...
 
     def check_units(self, positions_rad: ndarray) -> tuple[str, ...]:
@@ -52,7 +67,9 @@ class Job:
     """A tick to work on. A `Gap` is passed through in its turn, so that outcomes keep the ticks' order.
 
     A window that neither plans nor commits is inferred for its score only and leaves the state as it was.
-    `baseline` also measures the arm without LoRA.
+    `baseline` also measures the arm without LoRA. `refreshes`: a new residual on the chunk in execution, if the
+    thread is free. `guided`: the base is led on from what is left of the chunk before. `late_ns`: from the tick's
+    stamp to its submission.
     """
 
     item: Window | Gap
@@ -61,11 +78,15 @@ class Job:
     plans: bool
     commits: bool
     baseline: bool = False
+    refreshes: bool = False
+    guided: bool = False
+    crossfade_steps: int = 0
+    late_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What came of a job: chunk and telepathy, or neither for a gap, or `error` with a traceback."""
+    """What came of a job: chunk and telepathy, telepathy alone for a bare commit, neither for a gap, or `error`."""
 
     job: Job
     chunk: Chunk | None = None
@@ -73,6 +94,15 @@ class Outcome:
     error: str | None = None
     waited_ns: int = 0
     took_ns: int = 0
+
+    @property
+    def delay_ns(self) -> int:
+        """From the tick to its outcome."""
+        return self.job.late_ns + self.waited_ns + self.took_ns
+
+
+NICENESS = 5
+"""Of the inference thread: where cores are few, the supervisor's and our own callbacks go first."""
 
 
 class InferenceWorker:
@@ -105,7 +135,8 @@ class InferenceWorker:
         self._state: RecurrentState | None = None
         self._chunk_id = 0
         self._generation = 0
-        self.skipped = 0
+        self._executing: Chunk | None = None
+        self._delay_ns = 0
         self._thread = threading.Thread(target=self._work, name="inference", daemon=True)
         self._thread.start()
 
@@ -115,10 +146,11 @@ class InferenceWorker:
             if not self._lockstep:
                 if self._waiting and self._waiting[-1][0].item.epoch != job.item.epoch:
                     self._waiting.clear()
+                if job.refreshes and (self._waiting or self._busy_since_ns is not None):
+                    return True
                 if job.plans:
                     self._drop_superseded()
                 if len(self._waiting) >= self._max_waiting:
-                    self.skipped += len(self._waiting) + 1
                     self._waiting.clear()
                     return False
             self._waiting.append((job, time.monotonic_ns()))
@@ -126,9 +158,13 @@ class InferenceWorker:
             return True
 
     def _drop_superseded(self) -> None:
-        kept = [(job, since) for job, since in self._waiting if job.commits]
-        self.skipped += len(self._waiting) - len(kept)
-        self._waiting = deque(kept)
+        self._waiting = deque((replace(job, plans=False), since) for job, since in self._waiting if job.commits)
+
+    @property
+    def awaits_plan(self) -> bool:
+        """Whether a tick that plans still waits for the thread: then the next tick had better take its place."""
+        with self._changed:
+            return any(job.plans for job, _ in self._waiting)
 
     def outcomes(self) -> list[Outcome]:
         """What was finished since the last call, in order."""
@@ -148,7 +184,7 @@ class InferenceWorker:
                 self._chunk_id = 0
             self._waiting.clear()
             self._outcomes.clear()
-            self._state = None
+            self._state = self._executing = None
 
     def busy_ns(self) -> int:
         """How long the current inference has been running; 0 when idle."""
@@ -165,6 +201,8 @@ class InferenceWorker:
         return not self._thread.is_alive()
 
     def _work(self) -> None:
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._closing)
@@ -179,7 +217,9 @@ class InferenceWorker:
             with self._changed:
                 if generation == self._generation:
                     self._state = state
-                    self._chunk_id += outcome.chunk is not None
+                    if outcome.chunk is not None:
+                        self._chunk_id += 1
+                        self._executing, self._delay_ns = outcome.chunk, outcome.delay_ns
                     self._outcomes.append(outcome)
             self._wake()
 
@@ -195,22 +235,36 @@ class InferenceWorker:
 
     def _infer(
         self, job: Job, window: Window, state: "RecurrentState | None", *, waited_ns: int
-    ) -> "tuple[Outcome, RecurrentState]":
+    ) -> "tuple[Outcome, RecurrentState | None]":
         if state is None or (state.epoch, state.task) != (window.epoch, window.task):
+            if job.refreshes:
+                return Outcome(job=job, waited_ns=waited_ns), state
             state = self._runtime.initial_state(epoch=window.epoch, task=window.task)
         started_ns = time.monotonic_ns()
-        inference, advanced = self._runtime.step(
+        inference: Inference | None = None
+        if job.commits and not job.plans and not self._lockstep:
+            telepathy, advanced = self._runtime.remember(window, state)
+        else:
+            inference, advanced = self._step(job, window, state)
+            telepathy = inference.telepathy
+        outcome = Outcome(
+            job=job,
+            chunk=None if inference is None else replace(inference.chunk, crossfade_steps=job.crossfade_steps),
+            telepathy=telepathy,
+            waited_ns=waited_ns,
+            took_ns=time.monotonic_ns() - started_ns,
+        )
+        return outcome, advanced if job.plans or job.commits or job.refreshes else state
+
+    def _step(self, job: Job, window: Window, state: "RecurrentState") -> "tuple[Inference, RecurrentState]":
+        if job.refreshes and self._executing is not None:
+            return self._runtime.refresh(window, state, self._executing, settings=job.settings, chunk_id=self._chunk_id)
+        return self._runtime.step(
             window,
             state,
             commit=job.commits,
             settings=job.settings,
             chunk_id=self._chunk_id,
             baseline_diagnostics=job.baseline,
-        )
-        took_ns = time.monotonic_ns() - started_ns
-        return (
-            Outcome(
-                job=job, chunk=inference.chunk, telepathy=inference.telepathy, waited_ns=waited_ns, took_ns=took_ns
-            ),
-            advanced if job.plans or job.commits else state,
+            left_over=left_over(self._executing, window, delay_ns=self._delay_ns) if job.guided else None,
         )

@@ -15,7 +15,7 @@ from sigma_ros.contract_file import load_contract
 from sigma_ros.evaluation.replay import policy_facts
 from sigma_ros.nodes.policy_model import PolicyModel
 from sigma_ros.risk import assess, scale_of
-from sigma_ros.values import AdapterSettings, Chunk, Telepathy, Window
+from sigma_ros.values import AdapterSettings, Chunk, LeftOver, Telepathy, Window
 
 HORIZON = 50
 TIMEOUT_S = 20.0
@@ -69,6 +69,7 @@ class FakeRuntime:
     """Base: stay where the arm is. Residual: 0.01 rad times the commits so far. `gate` closed: hangs."""
 
     image_size_px = 32
+    model = SimpleNamespace(heads=dict)
     memory_stride = 16
     seed = 0
     info = SimpleNamespace(
@@ -82,6 +83,9 @@ class FakeRuntime:
     def __init__(self, contract: Contract) -> None:
         self.contract = contract
         self.calls: list[tuple[int, int, bool]] = []
+        self.remembered: list[int] = []
+        self.refreshed: list[int] = []
+        self.left_overs: list[LeftOver | None] = []
         self.entered = threading.Event()
         self.gate = threading.Event()
         self.gate.set()
@@ -106,7 +110,9 @@ class FakeRuntime:
         settings: AdapterSettings,
         chunk_id: int,
         baseline_diagnostics: bool = False,
+        left_over: LeftOver | None = None,
     ) -> tuple[FakeInference, FakeState]:
+        self.left_overs.append(left_over)
         self.entered.set()
         assert self.gate.wait(TIMEOUT_S)
         assert (state.epoch, state.task) == (window.epoch, window.task)
@@ -128,8 +134,32 @@ class FakeRuntime:
             settings=settings,
             observation_age_ns=window.newest.age_ns,
         )
+        return FakeInference(chunk, self._telepathy(window, state, commit=commit, baseline=baseline_diagnostics)), state
+
+    def remember(self, window: Window, state: FakeState) -> tuple[Telepathy, FakeState]:
+        self.remembered.append(window.tick)
+        state = replace(state, steps=state.steps + 1, commits=state.commits + 1)
+        return self._telepathy(window, state, commit=True, baseline=False), state
+
+    def refresh(
+        self, window: Window, state: FakeState, previous: Chunk, *, settings: AdapterSettings, chunk_id: int
+    ) -> tuple[FakeInference, FakeState]:
+        self.refreshed.append(window.tick)
+        base = previous.base_rad[window.tick - previous.tick :]
+        chunk = replace(
+            previous,
+            chunk_id=chunk_id,
+            tick=window.tick,
+            stamp_ns=window.stamp_ns,
+            base_rad=base,
+            residual_rad=np.full(base.shape, 0.02),
+            settings=settings,
+        )
+        return FakeInference(chunk, self._telepathy(window, state, commit=False, baseline=False)), state
+
+    def _telepathy(self, window: Window, state: FakeState, *, commit: bool, baseline: bool) -> Telepathy:
         brightness = float(np.mean([image.mean() for image in window.newest.images.values()]))
-        telepathy = Telepathy(
+        return Telepathy(
             epoch=window.epoch,
             tick=window.tick,
             stamp_ns=window.stamp_ns,
@@ -138,11 +168,10 @@ class FakeRuntime:
             factors=np.ones((2, 3)),
             tau_l2=float(state.steps),
             sem_align=0.5,
-            baseline_tau_l2=1.0 if baseline_diagnostics else float("nan"),
-            baseline_sem_align=0.5 if baseline_diagnostics else float("nan"),
+            baseline_tau_l2=1.0 if baseline else float("nan"),
+            baseline_sem_align=0.5 if baseline else float("nan"),
             committed=commit,
         )
-        return FakeInference(chunk, telepathy), state
 
 
 def fake_model(contract: Contract, runtime: FakeRuntime) -> PolicyModel:

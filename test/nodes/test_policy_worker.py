@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The inference thread: commits are never skipped, plans give way, nothing of a dropped epoch comes back."""
+"""The inference thread: commits are never skipped, plans give way or move on, nothing of a dropped epoch comes back."""
 
 import threading
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -79,8 +81,68 @@ def test_a_waiting_plan_gives_way_to_a_newer_one_but_a_commit_does_not(bench):
         one.worker.submit(job(tick))
     one.runtime.gate.set()
     one.results(4)
-    assert one.runtime.calls == [(0, 0, True), (0, 16, True), (0, 32, True), (0, 40, False)]
-    assert one.worker.skipped == 2
+    assert one.runtime.calls == [(0, 0, True), (0, 40, False)]
+    assert one.runtime.remembered == [16, 32], "their chunks would come too late, their memory would not"
+
+
+def test_a_plan_that_waits_can_be_moved_to_a_newer_tick(bench):
+    one = bench()
+    one.runtime.gate.clear()
+    one.worker.submit(job(0))
+    one.started()
+    assert not one.worker.awaits_plan
+    for tick in (8, 9, 10, 11):
+        one.worker.submit(job(tick))
+        assert one.worker.awaits_plan
+    one.runtime.gate.set()
+    one.results(2)
+    assert one.runtime.calls == [(0, 0, True), (0, 11, False)]
+    assert not one.worker.awaits_plan
+
+
+def test_the_memory_is_the_same_on_a_slow_machine(bench):
+    """Commits happen in order at the stride's ticks, whether their chunks were made or not."""
+    slow = bench()
+    slow.runtime.gate.clear()
+    slow.worker.submit(job(0))
+    slow.started()
+    for tick in (16, 32, 37):
+        slow.worker.submit(job(tick))
+    slow.runtime.gate.set()
+    outcomes = slow.results(4)
+    assert [o.telepathy.committed for o in outcomes] == [True, True, True, False]
+    assert outcomes[-1].chunk.residual_rad[0, 0] == pytest.approx(0.03), "three commits"
+
+
+def test_a_residual_is_refreshed_only_while_the_thread_is_free_and_a_chunk_is_in_execution(bench):
+    one = bench()
+    refresh = partial(replace, plans=False, refreshes=True)
+    one.worker.submit(refresh(job(0, commits=False)))
+    assert one.results(1)[0].telepathy is None, "no chunk yet"
+    one.worker.submit(job(1))
+    one.results(1)
+    one.worker.submit(refresh(job(2, commits=False)))
+    [outcome] = one.results(1)
+    assert outcome.chunk.horizon == 49
+    one.runtime.gate.clear()
+    one.runtime.entered.clear()
+    one.worker.submit(job(3))
+    one.started()
+    one.worker.submit(refresh(job(4, commits=False)))
+    one.runtime.gate.set()
+    one.results(1)
+    assert one.runtime.refreshed == [2]
+
+
+def test_guided_the_base_is_led_on_from_what_will_be_left_on_arrival(bench):
+    one = bench()
+    one.worker.submit(job(0))
+    one.results(1)
+    one.worker.submit(replace(job(8), guided=True, late_ns=0))
+    one.results(1)
+    [first, second] = one.runtime.left_overs
+    assert first is None
+    assert len(second.base_rad) == 42
 
 
 def test_in_lockstep_every_tick_is_worked_on(bench):

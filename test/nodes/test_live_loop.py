@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The live closed loop as it is started: simulated arm, supervisor and policy as processes, over DDS, in real time."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from node_fakes import spin_until
+from rclpy.node import Node
+from sensor_msgs.msg import JointState
+from sigma_ros.msg import ActionChunk, SupervisorState
+from std_srvs.srv import Trigger
+
+from sigma_ros.contract_file import shipped_config_dir
+from sigma_ros.nodes import qos, topics
+
+pytestmark = pytest.mark.ros
+HERE = Path(__file__).parent
+ENDS_S = 30.0
+
+
+class Watcher(Node):
+    """Sees what an operator sees, and can call the supervisor's services."""
+
+    def __init__(self) -> None:
+        super().__init__("test_watcher")
+        self.state: SupervisorState | None = None
+        self.chunks: list[ActionChunk] = []
+        self.poses: list[np.ndarray] = []
+        self.create_subscription(SupervisorState, topics.SUPERVISOR_STATE, self._on_state, qos.LATCHED)
+        self.create_subscription(ActionChunk, topics.ACTION_CHUNK, self.chunks.append, qos.CHUNK)
+        self.create_subscription(JointState, "/joint_states", self._on_joints, qos.SENSOR)
+
+    def is_in(self, state: int) -> bool:
+        return self.state is not None and self.state.state == state
+
+    def moved_rad(self) -> float:
+        return float(np.ptp(np.array(self.poses), axis=0).max()) if self.poses else 0.0
+
+    def _on_state(self, message: SupervisorState) -> None:
+        self.state = message
+
+    def _on_joints(self, message: JointState) -> None:
+        self.poses.append(np.array(message.position))
+
+
+def small_so101(folder: Path) -> Path:
+    """The SO-101's contract with small pictures, so that drawing them costs little."""
+    text = (shipped_config_dir() / "so101.yaml").read_text(encoding="utf-8")
+    small = text.replace("width_px: 640, height_px: 480", "width_px: 64, height_px: 48")
+    path = folder / "so101_small.yaml"
+    path.write_text(small, encoding="utf-8")
+    return path
+
+
+@contextmanager
+def process(*command: str) -> Iterator[subprocess.Popen]:
+    started = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        yield started
+    finally:
+        started.kill()
+        started.communicate()
+
+
+def call(watcher: Watcher, executor, topic: str) -> Trigger.Response:
+    client = watcher.create_client(Trigger, topic)
+    spin_until(executor, client.service_is_ready, what=topic)
+    future = client.call_async(Trigger.Request())
+    spin_until(executor, future.done, what=f"an answer of {topic}")
+    return future.result()
+
+
+@pytest.mark.parametrize("inference_ms", [30, 350])
+def test_the_loop_engages_moves_the_arm_and_ends_cleanly(tmp_path: Path, executor, inference_ms: int) -> None:
+    """Also with an inference that takes longer than the eight ticks between two chunks."""
+    pytest.importorskip("mujoco")
+    contract = str(small_so101(tmp_path))
+    watcher = Watcher()
+    executor.add_node(watcher)
+    with ExitStack() as stack:
+        nodes = [
+            stack.enter_context(process("-m", "sigma_ros.nodes.sim_node", "--contract", contract)),
+            stack.enter_context(process("-m", "sigma_ros.nodes.supervisor_node", "--contract", contract)),
+            stack.enter_context(process(str(HERE / "waving_policy.py"), contract, str(inference_ms))),
+        ]
+        spin_until(executor, lambda: len(watcher.chunks) >= 2, what="chunks")
+        assert call(watcher, executor, topics.ENGAGE).success
+        spin_until(executor, lambda: watcher.is_in(SupervisorState.RUN), what="RUN")
+        watcher.poses.clear()
+        spin_until(executor, lambda: watcher.moved_rad() > 0.15, what="the arm to swing")
+        accepted = watcher.state.accepted_chunks
+        spin_until(executor, lambda: watcher.state.accepted_chunks >= accepted + 3, what="three more chunks")
+        assert watcher.state.violations == 0
+        assert call(watcher, executor, topics.RELEASE).success
+        spin_until(executor, lambda: watcher.is_in(SupervisorState.DISENGAGED), what="DISENGAGED")
+        for node in reversed(nodes):
+            node.send_signal(signal.SIGINT)
+            assert node.wait(ENDS_S) == 0, node.communicate()[0]
