@@ -19,6 +19,7 @@ VERBS = {
     "model": "Make, inspect and explain models and checkpoints.",
     "record": "Record episodes into a bag.",
     "replay": "Drive the policy and the supervisor from a bag and score them.",
+    "sim": "Run the closed loop on the simulated arm and count successes.",
     "transcode": "Turn an episode of a LeRobot data set into a bag.",
 }
 """Verb -> one line for the help; the module is `sigma_ros.cli.<verb>` and has an `app`."""
