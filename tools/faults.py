@@ -134,9 +134,7 @@ def _refusals() -> list[Fault]:
         "F21": ("scale_above_one", "negative_scale"),
         "F39": ("future", "zero_stamp"),
     }
-    return [
-        policy_mode(row, mode, chunk, refused, within_s=0.1) for row, modes in rows.items() for mode in modes
-    ]
+    return [policy_mode(row, mode, chunk, refused, within_s=0.1) for row, modes in rows.items() for mode in modes]
 
 
 def _kill_policy(rig: Rig) -> None:
@@ -210,7 +208,11 @@ CATALOGUE: tuple[Fault, ...] = (
         lasting=True,
     ),
     policy_mode(
-        "F25", "hang", "HOLD while a callback holds the policy for 2 s", is_in(State.HOLD, "HEARTBEAT_LOST"), within_s=0.15
+        "F25",
+        "hang",
+        "HOLD while a callback holds the policy for 2 s",
+        is_in(State.HOLD, "HEARTBEAT_LOST"),
+        within_s=0.15,
     ),
     Fault(
         row="F25",
@@ -222,9 +224,21 @@ CATALOGUE: tuple[Fault, ...] = (
         within_s=0.3,
     ),
     policy_mode("F25", "no_heartbeat", "HOLD", is_in(State.HOLD, "HEARTBEAT_LOST"), within_s=0.15, lasting=True),
-    policy_mode("F19", "no_chunks", "HOLD when the chunk is spent", is_in(State.HOLD, "CHUNK_EXPIRED", "CHUNK_EXHAUSTED"), within_s=1.8),
+    policy_mode(
+        "F19",
+        "no_chunks",
+        "HOLD when the chunk is spent",
+        is_in(State.HOLD, "CHUNK_EXPIRED", "CHUNK_EXHAUSTED"),
+        within_s=1.8,
+    ),
     policy_mode("F27", "unhealthy", "HOLD", is_in(State.HOLD, "POLICY_UNHEALTHY"), within_s=0.1, lasting=True),
-    policy_mode("F18", "new_epoch", "to rest, then on with the new epoch", is_in(State.ENGAGING, "EPOCH_CHANGED", "WAITING_FOR_CHUNK"), within_s=0.1),
+    policy_mode(
+        "F18",
+        "new_epoch",
+        "to rest, then on with the new epoch",
+        is_in(State.ENGAGING, "EPOCH_CHANGED", "WAITING_FOR_CHUNK"),
+        within_s=0.1,
+    ),
     *_refusals(),
     policy_mode("F16", "no_steps", "refused at the border, counted, no motion from it", stays, within_s=0.3),
     policy_mode("F16", "ragged", "refused at the border, counted, no motion from it", stays, within_s=0.3),
@@ -232,8 +246,20 @@ CATALOGUE: tuple[Fault, ...] = (
     policy_mode("F15", "nyquist", "bounded, inside all limits", bounded, within_s=0.6),
     policy_mode("F15", "into_limit", "bounded at the position limit", bounded, within_s=3.0, dwell_s=0.5),
     policy_mode("F20", "jump", "a certified blend to the new course", bounded, within_s=0.3),
-    policy_mode("F22", "large_residual", "the scale is turned down", lambda s, _: s.applied_scale <= 0.56 or s.state not in RUNNING, within_s=0.5),
-    policy_mode("F23", "opposed_residual", "BASE_ONLY", lambda s, _: s.state == State.BASE_ONLY or s.applied_scale == 0.0, within_s=3.0),
+    policy_mode(
+        "F22",
+        "large_residual",
+        "the scale is turned down",
+        lambda s, _: s.applied_scale <= 0.56 or s.state not in RUNNING,
+        within_s=0.5,
+    ),
+    policy_mode(
+        "F23",
+        "opposed_residual",
+        "BASE_ONLY",
+        lambda s, _: s.state == State.BASE_ONLY or s.applied_scale == 0.0,
+        within_s=3.0,
+    ),
     arm_mode("F07", "silent", "HOLD after 0.1 s", is_in(State.HOLD, "JOINTS_STALE"), within_s=0.15),
     Fault(
         row="F07",
@@ -246,7 +272,13 @@ CATALOGUE: tuple[Fault, ...] = (
         lasting=True,
     ),
     *(
-        arm_mode(row, mode, "refused; HOLD when the last good one is 0.1 s old", is_in(State.HOLD, "JOINTS_STALE"), within_s=0.2)
+        arm_mode(
+            row,
+            mode,
+            "refused; HOLD when the last good one is 0.1 s old",
+            is_in(State.HOLD, "JOINTS_STALE"),
+            within_s=0.2,
+        )
         for row, mode in (
             ("F08", "nan"),
             ("F08", "one_nan"),
@@ -259,7 +291,14 @@ CATALOGUE: tuple[Fault, ...] = (
     ),
     arm_mode("F09", "shuffled", "no difference: joints are matched by name", stays, within_s=0.1),
     arm_mode("F12", "jump", "STOPPED", is_in(State.STOPPED, "JOINTS_IMPLAUSIBLE"), within_s=0.1, lasting=True),
-    arm_mode("F06", "stalled", "STOPPED: the arm does not follow", is_in(State.STOPPED, "JOINTS_FROZEN", "TRACKING"), within_s=3.0, lasting=True),
+    arm_mode(
+        "F06",
+        "stalled",
+        "STOPPED: the arm does not follow",
+        is_in(State.STOPPED, "JOINTS_FROZEN", "TRACKING"),
+        within_s=3.0,
+        lasting=True,
+    ),
     Fault(
         row="F48",
         name="estop_pressed",

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Floods the supervisor's inputs: joint states of an unknown arm, heartbeats and malformed chunks as fast as Python can.
 
-    python -m tools.flood --seconds 3
+python -m tools.flood --seconds 3
 """
 
 import argparse

@@ -209,7 +209,9 @@ class Rig(Node):
     def _on_state(self, message: SupervisorState, info: dict[str, int]) -> None:
         sequence = int(info["publication_sequence_number"])
         if self._state_sequence >= 0:
-            self.lost_states += max(0, sequence - self._state_sequence - 1)
+            if sequence <= self._state_sequence:
+                raise RuntimeError("two supervisors in one ROS domain: set ROS_DOMAIN_ID to a free one (0 to 101)")
+            self.lost_states += sequence - self._state_sequence - 1
         self._state_sequence = sequence
         entry = (int(info["source_timestamp"]), message)
         if self.states:
@@ -326,7 +328,9 @@ class Rig(Node):
     def set_on_supervisor(self, **values: object) -> list[tuple[bool, str]]:
         """Sets parameters of the supervisor, each on its own."""
         self.wait(self._setter.service_is_ready, "the parameter service")
-        request = SetParameters.Request(parameters=[Parameter(n, value=v).to_parameter_msg() for n, v in values.items()])
+        request = SetParameters.Request(
+            parameters=[Parameter(n, value=v).to_parameter_msg() for n, v in values.items()]
+        )
         future = self._setter.call_async(request)
         self.wait(future.done, "the parameter service's answer")
         return [(result.successful, result.reason) for result in future.result().results]

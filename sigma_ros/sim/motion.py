@@ -17,6 +17,9 @@ from sigma_ros.contract import Contract
 
 _PEAK_SPEED, _PEAK_ACCELERATION, _PEAK_JERK = 15 / 8, 10 / math.sqrt(3), 60.0
 
+_CALM_ACCELERATION_RADPS2, _CALM_JERK_RADPS3 = 10.0, 100.0
+"""A demonstrator's hand is calmer than the arm's limits, which leave room for a real policy's noise."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waypoint:
@@ -76,8 +79,10 @@ def joint_path(waypoints: list[Waypoint], contract: Contract, *, speed: float) -
 
 
 def shortest_leg_s(distance_rad: Float64[ndarray, " dof"], contract: Contract, *, speed: float) -> float:
-    """Shortest time of a minimum-jerk leg over `distance_rad`, at `speed` times the contract's limits."""
+    """Shortest time of a minimum-jerk leg over `distance_rad`, at `speed` times the contract's limits, calmly."""
     by_speed = _PEAK_SPEED * distance_rad / (speed * contract.max_velocity_radps)
-    by_acceleration = np.sqrt(_PEAK_ACCELERATION * distance_rad / (speed * contract.max_acceleration_radps2))
-    by_jerk = np.cbrt(_PEAK_JERK * distance_rad / (speed * contract.max_jerk_radps3))
+    acceleration = np.minimum(contract.max_acceleration_radps2, _CALM_ACCELERATION_RADPS2)
+    jerk = np.minimum(contract.max_jerk_radps3, _CALM_JERK_RADPS3)
+    by_acceleration = np.sqrt(_PEAK_ACCELERATION * distance_rad / (speed * acceleration))
+    by_jerk = np.cbrt(_PEAK_JERK * distance_rad / (speed * jerk))
     return float(np.max([by_speed, by_acceleration, by_jerk]))

@@ -5,6 +5,7 @@ import ast
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,9 @@ import oracle  # noqa: E402
 from attacks import ATTACKS  # noqa: E402
 from storms import STORMS  # noqa: E402
 
-LIMITS = oracle.Limits.read(ROOT / "config" / "oracle_so101.yaml")
+SHIPPED = oracle.Limits.read(ROOT / "config" / "oracle_so101.yaml")
+LIMITS = replace(SHIPPED, acceleration=np.full(6, 10.0), jerk=np.full(6, 100.0))
+"""Low enough that motions can be made which break one limit and no other."""
 REST = [np.zeros(6)] * 10
 
 

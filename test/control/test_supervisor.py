@@ -460,7 +460,7 @@ def test_release_brings_the_arm_to_rest_and_lets_go() -> None:
     assert bench.last.reason is Reason.RELEASED
     bench.offer()
     ticks = next(i for i in range(60) if bench.tick().state is State.DISENGAGED)
-    assert 5 <= ticks <= 20
+    assert 1 <= ticks <= 8, "V/A + 2A/J is 0.1 s"
     assert bench.last.command_rad is None
     assert excess(bench.commands, MOTION) < 1e-6
     assert bench.supervisor.release().success
