@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The closed loop without a graph: simulated arm, policy and supervisor in simulated time.
+
+Window, memory, schedule, stitching and supervisor are the live ones. Simulated time stands still while the model
+thinks; how long an inference takes is injected, so a result depends on the latency asked for and not on the machine.
+"""
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float64, UInt8
+from numpy import ndarray
+
+from sigma_ros.control.decision import Counters, Decision
+from sigma_ros.control.images import letterbox
+from sigma_ros.control.left_over import left_over
+from sigma_ros.control.limits import SupervisorLimits
+from sigma_ros.control.schedule import Schedule
+from sigma_ros.control.supervisor import Supervisor
+from sigma_ros.control.window import WindowHistory
+from sigma_ros.evaluation.replay_operator import ReplayOperator
+from sigma_ros.sim.environment import SimArm
+from sigma_ros.values import NS_PER_S, AdapterSettings, Chunk, Frame, LeftOver, Window
+
+if TYPE_CHECKING:
+    from sigma_ros.model.state import RecurrentState
+
+_START_NS = NS_PER_S
+"""Simulated stamps begin here: a stamp of zero is refused everywhere."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loop:
+    """How an episode is run.
+
+    `latency_ms`: from a tick to the arrival of the chunk planned from it. `stitching` as the policy node's.
+    """
+
+    settings: AdapterSettings
+    latency_ms: float = 0.0
+    replan_ticks: int = 8
+    stitching: str = "latest"
+    crossfade_steps: int = 4
+    time_limit_s: float = 20.0
+    limits: SupervisorLimits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One episode: what came of it, and what is needed to draw it."""
+
+    success: bool
+    duration_s: float
+    held: bool
+    states: Float64[ndarray, "ticks nq"]
+    commands_rad: Float64[ndarray, "commands dof"]
+    scales: Float64[ndarray, " commands"]
+    counters: Counters
+    last: Decision | None
+    inference_ms: tuple[float, ...]
+
+
+def sim_limits() -> SupervisorLimits:
+    """The supervisor in the simulator: as live, but led slowly to a first target that is off by the arm's sag."""
+    return SupervisorLimits(start_ramp=True)
+
+
+def run_episode(
+    arm: SimArm,
+    runtime: Any,
+    seed: int,
+    loop: Loop,
+    *,
+    clock_ns: Callable[[], int],
+    on_tick: Callable[[], None] = lambda: None,
+) -> Run:
+    """Runs one episode to success, to the time limit or to a stop that nothing leaves.
+
+    Args:
+        arm: Is reset with `seed`.
+        runtime: A `SigmaRuntime`, or what has its methods; `image_size_px` None needs no pictures.
+        seed: Of the episode.
+        loop: How it is run.
+        clock_ns: To measure inferences with; decides nothing.
+        on_tick: Called after each tick of the policy.
+    """
+    arm.reset(seed)
+    return _Episode(arm, runtime, loop, clock_ns).run(on_tick)
+
+
+class _Episode:
+    def __init__(self, arm: SimArm, runtime: Any, loop: Loop, clock_ns: Callable[[], int]) -> None:
+        self._arm = arm
+        self._contract = arm.contract
+        self._loop = loop
+        self._policy = _Policy(runtime, loop, clock_ns)
+        self._size_px: int | None = runtime.image_size_px
+        self._supervisor = Supervisor(arm.contract, loop.limits)
+        self._operator = ReplayOperator()
+        self._history = WindowHistory()
+        self._arriving: deque[tuple[int, Chunk]] = deque()
+        self._now_ns = _START_NS
+        self._states: list[ndarray] = []
+        self._commands: list[ndarray] = []
+        self._scales: list[float] = []
+        self._held = False
+        self._last: Decision | None = None
+
+    def run(self, on_tick: Callable[[], None]) -> Run:
+        contract = self._contract
+        policy_tick = command_tick = 0
+        end_ns = _START_NS + round(self._loop.time_limit_s * NS_PER_S)
+        while True:
+            policy_ns = _START_NS + contract.tick_offset_ns(policy_tick)
+            command_ns = _START_NS + command_tick * contract.command_period_ns
+            due_ns = min(policy_ns, command_ns)
+            if due_ns > end_ns or self._arm.brick_in_box():
+                return self._result()
+            self._advance(due_ns)
+            if policy_ns == due_ns:
+                self._observe(policy_tick)
+                policy_tick += 1
+                on_tick()
+            if command_ns == due_ns:
+                self._command()
+                command_tick += 1
+
+    def _advance(self, to_ns: int) -> None:
+        self._arm.step(self._arm.command_rad, (to_ns - self._now_ns) / NS_PER_S)
+        self._now_ns = to_ns
+
+    def _observe(self, tick: int) -> None:
+        self._states.append(self._arm.snapshot())
+        self._held = self._held or self._arm.brick_held()
+        frame = Frame(
+            epoch=0,
+            tick=tick,
+            stamp_ns=self._now_ns,
+            images=self._pictures(),
+            positions_rad=self._arm.positions_rad(),
+            image_age_ns=dict.fromkeys((camera.name for camera in self._contract.cameras), 0),
+            joint_age_ns=0,
+        )
+        chunk = self._policy.tick(self._history.add(frame, task=self._contract.tasks[0]))
+        if chunk is not None:
+            self._arriving.append((self._now_ns + self._policy.latency_ns, chunk))
+
+    def _pictures(self) -> Mapping[str, UInt8[ndarray, "h w 3"]]:
+        """The contract's cameras, letterboxed as live ones are."""
+        if self._size_px is None:
+            return {}
+        names = [camera.name for camera in self._contract.cameras]
+        return {name: letterbox(self._arm.render(name), self._size_px) for name in names}
+
+    def _command(self) -> None:
+        now_ns, supervisor = self._now_ns, self._supervisor
+        supervisor.on_policy_heartbeat(now_ns)
+        supervisor.on_joints(now_ns, self._arm.positions_rad(), now_ns)
+        while self._arriving and self._arriving[0][0] <= now_ns:
+            _, chunk = self._arriving.popleft()
+            self._operator.on_chunk()
+            supervisor.on_chunk(chunk, now_ns)
+        self._operator.act(supervisor, now_ns)
+        decision = supervisor.tick(now_ns)
+        self._operator.note(decision)
+        self._last = decision
+        if decision.command_rad is not None:
+            self._arm.step(decision.command_rad, 0.0)
+            self._commands.append(decision.command_rad)
+            self._scales.append(decision.applied_scale)
+
+    def _result(self) -> Run:
+        dof = self._contract.dof
+        return Run(
+            success=self._arm.brick_in_box(),
+            duration_s=(self._now_ns - _START_NS) / NS_PER_S,
+            held=self._held,
+            states=np.array(self._states),
+            commands_rad=np.array(self._commands).reshape(-1, dof),
+            scales=np.array(self._scales),
+            counters=self._supervisor.counters,
+            last=self._last,
+            inference_ms=tuple(self._policy.inference_ms),
+        )
+
+
+class _Policy:
+    """The policy node's schedule and worker with an inference that takes `latency_ms` of simulated time."""
+
+    def __init__(self, runtime: Any, loop: Loop, clock_ns: Callable[[], int]) -> None:
+        self._runtime = runtime
+        self._loop = loop
+        self._clock_ns = clock_ns
+        self._schedule = Schedule(loop.replan_ticks, runtime.memory_stride)
+        self._state: RecurrentState | None = None
+        self._chunk: Chunk | None = None
+        self._chunk_id = 0
+        self._free_ns = 0
+        self._waits = False
+        self.latency_ns = round(loop.latency_ms * 1e6)
+        self.inference_ms: list[float] = []
+
+    def tick(self, window: Window) -> Chunk | None:
+        """The chunk planned from this tick, or None; it arrives `latency_ns` later."""
+        self._waits = self._waits or self._schedule.plans(window.tick)
+        commits = self._schedule.commits(window.tick)
+        plans = self._waits and window.stamp_ns >= self._free_ns
+        if not (plans or commits):
+            return None
+        state = self._state or self._runtime.initial_state(epoch=window.epoch, task=window.task)
+        if not plans:
+            _, self._state = self._runtime.remember(window, state)
+            return None
+        started_ns = self._clock_ns()
+        inference, self._state = self._runtime.step(
+            window,
+            state,
+            commit=commits,
+            settings=self._loop.settings,
+            chunk_id=self._chunk_id,
+            left_over=self._left_over(window),
+        )
+        self.inference_ms.append((self._clock_ns() - started_ns) / 1e6)
+        self._waits = False
+        self._free_ns = window.stamp_ns + self.latency_ns
+        self._chunk_id += 1
+        steps = self._loop.crossfade_steps if self._loop.stitching == "crossfade" else 0
+        self._chunk = replace(inference.chunk, crossfade_steps=steps)
+        return self._chunk
+
+    def _left_over(self, window: Window) -> LeftOver | None:
+        if self._loop.stitching != "rtc":
+            return None
+        return left_over(self._chunk, window, delay_ns=self.latency_ns)

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What closed-loop trials came to: `sim.json`, `sim.md`, `sim.html`.
+
+Rates have Wilson's interval; arms are compared seed by seed.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import plotly.graph_objects as go
+from scipy import stats
+
+from sigma_ros.evaluation.statistics import compare
+from sigma_ros.sim.trials import Result, Trial
+
+_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Closed loop</title>
+<style>body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
+table{border-collapse:collapse}td,th{padding:.25rem .7rem;text-align:right;border-bottom:1px solid #ddd}
+td:first-child,th:first-child{text-align:left}</style>
+<h1>Closed loop in the simulator</h1>{% for line in lines %}<p>{{ line }}</p>{% endfor %}
+<table><tr>{% for cell in head %}<th>{{ cell }}</th>{% endfor %}</tr>
+{% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</table>
+{{ figure | safe }}<h2>Comparisons</h2>
+<ul>{% for line in comparisons %}<li>{{ line }}</li>{% endfor %}</ul>
+<h2>Conditions</h2><pre>{{ conditions }}</pre></html>"""
+
+_HEAD = (
+    "arm",
+    "success",
+    "95 % interval",
+    "grasped",
+    "time of a success",
+    "rms jerk of commands",
+    "bounded ticks",
+    "scale",
+    "violations",
+    "inference",
+)
+
+
+def document(conditions: dict[str, Any], results: Sequence[Result], chosen: Sequence[Trial]) -> dict[str, Any]:
+    """The content of `sim.json`."""
+    rows = [_row(trial, _of(results, trial)) for trial in chosen]
+    return {
+        "schema": 1,
+        "conditions": conditions,
+        "trials": [row for row in rows if row["episodes"]],
+        "comparisons": _comparisons(results, chosen),
+        "episodes": [asdict(result) for result in results],
+    }
+
+
+def write(folder: Path, content: dict[str, Any]) -> None:
+    """Writes the three files; `sim.json` last, each under another name first."""
+    texts = {
+        "sim.md": markdown(content),
+        "sim.html": page(content),
+        "sim.json": json.dumps(content, indent=1, allow_nan=False) + "\n",
+    }
+    for name, text in texts.items():
+        partial = folder / f"{name}.tmp"
+        partial.write_text(text, encoding="utf-8")
+        partial.rename(folder / name)
+
+
+def markdown(content: dict[str, Any]) -> str:
+    """The table and the comparisons."""
+    lines = [f"| {' | '.join(_HEAD)} |", f"|{' --- |' * len(_HEAD)}"]
+    lines += [f"| {' | '.join(_cells(row))} |" for row in content["trials"]]
+    lines += ["", *(f"- {_sentence(entry)}" for entry in content["comparisons"])]
+    return "\n".join([_headline(content), "", *lines, ""])
+
+
+def page(content: dict[str, Any]) -> str:
+    """One file that opens from disk."""
+    return (
+        jinja2.Environment(autoescape=True)
+        .from_string(_PAGE)
+        .render(
+            lines=[_headline(content)],
+            head=_HEAD,
+            rows=[_cells(row) for row in content["trials"]],
+            figure=_figure(content["trials"]),
+            comparisons=[_sentence(entry) for entry in content["comparisons"]],
+            conditions=json.dumps(content["conditions"], indent=1),
+        )
+    )
+
+
+def _of(results: Sequence[Result], trial: Trial) -> list[Result]:
+    found = [r for r in results if (r.arm, r.latency_ms) == (trial.arm, trial.latency_ms)]
+    return sorted(found, key=lambda r: r.seed)
+
+
+def _row(trial: Trial, done: list[Result]) -> dict[str, Any]:
+    good = sum(r.success for r in done)
+    row: dict[str, Any] = {"arm": trial.arm, "latency_ms": trial.latency_ms, "episodes": len(done), "successes": good}
+    if not done:
+        return row
+    interval = stats.binomtest(good, len(done)).proportion_ci(method="wilson")
+    times = [r.duration_s for r in done if r.success]
+    return row | {
+        "success_rate": good / len(done),
+        "low": float(interval.low),
+        "high": float(interval.high),
+        "grasp_rate": float(np.mean([r.held for r in done])),
+        "success_time_s": float(np.mean(times)) if times else None,
+        "jerk_rms": float(np.median([r.jerk_rms for r in done])),
+        "clipped_share": float(np.mean([r.clipped_share for r in done])),
+        "scale_mean": float(np.mean([r.scale_mean for r in done])),
+        "violations": sum(r.violations for r in done),
+        "refused_chunks": sum(r.refused_chunks for r in done),
+        "inference_ms": float(np.median([r.inference_ms for r in done])),
+    }
+
+
+def _comparisons(results: Sequence[Result], chosen: Sequence[Trial]) -> list[dict[str, Any]]:
+    """Every trial against the base at its latency, and against its own arm without latency; paired by seed."""
+    pairs = []
+    for trial in chosen:
+        others = (
+            Trial(arm="base", latency_ms=trial.latency_ms),
+            Trial(arm=trial.arm, latency_ms=min(t.latency_ms for t in chosen if t.arm == trial.arm)),
+        )
+        pairs += [(other, trial) for other in others if other in chosen and other != trial]
+    return [entry for other, trial in dict.fromkeys(pairs) if (entry := _compared(results, other, trial)) is not None]
+
+
+def _compared(results: Sequence[Result], other: Trial, trial: Trial) -> dict[str, Any] | None:
+    first = {r.seed: r for r in _of(results, other)}
+    second = {r.seed: r for r in _of(results, trial)}
+    seeds = sorted(first.keys() & second.keys())
+    if len(seeds) < 2:
+        return None
+    failed, fails = (np.array([float(not side[seed].success) for seed in seeds]) for side in (first, second))
+    found = compare(failed, fails, np.array(seeds))
+    return {
+        "reference": other.name,
+        "trial": trial.name,
+        "seeds": len(seeds),
+        "success_difference": 0.0 - found.difference,
+        "low": None if np.isnan(found.high) else 0.0 - found.high,
+        "high": None if np.isnan(found.low) else 0.0 - found.low,
+        "verdict": found.verdict,
+    }
+
+
+def _headline(content: dict[str, Any]) -> str:
+    conditions = content["conditions"]
+    counts = {row["episodes"] for row in content["trials"]} or {0}
+    told = f"{min(counts)}" if len(counts) == 1 else f"{min(counts)}-{max(counts)}"
+    trained = "" if conditions["trained"] else " UNTRAINED (random weights): success means nothing."
+    setup, checkpoint = conditions["setup"], conditions["checkpoint"]
+    return f"{told} episodes per row, set-up `{setup}`, checkpoint `{checkpoint}`.{trained}"
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    time_s = row["success_time_s"]
+    return [
+        f"{row['arm']}, {row['latency_ms']:g} ms",
+        f"{row['successes']}/{row['episodes']} = {row['success_rate']:.0%}",
+        f"{row['low']:.0%} to {row['high']:.0%}",
+        f"{row['grasp_rate']:.0%}",
+        "-" if time_s is None else f"{time_s:.1f} s",
+        f"{row['jerk_rms']:.1f} rad/s^3",
+        f"{row['clipped_share']:.1%}",
+        f"{row['scale_mean']:.2f}",
+        str(row["violations"]),
+        f"{row['inference_ms']:.0f} ms",
+    ]
+
+
+def _sentence(entry: dict[str, Any]) -> str:
+    bounds = "" if entry["low"] is None else f" [{entry['low']:+.0%}, {entry['high']:+.0%}]"
+    return (
+        f"{entry['trial']} against {entry['reference']}: success {entry['success_difference']:+.0%}{bounds} "
+        f"over {entry['seeds']} seeds: {entry['verdict']}"
+    )
+
+
+def _figure(rows: Sequence[dict[str, Any]]) -> str:
+    rates = [row["success_rate"] for row in rows]
+    bars = go.Bar(
+        x=[f"{row['arm']}, {row['latency_ms']:g} ms" for row in rows],
+        y=rates,
+        error_y={
+            "type": "data",
+            "symmetric": False,
+            "array": [row["high"] - rate for row, rate in zip(rows, rates, strict=True)],
+            "arrayminus": [rate - row["low"] for row, rate in zip(rows, rates, strict=True)],
+        },
+    )
+    figure = go.Figure(
+        bars, layout={"yaxis": {"range": [0, 1], "title": "success", "tickformat": ".0%"}, "height": 360}
+    )
+    return str(figure.to_html(full_html=False, include_plotlyjs=True))

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Closed-loop trials: arms x latencies x seeds, each episode written down at once, so that a run can be continued."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from sigma_ros.errors import UsageError
+from sigma_ros.sim.closed_loop import Loop, Run, run_episode
+from sigma_ros.sim.environment import SimArm
+from sigma_ros.sim.scripted import ScriptedRuntime
+from sigma_ros.values import AdapterSettings
+
+ArmName = Literal["base", "sigma", "expert"]
+ARMS: tuple[ArmName, ...] = ("base", "sigma", "expert")
+_EPISODES_FILE, _CONDITIONS_FILE = "episodes.jsonl", "conditions.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One arm of the comparison at one latency."""
+
+    arm: ArmName
+    latency_ms: float
+
+    @property
+    def name(self) -> str:
+        """For tables: `sigma, 100 ms`."""
+        return f"{self.arm}, {self.latency_ms:g} ms"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """One episode in numbers. `jerk_rms` [rad/s^3] and `path_rad` are of the commands, over all joints."""
+
+    arm: ArmName
+    latency_ms: float
+    seed: int
+    success: bool
+    held: bool
+    duration_s: float
+    jerk_rms: float
+    path_rad: float
+    clipped_share: float
+    scale_mean: float
+    violations: int
+    refused_chunks: int
+    holds: int
+    stops: int
+    inference_ms: float
+    ended: str
+
+
+def trials(arms: Sequence[ArmName], latencies_ms: Sequence[float]) -> tuple[Trial, ...]:
+    """Every arm at every latency."""
+    return tuple(Trial(arm=arm, latency_ms=latency) for arm in arms for latency in latencies_ms)
+
+
+def settings_of(arm: ArmName, settings: AdapterSettings) -> AdapterSettings:
+    """The base arm is Sigma with its scale held at 0: the base's own actions, bit for bit."""
+    return replace(settings, min_scale=0.0, max_scale=0.0) if arm == "base" else settings
+
+
+def run_trial(
+    robot: SimArm, trial: Trial, seed: int, loop: Loop, runtime: Any, *, on_tick: Callable[[], None] = lambda: None
+) -> tuple[Result, Run]:
+    """One episode. `runtime` may be None for the expert."""
+    if trial.arm == "expert":
+        robot.reset(seed)
+        runtime = ScriptedRuntime(robot, seed)
+    own = replace(loop, latency_ms=trial.latency_ms, settings=settings_of(trial.arm, loop.settings))
+    run = run_episode(robot, runtime, seed, own, clock_ns=time.perf_counter_ns, on_tick=on_tick)
+    return _result(trial, seed, run, period_s=robot.contract.command_period_ns * 1e-9), run
+
+
+def _result(trial: Trial, seed: int, run: Run, *, period_s: float) -> Result:
+    commands, counters = run.commands_rad, run.counters
+    jerk = np.diff(commands, 3, axis=0) / period_s**3
+    last = run.last
+    return Result(
+        arm=trial.arm,
+        latency_ms=trial.latency_ms,
+        seed=seed,
+        success=run.success,
+        held=run.held,
+        duration_s=run.duration_s,
+        jerk_rms=float(np.sqrt(np.mean(jerk**2))) if jerk.size else 0.0,
+        path_rad=float(np.abs(np.diff(commands, axis=0)).sum()),
+        clipped_share=counters.clipped_ticks / max(1, counters.ticks),
+        scale_mean=float(run.scales.mean()) if run.scales.size else 0.0,
+        violations=counters.violations,
+        refused_chunks=counters.refused_chunks,
+        holds=counters.holds,
+        stops=counters.stops,
+        inference_ms=float(np.median(run.inference_ms)) if run.inference_ms else 0.0,
+        ended="success" if run.success or last is None else f"{last.state.name}: {last.reason.name}",
+    )
+
+
+class TrialBook:
+    """The folder of a run: its conditions, and one line per finished episode.
+
+    Raises:
+        UsageError: the folder holds a run under other conditions.
+    """
+
+    def __init__(self, folder: Path, conditions: dict[str, Any], *, force: bool = False) -> None:
+        self._file = folder / _EPISODES_FILE
+        self.conditions = json.loads(json.dumps(conditions))
+        told = folder / _CONDITIONS_FILE
+        if force:
+            self._file.unlink(missing_ok=True)
+            told.unlink(missing_ok=True)
+        if told.exists():
+            self._check(told)
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = told.with_suffix(".tmp")
+        partial.write_text(json.dumps(self.conditions, indent=1, sort_keys=True), encoding="utf-8")
+        partial.rename(told)
+        self.results = list(self._read())
+
+    def has(self, trial: Trial, seed: int) -> bool:
+        """Whether this episode is done."""
+        return any((r.arm, r.latency_ms, r.seed) == (trial.arm, trial.latency_ms, seed) for r in self.results)
+
+    def add(self, result: Result) -> None:
+        """Writes an episode down."""
+        self.results.append(result)
+        with self._file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(result), allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _check(self, told: Path) -> None:
+        before = json.loads(told.read_text(encoding="utf-8"))
+        other = [name for name in self.conditions if before.get(name) != self.conditions[name]]
+        if other:
+            raise UsageError(
+                "the folder holds a run under other conditions",
+                where=told,
+                expected=", ".join(f"{name} {before.get(name)!r}" for name in other),
+                got=", ".join(f"{name} {self.conditions[name]!r}" for name in other),
+                remedy="give another --out, or --force to begin anew",
+            )
+
+    def _read(self) -> Iterator[Result]:
+        """The finished episodes; a line that was cut off when the run was interrupted is done again."""
+        if not self._file.exists():
+            return
+        whole = []
+        for line in self._file.read_text(encoding="utf-8").splitlines():
+            try:
+                yield Result(**json.loads(line))
+            except (ValueError, TypeError):
+                continue
+            whole.append(line)
+        self._file.write_text("".join(line + "\n" for line in whole), encoding="utf-8")
