@@ -72,7 +72,7 @@ class Watched(ScriptedRuntime):
         self.planned: list[int] = []
         self.remembered: list[int] = []
 
-    def step(self, window, state, **options):
+    def step(self, window, state, **options):  # type: ignore[override]
         self.planned.append(window.tick)
         return super().step(window, state, **options)
 
@@ -152,7 +152,7 @@ class Still(ScriptedRuntime):
     def __init__(self, contract: Contract) -> None:
         self._contract = contract
 
-    def step(self, window, state, **options):
+    def step(self, window, state, **options):  # type: ignore[override]
         self._path: Any = SimpleNamespace(at=lambda _: window.newest.positions_rad)
         return super().step(window, state, **options)
 
