@@ -55,7 +55,7 @@ class EpisodeRows:
 
     def frames(self, start: int, stop: int) -> UInt8[ndarray, "rows cameras h w 3"]:
         """Pictures of the rows [start, stop)."""
-        return self._file.get_slice("frames")[start:stop]
+        return self._file.get_slice("frames")[start : min(stop, self.ticks)]
 
     def actions_from(self, row: int, steps: int) -> Float32[ndarray, "steps dof"]:
         """The recorded actions from a row on; behind the last one it is repeated, as LeRobot's data sets do."""

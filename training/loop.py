@@ -67,10 +67,13 @@ class TrainingLog:
         total_steps: Steps of the whole run.
         first_step: Step at which this call begins.
         samples_per_step: For the rate.
+        quiet: Shows nothing: the other processes of a run.
     """
 
-    def __init__(self, folder: Path | None, *, total_steps: int, first_step: int, samples_per_step: int) -> None:
-        self._console = Console(stderr=True)
+    def __init__(
+        self, folder: Path | None, *, total_steps: int, first_step: int, samples_per_step: int, quiet: bool = False
+    ) -> None:
+        self._console = Console(stderr=True, quiet=quiet)
         self._writer = None if folder is None else SummaryWriter(str(folder), purge_step=first_step)
         self._samples = samples_per_step
         self._first, self._total = first_step, total_steps

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -103,7 +104,7 @@ class Ticks:
         )
 
 
-def read_batch(backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
+def read_batch(backbone: Backbone, batch: Batch) -> dict[str, Any]:
     """What `Backbone.prefix` takes; the prompt is cut to the longest of the batch."""
     count, cameras = batch.images.shape[:2]
     pairs = [backbone.tokenize(task, batch.states[i : i + 1]) for i, task in enumerate(batch.tasks)]

@@ -167,7 +167,7 @@ class TelepathyPath(nn.Module):
 
     def forward(self, percepts: Percepts, previous: Recurrence, reader: Reader) -> Belief:
         """One update from the previous committed memory and factors; nothing is kept inside."""
-        text = _mean_text(percepts)
+        text = mean_text(percepts.text, percepts.text_mask)
         semantic = self._read(percepts, previous, reader)
         memory = self.memory(previous.memory if self.use_memory else torch.zeros_like(previous.memory), semantic)
         intent = self.intent(torch.cat([memory, semantic, self.text_to_intent(text)], dim=1))
@@ -195,10 +195,12 @@ class TelepathyPath(nn.Module):
         return self.to_semantic(reader(embeds, mask, read=readouts.shape[1]).mean(dim=1))
 
 
-def _mean_text(percepts: Percepts) -> Float[Tensor, "batch width"]:
-    mask = percepts.text_mask[..., None]
-    total = torch.where(mask, percepts.text.to(torch.float32), 0.0).sum(dim=1)
-    return total / mask.sum(dim=1).clamp(min=1)
+def mean_text(
+    text: Float[Tensor, "batch tokens width"], mask: Bool[Tensor, "batch tokens"]
+) -> Float[Tensor, "batch width"]:
+    """Mean embedding of the tokens that are there, float32: what the memory is aligned with."""
+    total = torch.where(mask[..., None], text.to(torch.float32), 0.0).sum(dim=1)
+    return total / mask[..., None].sum(dim=1).clamp(min=1)
 
 
 def _head(inputs: int, hidden: int, outputs: int) -> nn.Sequential:

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What of a training step never changes: frame tokens and base chunks of a frozen base, computed once per data set.
+
+One safetensors file per episode in `<data folder>/cache/<key>/`; the key is over data, base, seed and phases, so a
+stale cache is never found. Interrupted, it resumes.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sigma_ros.errors import DatasetError
+from sigma_ros.model.noise import flow_noise
+from sigma_ros.model.normalise import Normalisation
+from sigma_ros.model.sigma import SigmaTelepathyVLA
+from sigma_ros.model.tokens import pool_tokens
+from training.data import EpisodeRows, ShardData
+from training.preprocess import TARGET_STEPS
+
+_TICKS_AT_ONCE = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheSettings:
+    """What the cached numbers depend on besides data and base: the noise's seed, and every `phase_step`-th tick."""
+
+    seed: int
+    phase_step: int
+
+
+class CachedEpisode:
+    """One episode as training sees it. `rows` are the ticks for which there is a base chunk, ascending."""
+
+    def __init__(self, episode: EpisodeRows, path: Path) -> None:
+        self.episode = episode
+        self._file: Any = safe_open(str(path), framework="pt")
+        self.rows: tuple[int, ...] = tuple(self._file.get_tensor("rows").tolist())
+        self._place = {row: place for place, row in enumerate(self.rows)}
+
+    def pooled(self, start: int, stop: int) -> Float[Tensor, "ticks cameras pooled width"]:
+        """Pooled frame tokens of the ticks [start, stop)."""
+        return self._file.get_slice("pooled")[start:stop]
+
+    def base(self, row: int) -> Float[Tensor, "horizon dof"]:
+        """The base's normalised chunk at one of `rows`."""
+        return self._file.get_slice("base")[self._place[row]]
+
+
+def sample_rows(episode: EpisodeRows, phase_step: int) -> list[int]:
+    """Ticks that may be windows: every `phase_step`-th one that is valid and has all its target actions."""
+    last = episode.ticks - TARGET_STEPS
+    return [
+        row
+        for row in range(0, last + 1, phase_step)
+        if episode.valid[row] and episode.acted[row : row + TARGET_STEPS].all()
+    ]
+
+
+def cache_key(data: ShardData, base_fingerprint: str, settings: CacheSettings, dtype: str) -> str:
+    """Names the folder of a cache."""
+    text = json.dumps([data.meta.hash, base_fingerprint, settings.seed, settings.phase_step, dtype])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def cached_episodes(
+    data: ShardData,
+    model: SigmaTelepathyVLA,
+    normalisation: Normalisation,
+    settings: CacheSettings,
+    *,
+    base_fingerprint: str,
+    only_first: bool = True,
+) -> list[CachedEpisode]:
+    """Every episode with its cached numbers, in the order of `data.episodes`; makes what is missing.
+
+    `only_first` is False in all but one of several processes: they wait elsewhere and then find the files.
+    """
+    folder = data.folder / "cache" / cache_key(data, base_fingerprint, settings, str(model.backbone.dtype))
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / episode.path.name for episode in data.episodes]
+    missing = [(e, p) for e, p in zip(data.episodes, paths, strict=True) if not p.is_file()]
+    if missing and not only_first:
+        raise DatasetError("the cache is not complete", where=folder, remedy="let the first process make it")
+    with _progress() as progress:
+        for episode, path in progress.track(missing, description="base chunks and frame tokens"):
+            _write(path, _compute(episode, model, normalisation, settings))
+    return [CachedEpisode(e, p) for e, p in zip(data.episodes, paths, strict=True)]
+
+
+@torch.no_grad()
+def _compute(
+    episode: EpisodeRows, model: SigmaTelepathyVLA, normalisation: Normalisation, settings: CacheSettings
+) -> dict[str, Tensor]:
+    backbone, rows = model.backbone, sample_rows(episode, settings.phase_step)
+    wanted = set(rows)
+    states = normalisation.state.normalise(episode.states)
+    sizes = {"horizon": backbone.horizon, "max_dof": backbone.max_dof}
+    pooled, chunks = [], []
+    for start, tokens in _frame_tokens(episode, model):
+        flat = pool_tokens(tokens.flatten(0, 1), model.config.pooled_grid)
+        pooled.append(flat.unflatten(0, tokens.shape[:2]).to(backbone.dtype).cpu())
+        here = [row for row in range(start, start + len(tokens)) if row in wanted]
+        if here:
+            pairs = [backbone.tokenize(episode.task, states[row : row + 1]) for row in here]
+            # epochs of the robot count from 0 too, but no episode may meet the noise it was trained on
+            noise = [flow_noise(seed=settings.seed, epoch=1 + episode.episode, tick=row, **sizes) for row in here]
+            chosen = tokens[[row - start for row in here]]
+            chunk = backbone.base_chunk(
+                chosen,
+                torch.ones(chosen.shape[:2], dtype=torch.bool, device=backbone.device),
+                torch.cat([tokens for tokens, _ in pairs]),
+                torch.cat([mask for _, mask in pairs]),
+                torch.cat(noise),
+            )
+            chunks.append(chunk[..., : model.config.dof].to(torch.float32).cpu())
+    empty = torch.zeros(0, backbone.horizon, model.config.dof)
+    return {
+        "rows": torch.tensor(rows, dtype=torch.int64),
+        "pooled": torch.cat(pooled),
+        "base": torch.cat(chunks) if chunks else empty,
+    }
+
+
+def _frame_tokens(episode: EpisodeRows, model: SigmaTelepathyVLA) -> Iterator[tuple[int, Tensor]]:
+    for start in range(0, episode.ticks, _TICKS_AT_ONCE):
+        frames = torch.from_numpy(np.ascontiguousarray(episode.frames(start, start + _TICKS_AT_ONCE)))
+        ticks, cameras = frames.shape[:2]
+        tokens = model.backbone.encode_images(frames.flatten(0, 1), per_call=ticks * cameras)
+        yield start, tokens.to(torch.float32).unflatten(0, (ticks, cameras))
+
+
+def _write(path: Path, tensors: dict[str, Tensor]) -> None:
+    temporary = path.with_suffix(".tmp")
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _progress() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True))

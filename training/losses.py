@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sigma's losses as pure functions of tensors; every term is per sample, so that weights and logs see it apart.
+
+Names: paper and model card of Veltraxor/Sigma (TRAF, TSAC, the three action scales). Forms and constants are ours,
+design section 5: the originals are unpublished.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn.functional import cosine_similarity, normalize
+
+from sigma_ros.model.residual import Residual
+from sigma_ros.model.telepathy import Belief
+
+HARD_SHARE = 0.25
+"""TRAF: this share of the samples, those with the largest error of the base, ..."""
+
+HARD_WEIGHT = 2.0
+"""... counts so much more than the others, before all weights are scaled to a mean of 1."""
+
+CURRICULUM = (0.10, 0.60)
+"""TSAC: the semantic weights rise on a cosine between these shares of the run."""
+
+CONTRAST_TEMPERATURE = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossWeights:
+    """Largest weights of the terms beside the actions; `traf` and `tsac` switch the two schemes off for a study."""
+
+    semantic: float = 0.1
+    intent: float = 0.1
+    tau: float = 0.05
+    traf: bool = True
+    tsac: bool = True
+
+
+def action_losses(
+    residual: Residual, base: Float[Tensor, "batch horizon dof"], target: Float[Tensor, "batch steps dof"]
+) -> dict[str, Float[Tensor, " batch"]]:
+    """L_act_vec, L_act_chk, L_act_trj: mean squared error of the residual against what the base lacks (TRAF).
+
+    `target` are normalised recorded actions, `base` the base's chunk for the same tick.
+    """
+    lacking = target - base[:, : target.shape[1]]
+    squared = (residual.composite[:, : target.shape[1]] - lacking).square().mean(dim=2)
+    chunk, trajectory = residual.config.chunk_steps, residual.config.trajectory_steps
+    return {
+        "act_vec": squared[:, 0],
+        "act_chk": squared[:, :chunk].mean(dim=1),
+        "act_trj": squared[:, :trajectory].mean(dim=1),
+    }
+
+
+def traf_weights(
+    error: Float[Tensor, " samples"], present: Bool[Tensor, " samples"], *, enabled: bool = True
+) -> Float[Tensor, " samples"]:
+    """Weights of the samples: 0 where absent, mean 1 over those present, the hardest quarter counts double.
+
+    Args:
+        error: Error of the base per sample.
+        present: Which samples exist.
+        enabled: Off: every present sample counts 1.
+    """
+    weights = present.to(error.dtype)
+    count = int(present.sum())
+    hard = round(HARD_SHARE * count)
+    if enabled and hard:
+        ranked = torch.where(present, error, -math.inf).topk(hard).indices
+        weights[ranked] = HARD_WEIGHT
+    return weights * count / weights.sum().clamp(min=1.0)
+
+
+def curriculum(progress: float, *, enabled: bool = True) -> float:
+    """TSAC: share of the semantic weights' maximum at a share of the run in [0, 1]; 1 throughout when disabled."""
+    if not enabled:
+        return 1.0
+    start, end = CURRICULUM
+    passed = min(1.0, max(0.0, (progress - start) / (end - start)))
+    return 0.5 * (1.0 - math.cos(math.pi * passed))
+
+
+def semantic_loss(belief: Belief, texts: Float[Tensor, "texts width"]) -> Float[Tensor, " batch"]:
+    """L_sem: 1 - cos(P m_t, mean text embedding), plus a contrast against the different texts of the batch.
+
+    `texts` are text embeddings of the whole batch, repeated ones allowed. With one text the contrast is exactly 0.
+    """
+    distance = 1.0 - belief.sem_align
+    logits = normalize(belief.memory_as_text, dim=1) @ normalize(texts, dim=1).T / CONTRAST_TEMPERATURE
+    same = (belief.text[:, None] == texts[None]).all(dim=2)
+    own = torch.where(same, logits, -math.inf).logsumexp(dim=1)
+    return distance + (logits.logsumexp(dim=1) - own)
+
+
+def intent_loss(belief: Belief) -> Float[Tensor, " batch"]:
+    """L_int: 1 - cos(P z_intent, P' tau), the alignment that the adapter's risk reads."""
+    return 1.0 - cosine_similarity(belief.intent_aligned, belief.factors_aligned, dim=1)
+
+
+def tau_loss(belief: Belief, *, tau_target: float) -> Float[Tensor, " batch"]:
+    """L_tau: how far the norm of the factors is from its target, as a squared ratio; `tau_target` is that norm."""
+    return (belief.tau_l2 / tau_target - 1.0).square()
+
+
+def total(
+    terms: dict[str, Float[Tensor, " samples"]],
+    action_weights: Float[Tensor, " samples"],
+    present: Bool[Tensor, " samples"],
+    weights: LossWeights,
+    *,
+    progress: float,
+    count: float,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss and its parts, each a sum over samples divided by `count` (the samples of all processes' batches).
+
+    `terms` holds `act_vec`, `act_chk`, `act_trj`, `sem`, `int` and `tau`.
+    """
+    rise = curriculum(progress, enabled=weights.tsac)
+    factors = {"sem": rise * weights.semantic, "int": rise * weights.intent, "tau": weights.tau}
+    parts = {}
+    for name, values in terms.items():
+        counted = action_weights if name.startswith("act_") else present.to(values.dtype)
+        parts[name] = torch.where(present, values * counted, 0.0).sum() / count
+    loss = torch.stack([factors.get(name, 1.0) * value for name, value in parts.items()]).sum()
+    return loss, {name: value.detach() for name, value in parts.items()}

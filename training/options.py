@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings of `training.train`: one frozen value from defaults, a YAML file, the environment and the command line."""
+
+import argparse
+import os
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sigma_ros.errors import UsageError
+
+ABLATIONS = ("memory", "film", "lora", "vector", "chunk", "trajectory", "traf", "tsac")
+"""Parts that can be switched off, by the names of `SigmaConfig.use_*` and of the training schemes."""
+
+ENVIRONMENT = {
+    "base_model_id": "SIGMA_BASE_MODEL",
+    "dataset_dir": "SIGMA_DATASET_DIR",
+    "output_dir": "SIGMA_OUTPUT_DIR",
+}
+"""Variables that stand for an option (see `sigma_env.example`)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainOptions:
+    """Attributes are the command line's options; steps, batch and accumulation have the model card's values.
+
+    Attributes:
+        base_model_id: Folder, Hub id, or `mini`.
+        dataset_dir: Folder of `training.preprocess`.
+        output_dir: State, logs and the checkpoint.
+        base_revision: Hub revision of the base.
+        contract: Robot whose joints and cameras the data has.
+        batch_size: Streams per process and micro-step; each gives up to 4 consecutive windows.
+        gradient_accumulation_steps: Micro-steps per optimiser step.
+        max_steps: Optimiser steps.
+        dtype: float32, bfloat16 (also bf16) or auto: the base's number type; heads and adapters stay float32.
+        learning_rate: Peak, reached after `warmup_share` of the steps, then a cosine to 5 % of it.
+        warmup_share: See there.
+        weight_decay: AdamW's.
+        clip_norm: Largest norm of a step's gradient.
+        semantic_weight: Largest weight of L_sem.
+        intent_weight: Largest weight of L_int.
+        tau_weight: Weight of L_tau.
+        lora_rank: 0 takes the size's default.
+        lora_dropout: In front of the adapters; -1 takes the default.
+        phase_step: Phases of the stride are multiples of it; 16 has one phase and the smallest cache.
+        seed: Of weights, streams, noise and dropout.
+        arm: sigma, or plain_lora: adapters in the base at as many trained parameters.
+        ablate: Parts that are switched off.
+        gradient_checkpointing: Less memory for more time.
+        eval_every: Steps between looks at held-out windows; 0 never.
+        save_every: Steps between saved states.
+        allow_untrained: Accept a base that says it has random weights.
+    """
+
+    base_model_id: str = "lerobot/pi05_base"
+    dataset_dir: str = ""
+    output_dir: str = ""
+    base_revision: str = ""
+    contract: str = "so101"
+    batch_size: int = 4
+    gradient_accumulation_steps: int = 4
+    max_steps: int = 300
+    dtype: str = "auto"
+    learning_rate: float = 5e-4
+    warmup_share: float = 0.05
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    semantic_weight: float = 0.1
+    intent_weight: float = 0.1
+    tau_weight: float = 0.05
+    lora_rank: int = 0
+    lora_dropout: float = -1.0
+    phase_step: int = 4
+    seed: int = 0
+    arm: str = "sigma"
+    ablate: tuple[str, ...] = ()
+    gradient_checkpointing: bool = False
+    eval_every: int = 50
+    save_every: int = 50
+    allow_untrained: bool = False
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} must be at least {least}, got {getattr(self, name)}"
+            for name, least in _LEAST.items()
+            if not getattr(self, name) >= least
+        ]
+        problems += [f"{name} is missing" for name in ("dataset_dir", "output_dir") if not getattr(self, name)]
+        problems += [f"unknown part {name} to ablate" for name in self.ablate if name not in ABLATIONS]
+        if self.arm not in ("sigma", "plain_lora"):
+            problems.append(f"arm must be sigma or plain_lora, got {self.arm}")
+        if self.arm == "plain_lora" and self.ablate:
+            problems.append("the comparison arm has no parts to ablate")
+        if self.dtype not in ("auto", "float32", "bfloat16", "bf16"):
+            problems.append(f"dtype must be auto, float32 or bfloat16, got {self.dtype}")
+        if 16 % max(1, self.phase_step):
+            problems.append(f"phase_step must divide 16, got {self.phase_step}")
+        if problems:
+            raise UsageError("the training options make no sense", got=" | ".join(problems), remedy="see --help")
+
+    def run_facts(self) -> dict[str, Any]:
+        """What must be the same for a run to be resumed."""
+        free = {"output_dir", "dataset_dir", "eval_every", "save_every", "base_model_id", "allow_untrained"}
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in free}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    def command(self) -> str:
+        """The command that repeats the run, without its places."""
+        parts = ["python -m training.train"]
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value != field.default and field.name not in ("dataset_dir", "output_dir", "base_model_id"):
+                text = " ".join(value) if isinstance(value, tuple) else "" if value is True else str(value)
+                parts.append(f"--{field.name} {text}".rstrip())
+        return " ".join(parts)
+
+
+_LEAST = {
+    "batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "max_steps": 1,
+    "phase_step": 1,
+    "seed": 0,
+    "save_every": 1,
+    "eval_every": 0,
+    "lora_rank": 0,
+    "warmup_share": 0.0,
+}
+
+
+def read_options(argv: list[str] | None, description: str | None) -> tuple[TrainOptions, bool]:
+    """Options and whether to resume; later sources win: defaults, environment, `--config`, command line.
+
+    Raises:
+        UsageError: a value makes no sense, or the file has an unknown name.
+    """
+    given = vars(_parser(description).parse_args(argv))
+    resume, config = given.pop("resume", False), given.pop("config", None)
+    values: dict[str, Any] = {
+        name: os.environ[variable] for name, variable in ENVIRONMENT.items() if os.environ.get(variable)
+    }
+    if config is not None:
+        values |= _read_config(config)
+    values |= given
+    if "ablate" in values:
+        values["ablate"] = tuple(values["ablate"])
+    return TrainOptions(**values), resume
+
+
+def _parser(description: str | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.train",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+    )
+    parser.add_argument("--config", type=Path, help="YAML file with any of the options below")
+    parser.add_argument("--resume", action="store_true", help="go on with the state in --output_dir")
+    for field in fields(TrainOptions):
+        text = f"default {field.default}" if field.default != "" else "see the environment"
+        if field.name == "ablate":
+            parser.add_argument("--ablate", nargs="*", metavar="PART", help=f"any of {', '.join(ABLATIONS)}")
+        elif field.type is bool:
+            parser.add_argument(f"--{field.name}", action=argparse.BooleanOptionalAction, help=text)
+        else:
+            parser.add_argument(f"--{field.name}", type=type(field.default), help=text)
+    return parser
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise UsageError("the config file cannot be read", where=path, got=error) from error
+    names = {field.name: type(field.default) for field in fields(TrainOptions)}
+    if not isinstance(values, dict) or not set(values) <= set(names):
+        unknown = sorted(set(values) - set(names)) if isinstance(values, dict) else type(values).__name__
+        raise UsageError("the config file has unknown names", where=path, expected=", ".join(names), got=unknown)
+    return {name: float(v) if names[name] is float and isinstance(v, int) else v for name, v in values.items()}

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which windows a step trains on: endless streams of episodes, each read window after window as the robot would.
+
+A step takes the next `UNROLL` windows of every stream, so memory is unrolled over consecutive windows and
+back-propagation is cut between steps. Where a stream stands is three integers, so a run resumes exactly.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from sigma_ros.errors import DatasetError
+from sigma_ros.model.normalise import Normalisation
+from sigma_ros.values import WINDOW_TICKS
+from training.cache import CachedEpisode
+from training.preprocess import TARGET_STEPS
+
+UNROLL = 4
+"""Consecutive windows through which a gradient flows."""
+
+_STREAM_SEED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a stream stands: its `drawn`-th episode, at the `taken`-th window of it."""
+
+    drawn: int = 0
+    taken: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What a stream gives to a step: up to `UNROLL` rows of one episode. `fresh`: the memory starts empty."""
+
+    episode: int
+    rows: tuple[int, ...]
+    fresh: bool
+
+
+class Rows(Protocol):
+    """An episode's possible window ticks."""
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """Ascending."""
+
+
+class Streams:
+    """The streams of a whole run; a process asks for its own ones.
+
+    Args:
+        episodes: Those that are trained on.
+        stride: Ticks between two windows of an episode, as between two commits of the memory.
+        phase_step: Phases of the stride are multiples of it.
+        seed: Of the draws.
+    """
+
+    def __init__(self, episodes: Sequence[Rows], *, stride: int, phase_step: int, seed: int) -> None:
+        self._seed = seed
+        self._windows = {
+            (number, phase): rows
+            for number, episode in enumerate(episodes)
+            for phase in range(0, stride, phase_step)
+            if (rows := tuple(row for row in episode.rows if row % stride == phase))
+        }
+        self._choices = sorted(self._windows)
+        if not self._choices:
+            raise DatasetError("no window to train on", expected=f"episodes of at least {TARGET_STEPS} ticks")
+
+    def next(self, stream: int, place: Place) -> tuple[Piece, Place]:
+        """The piece at a place, and the place behind it. A pure function of seed, stream and place."""
+        rng = np.random.default_rng([self._seed, _STREAM_SEED, stream, place.drawn])
+        number, phase = self._choices[int(rng.integers(len(self._choices)))]
+        rows = self._windows[number, phase]
+        piece = Piece(number, rows[place.taken : place.taken + UNROLL], fresh=place.taken == 0)
+        after = replace(place, taken=place.taken + UNROLL)
+        return piece, after if after.taken < len(rows) else Place(place.drawn + 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Windows:
+    """One window of every stream. Absent ones (an episode has ended) are zeros with `present` False."""
+
+    pooled: Float[Tensor, "batch ticks cameras pooled width"]
+    seen: Bool[Tensor, "batch ticks cameras"]
+    states: Float[Tensor, "batch ticks dof"]
+    valid: Bool[Tensor, "batch ticks"]
+    base: Float[Tensor, "batch horizon dof"]
+    target: Float[Tensor, "batch steps dof"]
+    present: Bool[Tensor, " batch"]
+    tasks: tuple[str, ...]
+    names: tuple[str, ...]
+
+    def to(self, device: torch.device) -> "Windows":
+        """The same on a device."""
+        tensors: dict[str, Any] = {n: v.to(device) for n in self.__slots__ if isinstance(v := getattr(self, n), Tensor)}
+        return replace(self, **tensors)
+
+    @property
+    def base_error(self) -> Float[Tensor, " batch"]:
+        """Mean squared error of the base over the trained steps: what TRAF ranks by."""
+        return (self.target - self.base[:, : self.target.shape[1]]).square().mean(dim=(1, 2))
+
+
+class Assembler:
+    """Turns pieces into tensors: slices of cached numbers, normalised with the base's statistics."""
+
+    def __init__(self, episodes: Sequence[CachedEpisode], normalisation: Normalisation) -> None:
+        self._episodes = episodes
+        self._states = [normalisation.state.normalise(e.episode.states) for e in episodes]
+        self._actions = [normalisation.action.normalise(e.episode.actions) for e in episodes]
+
+    def windows(self, pieces: Sequence[Piece], step: int) -> Windows:
+        """The `step`-th window of every piece."""
+        parts = [self.window(p.episode, p.rows[step]) if step < len(p.rows) else None for p in pieces]
+        blank = self.window(pieces[0].episode, pieces[0].rows[0])
+        absent = {name: torch.zeros_like(tensor) for name, tensor in blank.items()}
+        stacked = {name: torch.stack([absent[name] if p is None else p[name] for p in parts]) for name in blank}
+        return Windows(
+            **stacked,
+            present=torch.tensor([part is not None for part in parts]),
+            tasks=tuple(self._episodes[piece.episode].episode.task for piece in pieces),
+            names=tuple(
+                f"episode {self._episodes[p.episode].episode.episode} tick {p.rows[min(step, len(p.rows) - 1)]}"
+                for p in pieces
+            ),
+        )
+
+    def window(self, number: int, row: int) -> Mapping[str, Tensor]:
+        """The 16 ticks up to a row, zeros and masked where there is none, and what belongs to the row."""
+        cached, episode = self._episodes[number], self._episodes[number].episode
+        first = max(0, row - WINDOW_TICKS + 1)
+        room = WINDOW_TICKS - (row + 1 - first)
+        valid = torch.from_numpy(np.pad(episode.valid[first : row + 1], (room, 0)))
+        pooled = cached.pooled(first, row + 1).to(torch.float32)
+        pooled = torch.nn.functional.pad(pooled, (0, 0, 0, 0, 0, 0, room, 0)) * valid[:, None, None, None]
+        states = torch.from_numpy(np.pad(self._states[number][first : row + 1], ((room, 0), (0, 0))))
+        return {
+            "pooled": pooled,
+            "seen": valid[:, None].expand(-1, pooled.shape[1]).clone(),
+            "states": states * valid[:, None],
+            "valid": valid,
+            "base": cached.base(row),
+            "target": torch.from_numpy(self._actions[number][row : row + TARGET_STEPS]),
+        }

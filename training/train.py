@@ -1,0 +1,333 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""python -m training.train: LoRA and heads of Sigma on the shards of `training.preprocess`, on one GPU or many.
+
+The base is frozen: its frame tokens and chunks are computed once and cached beside the shards.
+
+Examples:
+    python -m training.train --base_model_id lerobot/pi05_base --dataset_dir data/pickplace --output_dir out/sigma \
+        --batch_size 4 --gradient_accumulation_steps 4 --max_steps 300 --dtype bf16
+    python -m training.train --base_model_id mini --dataset_dir data/target_shards --output_dir out/sigma --resume
+    accelerate launch --num_processes 2 -m training.train --config my_run.yaml
+"""
+
+import sys
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, gather_object
+from rich.console import Console
+from torch import Tensor
+
+from sigma_ros.contract_file import load_contract
+from sigma_ros.errors import SigmaError
+from sigma_ros.model.base_checkpoint import load_base
+from sigma_ros.model.checkpoint import identify, save_checkpoint
+from sigma_ros.model.manifest import Training
+from sigma_ros.model.settings import SigmaConfig
+from sigma_ros.model.sigma import SigmaTelepathyVLA
+from sigma_ros.model.telepathy import Recurrence
+from training.cache import CacheSettings, cached_episodes
+from training.check_data import check_data
+from training.data import ShardData
+from training.held_out import WindowScores, score_windows, usual
+from training.loop import INTERRUPTED, TrainingLog, refuse_nan, stop_on_signal, warmup_cosine
+from training.losses import LossWeights, total, traf_weights
+from training.options import TrainOptions, read_options
+from training.plain import PlainFeeder, PlainTrainee
+from training.resume import check_same_run, load_state, optimizer_tensors, restore_optimizer, save_state
+from training.streams import UNROLL, Assembler, Piece, Place, Streams
+from training.trainee import SigmaTrainee
+
+CHECKPOINT = "checkpoint"
+
+
+class Run:
+    """One process's share of a training run: model, its streams, their memories, the optimizer."""
+
+    def __init__(self, options: TrainOptions, accelerator: Accelerator) -> None:
+        self.options, self.accelerator, self.step = options, accelerator, 0
+        self.data = ShardData.open(Path(options.dataset_dir))
+        loaded = load_base(
+            options.base_model_id,
+            revision=options.base_revision or None,
+            device=str(accelerator.device),
+            dtype={"bf16": "bfloat16"}.get(options.dtype, options.dtype),
+            allow_untrained=options.allow_untrained,
+        )
+        self.normalisation = loaded.normalisation or self.data.meta.statistics
+        check_data(self.data, loaded.backbone, load_contract(options.contract), self.normalisation)
+        self.model = SigmaTelepathyVLA(
+            loaded.backbone, _settings(options, SigmaConfig.for_backbone(loaded.backbone)), seed=options.seed
+        )
+        self.base = identify(self.model, loaded.info)
+        self._prepare_data()
+        self._prepare_training()
+
+    def _prepare_data(self) -> None:
+        settings = CacheSettings(seed=self.options.seed, phase_step=self.options.phase_step)
+        with self.accelerator.main_process_first():
+            self.episodes = cached_episodes(
+                self.data, self.model, self.normalisation, settings, base_fingerprint=self.base.fingerprint
+            )
+        split = {h: [i for i, e in enumerate(self.data.episodes) if e.held_out == h] for h in (False, True)}
+        self.train_numbers, self.held_out_numbers = split[False], split[True]
+        self.assembler = Assembler(self.episodes, self.normalisation)
+        self.feeder = None
+        if self.options.arm == "plain_lora":
+            self.feeder = PlainFeeder(self.model, self.episodes, self.normalisation, cache_seed=self.options.seed)
+        self.streams = Streams(
+            [self.episodes[n] for n in self.train_numbers],
+            stride=self.model.config.memory_stride,
+            phase_step=self.options.phase_step,
+            seed=self.options.seed,
+        )
+
+    def _prepare_training(self) -> None:
+        options, count = self.options, self.options.gradient_accumulation_steps
+        self.parameters: dict[str, Tensor] = dict(self.model.trained())
+        self.optimizer = torch.optim.AdamW(
+            self.parameters.values(), lr=options.learning_rate, weight_decay=options.weight_decay
+        )
+        trainee: torch.nn.Module
+        if self.feeder is None:
+            trainee = SigmaTrainee(self.model, gradient_checkpointing=options.gradient_checkpointing)
+        else:
+            trainee = PlainTrainee(self.model, self.feeder)
+        self.trainee = self.accelerator.prepare_model(trainee)
+        self.places = [[Place()] * options.batch_size for _ in range(count)]
+        empty = Recurrence.start(self.model.config, batch=options.batch_size, device=self.model.backbone.device)
+        self.memories = [empty] * count
+        torch.manual_seed(options.seed * 1000 + self.accelerator.process_index)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a resumed run must share."""
+        return self.options.run_facts() | {
+            "data": self.data.meta.hash,
+            "base": self.base.fingerprint,
+            "processes": self.accelerator.num_processes,
+        }
+
+    def advance(self) -> dict[str, float]:
+        """One optimizer step; returns the loss, its parts and the gradient's norm."""
+        options, count = self.options, self.options.gradient_accumulation_steps
+        self.model.train()
+        rate = options.learning_rate * warmup_cosine(
+            self.step, total=options.max_steps, warmup=max(1, round(options.warmup_share * options.max_steps))
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad()
+        values: dict[str, float] = {}
+        for micro in range(count):
+            last = micro == count - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.trainee):
+                loss, parts, names = self._micro_step(micro)
+                refuse_nan(float(loss.detach()), step=self.step, samples=names)
+                self.accelerator.backward(loss / count)
+            for name, part in {"loss": loss.detach(), **parts}.items():
+                values[name] = values.get(name, 0.0) + float(self.accelerator.reduce(part, "mean")) / count
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), options.clip_norm)
+        self.optimizer.step()
+        self.step += 1
+        return values | {"grad": float(norm), "lr": rate}
+
+    def _micro_step(self, micro: int) -> tuple[Tensor, dict[str, Tensor], list[str]]:
+        pieces = self._pieces(micro)
+        if self.feeder is not None:
+            return self._plain_step(micro, pieces)
+        device = self.model.backbone.device
+        windows = [self.assembler.windows(pieces, step).to(device) for step in range(UNROLL)]
+        memory = self.memories[micro]
+        kept = torch.tensor([not piece.fresh for piece in pieces], device=device)
+        previous = Recurrence(memory=memory.memory * kept[:, None], factors=memory.factors * kept[:, None, None])
+        texts = sorted(set(self._gathered(list(windows[0].tasks))))
+        outcome = self.trainee(windows, previous, texts)
+        self.memories[micro] = Recurrence(memory=outcome.memory.detach(), factors=outcome.factors.detach())
+        present = torch.cat([window.present for window in windows])
+        weights, share = self._weights(torch.cat([window.base_error for window in windows]), present)
+        scheme = self._scheme()
+        loss, parts = total(
+            outcome.terms, weights, present, scheme, progress=self.step / self.options.max_steps, count=share
+        )
+        return loss, parts, [name for window in windows for name in window.names]
+
+    def _plain_step(self, micro: int, pieces: list[Piece]) -> tuple[Tensor, dict[str, Tensor], list[str]]:
+        ticks = [(piece.episode, row) for piece in pieces for row in piece.rows]
+        place = [self.options.seed, self.step, micro, self.accelerator.process_index]
+        seed = int(np.random.SeedSequence(place).generate_state(1)[0])
+        losses = self.trainee(ticks, torch.Generator().manual_seed(seed))
+        names = [f"episode {self.episodes[n].episode.episode} tick {row}" for n, row in ticks]
+        return losses.mean(), {"flow": losses.mean().detach()}, names
+
+    def _pieces(self, micro: int) -> list[Piece]:
+        """The next piece of each of this process's streams, in places of the whole data set."""
+        size = self.options.batch_size
+        first = (micro * self.accelerator.num_processes + self.accelerator.process_index) * size
+        taken = [self.streams.next(first + i, place) for i, place in enumerate(self.places[micro])]
+        self.places[micro] = [place for _, place in taken]
+        return [replace(piece, episode=self.train_numbers[piece.episode]) for piece, _ in taken]
+
+    def _gathered(self, tasks: list[str]) -> list[str]:
+        return gather_object(tasks) if self.accelerator.num_processes > 1 else tasks
+
+    def _weights(self, error: Tensor, present: Tensor) -> tuple[Tensor, float]:
+        """TRAF over the samples of all processes; this process's weights, and what its sums are divided by."""
+        everywhere, there = self.accelerator.gather((error, present))
+        weights = traf_weights(everywhere, there, enabled="traf" not in self.options.ablate)
+        start = self.accelerator.process_index * len(error)
+        return weights[start : start + len(error)], float(there.sum()) / self.accelerator.num_processes
+
+    def _scheme(self) -> LossWeights:
+        options = self.options
+        return LossWeights(
+            semantic=options.semantic_weight,
+            intent=options.intent_weight,
+            tau=options.tau_weight,
+            traf="traf" not in options.ablate,
+            tsac="tsac" not in options.ablate,
+        )
+
+    def scores(self, numbers: list[int]) -> WindowScores:
+        """Both arms on the stride windows of some episodes."""
+        return score_windows(self.model, self.episodes, self.assembler, numbers, self.feeder)
+
+    def save(self, folder: Path) -> None:
+        """Everything that `restore` needs, of this process."""
+        tensors = {f"weight.{name}": tensor for name, tensor in self.parameters.items()}
+        tensors |= optimizer_tensors(self.optimizer, self.parameters)
+        for micro, memory in enumerate(self.memories):
+            tensors |= {f"memory.{micro}": memory.memory, f"factors.{micro}": memory.factors}
+        tensors["random"] = torch.random.get_rng_state()
+        places = [[[place.drawn, place.taken] for place in row] for row in self.places]
+        save_state(self._own(folder), tensors, {**self.facts, "step": self.step, "places": places})
+
+    @torch.no_grad()
+    def restore(self, folder: Path) -> None:
+        """Goes on where `save` was called."""
+        tensors, facts = load_state(self._own(folder))
+        check_same_run(facts, self.facts, where=folder)
+        device = self.model.backbone.device
+        for name, parameter in self.parameters.items():
+            parameter.copy_(tensors[f"weight.{name}"])
+        stored = {n: t if n.startswith("adam.step.") else t.to(device) for n, t in tensors.items()}
+        restore_optimizer(self.optimizer, self.parameters, stored)
+        self.memories = [
+            Recurrence(memory=stored[f"memory.{i}"], factors=stored[f"factors.{i}"]) for i in range(len(self.memories))
+        ]
+        torch.random.set_rng_state(tensors["random"])
+        self.places = [[Place(*place) for place in row] for row in facts["places"]]
+        self.step = facts["step"]
+
+    def _own(self, folder: Path) -> Path:
+        return folder / "state" / f"process_{self.accelerator.process_index}"
+
+    def export(self, folder: Path) -> dict[str, float]:
+        """Sets the adapter's references from the training windows and writes the checkpoint; returns its scores."""
+        if self.options.arm == "sigma":
+            self.model.references = usual(self.scores(self.train_numbers))
+        scores = self.scores(self.held_out_numbers).means() if self.held_out_numbers else {}
+        save_checkpoint(
+            self.model,
+            folder,
+            base=self.base,
+            training=Training(
+                trained=True,
+                steps=self.step,
+                seed=self.options.seed,
+                command=self.options.command(),
+                data_hash=self.data.meta.hash,
+            ),
+            normalisation=self.normalisation,
+            scores={f"held_out_{name}": value for name, value in scores.items()},
+            overwrite=True,
+        )
+        return scores
+
+
+def _settings(options: TrainOptions, config: SigmaConfig) -> SigmaConfig:
+    changes: dict[str, Any] = {f"use_{n}": False for n in options.ablate if n not in ("traf", "tsac")}
+    if options.lora_rank:
+        changes |= {"lora_rank": options.lora_rank, "lora_alpha": 2.0 * options.lora_rank}
+    if options.lora_dropout >= 0.0:
+        changes["lora_dropout"] = options.lora_dropout
+    return replace(config, plain_lora=options.arm == "plain_lora", **changes)
+
+
+def train(run: Run, out: Path) -> bool:
+    """Steps until the end (True) or a signal (False); the state is saved in both cases."""
+    options, accelerator = run.options, run.accelerator
+    main = accelerator.is_main_process
+    samples = options.batch_size * options.gradient_accumulation_steps * UNROLL * accelerator.num_processes
+    log = TrainingLog(
+        out / "tensorboard" if main else None,
+        total_steps=options.max_steps,
+        first_step=run.step,
+        samples_per_step=samples,
+        quiet=not main,
+    )
+    with stop_on_signal() as stop, log:
+        while run.step < options.max_steps and not _anyone(accelerator, asked=bool(stop)):
+            log.step(run.step, run.advance())
+            due = options.eval_every and (run.step % options.eval_every == 0 or run.step == options.max_steps)
+            if due and main and run.held_out_numbers:
+                log.scores(run.step, run.scores(run.held_out_numbers).means())
+            if run.step % options.save_every == 0:
+                run.save(out)
+        run.save(out)
+    return run.step >= options.max_steps
+
+
+def _anyone(accelerator: Accelerator, *, asked: bool) -> bool:
+    """Whether any process was asked to stop; all of them stop after the same step."""
+    if accelerator.num_processes == 1:
+        return asked
+    return bool(accelerator.reduce(torch.tensor(float(asked), device=accelerator.device), "sum") > 0)
+
+
+def run_training(options: TrainOptions, *, resume: bool) -> tuple[Run, bool]:
+    """The whole of a run; True when it came to its end and the checkpoint is written.
+
+    Raises:
+        SigmaError: options, data, base or state do not fit, or the loss is not finite.
+    """
+    accelerator = Accelerator(
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=bool(options.ablate))]
+    )
+    run, out = Run(options, accelerator), Path(options.output_dir)
+    if resume:
+        run.restore(out)
+    complete = train(run, out)
+    accelerator.wait_for_everyone()
+    if complete and accelerator.is_main_process:
+        run.export(out / CHECKPOINT)
+    return run, complete
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command; exit codes 0 done, 1 failed, 2 usage, 130 interrupted (--resume goes on)."""
+    console = Console(stderr=True)
+    try:
+        options, resume = read_options(argv, __doc__)
+        run, complete = run_training(options, resume=resume)
+    except SigmaError as error:
+        console.print(f"[red]{error}[/red]")
+        return error.exit_code
+    except KeyboardInterrupt:
+        console.print("interrupted before the state was saved")
+        return INTERRUPTED
+    if not complete:
+        console.print(f"stopped after step {run.step}; --resume goes on")
+        return INTERRUPTED
+    if run.accelerator.is_main_process:
+        console.print(f"{Path(options.output_dir) / CHECKPOINT}: trained for {run.step} steps")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
