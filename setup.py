@@ -38,6 +38,7 @@ setup(
         "ros": requirements("ros"),
         "sim": requirements("sim"),
         "train": requirements("train"),
+        "fleet": requirements("fleet"),
         "test": requirements("test"),
     },
     entry_points={"console_scripts": ["sigma = sigma_ros.cli.main:main"]},

@@ -16,6 +16,7 @@ INTERRUPTED = 130
 _REMEDIES = {
     "rclpy": "make setup, then . ./env.sh; or source a ROS 2 installation",
     "sigma_ros.msg": "build the messages: make setup, then . ./env.sh; or colcon build and source install/setup.bash",
+    "ray": 'pip install "sigma_ros[fleet]"',
     "mujoco": 'pip install "sigma_ros[sim]", or make setup',
 }
 

@@ -62,16 +62,18 @@ class Request:
     as_markdown: bool = False
 
 
-class _Stop:
+class Stop:
     """Ctrl-C once: finish the tick and write what there is. Twice: leave at once."""
 
     def __init__(self) -> None:
         self.asked = False
 
     def __call__(self) -> bool:
+        """Whether to stop."""
         return self.asked
 
     def on_signal(self, _signal: int, _frame: FrameType | None) -> None:
+        """Python's signal handler."""
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
@@ -81,7 +83,7 @@ def run(request: Request) -> int:
     """Replays, writes the report and shows its summary; gives the exit code."""
     refuse_existing(request.out, force=request.force)
     contract = load_contract(request.contract)
-    settings = _settings(request)
+    settings = adapter_settings(request.scales)
     bags = find_bags(request.bags)
     for bag in bags:
         with open_bag(bag, strict=request.strict, recover=request.recover) as opened:
@@ -96,8 +98,8 @@ def run(request: Request) -> int:
         revision=request.revision,
         tokenizer=request.tokenizer,
     )
-    stop = _Stop()
-    with _interruptible(stop):
+    stop = Stop()
+    with interruptible(stop):
         logs = _replay_all(bags, contract, runtime, _options(request, contract, settings, runtime), stop)
         scores = score(*logs, complete=len(logs) == len(bags))
         paths = write_report(logs, scores, request.out, conditions=_conditions(request, contract), force=request.force)
@@ -145,8 +147,13 @@ def _conditions(request: Request, contract: Contract) -> dict[str, object]:
     return conditions(shlex.join(["sigma", *sys.argv[1:]]), checkpoint=request.checkpoint, contract=contract)
 
 
-def _settings(request: Request) -> AdapterSettings:
-    low, high, temperature = request.scales
+def adapter_settings(scales: tuple[float, float, float]) -> AdapterSettings:
+    """From the least and largest scale and the risk temperature.
+
+    Raises:
+        UsageError: they contradict each other.
+    """
+    low, high, temperature = scales
     try:
         return AdapterSettings(min_scale=low, max_scale=high, risk_temperature=temperature)
     except ValueError as error:
@@ -167,25 +174,26 @@ def _options(request: Request, contract: Contract, settings: AdapterSettings, ru
 
 
 def _replay_all(
-    bags: Sequence[Path], contract: Contract, runtime: SigmaRuntime, options: ReplayOptions, stop: _Stop
+    bags: Sequence[Path], contract: Contract, runtime: SigmaRuntime, options: ReplayOptions, stop: Stop
 ) -> list[ReplayLog]:
     logs: list[ReplayLog] = []
-    with _progress() as progress:
-        total = progress.add_task("replay", total=float(len(bags)))
+    with progress() as bar:
+        total = bar.add_task("replay", total=float(len(bags)))
         for bag in bags:
-            progress.update(total, description=bag.name)
-            hooks = Hooks(stopped=stop, progress=_teller(progress, total, len(logs)))
+            bar.update(total, description=bag.name)
+            hooks = Hooks(stopped=stop, progress=_teller(bar, total, len(logs)))
             logs.append(replay(bag, contract=contract, runtime=runtime, options=options, hooks=hooks))
             if stop.asked:
                 break
     return logs
 
 
-def _teller(progress: Progress, task: TaskID, done: int) -> Callable[[float], None]:
-    return lambda share: progress.update(task, completed=done + share)
+def _teller(bar: Progress, task: TaskID, done: int) -> Callable[[float], None]:
+    return lambda share: bar.update(task, completed=done + share)
 
 
-def _progress() -> Progress:
+def progress() -> Progress:
+    """A bar on stderr with the time that is left."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -199,7 +207,8 @@ def _progress() -> Progress:
 
 
 @contextmanager
-def _interruptible(stop: _Stop) -> Iterator[None]:
+def interruptible(stop: Stop) -> Iterator[None]:
+    """Lets Ctrl-C ask for a stop; a second one leaves at once."""
     before = signal.signal(signal.SIGINT, stop.on_signal)
     try:
         yield

@@ -16,6 +16,7 @@ VERBS = {
     "compare": "Put two reports of the same recordings side by side.",
     "contract": "Check a robot's contract file.",
     "demo": "Record, replay through the nodes and report, on this machine alone.",
+    "evaluate": "Replay many bags on many workers; one summary.",
     "model": "Make, inspect and explain models and checkpoints.",
     "record": "Record episodes into a bag.",
     "replay": "Drive the policy and the supervisor from a bag and score them.",

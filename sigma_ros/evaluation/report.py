@@ -52,8 +52,9 @@ def write_report(
     *,
     conditions: Mapping[str, object] | None = None,
     force: bool = False,
+    page: bool = True,
 ) -> ReportPaths:
-    """Writes `chunks.parquet`, `report.html` and, last, `report.json` into `out_dir`.
+    """Writes `chunks.parquet`, `report.html` (unless `page` is False) and, last, `report.json` into `out_dir`.
 
     Raises:
         UsageError: a report is there already and `force` is not set.
@@ -66,9 +67,13 @@ def write_report(
         PAGE: lambda path: path.write_text(report_page(logs, scores, document), encoding="utf-8"),
         JSON: lambda path: path.write_text(to_text(document), encoding="utf-8"),
     }
+    if not page:
+        del writers[PAGE]
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
-        _write_all(writers, out_dir)
+        if not page:
+            (out_dir / PAGE).unlink(missing_ok=True)  # of an earlier run
+        write_files(writers, out_dir)
     except OSError as error:
         raise SigmaError(
             "the report could not be written",
@@ -79,13 +84,14 @@ def write_report(
     return ReportPaths(json=out_dir / JSON, page=out_dir / PAGE, chunks=out_dir / CHUNKS)
 
 
-def _write_all(writers: Mapping[str, Callable[[Path], object]], out_dir: Path) -> None:
-    staged = {name: out_dir / f".{name}.{os.getpid()}.tmp" for name in FILES}
+def write_files(writers: Mapping[str, Callable[[Path], object]], out_dir: Path) -> None:
+    """Writes files so that all of them appear or none; the last one is removed first, and comes back last."""
+    staged = {name: out_dir / f".{name}.{os.getpid()}.tmp" for name in writers}
     try:
         for name, path in staged.items():
             writers[name](path)
             _flush(path)
-        (out_dir / JSON).unlink(missing_ok=True)
+        (out_dir / list(writers)[-1]).unlink(missing_ok=True)
         for name, path in staged.items():
             path.replace(out_dir / name)
     finally:

@@ -2,25 +2,19 @@
 """`report.html`: one file that opens from disk, shows its verdict first and asks the network for nothing.
 
 The page is `report_page.html.jinja`; Plotly's library travels inside it, compressed, and a content
-security policy forbids every connection.
+security policy forbids every connection (`page.py`).
 """
 
 import base64
-import gzip
-import json
 import math
 from collections.abc import Mapping, Sequence
-from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 import cv2
-import jinja2
 import numpy as np
-import plotly.io
 from numpy import ndarray
-from plotly.offline import get_plotlyjs
 
+from sigma_ros.evaluation.page import render
 from sigma_ros.evaluation.replay_log import ReplayLog, Strip
 from sigma_ros.evaluation.report_curves import SERIES, joint_figures, timeline_figures
 from sigma_ros.evaluation.report_figures import Figure, summary_figures
@@ -32,8 +26,6 @@ SHOWN_EPISODES = 4
 
 SHOWN_STRIPS = 6
 JPEG_QUALITY = 85
-TEMPLATE = "report_page.html.jinja"
-
 
 TIMELINE_TITLES = {
     "scale": "Scale: asked for, applied, ceiling",
@@ -64,15 +56,15 @@ def report_page(logs: Sequence[ReplayLog], scores: Scores, document: Mapping[str
     figures = dict(summary)
     for episode in episodes:
         figures |= {plot.element: plot.figure for plot in (*episode.joints, *episode.timeline)}
-    return _template().render(
+    return render(
+        "report_page.html.jinja",
+        figures,
         report=document,
         joint_names=logs[0].contract.joint_names,
         episodes=episodes,
         hidden_episodes=len(logs) - len(shown),
         series=SERIES,
         strips=_strips(logs),
-        figures={key: _json(figure) for key, figure in figures.items()},
-        plotly=_plotly(),
     )
 
 
@@ -97,11 +89,6 @@ def _episode(prefix: str, log: ReplayLog) -> _Episode:
 def _worst_first(logs: Sequence[ReplayLog], scores: Scores) -> list[ReplayLog]:
     ranked = sorted(zip(scores.episodes, logs, strict=True), key=lambda pair: -np.nan_to_num(pair[0].sigma_mse_trj))
     return [log for _, log in ranked]
-
-
-def _json(figure: Figure) -> str:
-    """A figure as JSON that cannot end the script element it stands in."""
-    return plotly.io.to_json(figure, validate=False).replace("</", "<\\/")
 
 
 def _strips(logs: Sequence[ReplayLog]) -> list[dict[str, object]]:
@@ -137,33 +124,3 @@ def _strip(log: ReplayLog, strip: Strip) -> dict[str, object]:
 def _data_uri(image: ndarray) -> str:
     _, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()
-
-
-@cache
-def _plotly() -> str:
-    """Plotly's library, compressed: a third of its size, and the same bytes each time."""
-    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), compresslevel=9, mtime=0)).decode()
-
-
-@cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters["num"] = _number
-    environment.filters["pct"] = _percent
-    environment.filters["pretty"] = lambda value: json.dumps(value, indent=1, ensure_ascii=False)
-    return environment.from_string((Path(__file__).parent / TEMPLATE).read_text(encoding="utf-8"))
-
-
-def _number(value: object, digits: int = 3) -> str:
-    """A number with `digits` significant digits; a dash where it is undefined."""
-    if value is None:
-        return "–"
-    if isinstance(value, int):
-        return f"{value:,}".replace(",", "\u202f")
-    return f"{value:.{digits}g}"
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100.0 * value:+.2f} %"

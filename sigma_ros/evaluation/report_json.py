@@ -35,10 +35,10 @@ def report_document(logs: Sequence[ReplayLog], scores: Scores, conditions: Mappi
         "batches": scores.batches,
         "baseline": _arm(scores.baseline, first.contract),
         "sigma": _arm(scores.sigma, first.contract),
-        "comparison": {name: _comparison(value) for name, value in scores.comparison.items()},
+        "comparison": {name: comparison_values(value) for name, value in scores.comparison.items()},
         "adapter": {**asdict(scores.adapter), "settings": asdict(first.run.settings)},
         "supervisor": {"enabled": first.run.supervised, **asdict(scores.supervisor)},
-        "sweep": _sweep(scores.sweep),
+        "sweep": sweep_values(scores.sweep),
         "smoothness": asdict(scores.smoothness),
         "ticks": _ticks(logs),
         "episodes": [_episode(log, row) for log, row in zip(logs, map(asdict, scores.episodes), strict=True)],
@@ -76,11 +76,13 @@ def _arm(arm: ArmScores, contract: Contract) -> dict[str, object]:
     return {**asdict(arm), **by_joint}
 
 
-def _sweep(sweep: SweepScores) -> dict[str, object]:
-    return {**asdict(sweep), "adapter_against_best": _comparison(sweep.adapter_against_best)}
+def sweep_values(sweep: SweepScores) -> dict[str, object]:
+    """The sweep over fixed scales as a document."""
+    return {**asdict(sweep), "adapter_against_best": comparison_values(sweep.adapter_against_best)}
 
 
-def _comparison(comparison: Comparison) -> dict[str, object]:
+def comparison_values(comparison: Comparison) -> dict[str, object]:
+    """A comparison as a document, with what follows from its numbers."""
     return {**asdict(comparison), "relative": comparison.relative, "verdict": comparison.verdict}
 
 

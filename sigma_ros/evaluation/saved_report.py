@@ -12,6 +12,8 @@ from sigma_ros.evaluation.report import CHUNKS, JSON
 from sigma_ros.evaluation.report_json import SCHEMA
 from sigma_ros.evaluation.windows import Normalise, WindowActions, read_windows
 
+SUMMARY, SUMMARY_SCHEMA = "summary.json", "sigma_ros/evaluation/1"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SavedReport:
@@ -35,22 +37,38 @@ class SavedReport:
 
 
 def read_report(place: Path) -> SavedReport:
-    """Reads a report's folder, or the report.json in it.
+    """Reads the folder of a report or of an evaluation of many bags, or the .json in it.
 
     Raises:
         UsageError: there is no report at this place.
         SigmaError: its files are damaged or of another version.
     """
-    folder = place.parent if place.name == JSON else place
-    file = folder / JSON
-    if not file.is_file():
-        raise UsageError("there is no report", where=place, expected=f"a folder with {JSON} and {CHUNKS}")
+    folder = place.parent if place.name in (JSON, SUMMARY) else place
+    if (folder / SUMMARY).is_file():
+        return _read_summary(folder)
+    if not (folder / JSON).is_file():
+        raise UsageError("there is no report", where=place, expected=f"a folder with {JSON} and {CHUNKS}, or {SUMMARY}")
+    document = _document(folder / JSON, SCHEMA)
+    windows, normalise = read_windows(folder / CHUNKS)
+    return SavedReport(place=folder, document=document, windows=windows, normalise=normalise)
+
+
+def _read_summary(folder: Path) -> SavedReport:
+    """The reports of an evaluation's bags as one."""
+    document = _document(folder / SUMMARY, SUMMARY_SCHEMA)
+    if not document["episodes"]:
+        raise UsageError("no bag of the evaluation could be used", where=folder)
+    parts = [read_windows(folder / "bags" / row["folder"] / CHUNKS) for row in document["episodes"]]
+    windows = WindowActions.joined([actions for actions, _ in parts])
+    return SavedReport(place=folder, document=document, windows=windows, normalise=parts[0][1])
+
+
+def _document(file: Path, schema: str) -> dict[str, Any]:
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise SigmaError("the report cannot be read", where=file, got=error) from error
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+    if not isinstance(document, dict) or document.get("schema") != schema:
         got = document.get("schema") if isinstance(document, dict) else type(document).__name__
-        raise SigmaError("the report is of another version", where=file, expected=SCHEMA, got=got)
-    windows, normalise = read_windows(folder / CHUNKS)
-    return SavedReport(place=folder, document=document, windows=windows, normalise=normalise)
+        raise SigmaError("the report is of another version", where=file, expected=schema, got=got)
+    return document

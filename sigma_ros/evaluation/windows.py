@@ -79,6 +79,17 @@ class WindowActions:
     base_rad: Float64[ndarray, "windows steps dof"]
     residual_rad: Float64[ndarray, "windows steps dof"]
 
+    @classmethod
+    def joined(cls, parts: Sequence["WindowActions"]) -> Self:
+        """All windows of several reports of one recording each, numbered anew."""
+        columns = {
+            field.name: np.concatenate([getattr(part, field.name) for part in parts])
+            for field in fields(cls)
+            if field.name != "recording"
+        }
+        numbers = np.repeat(np.arange(len(parts), dtype=np.int64), [len(part.tick) for part in parts])
+        return cls(recording=numbers, **columns)
+
     def errors(self, normalise: Normalise) -> WindowErrors:
         """What both arms missed by in the given action space."""
         target = normalise(self.target_rad)

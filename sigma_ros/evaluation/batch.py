@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Many bags: one bag is one unit of work, whose result is a folder and a row. A pure function of bag and settings.
+
+Whoever runs the units (this process, or workers on a cluster) decides nothing about the numbers.
+"""
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from sigma_ros import __version__
+from sigma_ros.contract import Contract
+from sigma_ros.control.schedule import Schedule
+from sigma_ros.errors import SigmaError
+from sigma_ros.evaluation.replay import Hooks, ReplayOptions, replay
+from sigma_ros.evaluation.replay_log import ReplayLog
+from sigma_ros.evaluation.report import write_report
+from sigma_ros.evaluation.report_json import plain
+from sigma_ros.evaluation.scores import Scores
+from sigma_ros.evaluation.scoring import score
+
+if TYPE_CHECKING:
+    from sigma_ros.model.runtime import SigmaRuntime
+
+UNIT = "unit.json"
+_SIDECARS = ("-wal", "-shm", "-journal")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchSpec:
+    """What every unit has in common; travels to the workers. `load` makes the runtime, once per worker.
+
+    The model's own memory stride takes the place of the one in `options`. `stamp` names the checkpoint's content, so
+    that a resumed evaluation knows whether it is still the same.
+    """
+
+    contract: Contract
+    options: ReplayOptions
+    load: "Callable[[], SigmaRuntime]"
+    out: Path
+    stamp: str
+    pages: bool
+    conditions: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BagRow:
+    """One bag's result; a bag that could not be replayed has the `reason` and no numbers. NaN: undefined.
+
+    Everything but `wall_s` is the same whoever computed it.
+    """
+
+    bag: str
+    folder: str
+    name: str
+    status: Literal["complete", "losses", "failed"]
+    reason: str = ""
+    sha256: str = ""
+    task: str = ""
+    duration_s: float = math.nan
+    samples: int = 0
+    ticks: int = 0
+    invalid_ticks: int = 0
+    epochs: int = 0
+    baseline_mse_vec: float = math.nan
+    baseline_mse_chk: float = math.nan
+    baseline_mse_trj: float = math.nan
+    sigma_mse_vec: float = math.nan
+    sigma_mse_chk: float = math.nan
+    sigma_mse_trj: float = math.nan
+    baseline_tau_l2: float = math.nan
+    baseline_sem_align: float = math.nan
+    sigma_tau_l2: float = math.nan
+    sigma_sem_align: float = math.nan
+    scale_mean: float = math.nan
+    supervisor_ticks: int = 0
+    clipped: int = 0
+    holds: int = 0
+    violations: int = 0
+    breaches: int = 0
+    losses: int = 0
+    checksummed: bool = True
+    wall_s: float = 0.0
+
+
+MEASURED = ("wall_s",)
+"""Fields of a row that differ from run to run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unit:
+    """A bag and the folder for its result; `fingerprint` changes with anything that could change the result."""
+
+    bag: Path
+    folder: Path
+    fingerprint: str
+    size_bytes: int
+
+
+def unit_of(bag: Path, spec: BatchSpec) -> Unit:
+    """The unit for a bag. Its files' sizes and times stand for their content: hashing waits for the worker."""
+    files = [_stat(file) for file in _storage_files(bag)]
+    settings = [spec.contract, spec.options, spec.stamp, spec.pages, __version__]
+    text = json.dumps([str(bag.resolve()), files, *(repr(value) for value in settings)])
+    name = f"{bag.name}-{hashlib.sha256(str(bag.resolve()).encode()).hexdigest()[:8]}"
+    return Unit(
+        bag=bag,
+        folder=spec.out / "bags" / name,
+        fingerprint=hashlib.sha256(text.encode()).hexdigest(),
+        size_bytes=max(1, sum(size for _, size, _ in files)),
+    )
+
+
+def finished(unit: Unit) -> BagRow | None:
+    """The row of an earlier run, if it is of this very unit and nothing was wrong with it; failures are tried again."""
+    try:
+        kept = json.loads((unit.folder / UNIT).read_text(encoding="utf-8"))
+        values: dict[str, Any] = {key: math.nan if value is None else value for key, value in kept["row"].items()}
+        row = BagRow(**values)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return row if kept.get("fingerprint") == unit.fingerprint and row.status != "failed" else None
+
+
+def evaluate(unit: Unit, spec: BatchSpec, runtime: "SigmaRuntime") -> BagRow:
+    """Replays and scores one bag, leaves its report in the unit's folder, and gives its row.
+
+    Whatever is wrong with the bag becomes the row's reason, also what nobody foresaw: one bag must not end the others.
+    """
+    started_ns = time.perf_counter_ns()
+    schedule = Schedule(spec.options.schedule.replan_ticks, runtime.memory_stride)
+    options = replace(spec.options, schedule=schedule)
+    try:
+        log = replay(unit.bag, contract=spec.contract, runtime=runtime, options=options, hooks=Hooks())
+        scores = score(log)
+        write_report([log], scores, unit.folder, conditions=spec.conditions, force=True, page=spec.pages)
+    except SigmaError as error:
+        return failed(unit, str(error), wall_s=_since_s(started_ns))
+    except Exception as error:
+        return failed(unit, f"{type(error).__name__}: {error}", wall_s=_since_s(started_ns))
+    row = _row(unit, log, scores, wall_s=_since_s(started_ns))
+    keep(unit, row)
+    return row
+
+
+def failed(unit: Unit, reason: str, *, wall_s: float = 0.0) -> BagRow:
+    """The row of a bag without numbers; also kept in the unit's folder."""
+    row = BagRow(
+        bag=str(unit.bag), folder=unit.folder.name, name=unit.bag.name, status="failed", reason=reason, wall_s=wall_s
+    )
+    keep(unit, row)
+    return row
+
+
+def keep(unit: Unit, row: BagRow) -> None:
+    """Writes the row beside the unit's report; where it stands, the unit is done.
+
+    Raises:
+        SigmaError: the disk refused it.
+    """
+    partial = unit.folder / f".{UNIT}.partial"
+    try:
+        unit.folder.mkdir(parents=True, exist_ok=True)
+        partial.write_text(
+            json.dumps({"fingerprint": unit.fingerprint, "row": plain(asdict(row))}, indent=1), encoding="utf-8"
+        )
+        partial.replace(unit.folder / UNIT)
+    except OSError as error:
+        raise SigmaError("a bag's result could not be written", where=unit.folder, got=error) from error
+
+
+def _row(unit: Unit, log: ReplayLog, scores: Scores, *, wall_s: float) -> BagRow:
+    episode = asdict(scores.episodes[0])
+    shared = {field.name for field in fields(BagRow)} & set(episode) - {"losses", "name"}
+    supervisor = scores.supervisor
+    return BagRow(
+        bag=str(unit.bag),
+        folder=unit.folder.name,
+        name=log.bag.name,
+        status="losses" if log.losses else "complete",
+        sha256=log.bag.sha256,
+        task=log.run.task,
+        duration_s=log.bag.duration_s,
+        baseline_tau_l2=scores.baseline.tau_l2,
+        baseline_sem_align=scores.baseline.sem_align,
+        sigma_tau_l2=scores.sigma.tau_l2,
+        sigma_sem_align=scores.sigma.sem_align,
+        supervisor_ticks=supervisor.ticks,
+        clipped=supervisor.clipped,
+        holds=supervisor.holds,
+        violations=supervisor.violations,
+        breaches=supervisor.breaches,
+        losses=sum(log.losses.values()),
+        checksummed=log.bag.checksummed,
+        wall_s=wall_s,
+        **{name: episode[name] for name in shared},
+    )
+
+
+def _storage_files(bag: Path) -> Iterator[Path]:
+    if bag.is_file():
+        yield bag
+    elif bag.is_dir():
+        yield from sorted(f for f in bag.iterdir() if f.is_file() and not f.name.endswith(_SIDECARS))
+
+
+def _stat(file: Path) -> tuple[str, int, int]:
+    status = file.stat()
+    return file.name, status.st_size, status.st_mtime_ns
+
+
+def _since_s(started_ns: int) -> float:
+    return (time.perf_counter_ns() - started_ns) / 1e9
+
+
+def checkpoint_stamp(checkpoint: str, **given: Any) -> str:
+    """Names a checkpoint's content by its files' names, sizes and times, or by its id, and how it is loaded."""
+    place = Path(checkpoint).expanduser()
+    files = [_stat(file) for file in sorted(place.rglob("*")) if file.is_file()] if place.is_dir() else []
+    text = json.dumps([str(checkpoint), files, given], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Laws of many bags: the same rows whoever computes them, nothing computed twice, no bag ends the others."""
+
+import json
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from bags import small_contract, write_recording
+from stub_runtime import StubRuntime
+
+from sigma_ros.cli import evaluate_run
+from sigma_ros.control.limits import SupervisorLimits
+from sigma_ros.control.schedule import Schedule
+from sigma_ros.errors import MachineError, SigmaError
+from sigma_ros.evaluation import batch, fleet
+from sigma_ros.evaluation.batch import MEASURED, BagRow, BatchSpec, Unit, finished, unit_of
+from sigma_ros.evaluation.comparison import compare_reports
+from sigma_ros.evaluation.fleet import Workers, run_units
+from sigma_ros.evaluation.replay import ReplayOptions, replay
+from sigma_ros.evaluation.saved_report import read_report
+from sigma_ros.evaluation.scoring import score
+from sigma_ros.evaluation.summary import pool
+from sigma_ros.values import AdapterSettings
+
+CONTRACT = small_contract()
+LONG = 52
+HERE = Workers(count=0)
+
+
+def recordings(folder: Path, count: int = 5) -> list[Path]:
+    return [
+        write_recording(folder / f"episode_{i}", CONTRACT, ticks=LONG - 3 * i, first_tick=5 * i) for i in range(count)
+    ]
+
+
+@pytest.fixture(scope="module")
+def bags(tmp_path_factory) -> list[Path]:
+    """Five good bags; the third is followed by one without its end, and one without a camera."""
+    folder = tmp_path_factory.mktemp("bags")
+    good = recordings(folder)
+    cut = folder / "cut.mcap"
+    cut.write_bytes(next(good[0].glob("*.mcap")).read_bytes()[:5000])
+    blind = write_recording(folder / "blind", CONTRACT, ticks=LONG, leave_out=(CONTRACT.cameras[0].topic,))
+    return [*good[:3], cut, blind, *good[3:]]
+
+
+def spec(out: Path, **changes) -> BatchSpec:
+    options = ReplayOptions(
+        settings=AdapterSettings(), schedule=Schedule(8, 16), supervisor_limits=SupervisorLimits.for_replay()
+    )
+    fields = {"contract": CONTRACT, "options": options, "load": partial(StubRuntime, CONTRACT), "out": out}
+    return BatchSpec(**{**fields, "stamp": "one", "pages": False, "conditions": {}, **changes})
+
+
+def evaluated(bags, out, *, workers=HERE, stopped=lambda: False, **changes) -> list[BagRow]:
+    how = spec(out, **changes)
+    units = [unit_of(bag, how) for bag in bags]
+    return run_units(units, how, workers, on_row=lambda *_: None, stopped=stopped)
+
+
+def repeatable(rows: list[BagRow]) -> list[dict]:
+    return [{k: repr(v) for k, v in asdict(row).items() if k not in MEASURED} for row in rows]
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(out)): file.read_bytes() for file in sorted(out.rglob("chunks.parquet"))}
+
+
+@pytest.fixture(scope="module")
+def here(bags, tmp_path_factory):
+    """Rows and folder of an evaluation in this process."""
+    out = tmp_path_factory.mktemp("here")
+    return evaluated(bags, out), out
+
+
+def test_a_broken_bag_becomes_a_row_with_its_reason_among_the_others(bags, here):
+    rows, _ = here
+    assert [row.bag for row in rows] == [str(bag) for bag in bags]
+    assert [row.status for row in rows] == ["complete"] * 3 + ["failed"] * 2 + ["complete"] * 2
+    assert CONTRACT.cameras[0].topic in rows[4].reason
+    assert rows[3].reason
+    assert rows[0].samples == 3
+
+
+def test_the_pooled_scores_are_those_of_one_replay_of_all(bags, here):
+    rows, out = here
+    found = pool([out / "bags" / row.folder for row in rows if row.status != "failed"])
+    assert found is not None
+    pooled = found[0]
+    options = spec(out).options
+    logs = [
+        replay(Path(row.bag), contract=CONTRACT, runtime=StubRuntime(CONTRACT), options=options)
+        for row in rows
+        if row.status != "failed"
+    ]
+    scores = score(*logs)
+    assert pooled.comparison == scores.comparison
+    assert pooled.sweep == scores.sweep
+    assert pooled.comparison["mse_trj"].unit == "episode"
+
+
+@pytest.mark.slow
+def test_workers_on_ray_give_the_same_rows_and_chunks_as_this_process(bags, here, tmp_path, monkeypatch):
+    pytest.importorskip("ray", reason="ray is not installed (the extra sigma_ros[fleet])")
+    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}:{Path(__file__).parents[2]}")
+    rows, out = here
+    theirs = evaluated(bags, tmp_path, workers=Workers(count=2))
+    assert repeatable(theirs) == repeatable(rows)
+    assert contents(tmp_path) == contents(out)
+
+
+def test_what_is_finished_is_not_computed_again_and_failures_are(bags, here):
+    _, out = here
+    units = [unit_of(bag, spec(out)) for bag in bags]
+    kept = [finished(unit) for unit in units]
+    assert [row is not None for row in kept] == [True] * 3 + [False] * 2 + [True] * 2
+    assert repeatable([row for row in kept if row]) == repeatable([row for row in here[0] if row.status != "failed"])
+
+
+@pytest.mark.parametrize("change", ["checkpoint", "settings", "bag"])
+def test_another_checkpoint_setting_or_bag_is_computed_again(tmp_path, change):
+    bag = write_recording(tmp_path / "bag", CONTRACT, ticks=20)
+    evaluated([bag], tmp_path / "out")
+    assert finished(unit_of(bag, spec(tmp_path / "out"))) is not None
+    changes: dict = {}
+    if change == "checkpoint":
+        changes["stamp"] = "another"
+    elif change == "settings":
+        changes["options"] = replace(spec(tmp_path).options, settings=AdapterSettings(max_scale=0.5))
+    else:
+        next(bag.glob("*.mcap")).touch()
+    assert finished(unit_of(bag, spec(tmp_path / "out", **changes))) is None
+
+
+def test_a_half_written_result_does_not_count_as_finished(tmp_path):
+    bag = write_recording(tmp_path / "bag", CONTRACT, ticks=20)
+    evaluated([bag], tmp_path / "out")
+    unit = unit_of(bag, spec(tmp_path / "out"))
+    marker = unit.folder / batch.UNIT
+    marker.write_text(marker.read_text()[:-20])
+    assert finished(unit) is None
+
+
+def test_a_stopped_evaluation_keeps_what_it_has(bags, tmp_path):
+    seen = iter([False, False, True])
+    assert len(evaluated(bags, tmp_path, stopped=lambda: next(seen))) == 2
+
+
+def test_what_nobody_foresaw_is_a_reason_too(bags, tmp_path):
+    class Broken(StubRuntime):
+        def step(self, *_args, **_kwargs):
+            raise ZeroDivisionError("nobody foresaw this")
+
+    rows = evaluated(bags[:2], tmp_path, load=partial(Broken, CONTRACT))
+    assert [row.reason for row in rows] == ["ZeroDivisionError: nobody foresaw this"] * 2
+
+
+def test_two_bags_of_one_name_keep_their_own_results(tmp_path):
+    bags = [write_recording(tmp_path / side / "episode", CONTRACT, ticks=20) for side in ("a", "b")]
+    rows = evaluated(bags, tmp_path / "out")
+    assert rows[0].folder != rows[1].folder
+    assert len(list((tmp_path / "out" / "bags").iterdir())) == 2
+
+
+def test_without_ray_the_message_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    with pytest.raises(MachineError, match=r"sigma_ros\[fleet\].*--workers 0"):
+        fleet.import_ray()
+
+
+def request(bags, out, **changes) -> evaluate_run.Request:
+    return evaluate_run.Request(
+        **{
+            "bags": tuple(bags),
+            "out": out,
+            "checkpoint": "stub",
+            "contract": "so101",
+            "workers": 0,
+            "ray_address": None,
+            "per_worker": (1.0, 0.0),
+            "task": None,
+            "replan_ticks": 8,
+            "scales": (0.0, 1.0, 1.0),
+            "supervised": True,
+            "loading": {},
+            "pages": False,
+            "strict": False,
+            "recover": False,
+            "fresh": False,
+            **changes,
+        }
+    )
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """`sigma evaluate` with the small robot and the stand-in model; counts how often the model was loaded."""
+    loads = []
+
+    def load(*_args):
+        loads.append(1)
+        return StubRuntime(CONTRACT)
+
+    monkeypatch.setattr(evaluate_run, "load_contract", lambda _name: CONTRACT)
+    monkeypatch.setattr(evaluate_run, "load_runtime", load)
+    return loads
+
+
+def test_the_command_writes_one_summary_and_resumes_without_loading_the_model(bags, tmp_path, command):
+    good = [bag for bag in bags if bag.name.startswith("episode")]
+    assert evaluate_run.run(request(good, tmp_path)) == 0
+    first = json.loads((tmp_path / "summary.json").read_text())
+    assert evaluate_run.run(request(good, tmp_path)) == 0
+    second = json.loads((tmp_path / "summary.json").read_text())
+    assert len(command) == 1
+    assert {k: v for k, v in first.items() if k != "conditions"} == {
+        k: v for k, v in second.items() if k != "conditions"
+    }
+    assert pq.read_table(tmp_path / "bags.parquet").num_rows == 5
+    assert (tmp_path / "summary.html").read_text().startswith("<!doctype html>")
+    assert compare_reports(read_report(tmp_path), read_report(tmp_path)).sigma["mse_trj"].verdict == "equal"
+
+
+def test_failed_bags_end_with_3_strict_ones_with_1_and_are_listed(bags, tmp_path, command):
+    assert evaluate_run.run(request(bags, tmp_path)) == 3
+    document = json.loads((tmp_path / "summary.json").read_text())
+    assert document["bags"]["failed"] == 2
+    assert [failure["bag"] for failure in document["failures"]] == [str(bag) for bag in bags[3:5]]
+    assert str(bags[4]) in (tmp_path / "summary.html").read_text()
+    assert evaluate_run.run(request(bags, tmp_path, strict=True)) == 1
+    assert evaluate_run.run(request(bags[3:5], tmp_path / "none")) == 1
+
+
+def test_a_full_disk_is_an_error_and_not_a_row(tmp_path, monkeypatch):
+    bag = write_recording(tmp_path / "bag", CONTRACT, ticks=20)
+    unit: Unit = unit_of(bag, spec(tmp_path / "out"))
+    (tmp_path / "out").write_text("a file where the folder should be")
+    with pytest.raises(SigmaError, match="could not be written"):
+        batch.failed(unit, "any")
