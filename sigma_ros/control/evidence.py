@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the supervisor knows about the outside, with ages: joints, heartbeats, emergency stop, clocks."""
 
+from numpy import ndarray
+
 from sigma_ros.contract import Contract
 from sigma_ros.control.chunk_check import Verdict, refused
 from sigma_ros.control.joint_watch import JointWatch
@@ -44,7 +46,18 @@ class Evidence:
         self.clock_fault = self._judge_clocks(now_ns, observation_now_ns) if self._started else None
         self.now_ns = now_ns
         self.observation_now_ns = observation_now_ns
+        sample = self.joints.sample
+        if not self._started and sample is not None and self._lead_s(sample.stamp_ns, now_ns) > 0.0:
+            self.joints.forget()
         self._started = True
+
+    def push_joints(self, stamp_ns: int, positions_rad: ndarray, now_ns: int) -> Verdict:
+        """Takes a joint state, or says why not. One from the future would outlive all that come after it."""
+        if self._started and isinstance(stamp_ns, int):
+            lead_s = self._lead_s(stamp_ns, now_ns)
+            if lead_s > 0.0:
+                return refused(Reason.JOINTS_FROM_FUTURE, f"{lead_s:.3f} s beyond what is allowed")
+        return self.joints.push(stamp_ns, positions_rad, now_ns)
 
     def hear_heartbeat(self, now_ns: int, *, healthy: bool) -> None:
         """The policy's process is alive; `healthy` is its own word on whether it can act."""
@@ -106,6 +119,11 @@ class Evidence:
         """After a clock jump: what was stamped before it means nothing now."""
         self.joints.forget()
         self._joints_awaited_ns = self.now_ns
+
+    def _lead_s(self, stamp_ns: int, now_ns: int) -> float:
+        """By how much a stamp is further in the future than is allowed; the observation clock is carried on."""
+        observation_now_ns = self.observation_now_ns + max(0, now_ns - self.now_ns)
+        return (stamp_ns - observation_now_ns) / NS_PER_S - self._limits.max_stamp_lead_s
 
     def _policy_fault(self, now_ns: int) -> Verdict | None:
         if not self.healthy:

@@ -71,6 +71,7 @@ class Reason(Enum):
     JOINTS_SHAPE = ("a joint state has the wrong number of joints", "check the contract's joint names")
     JOINTS_NOT_FINITE = ("a joint state holds NaN or infinity", "check the driver")
     JOINTS_STAMP = ("a joint state is not newer than the last one", "check the driver's clock")
+    JOINTS_FROM_FUTURE = ("a joint state is stamped in the future", "synchronise the clocks")
     JOINTS_IMPLAUSIBLE = ("a joint moved faster than it can", "check encoders and calibration")
     JOINTS_UNITS = ("a joint state is far outside the arm's range", "check that the driver publishes radians")
     JOINTS_OUTSIDE = ("a joint is outside its limits", "move it inside by hand")

@@ -69,7 +69,7 @@ class Supervisor:
     def on_joints(self, stamp_ns: int, positions_rad: ndarray, now_ns: int) -> Verdict:
         """Takes a joint state: one position per joint in contract order; `stamp_ns` is its header stamp."""
         situation = self._situation
-        verdict = situation.evidence.joints.push(stamp_ns, positions_rad, now_ns)
+        verdict = situation.evidence.push_joints(stamp_ns, positions_rad, now_ns)
         if not verdict.accepted:
             situation.count("refused_joint_states")
         if verdict.reason is Reason.JOINTS_IMPLAUSIBLE and self.state is not State.DISENGAGED:

@@ -10,6 +10,7 @@ from supervision import CONTRACT, EASY, MIDDLE, MS, PERIOD, Bench, excess, resti
 
 from sigma_ros.control.limits import SupervisorLimits
 from sigma_ros.control.reasons import Reason, State
+from sigma_ros.control.supervisor import Supervisor
 
 LIVE = SupervisorLimits()
 MOTION = EASY.motion(CONTRACT)
@@ -562,3 +563,18 @@ def test_one_clock_is_enough_in_lockstep() -> None:
     assert supervisor.on_chunk(resting_chunk(stamp_ns=bench.now_ns), bench.now_ns).accepted
     supervisor.tick(bench.now_ns + PERIOD)
     assert supervisor.tick(bench.now_ns + 2 * PERIOD).state is State.RUN
+
+
+def test_a_joint_state_from_the_future_is_refused_and_does_not_outlive_the_good_ones() -> None:
+    bench = Bench().running()
+    hour_ns = 3_600_000 * MS
+    verdict = bench.supervisor.on_joints(bench.stamp_ns + hour_ns, bench.pose, bench.now_ns)
+    assert verdict.reason is Reason.JOINTS_FROM_FUTURE
+    assert bench.tick().state is State.RUN
+
+
+def test_a_joint_state_from_the_future_before_the_first_tick_is_forgotten_at_it() -> None:
+    supervisor = Supervisor(CONTRACT, EASY)
+    assert supervisor.on_joints(3_600_000 * MS, MIDDLE, 0).accepted
+    supervisor.tick(PERIOD, PERIOD)
+    assert supervisor.on_joints(PERIOD + 1, MIDDLE, PERIOD).accepted
