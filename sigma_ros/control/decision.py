@@ -25,7 +25,10 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counters:
-    """Counts since the start; none ever falls. `violations` must stay 0."""
+    """Counts since the start; none ever falls. `violations` must stay 0.
+
+    `late_ticks` came more than two control periods after the one before.
+    """
 
     ticks: int = 0
     clipped_ticks: int = 0
@@ -36,6 +39,7 @@ class Counters:
     stops: int = 0
     engagements: int = 0
     violations: int = 0
+    late_ticks: int = 0
     tick_gap_max_s: float = 0.0
 
 

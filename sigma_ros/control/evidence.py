@@ -10,6 +10,8 @@ from sigma_ros.control.limits import SupervisorLimits
 from sigma_ros.control.reasons import Reason
 from sigma_ros.values import NS_PER_S
 
+_LATE_PERIODS = 2
+
 
 class Evidence:
     """Latest facts and the two clocks. `fault` names what forbids motion now, `stop_fault` what must latch."""
@@ -21,6 +23,7 @@ class Evidence:
         self.now_ns = 0
         self.observation_now_ns = 0
         self.tick_gap_max_s = 0.0
+        self.late_ticks = 0
         self.clock_fault: Verdict | None = None
         self.heartbeat_ns: int | None = None
         self.healthy = True
@@ -139,6 +142,7 @@ class Evidence:
         own_s = (now_ns - self.now_ns) / NS_PER_S
         other_s = (observation_now_ns - self.observation_now_ns) / NS_PER_S
         self.tick_gap_max_s = max(self.tick_gap_max_s, own_s)
+        self.late_ticks += own_s > _LATE_PERIODS * self._contract.command_period_ns / NS_PER_S
         if other_s < 0.0 or other_s - own_s > self._limits.clock_jump_s:
             return refused(Reason.CLOCK_JUMP, f"by {other_s - own_s:+.3f} s")
         if own_s > self._limits.max_tick_gap_s:

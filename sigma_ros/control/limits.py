@@ -58,7 +58,9 @@ class SupervisorLimits:
         0.1, 0.04, 0.2, "s", "policy heartbeat older: HOLD; cannot be switched off live"
     )
     max_chunk_delay_s: float = _setting(0.5, 0.05, 1.0, "s", "from a chunk's stamp to its arrival")
-    max_stamp_lead_s: float = _setting(0.05, 0.0, 0.5, "s", "chunks and joint states may be stamped this far in the future")
+    max_stamp_lead_s: float = _setting(
+        0.05, 0.0, 0.5, "s", "chunks and joint states may be stamped this far in the future"
+    )
     max_observation_age_s: float = _setting(
         0.0, 0.0, 2.0, "s", "observations of a chunk; 0 takes the contract's oldest"
     )

@@ -53,6 +53,11 @@ class Supervisor:
         """The counts so far."""
         return self._situation.counters
 
+    @property
+    def estop_heard(self) -> bool:
+        """Whether the emergency stop's publisher was ever heard."""
+        return self._situation.evidence.estop_heard
+
     # What comes in
 
     def on_chunk(self, chunk: Chunk, now_ns: int, observation_now_ns: int | None = None) -> Verdict:
@@ -183,8 +188,9 @@ class Supervisor:
         """One control period: judges the situation, forms the command, and says both."""
         situation, evidence = self._situation, self._situation.evidence
         evidence.tick(now_ns, now_ns if observation_now_ns is None else observation_now_ns)
-        if self.counters.tick_gap_max_s < evidence.tick_gap_max_s:
-            situation.counters = replace(self.counters, tick_gap_max_s=evidence.tick_gap_max_s)
+        timing = (evidence.tick_gap_max_s, evidence.late_ticks)
+        if timing != (self.counters.tick_gap_max_s, self.counters.late_ticks):
+            situation.counters = replace(self.counters, tick_gap_max_s=timing[0], late_ticks=timing[1])
         situation.judge()
         if situation.loop.track is None:
             return self._decision(None)

@@ -8,7 +8,7 @@ from rclpy.event_handler import QoSRequestedIncompatibleQoSInfo
 from sigma_ros.contract import Contract
 from sigma_ros.control.chunk_check import Verdict
 from sigma_ros.control.decision import Decision
-from sigma_ros.control.reasons import State
+from sigma_ros.control.reasons import Reason, State
 from sigma_ros.control.supervisor import Supervisor
 from sigma_ros.nodes.diagnostics import Level, Standing, Task
 
@@ -29,6 +29,8 @@ class SupervisorHealth:
         self._last_refused_joints = ""
         self._foreign: tuple[str, ...] = ()
         self._incompatible = ""
+        self._clock_publishers: tuple[str, ...] = ()
+        self._late_seen = 0
 
     def note_decision(self, decision: Decision) -> None:
         """Takes in a tick."""
@@ -52,6 +54,10 @@ class SupervisorHealth:
         """Who else publishes commands now."""
         self._foreign = names
 
+    def note_clocks(self, names: tuple[str, ...]) -> None:
+        """Who publishes `/clock` while this node follows it."""
+        self._clock_publishers = names
+
     def note_incompatible(self, info: QoSRequestedIncompatibleQoSInfo) -> None:
         """A publisher of chunks offers less than is asked for: nothing of it arrives."""
         self._incompatible = f"{info.total_count} publisher(s), last policy kind {info.last_policy_kind}"
@@ -64,6 +70,9 @@ class SupervisorHealth:
             "supervisor/chunks": self._chunks,
             "supervisor/limits": self._limits,
             "supervisor/timing": self._timing,
+            "supervisor/clock": self._clock,
+            "supervisor/estop": self._estop,
+            "supervisor/policy": self._policy,
             "supervisor/publishers": self._publishers,
             "io/joint_states": self._joints,
         }
@@ -129,11 +138,38 @@ class SupervisorHealth:
         return Standing(Level.OK, f"{share:.1%} of the commands bounded", values)
 
     def _timing(self) -> Standing:
-        gap_s = self._core.counters.tick_gap_max_s
-        limit_s = self._core.limits.max_tick_gap_s
-        values = {"tick_gap_max_s": f"{gap_s:.4f}", "limit_s": limit_s}
-        level = Level.WARN if gap_s > limit_s else Level.OK
-        return Standing(level, f"longest tick gap {gap_s * 1e3:.1f} ms", values)
+        counters, limit_s = self._core.counters, self._core.limits.max_tick_gap_s
+        late, self._late_seen = counters.late_ticks - self._late_seen, counters.late_ticks
+        values = {
+            "tick_gap_max_s": f"{counters.tick_gap_max_s:.4f}",
+            "late_ticks": counters.late_ticks,
+            "limit_s": limit_s,
+        }
+        if late:
+            return Standing(Level.WARN, f"{late} late tick(s) since the last report", values)
+        return Standing(Level.OK, f"longest tick gap {counters.tick_gap_max_s * 1e3:.1f} ms", values)
+
+    def _clock(self) -> Standing:
+        if len(self._clock_publishers) > 1:
+            return Standing(Level.ERROR, f"several publishers of /clock: {', '.join(self._clock_publishers)}")
+        if self._decision is not None and self._decision.reason is Reason.CLOCK_JUMP:
+            return Standing(Level.WARN, self._decision.reason_text)
+        return Standing(Level.OK, "runs evenly")
+
+    def _estop(self) -> Standing:
+        if self._core.state is State.ESTOP:
+            return Standing(Level.ERROR, "latched: call reset_stop when its cause is gone")
+        if not self._core.estop_heard:
+            return Standing(Level.WARN, "no emergency stop has been heard: only the service and the power switch")
+        return Standing(Level.OK, "its publisher is heard")
+
+    def _policy(self) -> Standing:
+        decision = self._decision
+        if decision is None:
+            return Standing(Level.STALE, "no tick yet")
+        if decision.reason.name.startswith(("HEARTBEAT", "POLICY")):
+            return Standing(Level.WARN, decision.reason_text)
+        return Standing(Level.OK, "no complaint")
 
     def _publishers(self) -> Standing:
         if self._foreign:

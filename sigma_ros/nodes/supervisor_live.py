@@ -22,7 +22,7 @@ from sigma_ros.nodes.clocks import steady_clock
 from sigma_ros.nodes.diagnostics import Diagnostics
 from sigma_ros.nodes.messages import chunk_value
 from sigma_ros.nodes.node_options import TIGHTENED, SupervisorOptions
-from sigma_ros.nodes.publishers import foreign_publishers
+from sigma_ros.nodes.publishers import foreign_publishers, publishers
 from sigma_ros.nodes.sensor_messages import stamp_ns
 from sigma_ros.nodes.supervisor_health import SupervisorHealth
 from sigma_ros.nodes.supervisor_output import SupervisorOutput, is_at_rest
@@ -130,6 +130,8 @@ class LiveDrive:
     def _check_publishers(self) -> None:
         self._foreign = foreign_publishers(self._node, self._contract.command_topic)
         self._health.note_foreign(self._foreign)
+        if self._node.get_parameter("use_sim_time").value:
+            self._health.note_clocks(publishers(self._node, "/clock"))
         if self._foreign and self._core.state is not State.DISENGAGED:
             self._core.stop(Reason.FOREIGN_PUBLISHER, ", ".join(self._foreign))
 
