@@ -14,7 +14,7 @@ from launch.events.process import ProcessExited
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
-from sigma_ros.contract_file import load_contract
+from sigma_ros.contract_file import load_contract, shipped_config_dir
 
 ARGUMENTS = {
     "contract": ("so101", "contract file, or the name of a shipped one (so101, cr5)"),
@@ -22,7 +22,7 @@ ARGUMENTS = {
     "device": ("auto", "where the model runs: auto, cpu, cuda, cuda:0"),
     "allow_untrained": ("false", "accept a checkpoint with random weights"),
     "task": ("", "what to do, in words; empty: the contract's first task"),
-    "params_file": ("", "YAML file with further parameters of /sigma_policy and /sigma_supervisor"),
+    "params_file": ("", "YAML file with further parameters of both nodes, or a shipped one: cautious, research, slow"),
     "autostart": ("true", "configure and activate the policy; false: a lifecycle manager does"),
     "supervisor": ("true", "start the supervisor too; without it nothing commands the robot"),
     "dry_run": ("false", "send commands to /sigma/dry_run instead of the robot"),
@@ -116,7 +116,8 @@ def common(given: dict[str, str]) -> dict[str, object]:
 
 
 def params_file(given: dict[str, str]) -> list[str]:
-    return [given["params_file"]] if given["params_file"] else []
+    shipped = shipped_config_dir() / f"{given['params_file']}.yaml"
+    return [str(shipped) if shipped.is_file() else given["params_file"]] if given["params_file"] else []
 
 
 def is_true(text: str) -> bool:

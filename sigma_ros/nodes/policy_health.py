@@ -42,7 +42,7 @@ class PolicyHealth:
             self._last_error = outcome.error.strip().splitlines()[-1]
         if outcome.chunk is not None:
             self._chunk = outcome.chunk
-            if outcome.job.plans:
+            if outcome.job.plans and outcome.telepathy is not None:
                 self._took_ms.append(outcome.took_ns / 1e6)
                 self._delay_ms.append(outcome.delay_ns / 1e6)
         if outcome.telepathy is not None:

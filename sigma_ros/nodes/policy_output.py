@@ -37,7 +37,7 @@ class PolicyOutput:
     def publish(self, outcome: Outcome) -> None:
         """Publishes what came of a tick; a failure and a gap as a telepathy state that is not valid."""
         task = outcome.job.task
-        if outcome.telepathy is None:
+        if outcome.telepathy is None and outcome.chunk is None:
             if outcome.job.refreshes and outcome.error is None:
                 return
             item = outcome.job.item
@@ -51,7 +51,8 @@ class PolicyOutput:
             self._chunks.publish(chunk_message(outcome.chunk))
         elif self._commit_chunks is not None:
             self._commit_chunks.publish(chunk_message(outcome.chunk))
-        self._telepathy.publish(telepathy_message(outcome.telepathy, task))
+        if outcome.telepathy is not None:
+            self._telepathy.publish(telepathy_message(outcome.telepathy, task))
 
     def tick(self, item: Window | Gap) -> None:
         """In lockstep: says that a tick was consumed, `EPOCH/TICK` in the header's frame."""
@@ -71,6 +72,10 @@ class PolicyOutput:
             "seed": options.seed,
             "replan_ticks": options.replan_ticks,
             "adapter": dataclasses.asdict(options.settings),
+            "task": options.task,
+            "stitching": options.stitching,
+            "crossfade_steps": options.crossfade_steps,
+            "residual_every_tick": options.residual_every_tick,
             "lockstep": self._lockstep,
         }
         self._info.publish(String(data=json.dumps(facts, sort_keys=True, allow_nan=False)))

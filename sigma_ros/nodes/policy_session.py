@@ -63,8 +63,18 @@ class PolicySession:
         self.blocked: tuple[str, ...] = ()
         self.paused = False
         self.overruns = 0
-        self.options = options
+        self._options = options
         self.set_task(options.task)
+
+    @property
+    def options(self) -> PolicyOptions:
+        """The parameters in force."""
+        return self._options
+
+    @options.setter
+    def options(self, options: PolicyOptions) -> None:
+        self._options = options
+        self._worker.rescale(options.settings)
 
     @property
     def healthy(self) -> bool:

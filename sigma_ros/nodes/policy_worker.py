@@ -16,9 +16,11 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
 from numpy import ndarray
 
 from sigma_ros.control.left_over import left_over
+from sigma_ros.risk import scale_of
 from sigma_ros.values import AdapterSettings, Chunk, Gap, LeftOver, Telepathy, Window
 
 if TYPE_CHECKING:
@@ -135,8 +137,8 @@ class InferenceWorker:
         self._state: RecurrentState | None = None
         self._chunk_id = 0
         self._generation = 0
-        self._executing: Chunk | None = None
-        self._delay_ns = 0
+        self._executed: Outcome | None = None
+        self._settings: AdapterSettings | None = None
         self._thread = threading.Thread(target=self._work, name="inference", daemon=True)
         self._thread.start()
 
@@ -184,7 +186,7 @@ class InferenceWorker:
                 self._chunk_id = 0
             self._waiting.clear()
             self._outcomes.clear()
-            self._state = self._executing = None
+            self._state = self._executed = None
 
     def busy_ns(self) -> int:
         """How long the current inference has been running; 0 when idle."""
@@ -217,11 +219,40 @@ class InferenceWorker:
             with self._changed:
                 if generation == self._generation:
                     self._state = state
-                    if outcome.chunk is not None:
-                        self._chunk_id += 1
-                        self._executing, self._delay_ns = outcome.chunk, outcome.delay_ns
-                    self._outcomes.append(outcome)
+                    self._outcomes.append(self._numbered(outcome))
             self._wake()
+
+    def rescale(self, settings: AdapterSettings) -> None:
+        """Puts the adapter's settings in force at once: the chunk in execution comes again, scaled by them.
+
+        In lockstep they are in force from the next chunk on: a replay knows which chunks are to come.
+        """
+        if self._lockstep:
+            return
+        with self._changed:
+            self._settings = settings
+            last = self._executed
+            if last is None or last.chunk is None or last.chunk.settings == settings:
+                return
+            again = replace(last.chunk, stamp_ns=last.chunk.stamp_ns + 1)
+            self._outcomes.append(self._numbered(replace(last, chunk=again, telepathy=None)))
+        self._wake()
+
+    def _numbered(self, outcome: Outcome) -> Outcome:
+        """A finished outcome with the next chunk id and, live, with the settings in force now."""
+        if outcome.chunk is None:
+            return outcome
+        chunk = replace(outcome.chunk, chunk_id=self._chunk_id)
+        self._chunk_id += 1
+        if self._settings is not None:
+            chunk = rescaled(chunk, self._settings)
+        outcome = replace(outcome, chunk=chunk)
+        self._executed = outcome
+        return outcome
+
+    @property
+    def _executing(self) -> Chunk | None:
+        return None if self._executed is None else self._executed.chunk
 
     def _outcome(
         self, job: Job, state: "RecurrentState | None", *, waited_ns: int
@@ -266,5 +297,17 @@ class InferenceWorker:
             settings=job.settings,
             chunk_id=self._chunk_id,
             baseline_diagnostics=job.baseline,
-            left_over=left_over(self._executing, window, delay_ns=self._delay_ns) if job.guided else None,
+            left_over=self._left_over(window) if job.guided else None,
         )
+
+    def _left_over(self, window: Window) -> LeftOver | None:
+        last = self._executed
+        return None if last is None else left_over(last.chunk, window, delay_ns=last.delay_ns)
+
+
+def rescaled(chunk: Chunk, settings: AdapterSettings) -> Chunk:
+    """A chunk as these settings scale it; the scale of a base that is not finite stays 0."""
+    if chunk.settings == settings:
+        return chunk
+    scale = scale_of(chunk.risk, settings) if np.isfinite(chunk.base_rad).all() else 0.0
+    return replace(chunk, settings=settings, scale=scale)

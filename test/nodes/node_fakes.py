@@ -12,7 +12,6 @@ from rclpy.executors import SingleThreadedExecutor
 
 from sigma_ros.contract import Camera, Contract
 from sigma_ros.contract_file import load_contract
-from sigma_ros.evaluation.replay import policy_facts
 from sigma_ros.nodes.policy_model import PolicyModel
 from sigma_ros.risk import assess, scale_of
 from sigma_ros.values import AdapterSettings, Chunk, LeftOver, Telepathy, Window
@@ -175,19 +174,25 @@ class FakeRuntime:
 
 
 def fake_model(contract: Contract, runtime: FakeRuntime) -> PolicyModel:
-    """What `load_policy` would give, around a fake runtime."""
-    facts = policy_facts(runtime)
+    """What `load_policy` would give, around a fake runtime: the facts of `policy_facts`, without importing torch."""
+    info = runtime.info
     told = {
         "contract": contract.name,
         "joint_names": list(contract.joint_names),
         "checkpoint": "fake",
-        "checkpoint_hash": facts.checkpoint_hash,
-        "trained": facts.trained,
-        "sigma_trained": facts.sigma_trained,
-        "base_id": facts.base_id,
-        "action_scale": list(facts.action_scale),
-        "action_offset": list(facts.action_offset),
-        "details": dict(facts.details),
+        "checkpoint_hash": info.hash,
+        "trained": info.trained,
+        "sigma_trained": info.sigma_trained,
+        "base_id": info.base.source,
+        "action_scale": [2.0] * contract.dof,
+        "action_offset": [0.5] * contract.dof,
+        "details": {
+            "base_parameters": info.base.parameters,
+            "sigma_parameters": info.sigma_parameters,
+            "heads": {"tensors": 0},
+            "dtype": info.base.dtype,
+            "device": info.base.device,
+        },
         "horizon": HORIZON,
         "memory_stride": runtime.memory_stride,
         "image_size_px": runtime.image_size_px,
