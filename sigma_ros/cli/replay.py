@@ -52,6 +52,15 @@ def replay(
     strict: Annotated[bool, typer.Option("--strict", help="Any loss in a recording is a failure.")] = False,
     recover: Annotated[bool, typer.Option("--recover", help="Read a cut-off bag as far as it goes.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a report that is there.")] = False,
+    semantic: Annotated[
+        bool, typer.Option("--semantic", help="Also: do text and memory matter? Five more replays of each recording.")
+    ] = False,
+    wrong_text: Annotated[
+        str | None, typer.Option("--wrong-text", help="The wrong text; where the contract has another task, that one.")
+    ] = None,
+    reworded_text: Annotated[
+        str | None, typer.Option("--reworded-text", help="The same task in other words; may hold {task}.")
+    ] = None,
     form: Annotated[
         Format, typer.Option("--format", help="What is printed at the end: text, or md for a pull request.")
     ] = Format.TEXT,
@@ -82,6 +91,8 @@ def replay(
         strict=strict,
         recover=recover,
         force=force,
+        semantic=semantic,
+        other_texts=(wrong_text, reworded_text),
         as_markdown=form is Format.MD,
     )
     sys.exit(run(request))

@@ -31,6 +31,7 @@ from sigma_ros.evaluation.replay_log import ReplayLog
 from sigma_ros.evaluation.report import ReportPaths, refuse_existing, write_report
 from sigma_ros.evaluation.scores import Scores
 from sigma_ros.evaluation.scoring import score
+from sigma_ros.evaluation.semantics import CONDITIONS, REWORDED, UNRELATED, Texts, measure
 from sigma_ros.evaluation.verdict import verdict_of
 from sigma_ros.model.runtime import SigmaRuntime
 from sigma_ros.values import AdapterSettings
@@ -59,6 +60,8 @@ class Request:
     strict: bool
     recover: bool
     force: bool
+    semantic: bool = False
+    other_texts: tuple[str | None, str | None] = (None, None)
     as_markdown: bool = False
 
 
@@ -100,9 +103,18 @@ def run(request: Request) -> int:
     )
     stop = Stop()
     with interruptible(stop):
-        logs = _replay_all(bags, contract, runtime, _options(request, contract, settings, runtime), stop)
+        options = _options(request, settings, runtime)
+        logs = _replay_all(bags, contract, runtime, options, stop)
         scores = score(*logs, complete=len(logs) == len(bags))
-        paths = write_report(logs, scores, request.out, conditions=_conditions(request, contract), force=request.force)
+        extras = {"semantics": _semantics(request, bags, runtime, options, stop)} if request.semantic else {}
+        paths = write_report(
+            logs,
+            scores,
+            request.out,
+            conditions=_conditions(request, contract),
+            force=request.force,
+            extras=extras,
+        )
     if request.as_markdown:
         typer.echo(report_markdown(json.loads(paths.json.read_text(encoding="utf-8"))), nl=False)
     else:
@@ -162,7 +174,7 @@ def adapter_settings(scales: tuple[float, float, float]) -> AdapterSettings:
         ) from error
 
 
-def _options(request: Request, contract: Contract, settings: AdapterSettings, runtime: SigmaRuntime) -> ReplayOptions:
+def _options(request: Request, settings: AdapterSettings, runtime: SigmaRuntime) -> ReplayOptions:
     return ReplayOptions(
         settings=settings,
         schedule=Schedule(request.replan_ticks, runtime.memory_stride),
@@ -186,6 +198,25 @@ def _replay_all(
             if stop.asked:
                 break
     return logs
+
+
+def _semantics(
+    request: Request, bags: Sequence[Path], runtime: SigmaRuntime, options: ReplayOptions, stop: Stop
+) -> dict[str, object]:
+    wrong, reworded = request.other_texts
+    texts = Texts(wrong=wrong or UNRELATED, reworded=reworded or REWORDED)
+    with progress() as bar:
+        task = bar.add_task("text and memory", total=float(CONDITIONS * len(bags)))
+        begun: dict[str, int] = {}
+
+        def told(name: str, number: int, share: float) -> None:
+            place = begun.setdefault(name, len(begun)) * len(bags) + number
+            bar.update(task, description=name, completed=place + share)
+
+        study = measure(
+            bags, contract=runtime.contract, runtime=runtime, options=options, texts=texts, progress=told, stopped=stop
+        )
+    return study.document()
 
 
 def _teller(bar: Progress, task: TaskID, done: int) -> Callable[[float], None]:

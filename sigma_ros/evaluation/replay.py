@@ -7,8 +7,8 @@ takes no time here: the chunk of a tick is there at that tick, so results do not
 
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ from sigma_ros.evaluation.episode import Episode, Tick, recorded_task
 from sigma_ros.evaluation.recorder import ReplayRecorder
 from sigma_ros.evaluation.replay_log import SCORE_STRIDE_TICKS, BagFacts, PolicyFacts, ReplayLog, RunFacts
 from sigma_ros.evaluation.supervised import BagTimeSupervisor
-from sigma_ros.values import AdapterSettings, Chunk, Gap, Window
+from sigma_ros.values import AdapterSettings, Chunk, Gap, Telepathy, Window
 
 if TYPE_CHECKING:
     from sigma_ros.control.limits import SupervisorLimits
@@ -36,6 +36,7 @@ class ReplayOptions:
     """How to replay. `supervisor_limits` None leaves the supervisor out; `task` None takes the recorded text.
 
     `strict` turns any loss of the recording into an error; `recover` reads a bag whose end is cut off.
+    `forget_from` maps an epoch to the tick from which its memory is kept empty: what is the memory worth?
     """
 
     settings: AdapterSettings
@@ -44,15 +45,20 @@ class ReplayOptions:
     task: str | None = None
     strict: bool = False
     recover: bool = False
+    forget_from: Mapping[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hooks:
-    """What the outside gives a replay: a clock to measure with, a wish to stop, an ear for progress (0 to 1)."""
+    """What the outside gives a replay: a clock to measure with, a wish to stop, an ear for progress (0 to 1).
+
+    `inferred` hears every inference, with what the log does not keep.
+    """
 
     clock_ns: Callable[[], int] = time.perf_counter_ns
     stopped: Callable[[], bool] = lambda: False
     progress: Callable[[float], None] = lambda _: None
+    inferred: Callable[[Chunk, Telepathy], None] = lambda *_: None
 
 
 def replay(
@@ -83,7 +89,7 @@ def replay(
             seed=runtime.seed,
             supervised=options.supervisor_limits is not None,
         )
-        loop = _Loop(contract, runtime, options, ReplayRecorder(contract, policy_facts(runtime), run), hooks.clock_ns)
+        loop = _Loop(contract, runtime, options, ReplayRecorder(contract, policy_facts(runtime), run), hooks)
         complete = _drive(loop, ticks, bag, hooks)
         facts = bag_facts(bag, ticks)
         log = loop.recorder.finish(facts, complete=complete, wall_ns=hooks.clock_ns() - started_ns)
@@ -115,11 +121,12 @@ def policy_facts(runtime: "SigmaRuntime") -> PolicyFacts:
 
 def heads_of(runtime: "SigmaRuntime") -> dict[str, float]:
     """The model card's CHECK A: number of the heads' tensors, and mean, deviation and rms of all their numbers."""
+    heads = runtime.model.heads()
+    if not heads:
+        return {"tensors": 0}
     from sigma_ros.model.inspect import statistics  # noqa: PLC0415 - torch, only where a model is
 
-    found = statistics(runtime.model.heads().values())
-    if not found.tensors:
-        return {"tensors": 0}
+    found = statistics(heads.values())
     return {"tensors": found.tensors, "mean": found.mean, "std": found.std, "rms": found.rms}
 
 
@@ -188,7 +195,7 @@ class _Loop:
         runtime: "SigmaRuntime",
         options: ReplayOptions,
         recorder: ReplayRecorder,
-        clock_ns: Callable[[], int],
+        hooks: Hooks,
     ) -> None:
         self.recorder = recorder
         self.inferences = 0
@@ -196,13 +203,14 @@ class _Loop:
         self._contract = contract
         self._runtime = runtime
         self._options = options
-        self._clock_ns = clock_ns
+        self._hooks = hooks
+        self._clock_ns = hooks.clock_ns
         self._state: RecurrentState | None = None
         self._judged_epoch = -1
         self._problems: tuple[str, ...] = ()
         self._supervisor: BagTimeSupervisor | None = None
         if options.supervisor_limits is not None:
-            self._supervisor = BagTimeSupervisor(contract, options.supervisor_limits, recorder, clock_ns)
+            self._supervisor = BagTimeSupervisor(contract, options.supervisor_limits, recorder, hooks.clock_ns)
 
     def tick(self, tick: Tick) -> None:
         """One tick: the supervisor catches up to it, then the policy sees it."""
@@ -241,6 +249,7 @@ class _Loop:
         state = self._state
         if state is None or (state.epoch, state.task) != (window.epoch, window.task):
             state = self._runtime.initial_state(epoch=window.epoch, task=window.task)
+        state = self._forgotten(state, window.tick)
         started_ns = self._clock_ns()
         inference, advanced = self._runtime.step(
             window,
@@ -254,4 +263,13 @@ class _Loop:
         self._state = advanced if plans or commits else state
         self.inferences += 1
         self.recorder.inference(inference.chunk, inference.telepathy, published=plans, host_ns=host_ns)
+        self._hooks.inferred(inference.chunk, inference.telepathy)
         return inference.chunk if plans else None
+
+    def _forgotten(self, state: "RecurrentState", tick: int) -> "RecurrentState":
+        """The state with an empty memory, where the options want it so; window and task stay."""
+        from_tick = (self._options.forget_from or {}).get(state.epoch)
+        if from_tick is None or tick < from_tick:
+            return state
+        empty = self._runtime.initial_state(epoch=state.epoch, task=state.task)
+        return replace(state, memory=empty.memory, factors=empty.factors)

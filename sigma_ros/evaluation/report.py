@@ -53,15 +53,18 @@ def write_report(
     conditions: Mapping[str, object] | None = None,
     force: bool = False,
     page: bool = True,
+    extras: Mapping[str, object] | None = None,
 ) -> ReportPaths:
     """Writes `chunks.parquet`, `report.html` (unless `page` is False) and, last, `report.json` into `out_dir`.
+
+    `extras` are the documents of optional studies: `semantics`, `latency`.
 
     Raises:
         UsageError: a report is there already and `force` is not set.
         SigmaError: a file could not be written (disk full, no permission); nothing new is left behind.
     """
     refuse_existing(out_dir, force=force)
-    document = report_document(logs, scores, conditions or {})
+    document = report_document(logs, scores, conditions or {}, extras or {})
     writers: dict[str, Callable[[Path], object]] = {
         CHUNKS: lambda path: write_chunks(logs, path),
         PAGE: lambda path: path.write_text(report_page(logs, scores, document), encoding="utf-8"),

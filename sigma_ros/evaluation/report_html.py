@@ -18,6 +18,7 @@ from sigma_ros.evaluation.page import render
 from sigma_ros.evaluation.replay_log import ReplayLog, Strip
 from sigma_ros.evaluation.report_curves import SERIES, joint_figures, timeline_figures
 from sigma_ros.evaluation.report_figures import Figure, summary_figures
+from sigma_ros.evaluation.report_studies import study_figures
 from sigma_ros.evaluation.scores import Scores
 from sigma_ros.values import NS_PER_S
 
@@ -52,7 +53,7 @@ def report_page(logs: Sequence[ReplayLog], scores: Scores, document: Mapping[str
     """The whole page; `document` is the content of `report.json`."""
     shown = _worst_first(logs, scores)[:SHOWN_EPISODES]
     episodes = [_episode(f"e{i}", log) for i, log in enumerate(shown)]
-    summary = summary_figures(logs, scores)
+    summary = summary_figures(logs, scores) | study_figures(document)
     figures = dict(summary)
     for episode in episodes:
         figures |= {plot.element: plot.figure for plot in (*episode.joints, *episode.timeline)}

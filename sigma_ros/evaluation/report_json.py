@@ -19,12 +19,20 @@ from sigma_ros.evaluation.statistics import Comparison
 from sigma_ros.evaluation.verdict import verdict_of
 
 SCHEMA = "sigma_ros/report/1"
+STUDIES = ("semantics", "latency")
+"""Top-level keys that are null unless they were asked for."""
+
 MEASURED_KEYS = ("timing", "conditions")
 """Top-level keys that may differ between two replays of the same recording."""
 
 
-def report_document(logs: Sequence[ReplayLog], scores: Scores, conditions: Mapping[str, object]) -> dict[str, object]:
-    """The whole report as plain JSON values, in the order in which a reader wants them."""
+def report_document(
+    logs: Sequence[ReplayLog],
+    scores: Scores,
+    conditions: Mapping[str, object],
+    extras: Mapping[str, object] | None = None,
+) -> dict[str, object]:
+    """The whole report as plain JSON values, in the order a reader wants; `extras` are optional studies."""
     first = logs[0]
     verdict = verdict_of(logs, scores)
     document = {
@@ -52,6 +60,7 @@ def report_document(logs: Sequence[ReplayLog], scores: Scores, conditions: Mappi
         "bag": _bags(logs),
         "contract": {"name": first.contract.name, "fps": first.contract.fps, "joints": first.contract.joint_names},
         "replay": _replay(logs),
+        **{name: (extras or {}).get(name) for name in STUDIES},
         "timing": asdict(scores.timing),
         "conditions": dict(conditions),
     }

@@ -18,7 +18,8 @@ COMMIT_SHIFT_RAD = 1e-3
 class StubState:
     epoch: int
     task: str
-    commits: int = 0
+    memory: int = 0
+    factors: int = 0
 
 
 class StubRuntime:
@@ -60,7 +61,7 @@ class StubRuntime:
     ) -> tuple[SimpleNamespace, StubState]:
         assert (window.epoch, window.task) == (state.epoch, state.task)
         self.calls.append((window.epoch, window.tick, commit, baseline_diagnostics))
-        commits = state.commits + 1
+        commits = state.memory + 1
         pose = window.newest.positions_rad
         base = np.repeat((pose + COMMIT_SHIFT_RAD * commits)[None], HORIZON, axis=0)
         residual = np.zeros_like(base)
@@ -97,5 +98,5 @@ class StubRuntime:
             baseline_sem_align=0.5 if baseline_diagnostics else np.nan,
             committed=commit,
         )
-        advanced = StubState(state.epoch, state.task, commits if commit else state.commits)
+        advanced = StubState(state.epoch, state.task, commits if commit else state.memory)
         return SimpleNamespace(chunk=chunk, telepathy=belief), advanced
