@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from sigma_ros import __version__
 
 VERBS = {
+    "calibrate": "Check the arm's units and calibration against the training data.",
     "compare": "Put two reports of the same recordings side by side.",
     "contract": "Check a robot's contract file.",
     "demo": "Record, replay through the nodes and report, on this machine alone.",

@@ -8,7 +8,7 @@ thinks; how long an inference takes is injected, so a result depends on the late
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, UInt8
@@ -24,9 +24,6 @@ from sigma_ros.control.window import WindowHistory
 from sigma_ros.evaluation.replay_operator import ReplayOperator
 from sigma_ros.sim.environment import SimArm
 from sigma_ros.values import NS_PER_S, AdapterSettings, Chunk, Frame, LeftOver, Window
-
-if TYPE_CHECKING:
-    from sigma_ros.model.state import RecurrentState
 
 _START_NS = NS_PER_S
 """Simulated stamps begin here: a stamp of zero is refused everywhere."""
@@ -195,7 +192,7 @@ class _Policy:
         self._loop = loop
         self._clock_ns = clock_ns
         self._schedule = Schedule(loop.replan_ticks, runtime.memory_stride)
-        self._state: RecurrentState | None = None
+        self._state: Any = None
         self._chunk: Chunk | None = None
         self._chunk_id = 0
         self._free_ns = 0
