@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sigma_ros.model.normalise import Quantiles
 
 _AT_ZERO_RAD = 0.1
-"""A reading by which every joint stands at zero says nothing: any small numbers look like that."""
+"""A reading by which every joint stands near its zero says nothing: any small numbers look like that."""
 
 app = typer.Typer(no_args_is_help=True, help="Units and calibration of the arm.")
 
@@ -143,15 +143,15 @@ def _live(contract: "Contract") -> ndarray:
 def _tell(contract: "Contract", values: ndarray, quantiles: "Quantiles", fits: "tuple[Fit, ...]") -> None:
     console = Console(highlight=False)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("joint", "sent", "trained on", *(fit.reading.name for fit in fits)):
+    for column in ("joint", "sent", "trained on", *(fit.reading.name.split()[-1] for fit in fits)):
         table.add_column(column, justify="left" if column == "joint" else "right", no_wrap=True)
     as_policy = [contract.to_policy(fit.reading.rad(values)) for fit in fits]
     for i, name in enumerate(contract.joint_names):
         marks = [f"{p[i]:.1f}{' !' if name in fit.outside else ''}" for p, fit in zip(as_policy, fits, strict=True)]
-        table.add_row(name, f"{values[i]:.3f}", f"{quantiles.q01[i]:.1f} .. {quantiles.q99[i]:.1f}", *marks)
+        table.add_row(name, f"{values[i]:.3f}", f"{quantiles.q01[i]:.0f}..{quantiles.q99[i]:.0f}", *marks)
     console.print("the pose in the policy's units, if what was sent is meant as ...; ! is not like the training data")
     console.print(table)
-    fitting = [fit.reading for fit in fits if fit.fits and np.abs(fit.reading.rad(values)).max() > _AT_ZERO_RAD]
+    fitting = [fit.reading for fit in fits if fit.fits and _moved_rad(fit, values) > _AT_ZERO_RAD]
     if not fits[0].fits and not fitting:
         console.print("no convention fits: check joint order and signs, and the contract's limits and policy_unit")
     elif not fits[0].fits:
@@ -160,3 +160,8 @@ def _tell(contract: "Contract", values: ndarray, quantiles: "Quantiles", fits: "
         console.print(f"radians fit; so would {others}: bend the arm further and check again", style="bold")
     else:
         console.print("radians fit, and nothing else does", style="bold green")
+
+
+def _moved_rad(fit: "Fit", values: ndarray) -> float:
+    """How far from its zero a pose is by a reading."""
+    return float(np.abs(fit.reading.rad(values) - fit.reading.rad(np.zeros_like(values))).max())

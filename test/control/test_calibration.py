@@ -49,9 +49,7 @@ def test_our_map_is_lerobots(joint, part, convention, gripper) -> None:
     mode = modes.RANGE_0_100 if gripper else modes.RANGE_M100_100 if convention == "range" else modes.DEGREES
     entry = SimpleNamespace(range_min=joint.range_min, range_max=joint.range_max, drive_mode=joint.flipped)
     bus = SimpleNamespace(
-        calibration={
-            "joint": SimpleNamespace(range_min=joint.range_min, range_max=joint.range_max, drive_mode=joint.flipped)
-        },
+        calibration={"joint": entry},
         apply_drive_mode=True,
         motors={"joint": SimpleNamespace(norm_mode=mode)},
         model_resolution_table={"sts3215": 4096},
