@@ -22,10 +22,7 @@ def load_contract(path: str | Path) -> Contract:
             every problem is listed at once.
     """
     file = _find(path)
-    try:
-        document = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ContractError("the contract cannot be read", where=file, got=error) from error
+    document = _whole(file)
     reader = _Reader(document)
     contract = reader.contract()
     if contract is None or reader.problems:
@@ -36,6 +33,25 @@ def load_contract(path: str | Path) -> Contract:
             remedy=f"compare with {shipped_config_dir() / 'so101.yaml'}; check with: sigma contract check {file}",
         )
     return contract
+
+
+def _whole(file: Path) -> object:
+    """A file's document; with `extends: so101` that contract's, with this file's entries in place of its own."""
+    document = _parsed(file)
+    if not isinstance(document, dict) or "extends" not in document:
+        return document
+    name = document.pop("extends")
+    parent = _parsed(_find(name if isinstance(name, str) else str(name)))
+    if not isinstance(parent, dict) or "extends" in parent:
+        raise ContractError("a contract may extend a whole one only", where=file, got=f"extends: {name}")
+    return parent | document
+
+
+def _parsed(file: Path) -> object:
+    try:
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ContractError("the contract cannot be read", where=file, got=error) from error
 
 
 def shipped_config_dir() -> Path:
@@ -68,9 +84,9 @@ def _find(path: str | Path) -> Path:
 
 
 def is_contract_file(path: Path) -> bool:
-    """Whether a YAML file looks like a contract (it names joints)."""
+    """Whether a YAML file looks like a contract (it names joints, or extends one that does)."""
     document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return isinstance(document, dict) and "joints" in document
+    return isinstance(document, dict) and bool({"joints", "extends"} & document.keys())
 
 
 class _Reader:

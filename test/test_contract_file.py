@@ -169,3 +169,27 @@ def test_any_value_anywhere_is_either_read_or_refused_as_a_contract_error(
         contract = load_contract(file)
         assert contract.dof == 6
         assert all(isinstance(alias, str) for joint in contract.joints for alias in joint.aliases)
+
+
+PRESETS = ("so101_rospai", "so101_legalaspro", "so101_trajectory")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_of_another_stack_differs_from_the_so101_in_topics_alone(name: str) -> None:
+    preset, plain = load_contract(name), load_contract("so101")
+    assert preset.name == name
+    assert preset.joints == plain.joints
+    assert (preset.fps, preset.tasks, preset.action_source) == (plain.fps, plain.tasks, plain.action_source)
+    assert [camera.model_key for camera in preset.cameras] == [camera.model_key for camera in plain.cameras]
+    topics = {preset.joint_state_topic, preset.command_topic, *(camera.topic for camera in preset.cameras)}
+    assert topics != {plain.joint_state_topic, plain.command_topic, *(camera.topic for camera in plain.cameras)}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("extends: nobody", "no such contract"), ("extends: so101_rospai", "whole")]
+)
+def test_only_a_whole_contract_can_be_extended(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    with pytest.raises(ContractError, match=said):
+        load_contract(file)
