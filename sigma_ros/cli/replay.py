@@ -61,6 +61,15 @@ def replay(
     reworded_text: Annotated[
         str | None, typer.Option("--reworded-text", help="The same task in other words; may hold {task}.")
     ] = None,
+    latency: Annotated[
+        str | None,
+        typer.Option(
+            "--latency", help="What do late chunks cost? Milliseconds, ~jitter, !spike@share: 0,30,100~20,100!500@0.05"
+        ),
+    ] = None,
+    realtime: Annotated[
+        bool, typer.Option("--realtime", help="Also play at the recording's speed with the live worker.")
+    ] = False,
     form: Annotated[
         Format, typer.Option("--format", help="What is printed at the end: text, or md for a pull request.")
     ] = Format.TEXT,
@@ -93,6 +102,8 @@ def replay(
         force=force,
         semantic=semantic,
         other_texts=(wrong_text, reworded_text),
+        latency=latency,
+        realtime=realtime,
         as_markdown=form is Format.MD,
     )
     sys.exit(run(request))

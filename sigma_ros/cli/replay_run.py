@@ -25,6 +25,7 @@ from sigma_ros.errors import UsageError
 from sigma_ros.evaluation.bag import open_bag
 from sigma_ros.evaluation.bags import find_bags
 from sigma_ros.evaluation.conditions import conditions
+from sigma_ros.evaluation.latency import Latency, parse_latencies
 from sigma_ros.evaluation.markdown import report_markdown
 from sigma_ros.evaluation.replay import Hooks, ReplayOptions, replay
 from sigma_ros.evaluation.replay_log import ReplayLog
@@ -62,6 +63,8 @@ class Request:
     force: bool
     semantic: bool = False
     other_texts: tuple[str | None, str | None] = (None, None)
+    latency: str | None = None
+    realtime: bool = False
     as_markdown: bool = False
 
 
@@ -87,6 +90,9 @@ def run(request: Request) -> int:
     refuse_existing(request.out, force=request.force)
     contract = load_contract(request.contract)
     settings = adapter_settings(request.scales)
+    if request.latency is not None and request.realtime:
+        raise UsageError("--latency is in bag time, --realtime on this machine's clock", remedy="ask for one of them")
+    _latencies(request)
     bags = find_bags(request.bags)
     for bag in bags:
         with open_bag(bag, strict=request.strict, recover=request.recover) as opened:
@@ -106,7 +112,7 @@ def run(request: Request) -> int:
         options = _options(request, settings, runtime)
         logs = _replay_all(bags, contract, runtime, options, stop)
         scores = score(*logs, complete=len(logs) == len(bags))
-        extras = {"semantics": _semantics(request, bags, runtime, options, stop)} if request.semantic else {}
+        extras = _studies(request, bags, runtime, options, stop)
         paths = write_report(
             logs,
             scores,
@@ -200,23 +206,52 @@ def _replay_all(
     return logs
 
 
-def _semantics(
+def _latencies(request: Request) -> tuple[Latency, ...]:
+    return parse_latencies(request.latency, seed=request.seed) if request.latency is not None else ()
+
+
+def _studies(
     request: Request, bags: Sequence[Path], runtime: SigmaRuntime, options: ReplayOptions, stop: Stop
 ) -> dict[str, object]:
-    wrong, reworded = request.other_texts
-    texts = Texts(wrong=wrong or UNRELATED, reworded=reworded or REWORDED)
+    """The optional studies that were asked for, by their keys in the report."""
+    studies: dict[str, object] = {}
+    if request.semantic:
+        wrong, reworded = request.other_texts
+        texts = Texts(wrong=wrong or UNRELATED, reworded=reworded or REWORDED)
+        with _study_progress(CONDITIONS * len(bags), len(bags)) as told:
+            found = measure(
+                bags,
+                contract=runtime.contract,
+                runtime=runtime,
+                options=options,
+                texts=texts,
+                progress=told,
+                stopped=stop,
+            )
+        studies["semantics"] = found.document()
+    latencies = _latencies(request)
+    if latencies or request.realtime:
+        from sigma_ros.cli import replay_late  # noqa: PLC0415 - the live worker, only where it is asked for
+
+        with _study_progress(max(1, len(latencies)) * len(bags), len(bags)) as told:
+            studies["latency"] = (
+                replay_late.in_bag_time(bags, latencies, runtime, options, told=told, stopped=stop)
+                if latencies
+                else replay_late.on_the_wall_clock(bags, runtime, options, told=told, stopped=stop)
+            )
+    return studies
+
+
+@contextmanager
+def _study_progress(replays: int, bags: int) -> Iterator[Callable[[str, int, float], None]]:
     with progress() as bar:
-        task = bar.add_task("text and memory", total=float(CONDITIONS * len(bags)))
+        task = bar.add_task("study", total=float(replays))
         begun: dict[str, int] = {}
 
         def told(name: str, number: int, share: float) -> None:
-            place = begun.setdefault(name, len(begun)) * len(bags) + number
-            bar.update(task, description=name, completed=place + share)
+            bar.update(task, description=name, completed=begun.setdefault(name, len(begun)) * bags + number + share)
 
-        study = measure(
-            bags, contract=runtime.contract, runtime=runtime, options=options, texts=texts, progress=told, stopped=stop
-        )
-    return study.document()
+        yield told
 
 
 def _teller(bar: Progress, task: TaskID, done: int) -> Callable[[float], None]:

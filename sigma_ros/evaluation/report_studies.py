@@ -14,7 +14,18 @@ def study_figures(document: Mapping[str, Any]) -> dict[str, Figure]:
     figures = {}
     if document["semantics"]:
         figures["semantics"] = _semantics(document["semantics"]["effects"])
+    if document["latency"]:
+        figures["latency"] = _latency(document["latency"]["rows"])
     return figures
+
+
+def _latency(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    names = [f"{row['name']} ms" if row["name"] != "measured" else "measured" for row in rows]
+    traces = [
+        go.Bar(x=names, y=[row["baseline_mse"] for row in rows], name="base, executed", marker={"color": BASE}),
+        go.Bar(x=names, y=[row["sigma_mse"] for row in rows], name="Sigma, executed", marker={"color": SIGMA}),
+    ]
+    return figure_of(traces, x="latency", y="mean squared error (normalised)", barmode="group", bargap=0.3)
 
 
 def _semantics(effects: Sequence[Mapping[str, Any]]) -> Figure:

@@ -100,3 +100,10 @@ class StubRuntime:
         )
         advanced = StubState(state.epoch, state.task, commits if commit else state.memory)
         return SimpleNamespace(chunk=chunk, telepathy=belief), advanced
+
+    def remember(self, window: Window, state: StubState) -> tuple[Telepathy, StubState]:
+        """A commit without a chunk."""
+        calls = len(self.calls)
+        inference, advanced = self.step(window, state, commit=True, settings=AdapterSettings(), chunk_id=-1)
+        del self.calls[calls:]
+        return inference.telepathy, advanced
