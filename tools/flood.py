@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Floods the supervisor's inputs: joint states of an unknown arm, heartbeats and malformed chunks as fast as Python can.
+"""Floods the supervisor's inputs: joint states of an unknown arm and malformed chunks, as fast as Python can.
 
 python -m tools.flood --seconds 3
 """
@@ -10,9 +10,9 @@ import time
 
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
+from sigma_ros.msg import ActionChunk
 from std_msgs.msg import Float64MultiArray
 
-from sigma_ros.msg import ActionChunk
 from sigma_ros.nodes import qos, topics
 from sigma_ros.nodes.process import ros_context
 

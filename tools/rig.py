@@ -8,15 +8,15 @@ middleware's sequence numbers and source times, and go to the independent oracle
 
 import contextlib
 import signal
-import subprocess
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import psutil
 from diagnostic_msgs.msg import DiagnosticArray
 from numpy import ndarray
 from rcl_interfaces.srv import SetParameters
@@ -26,20 +26,22 @@ from rclpy.parameter import Parameter
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import JointState
+from sigma_ros.msg import SupervisorState
 from std_msgs.msg import Bool, Float64MultiArray, Header, String
 from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory
 
 from sigma_ros.contract_file import load_contract
 from sigma_ros.control.reasons import State
-from sigma_ros.msg import SupervisorState
 from sigma_ros.nodes import qos, topics
 from sigma_ros.nodes.clocks import steady_clock
 from sigma_ros.nodes.process import ros_context
-from sigma_ros.nodes.sensor_messages import joint_state_message, stamp_ns
+from sigma_ros.nodes.sensor_messages import stamp_ns
 from tools import oracle
+from tools.child import ROOT, Process
+from tools.mock_arm import Arm
 from tools.stand_in_policy import DONE, MODE
 
-ROOT = Path(__file__).resolve().parents[1]
 RUNNING = (State.RUN, State.BASE_ONLY)
 LISTEN = QoSProfile(
     history=HistoryPolicy.KEEP_LAST,
@@ -47,120 +49,39 @@ LISTEN = QoSProfile(
     reliability=ReliabilityPolicy.RELIABLE,
     durability=DurabilityPolicy.VOLATILE,
 )
-_LAG_S = 0.06
 _SETTLED_NS = 300_000_000
 """States and commands this old are matched by their source times and judged."""
 
 
-class Process:
-    """A child in a session of its own, so that its end ends whatever it started."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """How the bench is set up: contract (name or file) and whether all follow a `/clock` of the bench."""
 
-    def __init__(self, *command: str, log: Path, stdin: bool = False) -> None:
-        with log.open("ab") as out:
-            self.popen = subprocess.Popen(
-                [sys.executable, *command],
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
-                cwd=ROOT,
-            )
-        self.usage = psutil.Process(self.popen.pid)
+    contract: str = "so101"
+    sim_time: bool = False
 
     @property
-    def alive(self) -> bool:
-        """Whether it still runs (stopped counts as running)."""
-        return self.popen.poll() is None
-
-    def signal(self, number: int) -> None:
-        """Sends a signal to a living process."""
-        if self.alive:
-            self.popen.send_signal(number)
-
-    def end(self) -> None:
-        """Kills it and waits."""
-        if self.alive:
-            self.popen.kill()
-        self.popen.wait()
-        if self.popen.stdin is not None:
-            self.popen.stdin.close()
-
-    def resources(self) -> dict[str, float]:
-        """Resident memory [MB], file descriptors, threads, CPU seconds; empty when it is gone."""
-        try:
-            with self.usage.oneshot():
-                cpu = self.usage.cpu_times()
-                return {
-                    "rss_mb": round(self.usage.memory_info().rss / 2**20, 2),
-                    "fds": self.usage.num_fds(),
-                    "threads": self.usage.num_threads(),
-                    "cpu_s": round(cpu.user + cpu.system, 2),
-                }
-        except psutil.NoSuchProcess:
-            return {}
-
-
-class Arm:
-    """MOCK of an arm with position servos; `mode` makes its joint states lie or vanish."""
-
-    def __init__(self, pose_rad: ndarray) -> None:
-        self.pose_rad = pose_rad
-        self.goal_rad = pose_rad
-        self.mode = "normal"
-
-    def move(self, dt_s: float) -> None:
-        """Approaches the last command, unless it is stalled."""
-        if self.mode != "stalled":
-            self.pose_rad = self.pose_rad + min(1.0, dt_s / _LAG_S) * (self.goal_rad - self.pose_rad)
-
-    def message(self, at_ns: int, names: tuple[str, ...]) -> JointState | None:
-        """Its joint state as the mode wants it."""
-        said, pose = names, np.array(self.pose_rad)
-        match self.mode:
-            case "silent":
-                return None
-            case "nan":
-                pose[:] = np.nan
-            case "one_nan":
-                pose[2] = np.nan
-            case "degrees":
-                pose = np.degrees(pose) + 20.0
-            case "jump":
-                pose[0] += 0.8
-            case "outside":
-                pose[0] = 2.5
-            case "other_names":
-                said = tuple(f"j{i}" for i in range(len(names)))
-            case "shuffled":
-                said, pose = said[::-1], pose[::-1]
-            case "swapped_values":
-                pose = pose[::-1]
-            case "five_joints":
-                said, pose = said[:5], pose[:5]
-            case "future":
-                at_ns += 3_600_000_000_000
-            case "zero_stamp":
-                at_ns = 0
-        message = joint_state_message(at_ns=at_ns, names=said, positions_rad=pose)
-        if self.mode == "bare":
-            message.position = []
-        return message
+    def ros_arguments(self) -> tuple[str, ...]:
+        """For every process of it."""
+        return ("--ros-args", "-p", "use_sim_time:=true") if self.sim_time else ()
 
 
 class Rig(Node):
     """Arm, operator and monitor in one node; the supervisor and the policy are processes. See the module."""
 
-    def __init__(self, executor: SingleThreadedExecutor, log: Path, *, kind: str = "array") -> None:
-        super().__init__("fault_rig")
-        self.contract = load_contract("so101")
+    def __init__(self, executor: SingleThreadedExecutor, log: Path, *, setup: Setup) -> None:
+        super().__init__("fault_rig", parameter_overrides=[Parameter("use_sim_time", value=setup.sim_time)])
+        self.contract = load_contract(setup.contract)
+        self.setup = setup
         self.log = log
-        self.kind = kind
         self._spinner = executor
         executor.add_node(self)
         self.arm = Arm(np.array([0.1, -0.2, 0.3, -0.1, 0.05, 0.4]))
         self.oracle = oracle.Live(oracle.Limits.read(ROOT / "config" / "oracle_so101.yaml"))
         self.states: deque[tuple[int, SupervisorState]] = deque(maxlen=2000)
         self.commands: deque[tuple[int, ndarray]] = deque(maxlen=2000)
-        self.diagnostics: dict[str, tuple[int, str]] = {}
+        self.diagnostics: dict[str, tuple[int, int, str]] = {}
+        self.other: Process | None = None
         self.done: dict[str, int] = {}
         self.estop = "calm"
         self.foreign: Publisher | None = None
@@ -187,15 +108,26 @@ class Rig(Node):
         self._setter = self.create_client(SetParameters, f"/{topics.SUPERVISOR_NODE}/set_parameters")
 
     def _listen(self) -> None:
-        self.create_subscription(Float64MultiArray, self.contract.command_topic, self._on_command, LISTEN)
+        heard = (JointTrajectory, self._on_trajectory) if self._is_trajectory else (Float64MultiArray, self._on_array)
+        self.create_subscription(heard[0], self.contract.command_topic, heard[1], LISTEN)
         self.create_subscription(SupervisorState, topics.SUPERVISOR_STATE, self._on_state, LISTEN)
         self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, LISTEN)
         self.create_subscription(Header, DONE, self._on_done, qos.EVENT)
 
     # What is heard
 
-    def _on_command(self, message: Float64MultiArray, info: dict[str, int]) -> None:
-        command = np.array(message.data)
+    @property
+    def _is_trajectory(self) -> bool:
+        return self.contract.command_type.startswith("trajectory_msgs")
+
+    def _on_array(self, message: Float64MultiArray, info: dict[str, int]) -> None:
+        self._on_command(np.array(message.data)[None], info)
+
+    def _on_trajectory(self, message: JointTrajectory, info: dict[str, int]) -> None:
+        self._on_command(np.array([point.positions for point in message.points]), info)
+
+    def _on_command(self, points: ndarray, info: dict[str, int]) -> None:
+        command = points[0]
         sequence = int(info["publication_sequence_number"])
         lost = max(0, sequence - self._sequence - 1) if self._sequence >= 0 else 0
         self._sequence = sequence
@@ -203,8 +135,8 @@ class Rig(Node):
         at_ns = int(info["source_timestamp"])
         self.commands.append((at_ns, command))
         self._waiting_commands.append((at_ns, command, lost))
-        if np.isfinite(command).all():
-            self.arm.goal_rad = command
+        if np.isfinite(points).all():
+            self.arm.follow(points, self.contract.command_period_ns / 1e9)
 
     def _on_state(self, message: SupervisorState, info: dict[str, int]) -> None:
         sequence = int(info["publication_sequence_number"])
@@ -223,7 +155,7 @@ class Rig(Node):
         for status in message.status:
             node, _, task = status.name.partition(": ")
             if node == topics.SUPERVISOR_NODE:
-                self.diagnostics[task] = (int.from_bytes(status.level, "little"), status.message)
+                self.diagnostics[task] = (time.time_ns(), int.from_bytes(status.level, "little"), status.message)
 
     def _on_done(self, message: Header) -> None:
         self.done[message.frame_id] = stamp_ns(message.stamp)
@@ -233,15 +165,14 @@ class Rig(Node):
         message = self.arm.message(self.get_clock().now().nanoseconds, self.contract.joint_names)
         if message is not None:
             self._joints.publish(message)
-        self._judge()
+        self._judge(time.time_ns() - _SETTLED_NS)
 
     def _beat(self) -> None:
         if self.estop in ("calm", "pressed"):
             self.estop_publisher.publish(Bool(data=self.estop == "pressed"))
 
-    def _judge(self) -> None:
+    def _judge(self, until_ns: int) -> None:
         """Hands what has settled to the oracle: every state is a tick, with the command of the same tick or none."""
-        until_ns = time.time_ns() - _SETTLED_NS
         while self._waiting_states and self._waiting_states[0][0] <= until_ns:
             at_ns, state = self._waiting_states.popleft()
             command = None
@@ -255,12 +186,22 @@ class Rig(Node):
 
     def start_supervisor(self, *options: str) -> None:
         """Starts the real supervisor and waits for its first state."""
+        self._end_stream()
+        since_ns = time.time_ns()
+        given = ("--contract", self.setup.contract, *options, *self.setup.ros_arguments)
+        self.supervisor = Process("-m", "sigma_ros.nodes.supervisor_node", *given, log=self.log)
+        self.wait(lambda: self.states and self.states[-1][0] > since_ns, "the supervisor's first state")
+
+    def _end_stream(self) -> None:
+        """Judges what is left of the last supervisor; its last command may lack a state if it was killed in between."""
+        self._judge(time.time_ns())
+        if self.states:
+            for at_ns, command, _ in self._waiting_commands:
+                self.oracle.tick(at_ns, self.state.name, command)
+        self._waiting_commands.clear()
         self._sequence = self._state_sequence = -1
         self.oracle.cut()
         self.oracle.forget_silence()
-        since_ns = time.time_ns()
-        self.supervisor = Process("-m", "sigma_ros.nodes.supervisor_node", *options, log=self.log)
-        self.wait(lambda: self.states and self.states[-1][0] > since_ns, "the supervisor's first state")
 
     def start_policy(self) -> None:
         """Starts the scripted policy, at once if a spare one waits."""
@@ -278,11 +219,11 @@ class Rig(Node):
             self._spare = self._new_policy()
 
     def _new_policy(self) -> Process:
-        return Process("-m", "tools.stand_in_policy", "--wait", log=self.log, stdin=True)
+        return Process("-m", "tools.stand_in_policy", "--wait", *self.setup.ros_arguments, log=self.log, stdin=True)
 
     def end(self) -> None:
         """Ends every process."""
-        for process in (self.policy, self._spare, self.supervisor):
+        for process in (self.policy, self._spare, self.supervisor, self.other):
             if process is not None:
                 process.end()
 
@@ -375,13 +316,14 @@ class Rig(Node):
 
 
 @contextlib.contextmanager
-def rig(log: Path, *, options: tuple[str, ...] = ()) -> Iterator[Rig]:
-    """A running bench: the supervisor in RUN under the scripted policy."""
+def rig(log: Path, *, setup: Setup = Setup(), before: Callable[[Rig], Any] = lambda _rig: None) -> Iterator[Rig]:
+    """A running bench: the supervisor in RUN under the scripted policy. `before` is called before any process starts."""
     with ros_context([sys.argv[0]]):
         executor = SingleThreadedExecutor()
-        node = Rig(executor, log)
+        node = Rig(executor, log, setup=setup)
         try:
-            node.start_supervisor(*options)
+            before(node)
+            node.start_supervisor()
             node.start_policy()
             node.recover()
             yield node

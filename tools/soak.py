@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from tools.faults import CATALOGUE, Fault
+from tools.fault_catalogue import CATALOGUE
+from tools.faults import Fault
 from tools.rig import Rig, rig
 from tools.trial import Trial, attempt
 
@@ -95,10 +96,11 @@ def table(document: dict[str, Any]) -> str:
     """The result as Markdown: one line of facts, one row per fault."""
     growth = document["growth"]
     lines = [
-        f"{document['hours']:.2f} h, {document['ticks']:,} ticks, {document['faults']} faults (seed {document['seed']}): "
+        f"{document['hours']:.2f} h, {document['ticks']:,} ticks, {document['faults']} faults, "
+        f"seed {document['seed']}: "
         f"**{document['violations']} violations**, {document['missed']} reactions missed; supervisor memory "
-        f"{growth['rss_mb']:+.1f} MB, descriptors {growth['fds']:+g}, threads {growth['threads']:+g}; longest gap between "
-        f"ticks {document['tick_gap_max_ms']:.0f} ms (without the injected pauses of the supervisor).",
+        f"{growth['rss_mb']:+.1f} MB, descriptors {growth['fds']:+g}, threads {growth['threads']:+g}; longest gap "
+        f"between ticks {document['tick_gap_max_ms']:.0f} ms (without the injected pauses of the supervisor).",
         "",
         "| fault | row | times | noticed as expected | detection ms: median, worst | back in RUN, worst s |",
         "| --- | --- | ---: | ---: | ---: | ---: |",

@@ -9,6 +9,7 @@ and confirmed on `/sigma/stand_in/done` with the moment at which the first fault
 """
 
 import argparse
+import random
 import sys
 import time
 from collections.abc import Callable
@@ -19,12 +20,12 @@ from numpy import ndarray
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
+from sigma_ros.msg import ActionChunk, SupervisorState
 from std_msgs.msg import Bool, Header, String
 
 from sigma_ros.contract_file import load_contract
 from sigma_ros.control.joints import JointReader
 from sigma_ros.control.reasons import State
-from sigma_ros.msg import ActionChunk, SupervisorState
 from sigma_ros.nodes import qos, topics
 from sigma_ros.nodes.clocks import steady_clock
 from sigma_ros.nodes.messages import chunk_message
@@ -38,7 +39,7 @@ DONE = "/sigma/stand_in/done"
 HORIZON = 50
 REPLAN_S = 8 / 30
 _AMPLITUDE_RAD = 0.25
-_PULSATANCE = 1.5
+_PULSATANCE, _FAST_PULSATANCE = 1.5, 6.0
 _FOLLOWING = (int(State.RUN), int(State.BASE_ONLY))
 
 Spoil = Callable[[Chunk, ActionChunk], ActionChunk]
@@ -115,10 +116,11 @@ SPOILS: dict[str, Spoil] = {
         replace(chunk, residual_rad=-1.5 * (chunk.base_rad - chunk.base_rad[0]), scale=1.0)
     ),
     "jump": _steps(lambda base: base + 0.3),
+    "flapping_scale": lambda chunk, _: chunk_message(replace(chunk, scale=float(chunk.chunk_id % 2))),
 }
 """Chunks gone wrong, by name: each makes the message that goes out instead of the good one."""
 
-QUIET = ("no_chunks", "no_heartbeat", "unhealthy", "hang", "crash", "new_epoch")
+QUIET = ("no_chunks", "no_heartbeat", "unhealthy", "hang", "crash", "new_epoch", "lossy", "fast")
 MODES = ("normal", *QUIET, *SPOILS)
 
 
@@ -135,6 +137,7 @@ class StandInPolicy(Node):
         self._following = False
         self._chunk_id, self._epoch = 0, 0
         self.mode = "normal"
+        self._dice = random.Random(0)
         self._chunks = self.create_publisher(ActionChunk, topics.ACTION_CHUNK, qos.CHUNK)
         self._heartbeat = self.create_publisher(Bool, topics.POLICY_HEARTBEAT, qos.HEARTBEAT)
         self._done = self.create_publisher(Header, DONE, qos.EVENT)
@@ -170,8 +173,11 @@ class StandInPolicy(Node):
             self.mode = "normal"
 
     def _beat(self) -> None:
-        if self.mode != "no_heartbeat":
+        if self.mode != "no_heartbeat" and not self._is_lost():
             self._heartbeat.publish(Bool(data=self.mode != "unhealthy"))
+
+    def _is_lost(self) -> bool:
+        return self.mode == "lossy" and self._dice.random() < 0.3
 
     def _plan(self) -> None:
         if self._pose_rad is None or self.mode in ("no_chunks", "unhealthy"):
@@ -181,6 +187,8 @@ class StandInPolicy(Node):
             self._anchor_rad, self._began_ns = self._pose_rad, now_ns
         chunk = self._wave(now_ns)
         self._chunk_id += 1
+        if self._is_lost():
+            return
         message = chunk_message(chunk)
         spoil = SPOILS.get(self.mode)
         self._chunks.publish(message if spoil is None else spoil(chunk, message))
@@ -190,7 +198,8 @@ class StandInPolicy(Node):
         t = (now_ns - self._began_ns) / 1e9 + np.arange(HORIZON)[:, None] * contract.tick_period_ns / 1e9
         middle = 0.5 * (contract.lower_rad + contract.upper_rad)
         toward = np.where(self._anchor_rad > middle, -1.0, 1.0)
-        base = self._anchor_rad + toward * _AMPLITUDE_RAD * (1.0 - np.cos(_PULSATANCE * t))
+        pulsatance = _FAST_PULSATANCE if self.mode == "fast" else _PULSATANCE
+        base = self._anchor_rad + toward * _AMPLITUDE_RAD * (1.0 - np.cos(pulsatance * t))
         return Chunk(
             chunk_id=self._chunk_id + 1,
             epoch=self._epoch,
@@ -215,9 +224,10 @@ def main() -> int:
     """The program."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--wait", action="store_true")
-    if parser.parse_args().wait and not sys.stdin.readline():
+    options, _ = parser.parse_known_args()
+    if options.wait and not sys.stdin.readline():
         return 0
-    with ros_context([sys.argv[0]]):
+    with ros_context(sys.argv):
         node = StandInPolicy()
         executor = SingleThreadedExecutor()
         executor.add_node(node)

@@ -2,6 +2,8 @@
 """One fault, injected once: was it noticed as expected, how soon, and did the operator get the arm back?"""
 
 import dataclasses
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +16,7 @@ _CLOCK_SLACK_S = 0.002
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """What became of one injection. `detection_ms` counts from the fault to the first message that shows the reaction."""
+    """What became of one injection. `detection_ms` counts from the fault to the first message with the reaction."""
 
     fault: str
     name: str
@@ -41,19 +43,27 @@ def attempt(bench: Rig, fault: Fault) -> Trial:
     before = bench.states[-1][1]
     why, found = "", None
     bench.gap_ns = 0
-    began_ns = fault.inject(bench)
+    began_ns, stayed = time.time_ns(), True
     try:
+        began_ns = fault.inject(bench)
         bench.wait(
             lambda: bench.first(began_ns, lambda said: fault.seen(said, before)),
             fault.expected,
             timeout_s=fault.within_s + 2.0,
         )
-    except TimeoutError as error:
-        why = str(error)
+        if fault.diagnosed:
+            bench.wait(
+                lambda: _is_diagnosed(bench, fault, began_ns), f"{fault.diagnosed} in /diagnostics", timeout_s=1.2
+            )
+        bench.rest(fault.dwell_s)
+        stayed = not fault.lasting or fault.seen(bench.states[-1][1], before)
+    except (TimeoutError, AssertionError) as error:
+        why = f"{type(error).__name__}: {error}"
     found = bench.first(began_ns, lambda said: fault.seen(said, before))
-    bench.rest(fault.dwell_s)
-    stayed = not fault.lasting or fault.seen(bench.states[-1][1], before)
-    fault.heal(bench)
+    try:
+        fault.heal(bench)
+    except (TimeoutError, AssertionError) as error:
+        why = why or f"{type(error).__name__}: {error}"
     said = bench.states[-1][1] if found is None else found[1]
     detection_s = None if found is None else (found[0] - began_ns) / 1e9
     recovered_s = -1.0
@@ -67,7 +77,7 @@ def attempt(bench: Rig, fault: Fault) -> Trial:
     if not stayed:
         why = why or "the reaction did not last"
     found_more = bench.oracle.report.violations - violations
-    ok = in_time and stayed and not found_more and recovered_s >= 0.0 and bench.state in RUNNING
+    ok = not why and in_time and stayed and not found_more and recovered_s >= 0.0 and bench.state in RUNNING
     return Trial(
         fault=fault.row,
         name=fault.name,
@@ -83,3 +93,43 @@ def attempt(bench: Rig, fault: Fault) -> Trial:
         tick_gap_ms=round(bench.gap_ns / 1e6, 1),
         why=why,
     )
+
+
+def attempt_pair(bench: Rig, first: Fault, second: Fault) -> Trial:
+    """Injects two faults one after the other, without waiting for the first reaction; judges safety alone."""
+    violations, bench.gap_ns = bench.oracle.report.violations, 0
+    why, recovered_s = "", -1.0
+    for fault in (first, second):
+        with suppress(TimeoutError, AssertionError):  # its own condition may not hold beside the other fault
+            fault.inject(bench)
+        bench.rest(0.3)
+    bench.rest(0.7)
+    said = bench.states[-1][1]
+    for fault in (second, first):
+        with suppress(TimeoutError, AssertionError):
+            fault.heal(bench)
+    try:
+        recovered_s = bench.recover()
+    except TimeoutError as error:
+        why = str(error)
+    found_more = bench.oracle.report.violations - violations
+    return Trial(
+        fault="F69",
+        name=f"{first.name} + {second.name}",
+        expected="no limit broken, the operator gets the arm back",
+        ok=not why and not found_more,
+        state=State(said.state).name,
+        reason=str(said.reason),
+        text=str(said.reason_text),
+        detection_ms=None,
+        limit_ms=0.0,
+        recovered_s=round(recovered_s, 2),
+        violations=found_more,
+        tick_gap_ms=round(bench.gap_ns / 1e6, 1),
+        why=why,
+    )
+
+
+def _is_diagnosed(bench: Rig, fault: Fault, since_ns: int) -> bool:
+    at_ns, level, _ = bench.diagnostics.get(fault.diagnosed, (0, 0, ""))
+    return at_ns >= since_ns and level > 0

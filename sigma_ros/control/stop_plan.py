@@ -29,6 +29,7 @@ from jaxtyping import Bool, Float64
 from numpy import ndarray
 
 from sigma_ros.control.limits import MotionLimits
+from sigma_ros.errors import ContractError
 
 MAX_STOP_TICKS = 400
 """A robot that needs longer to stop than this many ticks is refused."""
@@ -48,7 +49,7 @@ class StopPlanner:
     Velocity `w` is in rad per tick, acceleration `b` in rad per tick^2. Holds constants only.
 
     Raises:
-        ValueError: the robot needs more than `MAX_STOP_TICKS` ticks to stop.
+        ContractError: the robot needs more than `MAX_STOP_TICKS` ticks to stop.
     """
 
     def __init__(self, limits: MotionLimits, *, speed_factor: float = 1.0) -> None:
@@ -63,7 +64,12 @@ class StopPlanner:
         self._jerk_tolerance = _JERK_TOLERANCE_RADPS3 * dt**3
         self.ticks = _longest_stop_ticks(self.w_max * speed_factor, self.b_max, self.jerk)
         if self.ticks > MAX_STOP_TICKS:
-            raise ValueError(f"a full stop takes {self.ticks} ticks, at most {MAX_STOP_TICKS} are allowed")
+            raise ContractError(
+                "a full stop would take too long",
+                expected=f"at most {MAX_STOP_TICKS} control periods",
+                got=f"{self.ticks}",
+                remedy="raise the acceleration and jerk limits, or lower the speed limit",
+            )
         self._k = np.arange(1.0, self.ticks + 1.0)
         self._ramp = self.jerk[:, None] * self._k
         self._all_lengths = self._k[None, None, :]

@@ -19,7 +19,8 @@ from sigma_ros.contract import Contract
 from sigma_ros.control.chunk_check import Verdict, refused
 from sigma_ros.control.command_loop import Outcome
 from sigma_ros.control.decision import Answer, Counters, Decision
-from sigma_ros.control.limits import SupervisorLimits
+from sigma_ros.control.limits import MotionLimits, SupervisorLimits
+from sigma_ros.control.motion_guard import MotionGuard
 from sigma_ros.control.reasons import Reason, State
 from sigma_ros.control.situation import Situation
 from sigma_ros.errors import ContractError
@@ -155,7 +156,7 @@ class Supervisor:
         situation = self._situation
         try:
             limits = (situation.pending or self.limits).tightened(**changes)
-            motion = limits.motion(self.contract)
+            motion = self._usable_motion(limits)
         except (ContractError, TypeError) as error:
             return _no(Reason.SETTING_REFUSED, str(error))
         if situation.loop.track is None:
@@ -176,11 +177,17 @@ class Supervisor:
         if self.state is not State.DISENGAGED:
             return _no(Reason.SETTING_REFUSED, f"only while DISENGAGED, the state is {self.state.name}")
         try:
-            limits.motion(self.contract)
+            self._usable_motion(limits)
         except (ContractError, AttributeError) as error:
             return _no(Reason.SETTING_REFUSED, str(error))
         self._situation.configure(limits)
         return _DONE
+
+    def _usable_motion(self, limits: SupervisorLimits) -> MotionLimits:
+        """The motion limits, tried out: a robot that could not stop in time under them is refused."""
+        motion = limits.motion(self.contract)
+        MotionGuard(motion)
+        return motion
 
     # The control tick
 

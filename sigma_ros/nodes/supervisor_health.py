@@ -23,6 +23,7 @@ class SupervisorHealth:
         self._contract = contract
         self._decision: Decision | None = None
         self._verdict: Verdict | None = None
+        self._complaint = ""
         self._malformed = 0
         self._last_malformed = ""
         self._refused_joints = 0
@@ -37,13 +38,15 @@ class SupervisorHealth:
         self._decision = decision
 
     def note_chunk(self, verdict: Verdict) -> None:
-        """Takes in what became of a chunk."""
+        """Takes in what became of a chunk; a refusal is told once even if a good one follows."""
         self._verdict = verdict
+        self._complaint = self._complaint if verdict.accepted else verdict.text
 
     def note_malformed_chunk(self, text: str) -> None:
         """A chunk message that could not even become a value."""
         self._malformed += 1
         self._last_malformed = text
+        self._complaint = text
 
     def note_refused_joints(self, text: str) -> None:
         """A joint state that does not fit the contract."""
@@ -118,10 +121,14 @@ class SupervisorHealth:
         }
         if self._incompatible:
             return Standing(Level.ERROR, f"chunks are offered with incompatible QoS: {self._incompatible}", values)
+        complaint, self._complaint = self._complaint, ""
+        if complaint:
+            return Standing(Level.WARN, complaint, values)
         if self._verdict is None:
             return Standing(Level.STALE, "no chunk yet", values)
-        level = Level.OK if self._verdict.accepted else Level.WARN
-        return Standing(level, self._verdict.text, values)
+        if self._decision is not None and self._decision.reason is Reason.START_POSE:
+            return Standing(Level.WARN, self._decision.reason_text, values)
+        return Standing(Level.OK if self._verdict.accepted else Level.WARN, self._verdict.text, values)
 
     def _limits(self) -> Standing:
         counters = self._core.counters
@@ -185,4 +192,6 @@ class SupervisorHealth:
         if self._decision is None or self._decision.joint_state_age_s == float("inf"):
             said = self._last_refused_joints or "none received"
             return Standing(Level.STALE, said, values)
+        if self._decision.reason.name.startswith(("JOINTS", "TRACKING")):
+            return Standing(Level.WARN, self._decision.reason_text, values)
         return Standing(Level.OK, f"{self._decision.joint_state_age_s * 1e3:.0f} ms old", values)

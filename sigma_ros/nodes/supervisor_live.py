@@ -28,7 +28,7 @@ from sigma_ros.nodes.supervisor_health import SupervisorHealth
 from sigma_ros.nodes.supervisor_output import SupervisorOutput, is_at_rest
 from sigma_ros.values import NS_PER_S
 
-FOREIGN_CHECK_S = 0.5
+FOREIGN_CHECK_S = 0.2
 MALFORMED_LOG_S = 1.0
 
 

@@ -10,6 +10,7 @@ from supervision import LAW, motion_limits
 
 from sigma_ros.control.limits import MotionLimits
 from sigma_ros.control.stop_plan import MAX_STOP_TICKS, StopPlanner
+from sigma_ros.errors import ContractError
 
 unit = st.floats(-1.0, 1.0)
 LIMITS = motion_limits()
@@ -149,7 +150,7 @@ def test_a_stream_beyond_one_limit_is_noticed(broken: str, size: float) -> None:
 
 
 def test_an_arm_that_needs_too_long_to_stop_is_refused() -> None:
-    with pytest.raises(ValueError, match=f"at most {MAX_STOP_TICKS}"):
+    with pytest.raises(ContractError, match=f"at most {MAX_STOP_TICKS}"):
         StopPlanner(motion_limits(jerk_radps3=np.full(3, 0.01)))
 
 

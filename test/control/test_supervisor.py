@@ -2,6 +2,7 @@
 """The supervisor as its shell and its operator see it: one behaviour per test, time passed in."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -578,3 +579,12 @@ def test_a_joint_state_from_the_future_before_the_first_tick_is_forgotten_at_it(
     assert supervisor.on_joints(3_600_000 * MS, MIDDLE, 0).accepted
     supervisor.tick(PERIOD, PERIOD)
     assert supervisor.on_joints(PERIOD + 1, MIDDLE, PERIOD).accepted
+
+
+def test_limits_under_which_it_could_not_stop_in_time_are_refused_with_the_reason() -> None:
+    slow = replace(CONTRACT, joints=tuple(replace(j, max_acceleration_radps2=3.0) for j in CONTRACT.joints))
+    bench = Bench(EASY, contract=slow)
+    answer = bench.supervisor.tighten(acceleration_scale=0.01)
+    assert not answer.success
+    assert "a full stop would take too long" in answer.text
+    assert bench.supervisor.limits.acceleration_scale == EASY.acceleration_scale

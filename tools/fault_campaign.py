@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fault campaign: every fault of the catalogue against the real supervisor over real DDS, judged by the oracle.
+
+    python -m tools.fault_campaign --out out/safety             CI size: each fault once, ten kills
+    python -m tools.fault_campaign --large --out out/safety     a hundred kills, sixty pairs of faults
+    python -m tools.fault_campaign --only joints_jump,flood     some rows
+
+Writes `faults.json`, `faults.md`, and the log of the nodes; `--docs docs/safety.md` also renews the table there. Exit codes: 0 every reaction
+as expected and no violation, 1 not so, 2 usage. Arm and policy are mocks (`tools/rig.py`).
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from tools.fault_catalogue import CATALOGUE
+from tools.fault_ends import absurd_limits, clocks, supervisor_ends
+from tools.fault_table import renew, table
+from tools.faults import Fault
+from tools.rig import Rig, rig
+from tools.trial import Trial, attempt, attempt_pair
+
+_REPEATED = ("policy_sigkill", "policy_sigstop")
+
+
+def single(bench: Rig, faults: Sequence[Fault], kills: int) -> Iterator[Trial]:
+    """Each fault once, the deaths of the policy `kills` times."""
+    for fault in faults:
+        for _ in range(kills if fault.name in _REPEATED else 1):
+            bench.prepare_policy()
+            yield attempt(bench, fault)
+
+
+def pairs(bench: Rig, count: int, seed: int) -> Iterator[Trial]:
+    """F69: two faults at once, drawn at random; only safety is judged: no violation, and the arm comes back."""
+    drawn = [fault for fault in CATALOGUE if fault.soak]
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        first, second = (drawn[int(i)] for i in rng.choice(len(drawn), 2, replace=False))
+        bench.prepare_policy()
+        yield attempt_pair(bench, first, second)
+
+
+def run(options: argparse.Namespace, log: Path) -> tuple[list[Trial], dict[str, Any]]:
+    """The whole campaign; the facts are those of the long-lived supervisor."""
+    wanted = set(filter(None, options.only.split(",")))
+    faults = [fault for fault in CATALOGUE if not wanted or fault.name in wanted]
+    kills, couples = (100, 60) if options.large else (10, 6)
+    trials: list[Trial] = []
+    total = len(faults) + sum(kills - 1 for fault in faults if fault.name in _REPEATED) + (0 if wanted else couples)
+    with tqdm(total=total, unit="fault", disable=options.quiet) as bar:
+        with rig(log) as bench:
+            for stage in (single(bench, faults, kills), pairs(bench, 0 if wanted else couples, options.seed)):
+                for trial in stage:
+                    trials.append(trial)
+                    bar.set_description(trial.name)
+                    bar.update()
+            bench.settle()
+            facts = {"ticks": bench.oracle.report.ticks, "violations": bench.oracle.report.violations}
+            facts |= {"first": bench.oracle.report.first, "lost_commands": bench.lost_commands}
+        for stage in (supervisor_ends, clocks, absurd_limits):
+            if not wanted or stage.__name__ in wanted:
+                trials += stage(log)
+    return trials, facts
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The program."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--large", action="store_true")
+    parser.add_argument("--only", default="", help="names of faults, separated by commas")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("out/safety"))
+    parser.add_argument("--docs", type=Path, help="renew the table between the markers of this page")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    options = parser.parse_args(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
+    log = options.out / "nodes.log"
+    log.unlink(missing_ok=True)
+    trials, facts = run(options, log)
+    said = log.read_text(encoding="utf-8", errors="replace")
+    tracebacks = said.count("Traceback") - sum(trial.name == "policy_exception" for trial in trials)
+    document = facts | {
+        "trials": [trial.row() for trial in trials],
+        "not_as_expected": sum(not trial.ok for trial in trials),
+        "tracebacks": max(0, tracebacks),
+    }
+    text = table(document)
+    for name, content in (("faults.json", json.dumps(document, indent=1) + "\n"), ("faults.md", text)):
+        temporary = options.out / f"{name}.tmp"
+        temporary.write_text(content, encoding="utf-8")
+        temporary.replace(options.out / name)
+    if options.docs is not None:
+        renew(options.docs, "faults", text)
+    sys.stdout.write(text)
+    return 1 if document["not_as_expected"] or document["violations"] or document["tracebacks"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
