@@ -24,6 +24,7 @@ ARGUMENTS = {
     "task": ("", "what to do, in words; empty: the contract's first task"),
     "params_file": ("", "YAML file with further parameters of both nodes, or a shipped one: cautious, research, slow"),
     "autostart": ("true", "configure and activate the policy; false: a lifecycle manager does"),
+    "policy": ("true", "start the policy too; false on the robot's computer, where another machine has the GPU"),
     "supervisor": ("true", "start the supervisor too; without it nothing commands the robot"),
     "dry_run": ("false", "send commands to /sigma/dry_run instead of the robot"),
     "lockstep": ("false", "advance with a replay instead of the clock"),
@@ -49,6 +50,10 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     contract = load_contract(given["contract"])  # a wrong one stops here, before any process starts
     policy = policy_node(given)
+    if not is_true(given["policy"]):
+        supervisor = supervisor_node(given, command_topic=contract.command_topic)
+        ended = EmitEvent(event=Shutdown(reason="the supervisor ended"))
+        return [RegisterEventHandler(OnProcessExit(target_action=supervisor, on_exit=ended)), supervisor]
     if not is_true(given["supervisor"]):
         return [LogInfo(msg="no supervisor: the policy only proposes"), policy]
     supervisor = supervisor_node(given, command_topic=contract.command_topic)

@@ -98,6 +98,36 @@ class SimOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DriverOptions:
+    """Parameters of `so101_driver`."""
+
+    contract: str = option("contract file, or the name of a shipped one", default="so101", read_only=True)
+    port: str = option("serial device of the arm's bus", default="/dev/ttyACM0", read_only=True)
+    calibration: str = option("LeRobot's calibration file of this arm (JSON)", default="", read_only=True)
+    zero: str = option(
+        "where 0 rad is: the encoder's middle, or the middle of the recorded range",
+        default="encoder",
+        choices=("encoder", "range"),
+        read_only=True,
+    )
+    rate_hz: float = option(
+        "the arm is read and commanded this often", default=50.0, unit="Hz", low=5.0, high=200.0, read_only=True
+    )
+    first_command_rad: float = option(
+        "after a (re)connection the first command may be this far from the arm",
+        default=0.15,
+        unit="rad",
+        low=0.01,
+        high=1.0,
+        read_only=True,
+    )
+
+    def conflicts(self) -> list[str]:
+        """See `Options`."""
+        return [] if self.calibration else ["calibration must be given: the file that lerobot-calibrate wrote"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _SupervisorBase:
     contract: str = option("contract file, or the name of a shipped one", default="so101", read_only=True)
     lockstep: bool = option(

@@ -17,6 +17,7 @@ POLICY_NODE = "sigma_policy"
 SUPERVISOR_NODE = "sigma_supervisor"
 REPLAY_NODE = "sigma_replay"
 SIM_NODE = "sigma_sim"
+DRIVER_NODE = "so101_driver"
 
 TASK = f"/{POLICY_NODE}/task"
 RESET_MEMORY = f"/{POLICY_NODE}/reset_memory"

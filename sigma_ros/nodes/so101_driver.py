@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`so101_driver`: an SO-101 on its serial bus behind the contract's topics, for set-ups without ros2_control.
+
+A timer reads the arm, publishes joint states and writes the newest goal. When commands stop, the servos hold the last
+goal; when the bus fails, joint states stop (the supervisor then holds and stops) and the torque stays on. After a
+(re)connection the first command must be near the arm, so that an old goal never makes it jump.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Float64MultiArray
+from trajectory_msgs.msg import JointTrajectory
+
+from sigma_ros.contract import Contract
+from sigma_ros.contract_file import load_contract
+from sigma_ros.errors import SigmaError
+from sigma_ros.nodes import qos, topics
+from sigma_ros.nodes.clocks import steady_clock
+from sigma_ros.nodes.diagnostics import Diagnostics, Level, Standing
+from sigma_ros.nodes.node_options import DriverOptions
+from sigma_ros.nodes.parameters import BoundParameters
+from sigma_ros.nodes.process import run_node
+from sigma_ros.nodes.sensor_messages import Waypoints, joint_state_message, waypoints
+from sigma_ros.nodes.so101_bus import FollowerArm
+
+RECONNECT_S = 1.0
+TOLERATED_ERRORS = 3
+"""Bus errors in a row before the arm counts as lost."""
+
+
+def open_arm(options: DriverOptions, contract: Contract) -> FollowerArm:
+    """The arm that the options name; not connected yet."""
+    file = Path(options.calibration).expanduser()
+    return FollowerArm(options.port, file, contract, zero=options.zero)  # type: ignore[arg-type]
+
+
+class So101Driver(Node):
+    """See the module."""
+
+    def __init__(
+        self,
+        parameter_overrides: Sequence[Parameter] = (),
+        *,
+        make: Callable[[DriverOptions, Contract], FollowerArm] = open_arm,
+    ) -> None:
+        super().__init__(topics.DRIVER_NODE, parameter_overrides=list(parameter_overrides))
+        options = BoundParameters(self, DriverOptions(), state=lambda: "running").value
+        self._contract = load_contract(options.contract)
+        self._tolerance_rad = options.first_command_rad
+        self._arm = make(options, self._contract)
+        self._arm.connect()
+        self._connected = True
+        self._followed = False
+        self._goal: Waypoints | None = None
+        self._errors_in_row = self._errors = self._losses = self._refused = 0
+        self._why = ""
+        self._retry_s = 0.0
+        self._joints = self.create_publisher(JointState, self._contract.joint_state_topic, qos.SENSOR)
+        kind = Float64MultiArray if self._contract.command_type.startswith("std_msgs") else JointTrajectory
+        self.create_subscription(kind, self._contract.command_topic, self._on_command, qos.COMMAND)
+        self.create_timer(1.0 / options.rate_hz, self._cycle, clock=steady_clock())
+        self._diagnostics = Diagnostics(self, hardware_id=self._contract.name, tasks={"driver/bus": self._bus})
+        self.get_logger().info(f"connected to {options.port}; torque is on, the arm holds its pose")
+
+    def stop(self) -> bool:
+        """Lets the bus go; the arm holds its last goal."""
+        self._arm.close()
+        return True
+
+    def _on_command(self, message: Float64MultiArray | JointTrajectory) -> None:
+        try:
+            self._goal = waypoints(message, self._contract, received_s=time.monotonic())
+        except SigmaError as error:
+            self._refuse(str(error))
+
+    def _cycle(self) -> None:
+        if not self._connected:
+            self._reconnect()
+            return
+        try:
+            measured_rad = self._arm.read_rad()
+            at_ns = self.get_clock().now().nanoseconds
+            self._follow(measured_rad)
+        except (ConnectionError, RuntimeError, OSError) as error:
+            self._note_error(error)
+            return
+        self._errors_in_row = 0
+        names = self._contract.joint_names
+        self._joints.publish(joint_state_message(at_ns=at_ns, names=names, positions_rad=measured_rad))
+
+    def _follow(self, measured_rad: np.ndarray) -> None:
+        if self._goal is None:
+            return
+        target = self._goal.at(time.monotonic())
+        if not self._followed:
+            offset = np.abs(target - measured_rad)
+            joint = int(np.argmax(offset))
+            if offset[joint] > self._tolerance_rad:
+                name = self._contract.joint_names[joint]
+                self._refuse(f"the first command is {offset[joint]:.2f} rad from where {name} is; engage again")
+                self._goal = None
+                return
+            self._followed = True
+        self._arm.write_rad(target)
+
+    def _refuse(self, reason: str) -> None:
+        self._refused += 1
+        self._why = reason
+        self.get_logger().error(reason, throttle_duration_sec=1.0)
+
+    def _note_error(self, error: Exception) -> None:
+        self._errors += 1
+        self._errors_in_row += 1
+        self._why = " ".join(str(error).split())[:200]
+        if self._errors_in_row > TOLERATED_ERRORS:
+            self._losses += 1
+            self._connected = self._followed = False
+            self._goal = None
+            self.get_logger().error(f"the bus is lost, the servos hold their goal: {self._why}")
+            self._arm.close()
+
+    def _reconnect(self) -> None:
+        if time.monotonic() < self._retry_s:
+            return
+        self._retry_s = time.monotonic() + RECONNECT_S
+        try:
+            self._arm.connect()
+        except SigmaError as error:
+            self._why = str(error)
+            return
+        self._errors_in_row = 0
+        self._connected = True
+        self.get_logger().info("the bus is back; the next command must be near the arm")
+
+    def _bus(self) -> Standing:
+        values = {"errors": self._errors, "losses": self._losses, "refused_commands": self._refused, "last": self._why}
+        if not self._connected:
+            return Standing(Level.ERROR, f"the bus is lost: {self._why}", values)
+        if self._errors_in_row:
+            return Standing(Level.WARN, f"bus errors: {self._why}", values)
+        return Standing(Level.OK, "following" if self._followed else "holding, no command yet", values)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Starts the node; returns the exit code."""
+    return run_node(So101Driver, DriverOptions, args, __doc__)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

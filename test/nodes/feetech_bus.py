@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A simulated Feetech bus: six STS3215 servos that answer the real protocol on a pseudo-terminal."""
+
+import os
+import pty
+import select
+import threading
+import tty
+
+PING, READ, WRITE, SYNC_READ, SYNC_WRITE = 0x01, 0x02, 0x03, 0x82, 0x83
+BROADCAST = 0xFE
+MODEL, HOMING, MIN, MAX, TORQUE, GOAL, LOCK, PRESENT = 3, 31, 9, 11, 40, 42, 55, 56
+STS3215 = 777
+HEADER = b"\xff\xff"
+
+
+class Servo:
+    """A register file; the present position goes half of the way to the goal at each reading, with torque on."""
+
+    def __init__(self, *, position: int, low: int, high: int, homing: int = 0) -> None:
+        self.registers = bytearray(256)
+        self.put(MODEL, STS3215)
+        self.registers[0:2] = b"\x03\x0a"
+        self.put(HOMING, homing)
+        self.put(MIN, low)
+        self.put(MAX, high)
+        self.put(PRESENT, position)
+        self.put(GOAL, 2048)
+
+    def get(self, address: int) -> int:
+        return int.from_bytes(self.registers[address : address + 2], "little")
+
+    def put(self, address: int, value: int) -> None:
+        self.registers[address : address + 2] = value.to_bytes(2, "little")
+
+    def read(self, address: int, length: int) -> bytes:
+        if address == PRESENT and self.registers[TORQUE]:
+            here, goal = self.get(PRESENT), self.get(GOAL)
+            self.put(PRESENT, goal if abs(goal - here) < 2 else (here + goal) // 2)
+        return bytes(self.registers[address : address + length])
+
+
+class FeetechBus:
+    """The bus; `port` is its device. `silent`: nobody answers. `writes` lists (register, id, value)."""
+
+    def __init__(self, servos: dict[int, Servo]) -> None:
+        self.servos = servos
+        self.silent = False
+        self.writes: list[tuple[int, int, int]] = []
+        self._master, slave = pty.openpty()
+        tty.setraw(slave)
+        self._slave = slave
+        self.port = os.ttyname(slave)
+        self._ending = threading.Event()
+        self._buffer = b""
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._ending.set()
+        self._thread.join(2.0)
+        os.close(self._master)
+        os.close(self._slave)
+
+    def _serve(self) -> None:
+        while not self._ending.is_set():
+            if select.select([self._master], [], [], 0.05)[0]:
+                self._buffer += os.read(self._master, 4096)
+                self._answer_all()
+
+    def _answer_all(self) -> None:
+        while (start := self._buffer.find(HEADER)) >= 0 and len(self._buffer) >= start + 4:
+            end = start + 4 + self._buffer[start + 3]
+            if len(self._buffer) < end:
+                return
+            packet, self._buffer = self._buffer[start:end], self._buffer[end:]
+            if not self.silent:
+                self._answer(packet[2], packet[4], packet[5:-1])
+
+    def _answer(self, id_: int, instruction: int, data: bytes) -> None:
+        if instruction == SYNC_READ:
+            for one in data[2:]:
+                self._reply(one, self.servos[one].read(data[0], data[1]))
+        elif instruction == SYNC_WRITE:
+            address, length = data[0], data[1]
+            for i in range(2, len(data), length + 1):
+                self._write(data[i], address, data[i + 1 : i + 1 + length])
+        elif id_ in self.servos and instruction == PING:
+            self._reply(id_, b"")
+        elif id_ in self.servos and instruction == READ:
+            self._reply(id_, self.servos[id_].read(data[0], data[1]))
+        elif id_ in self.servos and instruction == WRITE:
+            self._write(id_, data[0], data[1:])
+            self._reply(id_, b"")
+
+    def _write(self, id_: int, address: int, values: bytes) -> None:
+        self.servos[id_].registers[address : address + len(values)] = values
+        self.writes.append((address, id_, int.from_bytes(values, "little")))
+
+    def _reply(self, id_: int, data: bytes) -> None:
+        body = bytes([id_, len(data) + 2, 0]) + data
+        os.write(self._master, HEADER + body + bytes([~sum(body) & 0xFF]))

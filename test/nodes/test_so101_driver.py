@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The SO-101 on its bus, with LeRobot's own classes against a simulated bus: it holds, follows, and never lets go."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from feetech_bus import GOAL, PRESENT, TORQUE, FeetechBus, Servo
+from node_fakes import spin_until
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Float64MultiArray
+
+from sigma_ros.contract_file import load_contract
+from sigma_ros.errors import SigmaError, UsageError
+from sigma_ros.nodes import qos
+from sigma_ros.nodes.sensor_messages import array_message
+from sigma_ros.nodes.so101_bus import FollowerArm
+from sigma_ros.nodes.so101_driver import So101Driver
+
+pytestmark = pytest.mark.ros
+pytest.importorskip("scservo_sdk", reason="the bus needs feetech-servo-sdk (lerobot[feetech])")
+CONTRACT = load_contract("so101")
+LOW, HIGH = 1000, 3000
+STARTS = (2048, 1500, 2500, 2100, 2048, 1200)
+
+
+@pytest.fixture
+def bus():
+    made = FeetechBus({i + 1: Servo(position=p, low=LOW, high=HIGH, homing=7) for i, p in enumerate(STARTS)})
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def calibration(tmp_path: Path) -> Path:
+    entry = {"drive_mode": 0, "homing_offset": 7, "range_min": LOW, "range_max": HIGH}
+    file = tmp_path / "my_arm.json"
+    file.write_text(json.dumps({name: {"id": i + 1, **entry} for i, name in enumerate(CONTRACT.joint_names)}))
+    return file
+
+
+def rad(counts) -> np.ndarray:
+    return (np.array(counts) - 2048) * 2.0 * np.pi / 4096
+
+
+@pytest.fixture
+def arm(bus, calibration):
+    arm = FollowerArm(bus.port, calibration, CONTRACT, zero="encoder")
+    arm.connect()
+    yield arm
+    arm.close()
+
+
+def torque(bus: FeetechBus) -> list[int]:
+    return [servo.registers[TORQUE] for servo in bus.servos.values()]
+
+
+def test_the_torque_comes_on_at_the_pose_the_arm_has(arm, bus) -> None:
+    assert torque(bus) == [1] * 6
+    assert [servo.get(GOAL) for servo in bus.servos.values()] == list(STARTS)
+    first_torque = next(i for i, (address, _, value) in enumerate(bus.writes) if (address, value) == (TORQUE, 1))
+    assert {address for address, _, _ in bus.writes[:first_torque]} >= {GOAL}
+    np.testing.assert_allclose(arm.read_rad(), rad(STARTS))
+
+
+def test_a_goal_comes_back_to_the_count(arm, bus) -> None:
+    for counts in ([1001, 1502, 2503, 2104, 2055, 1206], [2999, 1000, 3000, 1777, 2048, 2222]):
+        arm.write_rad(rad(counts))
+        arm.read_rad()  # the bus works in order, and a write has no answer of its own
+        assert [servo.get(GOAL) for servo in bus.servos.values()] == counts
+
+
+def test_a_goal_outside_the_calibrated_range_is_brought_to_its_end(arm, bus) -> None:
+    arm.write_rad(np.full(6, 5.0))
+    arm.read_rad()
+    assert [servo.get(GOAL) for servo in bus.servos.values()] == [HIGH] * 6
+
+
+def test_closing_and_connecting_again_never_touch_torque_or_goal(arm, bus, calibration) -> None:
+    arm.write_rad(rad([2100] * 6))
+    arm.read_rad()
+    bus.writes.clear()
+    arm.close()
+    again = FollowerArm(bus.port, calibration, CONTRACT, zero="encoder")
+    again.connect()
+    assert torque(bus) == [1] * 6
+    assert not [entry for entry in bus.writes if entry[0] in (TORQUE, GOAL)]
+    again.close()
+
+
+def test_servos_with_another_calibration_are_refused(bus, calibration) -> None:
+    bus.servos[3].put(11, 2900)
+    with pytest.raises(SigmaError, match="another calibration"):
+        FollowerArm(bus.port, calibration, CONTRACT, zero="encoder").connect()
+    assert torque(bus) == [0] * 6
+
+
+def test_a_port_that_is_not_there_is_named(calibration) -> None:
+    with pytest.raises(SigmaError, match="no_such_port"):
+        FollowerArm("/dev/no_such_port", calibration, CONTRACT, zero="encoder").connect()
+
+
+class Operator(Node):
+    """The supervisor's side of the topics."""
+
+    def __init__(self) -> None:
+        super().__init__("test_operator")
+        self.poses: list[np.ndarray] = []
+        self.commands = self.create_publisher(Float64MultiArray, CONTRACT.command_topic, qos.COMMAND)
+        self.create_subscription(JointState, CONTRACT.joint_state_topic, self._on_joints, qos.SENSOR)
+
+    def _on_joints(self, message: JointState) -> None:
+        assert tuple(message.name) == CONTRACT.joint_names
+        self.poses.append(np.array(message.position))
+
+
+@pytest.fixture
+def rig(bus, calibration, executor):
+    driver = So101Driver([Parameter("port", value=bus.port), Parameter("calibration", value=str(calibration))])
+    operator = Operator()
+    executor.add_node(driver)
+    executor.add_node(operator)
+    spin_until(executor, lambda: len(operator.poses) > 2, what="joint states")
+    spin_until(executor, operator.commands.get_subscription_count, what="the driver to listen")
+    return driver, operator
+
+
+def test_the_driver_follows_commands_and_holds_when_they_stop(rig, bus, executor) -> None:
+    _, operator = rig
+    np.testing.assert_allclose(operator.poses[-1], rad(STARTS), atol=1e-9)
+    target = rad(STARTS) + 0.1
+    operator.commands.publish(array_message(target))
+    spin_until(executor, lambda: np.abs(operator.poses[-1] - target).max() < 0.002, what="the arm to follow")
+    seen = len(operator.poses)
+    spin_until(executor, lambda: len(operator.poses) > seen + 10, what="silence")
+    assert np.abs(operator.poses[-1] - target).max() < 0.002
+    assert torque(bus) == [1] * 6
+
+
+def test_a_first_command_far_from_the_arm_is_refused(rig, bus, executor) -> None:
+    driver, operator = rig
+    operator.commands.publish(array_message(rad(STARTS) + 0.5))
+    spin_until(executor, lambda: driver._refused, what="a refusal")
+    assert [servo.get(GOAL) for servo in bus.servos.values()] == list(STARTS)
+    assert "rad from where" in driver._why
+
+
+def test_commands_that_are_not_finite_or_too_short_are_refused(rig, executor) -> None:
+    driver, operator = rig
+    for values in (np.full(6, np.nan), np.zeros(5)):
+        before = driver._refused
+        operator.commands.publish(array_message(values))
+        spin_until(executor, lambda before=before: driver._refused > before, what="a refusal")
+    assert driver._goal is None
+
+
+def test_a_lost_bus_stops_the_joint_states_and_its_return_needs_a_command_near_the_arm(rig, bus, executor) -> None:
+    driver, operator = rig
+    operator.commands.publish(array_message(rad(STARTS)))
+    spin_until(executor, lambda: driver._followed, what="the driver to follow")
+    bus.silent = True
+    spin_until(executor, lambda: driver._losses, what="the loss to be noticed")
+    assert "lost" in driver._bus().text
+    seen = len(operator.poses)
+    executor.spin_once(timeout_sec=0.1)
+    assert len(operator.poses) <= seen + 1
+    bus.silent = False
+    for servo in bus.servos.values():
+        servo.put(PRESENT, servo.get(PRESENT) - 200)
+        servo.registers[TORQUE] = 0
+    spin_until(executor, lambda: driver._connected, what="the bus to come back")
+    assert not driver._followed
+    assert torque(bus) == [1] * 6
+    assert [servo.get(GOAL) for servo in bus.servos.values()] == [position - 200 for position in STARTS]
+
+
+def test_without_a_calibration_file_the_driver_does_not_start(executor) -> None:
+    with pytest.raises(UsageError, match="calibration must be given"):
+        So101Driver()
