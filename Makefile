@@ -10,10 +10,10 @@ export PYTHON
 # The small models of tests and demo gain nothing from more threads; on a busy machine they lose much.
 demo test check: export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo test check check-code check-architecture format build bench safety lock clean
+.PHONY: help setup demo test check check-code check-architecture format build bench safety fuzz-bags lock clean
 
 help: ## Show the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 setup: ## Python, packages, ROS prefix and messages; PYTHON=/path/to/python3.12 if it is not found
 	@scripts/setup.sh
@@ -44,6 +44,9 @@ bench: setup ## Measure speed; results in bench/out
 
 safety: setup ## Attack the supervisor for 100,000 ticks, judged by an independent oracle: out/safety
 	@$(ENV) python tools/campaign.py --ticks 100000 --out out/safety $(ARGS)
+
+fuzz-bags: setup ## Replay 2,000 damaged bags: no crash, no hang, no silently wrong result: out/fuzz-bags
+	@$(ENV) python tools/fuzz_bags.py --bags 2000 --out out/fuzz-bags $(ARGS)
 
 lock: setup ## Pin requirements/*.in again in requirements/lock.txt
 	@$(ENV) uv pip compile -q requirements/*.in --python-version 3.12 --no-header --no-annotate \
