@@ -81,7 +81,7 @@ install_packages() {
   [ "$ROS_MODE" != wheels ] || groups+=(ros)
   for group in "${groups[@]}"; do arguments+=(-r "requirements/$group.in"); done
   echo "set-up: installing the pinned packages (some gigabytes the first time)"
-  .venv/bin/uv pip install -q --python .venv/bin/python "${arguments[@]}" -c requirements/lock.txt
+  .venv/bin/uv pip install -q --compile-bytecode --python .venv/bin/python "${arguments[@]}" -c requirements/lock.txt
   .venv/bin/uv pip install -q --python .venv/bin/python --no-deps --no-build-isolation -e .
 }
 

@@ -46,7 +46,8 @@ class TrainOptions:
         lora_rank: 0 takes the size's default.
         lora_dropout: In front of the adapters; -1 takes the default.
         phase_step: Phases of the stride are multiples of it; 16 has one phase and the smallest cache.
-        seed: Of weights, streams, noise and dropout.
+        noise_seed: Of the base chunks' noise; runs that share it share a cache.
+        seed: Of weights, streams and dropout.
         arm: sigma, or plain_lora: adapters in the base at as many trained parameters.
         ablate: Parts that are switched off.
         gradient_checkpointing: Less memory for more time.
@@ -74,6 +75,7 @@ class TrainOptions:
     lora_rank: int = 0
     lora_dropout: float = -1.0
     phase_step: int = 4
+    noise_seed: int = 0
     seed: int = 0
     arm: str = "sigma"
     ablate: tuple[str, ...] = ()
@@ -124,6 +126,7 @@ _LEAST = {
     "max_steps": 1,
     "phase_step": 1,
     "seed": 0,
+    "noise_seed": 0,
     "save_every": 1,
     "eval_every": 0,
     "lora_rank": 0,

@@ -69,7 +69,7 @@ class Run:
         self._prepare_training()
 
     def _prepare_data(self) -> None:
-        settings = CacheSettings(seed=self.options.seed, phase_step=self.options.phase_step)
+        settings = CacheSettings(seed=self.options.noise_seed, phase_step=self.options.phase_step)
         with self.accelerator.main_process_first():
             self.episodes = cached_episodes(
                 self.data, self.model, self.normalisation, settings, base_fingerprint=self.base.fingerprint
@@ -79,7 +79,7 @@ class Run:
         self.assembler = Assembler(self.episodes, self.normalisation)
         self.feeder = None
         if self.options.arm == "plain_lora":
-            self.feeder = PlainFeeder(self.model, self.episodes, self.normalisation, cache_seed=self.options.seed)
+            self.feeder = PlainFeeder(self.model, self.episodes, self.normalisation, cache_seed=self.options.noise_seed)
         self.streams = Streams(
             [self.episodes[n] for n in self.train_numbers],
             stride=self.model.config.memory_stride,
@@ -100,8 +100,8 @@ class Run:
             trainee = PlainTrainee(self.model, self.feeder)
         self.trainee = self.accelerator.prepare_model(trainee)
         self.places = [[Place()] * options.batch_size for _ in range(count)]
-        empty = Recurrence.start(self.model.config, batch=options.batch_size, device=self.model.backbone.device)
-        self.memories = [empty] * count
+        start = {"batch": options.batch_size, "device": self.model.backbone.device}
+        self.memories = [Recurrence.start(self.model.config, **start) for _ in range(count)]
         torch.manual_seed(options.seed * 1000 + self.accelerator.process_index)
 
     @property

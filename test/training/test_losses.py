@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Laws of the losses, whatever the numbers."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sigma_ros.model.residual import Residual
+from sigma_ros.model.settings import SigmaConfig
+from sigma_ros.model.telepathy import Belief
+from training.losses import (
+    HARD_WEIGHT,
+    LossWeights,
+    action_losses,
+    curriculum,
+    intent_loss,
+    semantic_loss,
+    tau_loss,
+    total,
+    traf_weights,
+)
+
+CONFIG = SigmaConfig.small()
+
+
+def belief(seed: int = 0, batch: int = 4) -> Belief:
+    blank = Belief.blank(CONFIG, batch=batch)
+    generator = torch.Generator().manual_seed(seed)
+    filled = {name: torch.randn(getattr(blank, name).shape, generator=generator) for name in Belief.__slots__}
+    return Belief(**filled)
+
+
+errors = st.lists(st.floats(0.0, 1e3), min_size=1, max_size=40)
+
+
+@given(errors, st.data())
+def test_weights_have_mean_one_over_what_is_there_and_favour_the_hardest_quarter(values, draw):
+    present = torch.tensor(draw.draw(st.lists(st.booleans(), min_size=len(values), max_size=len(values))))
+    weights = traf_weights(torch.tensor(values), present)
+    assert not weights[~present].any()
+    if present.any():
+        assert float(weights[present].mean()) == pytest.approx(1.0, abs=1e-5)
+        hard = weights[present] > float(weights[present].min()) * 1.5
+        count = int(present.sum())
+        assert int(hard.sum()) == (round(0.25 * count) if round(0.25 * count) < count else 0)
+        if hard.any():
+            ratio = float(weights[present].max() / weights[present].min())
+            assert ratio == pytest.approx(HARD_WEIGHT)
+            assert torch.tensor(values)[present][hard].min() >= torch.tensor(values)[present][~hard].max()
+
+
+@given(errors)
+def test_without_traf_every_sample_counts_one(values):
+    weights = traf_weights(torch.tensor(values), torch.ones(len(values), dtype=torch.bool), enabled=False)
+    torch.testing.assert_close(weights, torch.ones(len(values)))
+
+
+@given(st.floats(0.0, 1.0), st.floats(0.0, 1.0))
+def test_the_curriculum_rises_from_nothing_to_all(a, b):
+    low, high = sorted((a, b))
+    assert 0.0 <= curriculum(low) <= curriculum(high) <= 1.0
+    assert curriculum(0.1) == 0.0
+    assert curriculum(0.6) == 1.0
+    assert curriculum(a, enabled=False) == 1.0
+
+
+def test_a_residual_that_is_what_the_base_lacks_costs_nothing_and_any_other_does():
+    base, target = torch.randn(3, 50, 6), torch.randn(3, 16, 6)
+    composite = torch.nn.functional.pad(target - base[:, :16], (0, 0, 0, 34))
+    perfect = action_losses(Residual(composite=composite, config=CONFIG), base, target)
+    assert all(not loss.any() for loss in perfect.values())
+    off = composite.clone()
+    off[:, 12] += 1.0
+    worse = action_losses(Residual(composite=off, config=CONFIG), base, target)
+    assert not worse["act_vec"].any()
+    assert not worse["act_chk"].any()
+    torch.testing.assert_close(worse["act_trj"], torch.full((3,), 1.0 / 16))
+
+
+def test_the_contrast_is_zero_for_one_text_and_falls_when_the_memory_fits_its_own():
+    one = belief()
+    own = one.text[:1].expand(4, -1)
+    single = replace(one, text=own)
+    torch.testing.assert_close(semantic_loss(single, own[:1]), 1.0 - single.sem_align)
+    torch.testing.assert_close(semantic_loss(single, own), 1.0 - single.sem_align)
+    fitting = replace(one, memory_as_text=one.text)
+    swapped = replace(one, memory_as_text=one.text.roll(1, dims=0))
+    assert bool((semantic_loss(fitting, one.text) < semantic_loss(swapped, one.text)).all())
+
+
+def test_the_other_terms_are_zero_at_their_aim():
+    one = belief()
+    aligned = replace(one, factors_aligned=3.0 * one.intent_aligned)
+    torch.testing.assert_close(intent_loss(aligned), torch.zeros(4), atol=1e-6, rtol=0.0)
+    norm = float(one.tau_l2[0])
+    assert float(tau_loss(one, tau_target=norm)[0]) == pytest.approx(0.0, abs=1e-10)
+    assert float(tau_loss(one, tau_target=norm / 2)[0]) == pytest.approx(1.0, rel=1e-5)
+
+
+def test_the_parts_add_up_and_what_is_absent_does_not_count_even_when_it_is_not_finite():
+    names = ("act_vec", "act_chk", "act_trj", "sem", "int", "tau")
+    present = torch.tensor([True, True, False, True])
+    terms = {name: torch.tensor([1.0, 2.0, math.nan, 3.0]) for name in names}
+    weights = LossWeights(semantic=0.5, intent=0.25, tau=0.125)
+    loss, parts = total(terms, present.float(), present, weights, progress=1.0, count=3.0)
+    assert {name: float(part) for name, part in parts.items()} == pytest.approx(dict.fromkeys(names, 2.0))
+    assert float(loss) == pytest.approx(2.0 * (3 + 0.5 + 0.25 + 0.125))
+    early, _ = total(terms, present.float(), present, weights, progress=0.0, count=3.0)
+    assert float(early) == pytest.approx(2.0 * (3 + 0.125))

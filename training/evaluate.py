@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""python -m training.evaluate: CHECK A and CHECK B of a checkpoint, Sigma against its untouched base in one pass.
+
+Every window goes through the robot's own runtime. Held-out episodes are the score; training episodes stand beside
+them, so that overfitting shows.
+
+Examples:
+    python -m training.evaluate --checkpoint out/sigma/checkpoint --dataset_dir data/target_shards --out out/evaluation
+    python -m training.evaluate --checkpoint mini --dataset_dir data/target_shards --out out/evaluation \
+        --seeds 0 1 2 3 4 --ablate memory lora --train_episodes 0
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from sigma_ros.contract import Contract
+from sigma_ros.contract_file import load_contract
+from sigma_ros.errors import SigmaError, UsageError
+from sigma_ros.evaluation.conditions import conditions
+from sigma_ros.evaluation.replay_log import ReplayLog
+from sigma_ros.evaluation.report import refuse_existing, write_files, write_report
+from sigma_ros.evaluation.report_json import plain, to_text
+from sigma_ros.evaluation.scores import ArmScores, Scores
+from sigma_ros.evaluation.scoring import score
+from sigma_ros.model.runtime import SigmaRuntime
+from training.check_data import check_data
+from training.data import EpisodeRows, ShardData
+from training.shard_replay import replay_shard
+
+REPORT, CHECK_A, CHECK_B = "sigma_eval_report.json", "sigma_eval_checkA.json", "sigma_eval_checkB.json"
+ABLATIONS = ("memory", "lora")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to evaluate. `train_episodes` None takes all of the training split."""
+
+    checkpoint: str
+    contract: Contract
+    data: ShardData
+    seeds: tuple[int, ...]
+    ablate: tuple[str, ...]
+    train_episodes: int | None
+    allow_untrained: bool
+    command: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """Logs and scores of one arm of the evaluation: a split, a seed, and what was switched off."""
+
+    split: str
+    seed: int
+    ablated: str | None
+    logs: tuple[ReplayLog, ...]
+    scores: Scores
+
+
+def evaluate(plan: Plan) -> list[Outcome]:
+    """Every split and seed, then every ablation on held-out episodes with the first seed."""
+    runtime = SigmaRuntime.load(plan.checkpoint, contract=plan.contract, allow_untrained=plan.allow_untrained)
+    check_data(plan.data, runtime.model.backbone, plan.contract, runtime.normalisation)
+    held_out, train = plan.data.split(held_out=True), plan.data.split(held_out=False)
+    splits = {"held out": held_out, "train": train[: plan.train_episodes]}
+    jobs: list[tuple[str, int, str | None]] = [
+        (split, seed, None) for split, episodes in splits.items() for seed in plan.seeds if episodes
+    ]
+    jobs += [("held out", plan.seeds[0], part) for part in plan.ablate if held_out]
+    if not jobs:
+        raise UsageError("there is nothing to evaluate", where=plan.data.folder, expected="episodes in a split")
+    outcomes = []
+    with _progress() as progress:
+        bar = progress.add_task("episodes", total=sum(len(splits[split]) for split, _, _ in jobs))
+        for split, seed, part in jobs:
+            logs = []
+            with switched_off(runtime, part):
+                runtime.seed = seed
+                for episode in splits[split]:
+                    logs.append(_log(episode, runtime, plan))
+                    progress.advance(bar)
+            outcomes.append(Outcome(split=split, seed=seed, ablated=part, logs=tuple(logs), scores=score(*logs)))
+    return outcomes
+
+
+def _log(episode: EpisodeRows, runtime: SigmaRuntime, plan: Plan) -> ReplayLog:
+    entry = next(e for e in plan.data.meta.episodes if e["shard"] == episode.path.name)
+    name = f"{Path(entry['recording']).name} ({'held out' if episode.held_out else 'train'})"
+    sha256 = plan.data.meta.files[episode.path.name]
+    return replay_shard(episode, runtime, plan.contract, name=name, sha256=sha256)
+
+
+@contextmanager
+def switched_off(runtime: SigmaRuntime, part: str | None) -> Iterator[None]:
+    """While open, Sigma runs without its memory or without its adapters."""
+    model = runtime.model
+    if part is None or model.telepathy is None:
+        yield
+        return
+    kept = model.telepathy.use_memory, model.reader
+    if part == "memory":
+        model.telepathy.use_memory = False
+    elif part == "lora":
+        model.reader = model.plain_reader
+    else:
+        raise UsageError("this part cannot be switched off", expected=", ".join(ABLATIONS), got=part)
+    try:
+        yield
+    finally:
+        model.telepathy.use_memory, model.reader = kept
+
+
+def write_evaluation(outcomes: Sequence[Outcome], plan: Plan, out: Path, *, force: bool) -> None:
+    """The card's three JSON files, and the replay's report of the held-out episodes with the first seed."""
+    first = outcomes[0]
+    facts = conditions(plan.command, checkpoint=plan.checkpoint, contract=plan.contract)
+    write_report(first.logs, first.scores, out, conditions=facts, force=force)
+    documents: dict[str, object] = {
+        CHECK_A: check_a(first),
+        CHECK_B: {_title(outcome): check_b(outcome.scores) for outcome in outcomes},
+        REPORT: {
+            "conditions": facts,
+            "data": {"hash": plan.data.meta.hash, "source": plan.data.meta.source},
+            "arms": [_arm(outcome) for outcome in outcomes],
+            "over seeds": over_seeds([o for o in outcomes if o.ablated is None and o.split == first.split]),
+        },
+    }
+    writers: dict[str, Callable[[Path], object]] = {
+        name: lambda path, document=document: path.write_text(_text(document), encoding="utf-8")  # type: ignore[misc]
+        for name, document in documents.items()
+    }
+    write_files(writers, out)
+
+
+def check_a(outcome: Outcome) -> dict[str, object]:
+    """The card's geometry check: the heads are the same in both arms; factors and alignment should be alike."""
+    heads, scores = outcome.logs[0].policy.details["heads"], outcome.scores
+    return {
+        arm: {"heads": heads, "avg_tau_l2": one.tau_l2, "avg_semantic_text_alignment": one.sem_align}
+        for arm, one in (("baseline", scores.baseline), ("sigma", scores.sigma))
+    }
+
+
+def check_b(scores: Scores) -> dict[str, object]:
+    """The card's score table with its counts."""
+    names = ("mse_vec", "mse_chk", "mse_trj", "tau_l2", "sem_align")
+
+    def row(arm: ArmScores) -> dict[str, float]:
+        return {name: getattr(arm, name) for name in names}
+
+    return {
+        "samples": scores.samples,
+        "batches": scores.batches,
+        "baseline": row(scores.baseline),
+        "sigma": row(scores.sigma),
+    }
+
+
+def over_seeds(outcomes: Sequence[Outcome]) -> dict[str, dict[str, float]]:
+    """Mean and standard deviation over noise seeds of each relative gain (negative is better)."""
+    gains = {name: [o.scores.comparison[name].relative for o in outcomes] for name in outcomes[0].scores.comparison}
+    return {name: {"mean": float(np.mean(v)), "std": float(np.std(v)), "seeds": len(v)} for name, v in gains.items()}
+
+
+def _arm(outcome: Outcome) -> dict[str, object]:
+    scores = outcome.scores
+    return {
+        "split": outcome.split,
+        "seed": outcome.seed,
+        "switched off": outcome.ablated,
+        "episodes": len(outcome.logs),
+        **check_b(scores),
+        "comparison": {name: asdict(one) | {"relative": one.relative} for name, one in scores.comparison.items()},
+        "adapter": {"scale_mean": scores.adapter.scale_mean, "risk_error_rho": scores.adapter.risk_error_rho},
+    }
+
+
+def _title(outcome: Outcome) -> str:
+    part = f", without {outcome.ablated}" if outcome.ablated else ""
+    return f"{outcome.split}, seed {outcome.seed}{part}"
+
+
+def _text(document: object) -> str:
+    ready = plain(document)
+    assert isinstance(ready, dict)
+    return to_text(ready)
+
+
+def show(outcomes: Sequence[Outcome], out: Path) -> None:
+    """Prints CHECK B with intervals, and where the files are."""
+    table = Table("episodes", "score", "base", "Sigma", "change", "95 % interval", "p")
+    for outcome in outcomes:
+        for name, one in outcome.scores.comparison.items():
+            table.add_row(
+                _title(outcome),
+                name,
+                f"{one.baseline:.5f}",
+                f"{one.sigma:.5f}",
+                f"{one.relative:+.1%}",
+                f"{one.low / one.baseline:+.1%} .. {one.high / one.baseline:+.1%} ({one.unit}s)",
+                f"{one.p_value:.2g}",
+            )
+    console = Console()
+    console.print(table)
+    console.print(f"{out}: {REPORT}, {CHECK_A}, {CHECK_B}, report.html")
+
+
+def _progress() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True))
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--checkpoint", required=True, help="Sigma checkpoint folder, or mini")
+    parser.add_argument("--dataset_dir", type=Path, required=True, help="folder of training.preprocess")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the JSON files and report.html")
+    parser.add_argument("--contract", default="so101", help="contract file or name (default so101)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds of the flow noise (default 0)")
+    parser.add_argument("--ablate", nargs="*", choices=ABLATIONS, default=[], help="also without these parts")
+    parser.add_argument("--train_episodes", type=int, help="at most so many of the training split (default all)")
+    parser.add_argument("--allow_untrained", action="store_true", help="accept a base with random weights")
+    parser.add_argument("--force", action="store_true", help="replace an evaluation in --out")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command; exit codes 0 done, 1 failed, 2 usage, 130 interrupted."""
+    given = sys.argv[1:] if argv is None else argv
+    args = _arguments(given)
+    console = Console(stderr=True)
+    try:
+        refuse_existing(args.out, force=args.force)
+        plan = Plan(
+            checkpoint=args.checkpoint,
+            contract=load_contract(args.contract),
+            data=ShardData.open(args.dataset_dir),
+            seeds=tuple(args.seeds),
+            ablate=tuple(args.ablate),
+            train_episodes=args.train_episodes,
+            allow_untrained=args.allow_untrained,
+            command=" ".join(["python -m training.evaluate", *given]),
+        )
+        outcomes = evaluate(plan)
+        write_evaluation(outcomes, plan, args.out, force=args.force)
+    except SigmaError as error:
+        console.print(f"[red]{error}[/red]")
+        return error.exit_code
+    except KeyboardInterrupt:
+        console.print("interrupted; nothing was written")
+        return 130
+    show(outcomes, args.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

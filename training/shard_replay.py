@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A shard through the robot's own runtime: the same windows, memory and scores as a replay of its recording."""
+
+import time
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Float64
+from numpy import ndarray
+
+from sigma_ros.contract import Contract
+from sigma_ros.control.window import WindowHistory
+from sigma_ros.evaluation.recorder import ReplayRecorder
+from sigma_ros.evaluation.replay import policy_facts
+from sigma_ros.evaluation.replay_log import SCORE_STRIDE_TICKS, BagFacts, ReplayLog, RunFacts
+from sigma_ros.model.runtime import SigmaRuntime
+from sigma_ros.values import NS_PER_S, AdapterSettings, Frame, Gap, Window, frozen_array
+from training.data import EpisodeRows
+
+
+def replay_shard(
+    episode: EpisodeRows, runtime: SigmaRuntime, contract: Contract, *, name: str, sha256: str
+) -> ReplayLog:
+    """The log of one episode; the policy is asked where windows are scored, on the memory's stride."""
+    settings, started_ns = AdapterSettings(), time.perf_counter_ns()
+    run = RunFacts(
+        mode="offline",
+        task=episode.task,
+        settings=settings,
+        replan_ticks=SCORE_STRIDE_TICKS,
+        memory_stride=runtime.memory_stride,
+        seed=runtime.seed,
+        supervised=False,
+    )
+    recorder = ReplayRecorder(contract, policy_facts(runtime), run)
+    state = runtime.initial_state(epoch=0, task=episode.task)
+    for item, action_rad in _ticks(episode, contract):
+        recorder.tick(item, action_rad)
+        if not isinstance(item, Window) or item.tick % SCORE_STRIDE_TICKS:
+            continue
+        before_ns = time.perf_counter_ns()
+        inference, state = runtime.step(
+            item,
+            state,
+            commit=item.tick % runtime.memory_stride == 0,
+            settings=settings,
+            chunk_id=item.tick // SCORE_STRIDE_TICKS,
+            baseline_diagnostics=True,
+        )
+        host_ns = time.perf_counter_ns() - before_ns
+        recorder.inference(inference.chunk, inference.telepathy, published=True, host_ns=host_ns)
+    facts = BagFacts(
+        name=name,
+        sha256=sha256,
+        storage="shard",
+        duration_s=contract.tick_offset_ns(episode.ticks) / NS_PER_S,
+        messages=episode.ticks,
+        checksummed=True,
+        losses={},
+    )
+    return recorder.finish(facts, complete=True, wall_ns=time.perf_counter_ns() - started_ns)
+
+
+def _ticks(episode: EpisodeRows, contract: Contract) -> Iterator[tuple[Window | Gap, Float64[ndarray, " dof"] | None]]:
+    """The epoch as the frame clock gave it when the shard was made; ages are not kept in shards and are 0."""
+    history = WindowHistory()
+    positions = contract.to_rad(episode.states.astype(np.float64))
+    actions = contract.to_rad(episode.actions.astype(np.float64))
+    names = [camera.name for camera in contract.cameras]
+    for tick in range(episode.ticks):
+        stamp_ns = NS_PER_S + contract.tick_offset_ns(tick)
+        item: Window | Gap
+        if episode.valid[tick]:
+            frames = episode.frames(tick, tick + 1)[0]
+            frame = Frame(
+                epoch=0,
+                tick=tick,
+                stamp_ns=stamp_ns,
+                images={camera: frozen_array(frames[i]) for i, camera in enumerate(names)},
+                positions_rad=frozen_array(positions[tick]),
+                image_age_ns=dict.fromkeys(names, 0),
+                joint_age_ns=0,
+            )
+            item = history.add(frame, task=episode.task)
+        else:
+            history.add_gap()
+            item = Gap(epoch=0, tick=tick, stamp_ns=stamp_ns, reasons=("invalid when the shard was made",))
+        yield item, actions[tick] if episode.acted[tick] else None
