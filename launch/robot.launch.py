@@ -25,7 +25,7 @@ ARGUMENTS = {
     "zero": ("encoder", "where 0 rad is: encoder (its middle) or range (middle of the recorded range)"),
     "params_file": (
         "",
-        "YAML file with further parameters of the supervisor, or a shipped one: cautious, research, slow",
+        "YAML file with further parameters, or a shipped one: cautious, research, slow",
     ),
     "log_level": ("info", "debug, info, warn, error or fatal"),
 }

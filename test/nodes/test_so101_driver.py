@@ -21,7 +21,8 @@ from sigma_ros.nodes.so101_bus import FollowerArm
 from sigma_ros.nodes.so101_driver import So101Driver
 
 pytestmark = pytest.mark.ros
-pytest.importorskip("scservo_sdk", reason="the bus needs feetech-servo-sdk (lerobot[feetech])")
+for _name in ("scservo_sdk", "serial", "deepdiff"):
+    pytest.importorskip(_name, reason="the bus needs lerobot[feetech]")
 CONTRACT = load_contract("so101")
 LOW, HIGH = 1000, 3000
 STARTS = (2048, 1500, 2500, 2100, 2048, 1200)

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`sigma doctor`: each thing that can be wrong is found, and comes with what to do."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from sigma_ros.cli import doctor_checks as checks
+from sigma_ros.cli.doctor import app
+from sigma_ros.contract_file import load_contract
+
+CONTRACT = load_contract("so101")
+LOW, HIGH = np.array([-100.0] * 5 + [0.0]), np.full(6, 100.0)
+
+
+@pytest.fixture
+def fact():
+    """A stream with nothing wrong, and what is to be changed of it."""
+    watch = pytest.importorskip("sigma_ros.nodes.stream_watch", reason="needs ROS", exc_type=ImportError)
+
+    def make(**changes: object):
+        good = {
+            "name": "up",
+            "topic": "/up",
+            "wanted_type": "sensor_msgs/msg/Image",
+            "publishers": ("camera",),
+            "types": ("sensor_msgs/msg/Image",),
+            "reliable": False,
+            "received": 90,
+            "rate_hz": 30.0,
+            "gap_max_ms": 40.0,
+            "delay_ms": 12.0,
+            "problems": {},
+        }
+        return watch.StreamFacts(**(good | changes))
+
+    return make
+
+
+def only(findings) -> checks.Finding:
+    [finding] = list(findings)
+    return finding
+
+
+def test_a_healthy_stream_is_ok(fact) -> None:
+    assert only(checks.streams(CONTRACT, [fact()])).level == "ok"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said", "remedy"),
+    [
+        ({"publishers": ()}, "nobody publishes", "start the driver"),
+        ({"types": ("sensor_msgs/msg/CompressedImage",)}, "CompressedImage, not", "correct the type"),
+        ({"received": 0}, "nothing arrives", "DDS"),
+        ({"problems": {"image has the wrong size: got 320x240": 90}}, "90 refused: image", "contract says"),
+        ({"delay_ms": 900.0}, "900 ms old", "chrony"),
+        ({"delay_ms": -300.0}, "-300 ms old", "chrony"),
+        ({"rate_hz": 11.0}, "30 Hz are needed", "raise the rate"),
+    ],
+)
+def test_what_is_wrong_with_a_stream_is_named_with_its_remedy(fact, changes, said: str, remedy: str) -> None:
+    finding = only(checks.streams(CONTRACT, [fact(**changes)]))
+    assert finding.level == "wrong"
+    assert said in finding.what
+    assert remedy in finding.remedy
+
+
+def test_anybody_else_who_commands_is_named(fact) -> None:
+    facts = [fact(name="commands", publishers=("sigma_supervisor", "teleop"))]
+    assert "teleop" in only(checks.publishers_of_commands(facts, "sigma_supervisor")).what
+    assert not list(checks.publishers_of_commands([fact(name="commands", publishers=("me",))], "me"))
+
+
+def test_a_pose_in_degrees_is_told_as_that() -> None:
+    pose = np.array([0.3, -1.5, 1.2, 1.0, 0.4, 0.6])
+    assert only(checks.units(CONTRACT, [pose], LOW, HIGH)).level == "ok"
+    finding = only(checks.units(CONTRACT, [np.degrees(pose)], LOW, HIGH))
+    assert finding.level == "wrong"
+    assert "degrees" in finding.remedy
+
+
+def test_the_dds_profile_and_the_domain_are_looked_at(tmp_path: Path) -> None:
+    found = list(checks.ros_environment({"FASTDDS_DEFAULT_PROFILES_FILE": str(tmp_path / "none.xml")}))
+    assert [finding.level for finding in found if "profile" in finding.what] == ["wrong"]
+
+
+def test_offline_it_looks_at_machine_packages_and_checkpoint(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["--offline"])
+    assert "mini: statistics of 6 joints" in result.output
+    missing = CliRunner().invoke(app, ["--offline", "--checkpoint", "nowhere"])
+    assert missing.exit_code == 1
+    assert "nowhere is not there" in missing.output
