@@ -5,7 +5,8 @@
     python -m tools.fault_campaign --large --out out/safety     a hundred kills, sixty pairs of faults
     python -m tools.fault_campaign --only joints_jump,flood     some rows
 
-Writes `faults.json`, `faults.md`, and the log of the nodes; `--docs docs/safety.md` also renews the table there. Exit codes: 0 every reaction
+Writes `faults.json`, `faults.md` and the log of the nodes; `--docs docs/safety.md` also renews the table there.
+Exit codes: 0 every reaction
 as expected and no violation, 1 not so, 2 usage. Arm and policy are mocks (`tools/rig.py`).
 """
 

@@ -80,6 +80,7 @@ class Rig(Node):
         self.oracle = oracle.Live(oracle.Limits.read(ROOT / "config" / "oracle_so101.yaml"))
         self.states: deque[tuple[int, SupervisorState]] = deque(maxlen=2000)
         self.commands: deque[tuple[int, ndarray]] = deque(maxlen=2000)
+        self.arrivals: deque[tuple[int, int]] = deque(maxlen=2000)
         self.diagnostics: dict[str, tuple[int, int, str]] = {}
         self.other: Process | None = None
         self.done: dict[str, int] = {}
@@ -134,6 +135,7 @@ class Rig(Node):
         self.lost_commands += lost
         at_ns = int(info["source_timestamp"])
         self.commands.append((at_ns, command))
+        self.arrivals.append((at_ns, int(info["received_timestamp"])))
         self._waiting_commands.append((at_ns, command, lost))
         if np.isfinite(points).all():
             self.arm.follow(points, self.contract.command_period_ns / 1e9)
@@ -193,7 +195,7 @@ class Rig(Node):
         self.wait(lambda: self.states and self.states[-1][0] > since_ns, "the supervisor's first state")
 
     def _end_stream(self) -> None:
-        """Judges what is left of the last supervisor; its last command may lack a state if it was killed in between."""
+        """Judges what is left of the last supervisor; its last command lacks a state if it was killed in between."""
         self._judge(time.time_ns())
         if self.states:
             for at_ns, command, _ in self._waiting_commands:
@@ -317,7 +319,7 @@ class Rig(Node):
 
 @contextlib.contextmanager
 def rig(log: Path, *, setup: Setup = Setup(), before: Callable[[Rig], Any] = lambda _rig: None) -> Iterator[Rig]:
-    """A running bench: the supervisor in RUN under the scripted policy. `before` is called before any process starts."""
+    """A running bench: the supervisor in RUN under the scripted policy. `before` comes before any process starts."""
     with ros_context([sys.argv[0]]):
         executor = SingleThreadedExecutor()
         node = Rig(executor, log, setup=setup)

@@ -133,6 +133,9 @@ class _SupervisorBase:
     lockstep: bool = option(
         "replay: ticks at `/clock` messages; commands go to the replay topic only", default=False, read_only=True
     )
+    realtime_priority: int = option(
+        "SCHED_FIFO level of its thread where permitted; 0: ordinary", default=20, low=0, high=99, read_only=True
+    )
     scale_ceiling: float = option("the applied scale never exceeds this", default=1.0, low=0.0, high=1.0)
 
     @property

@@ -19,6 +19,7 @@ from sigma_ros.nodes.parameters import BoundParameters, given
 from sigma_ros.nodes.process import run_node
 from sigma_ros.nodes.supervisor_live import LiveDrive
 from sigma_ros.nodes.supervisor_lockstep import LockstepDrive
+from sigma_ros.nodes.supervisor_priority import freeze_garbage, take_priority
 
 
 class SupervisorNode(Node):
@@ -31,9 +32,17 @@ class SupervisorNode(Node):
         bound = BoundParameters(
             self, supervisor_options(limits), state=lambda: self.drive.state, refuse=self._refuse_change
         )
+        self._lockstep = lockstep
         contract = load_contract(bound.value.contract)
         make = LockstepDrive if lockstep else LiveDrive
         self.drive: LiveDrive | LockstepDrive = make(self, contract, bound.value)
+
+    def be_prompt(self) -> "SupervisorNode":
+        """For a process of its own: see `supervisor_priority`. Lockstep has no deadlines."""
+        level = 0 if self._lockstep else int(self.get_parameter("realtime_priority").value)
+        self.get_logger().info(take_priority(level))
+        freeze_garbage()
+        return self
 
     def stop(self) -> bool:
         """Last words: brings the arm to rest with certified commands; True once it rests."""
@@ -45,7 +54,7 @@ class SupervisorNode(Node):
 
 def main(args: Sequence[str] | None = None) -> int:
     """Starts the node; returns the exit code."""
-    return run_node(SupervisorNode, SupervisorOptions, args, __doc__)
+    return run_node(lambda overrides: SupervisorNode(overrides).be_prompt(), SupervisorOptions, args, __doc__)
 
 
 if __name__ == "__main__":
