@@ -55,6 +55,11 @@ class Supervisor:
         return self._situation.counters
 
     @property
+    def is_resting(self) -> bool:
+        """Whether the arm was told the same position three times, and nothing else is to come; also without an arm."""
+        return self._situation.loop.is_resting
+
+    @property
     def estop_heard(self) -> bool:
         """Whether the emergency stop's publisher was ever heard."""
         return self._situation.evidence.estop_heard

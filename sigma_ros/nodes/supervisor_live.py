@@ -25,7 +25,7 @@ from sigma_ros.nodes.node_options import TIGHTENED, SupervisorOptions
 from sigma_ros.nodes.publishers import foreign_publishers, publishers
 from sigma_ros.nodes.sensor_messages import stamp_ns
 from sigma_ros.nodes.supervisor_health import SupervisorHealth
-from sigma_ros.nodes.supervisor_output import SupervisorOutput, is_at_rest
+from sigma_ros.nodes.supervisor_output import SupervisorOutput
 from sigma_ros.values import NS_PER_S
 
 FOREIGN_CHECK_S = 0.2
@@ -61,8 +61,7 @@ class LiveDrive:
     def stop(self) -> bool:
         """Last words: brings the arm to rest with certified commands, and says so."""
         self._core.release()
-        decision = self._decision
-        return decision is None or (not decision.state.may_move and is_at_rest(decision))
+        return not self._core.state.may_move and self._core.is_resting
 
     def refuse_change(self, old: SupervisorOptions, new: SupervisorOptions) -> str | None:
         """Judges and applies a change: the core alone knows whether it may be."""

@@ -109,12 +109,5 @@ def piece_rad(decision: Decision) -> Float64[ndarray, "points dof"]:
     return np.concatenate((command, decision.stop_rad[:last]))
 
 
-def is_at_rest(decision: Decision) -> bool:
-    """Whether the published commands stand still."""
-    if decision.command_rad is None or decision.stop_rad is None:
-        return True
-    return bool((decision.stop_rad == decision.command_rad).all())
-
-
 def _number(value: float) -> float:
     return float(value) if isinstance(value, int | float) else math.nan

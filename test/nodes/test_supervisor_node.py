@@ -294,9 +294,10 @@ def test_the_last_words_bring_the_arm_to_rest(contract, start):
     rig.until(supervisor.stop, "rest")
     rig.next_state()
     assert supervisor.drive.state in ("HOLD", "DISENGAGED")
-    stopped = rig.states[-1].command
+    assert rig.commands[-1].data == rig.commands[-2].data
+    stopped = rig.commands[-1].data
     rig.next_state()
-    np.testing.assert_array_equal(rig.states[-1].command, stopped)
+    assert rig.commands[-1].data == stopped
 
 
 def test_a_lockstep_supervisor_cannot_reach_the_robot(contract, start, executor, monkeypatch):
