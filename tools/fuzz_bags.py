@@ -23,6 +23,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -195,7 +196,7 @@ def campaign(count: int, seed: int, folder: Path, workers: int) -> Iterator[Case
         pristine(folder, storage)
     batches = [range(first, min(first + 20, count)) for first in range(0, count, 20)]
     while batches:
-        with ProcessPoolExecutor(max_workers=workers, max_tasks_per_child=10) as pool:
+        with ProcessPoolExecutor(max_workers=workers, mp_context=get_context("spawn")) as pool:
             futures = [(numbers, pool.submit(_batch, numbers, seed, folder)) for numbers in batches]
             batches = []
             for numbers, future in futures:

@@ -16,6 +16,7 @@ VERBS = {
     "calibrate": "Check the arm's units and calibration against the training data.",
     "compare": "Put two reports of the same recordings side by side.",
     "contract": "Check a robot's contract file.",
+    "dataset": "Write bags as a LeRobot data set.",
     "demo": "Record, replay through the nodes and report, on this machine alone.",
     "evaluate": "Replay many bags on many workers; one summary.",
     "doctor": "Check machine, ROS, streams, units and checkpoint, and say what to do.",

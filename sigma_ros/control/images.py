@@ -118,6 +118,15 @@ def decode_resized(message: ImageMessage, camera: Camera, size_px: int) -> UInt8
     return letterbox(pixels, size_px, _AFTER_RESIZE[message.encoding])
 
 
+def decode_full(message: ImageMessage, camera: Camera) -> UInt8[ndarray, "h w 3"]:
+    """RGB pixels of a camera message at the camera's own size; raises as `decode_resized` does."""
+    check_image(message, camera)
+    if message.is_compressed:
+        return _decode_compressed(message, camera)
+    convert = _BEFORE_RESIZE.get(message.encoding) or _AFTER_RESIZE[message.encoding]
+    return convert(_raw_pixels(message))
+
+
 def letterbox(pixels: UInt8[ndarray, "h w c"], size_px: int, convert: Convert = _same) -> UInt8[ndarray, "size size 3"]:
     """Resizes to fit a square, keeping the aspect, centred on black; `convert` makes RGB of the small image."""
     height, width = pixels.shape[:2]
