@@ -15,7 +15,8 @@ from sigma_ros.evaluation.replay import Hooks, ReplayOptions
 from sigma_ros.evaluation.replay_log import ReplayLog
 from sigma_ros.evaluation.report_json import plain
 from sigma_ros.model.runtime import SigmaRuntime
-from sigma_ros.nodes.policy_worker import InferenceWorker, Job
+from sigma_ros.nodes.policy_job import Job
+from sigma_ros.nodes.policy_worker import InferenceWorker
 from sigma_ros.values import NS_PER_S, AdapterSettings, Window
 
 LONGEST_PAUSE_NS = 2 * NS_PER_S

@@ -8,6 +8,7 @@ same recording gives the same chunks at any speed, and a saved state continues b
 import math
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -26,7 +27,7 @@ from sigma_ros.model.policy_units import PolicyUnits
 from sigma_ros.model.runtime_load import CheckpointInfo, load_parts
 from sigma_ros.model.sights import SightMaker
 from sigma_ros.model.sigma import Action, SigmaTelepathyVLA
-from sigma_ros.model.state import RecurrentState
+from sigma_ros.model.state import RecurrentState, load_state, save_state
 from sigma_ros.model.step import advance, initial_state, plan, recorrect, remember
 from sigma_ros.model.telepathy import Belief
 from sigma_ros.model.tokens import PADDING
@@ -207,6 +208,21 @@ class SigmaRuntime:
         valid = {frame.tick: frame for frame, there in zip(window.frames, window.mask, strict=True) if there}
         ticks = tuple(frame.tick if there else PADDING for frame, there in zip(window.frames, window.mask, strict=True))
         return advance(self.model, state, ticks, lambda tick: self._sights.sight(valid[tick]))
+
+    def save(self, state: RecurrentState, path: Path) -> None:
+        """Writes a recurrent state bit for bit (safetensors)."""
+        save_state(state, path, model_hash=self.info.hash)
+
+    def restore(self, path: Path, fresh: RecurrentState) -> RecurrentState:
+        """An epoch's empty state with the memory of a saved one; its window stays empty, for those ticks are gone.
+
+        Raises:
+            SigmaError: the file is no state of this model, or of another task.
+        """
+        saved = load_state(path, like=fresh, model_hash=self.info.hash)
+        if saved.task != fresh.task:
+            raise SigmaError("the saved memory is of another task", where=path, expected=fresh.task, got=saved.task)
+        return replace(fresh, memory=saved.memory, factors=saved.factors, commits=saved.commits)
 
     def normalise_actions(self, rad: Float64[ndarray, "n dof"]) -> Float64[ndarray, "n dof"]:
         """Radians to the policy's normalised action space, where errors are measured."""

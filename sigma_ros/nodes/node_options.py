@@ -37,6 +37,7 @@ class PolicyOptions:
     baseline_diagnostics: bool = option(
         "at commits, also measure tau_l2 and sem_align without LoRA", default=False, read_only=True
     )
+    state_file: str = option("where `~/save_state` writes the memory and `~/restore_state` reads it", default="")
     task: str = option("task text; empty: the contract's first", default="")
     replan_ticks: int = option("a chunk every so many ticks", default=8, unit="ticks", low=1, high=50)
     stitching: str = option(

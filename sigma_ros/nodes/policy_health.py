@@ -9,9 +9,10 @@ import numpy as np
 
 from sigma_ros.control.stream import StreamCount
 from sigma_ros.nodes.diagnostics import Level, Standing, Task
+from sigma_ros.nodes.policy_job import Outcome
 from sigma_ros.nodes.policy_model import PolicyModel
 from sigma_ros.nodes.policy_session import PolicySession
-from sigma_ros.nodes.policy_worker import Outcome
+from sigma_ros.nodes.policy_signatures import Signatures
 from sigma_ros.values import Chunk, Telepathy
 
 HANG_NS = 10_000_000_000
@@ -34,9 +35,11 @@ class PolicyHealth:
         self._chunk: Chunk | None = None
         self._telepathy: Telepathy | None = None
         self._seen: dict[str, StreamCount] = {}
+        self._signatures = Signatures()
 
     def note(self, outcome: Outcome) -> None:
         """Takes in what came of a tick."""
+        self._signatures.note(outcome)
         if outcome.error is not None:
             self._errors += 1
             self._last_error = outcome.error.strip().splitlines()[-1]
@@ -58,6 +61,9 @@ class PolicyHealth:
             "policy/adapter": self._adapter,
             "policy/memory": self._memory,
             "policy/units": self._units,
+            "policy/action_error": self._signatures.action_error,
+            "policy/semantic_drift": self._signatures.semantic_drift,
+            "policy/latency": self._signatures.latency,
             **{name: partial(self._stream, stream) for name, stream in streams.items()},
         }
 

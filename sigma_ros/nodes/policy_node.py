@@ -9,6 +9,7 @@ import functools
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from rclpy.impl.rcutils_logger import RcutilsLogger
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
@@ -72,6 +73,8 @@ class PolicyNode(LifecycleNode):
         self._bound = BoundParameters(self, PolicyOptions(), state=self._state_name, applied=self._apply)
         self.create_service(Trigger, "~/reset_memory", self._on_reset_memory)
         self.create_service(SetBool, "~/pause", self._on_pause)
+        self.create_service(Trigger, "~/save_state", self._on_save_state)
+        self.create_service(Trigger, "~/restore_state", self._on_restore_state)
         self._task = self._bound.value.task
         self.create_subscription(String, "~/task", self._on_task, qos.LATCHED)
         self._outcome_guard = self.create_guard_condition(self._on_outcome)
@@ -201,6 +204,29 @@ class PolicyNode(LifecycleNode):
         (self._session.pause if request.data else self._session.resume)()
         response.success = True
         response.message = "paused: no chunks until resumed" if request.data else "running, in a new epoch"
+        return response
+
+    def _on_save_state(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        return self._with_state_file(response, lambda session, file: f"{session.save(file)} commits are in {file}")
+
+    def _on_restore_state(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        return self._with_state_file(
+            response, lambda session, file: f"{session.restore(file)} commits from {file}, epoch {session.epoch}"
+        )
+
+    def _with_state_file(
+        self, response: Trigger.Response, act: Callable[[PolicySession, Path], str]
+    ) -> Trigger.Response:
+        file = self._bound.value.state_file
+        if self._session is None or not file:
+            state = f"the policy is {self._state_name()}; activate it first"
+            response.message = state if self._session is None else "set the parameter state_file first"
+            return response
+        try:
+            response.message = act(self._session, Path(file).expanduser())
+            response.success = True
+        except SigmaError as error:
+            response.message = str(error)
         return response
 
     def _state_name(self) -> str:

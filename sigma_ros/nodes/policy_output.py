@@ -11,8 +11,8 @@ from sigma_ros.msg import ActionChunk, TelepathyState
 from sigma_ros.nodes import qos, topics
 from sigma_ros.nodes.messages import chunk_message, gap_message, telepathy_message
 from sigma_ros.nodes.node_options import PolicyOptions
+from sigma_ros.nodes.policy_job import Outcome
 from sigma_ros.nodes.policy_model import PolicyModel
-from sigma_ros.nodes.policy_worker import Outcome
 from sigma_ros.nodes.sensor_messages import to_time
 from sigma_ros.values import Gap, Window
 

@@ -5,6 +5,7 @@ Everything here runs on one thread and never waits; only `InferenceWorker` has a
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float64
@@ -17,7 +18,8 @@ from sigma_ros.control.schedule import Schedule
 from sigma_ros.control.units import units_gap
 from sigma_ros.evaluation.replay_log import SCORE_STRIDE_TICKS
 from sigma_ros.nodes.node_options import PolicyOptions
-from sigma_ros.nodes.policy_worker import InferenceWorker, Job, Outcome, Runtime
+from sigma_ros.nodes.policy_job import Job, Outcome, Runtime
+from sigma_ros.nodes.policy_worker import InferenceWorker
 from sigma_ros.values import Gap, Window
 
 UnitsCheck = Callable[[Float64[ndarray, " dof"]], tuple[str, ...]]
@@ -133,6 +135,17 @@ class PolicySession:
             self._clock.reset()
         self._judged_epoch = -1
         self._worker.restart()
+
+    def save(self, path: Path) -> int:
+        """Writes the memory; returns how many commits are in it. Raises SigmaError where it cannot."""
+        return self._worker.save(path)
+
+    def restore(self, path: Path) -> int:
+        """Begins a new epoch with a saved memory; returns how many commits are in it. Raises SigmaError as above."""
+        state = self._worker.read(path, task=self.task)
+        self.reset()
+        self._worker.inherit(state)
+        return state.commits
 
     def pause(self) -> None:
         """Ticks go on, inference does not."""

@@ -13,94 +13,18 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
-
-import numpy as np
-from numpy import ndarray
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sigma_ros.control.left_over import left_over
-from sigma_ros.risk import scale_of
-from sigma_ros.values import AdapterSettings, Chunk, Gap, LeftOver, Telepathy, Window
+from sigma_ros.errors import SigmaError
+from sigma_ros.nodes.policy_job import Job, Outcome, Runtime, rescaled
+from sigma_ros.values import AdapterSettings, Chunk, Gap, LeftOver, Window
 
 if TYPE_CHECKING:
     from sigma_ros.model.runtime import Inference
     from sigma_ros.model.state import RecurrentState
-
-
-class Runtime(Protocol):
-    """What the worker needs of `model.runtime.SigmaRuntime`."""
-
-    def initial_state(self, *, epoch: int, task: str) -> "RecurrentState":
-        """The empty state of an epoch."""
-        ...
-
-    def step(
-        self,
-        window: Window,
-        state: "RecurrentState",
-        *,
-        commit: bool,
-        settings: AdapterSettings,
-        chunk_id: int,
-        baseline_diagnostics: bool = False,
-        left_over: LeftOver | None = None,
-    ) -> "tuple[Inference, RecurrentState]":
-        """One inference."""
-        ...
-
-    def remember(self, window: Window, state: "RecurrentState") -> "tuple[Telepathy, RecurrentState]":
-        """A commit without a chunk."""
-        ...
-
-    def refresh(
-        self, window: Window, state: "RecurrentState", previous: Chunk, *, settings: AdapterSettings, chunk_id: int
-    ) -> "tuple[Inference, RecurrentState]":
-        """A new residual on what is left of a chunk."""
-        ...
-
-    def check_units(self, positions_rad: ndarray) -> tuple[str, ...]:
-        """Why a pose cannot be in the units of the training data."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """A tick to work on. A `Gap` is passed through in its turn, so that outcomes keep the ticks' order.
-
-    A window that neither plans nor commits is inferred for its score only and leaves the state as it was.
-    `baseline` also measures the arm without LoRA. `refreshes`: a new residual on the chunk in execution, if the
-    thread is free. `guided`: the base is led on from what is left of the chunk before. `late_ns`: from the tick's
-    stamp to its submission.
-    """
-
-    item: Window | Gap
-    task: str
-    settings: AdapterSettings
-    plans: bool
-    commits: bool
-    baseline: bool = False
-    refreshes: bool = False
-    guided: bool = False
-    crossfade_steps: int = 0
-    late_ns: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What came of a job: chunk and telepathy, telepathy alone for a bare commit, neither for a gap, or `error`."""
-
-    job: Job
-    chunk: Chunk | None = None
-    telepathy: Telepathy | None = None
-    error: str | None = None
-    waited_ns: int = 0
-    took_ns: int = 0
-
-    @property
-    def delay_ns(self) -> int:
-        """From the tick to its outcome."""
-        return self.job.late_ns + self.waited_ns + self.took_ns
 
 
 NICENESS = 5
@@ -135,6 +59,7 @@ class InferenceWorker:
         self._closing = False
         self._busy_since_ns: int | None = None
         self._state: RecurrentState | None = None
+        self._inherited: RecurrentState | None = None
         self._chunk_id = 0
         self._generation = 0
         self._executed: Outcome | None = None
@@ -186,7 +111,36 @@ class InferenceWorker:
                 self._chunk_id = 0
             self._waiting.clear()
             self._outcomes.clear()
-            self._state = self._executed = None
+            self._state = self._executed = self._inherited = None
+
+    def save(self, path: Path) -> int:
+        """Writes the recurrent state to a file; returns how many commits are in it.
+
+        Raises:
+            SigmaError: there is none yet, or the disk refuses.
+        """
+        with self._changed:
+            state = self._state
+        if state is None:
+            raise SigmaError("there is no memory to save yet", remedy="wait for the first chunk")
+        try:
+            self._runtime.save(state, path)
+        except OSError as error:
+            raise SigmaError("the memory cannot be written", where=path, got=error) from error
+        return state.commits
+
+    def read(self, path: Path, *, task: str) -> "RecurrentState":
+        """An empty state with a saved memory, for `inherit`.
+
+        Raises:
+            SigmaError: the file cannot be used with this model and task.
+        """
+        return self._runtime.restore(path, self._runtime.initial_state(epoch=0, task=task))
+
+    def inherit(self, state: "RecurrentState") -> None:
+        """The next epoch begins with this state's memory. `restart` forgets it."""
+        with self._changed:
+            self._inherited = state
 
     def busy_ns(self) -> int:
         """How long the current inference has been running; 0 when idle."""
@@ -270,7 +224,7 @@ class InferenceWorker:
         if state is None or (state.epoch, state.task) != (window.epoch, window.task):
             if job.refreshes:
                 return Outcome(job=job, waited_ns=waited_ns), state
-            state = self._runtime.initial_state(epoch=window.epoch, task=window.task)
+            state = self._begun(window)
         started_ns = time.monotonic_ns()
         inference: Inference | None = None
         if job.commits and not job.plans and not self._lockstep:
@@ -286,6 +240,13 @@ class InferenceWorker:
             took_ns=time.monotonic_ns() - started_ns,
         )
         return outcome, advanced if job.plans or job.commits or job.refreshes else state
+
+    def _begun(self, window: Window) -> "RecurrentState":
+        with self._changed:
+            inherited, self._inherited = self._inherited, None
+        if inherited is not None and inherited.task == window.task:
+            return replace(inherited, epoch=window.epoch)
+        return self._runtime.initial_state(epoch=window.epoch, task=window.task)
 
     def _step(self, job: Job, window: Window, state: "RecurrentState") -> "tuple[Inference, RecurrentState]":
         if job.refreshes and self._executing is not None:
@@ -303,11 +264,3 @@ class InferenceWorker:
     def _left_over(self, window: Window) -> LeftOver | None:
         last = self._executed
         return None if last is None else left_over(last.chunk, window, delay_ns=last.delay_ns)
-
-
-def rescaled(chunk: Chunk, settings: AdapterSettings) -> Chunk:
-    """A chunk as these settings scale it; the scale of a base that is not finite stays 0."""
-    if chunk.settings == settings:
-        return chunk
-    scale = scale_of(chunk.risk, settings) if np.isfinite(chunk.base_rad).all() else 0.0
-    return replace(chunk, settings=settings, scale=scale)

@@ -355,3 +355,16 @@ def test_a_left_over_draws_the_base_towards_the_chunk_before_and_its_absence_cha
     kept = runtime.normalise_actions(left.base_rad)[:4]
     assert np.abs(led.base_normalised[:4] - kept).max() < 0.5 * np.abs(free.base_normalised[:4] - kept).max()
     assert _same(free, again)
+
+
+def test_a_saved_memory_begins_an_epoch_with_an_empty_window(stirred: SigmaRuntime, tmp_path: Path) -> None:
+    _, state = _run(stirred, [0, 16])
+    file = tmp_path / "memory.safetensors"
+    stirred.save(state, file)
+    fresh = stirred.initial_state(epoch=5, task=TASK)
+    restored = stirred.restore(file, fresh)
+    assert (restored.epoch, restored.commits) == (5, 2)
+    assert torch.equal(restored.memory, state.memory)
+    assert torch.equal(restored.ring.valid, fresh.ring.valid)
+    with pytest.raises(SigmaError, match="another task"):
+        stirred.restore(file, stirred.initial_state(epoch=5, task="fold the towel"))

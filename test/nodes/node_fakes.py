@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +13,7 @@ from rclpy.executors import SingleThreadedExecutor
 
 from sigma_ros.contract import Camera, Contract
 from sigma_ros.contract_file import load_contract
+from sigma_ros.errors import SigmaError
 from sigma_ros.nodes.policy_model import PolicyModel
 from sigma_ros.risk import assess, scale_of
 from sigma_ros.values import AdapterSettings, Chunk, LeftOver, Telepathy, Window
@@ -155,6 +157,18 @@ class FakeRuntime:
             settings=settings,
         )
         return FakeInference(chunk, self._telepathy(window, state, commit=False, baseline=False)), state
+
+    def save(self, state: FakeState, path: Path) -> None:
+        path.write_text(f"{state.commits} {state.task}")
+
+    def restore(self, path: Path, fresh: FakeState) -> FakeState:
+        try:
+            commits, task = path.read_text().split(" ", 1)
+        except OSError as error:
+            raise SigmaError("the recurrent state cannot be read", where=path, got=error) from error
+        if task != fresh.task:
+            raise SigmaError("the saved memory is of another task", where=path, expected=fresh.task, got=task)
+        return replace(fresh, commits=int(commits))
 
     def _telepathy(self, window: Window, state: FakeState, *, commit: bool, baseline: bool) -> Telepathy:
         brightness = float(np.mean([image.mean() for image in window.newest.images.values()]))

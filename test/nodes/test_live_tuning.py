@@ -12,14 +12,15 @@ import pytest
 from node_fakes import FakeRuntime, fake_model, small_contract, spin_until
 from rclpy.parameter import Parameter, parameter_dict_from_yaml_file
 from std_msgs.msg import String
+from std_srvs.srv import Trigger
 from test_policy_live import LiveRobot
 
 from sigma_ros.contract_file import shipped_config_dir
 from sigma_ros.nodes import qos, topics
 from sigma_ros.nodes.node_options import PolicyOptions, SupervisorOptions
 from sigma_ros.nodes.options import problems, specs
+from sigma_ros.nodes.policy_job import rescaled
 from sigma_ros.nodes.policy_node import PolicyNode
-from sigma_ros.nodes.policy_worker import rescaled
 from sigma_ros.nodes.supervisor_node import SupervisorNode
 from sigma_ros.risk import scale_of
 from sigma_ros.values import AdapterSettings
@@ -195,3 +196,39 @@ def test_rescaling_changes_scale_and_settings_alone(rig):
     assert other.scale == scale_of(chunk.risk, settings)
     assert replace(other, scale=chunk.scale, settings=chunk.settings) == chunk
     assert rescaled(chunk, chunk.settings) is chunk
+
+
+def ask(robot, executor, topic: str):
+    client = robot.create_client(Trigger, topic)
+    spin_until(executor, client.service_is_ready, what=topic)
+    future = client.call_async(Trigger.Request())
+    spin_until(executor, future.done, what=f"an answer of {topic}")
+    return future.result()
+
+
+def test_the_memory_is_saved_and_restored_into_a_new_epoch(rig, executor, tmp_path):
+    robot, policy, runtime = rig
+    assert not ask(robot, executor, topics.SAVE_STATE).success, "no file named yet"
+    file = tmp_path / "memory.safetensors"
+    assert turn(policy, state_file=str(file)).successful
+    answer = ask(robot, executor, topics.RESTORE_STATE)
+    assert not answer.success
+    assert "cannot be read" in answer.message
+    commits = sum(commit for _, _, commit in runtime.calls) + len(runtime.remembered)
+    assert ask(robot, executor, topics.SAVE_STATE).success
+    assert int(file.read_text().split(" ", 1)[0]) >= commits >= 1
+    file.write_text(f"40 {policy._session.task}")
+    epoch = policy._session.epoch
+    assert ask(robot, executor, topics.RESTORE_STATE).success
+    spin_until(executor, lambda: robot.chunks[-1][1].epoch > epoch, what="the new epoch's first chunk")
+    assert robot.chunks[-1][1].residual_positions[0] == pytest.approx(0.41), "forty commits, and this tick's"
+
+
+def test_a_memory_of_another_task_is_refused(rig, executor, tmp_path):
+    robot, policy, _ = rig
+    file = tmp_path / "memory.safetensors"
+    file.write_text("3 fold the towel")
+    assert turn(policy, state_file=str(file)).successful
+    answer = ask(robot, executor, topics.RESTORE_STATE)
+    assert not answer.success
+    assert "another task" in answer.message

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from node_fakes import TIMEOUT_S, FakeRuntime, small_contract
 
-from sigma_ros.nodes.policy_worker import InferenceWorker, Job
+from sigma_ros.nodes.policy_job import Job
+from sigma_ros.nodes.policy_worker import InferenceWorker
 from sigma_ros.values import WINDOW_TICKS, AdapterSettings, Frame, Gap, Window
 
 pytestmark = pytest.mark.ros
