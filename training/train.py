@@ -100,8 +100,8 @@ class Run:
             trainee = PlainTrainee(self.model, self.feeder)
         self.trainee = self.accelerator.prepare_model(trainee)
         self.places = [[Place()] * options.batch_size for _ in range(count)]
-        start = {"batch": options.batch_size, "device": self.model.backbone.device}
-        self.memories = [Recurrence.start(self.model.config, **start) for _ in range(count)]
+        config, device = self.model.config, self.model.backbone.device
+        self.memories = [Recurrence.start(config, batch=options.batch_size, device=device) for _ in range(count)]
         torch.manual_seed(options.seed * 1000 + self.accelerator.process_index)
 
     @property

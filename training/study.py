@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""python -m training.study: what each part of Sigma is worth, on held-out episodes, over several training seeds.
+
+Every arm is trained by `training.train` with the same settings and seeds; finished runs are kept, so an interrupted
+study resumes. Arms are compared window by window with the untouched base and with the whole of Sigma.
+
+Examples:
+    python -m training.study --base_model_id mini --dataset_dir data/target_shards --out out/study
+    python -m training.study --dataset_dir data/target_shards --out out/study --arms sigma plain_lora --seeds 0 1 2
+"""
+
+import argparse
+import shutil
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float64
+from numpy import ndarray
+from rich.console import Console
+
+from sigma_ros.errors import SigmaError
+from sigma_ros.evaluation.metrics import SPANS
+from sigma_ros.evaluation.statistics import Comparison, compare
+from training.held_out import WindowScores
+from training.loop import INTERRUPTED
+from training.options import ABLATIONS, TrainOptions
+from training.study_page import write_page
+from training.train import run_training
+
+ARMS = ("sigma", "plain_lora", *(f"without {part}" for part in ABLATIONS))
+UNADAPTED = "sigma, scale 1"
+"""The runs of `sigma` with the whole residual: what the adapter adds or costs."""
+
+_ARRAYS = tuple(WindowScores.__dataclass_fields__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmResult:
+    """One arm: errors per seed and window, and the comparisons of their mean over seeds."""
+
+    name: str
+    seeds: tuple[int, ...]
+    errors: dict[str, Float64[ndarray, "seeds windows"]]
+    against_base: dict[str, Comparison]
+    against_sigma: dict[str, Comparison]
+    semantic_change: dict[str, float]
+
+
+def arm_options(arm: str, common: TrainOptions) -> TrainOptions:
+    """The training options of an arm."""
+    if arm == "plain_lora":
+        return replace(common, arm="plain_lora")
+    return replace(common, ablate=(arm.removeprefix("without "),)) if arm.startswith("without ") else common
+
+
+def run_arm(arm: str, seed: int, common: TrainOptions, out: Path) -> WindowScores | None:
+    """Scores of one run, from disk or trained now; None when it was interrupted."""
+    file = out / "runs" / f"{arm.replace(' ', '_')}_seed{seed}.npz"
+    if not file.is_file():
+        place = out / "work" / file.stem
+        options = replace(arm_options(arm, common), seed=seed, output_dir=str(place))
+        resume = (place / "state").is_dir()
+        run, complete = run_training(options, resume=resume)
+        if not complete:
+            return None
+        scores = run.scores(run.held_out_numbers)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_suffix(".tmp.npz")
+        np.savez_compressed(temporary, **{name: getattr(scores, name) for name in _ARRAYS})
+        temporary.replace(file)
+        shutil.rmtree(place)
+    with np.load(file) as stored:
+        return WindowScores(**{name: stored[name] for name in _ARRAYS})
+
+
+def summarise(results: dict[str, dict[int, WindowScores]]) -> list[ArmResult]:
+    """Every arm that has runs, compared with the base and with Sigma over the seeds that both have."""
+    sigma = results.get("sigma", {})
+    arms = {name: {s: one.sigma for s, one in runs.items()} for name, runs in results.items() if runs}
+    if sigma:
+        arms[UNADAPTED] = {seed: one.full for seed, one in sigma.items()}
+    summary = []
+    for name, squared in arms.items():
+        own = results.get(name, sigma)
+        first = next(iter(own.values()))
+        shared = sorted(set(squared) & set(sigma))
+        errors, against_base, against_sigma = {}, {}, {}
+        for span, steps in SPANS.items():
+            ours = np.stack([_windows(squared[seed], steps) for seed in sorted(squared)])
+            errors[span] = ours
+            base = _windows(first.base, steps)
+            against_base[span] = compare(base, ours.mean(axis=0), first.episode)
+            if shared and name != "sigma":
+                theirs = np.mean([_windows(sigma[seed].sigma, steps) for seed in shared], axis=0)
+                mine = np.mean([_windows(squared[seed], steps) for seed in shared], axis=0)
+                against_sigma[span] = compare(theirs, mine, first.episode)
+        summary.append(
+            ArmResult(
+                name=name,
+                seeds=tuple(sorted(squared)),
+                errors=errors,
+                against_base=against_base,
+                against_sigma=against_sigma,
+                semantic_change=_semantic_change(own),
+            )
+        )
+    return summary
+
+
+def _windows(squared: Float64[ndarray, "windows steps dof"], steps: int) -> Float64[ndarray, " windows"]:
+    return squared[:, :steps].mean(axis=(1, 2))
+
+
+def _semantic_change(runs: dict[int, WindowScores]) -> dict[str, float]:
+    """How far tau_l2 and sem_align with adapters are from those without, as a share; the card calls them similar."""
+    changes = {}
+    for name in ("tau_l2", "sem_align"):
+        pairs = np.concatenate([getattr(one, name) for one in runs.values()])
+        plain, adapted = pairs.mean(axis=0)
+        changes[name] = float((adapted - plain) / plain) if plain else float("nan")
+    return changes
+
+
+def study(common: TrainOptions, arms: list[str], seeds: list[int], out: Path) -> bool:
+    """Seed after seed, so that every arm has some before any has all; False when it was interrupted."""
+    console = Console(stderr=True)
+    results: dict[str, dict[int, WindowScores]] = {arm: {} for arm in arms}
+    for seed in seeds:
+        for arm in arms:
+            console.print(f"seed {seed}: {arm}", highlight=False)
+            scores = run_arm(arm, seed, common, out)
+            if scores is None:
+                return False
+            results[arm][seed] = scores
+        write_page(summarise(results), common, out)
+    return True
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.study", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--base_model_id", default="mini", help="as in training.train (default mini)")
+    parser.add_argument("--dataset_dir", required=True, help="folder of training.preprocess, with held-out episodes")
+    parser.add_argument("--out", type=Path, required=True, help="folder for runs, results.md and results.html")
+    parser.add_argument("--contract", default="so101", help="contract file or name (default so101)")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="default: all")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="training seeds")
+    parser.add_argument("--max_steps", type=int, default=300, help="optimiser steps of each run (default 300)")
+    parser.add_argument("--batch_size", type=int, default=16, help="streams per step (default 16)")
+    parser.add_argument("--learning_rate", type=float, default=1e-3, help="default 0.001")
+    parser.add_argument("--phase_step", type=int, default=16, help="as in training.train (default 16)")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command; exit codes 0 done, 1 failed, 2 usage, 130 interrupted (the same command resumes)."""
+    args = _arguments(argv)
+    console = Console(stderr=True)
+    try:
+        common = TrainOptions(
+            base_model_id=args.base_model_id,
+            dataset_dir=args.dataset_dir,
+            output_dir=str(args.out),
+            contract=args.contract,
+            batch_size=args.batch_size,
+            gradient_accumulation_steps=1,
+            max_steps=args.max_steps,
+            learning_rate=args.learning_rate,
+            phase_step=args.phase_step,
+            eval_every=0,
+            save_every=50,
+        )
+        complete = study(common, args.arms, args.seeds, args.out)
+    except SigmaError as error:
+        console.print(f"[red]{error}[/red]")
+        return error.exit_code
+    except KeyboardInterrupt:
+        complete = False
+    console.print(f"{args.out / 'results.md'}" if complete else "interrupted; the same command resumes")
+    return 0 if complete else INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

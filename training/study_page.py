@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`results.md` and `results.svg` of a study: a table one can check, a picture one can read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from matplotlib.figure import Figure
+
+from sigma_ros.evaluation.metrics import SPANS
+from sigma_ros.evaluation.report import write_files
+from training.statistics import holm
+
+if TYPE_CHECKING:
+    from sigma_ros.evaluation.statistics import Comparison
+    from training.options import TrainOptions
+    from training.study import ArmResult
+
+PAGE, PICTURE = "results.md", "results.svg"
+_COLOURS = {"vec": "#3b82f6", "chk": "#12a17a", "trj": "#e08214"}
+
+
+def write_page(arms: Sequence[ArmResult], common: TrainOptions, out: Path) -> None:
+    """Writes both files, whole or not at all."""
+    out.mkdir(parents=True, exist_ok=True)
+    writers: dict[str, Callable[[Path], object]] = {
+        PICTURE: lambda path: _draw(arms, path),
+        PAGE: lambda path: path.write_text(page(arms, common), encoding="utf-8"),
+    }
+    write_files(writers, out)
+
+
+def page(arms: Sequence[ArmResult], common: TrainOptions) -> str:
+    """The page's text."""
+    if not arms:
+        return "No run has finished yet.\n"
+    first = arms[0]
+    windows = first.errors["vec"].shape[1]
+    units = first.against_base["vec"].units
+    lines = [
+        f"Trained with: `{common.command()}`, arms differ as named. Scored on {windows} windows of {units} held-out "
+        f"{first.against_base['vec'].unit}s; an arm's error is the mean over its training seeds. Intervals: paired "
+        "bootstrap over episodes, 95 %. p: sign-flip permutation over episodes, corrected by Holm over the column.",
+        "",
+        "## Against the untouched base",
+        "",
+        *_table(arms, "against_base"),
+        "",
+        "## Against the whole of Sigma",
+        "",
+        "Above zero: the arm is worse than Sigma, so the part that is missing was worth something.",
+        "",
+        *_table([arm for arm in arms if arm.against_sigma], "against_sigma"),
+        "",
+        "## Spread over training seeds, and the semantic figures",
+        "",
+        "| arm | seeds | mse_trj per seed | tau_l2 with against without adapters | sem_align |",
+        "| --- | --- | --- | --- | --- |",
+        *(_spread(arm) for arm in arms),
+        "",
+        f"![Change against the base]({PICTURE})",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _table(arms: Sequence[ArmResult], field: str) -> list[str]:
+    corrected = {s: holm({arm.name: getattr(arm, field)[s].p_value for arm in arms}) for s in SPANS}
+    lines = [
+        "| arm | seeds | " + " | ".join(f"mse_{span} | p" for span in SPANS) + " |",
+        "| --- | --- |" + " --- | --- |" * len(SPANS),
+    ]
+    for arm in arms:
+        cells = []
+        for span in SPANS:
+            cells += [_change(getattr(arm, field)[span]), f"{corrected[span][arm.name]:.2g}"]
+        lines.append(f"| {arm.name} | {len(arm.seeds)} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _change(one: Comparison) -> str:
+    if not one.baseline:
+        return "undefined"
+    low, high = one.low / one.baseline, one.high / one.baseline
+    return f"{one.relative:+.1%} ({low:+.1%} to {high:+.1%})"
+
+
+def _spread(arm: ArmResult) -> str:
+    means = arm.errors["trj"].mean(axis=1)
+    return (
+        f"| {arm.name} | {len(arm.seeds)} | {means.mean():.4f} ± {means.std():.4f} | "
+        + " | ".join("none" if math.isnan(v) else f"{v:+.1%}" for v in arm.semantic_change.values())
+        + " |"
+    )
+
+
+def _draw(arms: Sequence[ArmResult], path: Path) -> None:
+    figure = Figure(figsize=(8.0, 0.55 * len(arms) + 1.2), layout="constrained")
+    axes = figure.subplots()
+    for row, arm in enumerate(reversed(arms)):
+        for place, span in enumerate(SPANS):
+            one, y = arm.against_base[span], row + 0.22 * (1 - place)
+            if not one.baseline:
+                continue
+            share = 100.0 / one.baseline
+            axes.plot([one.low * share, one.high * share], [y, y], color=_COLOURS[span], linewidth=2.0)
+            axes.plot(one.difference * share, y, "o", color=_COLOURS[span], label=f"mse_{span}" if not row else None)
+            seeds = (arm.errors[span].mean(axis=1) - one.baseline) * share
+            axes.plot(seeds, [y] * len(seeds), "|", color=_COLOURS[span], alpha=0.6)
+    axes.axvline(0.0, color="#8a8f98", linewidth=1.0)
+    axes.set_yticks(range(len(arms)), [arm.name for arm in reversed(arms)])
+    axes.set_xlabel("change of the error against the untouched base, % (left is better; ticks: training seeds)")
+    axes.legend(loc="best", frameon=False)
+    figure.savefig(path, format="svg", metadata={"Date": None})
