@@ -23,6 +23,7 @@ PROMISED = {
         "contract", "checkpoint", "device", "task", "params_file", "autostart", "supervisor", "dry_run", "log_level",
     },
     "replay.launch.py": {"bag", "contract", "checkpoint", "out", "log_level"},
+    "record.launch.py": {"out", "contract", "task", "seconds", "log_level"},
     "robot.launch.py": {"contract", "driver", "port", "calibration", "zero", "params_file", "log_level"},
     "sim.launch.py": {"contract", "checkpoint", "seed", "log_level"},
 }  # fmt: skip
@@ -32,6 +33,7 @@ OPTIONS = {
     "replay_node": "ReplayOptions",
     "sim_node": "SimOptions",
     "so101_driver": "DriverOptions",
+    "record_node": "RecordOptions",
 }
 
 

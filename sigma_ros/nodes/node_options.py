@@ -129,6 +129,24 @@ class DriverOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecordOptions:
+    """Parameters of `record_node`."""
+
+    out: str = option("the bag's folder, which must not exist", default="", read_only=True)
+    contract: str = option("contract file, or the name of a shipped one", default="so101", read_only=True)
+    task: str = option("task text; empty: the contract's first", default="", read_only=True)
+    seconds: float = option("length; 0: until it is stopped", default=0.0, unit="s", low=0.0, high=1e5, read_only=True)
+    least_free_gb: float = option(
+        "less free disk ends the recording", default=1.0, unit="GB", low=0.0, high=1e4, read_only=True
+    )
+    storage: str = option("the bag's file format", default="mcap", choices=("mcap", "sqlite3"), read_only=True)
+
+    def conflicts(self) -> list[str]:
+        """See `Options`."""
+        return [] if self.out else ["out must be given: the folder of the bag"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _SupervisorBase:
     contract: str = option("contract file, or the name of a shipped one", default="so101", read_only=True)
     lockstep: bool = option(

@@ -18,6 +18,7 @@ SUPERVISOR_NODE = "sigma_supervisor"
 REPLAY_NODE = "sigma_replay"
 SIM_NODE = "sigma_sim"
 DRIVER_NODE = "so101_driver"
+RECORD_NODE = "sigma_record"
 
 TASK = f"/{POLICY_NODE}/task"
 RESET_MEMORY = f"/{POLICY_NODE}/reset_memory"

@@ -6,12 +6,19 @@ from pathlib import Path
 import pytest
 
 from sigma_ros.nodes import topics
-from sigma_ros.nodes.node_options import DriverOptions, PolicyOptions, ReplayOptions, SimOptions, SupervisorOptions
+from sigma_ros.nodes.node_options import (
+    DriverOptions,
+    PolicyOptions,
+    RecordOptions,
+    ReplayOptions,
+    SimOptions,
+    SupervisorOptions,
+)
 from sigma_ros.nodes.options import markdown_table, problems, specs
 
 pytestmark = pytest.mark.ros
 DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "ros_interface.md").read_text(encoding="utf-8")
-OPTIONS = (PolicyOptions, SupervisorOptions, ReplayOptions, SimOptions, DriverOptions)
+OPTIONS = (PolicyOptions, SupervisorOptions, ReplayOptions, SimOptions, DriverOptions, RecordOptions)
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda o: o.__name__)
@@ -30,5 +37,5 @@ def test_every_parameter_has_a_description_a_valid_default_and_a_unit_where_it_e
         assert spec.description
         if spec.name.endswith(("_s", "_rad", "_ticks")):
             assert spec.unit, spec.name
-    if options not in (ReplayOptions, DriverOptions):
+    if options not in (ReplayOptions, DriverOptions, RecordOptions):
         assert problems(options()) == []

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Records what replay needs until Ctrl-C: `ros2 launch sigma_ros record.launch.py out:=BAG task:="..."`."""
+
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument, EmitEvent, RegisterEventHandler
+from launch.event_handlers import OnProcessExit
+from launch.events import Shutdown
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+
+ARGUMENTS = {
+    "out": (None, "the bag's folder, which must not exist"),
+    "contract": ("so101", "contract file, or the name of a shipped one"),
+    "task": ("", "what is being done, in words; empty: the contract's first task"),
+    "seconds": ("0.0", "length in seconds; 0: until it is stopped"),
+    "log_level": ("info", "debug, info, warn, error or fatal"),
+}
+
+
+def generate_launch_description() -> LaunchDescription:
+    arguments = [
+        DeclareLaunchArgument(name, default_value=default, description=text)
+        for name, (default, text) in ARGUMENTS.items()
+    ]
+    recorder = Node(
+        package="sigma_ros",
+        executable="record_node",
+        name="sigma_record",
+        parameters=[{name: LaunchConfiguration(name) for name in ("out", "contract", "task", "seconds")}],
+        ros_arguments=["--log-level", LaunchConfiguration("log_level")],
+        output="screen",
+        emulate_tty=True,
+        sigterm_timeout="10",
+    )
+    ended = EmitEvent(event=Shutdown(reason="the recording ended"))
+    return LaunchDescription(
+        [*arguments, RegisterEventHandler(OnProcessExit(target_action=recorder, on_exit=ended)), recorder]
+    )
