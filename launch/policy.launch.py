@@ -28,6 +28,7 @@ ARGUMENTS = {
     "supervisor": ("true", "start the supervisor too; without it nothing commands the robot"),
     "dry_run": ("false", "send commands to /sigma/dry_run instead of the robot"),
     "lockstep": ("false", "advance with a replay instead of the clock"),
+    "incidents": ("incidents", "folder for bags of the half minute before each stop; empty: none are kept"),
     "log_level": ("info", "debug, info, warn, error or fatal"),
 }
 DRY_RUN_TOPIC = "/sigma/dry_run"
@@ -50,15 +51,17 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     contract = load_contract(given["contract"])  # a wrong one stops here, before any process starts
     policy = policy_node(given)
+    recorder = [incident_recorder(given)] if given["incidents"] and not is_true(given["lockstep"]) else []
     if not is_true(given["policy"]):
         supervisor = supervisor_node(given, command_topic=contract.command_topic)
         ended = EmitEvent(event=Shutdown(reason="the supervisor ended"))
-        return [RegisterEventHandler(OnProcessExit(target_action=supervisor, on_exit=ended)), supervisor]
+        return [*recorder, RegisterEventHandler(OnProcessExit(target_action=supervisor, on_exit=ended)), supervisor]
     if not is_true(given["supervisor"]):
         return [LogInfo(msg="no supervisor: the policy only proposes"), policy]
     supervisor = supervisor_node(given, command_topic=contract.command_topic)
     ended = EmitEvent(event=Shutdown(reason="the supervisor ended"))
     return [
+        *recorder,
         RegisterEventHandler(OnProcessStart(target_action=supervisor, on_start=policy)),
         RegisterEventHandler(OnProcessExit(target_action=supervisor, on_exit=ended)),
         supervisor,
@@ -99,6 +102,17 @@ def policy_node(given: dict[str, str]) -> Node:
         respawn_delay=RESPAWN_DELAY_S,
         respawn_max_retries=RESPAWN_MAX_RETRIES,
         on_exit=shutdown_if_refused,
+        **common(given),
+    )
+
+
+def incident_recorder(given: dict[str, str]) -> Node:
+    """Keeps the last half minute and writes it on a stop; its end or failure changes nothing for the others."""
+    return Node(
+        package="sigma_ros",
+        executable="incident_recorder",
+        name="sigma_incidents",
+        parameters=[{"contract": given["contract"], "folder": given["incidents"]}],
         **common(given),
     )
 

@@ -34,6 +34,7 @@ OPTIONS = {
     "sim_node": "SimOptions",
     "so101_driver": "DriverOptions",
     "record_node": "RecordOptions",
+    "incident_recorder": "IncidentOptions",
 }
 
 
@@ -161,7 +162,7 @@ def test_the_supervisor_starts_before_the_policy_and_its_end_ends_everything() -
     entities = described(ROOT / "launch" / "policy.launch.py")
     actions = importlib.import_module("launch_ros.actions")
     started = [entity for entity in entities if isinstance(entity, actions.Node)]
-    assert [node.node_executable for node in started] == ["supervisor_node"]
+    assert [node.node_executable for node in started] == ["incident_recorder", "supervisor_node"]
     handlers = [type(e.event_handler).__name__ for e in entities if type(e).__name__ == "RegisterEventHandler"]
     assert handlers == ["OnProcessStart", "OnProcessExit"]
 

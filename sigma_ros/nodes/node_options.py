@@ -223,6 +223,23 @@ class ReplayOptions:
     """Parameters of `replay_node`. What concerns the model is told by the policy node."""
 
     bag: str = option("the recording: a rosbag2 folder, .mcap or .db3 file", default="", read_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IncidentOptions:
+    """Parameters of `incident_recorder`."""
+
+    contract: str = option("contract file, or the name of a shipped one", default="so101", read_only=True)
+    folder: str = option("where bags of incidents go", default="incidents", read_only=True)
+    seconds: float = option("how much is kept", default=30.0, unit="s", low=1.0, high=300.0, read_only=True)
+    megabytes: float = option("memory for it", default=512.0, unit="MiB", low=16.0, high=16384.0, read_only=True)
+    jpeg_quality: int = option(
+        "raw images are kept as JPEG of this quality; 0: as they come", default=90, low=0, high=100, read_only=True
+    )
+
+    def conflicts(self) -> list[str]:
+        """See `Options`."""
+        return []
+
+
     out: str = option("folder for report.json, report.html and chunks.parquet", default="", read_only=True)
     contract: str = option("contract file, or the name of a shipped one", default="so101", read_only=True)
     task: str = option("task text; empty: the recorded one", default="", read_only=True)

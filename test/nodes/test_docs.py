@@ -8,6 +8,7 @@ import pytest
 from sigma_ros.nodes import topics
 from sigma_ros.nodes.node_options import (
     DriverOptions,
+    IncidentOptions,
     PolicyOptions,
     RecordOptions,
     ReplayOptions,
@@ -18,7 +19,7 @@ from sigma_ros.nodes.options import markdown_table, problems, specs
 
 pytestmark = pytest.mark.ros
 DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "ros_interface.md").read_text(encoding="utf-8")
-OPTIONS = (PolicyOptions, SupervisorOptions, ReplayOptions, SimOptions, DriverOptions, RecordOptions)
+OPTIONS = (PolicyOptions, SupervisorOptions, ReplayOptions, SimOptions, DriverOptions, RecordOptions, IncidentOptions)
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda o: o.__name__)
@@ -37,5 +38,5 @@ def test_every_parameter_has_a_description_a_valid_default_and_a_unit_where_it_e
         assert spec.description
         if spec.name.endswith(("_s", "_rad", "_ticks")):
             assert spec.unit, spec.name
-    if options not in (ReplayOptions, DriverOptions, RecordOptions):
+    if options not in (ReplayOptions, DriverOptions, RecordOptions, IncidentOptions):
         assert problems(options()) == []

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`sigma_incidents`: keeps the last half minute in memory and writes it as a bag when the supervisor stops the arm.
+
+A process of its own, so that neither memory nor disk ever delays the supervisor. It hears everything as bytes; raw
+camera images are kept as JPEG. `sigma inspect` and `sigma replay` open what it writes; its notes tell the reason.
+"""
+
+import array
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import cv2
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.serialization import serialize_message
+from sensor_msgs.msg import CompressedImage, Image, JointState
+from std_msgs.msg import Bool, Float64MultiArray, String
+from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory
+
+from sigma_ros.contract import Camera
+from sigma_ros.contract_file import load_contract
+from sigma_ros.control.images import decode_full
+from sigma_ros.control.reasons import State
+from sigma_ros.errors import SigmaError
+from sigma_ros.evaluation.incident import Heard, IncidentMemory, write_incident
+from sigma_ros.msg import ActionChunk, SupervisorState, TelepathyState
+from sigma_ros.nodes import qos, topics
+from sigma_ros.nodes.clocks import steady_clock
+from sigma_ros.nodes.image_messages import image_view
+from sigma_ros.nodes.node_options import IncidentOptions
+from sigma_ros.nodes.parameters import BoundParameters
+from sigma_ros.nodes.process import run_node
+
+NODE = "sigma_incidents"
+AFTER_S = 1.0
+"""A stop is written this long after it, so that the bag shows what came of it."""
+
+_ANYTHING = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST,
+    depth=100,
+    reliability=ReliabilityPolicy.BEST_EFFORT,
+    durability=DurabilityPolicy.VOLATILE,
+)
+_STOPS = (int(State.STOPPED), int(State.ESTOP))
+
+
+class IncidentRecorder(Node):
+    """See the module."""
+
+    def __init__(self, parameter_overrides: Sequence[Parameter] = ()) -> None:
+        super().__init__(NODE, parameter_overrides=list(parameter_overrides))
+        self._options = BoundParameters(self, IncidentOptions(), state=lambda: "listening").value
+        self._contract = load_contract(self._options.contract)
+        self._memory = IncidentMemory(seconds=self._options.seconds, megabytes=self._options.megabytes)
+        self._last_state = int(State.DISENGAGED)
+        self._due: tuple[float, dict[str, str]] | None = None
+        self._writing: threading.Thread | None = None
+        self.written: list[Path] = []
+        self._listen()
+        self.create_service(Trigger, "~/save", self._on_save)
+        self.create_timer(0.1, self._write_if_due, clock=steady_clock())
+        self.get_logger().info(f"keeps {self._options.seconds:g} s; incidents go to {self._options.folder}")
+
+    def _listen(self) -> None:
+        contract = self._contract
+        command = Float64MultiArray if contract.command_type.startswith("std_msgs") else JointTrajectory
+        plain = (
+            (JointState, contract.joint_state_topic),
+            (command, contract.command_topic),
+            (ActionChunk, topics.ACTION_CHUNK),
+            (TelepathyState, topics.TELEPATHY),
+            (Bool, topics.E_STOP),
+            (Bool, topics.POLICY_HEARTBEAT),
+        )
+        for kind, topic in plain:
+            self.create_subscription(kind, topic, self._keeper(topic, kind), _ANYTHING, raw=True)
+        for topic in (topics.TASK, topics.POLICY_INFO):
+            self.create_subscription(String, topic, self._keeper(topic, String, latched=True), qos.LATCHED, raw=True)
+        for camera in contract.cameras:
+            if camera.message_type == "sensor_msgs/msg/CompressedImage" or self._options.jpeg_quality == 0:
+                kind = Image if camera.message_type == "sensor_msgs/msg/Image" else CompressedImage
+                self.create_subscription(kind, camera.topic, self._keeper(camera.topic, kind), qos.SENSOR, raw=True)
+            else:
+                self.create_subscription(Image, camera.topic, self._image_keeper(camera), qos.SENSOR)
+        self.create_subscription(SupervisorState, topics.SUPERVISOR_STATE, self._on_state, _ANYTHING)
+
+    def _keeper(self, topic: str, kind: type, *, latched: bool = False) -> Callable[[bytes], None]:
+        name = _type_name(kind)
+        return lambda cdr: self._memory.hear(Heard(time.time_ns(), topic, name, bytes(cdr)), latched=latched)
+
+    def _image_keeper(self, camera: Camera) -> Callable[[Image], None]:
+        topic = f"{camera.topic}/compressed"
+
+        def keep(message: Image) -> None:
+            image = self._jpeg(message, camera)
+            if image is not None:
+                cdr = serialize_message(image)
+                self._memory.hear(Heard(time.time_ns(), topic, _type_name(CompressedImage), cdr))
+
+        return keep
+
+    def _jpeg(self, message: Image, camera: Camera) -> CompressedImage | None:
+        try:
+            rgb = decode_full(image_view(message), camera)
+        except SigmaError:
+            return None  # what cannot be decoded cannot be replayed either; the policy counts it
+        done, coded = cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, self._options.jpeg_quality])
+        if not done:
+            return None
+        data = array.array("B", coded.tobytes())
+        return CompressedImage(header=message.header, format="rgb8; jpeg compressed bgr8", data=data)
+
+    def _on_state(self, message: SupervisorState) -> None:
+        cdr = serialize_message(message)
+        self._memory.hear(Heard(time.time_ns(), topics.SUPERVISOR_STATE, _type_name(SupervisorState), cdr))
+        if message.state in _STOPS and self._last_state not in _STOPS:
+            facts = {"state": State(message.state).name, "reason": message.reason, "text": message.reason_text}
+            self._due = (time.monotonic() + AFTER_S, facts)
+        self._last_state = message.state
+
+    def _write_if_due(self) -> None:
+        if self._due is not None and time.monotonic() >= self._due[0]:
+            facts, self._due = self._due[1], None
+            self._start_writing(facts)
+
+    def _on_save(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        response.success, response.message = True, "written within a second"
+        self._due = self._due or (time.monotonic(), {"state": "", "reason": "ASKED", "text": "a user asked for it"})
+        return response
+
+    def _start_writing(self, facts: dict[str, str]) -> None:
+        """Writes on a thread of its own, so that what comes meanwhile is kept."""
+        self.wait()
+        name = time.strftime("%Y%m%d-%H%M%S") + f"-{facts['reason'].lower()}"
+        path = Path(self._options.folder) / name
+        messages = self._memory.snapshot()
+        self._writing = threading.Thread(target=self._write, args=(path, messages, facts), name="incident")
+        self._writing.start()
+
+    def _write(self, path: Path, messages: tuple[Heard, ...], facts: dict[str, str]) -> None:
+        try:
+            write_incident(path, messages, facts=facts | {"dropped_for_memory": str(self._memory.dropped)})
+        except SigmaError as error:
+            self.get_logger().error(str(error))
+            return
+        self.written.append(path)
+        self.get_logger().info(f"{facts['reason']}: {len(messages)} messages written to {path}")
+
+    def wait(self) -> None:
+        """Until the bag in work, if any, is written."""
+        if self._writing is not None:
+            self._writing.join()
+
+    def stop(self) -> bool:
+        """Last words: an incident that waits is written."""
+        if self._due is not None:
+            facts, self._due = self._due[1], None
+            self._start_writing(facts)
+        self.wait()
+        return True
+
+
+def _type_name(kind: type) -> str:
+    package = kind.__module__.partition(".")[0]
+    return f"{package}/msg/{kind.__name__}"
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Starts the node; returns the exit code."""
+    return run_node(IncidentRecorder, IncidentOptions, args, __doc__)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What was heard before a stop is in a bag that the rest of the package opens, with the reason."""
+
+import numpy as np
+import pytest
+from node_fakes import make_chunk, picture, small_contract, spin_until
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import Image, JointState
+from sigma_ros.msg import ActionChunk, SupervisorState
+from std_msgs.msg import Float64MultiArray
+from std_srvs.srv import Trigger
+
+from sigma_ros.evaluation.bag import open_bag
+from sigma_ros.evaluation.episode import episode
+from sigma_ros.nodes import qos, topics
+from sigma_ros.nodes.image_messages import image_message
+from sigma_ros.nodes.incident_recorder import IncidentRecorder
+from sigma_ros.nodes.messages import chunk_message
+from sigma_ros.nodes.sensor_messages import array_message, joint_state_message
+
+pytestmark = pytest.mark.ros
+
+
+@pytest.fixture
+def graph(executor, monkeypatch, tmp_path):
+    """A recorder, and a rig that publishes 20 ticks of everything, stamped on the contract's grid."""
+    contract = small_contract()
+    monkeypatch.setattr("sigma_ros.nodes.incident_recorder.load_contract", lambda _name: contract)
+    recorder = IncidentRecorder([Parameter("folder", value=str(tmp_path / "incidents"))])
+    rig = Node("test_rig")
+    executor.add_node(recorder)
+    executor.add_node(rig)
+    cameras = [(camera, rig.create_publisher(Image, camera.topic, qos.EVENT)) for camera in contract.cameras]
+    joints = rig.create_publisher(JointState, contract.joint_state_topic, qos.EVENT)
+    commands = rig.create_publisher(Float64MultiArray, contract.command_topic, qos.EVENT)
+    chunks = rig.create_publisher(ActionChunk, topics.ACTION_CHUNK, qos.EVENT)
+    states = rig.create_publisher(SupervisorState, topics.SUPERVISOR_STATE, qos.LATCHED)
+    publishers = [joints, commands, chunks, states, *(publisher for _, publisher in cameras)]
+    spin_until(executor, lambda: all(p.get_subscription_count() for p in publishers), what="the recorder")
+    begun_ns = rig.get_clock().now().nanoseconds
+
+    def tick(index: int, state: int, reason: str) -> None:
+        at_ns = begun_ns + contract.tick_offset_ns(index)
+        pose = np.full(6, 0.01 * index)
+        for camera, publisher in cameras:
+            publisher.publish(image_message(at_ns=at_ns, frame_id="", rgb=picture(camera, 10 * index)))
+        joints.publish(joint_state_message(at_ns=at_ns, names=contract.joint_names, positions_rad=pose))
+        commands.publish(array_message(pose))
+        if index % 8 == 0:
+            chunks.publish(chunk_message(make_chunk(contract, stamp_ns=at_ns, chunk_id=index)))
+        states.publish(SupervisorState(state=state, reason=reason, reason_text=f"because of {reason}"))
+
+    def play(count: int, state: int = SupervisorState.RUN, reason: str = "OK", first: int = 0) -> None:
+        for index in range(first, first + count):
+            tick(index, state, reason)
+            for _ in range(12):
+                executor.spin_once(timeout_sec=0.002)
+
+    return recorder, rig, contract, play
+
+
+def test_a_stop_leaves_a_bag_with_its_reason_that_is_read_as_ticks(graph, executor):
+    recorder, _rig, contract, play = graph
+    play(20)
+    play(2, SupervisorState.STOPPED, "JOINTS_IMPLAUSIBLE", first=20)
+    spin_until(executor, lambda: recorder.written, what="the bag")
+    path = recorder.written[0]
+    assert path.name.endswith("joints_implausible")
+    with open_bag(path) as bag:
+        notes = bag.info.metadata
+        assert notes["sigma.incident.reason"] == "JOINTS_IMPLAUSIBLE"
+        assert notes["sigma.incident.state"] == "STOPPED"
+        ticks = list(episode(bag, contract, image_size_px=32))
+    usable = [tick for tick in ticks if tick.window is not None]
+    assert len(usable) >= 15
+    assert {topics.ACTION_CHUNK, topics.SUPERVISOR_STATE} <= set(bag.info.topics)
+
+
+def test_a_second_stop_in_a_row_is_the_same_incident(graph, executor):
+    recorder, _rig, _contract, play = graph
+    play(3, SupervisorState.STOPPED, "TRACKING")
+    play(3, SupervisorState.ESTOP, "ESTOP_PRESSED", first=3)
+    spin_until(executor, lambda: recorder.written, what="the bag")
+    recorder.stop()
+    assert [path.name.partition("-")[2].partition("-")[2] for path in recorder.written] == ["tracking"]
+
+
+def test_a_user_can_ask_for_it(graph, executor):
+    recorder, rig, _contract, play = graph
+    play(3)
+    client = rig.create_client(Trigger, "/sigma_incidents/save")
+    spin_until(executor, client.service_is_ready, what="the service")
+    future = client.call_async(Trigger.Request())
+    spin_until(executor, lambda: future.done() and recorder.written, what="the bag")
+    assert future.result().success
