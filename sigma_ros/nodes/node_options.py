@@ -49,6 +49,11 @@ class PolicyOptions:
     residual_every_tick: bool = option(
         "renew the residual at every tick on the chunk in execution, while the base replans slowly", default=False
     )
+    frozen_camera: str = option(
+        "a camera that repeats its picture for a second: warn in the diagnostics, or also hold the arm",
+        default="warn",
+        choices=("warn", "hold"),
+    )
     adapter_min_scale: float = option(
         "scale of the residual at infinite risk", default=0.0, name="adapter.min_scale", low=0.0, high=1.0
     )
@@ -219,11 +224,6 @@ def supervisor_options(limits: SupervisorLimits) -> SupervisorOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReplayOptions:
-    """Parameters of `replay_node`. What concerns the model is told by the policy node."""
-
-    bag: str = option("the recording: a rosbag2 folder, .mcap or .db3 file", default="", read_only=True)
-@dataclass(frozen=True, slots=True, kw_only=True)
 class IncidentOptions:
     """Parameters of `incident_recorder`."""
 
@@ -240,6 +240,11 @@ class IncidentOptions:
         return []
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayOptions:
+    """Parameters of `replay_node`. What concerns the model is told by the policy node."""
+
+    bag: str = option("the recording: a rosbag2 folder, .mcap or .db3 file", default="", read_only=True)
     out: str = option("folder for report.json, report.html and chunks.parquet", default="", read_only=True)
     contract: str = option("contract file, or the name of a shipped one", default="so101", read_only=True)
     task: str = option("task text; empty: the recorded one", default="", read_only=True)

@@ -156,4 +156,6 @@ class PolicyHealth:
             return Standing(Level.ERROR, "silent for half a second", values)
         if refused > sum(before.refused.values()):
             return Standing(Level.ERROR, f"refused {refused}: {', '.join(now.refused)}", values)
+        if name in self._session.frozen:
+            return Standing(Level.WARN, "the camera repeats one picture: it hangs, or nothing moves at all", values)
         return Standing(Level.OK, f"{now.received} received", values)

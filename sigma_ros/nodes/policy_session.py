@@ -12,6 +12,7 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from sigma_ros.contract import Contract
+from sigma_ros.control.freeze import FreezeWatch
 from sigma_ros.control.images import ImageMessage
 from sigma_ros.control.observation import FrameClock, StreamCounters
 from sigma_ros.control.schedule import Schedule
@@ -59,6 +60,7 @@ class PolicySession:
         self._lockstep = options.lockstep
         self._clock = FrameClock(contract, image_size_px=image_size_px)
         self._worker = InferenceWorker(runtime, lockstep=self._lockstep, wake=wake)
+        self._freezes = {camera.name: FreezeWatch() for camera in contract.cameras}
         self._judged_epoch = -1
         self._valid = False
         self._skipped = 0
@@ -80,8 +82,12 @@ class PolicySession:
 
     @property
     def healthy(self) -> bool:
-        """Whether chunks can be expected: not paused, units fit, and the newest tick was a window."""
-        return self._valid and not self.paused and not self.blocked
+        """Whether chunks can be expected: not paused, units fit, the newest tick was a window, no camera stands still.
+
+        The last counts only with `frozen_camera` = hold.
+        """
+        stands_still = self.options.frozen_camera == "hold" and bool(self.frozen)
+        return self._valid and not self.paused and not self.blocked and not stands_still
 
     @property
     def task(self) -> str:
@@ -113,8 +119,14 @@ class PolicySession:
         """How long the inference in progress has taken so far."""
         return self._worker.busy_ns()
 
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Cameras that send the same picture again and again."""
+        return tuple(name for name, watch in self._freezes.items() if watch.is_frozen)
+
     def push_image(self, camera: str, stamp_ns: int, image: ImageMessage) -> None:
         """Stores an image."""
+        self._freezes[camera].note(image)
         self._clock.push_image(camera, stamp_ns, image)
 
     def push_joints(self, stamp_ns: int, names: tuple[str, ...], positions_rad: np.ndarray) -> None:

@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Faults at the policy node's inputs (numbers of the fault list): each has a name, nothing is made up, it recovers.
+
+F01 dropout and F33 storms are in test_policy_live and test_live_tuning, F25-F31 in the supervisor's tests.
+"""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from node_fakes import FakeRuntime, fake_model, picture, small_contract, spin_until
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import Image
+from test_live_loop import small_so101
+from test_policy_live import LiveRobot
+
+from sigma_ros.control.freeze import FROZEN_PICTURES, FreezeWatch
+from sigma_ros.control.images import ImageMessage
+from sigma_ros.nodes.diagnostics import Level, Standing
+from sigma_ros.nodes.image_messages import image_message
+from sigma_ros.nodes.policy_node import PolicyNode
+from sigma_ros.nodes.sensor_messages import joint_state_message
+
+pytestmark = pytest.mark.ros
+HERE = Path(__file__).parent
+SHIFT = 3_600_000_000_000
+
+
+class FaultyRobot(LiveRobot):
+    """A robot whose messages can be spoilt; `noise` makes each picture different, as a sensor does."""
+
+    def __init__(self, contract) -> None:
+        super().__init__(contract)
+        self.spoil_image: Callable[[Image], Image] = lambda message: message
+        self.order = list(range(6))
+        self.shift_ns = 0
+        self.noise = True
+        self._rng = np.random.default_rng(0)
+
+    def _publish(self) -> None:
+        at_ns = self.now_ns() + self.shift_ns
+        for camera in self.contract.cameras:
+            if camera.name != self.dark:
+                rgb = picture(camera, 90)
+                if self.noise:
+                    rgb[0, 0] = self._rng.integers(0, 256, 3)
+                message = image_message(at_ns=at_ns, frame_id=camera.name, rgb=rgb)
+                self.cameras[camera.name].publish(self.spoil_image(message) if camera.name == "side" else message)
+        names = [self.contract.joint_names[i] for i in self.order]
+        values = np.array([0.01, 0.02, 0.03, 0.04, 0.05, 0.06])[self.order]
+        self.joints.publish(joint_state_message(at_ns=at_ns, names=names, positions_rad=values))
+
+
+@pytest.fixture
+def rig(executor):
+    contract = small_contract()
+    runtime = FakeRuntime(contract)
+    policy = PolicyNode(load=lambda _options, _logger: fake_model(contract, runtime))
+    robot = FaultyRobot(contract)
+    executor.add_node(policy)
+    executor.add_node(robot)
+    spin_until(executor, lambda: robot.chunks, what="the first chunk")
+    return robot, policy, runtime
+
+
+def stands(policy: PolicyNode, cause: str) -> Standing:
+    return policy._diagnostics._tasks[cause]()
+
+
+def until_gap(robot, executor, stream: str) -> str:
+    spin_until(executor, lambda: robot.telepathy and not robot.telepathy[-1].valid, what="a gap")
+    spin_until(executor, lambda: robot.heartbeats[-1] is False, what="an unhealthy heartbeat")
+    [reason] = [reason for reason in robot.telepathy[-1].reasons if reason.startswith(stream)]
+    return reason
+
+
+def until_well(robot, executor) -> None:
+    seen = len(robot.chunks)
+    spin_until(executor, lambda: len(robot.chunks) > seen + 1 and robot.heartbeats[-1], what="recovery")
+
+
+def _short(message: Image) -> Image:
+    message.data = message.data[:100]
+    return message
+
+
+def _bad_step(message: Image) -> Image:
+    message.step = 1
+    return message
+
+
+def _encoded(name: str) -> Callable[[Image], Image]:
+    def spoil(message: Image) -> Image:
+        message.encoding = name
+        return message
+
+    return spoil
+
+
+def _sized(message: Image) -> Image:
+    return image_message(at_ns=1, frame_id="side", rgb=np.zeros((10, 10, 3), dtype=np.uint8))
+
+
+def _empty(message: Image) -> Image:
+    return Image(header=message.header)
+
+
+MALFORMED = {
+    "mono8": _encoded("mono8"),
+    "bayer": _encoded("bayer_rggb8"),
+    "16UC1": _encoded("16UC1"),
+    "nonsense": _encoded("\x00"),
+    "short": _short,
+    "step": _bad_step,
+    "size": _sized,
+    "empty": _empty,
+}
+
+
+@pytest.mark.parametrize("fault", MALFORMED)
+def test_f04_a_malformed_picture_is_refused_by_name_and_the_arm_is_told_to_hold(rig, executor, fault: str) -> None:
+    robot, policy, runtime = rig
+    robot.spoil_image = MALFORMED[fault]
+    until_gap(robot, executor, "side")
+    assert stands(policy, "io/camera_side").level in (Level.ERROR, Level.STALE)
+    assert policy._session.counters.streams["side"].refused
+    calls = len(runtime.calls)
+    spin_until(executor, lambda: len(robot.heartbeats) % 10 == 0, what="some time")
+    assert len(runtime.calls) <= calls + 1, "nothing is inferred without a picture"
+    robot.spoil_image = lambda message: message
+    until_well(robot, executor)
+
+
+def test_f02_a_camera_that_repeats_its_picture_is_told_and_holds_the_arm_where_asked(rig, executor) -> None:
+    robot, policy, _ = rig
+    robot.noise = False
+    spin_until(executor, lambda: policy._session.frozen == ("up", "side"), what="the freeze")
+    spin_until(executor, lambda: stands(policy, "io/camera_up").level is Level.WARN, what="a warning")
+    assert robot.heartbeats[-1] is True
+    policy.set_parameters_atomically([Parameter("frozen_camera", value="hold")])
+    spin_until(executor, lambda: robot.heartbeats[-1] is False, what="an unhealthy heartbeat")
+    robot.noise = True
+    until_well(robot, executor)
+
+
+def test_f02_only_equal_bytes_count_as_frozen() -> None:
+    def image(value: int) -> ImageMessage:
+        data = np.full(300, value, dtype=np.uint8).tobytes()
+        return ImageMessage(encoding="rgb8", height=10, width=10, step=30, data=data, is_compressed=False)
+
+    watch = FreezeWatch()
+    for i in range(FROZEN_PICTURES):
+        assert not watch.is_frozen
+        watch.note(image(7))
+        assert i < FROZEN_PICTURES
+    watch.note(image(7))
+    assert watch.is_frozen
+    watch.note(image(8))
+    assert not watch.is_frozen
+
+
+def test_f03_f39_stamps_that_are_old_or_far_ahead_make_gaps_and_never_chunks(rig, executor) -> None:
+    robot, _, _ = rig
+
+    def old(message: Image) -> Image:
+        message.header.stamp.sec -= 1
+        return message
+
+    robot.spoil_image = old
+    assert "ms old" in until_gap(robot, executor, "side")
+    robot.spoil_image = lambda message: message
+    until_well(robot, executor)
+
+
+def test_f09_joints_are_matched_by_name_whatever_their_order(rig, executor) -> None:
+    robot, _, _ = rig
+    before = list(robot.chunks[-1][1].base_positions[:6])
+    robot.order = [3, 0, 5, 1, 4, 2]
+    until_well(robot, executor)
+    assert list(robot.chunks[-1][1].base_positions[:6]) == before == [0.01, 0.02, 0.03, 0.04, 0.05, 0.06]
+
+
+def test_f10_missing_and_repeated_joints_are_refused_by_name(rig, executor) -> None:
+    robot, policy, _ = rig
+    for wrong in ([0, 1, 2, 3, 4], [0, 0, 1, 2, 3, 4]):
+        robot.order = wrong
+        until_gap(robot, executor, "joints")
+        robot.order = list(range(6))
+        until_well(robot, executor)
+    assert len(policy._session.counters.streams["joints"].refused) >= 1
+
+
+def test_f35_f36_a_clock_that_is_set_begins_a_new_epoch(rig, executor) -> None:
+    """All stamps an hour back, as after a clock was set on the robot's computer: the memory begins anew."""
+    robot, policy, _ = rig
+    epoch = policy._session.epoch
+    robot.shift_ns = -SHIFT
+    spin_until(executor, lambda: policy._session.epoch > epoch, what="a new epoch")
+    robot.shift_ns = 0
+    until_well(robot, executor)
+
+
+def test_f28_an_inference_that_never_returns_is_told_and_parameters_still_answer(rig, executor, monkeypatch) -> None:
+    _, policy, runtime = rig
+    monkeypatch.setattr("sigma_ros.nodes.policy_health.HANG_NS", 1)
+    runtime.gate.clear()
+    spin_until(executor, lambda: policy._session.busy_ns > 0, what="an inference to hang")
+    assert "has been running" in stands(policy, "policy/inference").text
+    assert policy.set_parameters_atomically([Parameter("adapter.max_scale", value=0.5)]).successful
+    runtime.gate.set()
+
+
+def test_f27_a_failed_inference_is_told_and_a_new_epoch_begins(rig, executor, monkeypatch) -> None:
+    robot, policy, runtime = rig
+    epoch = policy._session.epoch
+
+    def broken(*_args: object, **_options: object) -> None:
+        raise RuntimeError("CUDA out of memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(runtime, "step", broken)
+        spin_until(executor, lambda: policy._session.epoch > epoch, what="a new epoch")
+    assert any("CUDA out of memory" in " ".join(m.reasons) for m in robot.telepathy if not m.valid)
+    assert stands(policy, "policy/inference").level is Level.ERROR
+    until_well(robot, executor)
+
+
+def test_f45_a_robot_that_starts_later_than_the_policy_is_waited_for(executor) -> None:
+    contract = small_contract()
+    policy = PolicyNode(load=lambda _options, _logger: fake_model(contract, FakeRuntime(contract)))
+    executor.add_node(policy)
+    spin_until(executor, lambda: policy._diagnostics is not None, what="activation")
+    assert "waiting for" in stands(policy, "policy/inference").text
+    assert not policy._session.healthy
+    robot = FaultyRobot(replace(contract))
+    executor.add_node(robot)
+    spin_until(executor, lambda: robot.chunks, what="chunks")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_sigint_at_a_random_moment_ends_the_node_with_code_0_or_by_the_signal(tmp_path: Path, seed: int) -> None:
+    """A hundred moments: bench/bench_sigint.py. Before Python has set up its handler, the signal itself ends it."""
+    contract = str(small_so101(tmp_path))
+    command = [sys.executable, str(HERE / "waving_policy.py"), contract, "30"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=dict(os.environ))
+    try:
+        time.sleep(random.Random(seed).uniform(0.0, 3.0))  # the moment is what is tested
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=30.0)
+    finally:
+        process.kill()
+    assert process.returncode in (0, 1, 130, -signal.SIGINT), output.decode()
+    assert process.returncode != 1 or b"KeyboardInterrupt" in output, output.decode()
