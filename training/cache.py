@@ -27,7 +27,7 @@ from sigma_ros.model.normalise import Normalisation
 from sigma_ros.model.sigma import SigmaTelepathyVLA
 from sigma_ros.model.tokens import pool_tokens
 from training.data import EpisodeRows, ShardData
-from training.preprocess import TARGET_STEPS
+from training.windows import TARGET_STEPS
 
 _TICKS_AT_ONCE = 16
 

@@ -6,13 +6,13 @@ Recordings go through the robot's own frame clock; pictures are decoded once, in
 Examples:
     python -m training.preprocess --bags out/demo/recording --contract so101 --out data/demo
     python -m training.preprocess --dataset lerobot/svla_so101_pickplace --contract so101 --out data/pickplace
+    python -m training.preprocess --bags recordings --out data/mine --dry-run
 """
 
 import argparse
 import shutil
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,16 +22,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
-from sigma_ros.errors import DatasetError, SigmaError, UsageError
-from sigma_ros.evaluation.bag import open_bag
-from sigma_ros.evaluation.bags import find_bags
-from sigma_ros.evaluation.episode import Tick, episode
-from sigma_ros.evaluation.transcode import load_episode, transcode
-from sigma_ros.model.normalise import Normalisation, Quantiles
+from sigma_ros.errors import DatasetError, SigmaError
+from sigma_ros.evaluation.transcode import episode_numbers
+from sigma_ros.model.normalise import Normalisation
 from training.shards import EpisodeArrays, ShardMeta, file_hash, read_shard, shard_name, write_shard
-
-TARGET_STEPS = 16
-"""Actions a window is trained on (model card: horizon T = 16)."""
+from training.sources import Source, bag_sources, dataset_sources, read_source
+from training.windows import TARGET_STEPS, motion_of, quantiles, unit_problems, windows_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,117 +43,11 @@ class Options:
     skip_broken: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """One recording: a name for messages, its number, and how to open it as a bag."""
-
-    name: str
-    number: int
-    open: Callable[[Path], Path]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shard:
-    """One epoch on disk, and what is in it."""
-
-    path: Path
-    sha256: str
-    arrays: EpisodeArrays
-
-
-def bag_sources(places: list[Path]) -> list[Source]:
-    """One source per bag at the given places."""
-    return [
-        Source(name=str(path), number=i, open=lambda _, path=path: path)  # type: ignore[misc]
-        for i, path in enumerate(find_bags(places))
-    ]
-
-
-def dataset_sources(dataset: str, numbers: list[int], contract: Contract, *, revision: str | None) -> list[Source]:
-    """One source per episode of a LeRobot data set; each goes through a temporary bag, so through the frame clock."""
-
-    def opener(number: int) -> Callable[[Path], Path]:
-        def make(folder: Path) -> Path:
-            bag = folder / f"episode_{number:06d}"
-            transcode(load_episode(dataset, number, contract, revision=revision), contract, bag, storage="mcap")
-            return bag
-
-        return make
-
-    return [Source(name=f"{dataset} episode {n}", number=n, open=opener(n)) for n in numbers]
-
-
-def read_source(source: Source, options: Options) -> list[EpisodeArrays]:
-    """The epochs of a recording that are long enough for one window, each as an episode of its own."""
-    with tempfile.TemporaryDirectory() as scratch, open_bag(source.open(Path(scratch))) as bag:
-        ticks = episode(bag, options.contract, image_size_px=options.image_size_px)
-        return [_arrays(part, source, options) for part in _epochs(iter(ticks)) if len(part) >= TARGET_STEPS]
-
-
-def _epochs(ticks: Iterator[Tick]) -> Iterator[list[Tick]]:
-    part: list[Tick] = []
-    for tick in ticks:
-        if part and tick.item.epoch != part[-1].item.epoch:
-            yield part
-            part = []
-        part.append(tick)
-    if part:
-        yield part
-
-
-def _arrays(part: list[Tick], source: Source, options: Options) -> EpisodeArrays:
-    contract, size = options.contract, options.image_size_px
-    count = len(part)
-    frames = np.zeros((count, len(contract.cameras), size, size, 3), dtype=np.uint8)
-    states = np.zeros((count, contract.dof), dtype=np.float32)
-    actions = np.zeros((count, contract.dof), dtype=np.float32)
-    valid, acted = np.zeros(count, dtype=bool), np.zeros(count, dtype=bool)
-    task = contract.tasks[0]
-    for row, tick in enumerate(part):
-        if tick.window is not None:
-            newest, task = tick.window.newest, tick.window.task
-            frames[row] = [newest.images[camera.name] for camera in contract.cameras]
-            states[row] = contract.to_policy(newest.positions_rad)
-            valid[row] = True
-        if tick.action_rad is not None:
-            actions[row] = contract.to_policy(tick.action_rad)
-            acted[row] = True
-    if not np.isfinite(actions).all():
-        raise DatasetError("actions are not finite", where=source.name)
-    return EpisodeArrays(
-        episode=source.number, task=task, frames=frames, states=states, actions=actions, valid=valid, acted=acted
-    )
-
-
-def windows_of(arrays: EpisodeArrays, stride: int) -> list[int]:
-    """Rows every `stride` ticks from the epoch's first that are valid and have all their target actions."""
-    last = arrays.ticks - TARGET_STEPS
-    return [
-        row for row in range(0, last + 1, stride) if arrays.valid[row] and arrays.acted[row : row + TARGET_STEPS].all()
-    ]
-
-
-def motion_of(arrays: EpisodeArrays, row: int) -> float:
-    """The largest L2 distance of a target action from the first of them, in the policy's units.
-
-    The paper tests an unstated norm of the actions; absolute positions have no meaningful norm, so ours is
-    that of the motion.
-    """
-    targets = arrays.actions[row : row + TARGET_STEPS]
-    return float(np.linalg.norm(targets - targets[0], axis=1).max())
-
-
-def quantiles(rows: list[np.ndarray]) -> Quantiles:
-    """1 % and 99 % quantiles per joint over all rows, in the policy's units."""
-    values = np.concatenate(rows).astype(np.float64)
-    q01, q99 = np.quantile(values, [0.01, 0.99], axis=0)
-    return Quantiles(q01=q01, q99=q99)
-
-
 class _Collected:
-    """What the finished shards add up to."""
+    """What the finished shards add up to; pictures are not kept."""
 
-    def __init__(self, held_out: tuple[int, ...]) -> None:
+    def __init__(self, options: Options, held_out: tuple[int, ...]) -> None:
+        self._options = options
         self.held_out = held_out
         self.entries: list[dict[str, object]] = []
         self.windows: list[tuple[int, int]] = []
@@ -166,17 +56,18 @@ class _Collected:
         self._states: list[np.ndarray] = []
         self._actions: list[np.ndarray] = []
 
-    def add(self, source: Source, shard: Shard, options: Options) -> None:
-        position, arrays = len(self.entries), shard.arrays
+    def add(self, source: Source, arrays: EpisodeArrays, path: Path, sha256: str) -> None:
+        """Counts one epoch that is on disk."""
+        position, options = len(self.entries), self._options
         for row in windows_of(arrays, options.stride):
             still = motion_of(arrays, row) < options.min_motion
             (self.static if still else self.windows).append((position, row))
-        self.files[shard.path.name] = shard.sha256
+        self.files[path.name] = sha256
         self.entries.append(
             {
                 "episode": source.number,
                 "recording": source.name,
-                "shard": shard.path.name,
+                "shard": path.name,
                 "ticks": arrays.ticks,
                 "task": arrays.task,
             }
@@ -186,35 +77,89 @@ class _Collected:
             self._actions.append(arrays.actions[arrays.acted])
 
     def normalisation(self) -> Normalisation:
-        """Statistics of the training split alone."""
+        """Statistics of the training split alone.
+
+        Raises:
+            DatasetError: there is none, or its units cannot be the contract's.
+        """
         if not self._states:
             raise DatasetError("every recording is held out", remedy="give more recordings, or --hold-out-every 0")
-        return Normalisation(state=quantiles(self._states), action=quantiles(self._actions))
+        found = Normalisation(state=quantiles(self._states), action=quantiles(self._actions))
+        problems = unit_problems(found, self._options.contract)
+        if problems:
+            raise DatasetError(
+                "the data's units cannot be the contract's",
+                where=f"contract {self._options.contract.name}",
+                got=" | ".join(problems),
+                remedy="set each joint's unit in the contract; `sigma calibrate` says which one fits",
+            )
+        return found
+
+
+def held_out_numbers(sources: list[Source], every: int) -> tuple[int, ...]:
+    """Every n-th recording, beginning with the first; none with 0."""
+    return tuple(source.number for i, source in enumerate(sources) if every and i % every == 0)
 
 
 def preprocess(sources: list[Source], options: Options, *, described: str, revision: str | None) -> ShardMeta:
-    """Writes one shard per epoch of every source, and `meta.json` last. Finished shards are kept on a second run."""
-    options.out.mkdir(parents=True, exist_ok=True)
-    every = options.hold_out_every
-    collected = _Collected(tuple(s.number for i, s in enumerate(sources) if every and i % every == 0))
+    """Writes one shard per epoch of every source, and `meta.json` last. Finished shards are kept on a second run.
+
+    Raises:
+        DatasetError: a recording cannot be used (unless `skip_broken`), there is no window, the units cannot be
+            right, or the disk refuses.
+    """
+    _make_folder(options)
+    collected = _Collected(options, held_out_numbers(sources, options.hold_out_every))
     skipped: list[dict[str, str]] = []
     with _progress() as progress:
         for source in progress.track(sources, description="recordings"):
             try:
-                shards = _shards_of(source, options, number=len(collected.entries))
+                for arrays, path, sha256 in _shards_of(source, options, number=len(collected.entries)):
+                    collected.add(source, arrays, path, sha256)
+            except OSError as error:
+                raise DatasetError(
+                    "a shard could not be written",
+                    where=options.out,
+                    got=error,
+                    remedy="free some space; the same command resumes",
+                ) from error
             except SigmaError as error:
                 if not options.skip_broken:
                     raise DatasetError(
                         "a recording cannot be used", where=source.name, got=error, remedy="repair it, or --skip-broken"
                     ) from error
                 skipped.append({"recording": source.name, "reason": str(error)})
-                continue
-            for shard in shards:
-                collected.add(source, shard, options)
     if not collected.windows:
         raise DatasetError("no window was found", where=described, expected=f"episodes of {TARGET_STEPS} ticks or more")
+    meta = _meta(collected, options, described=described, revision=revision, skipped=tuple(skipped))
+    meta.write(options.out)
+    return meta
+
+
+def _make_folder(options: Options) -> None:
+    """The output folder; one that was begun with other options is refused, so that shards never mix."""
+    options.out.mkdir(parents=True, exist_ok=True)
+    mark = options.out / ".options"
+    wanted = f"{options.contract} {options.image_size_px}"
+    if mark.is_file() and mark.read_text(encoding="utf-8") != wanted:
+        raise DatasetError(
+            "the output folder was begun with another contract or picture size",
+            where=options.out,
+            remedy="give another --out, or --force to start anew",
+        )
+    mark.write_text(wanted, encoding="utf-8")
+
+
+def _meta(
+    collected: _Collected,
+    options: Options,
+    *,
+    described: str,
+    revision: str | None,
+    skipped: tuple[dict[str, str], ...],
+) -> ShardMeta:
     contract = options.contract
-    meta = ShardMeta(
+    return ShardMeta(
         contract=contract.name,
         source=described,
         source_revision=revision,
@@ -229,28 +174,49 @@ def preprocess(sources: list[Source], options: Options, *, described: str, revis
         windows=tuple(collected.windows),
         static_windows=tuple(collected.static),
         held_out=collected.held_out,
-        skipped=tuple(skipped),
+        skipped=skipped,
         normalisation=collected.normalisation().as_dict(),
         files=collected.files,
     )
-    meta.write(options.out)
-    return meta
 
 
-def _shards_of(source: Source, options: Options, *, number: int) -> list[Shard]:
+def _shards_of(source: Source, options: Options, *, number: int) -> Iterator[tuple[EpisodeArrays, Path, str]]:
+    """Each epoch of a source with its file, written now or read back."""
     done = options.out / f".{source.number:06d}.done"
     if done.is_file():
         paths = [options.out / name for name in done.read_text(encoding="utf-8").split()]
         if all(path.is_file() for path in paths):
-            return [Shard(path=path, sha256=file_hash(path), arrays=read_shard(path)) for path in paths]
-    made = []
-    for offset, arrays in enumerate(read_source(source, options)):
+            for path in paths:
+                yield read_shard(path), path, file_hash(path)
+            return
+    names = []
+    epochs = read_source(source, options.contract, image_size_px=options.image_size_px)
+    for offset, arrays in enumerate(epochs):
         path = options.out / shard_name(number + offset)
-        made.append(Shard(path=path, sha256=write_shard(path, arrays), arrays=arrays))
-    if not made:
-        raise DatasetError("no epoch is long enough", where=source.name, expected=f"{TARGET_STEPS} ticks or more")
-    done.write_text(" ".join(shard.path.name for shard in made), encoding="utf-8")
-    return made
+        yield arrays, path, write_shard(path, arrays)
+        names.append(path.name)
+    done.write_text(" ".join(names), encoding="utf-8")
+
+
+def problems_of(sources: list[Source], options: Options) -> list[str]:
+    """Everything that a run would stumble over, without writing anything: the dry run."""
+    collected, problems = _Collected(options, held_out_numbers(sources, options.hold_out_every)), []
+    with _progress() as progress:
+        for source in progress.track(sources, description="checking"):
+            try:
+                epochs = read_source(source, options.contract, image_size_px=options.image_size_px)
+                for offset, arrays in enumerate(epochs):
+                    collected.add(source, arrays, Path(shard_name(offset)), "")
+            except SigmaError as error:
+                problems.append(f"{source.name}: {error}")
+    if not collected.windows:
+        problems.append("no window was found")
+        return problems
+    try:
+        collected.normalisation()
+    except SigmaError as error:
+        problems.append(str(error))
+    return problems
 
 
 def _progress() -> Progress:
@@ -265,7 +231,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--bags", nargs="+", type=Path, help="bags, or folders of bags")
     source.add_argument("--dataset", help="folder or Hub id of a LeRobot data set (v2.x or v3.0)")
-    parser.add_argument("--episodes", nargs="+", type=int, default=None, help="episodes of --dataset")
+    parser.add_argument("--episodes", nargs="+", type=int, default=None, help="episodes of --dataset (default all)")
     parser.add_argument("--revision", help="Hub revision of --dataset")
     parser.add_argument("--contract", default="so101", help="contract file or name (default so101)")
     parser.add_argument("--out", type=Path, required=True, help="folder for shards and meta.json")
@@ -274,6 +240,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--min-motion", type=float, default=0.0, help="drop windows that move less (policy units)")
     parser.add_argument("--hold-out-every", type=int, default=5, help="hold out every n-th recording; 0: none")
     parser.add_argument("--skip-broken", action="store_true", help="leave broken recordings out, and say so")
+    parser.add_argument("--dry-run", action="store_true", help="list every problem and write nothing")
     parser.add_argument("--force", action="store_true", help="start anew where --out exists")
     return parser.parse_args(argv)
 
@@ -284,14 +251,11 @@ def main(argv: list[str] | None = None) -> int:
     console = Console(stderr=True)
     try:
         contract = load_contract(args.contract)
-        if args.force:
-            shutil.rmtree(args.out, ignore_errors=True)
         if args.bags:
             sources, described = bag_sources(args.bags), ", ".join(map(str, args.bags))
         else:
-            if not args.episodes:
-                raise UsageError("--dataset needs --episodes", remedy="for example --episodes $(seq 0 49)")
-            sources = dataset_sources(args.dataset, args.episodes, contract, revision=args.revision)
+            numbers = args.episodes or episode_numbers(args.dataset, revision=args.revision)
+            sources = dataset_sources(args.dataset, numbers, contract, revision=args.revision)
             described = args.dataset
         options = Options(
             out=args.out,
@@ -302,6 +266,10 @@ def main(argv: list[str] | None = None) -> int:
             hold_out_every=args.hold_out_every,
             skip_broken=args.skip_broken,
         )
+        if args.dry_run:
+            return _say_problems(problems_of(sources, options), console)
+        if args.force:
+            shutil.rmtree(args.out, ignore_errors=True)
         meta = preprocess(sources, options, described=described, revision=args.revision)
     except SigmaError as error:
         console.print(f"[red]{error}[/red]")
@@ -315,6 +283,13 @@ def main(argv: list[str] | None = None) -> int:
         f"{len(meta.skipped)} recordings skipped: {args.out}"
     )
     return 0
+
+
+def _say_problems(problems: list[str], console: Console) -> int:
+    for problem in problems:
+        console.print(f"[red]{problem}[/red]")
+    console.print(f"{len(problems)} problem(s); nothing was written")
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":

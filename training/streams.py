@@ -18,7 +18,7 @@ from sigma_ros.errors import DatasetError
 from sigma_ros.model.normalise import Normalisation
 from sigma_ros.values import WINDOW_TICKS
 from training.cache import CachedEpisode
-from training.preprocess import TARGET_STEPS
+from training.windows import TARGET_STEPS
 
 UNROLL = 4
 """Consecutive windows through which a gradient flows."""

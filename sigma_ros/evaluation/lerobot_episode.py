@@ -82,6 +82,12 @@ def read_episode(fetch: Fetch, index: int, *, wanted: tuple[str, ...]) -> Lerobo
     raise DatasetError("the data set's version is not known", where=root, expected="v2.0, v2.1 or v3.0", got=version)
 
 
+def count_episodes(fetch: Fetch) -> int:
+    """Number of episodes a data set says it has."""
+    root = fetch(["meta/info.json"])
+    return int(_info(root / "meta" / "info.json").get("total_episodes", 0))
+
+
 def _info(file: Path) -> dict[str, Any]:
     try:
         info = json.loads(file.read_text(encoding="utf-8"))

@@ -23,6 +23,7 @@ from sigma_ros.evaluation.lerobot_episode import (
     ACTION_KEY,
     STATE_KEY,
     LerobotEpisode,
+    count_episodes,
     read_episode,
     video_pictures,
 )
@@ -48,6 +49,12 @@ def load_episode(dataset: str, index: int, contract: Contract, *, revision: str 
         source = replace(source, name=f"{dataset}@{source.root.name}")  # a snapshot's folder is its commit
     _check(source, contract)
     return source
+
+
+def episode_numbers(dataset: str, *, revision: str | None = None) -> list[int]:
+    """All episodes of a data set here or on the Hub."""
+    local = Path(dataset)
+    return list(range(count_episodes(_local(local) if local.is_dir() else _from_hub(dataset, revision))))
 
 
 def transcode(

@@ -2,6 +2,7 @@
 """A tiny pi0.5 with random weights and shards of synthetic recordings, made once for all tests of this folder."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from sigma_ros.contract_file import load_contract
 from sigma_ros.model.base_checkpoint import save_base
 from sigma_ros.model.mini import IMAGE_PX, TINY, build_mini, limit_normalisation
 from training.data import ShardData
-from training.preprocess import Options, bag_sources, preprocess
+from training.preprocess import Options, preprocess
+from training.sources import bag_sources
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "evaluation"))
 from bags import small_contract, write_recording  # type: ignore[import-not-found]
@@ -54,9 +56,11 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def data(tmp_path_factory: pytest.TempPathFactory, recordings: list[Path]) -> ShardData:
     """Shards of the recordings, the first and the third held out."""
     folder = tmp_path_factory.mktemp("shards") / "data"
+    contract = small_contract()  # its recordings swing the gripper further than a real one opens
+    roomy = replace(contract, joints=tuple(replace(j, lower_rad=-2.0, upper_rad=2.0) for j in contract.joints))
     options = Options(
         out=folder,
-        contract=small_contract(),
+        contract=roomy,
         image_size_px=IMAGE_PX,
         stride=16,
         min_motion=0.0,

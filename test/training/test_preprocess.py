@@ -2,25 +2,35 @@
 """Shards hold what the frame clock gave, whole episodes at a time, and nothing is lost without being named."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from sigma_ros.contract import Contract
 from sigma_ros.errors import DatasetError
 from sigma_ros.evaluation.bag import open_bag
 from sigma_ros.evaluation.episode import episode
-from training.preprocess import TARGET_STEPS, Options, bag_sources, motion_of, preprocess, windows_of
-from training.shards import META_FILE, ShardMeta, read_shard
+from training.preprocess import Options, main, preprocess, problems_of
+from training.shards import META_FILE, EpisodeArrays, ShardMeta, read_shard, write_shard
+from training.sources import bag_sources, read_source
+from training.windows import TARGET_STEPS, motion_of, windows_of
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "evaluation"))
 from bags import SIZE, small_contract, write_recording  # type: ignore[import-not-found]
 
 
+def roomy_contract() -> Contract:
+    """The synthetic recordings swing by 1 rad in every joint, also in the gripper."""
+    contract = small_contract()
+    return replace(contract, joints=tuple(replace(j, lower_rad=-2.0, upper_rad=2.0) for j in contract.joints))
+
+
 def options(out: Path, **changes: object) -> Options:
     chosen: dict[str, object] = {
         "out": out,
-        "contract": small_contract(),
+        "contract": roomy_contract(),
         "image_size_px": SIZE,
         "stride": 16,
         "min_motion": 0.0,
@@ -107,3 +117,62 @@ def test_a_broken_recording_is_named_and_skipped_only_on_request(tmp_path: Path)
 def test_unfinished_data_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"python -m training\.preprocess"):
         ShardMeta.read(tmp_path)
+
+
+def test_a_dry_run_lists_all_problems_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    contract = small_contract()
+    short = write_recording(tmp_path / "short", contract, ticks=TARGET_STEPS - 2)
+    blind = write_recording(tmp_path / "blind", contract, leave_out=[contract.cameras[0].topic])
+    sources = bag_sources([*recordings(tmp_path), short, blind])
+    problems = problems_of(sources, options(tmp_path / "out"))
+    assert len(problems) == 2
+    assert any("short" in problem for problem in problems)
+    assert any("blind" in problem and contract.cameras[0].topic in problem for problem in problems)
+    assert not (tmp_path / "out").exists()
+    assert main(["--bags", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out"), "--dry-run"]) == 2
+    assert "nowhere" in " ".join(capsys.readouterr().err.split())
+
+
+def test_data_in_other_units_is_refused_with_the_joints(tmp_path: Path) -> None:
+    folder = tmp_path / "radians"
+    contract = small_contract()
+    narrow = replace(contract, joints=tuple(replace(j, lower_rad=-0.1, upper_rad=0.1) for j in contract.joints))
+    run(folder / "wide", recordings(tmp_path))
+    with pytest.raises(DatasetError, match=r"units cannot be.*shoulder_pan"):
+        run(folder / "narrow", recordings(tmp_path / "again"), contract=narrow)
+    assert not (folder / "narrow" / META_FILE).exists()
+
+
+def test_a_long_epoch_is_cut_so_that_memory_stays_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.sources.LONGEST_EPOCH_TICKS", 40)
+    (source,) = bag_sources(recordings(tmp_path, count=1, ticks=100))
+    parts = [part.ticks for part in read_source(source, small_contract(), image_size_px=SIZE)]
+    assert parts == [40, 40, 20]
+
+
+def test_other_options_do_not_mix_with_the_shards_of_before(tmp_path: Path) -> None:
+    places = recordings(tmp_path)
+    run(tmp_path / "out", places)
+    with pytest.raises(DatasetError, match="begun with another"):
+        run(tmp_path / "out", places, image_size_px=SIZE + 2)
+
+
+def test_a_disk_that_refuses_loses_nothing_and_the_next_run_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places, written = recordings(tmp_path), []
+
+    def full(path: Path, arrays: EpisodeArrays) -> str:
+        if written:
+            raise OSError(28, "No space left on device")
+        written.append(path)
+        return write_shard(path, arrays)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("training.preprocess.write_shard", full)
+        with pytest.raises(DatasetError, match=r"could not be written.*No space left"):
+            run(tmp_path / "out", places)
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.safetensors")) == [written[0].name]
+    before_ns = written[0].stat().st_mtime_ns
+    assert len(run(tmp_path / "out", places).episodes) == 2
+    assert written[0].stat().st_mtime_ns == before_ns

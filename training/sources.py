@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recordings as arrays: every bag and every episode of a data set goes through the robot's own frame clock."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sigma_ros.contract import Contract
+from sigma_ros.errors import DatasetError
+from sigma_ros.evaluation.bag import open_bag
+from sigma_ros.evaluation.bags import find_bags
+from sigma_ros.evaluation.episode import Tick, episode
+from sigma_ros.evaluation.transcode import load_episode, transcode
+from training.shards import EpisodeArrays
+from training.windows import TARGET_STEPS
+
+LONGEST_EPOCH_TICKS = 1536
+"""A longer epoch is cut: at 224 px two cameras of so many ticks are half a gigabyte. Memory starts anew at the cut."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """One recording: a name for messages, its number, and how to open it as a bag."""
+
+    name: str
+    number: int
+    open: Callable[[Path], Path]
+
+
+def bag_sources(places: list[Path]) -> list[Source]:
+    """One source per bag at the given places."""
+    return [
+        Source(name=str(path), number=i, open=lambda _, path=path: path)  # type: ignore[misc]
+        for i, path in enumerate(find_bags(places))
+    ]
+
+
+def dataset_sources(dataset: str, numbers: list[int], contract: Contract, *, revision: str | None) -> list[Source]:
+    """One source per episode of a LeRobot data set; each goes through a temporary bag, so through the frame clock."""
+
+    def opener(number: int) -> Callable[[Path], Path]:
+        def make(folder: Path) -> Path:
+            bag = folder / f"episode_{number:06d}"
+            transcode(load_episode(dataset, number, contract, revision=revision), contract, bag, storage="mcap")
+            return bag
+
+        return make
+
+    return [Source(name=f"{dataset} episode {n}", number=n, open=opener(n)) for n in numbers]
+
+
+def read_source(source: Source, contract: Contract, *, image_size_px: int) -> Iterator[EpisodeArrays]:
+    """The epochs of a recording that are long enough for one window, each as an episode of its own.
+
+    Raises:
+        SigmaError: the recording cannot be read or does not fit the contract.
+        DatasetError: an action is not finite, or no epoch is long enough.
+    """
+    found = False
+    with tempfile.TemporaryDirectory() as scratch, open_bag(source.open(Path(scratch))) as bag:
+        collected = _Epoch(contract, image_size_px)
+        for tick in episode(bag, contract, image_size_px=image_size_px):
+            if not collected.continues(tick):
+                if collected.ticks >= TARGET_STEPS:
+                    found = True
+                    yield collected.arrays(source)
+                collected = _Epoch(contract, image_size_px)
+            collected.add(tick)
+        if collected.ticks >= TARGET_STEPS:
+            found = True
+            yield collected.arrays(source)
+    if not found:
+        raise DatasetError("no epoch is long enough", where=source.name, expected=f"{TARGET_STEPS} ticks or more")
+
+
+class _Epoch:
+    """Ticks of one epoch, copied into arrays as they come, so that no picture is held twice."""
+
+    def __init__(self, contract: Contract, size_px: int) -> None:
+        self._contract = contract
+        self._epoch: int | None = None
+        self._task = contract.tasks[0]
+        rows, cameras, dof = LONGEST_EPOCH_TICKS, len(contract.cameras), contract.dof
+        self.ticks = 0
+        self._frames = np.zeros((rows, cameras, size_px, size_px, 3), dtype=np.uint8)
+        self._states = np.zeros((rows, dof), dtype=np.float32)
+        self._actions = np.zeros((rows, dof), dtype=np.float32)
+        self._valid, self._acted = np.zeros(rows, dtype=bool), np.zeros(rows, dtype=bool)
+
+    def continues(self, tick: Tick) -> bool:
+        """Whether a tick belongs to this epoch and there is room for it."""
+        return self._epoch in (None, tick.item.epoch) and self.ticks < LONGEST_EPOCH_TICKS
+
+    def add(self, tick: Tick) -> None:
+        """Adds the next tick."""
+        row, contract = self.ticks, self._contract
+        self._epoch = tick.item.epoch
+        if tick.window is not None:
+            newest, self._task = tick.window.newest, tick.window.task
+            for i, camera in enumerate(contract.cameras):
+                self._frames[row, i] = newest.images[camera.name]
+            self._states[row] = contract.to_policy(newest.positions_rad)
+            self._valid[row] = True
+        if tick.action_rad is not None:
+            self._actions[row] = contract.to_policy(tick.action_rad)
+            self._acted[row] = True
+        self.ticks += 1
+
+    def arrays(self, source: Source) -> EpisodeArrays:
+        """What was added; views of the filled part."""
+        used = slice(0, self.ticks)
+        if not np.isfinite(self._actions[used]).all():
+            raise DatasetError("actions are not finite", where=source.name)
+        return EpisodeArrays(
+            episode=source.number,
+            task=self._task,
+            frames=self._frames[used],
+            states=self._states[used],
+            actions=self._actions[used],
+            valid=self._valid[used],
+            acted=self._acted[used],
+        )
