@@ -228,7 +228,8 @@ def test_f27_a_failed_inference_is_told_and_a_new_epoch_begins(rig, executor, mo
     with monkeypatch.context() as patched:
         patched.setattr(runtime, "step", broken)
         spin_until(executor, lambda: policy._session.epoch > epoch, what="a new epoch")
-    assert any("CUDA out of memory" in " ".join(m.reasons) for m in robot.telepathy if not m.valid)
+    told = "CUDA out of memory"
+    spin_until(executor, lambda: any(told in " ".join(m.reasons) for m in robot.telepathy), what="the reason")
     assert stands(policy, "policy/inference").level is Level.ERROR
     until_well(robot, executor)
 
