@@ -7,10 +7,11 @@ takes no time here: the chunk of a tick is there at that tick, so results do not
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from sigma_ros.control.units import units_gap
 from sigma_ros.errors import BagError, SigmaError
 from sigma_ros.evaluation.bag import Bag, open_bag
 from sigma_ros.evaluation.episode import Episode, Tick, recorded_task
+from sigma_ros.evaluation.lookahead import NOTHING, Ready, ticks_ahead
 from sigma_ros.evaluation.recorder import ReplayRecorder
 from sigma_ros.evaluation.replay_log import SCORE_STRIDE_TICKS, BagFacts, PolicyFacts, ReplayLog, RunFacts
 from sigma_ros.evaluation.supervised import BagTimeSupervisor
@@ -36,7 +38,9 @@ class ReplayOptions:
     """How to replay. `supervisor_limits` None leaves the supervisor out; `task` None takes the recorded text.
 
     `strict` turns any loss of the recording into an error; `recover` reads a bag whose end is cut off.
-    `forget_from` maps an epoch to the tick from which its memory is kept empty: what is the memory worth?
+    `ahead` works vision and base chunks out in groups before their turn, on this thread (`batched`) or on two others
+    (`threads`); the numbers are the same up to rounding. `forget_from` maps an epoch to the tick from which its memory
+    is kept empty: what is the memory worth?
     """
 
     settings: AdapterSettings
@@ -46,6 +50,7 @@ class ReplayOptions:
     strict: bool = False
     recover: bool = False
     forget_from: Mapping[int, int] | None = None
+    ahead: Literal["no", "batched", "threads"] = "no"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,11 +158,12 @@ def _drive(loop: "_Loop", ticks: Episode, bag: Bag, hooks: Hooks) -> bool:
     """Feeds every tick to the loop; False when it was stopped before the end."""
     info = bag.info
     span_ns = max(1, info.end_ns - info.start_ns)
-    for tick in ticks:
-        if hooks.stopped():
-            return False
-        loop.tick(tick)
-        hooks.progress(min(1.0, max(0.0, (tick.item.stamp_ns - info.start_ns) / span_ns)))
+    with closing(loop.ahead(ticks)) as prepared:
+        for tick, ready in prepared:
+            if hooks.stopped():
+                return False
+            loop.tick(tick, ready)
+            hooks.progress(min(1.0, max(0.0, (tick.item.stamp_ns - info.start_ns) / span_ns)))
     loop.end()
     hooks.progress(1.0)
     if not loop.inferences:
@@ -212,7 +218,19 @@ class _Loop:
         if options.supervisor_limits is not None:
             self._supervisor = BagTimeSupervisor(contract, options.supervisor_limits, recorder, hooks.clock_ns)
 
-    def tick(self, tick: Tick) -> None:
+    def ahead(self, ticks: Episode) -> Generator[tuple[Tick, Ready]]:
+        """The ticks, with what can be worked out before their turn if the options want that."""
+        how = self._options.ahead
+        if how == "no":
+            return ((tick, NOTHING) for tick in ticks)
+        return ticks_ahead(ticks, self._runtime, self._is_due, threads=how == "threads")
+
+    def _is_due(self, window: Window) -> bool:
+        schedule = self._options.schedule
+        scored = window.tick % SCORE_STRIDE_TICKS == 0
+        return scored or schedule.plans(window.tick) or schedule.commits(window.tick)
+
+    def tick(self, tick: Tick, ready: Ready) -> None:
         """One tick: the supervisor catches up to it, then the policy sees it."""
         item = self._judged(tick.item)
         self.recorder.tick(item, tick.action_rad)
@@ -221,7 +239,7 @@ class _Loop:
         if isinstance(item, Gap):
             self.reasons.update(item.reasons)
             return
-        chunk = self._inferred(item)
+        chunk = self._inferred(item, ready)
         if chunk is not None and self._supervisor is not None:
             self._supervisor.on_chunk(chunk)
 
@@ -239,17 +257,18 @@ class _Loop:
             self._problems = self._runtime.check_units(item.newest.positions_rad)
         return units_gap(item, self._problems, self._contract) if self._problems else item
 
-    def _inferred(self, window: Window) -> Chunk | None:
+    def _inferred(self, window: Window, ready: Ready) -> Chunk | None:
         """Infers where a chunk is due, the memory commits, or the window is scored; returns a chunk that is due."""
         schedule = self._options.schedule
         plans, commits = schedule.plans(window.tick), schedule.commits(window.tick)
         scored = window.tick % SCORE_STRIDE_TICKS == 0
-        if not (plans or commits or scored):
+        if not self._is_due(window):
             return None
         state = self._state
         if state is None or (state.epoch, state.task) != (window.epoch, window.task):
             state = self._runtime.initial_state(epoch=window.epoch, task=window.task)
         state = self._forgotten(state, window.tick)
+        prepared: dict[str, Any] = {} if ready.prepared is None else {"prepared": ready.prepared}
         started_ns = self._clock_ns()
         inference, advanced = self._runtime.step(
             window,
@@ -258,8 +277,9 @@ class _Loop:
             settings=self._options.settings,
             chunk_id=self.inferences,
             baseline_diagnostics=scored,
+            **prepared,
         )
-        host_ns = self._clock_ns() - started_ns
+        host_ns = self._clock_ns() - started_ns + ready.took_ns
         self._state = advanced if plans or commits else state
         self.inferences += 1
         self.recorder.inference(inference.chunk, inference.telepathy, published=plans, host_ns=host_ns)

@@ -28,7 +28,7 @@ from sigma_ros.model.runtime_load import CheckpointInfo, load_parts
 from sigma_ros.model.sights import SightMaker
 from sigma_ros.model.sigma import Action, SigmaTelepathyVLA
 from sigma_ros.model.state import RecurrentState, load_state, save_state
-from sigma_ros.model.step import advance, initial_state, plan, recorrect, remember
+from sigma_ros.model.step import Prepared, advance, initial_state, plan, recorrect, remember
 from sigma_ros.model.telepathy import Belief
 from sigma_ros.model.tokens import PADDING
 from sigma_ros.risk import assess, scale_of
@@ -67,7 +67,7 @@ class SigmaRuntime:
         self.image_size_px: int = backbone.image_size_px
         self.horizon: int = backbone.horizon
         self.memory_stride: int = model.config.memory_stride
-        self._sights = SightMaker.fitting(backbone, self.units)
+        self.sights = SightMaker.fitting(backbone, self.units)
 
     @classmethod
     def load(
@@ -126,6 +126,7 @@ class SigmaRuntime:
         chunk_id: int,
         baseline_diagnostics: bool = False,
         left_over: LeftOver | None = None,
+        prepared: Prepared | None = None,
     ) -> tuple[Inference, RecurrentState]:
         """Proposes a chunk for the window's newest tick; encodes only frames that the state has not seen.
 
@@ -137,6 +138,7 @@ class SigmaRuntime:
             chunk_id: Number of the chunk.
             baseline_diagnostics: Also run the telepathy path without LoRA, for the card's baseline arm.
             left_over: Of the previous chunk: the base is led on from it (LeRobot's real-time chunking).
+            prepared: What `ahead.Ahead` worked out for this tick; without a `left_over` only.
 
         Raises:
             SigmaError: window and state are of different epochs or tasks, or an image has the wrong size.
@@ -151,10 +153,11 @@ class SigmaRuntime:
         )
         result, advanced = plan(
             self.model,
-            self.observe(window, state),
+            self.observe(window, state, prepared),
             noise=noise,
             commit=commit,
             baseline_diagnostics=baseline_diagnostics,
+            base=None if prepared is None else prepared.base,
             **self._guidance(left_over),
         )
         inference = Inference(
@@ -199,7 +202,7 @@ class SigmaRuntime:
         return inference, observed
 
     @torch.no_grad()
-    def observe(self, window: Window, state: RecurrentState) -> RecurrentState:
+    def observe(self, window: Window, state: RecurrentState, prepared: Prepared | None = None) -> RecurrentState:
         """Encodes the frames of the window that the state has not seen; `step` does it too.
 
         Called on ticks that do not plan, it spreads the vision tower's work over them.
@@ -207,7 +210,8 @@ class SigmaRuntime:
         _check_same_epoch(window, state)
         valid = {frame.tick: frame for frame, there in zip(window.frames, window.mask, strict=True) if there}
         ticks = tuple(frame.tick if there else PADDING for frame, there in zip(window.frames, window.mask, strict=True))
-        return advance(self.model, state, ticks, lambda tick: self._sights.sight(valid[tick]))
+        known = {} if prepared is None else prepared.encoded
+        return advance(self.model, state, ticks, lambda tick: known.get(tick) or self.sights.sight(valid[tick]))
 
     def save(self, state: RecurrentState, path: Path) -> None:
         """Writes a recurrent state bit for bit (safetensors)."""

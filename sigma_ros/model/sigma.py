@@ -209,15 +209,19 @@ class SigmaTelepathyVLA(nn.Module):
         tasks: Sequence[str],
         noise: Float[Tensor, "batch horizon max_dof"],
         telepathy: bool = True,
+        base: Float[Tensor, "batch horizon max_dof"] | None = None,
         **rtc: Unpack[RealTimeChunking],
     ) -> Action:
         """The base's chunk from the newest tick, what Sigma believes, and how it would correct the chunk.
 
-        With `telepathy` off the adapters are off and the residual is zero: the card's baseline arm.
+        With `telepathy` off the adapters are off and the residual is zero: the card's baseline arm. `base` is what
+        `backbone.base_chunk` gave for the same tick, if that is known already.
         """
         seen, states = percepts.seen[:, -1], percepts.states[:, -1]
         tokens, mask = self._prompts(tasks, states)
-        base = self.backbone.base_chunk(patches, seen, tokens, mask, noise, **rtc)[:, :, : self.config.dof]
+        if base is None:
+            base = self.backbone.base_chunk(patches, seen, tokens, mask, noise, **rtc)
+        base = base[:, :, : self.config.dof]
         belief = self.believe(percepts, previous, adapted=telepathy)
         if not telepathy:
             residual = Residual(composite=torch.zeros_like(base), config=self.config)

@@ -5,7 +5,7 @@
 Robot, replay and evaluation all go through these two.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Unpack
 
@@ -17,7 +17,7 @@ from sigma_ros.model.backbone import RealTimeChunking
 from sigma_ros.model.sigma import Action, SigmaTelepathyVLA
 from sigma_ros.model.state import RecurrentState
 from sigma_ros.model.telepathy import Belief, Percepts, Recurrence
-from sigma_ros.model.tokens import Sight, TokenRing
+from sigma_ros.model.tokens import EncodedTick, Sight, TokenRing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +30,14 @@ class Plan:
     action: Action
     baseline: Belief | None
     committed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """What an offline run worked out ahead: ticks by their number, and the base's chunk of the newest one."""
+
+    encoded: Mapping[int, EncodedTick]
+    base: Float[Tensor, "1 horizon max_dof"] | None
 
 
 def initial_state(model: SigmaTelepathyVLA, *, epoch: int, task: str) -> RecurrentState:
@@ -48,7 +56,7 @@ def initial_state(model: SigmaTelepathyVLA, *, epoch: int, task: str) -> Recurre
 
 
 def advance(
-    model: SigmaTelepathyVLA, state: RecurrentState, ticks: Sequence[int], look: Callable[[int], Sight]
+    model: SigmaTelepathyVLA, state: RecurrentState, ticks: Sequence[int], look: Callable[[int], Sight | EncodedTick]
 ) -> RecurrentState:
     """The state with its window at `ticks` (oldest first, `tokens.PADDING` for none).
 
@@ -56,9 +64,12 @@ def advance(
         model: Sigma.
         state: Before.
         ticks: Tick of each of the 16 slots.
-        look: Gives the sight of a tick; asked only for ticks that are not in the state yet.
+        look: Gives the sight of a tick, encoded already or not; asked only for ticks that are not in the state yet.
     """
-    fresh = {tick: model.encode(look(tick)) for tick in state.ring.missing(ticks)}
+    fresh = {}
+    for tick in state.ring.missing(ticks):
+        seen = look(tick)
+        fresh[tick] = seen if isinstance(seen, EncodedTick) else model.encode(seen)
     return replace(state, ring=state.ring.slide(ticks, fresh))
 
 
@@ -70,15 +81,17 @@ def plan(
     noise: Float[Tensor, "1 horizon max_dof"],
     commit: bool,
     baseline_diagnostics: bool = False,
+    base: Float[Tensor, "1 horizon max_dof"] | None = None,
     **rtc: Unpack[RealTimeChunking],
 ) -> tuple[Plan, RecurrentState]:
-    """Proposes actions for the newest tick of the window.
+    """Proposes actions for the newest tick of the window; `base` is its base chunk, if that is known already.
 
     The update of the memory is used at once, whatever `commit` says; only a commit keeps it for later.
     """
     percepts = percepts_of(model, state)
     previous = state.recurrence
-    action = model.act(percepts, previous, patches=state.ring.patches[None], tasks=[state.task], noise=noise, **rtc)
+    patches = state.ring.patches[None]
+    action = model.act(percepts, previous, patches=patches, tasks=[state.task], noise=noise, base=base, **rtc)
     baseline = model.believe(percepts, previous, adapted=False) if baseline_diagnostics else None
     update = action.belief.recurrence
     keep = commit and bool(torch.isfinite(update.memory).all() & torch.isfinite(update.factors).all())

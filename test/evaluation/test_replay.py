@@ -283,13 +283,15 @@ def test_a_report_can_be_read_back(bag, tmp_path):
 
 
 def test_a_supervisor_that_waits_out_a_long_silence_stays_on_its_grid():
-    times = SupervisorTimes(20)
-    assert list(times.before(1000)) == []
-    assert list(times.before(1050)) == [1000, 1020, 1040]
-    late = 1060 + 3 * LONGEST_PAUSE_NS + 7
+    period_ns = 20_000_000
+    times = SupervisorTimes(period_ns)
+    begin = 1000 * period_ns
+    assert list(times.before(begin)) == []
+    assert list(times.before(begin + 50_000_000)) == [begin, begin + period_ns, begin + 2 * period_ns]
+    late = begin + 3 * period_ns + 3 * LONGEST_PAUSE_NS + 7_000_000
     ticked = list(times.before(late))
-    assert len(ticked) == LONGEST_PAUSE_NS // 20
-    assert list(times.before(late + 40)) == [late + 13, late + 33]
+    assert len(ticked) == LONGEST_PAUSE_NS // period_ns
+    assert list(times.before(late + 2 * period_ns)) == [late + 13_000_000, late + 33_000_000]
 
 
 def test_a_recording_that_was_looped_goes_on_in_a_new_epoch(tmp_path):
