@@ -6,7 +6,6 @@
 Exit codes: 0 complete, 3 complete with losses, 1 failed, 2 wrong usage, 130 interrupted (report marked incomplete).
 """
 
-import platform
 import shlex
 import sys
 import time
@@ -20,12 +19,12 @@ from rclpy.node import Node
 from rich.console import Console
 from rich.progress import Progress
 
-from sigma_ros import __version__
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
 from sigma_ros.control.schedule import Schedule
 from sigma_ros.errors import SigmaError, UsageError
 from sigma_ros.evaluation.bag import Bag, open_bag
+from sigma_ros.evaluation.conditions import conditions
 from sigma_ros.evaluation.episode import recorded_task
 from sigma_ros.evaluation.recorder import ReplayRecorder
 from sigma_ros.evaluation.replay import bag_facts, refuse_losses
@@ -74,16 +73,17 @@ def _replay(node: Node, options: ReplayOptions, waiter: Waiter, *, command: str)
         bag.check_against(contract)
         log, facts = replay_bag(node, options, waiter, contract, bag)
     scores = score(log)
-    conditions = {
-        "command": command,
-        "checkpoint given": facts["checkpoint"],
-        "contract": contract.name,
-        "versions": {"sigma_ros": __version__, "python": platform.python_version()},
-        "machine": f"{platform.system()} {platform.machine()}",
-    }
-    paths = write_report([log], scores, out, conditions=conditions, force=options.force)
+    paths = write_report(
+        [log],
+        scores,
+        out,
+        conditions=conditions(command, checkpoint=facts["checkpoint"], contract=contract),
+        force=options.force,
+    )
     verdict = verdict_of([log], scores)
-    for line in (*verdict.warnings, verdict.headline, f"report: {paths.page}"):
+    for line in (*verdict.warnings, *_losses(log)):
+        node.get_logger().warning(line)
+    for line in (verdict.headline, f"report: {paths.page}"):
         node.get_logger().info(line)
     if not log.complete:
         return INTERRUPTED
@@ -123,9 +123,16 @@ def replay_bag(
     replay = NodeReplay(bag, setting, recorder, policy, supervisor)
     started_ns = time.perf_counter_ns()
     complete = _run(replay, bag)
-    losses = bag_facts(bag, replay.ticks)
-    refuse_losses(losses, strict=options.strict)
-    return recorder.finish(losses, complete=complete, wall_ns=time.perf_counter_ns() - started_ns), facts
+    wall_ns = time.perf_counter_ns() - started_ns
+    log = recorder.finish(bag_facts(bag, replay.ticks), complete=complete, wall_ns=wall_ns)
+    refuse_losses(log, strict=options.strict)
+    return log, facts
+
+
+def _losses(log: ReplayLog) -> list[str]:
+    """One line per kind of loss, ticks that could not be used with the reasons for them."""
+    lines = [f"lost: {count} x {reason}" for reason, count in log.losses.items()]
+    return lines + [f"unusable ticks: {count} x {reason}" for reason, count in log.ticks.reasons.items()]
 
 
 def _run(replay: NodeReplay, bag: Bag) -> bool:

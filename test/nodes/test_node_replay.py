@@ -15,7 +15,7 @@ from rclpy.parameter import Parameter
 
 from sigma_ros.control.limits import SupervisorLimits
 from sigma_ros.control.schedule import Schedule
-from sigma_ros.errors import SigmaError, UsageError
+from sigma_ros.errors import BagError, SigmaError, UsageError
 from sigma_ros.evaluation.bag import open_bag
 from sigma_ros.evaluation.bag_writer import BagWriter
 from sigma_ros.evaluation.replay import ReplayOptions as OfflineOptions
@@ -197,6 +197,17 @@ def test_a_camera_that_is_dark_for_a_while(tmp_path, runtime, through_nodes):
     assert not log.ticks.valid.all()
     assert log.ticks.epoch.max() == 1
     assert_same(log, offline(bag, runtime))
+
+
+def test_unusable_ticks_are_losses_as_they_are_without_the_nodes(tmp_path, runtime, through_nodes):
+    recording = Recording(tmp_path / "dark", ticks=70)
+    recording.dark = {"side": range(10, 34)}
+    bag = recording.write()
+    log = through_nodes(bag)
+    assert log.losses == offline(bag, runtime).losses
+    assert log.losses["invalid_ticks"] > 0
+    with pytest.raises(BagError, match="invalid_ticks"):
+        through_nodes(bag, strict=True)
 
 
 def test_a_camera_that_is_dark_for_longer_than_the_frame_clock_waits(tmp_path, runtime, through_nodes):
