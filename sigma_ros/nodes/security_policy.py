@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The SROS2 policy of a robot: which enclave may say and hear what. Only the supervisor's may write commands.
+
+    python -m sigma_ros.nodes.security_policy so101 > so101.policy.xml
+
+`scripts/make_keystore.sh` makes keys and permissions of it. Replay runs in another ROS domain and has no enclave.
+"""
+
+import sys
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from sigma_ros.contract import Contract
+from sigma_ros.contract_file import load_contract
+from sigma_ros.nodes import topics
+
+VERSION = "0.2.0"
+PARAMETER_SERVICES = (
+    "describe_parameters",
+    "get_parameter_types",
+    "get_parameters",
+    "list_parameters",
+    "set_parameters",
+    "set_parameters_atomically",
+    "get_type_description",
+)
+LIFECYCLE_SERVICES = (
+    "change_state",
+    "get_state",
+    "get_available_states",
+    "get_available_transitions",
+    "get_transition_graph",
+)
+_SUPERVISOR_SERVICES = (topics.ENGAGE, topics.RELEASE, topics.RESET_STOP, topics.ESTOP_SERVICE)
+_POLICY_SERVICES = (topics.RESET_MEMORY, topics.PAUSE)
+_TOLD = (topics.SUPERVISOR_STATE, topics.TELEPATHY, topics.POLICY_INFO, "/diagnostics")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Enclave:
+    """One process and its permissions; every name is absolute."""
+
+    path: str
+    node: str
+    publishes: tuple[str, ...] = ()
+    hears: tuple[str, ...] = ()
+    answers: tuple[str, ...] = ()
+    calls: tuple[str, ...] = field(default=())
+
+
+def enclaves(contract: Contract) -> tuple[Enclave, ...]:
+    """Everybody who takes part, with the least that is needed."""
+    cameras = tuple(camera.topic for camera in contract.cameras)
+    joints, command = contract.joint_state_topic, contract.command_topic
+    from_policy = (topics.ACTION_CHUNK, topics.TELEPATHY, topics.POLICY_HEARTBEAT, topics.POLICY_INFO, topics.TICK)
+    return (
+        Enclave(
+            path="/sigma/supervisor",
+            node=topics.SUPERVISOR_NODE,
+            publishes=(command, topics.SUPERVISOR_STATE, "/diagnostics"),
+            hears=(joints, topics.ACTION_CHUNK, topics.POLICY_HEARTBEAT, topics.E_STOP),
+            answers=(*_SUPERVISOR_SERVICES, *_of(topics.SUPERVISOR_NODE, PARAMETER_SERVICES)),
+        ),
+        Enclave(
+            path="/sigma/policy",
+            node=topics.POLICY_NODE,
+            publishes=(*from_policy, "/diagnostics", f"/{topics.POLICY_NODE}/transition_event"),
+            hears=(*cameras, joints, topics.TASK),
+            answers=(*_POLICY_SERVICES, *_of(topics.POLICY_NODE, PARAMETER_SERVICES + LIFECYCLE_SERVICES)),
+        ),
+        Enclave(
+            path="/sigma/operator",
+            node="sigma_operator",
+            publishes=(topics.E_STOP, topics.TASK),
+            hears=_TOLD,
+            calls=(
+                *_SUPERVISOR_SERVICES,
+                *_POLICY_SERVICES,
+                *_of(topics.SUPERVISOR_NODE, PARAMETER_SERVICES),
+                *_of(topics.POLICY_NODE, PARAMETER_SERVICES + LIFECYCLE_SERVICES),
+            ),
+        ),
+        Enclave(path="/sigma/driver", node="driver", publishes=(joints, "/diagnostics"), hears=(command,)),
+        Enclave(path="/sigma/cameras", node="cameras", publishes=(*cameras, "/diagnostics")),
+        Enclave(
+            path="/sigma/incidents",
+            node="sigma_incidents",
+            hears=(*cameras, joints, command, *from_policy, *_TOLD, topics.E_STOP, topics.TASK),
+            answers=("/sigma_incidents/save",),
+        ),
+    )
+
+
+def policy_xml(contract: Contract) -> str:
+    """The policy as text, in the format of `ros2 security create_permission`."""
+    root = ET.Element("policy", version=VERSION)
+    listed = ET.SubElement(root, "enclaves")
+    for enclave in enclaves(contract):
+        profiles = ET.SubElement(ET.SubElement(listed, "enclave", path=enclave.path), "profiles")
+        profile = ET.SubElement(profiles, "profile", ns="/", node=enclave.node)
+        common = ("/parameter_events", "/rosout")
+        _rules(profile, "topics", "topic", {"publish": "ALLOW"}, (*enclave.publishes, *common))
+        _rules(profile, "topics", "topic", {"subscribe": "ALLOW"}, (*enclave.hears, "/parameter_events", "/clock"))
+        _rules(profile, "services", "service", {"reply": "ALLOW"}, enclave.answers)
+        _rules(profile, "services", "service", {"request": "ALLOW"}, enclave.calls)
+    ET.indent(root)
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{ET.tostring(root, encoding="unicode")}\n'
+
+
+def _rules(profile: ET.Element, group: str, each: str, qualifier: dict[str, str], names: tuple[str, ...]) -> None:
+    if not names:
+        return
+    rules = ET.SubElement(profile, group, qualifier)
+    for name in dict.fromkeys(names):
+        ET.SubElement(rules, each).text = name.removeprefix("/")
+
+
+def _of(node: str, services: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(f"/{node}/{service}" for service in services)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints the policy of a contract."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    sys.stdout.write(policy_xml(load_contract(given[0] if given else "so101")))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
