@@ -8,9 +8,9 @@ ARGS ?=
 export PYTHON
 
 # The small models of tests and demo gain nothing from more threads; on a busy machine they lose much.
-demo test check: export OMP_NUM_THREADS ?= 1
+demo test check train-demo study: export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo test check check-code check-architecture format build bench safety fuzz-bags lock clean
+.PHONY: help setup demo test check check-code check-architecture format build bench train-demo study safety fuzz-bags lock clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -42,8 +42,27 @@ build: ## Build the messages anew with colcon, and a wheel into out/dist
 bench: setup ## Measure speed; results in bench/out
 	@$(ENV) for bench in bench/bench_*.py; do echo "== $$bench"; python "$$bench" $(ARGS); done
 
-safety: setup ## Attack the supervisor for 100,000 ticks, judged by an independent oracle: out/safety
-	@$(ENV) python tools/campaign.py --ticks 100000 --out out/safety $(ARGS)
+train-demo: setup ## Record, preprocess, train 20 steps, evaluate on a held-out episode: out/train
+	@$(ENV) set -x; rm -rf out/train; \
+	  sigma record --sim --setup target --episodes 2 --seed 7 --jpeg 90 --out out/train/recordings && \
+	  python -m training.preprocess --bags out/train/recordings --image-size 112 --hold-out-every 2 --out out/train/shards && \
+	  python -m training.train --base_model_id mini --dataset_dir out/train/shards --output_dir out/train/run \
+	    --batch_size 4 --gradient_accumulation_steps 1 --max_steps 20 --phase_step 16 --allow_untrained $(ARGS) && \
+	  python -m training.evaluate --checkpoint out/train/run/checkpoint --dataset_dir out/train/shards \
+	    --out out/train/evaluation --train_episodes 0 --allow_untrained
+
+study: setup ## What each part of Sigma is worth; resumable: out/study (make study ARGS="--dataset_dir ...")
+	@$(ENV) python -m training.study --out out/study $(ARGS)
+
+safety: setup ## Attack the supervisor: 100,000 ticks, then every fault on its process; an independent oracle judges
+	@$(ENV) python tools/campaign.py --ticks 100000 --out out/safety
+	@$(ENV) python -m tools.fault_campaign --out out/safety $(ARGS)
+
+soak: setup ## Two hours with a fault every half minute: out/soak; a night: ARGS="--hours 8"
+	@$(ENV) python -m tools.soak --out out/soak $(ARGS)
+
+mutants: setup ## Mutation testing of the supervisor's core, a sample: out/mutants; all: ARGS="--each 0"
+	@$(ENV) uv pip install -q cosmic-ray==8.7.0 && python -m tools.mutants --out out/mutants $(ARGS)
 
 fuzz-bags: setup ## Replay 2,000 damaged bags: no crash, no hang, no silently wrong result: out/fuzz-bags
 	@$(ENV) python tools/fuzz_bags.py --bags 2000 --out out/fuzz-bags $(ARGS)
