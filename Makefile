@@ -10,7 +10,7 @@ export PYTHON
 # The small models of tests and demo gain nothing from more threads; on a busy machine they lose much.
 demo test check train-demo study: export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo test check check-code check-architecture format build bench train-demo study safety fuzz-bags lock clean
+.PHONY: help setup demo test check check-code check-architecture format build bench train-demo study safety soak mutants fuzz-bags lock clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The fault campaign: every fault of the catalogue against the real supervisor over real DDS, judged by the oracle.
 
-    python -m tools.fault_campaign --out out/safety             CI size: each fault once, ten kills
+    python -m tools.fault_campaign --out out/safety             CI size: each fault once, five kills
     python -m tools.fault_campaign --large --out out/safety     a hundred kills, sixty pairs of faults
     python -m tools.fault_campaign --only joints_jump,flood     some rows
 
@@ -52,7 +52,7 @@ def run(options: argparse.Namespace, log: Path) -> tuple[list[Trial], dict[str, 
     """The whole campaign; the facts are those of the long-lived supervisor."""
     wanted = set(filter(None, options.only.split(",")))
     faults = [fault for fault in CATALOGUE if not wanted or fault.name in wanted]
-    kills, couples = (100, 60) if options.large else (10, 6)
+    kills, couples = (100, 60) if options.large else (5, 4)
     trials: list[Trial] = []
     total = len(faults) + sum(kills - 1 for fault in faults if fault.name in _REPEATED) + (0 if wanted else couples)
     with tqdm(total=total, unit="fault", disable=options.quiet) as bar:

@@ -9,7 +9,7 @@ import numpy as np
 
 ELSEWHERE: dict[str, str] = {
     "F01": "camera off: `test_policy_node.py`, `test_observation.py` (a tick without fresh images is a gap, no chunk)",
-    "F02": "camera stuck: not noticed by the supervisor; see Not covered",
+    "F02": "camera stuck: the policy's `frozen_camera`, `test_policy_node.py`; the supervisor sees no pictures",
     "F03": "camera slow, delayed, intermittent: `test_observation.py`, `test_policy_node.py` (age limits per stream)",
     "F04": "malformed images: `test_images.py`, `test_observation.py` (refused with the reason)",
     "F05": "swapped cameras: names only, pictures are not understood; see Not covered",

@@ -4,8 +4,8 @@
     python -m tools.mutants --each 20 --out out/mutants      a sample of 20 mutants per module
     python -m tools.mutants --each 0                         all of them (a night)
 
-Works on a copy of the repository, so the sources stay as they are. Each mutant is tried with the module's own tests and,
-if it survives, with a small campaign of every adversary. Writes `mutants.json` (with the diff of each survivor)
+Works on a copy of the repository, so the sources stay as they are. Each mutant is tried with the module's own tests
+and, if it survives, with a small campaign of every adversary. Writes `mutants.json` (with the diff of each survivor)
 and `mutants.md`. Exit codes: 0 at least 90 % killed, 1 fewer, 2 usage.
 """
 
