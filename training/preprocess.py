@@ -56,23 +56,23 @@ class _Collected:
         self._states: list[np.ndarray] = []
         self._actions: list[np.ndarray] = []
 
-    def add(self, source: Source, arrays: EpisodeArrays, path: Path, sha256: str) -> None:
-        """Counts one epoch that is on disk."""
+    def add(self, arrays: EpisodeArrays, *, recording: str, shard: str, sha256: str) -> None:
+        """Counts one epoch."""
         position, options = len(self.entries), self._options
         for row in windows_of(arrays, options.stride):
             still = motion_of(arrays, row) < options.min_motion
             (self.static if still else self.windows).append((position, row))
-        self.files[path.name] = sha256
+        self.files[shard] = sha256
         self.entries.append(
             {
-                "episode": source.number,
-                "recording": source.name,
-                "shard": path.name,
+                "episode": arrays.episode,
+                "recording": recording,
+                "shard": shard,
                 "ticks": arrays.ticks,
                 "task": arrays.task,
             }
         )
-        if source.number not in self.held_out:
+        if arrays.episode not in self.held_out:
             self._states.append(arrays.states[arrays.valid])
             self._actions.append(arrays.actions[arrays.acted])
 
@@ -96,9 +96,9 @@ class _Collected:
         return found
 
 
-def held_out_numbers(sources: list[Source], every: int) -> tuple[int, ...]:
-    """Every n-th recording, beginning with the first; none with 0."""
-    return tuple(source.number for i, source in enumerate(sources) if every and i % every == 0)
+def held_out_numbers(numbers: list[int], every: int) -> tuple[int, ...]:
+    """Every n-th of the episodes' numbers, beginning with the first; none with 0."""
+    return tuple(numbers[::every]) if every else ()
 
 
 def preprocess(sources: list[Source], options: Options, *, described: str, revision: str | None) -> ShardMeta:
@@ -109,13 +109,13 @@ def preprocess(sources: list[Source], options: Options, *, described: str, revis
             right, or the disk refuses.
     """
     _make_folder(options)
-    collected = _Collected(options, held_out_numbers(sources, options.hold_out_every))
+    collected = _Collected(options, held_out_numbers([source.number for source in sources], options.hold_out_every))
     skipped: list[dict[str, str]] = []
     with _progress() as progress:
         for source in progress.track(sources, description="recordings"):
             try:
                 for arrays, path, sha256 in _shards_of(source, options, number=len(collected.entries)):
-                    collected.add(source, arrays, path, sha256)
+                    collected.add(arrays, recording=source.name, shard=path.name, sha256=sha256)
             except OSError as error:
                 raise DatasetError(
                     "a shard could not be written",
@@ -132,6 +132,19 @@ def preprocess(sources: list[Source], options: Options, *, described: str, revis
     if not collected.windows:
         raise DatasetError("no window was found", where=described, expected=f"episodes of {TARGET_STEPS} ticks or more")
     meta = _meta(collected, options, described=described, revision=revision, skipped=tuple(skipped))
+    meta.write(options.out)
+    return meta
+
+
+def write_episodes(episodes: list[EpisodeArrays], options: Options, *, described: str) -> ShardMeta:
+    """Writes episodes that are arrays already."""
+    _make_folder(options)
+    collected = _Collected(options, held_out_numbers([e.episode for e in episodes], options.hold_out_every))
+    for number, arrays in enumerate(episodes):
+        name = shard_name(number)
+        sha256 = write_shard(options.out / name, arrays)
+        collected.add(arrays, recording=f"{described} episode {arrays.episode}", shard=name, sha256=sha256)
+    meta = _meta(collected, options, described=described, revision=None, skipped=())
     meta.write(options.out)
     return meta
 
@@ -200,13 +213,16 @@ def _shards_of(source: Source, options: Options, *, number: int) -> Iterator[tup
 
 def problems_of(sources: list[Source], options: Options) -> list[str]:
     """Everything that a run would stumble over, without writing anything: the dry run."""
-    collected, problems = _Collected(options, held_out_numbers(sources, options.hold_out_every)), []
+    collected, problems = (
+        _Collected(options, held_out_numbers([source.number for source in sources], options.hold_out_every)),
+        [],
+    )
     with _progress() as progress:
         for source in progress.track(sources, description="checking"):
             try:
                 epochs = read_source(source, options.contract, image_size_px=options.image_size_px)
                 for offset, arrays in enumerate(epochs):
-                    collected.add(source, arrays, Path(shard_name(offset)), "")
+                    collected.add(arrays, recording=source.name, shard=shard_name(offset), sha256="")
             except SigmaError as error:
                 problems.append(f"{source.name}: {error}")
     if not collected.windows:
