@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`ReplayRecorder`: the one mutable thing of a replay; fed tick by tick, it ends as a frozen `ReplayLog`.
 
-Used by the graph-free replay and by the replay node. It keeps numbers, never frames, except the small
-pictures of the few worst scored windows, so its memory grows by about 5 kB per chunk and nothing else.
+Used by the graph-free replay and by the replay node. It keeps numbers, never frames, except small
+pictures of the few worst scored windows and of some ticks: its memory grows by about 5 kB per chunk and nothing else.
 """
 
 from collections import Counter
@@ -25,6 +25,7 @@ from sigma_ros.evaluation.replay_log import (
     PolicyFacts,
     ReplayLog,
     RunFacts,
+    Shot,
     Strip,
     TickTrack,
 )
@@ -33,6 +34,11 @@ from sigma_ros.values import WINDOW_TICKS, Chunk, Gap, Telepathy, Window
 WORST_WINDOWS = 4
 STRIP_WIDTH_PX = 160
 STRIP_AGES_TICKS = (15, 10, 5, 0)
+
+MAX_SHOTS = 96
+SHOT_STRIDE_TICKS = 4
+SHOT_WIDTH_PX = 144
+SHOT_JPEG_QUALITY = 70
 
 
 @dataclass(slots=True)
@@ -60,6 +66,8 @@ class ReplayRecorder:
         self._counters = {"violations": 0, "refused_chunks": 0, "holds": 0, "engagements": 0}
         self._pending: list[_Pending] = []
         self._worst: list[Strip] = []
+        self._shots: list[Shot] = []
+        self._shot_stride = SHOT_STRIDE_TICKS
         self._missing = np.full(contract.dof, np.nan)
 
     def tick(self, item: Window | Gap, action_rad: Float64[ndarray, " dof"] | None) -> None:
@@ -70,6 +78,7 @@ class ReplayRecorder:
             self._ticks.append((item.epoch, item.tick, item.stamp_ns, False, self._missing, action))
         else:
             self._ticks.append((item.epoch, item.tick, item.stamp_ns, True, item.newest.positions_rad, action))
+            self._keep_shot(item)
             if item.tick % SCORE_STRIDE_TICKS == 0:
                 self._pending.append(_Pending(item.epoch, item.tick, _strip_images(item, self._contract)))
         self._settle(item.epoch, action_rad)
@@ -158,7 +167,22 @@ class ReplayRecorder:
             strips=tuple(self._worst),
             complete=complete,
             wall_ns=wall_ns,
+            shots=tuple(self._shots),
         )
+
+    def _keep_shot(self, window: Window) -> None:
+        """Every so many ticks a picture; where there are too many, every second one goes and the next are rarer."""
+        if len(self._ticks) % self._shot_stride != 1:
+            return
+        frame = window.newest
+        jpegs = {
+            camera.name: _jpeg(_thumbnail(frame.images[camera.name], camera, SHOT_WIDTH_PX))
+            for camera in self._contract.cameras
+        }
+        self._shots.append(Shot(stamp_ns=frame.stamp_ns, jpegs=jpegs))
+        if len(self._shots) > MAX_SHOTS:
+            del self._shots[1::2]
+            self._shot_stride *= 2
 
     def _settle(self, epoch: int, action_rad: ndarray | None) -> None:
         """Gives the tick's action to the windows that wait for it; a full window becomes a strip or is forgotten."""
@@ -222,12 +246,17 @@ def _strip_images(window: Window, contract: Contract) -> dict[str, tuple[ndarray
     }
 
 
-def _thumbnail(image: ndarray, camera: Camera) -> ndarray:
-    """The camera's picture without the bars that letterboxing added, `STRIP_WIDTH_PX` wide."""
+def _jpeg(rgb: ndarray) -> bytes:
+    _, coded = cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, SHOT_JPEG_QUALITY])
+    return coded.tobytes()
+
+
+def _thumbnail(image: ndarray, camera: Camera, width_px: int = STRIP_WIDTH_PX) -> ndarray:
+    """The camera's picture without the bars that letterboxing added, `width_px` wide."""
     side = image.shape[0]
     shrink = side / max(camera.width_px, camera.height_px)
     height, width = round(camera.height_px * shrink), round(camera.width_px * shrink)
     top, left = (side - height) // 2, (side - width) // 2
     picture = image[top : top + height, left : left + width]
-    size = (STRIP_WIDTH_PX, max(1, round(STRIP_WIDTH_PX * height / width)))
+    size = (width_px, max(1, round(width_px * height / width)))
     return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)

@@ -139,6 +139,14 @@ class Strip:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Shot:
+    """What the cameras saw at a tick, as small JPEG pictures; a log holds so many of them, evenly spread."""
+
+    stamp_ns: int
+    jpegs: Mapping[str, bytes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayLog:
     """One bag, replayed. `complete` is False when the run was stopped before the recording's end."""
 
@@ -152,6 +160,7 @@ class ReplayLog:
     strips: tuple[Strip, ...]
     complete: bool
     wall_ns: int
+    shots: tuple[Shot, ...] = ()
 
     def __post_init__(self) -> None:
         for entry in self.inferences:

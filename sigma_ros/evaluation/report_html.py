@@ -6,6 +6,7 @@ security policy forbids every connection (`page.py`).
 """
 
 import base64
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -47,6 +48,8 @@ class _Episode(NamedTuple):
     name: str
     joints: tuple[_Plot, ...]
     timeline: tuple[_Plot, ...]
+    shots: str
+    cameras: tuple[str, ...]
 
 
 def report_page(logs: Sequence[ReplayLog], scores: Scores, document: Mapping[str, object]) -> str:
@@ -70,6 +73,15 @@ def report_page(logs: Sequence[ReplayLog], scores: Scores, document: Mapping[str
 
 
 def _episode(prefix: str, log: ReplayLog) -> _Episode:
+    shots = {
+        "times_s": [round((shot.stamp_ns - int(log.ticks.stamp_ns[0])) / NS_PER_S, 3) for shot in log.shots],
+        "cameras": {
+            camera.name: [
+                "data:image/jpeg;base64," + base64.b64encode(shot.jpegs[camera.name]).decode() for shot in log.shots
+            ]
+            for camera in log.contract.cameras
+        },
+    }
     limits = {
         joint.name: f"{math.degrees(joint.lower_rad):.0f}° to {math.degrees(joint.upper_rad):.0f}°"
         for joint in log.contract.joints
@@ -84,6 +96,8 @@ def _episode(prefix: str, log: ReplayLog) -> _Episode:
             _Plot(f"{prefix}-{name}", TIMELINE_TITLES[name], "", figure)
             for name, figure in timeline_figures(log).items()
         ),
+        shots=json.dumps(shots) if log.shots else "",
+        cameras=tuple(camera.name for camera in log.contract.cameras),
     )
 
 

@@ -37,7 +37,15 @@ PROBE = """
     .map((e) => e.tagName + "." + e.className);
   const plots = [...document.querySelectorAll(".js-plotly-plot")];
   const curves = plots.map((plot) => [plot.id, plot.querySelectorAll(".plot path").length]);
+  const label = () => document.querySelector(".shots output").textContent;
+  const before = label();
+  const plot = document.getElementById("e0-joint-elbow_flex"), drag = plot.querySelector(".nsewdrag");
+  const box = drag.getBoundingClientRect(), at = plot._fullLayout.xaxis.l2p(100 / 30);
+  drag.dispatchEvent(new MouseEvent("mousemove", { clientX: box.left + at, clientY: box.top + 50, bubbles: true }));
+  await new Promise((done) => setTimeout(done, 200));
+  const hovered = { before, after: label(), picture: document.querySelector(".shots img").src.slice(0, 22) };
   parent.postMessage(JSON.stringify({
+    hovered,
     plots: root.dataset.plots, wide, curves, scroll: root.scrollWidth, client: root.clientWidth,
     text: getComputedStyle(document.body).color, back: getComputedStyle(document.body).backgroundColor,
     first: document.body.innerText.trim().split("\\n")[0],
@@ -95,6 +103,8 @@ def test_the_page_draws_everything_and_fits(page, tmp_path, width_px, dark):
     assert int(seen["plots"]) == 16, "6 summary figures, 6 joints and 4 timelines of the open recording"
     assert all(paths > 0 for _, paths in seen["curves"])
     assert seen["images"]
+    assert (seen["hovered"]["before"], seen["hovered"]["picture"]) == ("0.00 s", "data:image/jpeg;base64")
+    assert seen["hovered"]["after"] == "3.33 s", "the picture nearest to tick 100 of 30 a second"
     assert seen["wide"] == []
     assert seen["scroll"] <= seen["client"]
     assert seen["first"].startswith("UNTRAINED MODEL")
