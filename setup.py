@@ -39,6 +39,7 @@ setup(
         "sim": requirements("sim"),
         "train": requirements("train"),
         "fleet": requirements("fleet"),
+        "rerun": requirements("rerun"),
         "test": requirements("test"),
     },
     entry_points={"console_scripts": ["sigma = sigma_ros.cli.main:main"]},

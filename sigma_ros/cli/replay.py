@@ -70,6 +70,9 @@ def replay(
     realtime: Annotated[
         bool, typer.Option("--realtime", help="Also play at the recording's speed with the live worker.")
     ] = False,
+    rerun: Annotated[
+        Path | None, typer.Option("--rerun", help="Also a recording for the Rerun viewer (of several bags: FILE_NAME).")
+    ] = None,
     form: Annotated[
         Format, typer.Option("--format", help="What is printed at the end: text, or md for a pull request.")
     ] = Format.TEXT,
@@ -104,6 +107,7 @@ def replay(
         other_texts=(wrong_text, reworded_text),
         latency=latency,
         realtime=realtime,
+        rerun=rerun,
         as_markdown=form is Format.MD,
     )
     sys.exit(run(request))

@@ -31,6 +31,7 @@ from sigma_ros.evaluation.markdown import report_markdown
 from sigma_ros.evaluation.replay import Hooks, ReplayOptions, replay
 from sigma_ros.evaluation.replay_log import ReplayLog
 from sigma_ros.evaluation.report import ReportPaths, refuse_existing, write_report
+from sigma_ros.evaluation.rerun_file import import_rerun, write_rerun
 from sigma_ros.evaluation.scores import Scores
 from sigma_ros.evaluation.scoring import score
 from sigma_ros.evaluation.semantics import CONDITIONS, REWORDED, UNRELATED, Texts, measure
@@ -66,6 +67,7 @@ class Request:
     other_texts: tuple[str | None, str | None] = (None, None)
     latency: str | None = None
     realtime: bool = False
+    rerun: Path | None = None
     as_markdown: bool = False
 
 
@@ -94,6 +96,8 @@ def run(request: Request) -> int:
     if request.latency is not None and request.realtime:
         raise UsageError("--latency is in bag time, --realtime on this machine's clock", remedy="ask for one of them")
     _latencies(request)
+    if request.rerun is not None:
+        import_rerun()
     bags = find_bags(request.bags)
     for bag in bags:
         with open_bag(bag, strict=request.strict, recover=request.recover) as opened:
@@ -122,6 +126,9 @@ def run(request: Request) -> int:
             force=request.force,
             extras=extras,
         )
+    if request.rerun is not None:
+        for log in logs:
+            write_rerun(log, _rerun_path(request.rerun, log, alone=len(logs) == 1))
     if request.as_markdown:
         typer.echo(report_markdown(json.loads(paths.json.read_text(encoding="utf-8"))), nl=False)
     else:
@@ -206,6 +213,10 @@ def _replay_all(
             if stop.asked:
                 break
     return logs
+
+
+def _rerun_path(path: Path, log: ReplayLog, *, alone: bool) -> Path:
+    return path if alone else path.with_stem(f"{path.stem}_{log.name}")
 
 
 def _latencies(request: Request) -> tuple[Latency, ...]:
