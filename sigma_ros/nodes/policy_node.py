@@ -9,8 +9,10 @@ import functools
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.impl.rcutils_logger import RcutilsLogger
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
@@ -102,7 +104,7 @@ class PolicyNode(LifecycleNode):
             options=self._bound.value,
             check_units=self._model.runtime.check_units,
             on_tick=self._output.tick,
-            wake=self._outcome_guard.trigger,
+            wake=self._wake,
         )
         self._session.set_task(self._task)
         self._health = PolicyHealth(self._session, self._model)
@@ -156,6 +158,11 @@ class PolicyNode(LifecycleNode):
             self._output.destroy()
         self._output = None
         self._model = None
+
+    def _wake(self) -> None:
+        """Called from the inference thread, which may outlive the node when an inference hangs."""
+        with suppress(rclpy_implementation.InvalidHandle):
+            self._outcome_guard.trigger()
 
     def _on_outcome(self) -> None:
         if self._session is None or self._output is None or self._health is None:

@@ -62,6 +62,7 @@ class InferenceWorker:
         self._inherited: RecurrentState | None = None
         self._chunk_id = 0
         self._generation = 0
+        self._was_bare = False
         self._executed: Outcome | None = None
         self._settings: AdapterSettings | None = None
         self._thread = threading.Thread(target=self._work, name="inference", daemon=True)
@@ -164,7 +165,7 @@ class InferenceWorker:
                 self._changed.wait_for(lambda: self._waiting or self._closing)
                 if self._closing:
                     return
-                job, since_ns = self._waiting.popleft()
+                job, since_ns = self._next()
                 generation, state = self._generation, self._state
             started_ns = time.monotonic_ns()
             self._busy_since_ns = started_ns
@@ -207,6 +208,15 @@ class InferenceWorker:
     @property
     def _executing(self) -> Chunk | None:
         return None if self._executed is None else self._executed.chunk
+
+    def _next(self) -> tuple[Job, int]:
+        """The oldest job. Where commits alone fill the thread, every second one plans too, or no chunk would come."""
+        job, since_ns = self._waiting.popleft()
+        bare = job.commits and not job.plans and not self._lockstep
+        if bare and self._was_bare and any(other.plans for other, _ in self._waiting):
+            job, bare = replace(job, plans=True), False
+        self._was_bare = bare
+        return job, since_ns
 
     def _outcome(
         self, job: Job, state: "RecurrentState | None", *, waited_ns: int

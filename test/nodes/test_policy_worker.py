@@ -115,6 +115,26 @@ def test_the_memory_is_the_same_on_a_slow_machine(bench):
     assert outcomes[-1].chunk.residual_rad[0, 0] == pytest.approx(0.03), "three commits"
 
 
+def test_commits_alone_never_keep_a_plan_from_being_made(bench):
+    """A machine on which a commit takes as long as the stride: every second commit plans from its own tick."""
+    one = bench()
+    one.runtime.gate.clear()
+    one.worker.submit(job(0))
+    one.started()
+    for tick in (16, 17, 32, 33, 48, 49):
+        one.worker.submit(job(tick))
+    one.runtime.gate.set()
+    outcomes = one.results(5)
+    assert [(o.job.item.tick, o.chunk is not None) for o in outcomes] == [
+        (0, True),
+        (16, False),
+        (32, True),
+        (48, False),
+        (49, True),
+    ]
+    assert outcomes[-1].chunk.residual_rad[0, 0] == pytest.approx(0.04), "four commits, in order"
+
+
 def test_a_residual_is_refreshed_only_while_the_thread_is_free_and_a_chunk_is_in_execution(bench):
     one = bench()
     refresh = partial(replace, plans=False, refreshes=True)

@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The policy node under two raw 640x480 cameras at 30 Hz: where the time from observation to command goes.
+
+    python bench/bench_runtime.py                          # the small model, single-threaded executor, 30 s
+    python bench/bench_runtime.py --executors single multi events --seconds 20
+
+A robot process publishes cameras (30 Hz) and joint states (50 Hz); the supervisor is a process of its own; policy node
+and model run here as they are shipped. "bare" is `runtime.step` alone, measured in the same process just before.
+Asked: overhead over bare inference <= 3 ms p50 and <= 10 ms p99, ticks lost <= 0.1 %, replan rate >= 0.9 of bare.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import rclpy
+from rclpy.executors import MultiThreadedExecutor, SingleThreadedExecutor
+from rclpy.experimental import EventsExecutor
+from rclpy.node import Node
+from sensor_msgs.msg import Image, JointState
+from sigma_ros.msg import SupervisorState
+
+from sigma_ros.contract_file import load_contract
+from sigma_ros.nodes import qos, topics
+from sigma_ros.nodes.clocks import steady_clock
+from sigma_ros.nodes.image_messages import image_message
+from sigma_ros.nodes.node_options import PolicyOptions
+from sigma_ros.nodes.policy_model import PolicyModel, load_policy
+from sigma_ros.nodes.policy_node import PolicyNode
+from sigma_ros.nodes.policy_output import PolicyOutput
+from sigma_ros.nodes.process import ros_context
+from sigma_ros.nodes.sensor_messages import joint_state_message, stamp_ns
+from sigma_ros.values import WINDOW_TICKS, AdapterSettings, Frame, Window
+
+CONTRACT = load_contract("so101")
+POSE = np.array([0.05, -1.2, 1.0, 0.8, 0.1, 0.2])
+TIMER_S = 0.02
+BARE_STEPS = 12
+QUIET = ("--ros-args", "--log-level", "error")
+
+
+def robot() -> None:
+    """The child: cameras and joints until it is ended."""
+    with ros_context([]):
+        node = Node("bench_robot")
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        pictures = [np.random.default_rng(i).integers(0, 256, (480, 640, 3), dtype=np.uint8) for i in range(4)]
+        cameras = [node.create_publisher(Image, camera.topic, qos.SENSOR) for camera in CONTRACT.cameras]
+        joints = node.create_publisher(JointState, CONTRACT.joint_state_topic, qos.SENSOR)
+        count = [0]
+
+        def now_ns() -> int:
+            return int(node.get_clock().now().nanoseconds)
+
+        def publish_images() -> None:
+            count[0] += 1
+            for publisher in cameras:
+                publisher.publish(image_message(at_ns=now_ns(), frame_id="camera", rgb=pictures[count[0] % 4]))
+
+        def publish_joints() -> None:
+            message = joint_state_message(at_ns=now_ns(), names=CONTRACT.joint_names, positions_rad=POSE)
+            joints.publish(message)
+
+        node.create_timer(1.0 / CONTRACT.fps, publish_images, clock=steady_clock())
+        node.create_timer(0.02, publish_joints, clock=steady_clock())
+        executor.spin()
+
+
+def window(tick: int, size_px: int) -> Window:
+    rng = np.random.default_rng(tick)
+    pictures = {c.name: rng.integers(0, 256, (size_px, size_px, 3), dtype=np.uint8) for c in CONTRACT.cameras}
+    frames = tuple(
+        Frame(
+            epoch=0,
+            tick=max(0, tick - WINDOW_TICKS + 1 + i),
+            stamp_ns=1 + CONTRACT.tick_offset_ns(tick),
+            images=pictures,
+            positions_rad=POSE,
+            image_age_ns=dict.fromkeys(pictures, 0),
+            joint_age_ns=0,
+        )
+        for i in range(WINDOW_TICKS)
+    )
+    return Window(epoch=0, task=CONTRACT.tasks[0], frames=frames, mask=np.ones(WINDOW_TICKS, dtype=bool))
+
+
+def bare_ms(model: PolicyModel) -> np.ndarray:
+    """`runtime.step` eight ticks apart, as it is called live."""
+    runtime: Any = model.runtime
+    state = runtime.initial_state(epoch=0, task=CONTRACT.tasks[0])
+    took = []
+    for i in range(BARE_STEPS):
+        seen = window(16 + 8 * i, model.image_size_px)
+        start = time.perf_counter()
+        _, state = runtime.step(seen, state, commit=i % 2 == 0, settings=AdapterSettings(), chunk_id=i)
+        took.append(time.perf_counter() - start)
+    return 1e3 * np.array(took[2:])
+
+
+class Probe:
+    """Notes when outcomes are published, when the supervisor knows them, and how late a timer of the node comes."""
+
+    def __init__(self, node: PolicyNode, monkey: Callable[..., None]) -> None:
+        self.rows: list[tuple[float, float, float, float, float]] = []
+        self.command_ms: list[float] = []
+        self.late_ms: list[float] = []
+        self._node = node
+        self._stamps: dict[int, int] = {}
+        self._next_s = 0.0
+        monkey(self)
+        node.create_subscription(SupervisorState, topics.SUPERVISOR_STATE, self._on_state, qos.LATCHED)
+        node.create_timer(TIMER_S, self._on_timer, clock=steady_clock())
+
+    def note(self, outcome: Any, published_ns: int) -> None:
+        chunk = outcome.chunk
+        if chunk is None or not outcome.job.plans or outcome.telepathy is None:
+            return
+        whole = published_ns - chunk.stamp_ns
+        rest = whole - outcome.delay_ns
+        self.rows.append(tuple(v / 1e6 for v in (outcome.job.late_ns, outcome.waited_ns, outcome.took_ns, rest, whole)))
+        self._stamps[chunk.chunk_id] = chunk.stamp_ns
+
+    def _on_state(self, message: SupervisorState) -> None:
+        since = self._stamps.pop(int(message.chunk_id), None)
+        if since is not None:
+            self.command_ms.append((stamp_ns(message.header.stamp) - since) / 1e6)
+
+    def _on_timer(self) -> None:
+        now_s = time.monotonic()
+        if self._next_s:
+            self.late_ms.append(1e3 * max(0.0, now_s - self._next_s))
+        self._next_s = now_s + TIMER_S
+
+
+def patched(probe: Probe) -> None:
+    plain = PolicyOutput.publish
+
+    def publish(self: PolicyOutput, outcome: Any) -> None:
+        plain(self, outcome)
+        probe.note(outcome, int(self._node.get_clock().now().nanoseconds))
+
+    PolicyOutput.publish = publish  # type: ignore[method-assign]
+
+
+def executor_named(name: str) -> Any:
+    if name == "multi":
+        return MultiThreadedExecutor(num_threads=4)
+    if name == "events":
+        return EventsExecutor()
+    return SingleThreadedExecutor()
+
+
+def measure(name: str, model: PolicyModel, seconds: float) -> dict[str, float]:
+    """One executor, from the first chunks on for `seconds`."""
+    plain = PolicyOutput.publish
+    with ros_context([]):
+        node = PolicyNode(load=lambda _options, _logger: model)
+        probe = Probe(node, patched)
+        executor = executor_named(name)
+        executor.add_node(node)
+        deadline = time.monotonic() + 30.0
+        spin_for(executor, lambda: len(probe.rows) >= 3 or time.monotonic() > deadline)
+        probe.rows.clear()
+        probe.late_ms.clear()
+        before, skipped = node._session.counters, node._session.skipped
+        cpu, end = time.process_time(), time.monotonic() + seconds
+        spin_for(executor, lambda: time.monotonic() > end)
+        after = node._session.counters
+        result = summary(probe, seconds, (time.process_time() - cpu) / seconds)
+        ticks = after.windows + after.gaps - before.windows - before.gaps
+        result["lost_%"] = 100.0 * (after.gaps - before.gaps) / max(1, ticks)
+        result["skipped"] = node._session.skipped - skipped
+        frames = after.streams["up"].received - before.streams["up"].received
+        result["frames_%"] = 100.0 * frames / (seconds * CONTRACT.fps)
+        node.stop()
+        node.destroy_node()
+        executor.shutdown()
+    PolicyOutput.publish = plain  # type: ignore[method-assign]
+    return result
+
+
+def spin_for(executor: Any, done: Callable[[], bool]) -> None:
+    while not done():
+        executor.spin_once(timeout_sec=0.05)
+
+
+def summary(probe: Probe, seconds: float, cores: float) -> dict[str, float]:
+    rows = np.array(probe.rows) if probe.rows else np.full((1, 5), np.nan)
+    result: dict[str, float] = {"chunks_hz": len(probe.rows) / seconds, "cores": cores}
+    for i, name in enumerate(("tick_wait", "queue", "inference", "publish", "observation_to_chunk")):
+        result[f"{name}_p50"], result[f"{name}_p99"] = np.percentile(rows[:, i], [50, 99])
+    overhead = rows[:, 1] + rows[:, 3]
+    result["overhead_p50"], result["overhead_p99"] = np.percentile(overhead, [50, 99])
+    commands = probe.command_ms or [np.nan]
+    result["observation_to_command_p50"], result["observation_to_command_p99"] = np.percentile(commands, [50, 99])
+    result["timer_p50"], result["timer_p99"] = np.percentile(probe.late_ms or [np.nan], [50, 99])
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--robot", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--checkpoint", default="mini")
+    parser.add_argument("--executors", nargs="+", default=["single"], choices=("single", "multi", "events"))
+    given = parser.parse_args()
+    if given.robot:
+        robot()
+        return
+    logger = rclpy.logging.get_logger("bench")
+    model = load_policy(PolicyOptions(checkpoint=given.checkpoint, allow_untrained=True), logger)
+    bare = bare_ms(model)
+    children = [
+        subprocess.Popen([sys.executable, __file__, "--robot"]),
+        subprocess.Popen(
+            [sys.executable, "-m", "sigma_ros.nodes.supervisor_node", "--ros-args", "--log-level", "error"]
+        ),
+    ]
+    try:
+        rows = {}
+        for name in given.executors:
+            try:
+                rows[name] = measure(name, model, given.seconds)
+            except RuntimeError as error:  # rclpy's events executor has no guard conditions
+                print(f"{name}: {error}")
+    finally:
+        for child in children:
+            child.terminate()
+            child.wait()
+    load = os.getloadavg()[0]
+    print(f"bare inference p50 {np.median(bare):.1f} ms, p99 {np.percentile(bare, 99):.1f} ms; load {load:.1f}\n")
+    print(f"| | {' | '.join(rows)} |\n|{' --- |' * (len(rows) + 1)}")
+    for key in next(iter(rows.values())):
+        unit = " [ms]" if key.endswith(("p50", "p99")) else ""
+        print(f"| {key}{unit} | {' | '.join(f'{row[key]:.2f}' for row in rows.values())} |")
+
+
+if __name__ == "__main__":
+    main()
