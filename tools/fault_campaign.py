@@ -53,6 +53,7 @@ def run(options: argparse.Namespace, log: Path) -> tuple[list[Trial], dict[str, 
     wanted = set(filter(None, options.only.split(",")))
     faults = [fault for fault in CATALOGUE if not wanted or fault.name in wanted]
     kills, couples = (100, 60) if options.large else (5, 4)
+    kills, couples = options.kills or kills, options.pairs or couples
     trials: list[Trial] = []
     total = len(faults) + sum(kills - 1 for fault in faults if fault.name in _REPEATED) + (0 if wanted else couples)
     with tqdm(total=total, unit="fault", disable=options.quiet) as bar:
@@ -75,6 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The program."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--large", action="store_true")
+    parser.add_argument("--kills", type=int, default=0, help="deaths of the policy, by each signal")
+    parser.add_argument("--pairs", type=int, default=0, help="pairs of faults (F69)")
     parser.add_argument("--only", default="", help="names of faults, separated by commas")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("out/safety"))

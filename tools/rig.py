@@ -35,7 +35,7 @@ from sigma_ros.contract_file import load_contract
 from sigma_ros.control.reasons import State
 from sigma_ros.nodes import qos, topics
 from sigma_ros.nodes.clocks import steady_clock
-from sigma_ros.nodes.process import ros_context
+from sigma_ros.nodes.process import ros_context, use_shipped_dds_profile
 from sigma_ros.nodes.sensor_messages import stamp_ns
 from tools import oracle
 from tools.child import ROOT, Process
@@ -179,6 +179,8 @@ class Rig(Node):
             at_ns, state = self._waiting_states.popleft()
             command = None
             while self._waiting_commands and self._waiting_commands[0][0] <= at_ns:
+                if command is not None:  # its own state was lost on the way
+                    self.oracle.tick(at_ns, State(state.state).name, command)
                 _, command, lost = self._waiting_commands.popleft()
                 if lost:
                     self.oracle.miss()
@@ -320,6 +322,7 @@ class Rig(Node):
 @contextlib.contextmanager
 def rig(log: Path, *, setup: Setup = Setup(), before: Callable[[Rig], Any] = lambda _rig: None) -> Iterator[Rig]:
     """A running bench: the supervisor in RUN under the scripted policy. `before` comes before any process starts."""
+    use_shipped_dds_profile("fastdds_supervisor.xml")
     with ros_context([sys.argv[0]]):
         executor = SingleThreadedExecutor()
         node = Rig(executor, log, setup=setup)

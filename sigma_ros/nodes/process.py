@@ -16,6 +16,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Protocol
 
 import rclpy
@@ -93,12 +94,17 @@ def stop_on_signal() -> Iterator[StopRequest]:
         reader.close()
 
 
-def use_shipped_dds_profile() -> None:
-    """Without a profile of the user's own, Fast DDS gets segments in which camera images fit (config/fastdds.xml)."""
+def use_shipped_dds_profile(profile: str = "fastdds.xml") -> None:
+    """Without a profile of the user's own, Fast DDS gets segments in which camera images fit (config/fastdds.xml).
+
+    The supervisor takes another of the shipped profiles, also where the environment script has set the common one.
+    """
     names = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
-    if not any(os.environ.get(name) for name in names):
+    folder = shipped_config_dir()
+    given = [Path(os.environ[name]).resolve() for name in names if os.environ.get(name)]
+    if all(path == (folder / "fastdds.xml").resolve() for path in given):
         old = os.environ.get("ROS_DISTRO") in _FAST_DDS_2_DISTROS
-        os.environ[names[1] if old else names[0]] = str(shipped_config_dir() / "fastdds.xml")
+        os.environ[names[1] if old else names[0]] = str(folder / profile)
 
 
 @contextmanager

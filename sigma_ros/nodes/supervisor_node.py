@@ -16,7 +16,7 @@ from sigma_ros.control.limits import SupervisorLimits
 from sigma_ros.nodes import topics
 from sigma_ros.nodes.node_options import SupervisorOptions, supervisor_options
 from sigma_ros.nodes.parameters import BoundParameters, given
-from sigma_ros.nodes.process import run_node
+from sigma_ros.nodes.process import run_node, use_shipped_dds_profile
 from sigma_ros.nodes.supervisor_live import LiveDrive
 from sigma_ros.nodes.supervisor_lockstep import LockstepDrive
 from sigma_ros.nodes.supervisor_priority import freeze_garbage, take_priority
@@ -54,6 +54,7 @@ class SupervisorNode(Node):
 
 def main(args: Sequence[str] | None = None) -> int:
     """Starts the node; returns the exit code."""
+    use_shipped_dds_profile("fastdds_supervisor.xml")
     return run_node(lambda overrides: SupervisorNode(overrides).be_prompt(), SupervisorOptions, args, __doc__)
 
 

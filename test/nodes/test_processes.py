@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from sigma_ros.nodes.sensor_messages import joint_state_message
 
 pytestmark = pytest.mark.ros
 START_S = 90.0
+ROOT = Path(__file__).resolve().parents[2]
 NODES = ("policy_node", "supervisor_node", "replay_node", "sim_node")
 HEAVY = "torch,lerobot,transformers,cv2,mujoco,rosbags,pandas,scipy,matplotlib"
 
@@ -149,7 +151,7 @@ def test_a_terminated_supervisor_stops_the_arm_first(executor):
         process.terminate()
         spin_until(executor, lambda: process.poll() is not None, what="the end of the supervisor")
         assert process.returncode == 0
-        spin_until(executor, lambda: (commands[-1] == commands[-2]).all(), what="the same command twice")
+        spin_until(executor, lambda: bool((commands[-1] == commands[-2]).all()), what="the same command twice")
     stream = np.array(commands)
     assert stream[-1][0] < 0.9, "it did not run the chunk to its end"
     speed = np.abs(np.diff(stream, axis=0)) / 0.02
@@ -167,11 +169,15 @@ def test_the_policy_process_with_the_shipped_model_starts_and_ends(executor):
 
 def test_the_shipped_transport_profile_is_used_unless_the_user_has_one():
     code = (
-        "import os; from sigma_ros.nodes.process import use_shipped_dds_profile as use; use();"
+        "import os; from sigma_ros.nodes.process import use_shipped_dds_profile as use; use('CHOSEN'); use();"
         "print(os.environ['FASTDDS_DEFAULT_PROFILES_FILE'])"
     )
     bare = {name: value for name, value in os.environ.items() if not name.startswith("FAST")}
     bare.pop("ROS_DISTRO", None)
-    for environment, expected in ((bare, "fastdds.xml"), (bare | {"FASTDDS_DEFAULT_PROFILES_FILE": "mine"}, "mine")):
-        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    mine = bare | {"FASTDDS_DEFAULT_PROFILES_FILE": "mine"}
+    common = bare | {"FASTDDS_DEFAULT_PROFILES_FILE": str(ROOT / "config" / "fastdds.xml")}
+    cases = [(e, p, p) for e in (bare, common) for p in ("fastdds.xml", "fastdds_supervisor.xml")]
+    for environment, profile, expected in [*cases, (mine, "fastdds_supervisor.xml", "mine")]:
+        given = [sys.executable, "-c", code.replace("CHOSEN", profile)]
+        done = subprocess.run(given, env=environment, capture_output=True, text=True, check=True)
         assert done.stdout.strip().endswith(expected)
