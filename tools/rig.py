@@ -7,6 +7,7 @@ middleware's sequence numbers and source times, and go to the independent oracle
 """
 
 import contextlib
+import os
 import signal
 import sys
 import time
@@ -320,10 +321,21 @@ class Rig(Node):
 
 
 @contextlib.contextmanager
+def _without_shared_memory() -> Iterator[None]:
+    """Processes are killed here; see config/fastdds_supervisor.xml."""
+    before = dict(os.environ)
+    use_shipped_dds_profile("fastdds_supervisor.xml")
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@contextlib.contextmanager
 def rig(log: Path, *, setup: Setup = Setup(), before: Callable[[Rig], Any] = lambda _rig: None) -> Iterator[Rig]:
     """A running bench: the supervisor in RUN under the scripted policy. `before` comes before any process starts."""
-    use_shipped_dds_profile("fastdds_supervisor.xml")
-    with ros_context([sys.argv[0]]):
+    with _without_shared_memory(), ros_context([sys.argv[0]]):
         executor = SingleThreadedExecutor()
         node = Rig(executor, log, setup=setup)
         try:

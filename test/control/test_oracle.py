@@ -10,6 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -155,3 +158,39 @@ def test_the_campaign_refuses_senseless_arguments() -> None:
     )
     assert done.returncode == 2
     assert "--ticks" in done.stderr
+
+
+@given(
+    steps=hnp.arrays(np.float64, (40, 6), elements=st.floats(-0.05, 0.05)),
+    pauses=st.sets(st.integers(0, 39), max_size=3),
+    states=st.lists(st.sampled_from(["RUN", "HOLD", "ESTOP", "DISENGAGED"]), min_size=40, max_size=40),
+)
+def test_the_running_oracle_finds_exactly_what_the_one_on_records_finds(steps, pauses, states) -> None:
+    commands = [None if i in pauses else q for i, q in enumerate(np.cumsum(steps, axis=0))]
+    live = oracle.Live(LIMITS)
+    for index, (state, command) in enumerate(zip(states, commands, strict=True)):
+        live.tick(20_000_000 * index, state, command)
+    recorded = oracle.check(LIMITS, commands, states)
+    kinds = ("position", "velocity", "acceleration", "jerk")
+    assert [live.report.found[kind] for kind in kinds] == [recorded.found[kind] for kind in kinds]
+    assert live.report.motions == recorded.motions
+
+
+def test_a_hole_in_what_the_running_oracle_heard_is_no_violation() -> None:
+    live = oracle.Live(LIMITS)
+    for index, q in enumerate(jerk_motion(50.0, 8)):
+        if index == 6:
+            live.miss()
+            continue
+        live.tick(20_000_000 * index, "RUN", np.full(6, q))
+    assert live.report.violations == 0
+
+
+def test_silence_counts_unless_the_supervisor_was_ended_on_purpose() -> None:
+    live = oracle.Live(LIMITS)
+    live.tick(0, "HOLD", np.zeros(6))
+    live.tick(2_000_000_000, "HOLD", np.zeros(6))
+    assert live.report.found["silence"] == 1
+    live.forget_silence()
+    live.tick(9_000_000_000, "HOLD", np.zeros(6))
+    assert live.report.found["silence"] == 1
