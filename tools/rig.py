@@ -306,7 +306,7 @@ class Rig(Node):
                 self.start_policy()
             if self.state.is_latched:
                 self.ask(topics.RESET_STOP)
-            elif self.state is State.DISENGAGED:
+            elif self.state is State.DISENGAGED or self.reason == "BASE_MISBEHAVES":
                 self.ask(topics.ENGAGE)
             self.rest(0.1)
         return time.monotonic() - begun_s
@@ -322,8 +322,9 @@ class Rig(Node):
 
 @contextlib.contextmanager
 def _without_shared_memory() -> Iterator[None]:
-    """Processes are killed here; see config/fastdds_supervisor.xml."""
+    """Processes are killed here; see config/fastdds_supervisor.xml, which is not heeded with discovery by LOCALHOST."""
     before = dict(os.environ)
+    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "SUBNET"
     use_shipped_dds_profile("fastdds_supervisor.xml")
     try:
         yield
