@@ -91,7 +91,7 @@ def main() -> None:
         assert bench.supervisor is not None
         print(f"{'memory, descriptors, threads':44s} {bench.supervisor.resources()}")
         for name, load in (("idle", None), ("flood", "flood"), (f"{cores} busy processes", "burn")):
-            helpers = []
+            helpers: list[multiprocessing.Process | subprocess.Popen[bytes]] = []
             if load == "burn":
                 helpers = [multiprocessing.Process(target=burn, args=(options.seconds + 2,)) for _ in range(cores)]
                 for helper in helpers:

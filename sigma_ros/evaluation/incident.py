@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rosbags.typesys import get_types_from_msg
 from rosbags.typesys.store import Typestore
@@ -83,7 +84,7 @@ def own_definitions() -> dict[str, str]:
     folder = _message_folder()
     store = Typestore()
     store.register(dict(ROS_TYPES.fielddefs))
-    types = {}
+    types: dict[str, Any] = {}
     for name in OWN_TYPES:
         types |= get_types_from_msg((folder / f"{name}.msg").read_text(encoding="utf-8"), f"sigma_ros/msg/{name}")
     store.register(types)

@@ -84,7 +84,8 @@ def test_under_enforcement_the_policys_enclave_cannot_write_commands(tmp_path: P
         "ROS_SECURITY_KEYSTORE": str(keys),
     }
     code = (
-        "import rclpy; from std_msgs.msg import Float64MultiArray as M; rclpy.init(args=['x', '--ros-args', '--enclave',"
+        "import rclpy; from std_msgs.msg import Float64MultiArray as M; "
+        "rclpy.init(args=['x', '--ros-args', '--enclave',"
         f"'/sigma/policy']); rclpy.create_node('sigma_policy').create_publisher(M, {CONTRACT.command_topic!r}, 1)"
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
