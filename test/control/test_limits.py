@@ -3,6 +3,7 @@
 
 import math
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -128,3 +129,17 @@ def test_the_own_check_sees_every_joint(joint: int) -> None:
 def test_the_own_check_measures_acceleration_too() -> None:
     parabola = 0.5 * 11.0 * (0.02 * np.arange(4)) ** 2
     assert limit_excess(motion_limits(), parabola[:, None] * np.ones(3)) == pytest.approx(1.0, abs=1e-6)
+
+
+def test_the_defaults_are_the_documented_ones() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "ros_interface.md").read_text(encoding="utf-8")
+    for entry in fields(SupervisorLimits):
+        if entry.metadata:
+            assert f"| `{entry.name}` | `{entry.default!r}` |" in page, entry.name
+
+
+def test_a_replay_meets_its_recording_wherever_it_begins() -> None:
+    limits = SupervisorLimits.for_replay()
+    assert limits.start_ramp
+    assert limits.max_start_offset_rad == 3.2
+    assert not (limits.require_heartbeat or limits.check_tracking)
