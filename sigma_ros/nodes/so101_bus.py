@@ -18,7 +18,7 @@ from sigma_ros.contract import Contract
 from sigma_ros.control.calibration import Zero, read_calibration
 from sigma_ros.errors import MachineError, SigmaError
 
-_RETRIES = 2
+_RETRIES, _ATTEMPTS = 2, 3
 
 
 def lerobot_follower(port: str, calibration: Path) -> Any:
@@ -70,26 +70,34 @@ class FollowerArm:
         Raises:
             SigmaError: the port, a motor or the calibration is not what was expected.
         """
-        bus = self._robot.bus
-        try:
-            bus.connect()
-            if not bus.is_calibrated:
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                self._connect()
+            except (ConnectionError, RuntimeError, OSError, ValueError) as error:
+                self.close()
+                if attempt < _ATTEMPTS:
+                    continue  # a servo bus loses a packet now and then
                 raise SigmaError(
-                    "the servos hold another calibration than the file",
+                    "the arm cannot be reached",
                     where=self._port,
-                    remedy="run lerobot-calibrate for this arm, and give the file it writes",
-                )
-            if not all(bus.read("Torque_Enable", joint.name, normalize=False) for joint in self._joints):
-                bus.sync_write("Goal_Position", bus.sync_read("Present_Position", normalize=False), normalize=False)
-                self._robot.configure()
-        except (ConnectionError, RuntimeError, OSError, ValueError) as error:
-            self.close()
+                    got=" ".join(str(error).split())[:300],
+                    remedy="check power, cable and port; lerobot-find-port lists ports",
+                ) from error
+            return
+
+    def _connect(self) -> None:
+        bus = self._robot.bus
+        bus.connect()
+        if not bus.is_calibrated:
             raise SigmaError(
-                "the arm cannot be reached",
+                "the servos hold another calibration than the file",
                 where=self._port,
-                got=" ".join(str(error).split())[:300],
-                remedy="check power, cable and port; lerobot-find-port lists ports",
-            ) from error
+                remedy="run lerobot-calibrate for this arm, and give the file it writes",
+            )
+        if not all(bus.read("Torque_Enable", joint.name, normalize=False) for joint in self._joints):
+            here = bus.sync_read("Present_Position", normalize=False, num_retry=_RETRIES)
+            bus.sync_write("Goal_Position", here, normalize=False)
+            self._robot.configure()
 
     def read_rad(self) -> Float64[ndarray, " dof"]:
         """Measured positions.

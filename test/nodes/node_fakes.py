@@ -226,9 +226,11 @@ def picture(camera: Camera, value: int) -> np.ndarray:
     return np.full((camera.height_px, camera.width_px, 3), value, dtype=np.uint8)
 
 
-def spin_until(executor: SingleThreadedExecutor, done: Callable[[], object], *, what: str) -> None:
+def spin_until(
+    executor: SingleThreadedExecutor, done: Callable[[], object], *, what: str, timeout_s: float = TIMEOUT_S
+) -> None:
     """Runs callbacks until `done()`; fails with `what` after a generous time."""
-    end_s = time.monotonic() + TIMEOUT_S
+    end_s = time.monotonic() + timeout_s
     while not done():
-        assert time.monotonic() < end_s, f"waited {TIMEOUT_S:.0f} s in vain for {what}"
+        assert time.monotonic() < end_s, f"waited {timeout_s:.0f} s in vain for {what}"
         executor.spin_once(timeout_sec=0.05)
