@@ -48,6 +48,25 @@ def pairs(bench: Rig, count: int, seed: int) -> Iterator[Trial]:
         yield attempt_pair(bench, first, second)
 
 
+def failed(stage: str, why: str) -> Trial:
+    """A stage whose bench did not come up."""
+    return Trial(
+        fault="bench",
+        name=stage,
+        expected="the bench comes up",
+        ok=False,
+        state="",
+        reason="",
+        text="",
+        detection_ms=None,
+        limit_ms=0.0,
+        recovered_s=0.0,
+        violations=0,
+        tick_gap_ms=0.0,
+        why=why,
+    )
+
+
 def run(options: argparse.Namespace, log: Path) -> tuple[list[Trial], dict[str, Any]]:
     """The whole campaign; the facts are those of the long-lived supervisor."""
     wanted = set(filter(None, options.only.split(",")))
@@ -68,7 +87,10 @@ def run(options: argparse.Namespace, log: Path) -> tuple[list[Trial], dict[str, 
             facts |= {"first": bench.oracle.report.first, "lost_commands": bench.lost_commands}
         for stage in (supervisor_ends, clocks, absurd_limits):
             if not wanted or stage.__name__ in wanted:
-                trials += stage(log)
+                try:
+                    trials += stage(log)
+                except TimeoutError as error:  # the bench itself did not come up; what was measured is kept
+                    trials.append(failed(stage.__name__, str(error)))
     return trials, facts
 
 
