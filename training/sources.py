@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recordings as arrays: every bag and every episode of a data set goes through the robot's own frame clock."""
 
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from sigma_ros.contract import Contract
 from sigma_ros.errors import DatasetError
-from sigma_ros.evaluation.bag import open_bag
+from sigma_ros.evaluation.bag import Bag, open_bag
 from sigma_ros.evaluation.bags import find_bags
+from sigma_ros.evaluation.dataset_bag import DatasetBag
 from sigma_ros.evaluation.episode import Tick, episode
-from sigma_ros.evaluation.transcode import load_episode, transcode
+from sigma_ros.evaluation.transcode import load_episode
 from training.shards import EpisodeArrays
 from training.windows import TARGET_STEPS
 
@@ -27,29 +28,21 @@ class Source:
 
     name: str
     number: int
-    open: Callable[[Path], Path]
+    open: Callable[[], Bag]
 
 
 def bag_sources(places: list[Path]) -> list[Source]:
     """One source per bag at the given places."""
-    return [
-        Source(name=str(path), number=i, open=lambda _, path=path: path)  # type: ignore[misc]
-        for i, path in enumerate(find_bags(places))
-    ]
+    return [Source(name=str(path), number=i, open=partial(open_bag, path)) for i, path in enumerate(find_bags(places))]
 
 
 def dataset_sources(dataset: str, numbers: list[int], contract: Contract, *, revision: str | None) -> list[Source]:
-    """One source per episode of a LeRobot data set; each goes through a temporary bag, so through the frame clock."""
+    """One source per episode of a LeRobot data set."""
 
-    def opener(number: int) -> Callable[[Path], Path]:
-        def make(folder: Path) -> Path:
-            bag = folder / f"episode_{number:06d}"
-            transcode(load_episode(dataset, number, contract, revision=revision), contract, bag, storage="mcap")
-            return bag
+    def opened(number: int) -> Bag:
+        return DatasetBag(load_episode(dataset, number, contract, revision=revision), contract)
 
-        return make
-
-    return [Source(name=f"{dataset} episode {n}", number=n, open=opener(n)) for n in numbers]
+    return [Source(name=f"{dataset} episode {n}", number=n, open=partial(opened, n)) for n in numbers]
 
 
 def read_source(source: Source, contract: Contract, *, image_size_px: int) -> Iterator[EpisodeArrays]:
@@ -60,7 +53,7 @@ def read_source(source: Source, contract: Contract, *, image_size_px: int) -> It
         DatasetError: an action is not finite, or no epoch is long enough.
     """
     found = False
-    with tempfile.TemporaryDirectory() as scratch, open_bag(source.open(Path(scratch))) as bag:
+    with source.open() as bag:
         collected = _Epoch(contract, image_size_px)
         for tick in episode(bag, contract, image_size_px=image_size_px):
             if not collected.continues(tick):

@@ -6,10 +6,10 @@ frame numbers over the rate, up to their 32-bit rounding, become exact: rounded 
 their tick, and every picture would be one tick old. The bag's notes say that it was transcoded and from what.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -77,21 +77,44 @@ def transcode(
         UsageError: `out` exists.
         BagError: the disk refused a write.
     """
+    with BagWriter(out, storage=storage, overwrite=overwrite, metadata=_notes(source, contract)) as bag:
+        for number, row in enumerate(rows_of(source, contract)):
+            if not number:
+                bag.text(TASK_TOPIC, row.stamp_ns, source.task)
+            for camera in contract.cameras:
+                quality = jpeg_quality or (JPEG_QUALITY if "Compressed" in camera.message_type else None)
+                bag.image(camera.topic, row.stamp_ns, camera.name, row.pictures[camera.name], jpeg_quality=quality)
+            bag.joints(contract.joint_state_topic, row.stamp_ns, contract.joint_names, row.state_rad)
+            if row.action_rad is not None:
+                bag.array(contract.command_topic, row.stamp_ns, row.action_rad)
+            on_tick()
+
+
+class Row(NamedTuple):
+    """One tick of an episode as the contract's robot would have sent it; `action_rad` where commands are recorded."""
+
+    stamp_ns: int
+    pictures: Mapping[str, UInt8[ndarray, "h w 3"]]
+    state_rad: Float64[ndarray, " dof"]
+    action_rad: Float64[ndarray, " dof"] | None
+
+
+def rows_of(source: LerobotEpisode, contract: Contract) -> Iterator[Row]:
+    """The episode's ticks, pictures decoded one after the other.
+
+    Raises:
+        DatasetError: as `transcode`.
+    """
     states = _in_contract_units(source, STATE_KEY, contract)
     actions = _in_contract_units(source, ACTION_KEY, contract) if contract.action_source == "command" else None
     pictures = {camera.name: _pictures(source, camera) for camera in contract.cameras}
-    with BagWriter(out, storage=storage, overwrite=overwrite, metadata=_notes(source, contract)) as bag:
-        stamps_ns = _stamps_ns(source)
-        bag.text(TASK_TOPIC, stamps_ns[0], source.task)
-        for tick, stamp_ns in enumerate(stamps_ns):
-            for camera in contract.cameras:
-                quality = jpeg_quality or (JPEG_QUALITY if "Compressed" in camera.message_type else None)
-                picture = next(pictures[camera.name])
-                bag.image(camera.topic, stamp_ns, camera.name, picture, jpeg_quality=quality)
-            bag.joints(contract.joint_state_topic, stamp_ns, contract.joint_names, states[tick])
-            if actions is not None:
-                bag.array(contract.command_topic, stamp_ns, actions[tick])
-            on_tick()
+    for tick, stamp_ns in enumerate(_stamps_ns(source)):
+        yield Row(
+            stamp_ns=stamp_ns,
+            pictures={name: next(stream) for name, stream in pictures.items()},
+            state_rad=states[tick],
+            action_rad=None if actions is None else actions[tick],
+        )
 
 
 def _local(root: Path) -> Callable[[list[str]], Path]:

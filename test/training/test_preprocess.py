@@ -11,10 +11,12 @@ import pytest
 from sigma_ros.contract import Contract
 from sigma_ros.errors import DatasetError
 from sigma_ros.evaluation.bag import open_bag
+from sigma_ros.evaluation.dataset import write_dataset
 from sigma_ros.evaluation.episode import episode
+from sigma_ros.evaluation.transcode import load_episode, transcode
 from training.preprocess import Options, main, preprocess, problems_of
 from training.shards import META_FILE, EpisodeArrays, ShardMeta, read_shard, write_shard
-from training.sources import bag_sources, read_source
+from training.sources import bag_sources, dataset_sources, read_source
 from training.windows import TARGET_STEPS, motion_of, windows_of
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "evaluation"))
@@ -176,3 +178,16 @@ def test_a_disk_that_refuses_loses_nothing_and_the_next_run_resumes(
     before_ns = written[0].stat().st_mtime_ns
     assert len(run(tmp_path / "out", places).episodes) == 2
     assert written[0].stat().st_mtime_ns == before_ns
+
+
+def test_a_data_set_gives_what_its_transcoded_bag_gives_without_writing_one(tmp_path: Path) -> None:
+    contract = roomy_contract()
+    (place,) = recordings(tmp_path, count=1)
+    write_dataset([place], contract, tmp_path / "set", videos=False)
+    (source,) = dataset_sources(str(tmp_path / "set"), [0], contract, revision=None)
+    transcode(load_episode(str(tmp_path / "set"), 0, contract), contract, tmp_path / "bag")
+    (ours,) = read_source(source, contract, image_size_px=SIZE)
+    (theirs,) = read_source(bag_sources([tmp_path / "bag"])[0], contract, image_size_px=SIZE)
+    assert ours.ticks == theirs.ticks > 50
+    for name in ("frames", "states", "actions", "valid", "acted"):
+        np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
