@@ -20,6 +20,7 @@ from sigma_ros.contract_file import load_contract
 WAYS = ("no", "batched", "threads")
 PROGRAM = """
 import resource, sys, time
+from dataclasses import replace
 from sigma_ros.contract_file import load_contract
 from sigma_ros.control.limits import SupervisorLimits
 from sigma_ros.control.schedule import Schedule
@@ -30,7 +31,7 @@ from sigma_ros.model.runtime import SigmaRuntime
 from sigma_ros.values import AdapterSettings
 from pathlib import Path
 bag, how, out = sys.argv[1:4]
-contract = load_contract("so101")
+contract = replace(load_contract("so101"), action_source="next_state")
 runtime = SigmaRuntime.load("mini", contract=contract, allow_untrained=True, device="cpu")
 options = ReplayOptions(settings=AdapterSettings(), schedule=Schedule(8, 16),
                         supervisor_limits=SupervisorLimits.for_replay(), ahead=how)

@@ -6,6 +6,7 @@ No measured times are in it, so repeating a replay gives the same bytes.
 
 import json
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,9 @@ from sigma_ros.evaluation.replay_log import InferenceEntry, ReplayLog
 from sigma_ros.evaluation.report_json import SCHEMA
 
 _MATRIX = pa.list_(pa.float64())
+
+GROUP_ROWS = 256
+"""Rows that are put together at once: memory must not grow with the recording."""
 
 COLUMNS = pa.schema(
     [
@@ -49,7 +53,7 @@ COLUMNS = pa.schema(
 
 
 def write_chunks(logs: Sequence[ReplayLog], path: Path) -> None:
-    """Writes all chunks, one row group per recording; joints, checkpoint and action space are in the metadata."""
+    """Writes all chunks, recording by recording; joints, checkpoint and action space are in the metadata."""
     first = logs[0]
     metadata = {
         "schema": SCHEMA,
@@ -60,8 +64,9 @@ def write_chunks(logs: Sequence[ReplayLog], path: Path) -> None:
     }
     with pq.ParquetWriter(path, COLUMNS.with_metadata(metadata), compression="zstd") as writer:
         for number, log in enumerate(logs):
-            rows = list(_rows(log, number))
-            writer.write_table(pa.Table.from_pylist(rows, schema=COLUMNS.with_metadata(metadata)))
+            rows = _rows(log, number)
+            while part := list(islice(rows, GROUP_ROWS)):
+                writer.write_table(pa.Table.from_pylist(part, schema=COLUMNS.with_metadata(metadata)))
 
 
 def action_map(schema: pa.Schema) -> tuple[Float64[ndarray, " dof"], Float64[ndarray, " dof"]]:

@@ -182,7 +182,7 @@ def test_ctrl_c_leaves_a_report_marked_incomplete_and_130(bag, small, tmp_path, 
 
 
 def test_the_first_ctrl_c_asks_to_stop_and_the_second_leaves_at_once():
-    stop = replay_run._Stop()
+    stop = replay_run.Stop()
     stop.on_signal(signal.SIGINT, None)
     assert stop()
     with pytest.raises(KeyboardInterrupt):
