@@ -36,6 +36,7 @@ setup(
     install_requires=requirements("core", "model"),
     extras_require={
         "ros": requirements("ros"),
+        "arm": requirements("arm"),
         "sim": requirements("sim"),
         "train": requirements("train"),
         "fleet": requirements("fleet"),

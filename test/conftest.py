@@ -1,7 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """The same examples in every run, whatever the machine's speed: a law that fails here fails everywhere."""
 
+from pathlib import Path
+
+import pytest
 from hypothesis import settings
 
 settings.register_profile("laws", derandomize=True, deadline=None, database=None)
 settings.load_profile("laws")
+
+
+@pytest.fixture(scope="session")
+def random_mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small pi0.5 with random weights: it takes any pose, and its Sigma equals its base."""
+    from sigma_ros.contract_file import load_contract  # noqa: PLC0415 - most tests need no model
+    from sigma_ros.model.mini import make_mini  # noqa: PLC0415
+
+    folder = tmp_path_factory.mktemp("checkpoints") / "random_mini"
+    make_mini(load_contract("so101"), folder, made_by="a test")
+    return folder

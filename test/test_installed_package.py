@@ -40,7 +40,9 @@ def test_package_and_messages_are_one_package_there() -> None:
     assert dof == "6"
 
 
-@pytest.mark.parametrize("name", ["policy_node", "record_node", "replay_node", "sim_node", "so101_driver", "supervisor_node"])
+@pytest.mark.parametrize(
+    "name", ["policy_node", "record_node", "replay_node", "sim_node", "so101_driver", "supervisor_node"]
+)
 def test_every_node_explains_itself(name: str) -> None:
     result = run(sys.executable, str(INSTALLED / "lib" / "sigma_ros" / name), "--help")
     assert result.returncode == 0, result.stderr

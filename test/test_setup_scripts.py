@@ -202,9 +202,9 @@ def named(*groups: str) -> set[str]:
 @pytest.mark.parametrize(
     ("folder", "groups"),
     [
-        ("sigma_ros", ("core", "model", "sim")),
+        ("sigma_ros", ("core", "model", "sim", "fleet", "rerun", "arm")),
         ("training", ("core", "model", "train")),
-        ("test", ("core", "model", "sim", "train", "test")),
+        ("test", ("core", "model", "sim", "fleet", "rerun", "arm", "train", "test")),
         ("bench", ("core", "model", "sim", "train", "test")),
     ],
 )

@@ -18,7 +18,8 @@ from std_msgs.msg import Bool, Float64MultiArray
 
 from sigma_ros.control.reasons import State
 from sigma_ros.nodes import qos, topics
-from tools.rig import Process, Rig, pause, resume
+from tools.child import Process
+from tools.rig import Rig, pause, resume
 
 
 def respawn(rig: Rig) -> None:

@@ -83,14 +83,14 @@ def run(options: argparse.Namespace, log: Path) -> tuple[list[Trial], dict[str, 
                     bar.set_description(trial.name)
                     bar.update()
             bench.settle()
-            facts = {"ticks": bench.oracle.report.ticks, "violations": bench.oracle.report.violations}
+            facts: dict[str, Any] = {"ticks": bench.oracle.report.ticks, "violations": bench.oracle.report.violations}
             facts |= {"first": bench.oracle.report.first, "lost_commands": bench.lost_commands}
-        for stage in (supervisor_ends, clocks, absurd_limits):
-            if not wanted or stage.__name__ in wanted:
+        for ending in (supervisor_ends, clocks, absurd_limits):
+            if not wanted or ending.__name__ in wanted:
                 try:
-                    trials += stage(log)
+                    trials += ending(log)
                 except TimeoutError as error:  # the bench itself did not come up; what was measured is kept
-                    trials.append(failed(stage.__name__, str(error)))
+                    trials.append(failed(ending.__name__, str(error)))
     return trials, facts
 
 

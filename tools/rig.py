@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
@@ -24,7 +24,6 @@ from rcl_interfaces.srv import SetParameters
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import JointState
 from sigma_ros.msg import SupervisorState
@@ -86,7 +85,7 @@ class Rig(Node):
         self.other: Process | None = None
         self.done: dict[str, int] = {}
         self.estop = "calm"
-        self.foreign: Publisher | None = None
+        self.foreign: Any = None
         self.lost_commands = 0
         self.lost_states = 0
         self.gap_ns = 0
@@ -103,16 +102,19 @@ class Rig(Node):
         self._mode = self.create_publisher(String, MODE, qos.EVENT)
         self.create_timer(0.02, self._live, clock=steady_clock())
         self.create_timer(0.1, self._beat, clock=steady_clock())
-        self._triggers = {
+        self._triggers: dict[str, Any] = {
             name: self.create_client(Trigger, name)
             for name in (topics.ENGAGE, topics.RELEASE, topics.RESET_STOP, topics.ESTOP_SERVICE)
         }
-        self._setter = self.create_client(SetParameters, f"/{topics.SUPERVISOR_NODE}/set_parameters")
+        self._setter: Any = self.create_client(SetParameters, f"/{topics.SUPERVISOR_NODE}/set_parameters")
 
     def _listen(self) -> None:
         heard = (JointTrajectory, self._on_trajectory) if self._is_trajectory else (Float64MultiArray, self._on_array)
-        self.create_subscription(heard[0], self.contract.command_topic, heard[1], LISTEN)
-        self.create_subscription(SupervisorState, topics.SUPERVISOR_STATE, self._on_state, LISTEN)
+        kind, hear = cast(tuple[type, Callable[..., None]], heard)
+        self.create_subscription(kind, self.contract.command_topic, hear, LISTEN)
+        self.create_subscription(
+            SupervisorState, topics.SUPERVISOR_STATE, cast(Callable[..., None], self._on_state), LISTEN
+        )
         self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, LISTEN)
         self.create_subscription(Header, DONE, self._on_done, qos.EVENT)
 
@@ -271,7 +273,7 @@ class Rig(Node):
         self.wait(future.done, f"the answer of {service}")
         return future.result()
 
-    def set_on_supervisor(self, **values: object) -> list[tuple[bool, str]]:
+    def set_on_supervisor(self, **values: Any) -> list[tuple[bool, str]]:
         """Sets parameters of the supervisor, each on its own."""
         self.wait(self._setter.service_is_ready, "the parameter service")
         request = SetParameters.Request(
@@ -290,9 +292,10 @@ class Rig(Node):
 
     def policy_ends(self) -> int:
         """Makes the policy end by an exception of its own; the moment at which it was gone [ns]."""
-        assert self.policy is not None
+        policy = self.policy
+        assert policy is not None
         self._mode.publish(String(data="crash"))
-        self.wait(lambda: not self.policy.alive, "the policy's end")
+        self.wait(lambda: not policy.alive, "the policy's end")
         return time.time_ns()
 
     def recover(self, timeout_s: float = 20.0) -> float:

@@ -66,5 +66,5 @@ def _clear(out: Path) -> None:
 def _record(recording: Path, seed: int) -> Path:
     from sigma_ros.cli.record import record  # noqa: PLC0415
 
-    record(recording, sim=True, episodes=1, seed=seed, jpeg=90)
+    record(recording, sim=True, episodes=1, seed=seed, jpeg=90, setup="target")
     return recording / "episode_000000"

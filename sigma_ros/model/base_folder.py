@@ -99,12 +99,21 @@ def _locate(source: str, revision: str | None) -> tuple[Path, str | None]:
 
 
 def shipped_mini_dir() -> Path:
-    """Folder of the small model that ships with the package (source tree or install space)."""
+    """Folder of the small base that ships with the package (source tree or install space)."""
+    return _shipped("mini", CONFIG_FILE)
+
+
+def checkpoint_folder(checkpoint: str | Path) -> Path:
+    """Where a checkpoint's files are: `mini` is the Sigma that ships with the package, trained on the base `mini`."""
+    return _shipped("mini_sigma", "sigma_config.json") if checkpoint == MINI_NAME else Path(checkpoint).expanduser()
+
+
+def _shipped(name: str, file: str) -> Path:
     package = Path(__file__).resolve().parents[1]
-    candidates = [package / "assets" / "mini"]
-    candidates += [parent / "share" / "sigma_ros" / "assets" / "mini" for parent in package.parents]
+    candidates = [package / "assets" / name]
+    candidates += [parent / "share" / "sigma_ros" / "assets" / name for parent in package.parents]
     for candidate in candidates:
-        if (candidate / "config.json").is_file():
+        if (candidate / file).is_file():
             return candidate
     raise CheckpointError(
         "the small model that ships with the package was not found",

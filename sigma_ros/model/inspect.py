@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sigma_ros.errors import CheckpointError
 from sigma_ros.model.base_checkpoint import load_base
+from sigma_ros.model.base_folder import checkpoint_folder
 from sigma_ros.model.checkpoint import identify
 from sigma_ros.model.manifest import ADAPTER_FILE, HEADS_FILE, MANIFEST_FILE, Manifest, file_hash, read_manifest
 from sigma_ros.model.sigma import SigmaTelepathyVLA
@@ -74,7 +75,7 @@ def inspect_checkpoint(checkpoint: str, *, base: str | None = None, tokenizer: s
     Raises:
         CheckpointError: a file is missing, hostile, damaged or changed, or the base is another one.
     """
-    folder = Path(checkpoint).expanduser()
+    folder = checkpoint_folder(checkpoint)
     if (folder / MANIFEST_FILE).is_file():
         lines = describe_sigma(folder)
         if base is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from sigma_ros.contract import Contract
 from sigma_ros.errors import CheckpointError, ContractError
 from sigma_ros.model.base_checkpoint import BaseInfo, LoadedBase, load_base
+from sigma_ros.model.base_folder import checkpoint_folder
 from sigma_ros.model.checkpoint import identify, load_trained
 from sigma_ros.model.manifest import HEADS_FILE, MANIFEST_FILE, Manifest, read_manifest
 from sigma_ros.model.normalise import Normalisation
@@ -60,7 +61,7 @@ def load_parts(
     tokenizer: str | None,
 ) -> LoadedParts:
     """See `SigmaRuntime.load`."""
-    folder = Path(checkpoint).expanduser()
+    folder = checkpoint_folder(checkpoint)
     manifest, digest = read_manifest(folder) if (folder / MANIFEST_FILE).is_file() else (None, None)
     loaded = load_base(
         _base_source(checkpoint, manifest, base),

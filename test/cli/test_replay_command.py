@@ -46,7 +46,7 @@ def recording(path: Path, contract_file: Path, *, skip_images: range = range(0),
     with BagWriter(path) as out:
         for tick in range(TICKS):
             stamp_ns = START_NS + contract.tick_offset_ns(tick)
-            pose = np.full(6, 0.3 + 0.01 * tick)
+            pose = np.array([0.0, -1.2, 1.2, 1.1, 0.0, 0.3]) + 0.01 * tick  # where the shipped model was trained
             for camera in contract.cameras[:topics]:
                 if tick not in skip_images:
                     picture = np.full((24, 32, 3), 7 * tick % 256, np.uint8)
@@ -112,8 +112,8 @@ def test_two_runs_agree_in_every_number(bag, small, tmp_path):
     assert (tmp_path / "one/chunks.parquet").read_bytes() == (tmp_path / "two/chunks.parquet").read_bytes()
 
 
-def test_an_untrained_sigma_equals_its_base_to_the_last_bit(bag, small, tmp_path):
-    run(request(bag, small, tmp_path / "report"))
+def test_an_untrained_sigma_equals_its_base_to_the_last_bit(bag, small, tmp_path, random_mini):
+    run(request(bag, small, tmp_path / "report", checkpoint=str(random_mini)))
     document = report(tmp_path / "report")
     for name in ("mse_vec", "mse_chk", "mse_trj"):
         assert document["baseline"][name] == document["sigma"][name] > 0.0
@@ -152,9 +152,9 @@ def test_a_report_that_is_there_is_refused_before_anything_is_read(bag, small, t
         run(request(bag, small, tmp_path))
 
 
-def test_random_weights_are_refused_unless_asked_for(bag, small, tmp_path):
+def test_random_weights_are_refused_unless_asked_for(bag, small, tmp_path, random_mini):
     with pytest.raises(CheckpointError, match=r"(?i)untrained|random"):
-        run(request(bag, small, tmp_path / "report", allow_untrained=False))
+        run(request(bag, small, tmp_path / "report", checkpoint=str(random_mini), allow_untrained=False))
 
 
 def test_settings_that_contradict_each_other_are_wrong_usage(bag, small, tmp_path):
@@ -178,7 +178,7 @@ def test_ctrl_c_leaves_a_report_marked_incomplete_and_130(bag, small, tmp_path, 
     document = report(tmp_path / "report")
     assert document["complete"] is False
     assert document["ticks"]["total"] == 17
-    assert document["verdict"]["warnings"][1].startswith("INCOMPLETE")
+    assert any(warning.startswith("INCOMPLETE") for warning in document["verdict"]["warnings"])
 
 
 def test_the_first_ctrl_c_asks_to_stop_and_the_second_leaves_at_once():

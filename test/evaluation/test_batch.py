@@ -19,6 +19,7 @@ from sigma_ros.evaluation import batch, fleet
 from sigma_ros.evaluation.batch import MEASURED, BagRow, BatchSpec, Unit, finished, unit_of
 from sigma_ros.evaluation.comparison import compare_reports
 from sigma_ros.evaluation.fleet import Workers, run_units
+from sigma_ros.evaluation.lookahead import NOTHING
 from sigma_ros.evaluation.replay import ReplayOptions, replay
 from sigma_ros.evaluation.saved_report import read_report
 from sigma_ros.evaluation.scoring import score
@@ -195,6 +196,10 @@ def request(bags, out, **changes) -> evaluate_run.Request:
     )
 
 
+def one_by_one(ticks, *_args, **_options):
+    return ((tick, NOTHING) for tick in ticks)
+
+
 @pytest.fixture
 def command(monkeypatch):
     """`sigma evaluate` with the small robot and the stand-in model; counts how often the model was loaded."""
@@ -206,6 +211,8 @@ def command(monkeypatch):
 
     monkeypatch.setattr(evaluate_run, "load_contract", lambda _name: CONTRACT)
     monkeypatch.setattr(evaluate_run, "load_runtime", load)
+    # the stand-in has no network to work ahead on; test_lookahead has the laws of that
+    monkeypatch.setattr("sigma_ros.evaluation.replay.ticks_ahead", one_by_one)
     return loads
 
 

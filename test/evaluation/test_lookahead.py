@@ -26,9 +26,9 @@ OPTIONS = ReplayOptions(
 
 
 @pytest.fixture(scope="module")
-def runtime():
+def runtime(random_mini):
     loading = pytest.importorskip("sigma_ros.model.runtime")
-    return loading.SigmaRuntime.load("mini", contract=CONTRACT, allow_untrained=True, device="cpu")
+    return loading.SigmaRuntime.load(str(random_mini), contract=CONTRACT, allow_untrained=True, device="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -73,6 +73,6 @@ def test_node_replay_and_graph_free_replay_give_the_same_report(recording, tmp_p
     assert any("sigma" in path for path in ours)
     for path, value in ours.items():
         if isinstance(value, float):
-            assert value == pytest.approx(theirs[path], abs=1e-6, nan_ok=True), path
+            assert value == pytest.approx(theirs[path], rel=1e-6, abs=1e-6, nan_ok=True), path
         else:
             assert value == theirs[path], path
