@@ -40,6 +40,11 @@ def start(name: str, *args: str) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-m", f"sigma_ros.nodes.{name}", *args])
 
 
+def tolerance(path: str) -> float:
+    """A jerk is a third difference at 50 Hz: it magnifies the last bit of a command 125,000 times."""
+    return 1e-4 if "jerk" in path else 1e-6
+
+
 def numbers(value: object, path: str = "") -> dict[str, object]:
     """Leaves of a JSON document by path."""
     if isinstance(value, dict):
@@ -73,6 +78,6 @@ def test_node_replay_and_graph_free_replay_give_the_same_report(recording, tmp_p
     assert any("sigma" in path for path in ours)
     for path, value in ours.items():
         if isinstance(value, float):
-            assert value == pytest.approx(theirs[path], rel=1e-6, abs=1e-6, nan_ok=True), path
+            assert value == pytest.approx(theirs[path], rel=tolerance(path), abs=1e-6, nan_ok=True), path
         else:
             assert value == theirs[path], path
