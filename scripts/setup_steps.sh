@@ -77,7 +77,7 @@ TEXT
 }
 
 install_packages() {
-  local groups=(core model sim train fleet rerun arm test dev) arguments=() group
+  local groups=(core model sim train fleet rerun test dev) arguments=() group
   [ "$ROS_MODE" != wheels ] || groups+=(ros)
   for group in "${groups[@]}"; do arguments+=(-r "requirements/$group.in"); done
   echo "set-up: installing the pinned packages (some gigabytes the first time)"

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sigma_ros.cli.interrupts import heard
 from sigma_ros.errors import MachineError, SigmaError
 
 INTERRUPTED = 130
@@ -25,7 +26,8 @@ _REMEDIES = {
 def explained() -> Iterator[None]:
     """Turns a `SigmaError`, a missing package and Ctrl-C into one message and an exit code."""
     try:
-        yield
+        with heard():
+            yield
     except SigmaError as error:
         show(error)
         sys.exit(error.exit_code)

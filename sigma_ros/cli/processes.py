@@ -43,17 +43,9 @@ class Children:
     def __init__(self, log_dir: Path) -> None:
         self._log_dir = log_dir
         self._children: list[Child] = []
-        self._interrupted = False
-
-    def interrupt(self, _signal: int, _frame: object) -> None:
-        """Signal handler. Python drops what is raised inside a weak reference's callback, so it is also remembered."""
-        self._interrupted = True
-        raise KeyboardInterrupt
 
     def start(self, name: str, command: Sequence[str], environment: Mapping[str, str], *, shown: bool = False) -> Child:
         """Starts a child whose output goes to `<log_dir>/<name>.log`, or to the terminal if `shown`."""
-        if self._interrupted:
-            raise KeyboardInterrupt
         self._log_dir.mkdir(parents=True, exist_ok=True)
         log = self._log_dir / f"{name}.log"
         with nullcontext() if shown else log.open("wb") as output:
@@ -77,8 +69,6 @@ class Children:
             SigmaError: another child ended first.
         """
         while True:
-            if self._interrupted:
-                raise KeyboardInterrupt
             code = child.process.poll()
             if code is not None:
                 return code
@@ -109,13 +99,12 @@ class Children:
 def children(log_dir: Path) -> Iterator[Children]:
     """Children that are stopped when the block ends: done, failed, Ctrl-C or SIGTERM."""
     group = Children(log_dir)
-    before = {number: signal.signal(number, group.interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield group
     finally:
         group.stop()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        signal.signal(signal.SIGTERM, before)
 
 
 def failure(child: Child) -> SigmaError:
@@ -159,6 +148,10 @@ def _is_free(domain: int) -> bool:
         except OSError:
             return False
     return True
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _die_with_parent() -> None:
