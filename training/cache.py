@@ -15,18 +15,16 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sigma_ros.errors import DatasetError
 from sigma_ros.model.noise import flow_noise
 from sigma_ros.model.normalise import Normalisation
 from sigma_ros.model.sigma import SigmaTelepathyVLA
 from sigma_ros.model.tokens import pool_tokens
 from training.data import EpisodeRows, ShardData
+from training.progress import counted_progress
 from training.windows import TARGET_STEPS
 
 _TICKS_AT_ONCE = 16
@@ -81,19 +79,13 @@ def cached_episodes(
     settings: CacheSettings,
     *,
     base_fingerprint: str,
-    only_first: bool = True,
 ) -> list[CachedEpisode]:
-    """Every episode with its cached numbers, in the order of `data.episodes`; makes what is missing.
-
-    `only_first` is False in all but one of several processes: they wait elsewhere and then find the files.
-    """
+    """Every episode with its cached numbers, in the order of `data.episodes`; makes what is missing."""
     folder = data.folder / "cache" / cache_key(data, base_fingerprint, settings, str(model.backbone.dtype))
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / episode.path.name for episode in data.episodes]
     missing = [(e, p) for e, p in zip(data.episodes, paths, strict=True) if not p.is_file()]
-    if missing and not only_first:
-        raise DatasetError("the cache is not complete", where=folder, remedy="let the first process make it")
-    with _progress() as progress:
+    with counted_progress() as progress:
         for episode, path in progress.track(missing, description="base chunks and frame tokens"):
             _write(path, _compute(episode, model, normalisation, settings))
     return [CachedEpisode(e, p) for e, p in zip(data.episodes, paths, strict=True)]
@@ -148,8 +140,3 @@ def _write(path: Path, tensors: dict[str, Tensor]) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True))

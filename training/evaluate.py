@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from sigma_ros.contract import Contract
@@ -34,6 +33,7 @@ from sigma_ros.evaluation.scoring import score
 from sigma_ros.model.runtime import SigmaRuntime
 from training.check_data import check_data
 from training.data import EpisodeRows, ShardData
+from training.progress import counted_progress
 from training.shard_replay import replay_shard
 
 REPORT, CHECK_A, CHECK_B = "sigma_eval_report.json", "sigma_eval_checkA.json", "sigma_eval_checkB.json"
@@ -78,7 +78,7 @@ def evaluate(plan: Plan) -> list[Outcome]:
     if not jobs:
         raise UsageError("there is nothing to evaluate", where=plan.data.folder, expected="episodes in a split")
     outcomes = []
-    with _progress() as progress:
+    with counted_progress() as progress:
         bar = progress.add_task("episodes", total=sum(len(splits[split]) for split, _, _ in jobs))
         for split, seed, part in jobs:
             logs = []
@@ -211,11 +211,6 @@ def show(outcomes: Sequence[Outcome], out: Path) -> None:
     console = Console()
     console.print(table)
     console.print(f"{out}: {REPORT}, {CHECK_A}, {CHECK_B}, report.html")
-
-
-def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True))
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:

@@ -18,13 +18,13 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import DatasetError, SigmaError
 from sigma_ros.evaluation.transcode import episode_numbers
 from sigma_ros.model.normalise import Normalisation
+from training.progress import counted_progress
 from training.shards import EpisodeArrays, ShardMeta, file_hash, read_shard, shard_name, write_shard
 from training.sources import Source, bag_sources, dataset_sources, read_source
 from training.windows import TARGET_STEPS, motion_of, quantiles, unit_problems, windows_of
@@ -111,7 +111,7 @@ def preprocess(sources: list[Source], options: Options, *, described: str, revis
     _make_folder(options)
     collected = _Collected(options, held_out_numbers([source.number for source in sources], options.hold_out_every))
     skipped: list[dict[str, str]] = []
-    with _progress() as progress:
+    with counted_progress() as progress:
         for source in progress.track(sources, description="recordings"):
             try:
                 for arrays, path, sha256 in _shards_of(source, options, number=len(collected.entries)):
@@ -217,7 +217,7 @@ def problems_of(sources: list[Source], options: Options) -> list[str]:
         _Collected(options, held_out_numbers([source.number for source in sources], options.hold_out_every)),
         [],
     )
-    with _progress() as progress:
+    with counted_progress() as progress:
         for source in progress.track(sources, description="checking"):
             try:
                 epochs = read_source(source, options.contract, image_size_px=options.image_size_px)
@@ -233,11 +233,6 @@ def problems_of(sources: list[Source], options: Options) -> list[str]:
     except SigmaError as error:
         problems.append(str(error))
     return problems
-
-
-def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True))
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:

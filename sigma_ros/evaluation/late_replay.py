@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Protocol
 from sigma_ros.contract import Contract
 from sigma_ros.control.units import units_gap
 from sigma_ros.evaluation.bag import open_bag
-from sigma_ros.evaluation.episode import Episode, Tick, recorded_task
+from sigma_ros.evaluation.episode import Episode, Tick
 from sigma_ros.evaluation.latency import Arrival, Delivery, Latency
 from sigma_ros.evaluation.recorder import ReplayRecorder
-from sigma_ros.evaluation.replay import Hooks, ReplayOptions, bag_facts, nothing_inferred, policy_facts
-from sigma_ros.evaluation.replay_log import BagFacts, ReplayLog, RunFacts
+from sigma_ros.evaluation.replay import Hooks, ReplayOptions, bag_facts, nothing_inferred, policy_facts, run_facts
+from sigma_ros.evaluation.replay_log import BagFacts, ReplayLog
 from sigma_ros.evaluation.supervised import BagTimeSupervisor
 from sigma_ros.values import Chunk, Gap, Telepathy, Window
 
@@ -173,15 +173,7 @@ def replay_late(
     hooks = hooks or Hooks()
     with open_bag(bag_path, strict=options.strict, recover=options.recover) as bag:
         ticks = Episode(bag, contract, image_size_px=runtime.image_size_px, task=options.task)
-        run = RunFacts(
-            mode="offline",
-            task=options.task if options.task is not None else recorded_task(bag, contract),
-            settings=options.settings,
-            replan_ticks=options.schedule.replan_ticks,
-            memory_stride=options.schedule.memory_stride,
-            seed=runtime.seed,
-            supervised=options.supervisor_limits is not None,
-        )
+        run = run_facts(bag, contract, runtime, options)
         loop = _LateLoop(contract, runtime, options, ReplayRecorder(contract, policy_facts(runtime), run), worker)
         info = bag.info
         span_ns = max(1, info.end_ns - info.start_ns)

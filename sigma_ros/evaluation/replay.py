@@ -85,21 +85,26 @@ def replay(
     started_ns = hooks.clock_ns()
     with open_bag(bag_path, strict=options.strict, recover=options.recover) as bag:
         ticks = Episode(bag, contract, image_size_px=runtime.image_size_px, task=options.task)
-        run = RunFacts(
-            mode="offline",
-            task=options.task if options.task is not None else recorded_task(bag, contract),
-            settings=options.settings,
-            replan_ticks=options.schedule.replan_ticks,
-            memory_stride=options.schedule.memory_stride,
-            seed=runtime.seed,
-            supervised=options.supervisor_limits is not None,
-        )
+        run = run_facts(bag, contract, runtime, options)
         loop = _Loop(contract, runtime, options, ReplayRecorder(contract, policy_facts(runtime), run), hooks)
         complete = _drive(loop, ticks, bag, hooks)
         facts = bag_facts(bag, ticks)
         log = loop.recorder.finish(facts, complete=complete, wall_ns=hooks.clock_ns() - started_ns)
         refuse_losses(log, strict=options.strict)
         return log
+
+
+def run_facts(bag: Bag, contract: Contract, runtime: "SigmaRuntime", options: ReplayOptions) -> RunFacts:
+    """What a report says about how a recording was replayed without a graph."""
+    return RunFacts(
+        mode="offline",
+        task=options.task if options.task is not None else recorded_task(bag, contract),
+        settings=options.settings,
+        replan_ticks=options.schedule.replan_ticks,
+        memory_stride=options.schedule.memory_stride,
+        seed=runtime.seed,
+        supervised=options.supervisor_limits is not None,
+    )
 
 
 def policy_facts(runtime: "SigmaRuntime") -> PolicyFacts:
