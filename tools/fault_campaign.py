@@ -5,9 +5,9 @@
     python -m tools.fault_campaign --large --out out/safety     a hundred kills, sixty pairs of faults
     python -m tools.fault_campaign --only joints_jump,flood     some rows
 
-Writes `faults.json`, `faults.md` and the log of the nodes; `--docs docs/safety.md` also renews the table there.
-Exit codes: 0 every reaction
-as expected and no violation, 1 not so, 2 usage. Arm and policy are mocks (`tools/rig.py`).
+Writes `faults.json`, `faults.md`, the log of the nodes and, trial by trial, `faults.jsonl`; `--docs docs/safety.md` also
+renews the table there. Exit codes: 0 every reaction as expected and no violation, 1 not so, 2 usage. Arm and policy are
+mocks (`tools/rig.py`).
 """
 
 import argparse
@@ -80,6 +80,8 @@ def run(options: argparse.Namespace, log: Path) -> tuple[list[Trial], dict[str, 
             for stage in (single(bench, faults, kills), pairs(bench, 0 if wanted else couples, options.seed)):
                 for trial in stage:
                     trials.append(trial)
+                    with (options.out / "faults.jsonl").open("a", encoding="utf-8") as sofar:
+                        sofar.write(json.dumps(trial.row()) + "\n")
                     bar.set_description(trial.name)
                     bar.update()
             bench.settle()
@@ -109,6 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     log = options.out / "nodes.log"
     log.unlink(missing_ok=True)
+    (options.out / "faults.jsonl").unlink(missing_ok=True)
     trials, facts = run(options, log)
     said = log.read_text(encoding="utf-8", errors="replace")
     tracebacks = said.count("Traceback") - sum(trial.name == "policy_exception" for trial in trials)
