@@ -84,6 +84,7 @@ class BagTimeWorker:
         self._waiting: deque[LateJob] = deque()
         self._outcomes: deque[LateOutcome] = deque()
         self._state: RecurrentState | None = None
+        self._newest = (0, 0)
         self._free_ns = 0
         self._chunks = 0
 
@@ -94,8 +95,12 @@ class BagTimeWorker:
 
     def submit(self, job: LateJob) -> bool:
         """Adds a tick; False when everything that waited was dropped."""
-        if self._waiting and self._waiting[-1].window.epoch != job.window.epoch:
+        epoch, newest_ns = self._newest
+        self._newest = job.window.epoch, job.window.stamp_ns
+        if epoch != job.window.epoch:
             self._waiting.clear()
+            if job.window.stamp_ns < newest_ns:  # bag time has gone back
+                self._free_ns = 0
         if job.plans:
             self._waiting = deque(replace(waiting, plans=False) for waiting in self._waiting if waiting.commits)
         if len(self._waiting) >= MAX_WAITING:
@@ -107,12 +112,11 @@ class BagTimeWorker:
         return True
 
     def until(self, stamp_ns: int) -> Iterator[LateOutcome]:
-        """Lets bag time come to this stamp; gives what has been finished up to it, in order."""
-        if self._free_ns - stamp_ns > 60 * 10**9:  # bag time has gone back
-            self._free_ns = 0
-            self._outcomes.clear()
+        """What has been finished up to this stamp, in order, and at once what belongs to an ended epoch."""
         self._work(stamp_ns, including=False)
-        while self._outcomes and self._outcomes[0].stamp_ns <= stamp_ns:
+        while self._outcomes and (
+            self._outcomes[0].stamp_ns <= stamp_ns or self._outcomes[0].job.window.epoch != self._newest[0]
+        ):
             yield self._outcomes.popleft()
 
     def finish(self) -> Iterator[LateOutcome]:
@@ -260,7 +264,7 @@ class _LateLoop:
         for outcome in outcomes:
             self._note(outcome)
             if outcome.chunk is not None and self._supervisor is not None:
-                self._supervisor.advance(max(outcome.stamp_ns, min(since_ns, self._now_ns)), ())
+                self._supervisor.advance(min(max(outcome.stamp_ns, since_ns), self._now_ns), ())
                 self._supervisor.on_chunk(outcome.chunk)
 
     def _note(self, outcome: LateOutcome) -> None:

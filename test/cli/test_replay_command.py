@@ -198,3 +198,25 @@ def test_a_folder_of_recordings_is_pooled(bag, small, tmp_path):
     assert [row["name"] for row in document["episodes"]] == ["episode_000000", "episode_000001"]
     assert document["samples"] == 4
     assert document["bag"]["count"] == 2
+
+
+def test_real_time_is_counted_in_the_report_and_shown_on_the_page(bag, small, tmp_path):
+    """On the machine's clock, so nothing is said about how fast it is."""
+    assert run(request(bag, small, tmp_path / "report", realtime=True)) == COMPLETE
+    late = report(tmp_path / "report")["latency"]
+    (row,) = late["rows"]
+    assert (late["clock"], row["name"]) == ("wall", "measured")
+    planned = len(range(0, TICKS, 8))
+    assert 1 <= row["chunks"] <= planned
+    for count in ("late", "skipped", "superseded", "deadline_misses", "overruns", "late_ticks", "uncovered_ticks"):
+        assert 0 <= row[count] <= TICKS, count
+    assert 0.0 < row["tick_ms_p50"] <= row["tick_ms_p99"]
+    assert row["tick_ms_p50"] <= row["latency_ms_max"], "an age is inference and waiting"
+    page = (tmp_path / "report" / "report.html").read_text()
+    for shown in ("Late chunks", "this machine", 'id="latency"', "superseded", "deadline misses", "p50 / p99"):
+        assert shown in page
+
+
+def test_latency_in_bag_time_and_on_the_clock_exclude_each_other(bag, small, tmp_path):
+    with pytest.raises(UsageError, match="--realtime"):
+        run(request(bag, small, tmp_path / "report", realtime=True, latency="0"))

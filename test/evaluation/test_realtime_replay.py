@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Laws of `sigma replay --realtime` on a clock that the tests turn: no machine is fast or slow here."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from bags import small_contract, write_recording
+from stub_runtime import StubRuntime
+
+from sigma_ros.cli.replay_late import BagClock, LiveWorker
+from sigma_ros.control.limits import SupervisorLimits
+from sigma_ros.control.schedule import Schedule
+from sigma_ros.errors import SigmaError
+from sigma_ros.evaluation.late_replay import BagTimeWorker, replay_late
+from sigma_ros.evaluation.latency import Latency
+from sigma_ros.evaluation.latency_cost import latency_row
+from sigma_ros.evaluation.replay import ReplayOptions
+from sigma_ros.nodes.policy_job import Job, Outcome
+from sigma_ros.values import NS_PER_S, AdapterSettings
+
+CONTRACT = small_contract()
+OPTIONS = ReplayOptions(
+    settings=AdapterSettings(), schedule=Schedule(8, 16), supervisor_limits=SupervisorLimits.for_replay()
+)
+MS = 1_000_000
+
+
+class FakeTime:
+    """A clock that only sleeping moves on, by `slip_ns` more than was asked for."""
+
+    def __init__(self, slip_ns: int = 0) -> None:
+        self.now_ns = 5 * NS_PER_S
+        self.slip_ns = slip_ns
+        self.slept_ns = 0
+
+    def sleep(self, seconds: float) -> None:
+        self.slept_ns += round(seconds * NS_PER_S)
+        self.now_ns += round(seconds * NS_PER_S) + self.slip_ns
+
+    def clock(self) -> BagClock:
+        return BagClock(lambda: self.now_ns, self.sleep)
+
+
+class FakeThread:
+    """Stands for `InferenceWorker` where no tick waits for another: each takes `took_ns` of the fake clock."""
+
+    awaits_plan = False
+
+    def __init__(self, time: FakeTime, took_ns: int, *, refuses: int = 0) -> None:
+        self._runtime = StubRuntime(CONTRACT)
+        self._state = None
+        self._time = time
+        self._took_ns = took_ns
+        self._refuses = refuses
+        self._chunks = 0
+        self._done: list[tuple[int, Outcome]] = []
+        self.restarts = 0
+
+    def submit(self, job: Job) -> bool:
+        if self._refuses:
+            self._refuses -= 1
+            return False
+        window = job.item
+        state = self._state or self._runtime.initial_state(epoch=window.epoch, task=window.task)
+        inference, self._state = self._runtime.step(
+            window, state, commit=job.commits, settings=job.settings, chunk_id=self._chunks
+        )
+        self._chunks += 1
+        done = Outcome(job=job, chunk=inference.chunk, telepathy=inference.telepathy, took_ns=self._took_ns)
+        self._done.append((self._time.now_ns + self._took_ns, done))
+        return True
+
+    def restart(self) -> None:
+        self.restarts += 1
+
+    def outcomes(self) -> list[Outcome]:
+        ready = [outcome for at_ns, outcome in self._done if at_ns <= self._time.now_ns]
+        self._done = [(at_ns, outcome) for at_ns, outcome in self._done if at_ns > self._time.now_ns]
+        return ready
+
+
+@pytest.fixture(scope="module")
+def bag(tmp_path_factory):
+    return write_recording(tmp_path_factory.mktemp("bags") / "recording", CONTRACT, ticks=160)
+
+
+def played(bag, time: FakeTime, thread: FakeThread):
+    clock = time.clock()
+    worker = LiveWorker(thread, OPTIONS.settings, clock)
+    return replay_late(
+        bag, contract=CONTRACT, runtime=StubRuntime(CONTRACT), options=OPTIONS, worker=worker, pace=clock.wait_for
+    )
+
+
+def test_a_machine_that_takes_100_ms_gives_what_bag_time_gives_for_100_ms(bag):
+    time = FakeTime()
+    row = latency_row("same", [played(bag, time, FakeThread(time, 100 * MS))])
+    worker = BagTimeWorker(StubRuntime(CONTRACT), OPTIONS, Latency(fixed_ms=100))
+    in_bag_time = replay_late(bag, contract=CONTRACT, runtime=StubRuntime(CONTRACT), options=OPTIONS, worker=worker)
+    assert row == latency_row("same", [in_bag_time])
+    assert row.late_ticks == row.overruns == 0
+    assert time.slept_ns == pytest.approx(159 * NS_PER_S / 30, abs=MS), "the recording's own length"
+
+
+def test_a_machine_that_falls_behind_is_counted_and_its_supervisor_never_goes_back(bag):
+    """A slip of 80 ms is more than two ticks: two of three ticks are not waited for."""
+    time = FakeTime(slip_ns=80 * MS)
+    log, delivery = played(bag, time, FakeThread(time, 100 * MS))
+    assert delivery.late_ticks > 0
+    stamps_ns = log.decisions.stamp_ns
+    assert (np.diff(stamps_ns) == CONTRACT.command_period_ns).all()
+    for arrival in delivery.arrivals:
+        assert arrival.stamp_ns - arrival.chunk.stamp_ns >= 100 * MS
+        assert arrival.took_ns == 100 * MS
+
+
+def test_a_full_queue_is_counted_and_the_memory_begins_anew(bag):
+    time = FakeTime()
+    thread = FakeThread(time, 0, refuses=2)
+    _, delivery = played(bag, time, thread)
+    assert delivery.overruns == thread.restarts == 2
+
+
+def test_the_models_failure_ends_the_replay(bag):
+    class Broken(FakeThread):
+        def outcomes(self) -> list[Outcome]:
+            return [replace(outcome, error="Traceback\nValueError: out of memory") for outcome in super().outcomes()]
+
+    time = FakeTime()
+    with pytest.raises(SigmaError, match="out of memory"):
+        played(bag, time, Broken(time, 0))
+
+
+def test_bag_time_is_waited_for_and_a_jump_is_not():
+    time = FakeTime()
+    clock = time.clock()
+    start_ns = 1_700_000_000 * NS_PER_S
+    assert clock.wait_for(start_ns) == 0
+    assert clock.wait_for(start_ns + 100 * MS) == 0
+    assert time.slept_ns == 100 * MS
+    time.now_ns += 30 * MS
+    assert clock.wait_for(start_ns + 110 * MS) == 20 * MS, "late, so no waiting"
+    assert time.slept_ns == 100 * MS
+    for jump_ns in (3600 * NS_PER_S, -7200 * NS_PER_S):
+        assert clock.wait_for(start_ns + jump_ns) == 0
+    assert time.slept_ns == 100 * MS
+    assert clock.wait_for(start_ns - 7200 * NS_PER_S + 5 * MS) == 0
+    assert time.slept_ns == 105 * MS
