@@ -28,6 +28,8 @@ CONTRACT = load_contract("so101")
 CAMERAS = {camera.topic: camera for camera in CONTRACT.cameras}
 SIZE = 224
 START_NS = 10**18
+POSE_RAD = np.array([0.0, -1.65, 1.55, 1.15, 0.0, 0.05])
+"""A folded SO-101, as the small model's data begin; a model refuses poses that it was never trained on."""
 
 
 def scene(tick: int) -> np.ndarray:
@@ -46,7 +48,7 @@ def write(path: Path, ticks: int, *, storage: str = "mcap", jpeg_quality: int | 
             for camera in CONTRACT.cameras:
                 bag.image(camera.topic, stamp_ns, camera.name, scenes[tick % 16], jpeg_quality=jpeg_quality)
             for joint in range(3):
-                bag.joints(CONTRACT.joint_state_topic, stamp_ns + joint * 10**7, CONTRACT.joint_names, np.zeros(6))
+                bag.joints(CONTRACT.joint_state_topic, stamp_ns + joint * 10**7, CONTRACT.joint_names, POSE_RAD)
     return path
 
 

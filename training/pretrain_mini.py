@@ -2,18 +2,20 @@
 """python -m training.pretrain_mini: the small pi0.5 learns simulated demonstrations of the source set-up.
 
 LeRobot's own network and loss, on the shards of `training.preprocess`; several draws of noise and time per picture,
-because the pictures are what costs. The weights that are kept are an exponential average over the steps.
+because the pictures are what costs; each picture is seen as another camera in another light would have taken it
+(`training.augment`). The weights that are kept are an exponential average over the steps.
 
 Examples:
     sigma record --sim --setup source --episodes 160 --seed 1000 --jpeg 90 --disturb 0.05 --out data/source
     python -m training.preprocess --bags data/source --image-size 112 --hold-out-every 16 --out data/source_shards
     python -m training.pretrain_mini --dataset_dir data/source_shards --output_dir out/mini
+    python -m training.pretrain_mini --dataset_dir data/source_shards --output_dir out/more --init_model out/mini/model
 """
 
 import argparse
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +29,11 @@ from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import DatasetError, SigmaError
 from sigma_ros.model.backbone import Backbone
 from sigma_ros.model.base_checkpoint import save_base
+from sigma_ros.model.base_weights import fill_policy
 from sigma_ros.model.mini import MINI, build_mini
 from sigma_ros.model.noise import flow_noise
 from sigma_ros.model.normalise import Normalisation
+from training.augment import augmented
 from training.data import EpisodeRows, ShardData
 from training.loop import INTERRUPTED, TrainingLog, refuse_nan, stop_on_signal, warmup_cosine
 from training.resume import check_same_run, load_state, optimizer_tensors, restore_optimizer, save_state
@@ -40,7 +44,11 @@ _NOISE_STREAM = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """Settings of a run; all of them are needed to repeat it."""
+    """Settings of a run; all of them are needed to repeat it.
+
+    `augment` is the strength of `training.augment` (0: pictures as they were taken); `init_model` a checkpoint folder
+    whose weights the run begins with (empty: random ones).
+    """
 
     contract: str = "so101"
     seed: int = 0
@@ -53,6 +61,8 @@ class Options:
     clip_norm: float = 1.0
     average_decay: float = 0.995
     dtype: str = "bfloat16"
+    augment: float = 1.0
+    init_model: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +165,8 @@ class Run:
         self.options = options
         self.data = data
         self.backbone = build_mini(load_contract(options.contract), options.seed)
+        if options.init_model:
+            fill_policy(self.backbone.policy, Path(options.init_model), self.backbone.device)
         self.backbone.policy.requires_grad_(True).train()  # noqa: FBT003
         self.parameters = dict(self.backbone.policy.named_parameters())
         self.average = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
@@ -180,6 +192,8 @@ class Run:
         """
         options = self.options
         batch = self.train.draw(options.batch_size, seed=options.seed, step=self.step)
+        images = augmented(batch.images, strength=options.augment, seed=options.seed, step=self.step)
+        batch = replace(batch, images=images)
         loss = flow_loss(self.backbone, batch, options=options, step=self.step)
         value = float(loss.detach())
         refuse_nan(value, step=self.step, samples=list(batch.names))

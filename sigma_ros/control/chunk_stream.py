@@ -88,7 +88,7 @@ class ChunkStream:
         times = now_ns + np.array([0, period, 2 * period, -hint, hint], dtype=np.int64)
         positions = self.course.positions_rad(times, scale)
         if lead is not None:
-            positions = positions + lead.offsets_rad(times)
+            positions = lead.towards(positions, times)
         here, before, after = positions[0], positions[3], positions[4]
         hint_s = hint / NS_PER_S
         return Request(

@@ -17,8 +17,8 @@ from sigma_ros.values import NS_PER_S, Chunk
 _PEAK_SPEED, _PEAK_ACCELERATION, _PEAK_JERK = 1.875, 5.7735, 60.0
 """Of a distance 1 bridged in time 1 by the quintic from rest to rest."""
 
-_JOIN_ACCELERATION, _JOIN_JERK = 3.94, 36.0
-"""Of a speed 1 taken up in time 1."""
+_JOIN_ACCELERATION, _JOIN_JERK = 4.6, 60.0
+"""Of a speed 1 taken up in time 1, the way that the course gained meanwhile included."""
 
 _SHARE_OF_LIMITS = 0.4
 _SHORTEST_LEAD_S = 0.2
@@ -26,25 +26,30 @@ _SHORTEST_LEAD_S = 0.2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lead:
-    """What is added to the course so that motion begins at rest where the arm stands, and joins the course.
+    """The way from where the arm stands to the course: a share of the course that rises from 0 to 1.
 
-    A quintic in time from `-(course's offset, velocity, acceleration)` to nothing: at `start_ns` the sum of
-    course and lead stands still at the anchor, after `duration_ns` it is the course.
+    Targets lie between the anchor and the course at every time, however the course moves. The share is the quintic
+    from rest to rest, so that motion begins at rest at the anchor and goes over into the course without a jump of
+    velocity or acceleration.
     """
 
     start_ns: int
     duration_ns: int
-    weights_rad: Float64[ndarray, "3 dof"]
+    anchor_rad: Float64[ndarray, " dof"]
 
-    def offsets_rad(self, times_ns: Int64[ndarray, " times"]) -> Float64[ndarray, "times dof"]:
-        """What to add to the course at each time; the anchor's side is continued before the start."""
+    def towards(
+        self, course_rad: Float64[ndarray, "times dof"], times_ns: Int64[ndarray, " times"]
+    ) -> Float64[ndarray, "times dof"]:
+        """The targets in place of the course's positions: the anchor before the start, the course after the end."""
         s = np.clip((times_ns - self.start_ns) / self.duration_ns, 0.0, 1.0)[:, None]
-        c = self.weights_rad
-        offsets: Float64[ndarray, "times dof"] = (1.0 - s) ** 3 * (c[0] + s * (c[1] + s * c[2]))
-        return offsets
+        share = s**3 * (10.0 - 15.0 * s + 6.0 * s**2)
+        targets: Float64[ndarray, "times dof"] = np.where(
+            s == 1.0, course_rad, self.anchor_rad + share * (course_rad - self.anchor_rad)
+        )
+        return targets
 
     def is_over(self, now_ns: int) -> bool:
-        """Whether nothing of the offset is left."""
+        """Whether the course itself is the target."""
         return now_ns >= self.start_ns + self.duration_ns
 
 
@@ -57,19 +62,19 @@ def lead_to(
     motion: MotionLimits,
     limits: SupervisorLimits,
 ) -> Lead:
-    """A lead from where the arm stands to the course, slow enough for the ramp speed and part of the limits."""
-    dt = motion.period_s
-    step_ns = round(dt * NS_PER_S)
+    """A lead from where the arm stands to the course, slow enough for the ramp speed and part of the limits.
+
+    What the course itself moves meanwhile comes on top; the guard bounds the sum.
+    """
+    step_ns = round(motion.period_s * NS_PER_S)
     before, now, after = course.positions_rad(now_ns + step_ns * np.arange(-1, 2, dtype=np.int64), scale)
-    offset = anchor_rad - now
-    velocity = -(after - before) / (2.0 * dt)
-    acceleration = -(after - 2.0 * now + before) / dt**2
-    duration_s = _lead_duration_s(np.abs(offset), np.abs(velocity), motion=motion, speed=limits.ramp_speed_radps)
-    first = 3.0 * offset + velocity * duration_s
-    second = 0.5 * acceleration * duration_s**2 + 3.0 * first - 3.0 * offset
-    return Lead(
-        start_ns=now_ns, duration_ns=round(duration_s * NS_PER_S), weights_rad=np.stack([offset, first, second])
+    duration_s = _lead_duration_s(
+        np.abs(anchor_rad - now),
+        np.abs(after - before) / (2.0 * motion.period_s),
+        motion=motion,
+        speed=limits.ramp_speed_radps,
     )
+    return Lead(start_ns=now_ns, duration_ns=round(duration_s * NS_PER_S), anchor_rad=anchor_rad)
 
 
 def _lead_duration_s(

@@ -54,13 +54,29 @@ def test_a_lead_begins_at_rest_at_the_anchor_and_ends_on_the_course(offset: floa
     anchor = course.positions_rad(np.array([now]), 0.0)[0] + offset
     lead = lead_to(course, anchor, now, scale=0.0, motion=MOTION, limits=RAMP)
     times = now + 20 * MS * np.arange(0, 60)
-    path = course.positions_rad(times, 0.0) + lead.offsets_rad(times)
-    np.testing.assert_allclose(path[0], anchor, atol=1e-9)
+    there = course.positions_rad(times, 0.0)
+    path = lead.towards(there, times)
+    np.testing.assert_array_equal(path[0], anchor)
     assert np.abs(np.diff(path[:2], axis=0)).max() < 2e-3
     after = times >= now + lead.duration_ns
-    assert np.abs(lead.offsets_rad(times)[after]).max(initial=0.0) < 1e-12
+    np.testing.assert_array_equal(path[after], there[after])
     assert lead.is_over(now + lead.duration_ns)
     assert not lead.is_over(now + lead.duration_ns - 1)
+
+
+@LAW
+@given(st.integers(0, 2**32 - 1), st.floats(0.0, 2.0), st.floats(-1.0, 1.0))
+def test_a_lead_never_leaves_the_way_between_the_arm_and_the_course_however_rough_the_course_is(
+    seed: int, roughness: float, offset: float
+) -> None:
+    course = course_of(chunk_of(roughness * np.random.default_rng(seed).standard_normal((50, 6))))
+    anchor = course.positions_rad(np.array([0]), 0.0)[0] + offset
+    lead = lead_to(course, anchor, 0, scale=0.0, motion=MOTION, limits=RAMP)
+    times = 20 * MS * np.arange(-5, 100)
+    there = course.positions_rad(times, 0.0)
+    path = lead.towards(there, times)
+    assert (path >= np.minimum(there, anchor) - 1e-12).all()
+    assert (path <= np.maximum(there, anchor) + 1e-12).all()
 
 
 @LAW
@@ -69,7 +85,7 @@ def test_a_lead_over_a_distance_keeps_every_limit_and_the_ramp_speed(offset: flo
     course = course_of(resting_chunk(np.zeros(6)))
     lead = lead_to(course, np.full(6, offset), 0, scale=0.0, motion=MOTION, limits=RAMP)
     times = 20 * MS * np.arange(0, lead.duration_ns // (20 * MS) + 3)
-    path = lead.offsets_rad(times)
+    path = lead.towards(np.zeros((times.size, 6)), times)
     assert excess(path, MOTION) <= 0.0
     assert np.abs(np.diff(path, axis=0)).max() / 0.02 <= RAMP.ramp_speed_radps + 1e-9
     assert (np.diff(path[:, 0]) <= 1e-12).all(), "it goes straight there"

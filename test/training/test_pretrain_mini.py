@@ -9,6 +9,7 @@ import torch
 
 from sigma_ros.errors import CheckpointError
 from sigma_ros.model.base_checkpoint import load_base
+from training.augment import augmented
 from training.pretrain_mini import Options, Run, read_batch, train
 
 OPTIONS = Options(max_steps=4, batch_size=2, warmup_steps=2, dtype="float32")
@@ -70,3 +71,36 @@ def test_other_settings_cannot_go_on_with_a_state(data, tmp_path):
     run.save(tmp_path)
     with pytest.raises(CheckpointError, match=r"other settings.*draws"):
         Run(data, replace(OPTIONS, draws=1)).restore(Path(tmp_path))
+
+
+def test_a_run_may_begin_with_the_weights_of_another(data, tmp_path):
+    first = Run(data, OPTIONS)
+    first.advance()
+    first.export(tmp_path / "model", made_by="a test")
+    second = Run(data, replace(OPTIONS, seed=7, init_model=str(tmp_path / "model")))
+    for name, average in first.average.items():
+        expected = average.to(torch.bfloat16).float()
+        assert torch.equal(second.parameters[name], expected), name
+        assert torch.equal(second.average[name], expected), name
+    second.advance()
+
+
+def test_augmented_pictures_are_a_function_of_seed_and_step_and_leave_everything_else_alone(data):
+    run = Run(data, OPTIONS)
+    images = run.train.draw(2, seed=0, step=0).images
+    once = augmented(images, strength=1.0, seed=3, step=5)
+    state = torch.get_rng_state()
+    assert torch.equal(augmented(images, strength=1.0, seed=3, step=5), once)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert once.shape == images.shape
+    assert once.dtype == torch.uint8
+    assert not torch.equal(once, images)
+    assert not torch.equal(augmented(images, strength=1.0, seed=3, step=6), once)
+    assert not torch.equal(augmented(images, strength=1.0, seed=4, step=5), once)
+    assert augmented(images, strength=0.0, seed=3, step=5) is images
+
+
+def test_two_cameras_of_one_tick_are_moved_each_in_its_own_way(data):
+    image = Run(data, OPTIONS).train.draw(1, seed=0, step=0).images[:, :1]
+    both = augmented(torch.cat([image, image], dim=1), strength=1.0, seed=0, step=0)
+    assert not torch.equal(both[:, 0], both[:, 1])
