@@ -205,7 +205,7 @@ def show(outcomes: Sequence[Outcome], out: Path) -> None:
                 f"{one.baseline:.5f}",
                 f"{one.sigma:.5f}",
                 f"{one.relative:+.1%}",
-                f"{one.low / one.baseline:+.1%} .. {one.high / one.baseline:+.1%} ({one.unit}s)",
+                f"{one.relative_low:+.1%} .. {one.relative_high:+.1%} ({one.unit}s)",
                 f"{one.p_value:.2g}",
             )
     console = Console()

@@ -84,8 +84,7 @@ def _table(arms: Sequence[ArmResult], field: str) -> list[str]:
 def _change(one: Comparison) -> str:
     if not one.baseline:
         return "undefined"
-    low, high = one.low / one.baseline, one.high / one.baseline
-    return f"{one.relative:+.1%} ({low:+.1%} to {high:+.1%})"
+    return f"{one.relative:+.1%} ({one.relative_low:+.1%} to {one.relative_high:+.1%})"
 
 
 def _spread(arm: ArmResult) -> str:
@@ -106,7 +105,9 @@ def _draw(arms: Sequence[ArmResult], path: Path) -> None:
             if not one.baseline:
                 continue
             share = 100.0 / one.baseline
-            axes.plot([one.low * share, one.high * share], [y, y], color=_COLOURS[span], linewidth=2.0)
+            axes.plot(
+                [100.0 * one.relative_low, 100.0 * one.relative_high], [y, y], color=_COLOURS[span], linewidth=2.0
+            )
             axes.plot(one.difference * share, y, "o", color=_COLOURS[span], label=f"mse_{span}" if not row else None)
             seeds = (arm.errors[span].mean(axis=1) - one.baseline) * share
             axes.plot(seeds, [y] * len(seeds), "|", color=_COLOURS[span], alpha=0.6)

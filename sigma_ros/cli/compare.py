@@ -66,13 +66,12 @@ def _show(comparison: "ReportComparison") -> None:
         table.add_column(column, justify="left" if column == "error" else "right", no_wrap=True)
     for title, rows in (("Sigma", comparison.sigma), ("base", comparison.base)):
         for name, row in rows.items():
-            low, high = (bound / row.baseline if row.baseline else float("nan") for bound in (row.low, row.high))
             table.add_row(
                 f"{title} {name}",
                 f"{row.baseline:.4g}",
                 f"{row.sigma:.4g}",
                 f"{row.relative:+.2%}",
-                f"{low:+.1%} .. {high:+.1%}",
+                f"{row.relative_low:+.1%} .. {row.relative_high:+.1%}",
                 f"{row.p_value:.2g}",
                 f"{row.effect_size:.2g}",
             )

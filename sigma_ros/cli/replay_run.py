@@ -149,13 +149,12 @@ def show(logs: Sequence[ReplayLog], scores: Scores, paths: ReportPaths) -> None:
     for column in ("score", "base", "Sigma", "change", "95 % interval"):
         table.add_column(column, justify="left" if column == "score" else "right", no_wrap=True)
     for name, row in scores.comparison.items():
-        bounds = (row.low / row.baseline, row.high / row.baseline) if row.baseline else (float("nan"),) * 2
         table.add_row(
             name,
             f"{row.baseline:.4g}",
             f"{row.sigma:.4g}",
             f"{row.relative:+.2%}",
-            f"{bounds[0]:+.1%} .. {bounds[1]:+.1%}",
+            f"{row.relative_low:+.1%} .. {row.relative_high:+.1%}",
         )
     for name in ("tau_l2", "sem_align"):
         table.add_row(name, f"{getattr(scores.baseline, name):.4g}", f"{getattr(scores.sigma, name):.4g}", "", "")

@@ -149,8 +149,7 @@ def _headline(row: Comparison) -> str:
     if row.verdict == "equal":
         return "A and B are the same: every window has the same error."
     change = f"{abs(row.relative):.1%} {'lower' if row.difference < 0.0 else 'higher'}" if row.baseline else "above 0"
-    bounds = [bound / row.baseline for bound in (row.low, row.high)] if row.baseline else [row.low, row.high]
-    spread = f"{row.confidence:.0%} interval {bounds[0]:+.1%} to {bounds[1]:+.1%}"
+    spread = f"{row.confidence:.0%} interval {row.relative_low:+.1%} to {row.relative_high:+.1%}"
     counted = f"{row.units} {row.unit}{'s' if row.units != 1 else ''}"
     text = f"{PRIMARY} of B's Sigma is {change} ({spread}, p {row.p_value:.2g}, {counted})"
     if row.verdict == "undecided":

@@ -36,6 +36,7 @@ class LatencyRow:
     uncovered_ticks: int
     baseline_mse: float
     sigma_mse: float
+    baseline_rmse_deg: float
     sigma_rmse_deg: float
     sigma_jump_mean_deg: float
     commanded_rmse_deg: float
@@ -56,6 +57,7 @@ class _Cost:
     uncovered: int
     baseline: ndarray
     sigma: ndarray
+    baseline_deg: ndarray
     sigma_deg: ndarray
     jumps_deg: ndarray
     commanded_deg: ndarray
@@ -87,6 +89,7 @@ def latency_row(name: str, runs: Sequence[tuple[ReplayLog, Delivery]]) -> Latenc
         uncovered_ticks=sum(cost.uncovered for cost in costs),
         baseline_mse=_mean(joined("baseline")),
         sigma_mse=_mean(joined("sigma")),
+        baseline_rmse_deg=float(np.sqrt(_mean(joined("baseline_deg")))),
         sigma_rmse_deg=float(np.sqrt(_mean(joined("sigma_deg")))),
         sigma_jump_mean_deg=_mean(joined("jumps_deg")),
         commanded_rmse_deg=float(np.sqrt(_mean(joined("commanded_deg")))),
@@ -115,6 +118,7 @@ def _cost(log: ReplayLog, delivery: Delivery) -> _Cost:
         uncovered=int(np.count_nonzero(begun & log.ticks.valid & np.array([arrival is None for arrival in chosen]))),
         baseline=((normalise(base[known]) - normalise(target[known])) ** 2).mean(axis=1),
         sigma=((normalise(sigma[known]) - normalise(target[known])) ** 2).mean(axis=1),
+        baseline_deg=(np.degrees(base[known] - target[known]) ** 2).mean(axis=1),
         sigma_deg=(np.degrees(sigma[known] - target[known]) ** 2).mean(axis=1),
         jumps_deg=_jumps_deg(log, chosen),
         commanded_deg=_commanded_deg(log, log.decisions) if len(log.decisions) else np.empty(0),

@@ -63,13 +63,11 @@ def _page(headline: str, warnings: Sequence[str], table: str, facts: Sequence[st
 
 
 def _errors(row: Mapping[str, Any], before: str, after: str) -> list[str]:
-    reference = row[before]
-    bounds = [_percent(row[key] / reference if reference and row[key] is not None else None) for key in ("low", "high")]
     return [
-        _number(reference),
+        _number(row[before]),
         _number(row[after]),
         _percent(row["relative"]),
-        f"{bounds[0]} … {bounds[1]}",
+        f"{_percent(row['relative_low'])} … {_percent(row['relative_high'])}",
         _number(row["p_value"], 2),
         _number(row["effect_size"], 2),
     ]

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import plotly.io
@@ -43,18 +44,31 @@ def _templates() -> jinja2.Environment:
     )
     environment.filters["num"] = _number
     environment.filters["pct"] = _percent
+    environment.filters["bounds"] = _bounds
     environment.filters["pretty"] = lambda value: json.dumps(value, indent=1, ensure_ascii=False)
     return environment
 
 
-def _number(value: object, digits: int = 3) -> str:
+def _number(value: float | None, digits: int = 3) -> str:
     """A number with `digits` significant digits; a dash where it is undefined."""
     if value is None:
         return "–"
     if isinstance(value, int):
         return f"{value:,}".replace(",", "\u202f")
+    if 10.0**digits <= abs(value) < 1e7:
+        return f"{value:,.0f}".replace(",", "\u202f")
     return f"{value:.{digits}g}"
 
 
 def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100.0 * value:+.2f} %"
+    return "–" if value is None else f"{_hundredths(value)} %"
+
+
+def _bounds(row: Mapping[str, Any]) -> str:
+    """A comparison's interval, as a share of the baseline."""
+    low, high = row["relative_low"], row["relative_high"]
+    return "–" if low is None or high is None else f"{_hundredths(low)} … {_hundredths(high)} %"
+
+
+def _hundredths(value: float) -> str:
+    return f"{100.0 * value:+.{2 if abs(value) < 0.1 else 1}f}".replace("-", "−")

@@ -57,16 +57,17 @@ def summary_figures(logs: Sequence[ReplayLog], scores: Scores) -> dict[str, Figu
 def comparison_figure(scores: Scores) -> Figure:
     """Change of each error against the base in percent, with its interval; left of 0 is a gain."""
     rows = [(name, value) for name, value in reversed(list(scores.comparison.items())) if value.baseline]
-    share = [100.0 / value.baseline for _, value in rows]
-    change = [value.difference * k for (_, value), k in zip(rows, share, strict=True)]
+    change, low, high = (
+        [100.0 * getattr(value, key) for _, value in rows] for key in ("relative", "relative_low", "relative_high")
+    )
     trace = go.Scatter(
         x=change,
         y=[name for name, _ in rows],
         error_x={
             "type": "data",
             "symmetric": False,
-            "array": [(value.high - value.difference) * k for (_, value), k in zip(rows, share, strict=True)],
-            "arrayminus": [(value.difference - value.low) * k for (_, value), k in zip(rows, share, strict=True)],
+            "array": [end - at for end, at in zip(high, change, strict=True)],
+            "arrayminus": [at - end for end, at in zip(low, change, strict=True)],
             "thickness": 2,
             "width": 6,
             "color": SIGMA,
@@ -86,12 +87,11 @@ def comparison_figure(scores: Scores) -> Figure:
         shapes=[zero],
         hovermode="closest",
         yaxis={"automargin": True},
-        xaxis={"title": {"text": "change [%]; left is better"}, "range": _range(rows, share, reach)},
+        xaxis={"title": {"text": "change [%]; left is better"}, "range": _range([*low, *high], reach)},
     )
 
 
-def _range(rows: list, share: list[float], reach: float) -> list[float]:
-    ends = [bound * k for (_, value), k in zip(rows, share, strict=True) for bound in (value.low, value.high)]
+def _range(ends: Sequence[float], reach: float) -> list[float]:
     finite = [end for end in ends if np.isfinite(end)]
     low, high = min([*finite, -reach * 0.25]), max([*finite, reach * 0.25])
     pad = 0.1 * (high - low)
@@ -108,7 +108,7 @@ def step_error(scores: Scores) -> Figure:
         ],
         x="step of the chunk [ticks]",
         y="mean squared error",
-        yaxis={"rangemode": "tozero", "title": {"text": "mean squared error (normalised)"}},
+        yaxis={"rangemode": "tozero", "title": {"text": "mse (normalised)"}},
     )
 
 

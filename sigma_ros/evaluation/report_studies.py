@@ -6,7 +6,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from sigma_ros.evaluation.report_figures import BASE, SIGMA, Figure, figure_of
+from sigma_ros.evaluation.report_figures import BASE, COMMAND, SIGMA, WARN, Figure, figure_of
 
 
 def study_figures(document: Mapping[str, Any]) -> dict[str, Figure]:
@@ -15,17 +15,43 @@ def study_figures(document: Mapping[str, Any]) -> dict[str, Figure]:
     if document["semantics"]:
         figures["semantics"] = _semantics(document["semantics"]["effects"])
     if document["latency"]:
-        figures["latency"] = _latency(document["latency"]["rows"])
+        rows = document["latency"]["rows"]
+        figures["latency"] = _late_errors(rows)
+        figures["latency-motion"] = _late_motion(rows)
     return figures
 
 
-def _latency(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    names = [f"{row['name']} ms" if row["name"] != "measured" else "measured" for row in rows]
+def _late_errors(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    return _late_bars(rows, "RMS error [deg]", ("baseline_rmse_deg", "base", BASE), ("sigma_rmse_deg", "Sigma", SIGMA))
+
+
+def _late_motion(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Whether there is a step at all, and how far the next chunk is from it where it takes over."""
+    shares = [100.0 * row["uncovered_ticks"] / row["ticks"] if row["ticks"] else None for row in rows]
+    return _late_bars(
+        [{**row, "share": share} for row, share in zip(rows, shares, strict=True)],
+        "deg; % of ticks",
+        ("sigma_jump_mean_deg", "jump at take-over [deg]", COMMAND),
+        ("share", "ticks without a step [%]", WARN),
+    )
+
+
+def _late_bars(rows: Sequence[Mapping[str, Any]], unit: str, *series: tuple[str, str, str]) -> Figure:
+    names = [row["name"] for row in rows]
     traces = [
-        go.Bar(x=names, y=[row["baseline_mse"] for row in rows], name="base, executed", marker={"color": BASE}),
-        go.Bar(x=names, y=[row["sigma_mse"] for row in rows], name="Sigma, executed", marker={"color": SIGMA}),
+        go.Bar(
+            x=names,
+            y=[row[key] for row in rows],
+            name=name,
+            marker={"color": colour},
+            text=["" if row[key] is None else f"{row[key]:.1f}" for row in rows],
+            textposition="outside",
+            cliponaxis=False,
+        )
+        for key, name, colour in series
     ]
-    return figure_of(traces, x="latency", y="mean squared error (normalised)", barmode="group", bargap=0.3)
+    axis = {"title": {"text": "latency [ms]"}, "type": "category", "automargin": True}
+    return figure_of(traces, x="", y=unit, barmode="group", bargap=0.3, xaxis=axis, yaxis={"rangemode": "tozero"})
 
 
 def _semantics(effects: Sequence[Mapping[str, Any]]) -> Figure:
@@ -41,7 +67,7 @@ def _intervals(effects: Sequence[Mapping[str, Any]], arm: str, name: str, colour
     change = [100.0 * row["relative"] for _, row in rows]
     ends = {
         end: [
-            100.0 * row[end] / row["baseline"] if row[end] is not None else at
+            100.0 * row[f"relative_{end}"] if row[f"relative_{end}"] is not None else at
             for (_, row), at in zip(rows, change, strict=True)
         ]
         for end in ("low", "high")

@@ -41,7 +41,7 @@ LIMITS = (
     "Retrieval under a wrong text tells the two apart: a memory that names the given text copies it, one that names "
     "the recorded text has read it from the pictures and the joints.",
     "Errors under a wrong text are against the recorded actions: a policy that obeys the other text is wrong by this "
-    "measure, and one that ignores all text is not. `*_change_deg` says whether the text changed the actions at all.",
+    "measure, and one that ignores all text is not. How far the actions moved says whether the text mattered at all.",
 )
 """What the semantic measures can and cannot show; stands beside them in every report."""
 

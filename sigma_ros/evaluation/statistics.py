@@ -23,8 +23,9 @@ MIN_EPISODES = 5
 class Comparison:
     """Sigma minus baseline on a score where less is better: a negative difference is a gain.
 
-    `low` and `high` bound the difference with `confidence`; `effect_size` is Cohen's d of the paired
-    differences; `p_value` is of the two-sided sign-flip permutation test. NaN where undefined.
+    `low` and `high` bound the difference with `confidence`, `relative_low` and `relative_high` its share of the
+    baseline (a ratio of means: both are resampled, so a gain never reaches beyond -100 %); `effect_size` is Cohen's
+    d of the paired differences; `p_value` is of the two-sided sign-flip permutation test. NaN where undefined.
     """
 
     baseline: float
@@ -32,6 +33,8 @@ class Comparison:
     difference: float
     low: float
     high: float
+    relative_low: float
+    relative_high: float
     confidence: float
     effect_size: float
     p_value: float
@@ -45,12 +48,12 @@ class Comparison:
 
     @property
     def verdict(self) -> Literal["better", "worse", "equal", "undecided"]:
-        """What the interval allows to say: `equal` only where every single difference is exactly 0."""
+        """What both intervals allow to say: `equal` only where every single difference is exactly 0."""
         if self.difference == self.low == self.high == 0.0:
             return "equal"
-        if self.high < 0.0:
+        if self.high < 0.0 and not self.relative_high >= 0.0:
             return "better"
-        return "worse" if self.low > 0.0 else "undecided"
+        return "worse" if self.low > 0.0 and not self.relative_low <= 0.0 else "undecided"
 
 
 def compare(
@@ -68,17 +71,23 @@ def compare(
     """
     difference = sigma - baseline
     unit: Literal["episode", "window"] = "window"
-    sums, counts = difference, np.ones_like(difference)
+    sums, counts, reference = difference, np.ones_like(difference), baseline
     if len(np.unique(episodes)) >= MIN_EPISODES:
         unit = "episode"
         sums, counts = _per_episode(difference, episodes)
+        reference, _ = _per_episode(baseline, episodes)
     low, high = interval(sums, counts, seed=seed, confidence=confidence, resamples=resamples)
+    relative_low, relative_high = math.nan, math.nan
+    if np.all(reference > 0.0):
+        relative_low, relative_high = interval(sums, reference, seed=seed, confidence=confidence, resamples=resamples)
     return Comparison(
         baseline=_mean(baseline),
         sigma=_mean(sigma),
         difference=_mean(difference),
         low=low,
         high=high,
+        relative_low=relative_low,
+        relative_high=relative_high,
         confidence=confidence,
         effect_size=_effect_size(sums / counts),
         p_value=_p_value(sums, seed=seed, resamples=resamples),

@@ -154,10 +154,10 @@ def _headline(pooled: Pooled | None) -> str:
     words = {"better": "beats", "worse": "is worse than"}.get(row.verdict, "does not beat")
     if not row.baseline or math.isnan(row.low):
         return f"Sigma {words} its base: {PRIMARY} {row.sigma:.3g} against {row.baseline:.3g}."
-    low, high = row.low / row.baseline, row.high / row.baseline
     return (
         f"Sigma {words} its base: {PRIMARY} is {abs(row.relative):.1%} {'lower' if row.difference < 0 else 'higher'} "
-        f"({row.confidence:.0%} interval {low:+.1%} to {high:+.1%}, p {row.p_value:.2g}, {row.units} {row.unit}s)."
+        f"({row.confidence:.0%} interval {row.relative_low:+.1%} to {row.relative_high:+.1%}, "
+        f"p {row.p_value:.2g}, {row.units} {row.unit}s)."
     )
 
 

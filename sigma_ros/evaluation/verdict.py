@@ -57,8 +57,8 @@ def _change(comparison: Comparison) -> str:
     text = f"{PRIMARY} is {abs(comparison.relative):.1%} {less}"
     if math.isnan(comparison.low):
         return f"{text} on a single {comparison.unit}, which gives no interval"
-    low, high = (bound / comparison.baseline for bound in (comparison.low, comparison.high))
-    return f"{text} ({comparison.confidence:.0%} interval {low:+.1%} to {high:+.1%}, {_units(comparison)})"
+    spread = f"{comparison.relative_low:+.1%} to {comparison.relative_high:+.1%}"
+    return f"{text} ({comparison.confidence:.0%} interval {spread}, {_units(comparison)})"
 
 
 def _units(comparison: Comparison) -> str:

@@ -33,6 +33,31 @@ def test_resampling_episodes_covers_where_resampling_windows_would_not():
     assert covered["window"] / 120 < 0.5
 
 
+def test_the_relative_interval_is_of_the_ratio_so_no_gain_goes_beyond_all_of_the_error():
+    """Windows differ much, the gain does not: 98 % +- 1 % of each. The difference over the mean error hides that."""
+    rng = np.random.default_rng(9)
+    baseline = rng.gamma(0.5, 1.0, 17)
+    result = compare(baseline, baseline * rng.normal(0.02, 0.01, 17).clip(0.0), np.zeros(17, int))
+    assert result.low / result.baseline < -1.0
+    assert -1.0 < result.relative_low < result.relative < result.relative_high < -0.95
+
+
+def test_the_relative_interval_covers_the_ratio_of_the_means_about_as_often_as_it_says():
+    rng = np.random.default_rng(11)
+    hits = 0
+    for trial in range(200):
+        baseline = rng.gamma(4.0, 0.25, 60)
+        result = compare(baseline, baseline * rng.gamma(4.0, 0.2, 60), np.zeros(60, int), seed=trial, resamples=400)
+        hits += result.relative_low <= -0.2 <= result.relative_high
+    assert 0.90 <= hits / 200 <= 0.99
+
+
+def test_without_an_error_to_compare_with_there_is_no_relative_interval():
+    result = compare(np.zeros(6), np.ones(6), np.zeros(6, int))
+    assert np.isnan([result.relative, result.relative_low, result.relative_high]).all()
+    assert result.verdict == "worse"
+
+
 def test_pairing_sees_a_gain_that_is_lost_between_windows():
     """Windows differ by far more than the arms do; the paired interval is at least ten times narrower."""
     rng = np.random.default_rng(5)
