@@ -81,17 +81,18 @@ class PolicyHealth:
             "last_error": self._last_error,
             "checkpoint": self._model.facts["checkpoint_hash"],
         }
-        if busy_ns > HANG_NS:
-            return Standing(Level.ERROR, f"one inference has been running for {busy_ns / 1e9:.0f} s", values)
-        if self._errors:
-            return Standing(Level.ERROR, f"{self._errors} inference(s) failed: {self._last_error}", values)
-        if self._session.overruns:
-            return Standing(Level.ERROR, "inference is slower than the memory's stride; epochs were cut", values)
-        if self._session.paused:
-            return Standing(Level.WARN, "paused", values)
-        if not self._took_ms:
-            waits = ", ".join(self._session.missing) or "a complete tick"
-            return Standing(Level.STALE, f"waiting for {waits}", values)
+        waits = ", ".join(self._session.missing) or "a complete tick"
+        problems = (
+            (busy_ns > HANG_NS, Level.ERROR, f"one inference has been running for {busy_ns / 1e9:.0f} s"),
+            (self._errors, Level.ERROR, f"{self._errors} inference(s) failed: {self._last_error}"),
+            (self._session.overruns, Level.ERROR, "inference is slower than the memory's stride; epochs were cut"),
+            (self._session.paused, Level.WARN, "paused"),
+            (self._session.clock_stands, Level.ERROR, "the clock stands: /clock is paused, or nobody publishes it"),
+            (not self._took_ms, Level.STALE, f"waiting for {waits}"),
+        )
+        for is_so, level, text in problems:
+            if is_so:
+                return Standing(level, text, values)
         return Standing(Level.OK, f"{p50:.0f} ms", values)
 
     def _adapter(self) -> Standing:

@@ -2,6 +2,7 @@
 """What the policy node listens to while active: a callback only stores, then looks whether a tick is complete."""
 
 import functools
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -12,7 +13,7 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 
 from sigma_ros.contract import Camera, Contract
 from sigma_ros.nodes import qos, topics
-from sigma_ros.nodes.clocks import steady_clock
+from sigma_ros.nodes.clocks import ClockWatch, steady_clock
 from sigma_ros.nodes.image_messages import image_view
 from sigma_ros.nodes.policy_session import PolicySession
 from sigma_ros.nodes.sensor_messages import stamp_ns
@@ -34,6 +35,7 @@ class PolicyInput:
         self._node = node
         self._session = session
         self._lockstep = lockstep
+        self._clock_watch = ClockWatch()
         sensor_qos = qos.SENSOR_RELIABLE if lockstep else qos.SENSOR
         self._subscriptions = [
             node.create_subscription(JointState, contract.joint_state_topic, self._on_joints, sensor_qos)
@@ -70,7 +72,13 @@ class PolicyInput:
         self._advance()
 
     def _advance(self) -> None:
-        self._session.advance(None if self._lockstep else self._node.get_clock().now().nanoseconds)
+        if self._lockstep:
+            self._session.advance(None)
+            return
+        now_ns = self._node.get_clock().now().nanoseconds
+        self._clock_watch.note(now_ns, time.monotonic_ns())
+        self._session.clock_stands = self._clock_watch.stands
+        self._session.advance(now_ns)
 
     def _on_clock_jump(self, _jump: object) -> None:
         self._node.get_logger().warning("the clock jumped, a new epoch begins")

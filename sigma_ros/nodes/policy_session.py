@@ -66,6 +66,7 @@ class PolicySession:
         self._skipped = 0
         self.blocked: tuple[str, ...] = ()
         self.paused = False
+        self.clock_stands = False
         self.overruns = 0
         self._options = options
         self.set_task(options.task)
@@ -82,11 +83,11 @@ class PolicySession:
 
     @property
     def healthy(self) -> bool:
-        """Whether chunks can be expected: not paused, units fit, the newest tick was a window, no camera stands still.
+        """Whether chunks can be expected: not paused, units fit, time goes on, the newest tick was a window.
 
-        The last counts only with `frozen_camera` = hold.
+        With `frozen_camera` = hold also: no camera stands still.
         """
-        stands_still = self.options.frozen_camera == "hold" and bool(self.frozen)
+        stands_still = self.clock_stands or (self.options.frozen_camera == "hold" and bool(self.frozen))
         return self._valid and not self.paused and not self.blocked and not stands_still
 
     @property

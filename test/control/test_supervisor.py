@@ -294,6 +294,37 @@ def test_after_a_hold_chunks_from_before_it_are_refused() -> None:
     assert bench.offer(chunk_id=0).accepted, "a restarted policy counts from 0"
 
 
+@pytest.mark.parametrize("state", [State.DISENGAGED, State.HOLD, State.STOPPED])
+def test_a_policy_started_again_while_the_arm_stands_is_heard_although_it_counts_from_zero(state: State) -> None:
+    bench = Bench(LIVE).running()
+    if state is State.HOLD:
+        bench.joints = False
+        bench.tick(10)
+    elif state is State.STOPPED:
+        bench.supervisor.stop(Reason.FOREIGN_PUBLISHER)
+    else:
+        bench.supervisor.release()
+        bench.tick(30)
+    bench.next_id, bench.epoch = 500, 3
+    bench.tick(10)
+    assert bench.last.state is state
+    assert bench.offer().accepted
+    bench.heartbeat = False
+    bench.tick(10)
+    bench.heartbeat, bench.joints = True, True
+    bench.next_id, bench.epoch = 0, 0
+    bench.tick(2)
+    assert bench.offer().accepted
+    if state is State.STOPPED:
+        assert bench.supervisor.reset_stop(bench.now_ns).success
+    bench.tick(2)
+    assert bench.engage().success
+    for _ in range(5):
+        bench.offer()
+        bench.tick(10)
+    assert bench.last.state in FOLLOWING, bench.last.reason_text
+
+
 def test_missing_joint_states_mean_hold_and_later_stopped() -> None:
     bench = swaying()
     bench.joints = False
@@ -345,6 +376,20 @@ def test_a_jump_of_the_observation_clock_means_hold_and_a_new_start(jump_ms: int
     assert decision.state is State.HOLD
     assert decision.reason is Reason.CLOCK_JUMP
     bench.tick(30)
+    bench.offer()
+    assert bench.tick(3).state in FOLLOWING
+    assert excess(bench.commands, MOTION) < 1e-6
+
+
+def test_a_paused_observation_clock_means_hold_and_it_goes_on_by_itself() -> None:
+    """Everybody's stamps stand, so joint states have no newer ones; ours goes on and says so."""
+    bench = swaying()
+    for _ in range(10):
+        bench.offset_ns -= PERIOD
+        bench.tick()
+    assert bench.last.state is State.HOLD
+    assert bench.last.reason is Reason.JOINTS_STALE
+    bench.tick(10)
     bench.offer()
     assert bench.tick(3).state in FOLLOWING
     assert excess(bench.commands, MOTION) < 1e-6
