@@ -21,7 +21,11 @@ from sigma_ros.risk import assess
 from sigma_ros.values import AdapterSettings, Chunk
 
 CONTRACT = load_contract("so101")
-MOTION = SupervisorLimits().motion(CONTRACT)
+FREE = SupervisorLimits()
+MOTION = FREE.motion(CONTRACT)
+TOOL = SupervisorLimits(cap_tool_speed=True, max_tool_speed_mps=5.0, keep_above_plane=True, plane_height_m=-2.0)
+"""Limits of the tool that cost what they cost and bound nothing; `SLOW` bounds a wild motion at nearly every tick."""
+SLOW = SupervisorLimits(cap_tool_speed=True, keep_above_plane=True, plane_height_m=-2.0)
 MIDDLE = 0.5 * (CONTRACT.lower_rad + CONTRACT.upper_rad)
 Clock = Callable[[], int]
 
@@ -42,6 +46,20 @@ def stop_check(count: int, clock: Clock) -> list[int]:
     for recent in states(count):
         start = clock()
         planner.certify(recent[:2], recent[2:])
+        times.append(clock() - start)
+    return times
+
+
+def tool_check(count: int, clock: Clock) -> list[int]:
+    """The stop-plan check and that of the tool on the same stop."""
+    motion = TOOL.motion(CONTRACT)
+    planner, workspace = StopPlanner(motion), motion.workspace
+    assert workspace is not None
+    times = []
+    for recent in states(count):
+        start = clock()
+        _, stops = planner.certify(recent[:2], recent[2:])
+        workspace.judge(np.concatenate((recent[None, 1:], stops.swapaxes(1, 2)), axis=1))
         times.append(clock() - start)
     return times
 
@@ -67,8 +85,8 @@ def ruckig_check(count: int, clock: Clock) -> list[int]:
     return times
 
 
-def guarded(count: int, clock: Clock, *, wild: bool) -> list[int]:
-    guard = MotionGuard(MOTION)
+def guarded(count: int, clock: Clock, *, wild: bool, limits: SupervisorLimits = FREE) -> list[int]:
+    guard = MotionGuard(limits.motion(CONTRACT))
     track = guard.rest(MIDDLE)
     rng = np.random.default_rng(0)
     times = []
@@ -136,8 +154,11 @@ def main() -> None:
     clock = time.perf_counter_ns if options.wall else time.thread_time_ns
     rows = {
         "stop-plan check, 6 joints": stop_check(options.count, clock),
+        "the same and the tool's": tool_check(options.count, clock),
         "guarded step, request followed": guarded(options.count, clock, wild=False),
+        "the same with the tool's limits": guarded(options.count, clock, wild=False, limits=TOOL),
         "guarded step, wild request": guarded(options.count, clock, wild=True),
+        "the same, its tool held to 0.25 m/s": guarded(options.count, clock, wild=True, limits=SLOW),
         "supervisor tick, chunks included": ticks(options.count, clock),
     }
     try:

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
+from sigma_ros.chain import Kinematics
 from sigma_ros.errors import ContractError
 from sigma_ros.values import NS_PER_S, frozen_array
 
@@ -58,7 +59,8 @@ class Contract:
     """A robot as the policy and the supervisor see it. Joint order is the order of `joints`.
 
     `action_source` is `command` (the recording has commands on `command_topic`) or `next_state`
-    (it has none: the action of a tick is the state of the next one).
+    (it has none: the action of a tick is the state of the next one). `kinematics` is needed for limits of
+    the tool alone.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Contract:
     fps: float
     settle_ns: int
     tasks: tuple[str, ...]
+    kinematics: Kinematics | None = None
 
     @property
     def dof(self) -> int:

@@ -8,9 +8,11 @@ from typing import Any
 
 import yaml
 
+from sigma_ros.chain import read_kinematics
 from sigma_ros.contract import COMMAND_TYPES, IMAGE_TYPES, POLICY_UNITS, Camera, Contract, Joint, unit_map
 from sigma_ros.errors import ContractError
 
+_ENTRIES = {"name", "fps", "settle_ms", "tasks", "joints", "cameras", "state", "action", "command", "kinematics"}
 _DERIVATIVES = {"max_velocity_radps", "max_acceleration_radps2", "max_jerk_radps3"}
 
 
@@ -100,15 +102,13 @@ class _Reader:
 
     def contract(self) -> Contract | None:
         root = self._root
-        self._unknown(
-            root, "", {"name", "fps", "settle_ms", "tasks", "joints", "cameras", "state", "action", "command"}
-        )
+        self._unknown(root, "", _ENTRIES)
         joints = tuple(
             joint for i, entry in enumerate(self._list(root, "joints")) if (joint := self._joint(entry, f"joints[{i}]"))
         )
         cameras = tuple(
             camera
-            for i, entry in enumerate(self._list(root, "cameras"))
+            for i, entry in enumerate([] if root.get("cameras") == [] else self._list(root, "cameras"))
             if (camera := self._camera(entry, f"cameras[{i}]"))
         )
         state = self._mapping(root, "state", {"topic", "max_age_ms"})
@@ -130,6 +130,8 @@ class _Reader:
         self._repeats([c.name for c in cameras], "camera name")
         self._repeats([c.topic for c in cameras], "camera topic")
         self._repeats([c.model_key for c in cameras], "camera model_key")
+        named = tuple(str(entry["name"]) for entry in self._entries("joints") if "name" in entry)
+        kinematics = read_kinematics(root.get("kinematics"), named, self.problems)
         if self.problems:
             return None
         return Contract(
@@ -139,6 +141,7 @@ class _Reader:
             settle_ns=round(settle_ms * 1e6),
             command_period_ns=round(1e9 / rate_hz),
             joint_state_max_age_ns=round(max_age_ms * 1e6),
+            kinematics=kinematics,
             **fields,
         )
 
@@ -206,6 +209,11 @@ class _Reader:
             return value
         self.problems.append(f"{key} must be a list with at least one entry, got {value!r}")
         return []
+
+    def _entries(self, key: str) -> list[dict[str, object]]:
+        """The mappings of a list, whether or not they are right."""
+        value = self._root.get(key)
+        return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
 
     def _mapping(self, mapping: Mapping[str, object], key: str, keys: set[str]) -> dict[str, Any]:
         value = mapping.get(key)

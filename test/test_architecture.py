@@ -14,13 +14,14 @@ PACKAGE = ROOT / "sigma_ros"
 
 # part -> parts it may import besides itself. A part is a module or a folder directly below sigma_ros/.
 FOUNDATION = {"errors", "values", "risk"}
-FACTS = FOUNDATION | {"contract", "contract_file"}
+FACTS = FOUNDATION | {"chain", "contract", "contract_file"}
 MAY_IMPORT = {
     "errors": set(),
     "values": set(),
     "risk": {"values"},
-    "contract": {"errors", "values"},
-    "contract_file": {"contract", "errors"},
+    "chain": set(),
+    "contract": {"chain", "errors", "values"},
+    "contract_file": {"chain", "contract", "errors"},
     "control": FACTS,
     "model": FACTS,
     "evaluation": FACTS | {"control", "model"},

@@ -13,11 +13,12 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import oracle
+import yaml
 from attacks import ATTACKS, Attack, View
 from numpy import ndarray
 from numpy.random import Generator
@@ -33,6 +34,7 @@ MOTION_TICKS = 1000
 """A motion starts at rest at a random pose and is attacked for this long."""
 
 _CLIMB_TICKS = 60
+_LIMITS_FILE = Path(__file__).resolve().parent.parent / "config" / "oracle_so101.yaml"
 
 
 @dataclass(kw_only=True)
@@ -159,35 +161,90 @@ def storm_row(bench: Bench, name: str, storm: Storm, ticks: int, rng: Generator)
     """One storm on the whole supervisor, motion by motion."""
     row = Row(adversary=name)
     while row.report.ticks < ticks:
-        limits = SupervisorLimits(
-            start_ramp=True,
-            max_start_offset_rad=3.2,
-            require_heartbeat=name == "dying_streams",
-            resume_after_s=float(rng.choice([0.0, 0.2])),
-            crossfade_steps=int(rng.integers(5)),
-        )
-        stage = Stage.build(bench.contract, rng, limits)
-        for _ in range(min(MOTION_TICKS, ticks - row.report.ticks)):
-            storm(stage)
-            stage.operate()
-            stage.step()
-        row.report.add(oracle.check(bench.limits, stage.commands, stage.states))
-        row.report.found["position"] += stage.supervisor.counters.violations
-        row.clipped += stage.supervisor.counters.clipped_ticks
-        row.chunks += stage.chunks
+        stage = Stage.build(bench.contract, rng, _storm_limits(name, rng))
+        _weather(row, bench, stage, storm, ticks)
         yield row
+
+
+def _storm_limits(name: str, rng: Generator) -> SupervisorLimits:
+    return SupervisorLimits(
+        start_ramp=True,
+        max_start_offset_rad=3.2,
+        require_heartbeat=name == "dying_streams",
+        resume_after_s=float(rng.choice([0.0, 0.2])),
+        crossfade_steps=int(rng.integers(5)),
+    )
+
+
+def _weather(row: Row, bench: Bench, stage: Stage, storm: Storm, ticks: int) -> None:
+    """One motion under a storm."""
+    for _ in range(min(MOTION_TICKS, ticks - row.report.ticks)):
+        storm(stage)
+        stage.operate()
+        stage.step()
+    row.report.add(oracle.check(bench.limits, stage.commands, stage.states))
+    row.report.found["position"] += stage.supervisor.counters.violations
+    row.clipped += stage.supervisor.counters.clipped_ticks
+    row.chunks += stage.chunks
+
+
+def tool_row(bench: Bench, ticks: int, rng: Generator) -> Iterator[Row]:
+    """Every attack and storm in turn on a supervisor that also bounds the tool's speed and height."""
+    row = Row(adversary="tool_limits")
+    turn = 0
+    while row.report.ticks < ticks:
+        names = sorted(ATTACKS if turn % 2 else STORMS)
+        name = names[turn // 2 % len(names)]
+        turn += 1
+        stage = Stage.build(bench.contract, rng, SupervisorLimits())
+        bounded = replace(
+            _storm_limits(name, rng),
+            cap_tool_speed=True,
+            max_tool_speed_mps=float(rng.choice([0.05, 0.25, 1.0])),
+            keep_above_plane=True,
+            plane_height_m=_below(bench, stage.pose_rad) - float(rng.uniform(0.0, 0.1)),
+        )
+        tooled = replace(bench, motion=bounded.motion(bench.contract), limits=_with_tool(bench.limits, bounded))
+        if name in STORMS:
+            stage.supervisor.configure(bounded)
+            _weather(row, tooled, stage, STORMS[name], min(ticks, row.report.ticks + 300))
+        else:
+            guard, commands = MotionGuard(tooled.motion), [stage.pose_rad]
+            view = View(limits=tooled.motion, track=guard.rest(stage.pose_rad))
+            for view.tick in range(200):
+                step = guard.advance(view.track, ATTACKS[name](rng, view))
+                view.track = step.track
+                commands.append(view.position)
+                row.clipped += int(step.clipped.any())
+            _judge(row, tooled, list(commands))
+        yield row
+
+
+def _below(bench: Bench, pose_rad: ndarray) -> float:
+    """A height just below the lowest point of a pose, as the oracle sees it."""
+    tool = _with_tool(bench.limits, SupervisorLimits(keep_above_plane=True)).tool
+    assert tool is not None
+    return float(tool.places(pose_rad[None])[0, :, 2].min()) - 1e-6
+
+
+def _with_tool(limits: oracle.Limits, settings: SupervisorLimits) -> oracle.Limits:
+    """The oracle's limits with its own kinematics and these bounds of the tool."""
+    raw = yaml.safe_load(_LIMITS_FILE.read_text(encoding="utf-8"))["tool"]
+    bounds = {"max_speed_mps": settings.max_tool_speed_mps, "min_height_m": settings.plane_height_m}
+    return replace(limits, tool=oracle.Tool.read(raw | bounds))
 
 
 def run(ticks: int, seed: int, *, quiet: bool = False) -> list[Row]:
     """The campaign: `ticks` shared equally among all adversaries."""
     contract = load_contract("so101")
-    limits = oracle.Limits.read(Path(__file__).resolve().parent.parent / "config" / "oracle_so101.yaml")
+    limits = oracle.Limits.read(_LIMITS_FILE)
     bench = Bench(contract=contract, motion=SupervisorLimits().motion(contract), limits=limits)
     plans: dict[str, Callable[[int, Generator], Iterator[Row]]] = {}
     for name, attack in ATTACKS.items():
         plans[name] = lambda n, rng, name=name, attack=attack: attack_row(bench, name, attack, n, rng)  # type: ignore[misc]
     plans["hill_climb"] = lambda n, rng: climb_row(bench, n, rng)
     plans["random_limits"] = limits_row
+    plans["tool_limits"] = lambda n, rng: tool_row(bench, n, rng)
     for name, storm in STORMS.items():
         plans[name] = lambda n, rng, name=name, storm=storm: storm_row(bench, name, storm, n, rng)  # type: ignore[misc]
     share = -(-ticks // len(plans))
@@ -208,19 +265,22 @@ def table(rows: Sequence[Row]) -> str:
     """The result as Markdown."""
     lines = [
         "| adversary | ticks | chunks | bounded ticks | position | velocity | acceleration | jerk | motion at rest "
-        "| most used (v, a, j) |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
+        "| tool | most used (v, a, j) |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     for row in rows:
         found, used = row.report.found, row.report.used
         lines.append(
             f"| {row.adversary} | {row.report.ticks:,} | {row.chunks:,} | {row.clipped / row.report.ticks:.1%} "
             f"| {found['position']} | {found['velocity']} | {found['acceleration']} | {found['jerk']} "
-            f"| {found['motion_at_rest']} | {used['velocity']:.6f}, {used['acceleration']:.6f}, {used['jerk']:.6f} |"
+            f"| {found['motion_at_rest']} | {found['tool']} "
+            f"| {used['velocity']:.6f}, {used['acceleration']:.6f}, {used['jerk']:.6f} |"
         )
     ticks, chunks = sum(row.report.ticks for row in rows), sum(row.chunks for row in rows)
     violations = sum(row.report.violations for row in rows)
-    lines.append(f"| **all {len(rows)}** | **{ticks:,}** | **{chunks:,}** | | **{violations} violations** | | | | | |")
+    lines.append(
+        f"| **all {len(rows)}** | **{ticks:,}** | **{chunks:,}** | | **{violations} violations** | | | | | | |"
+    )
     return "\n".join(lines) + "\n"
 
 

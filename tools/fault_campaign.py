@@ -5,9 +5,9 @@
     python -m tools.fault_campaign --large --out out/safety     a hundred kills, sixty pairs of faults
     python -m tools.fault_campaign --only joints_jump,flood     some rows
 
-Writes `faults.json`, `faults.md`, the log of the nodes and, trial by trial, `faults.jsonl`; `--docs docs/safety.md` also
-renews the table there. Exit codes: 0 every reaction as expected and no violation, 1 not so, 2 usage. Arm and policy are
-mocks (`tools/rig.py`).
+Writes `faults.json`, `faults.md`, the nodes' log and, trial by trial, `faults.jsonl`; `--docs docs/safety.md` also
+renews the table there. Exit codes: 0 every reaction as expected and no violation, 1 not so, 2 usage. Arm and policy
+are mocks (`tools/rig.py`).
 """
 
 import argparse

@@ -12,7 +12,9 @@ Rules. Between commands one period apart: positions inside the range, speed, acc
 second and third difference of the published numbers) inside their limits. Before its first command the arm is
 taken to stand there. A command after a pause (null) begins a new motion. In HOLD, STOPPED and ESTOP the arm may
 only come to rest: it may move for `rest_within_s` after the state was entered, and not again. In DISENGAGED
-nothing is published. The supervisor is never silent for longer than `silence_s`.
+nothing is published. The supervisor is never silent for longer than `silence_s`. Where the limits file has a `tool`
+with a `max_speed_mps` or a `min_height_m`, its points are placed by the arm's joints (as a URDF gives them: place, then
+roll, pitch, yaw, then the turn about z) and held to them.
 """
 
 import argparse
@@ -28,8 +30,58 @@ import numpy as np
 import yaml
 from numpy import ndarray
 
-KINDS = ("position", "velocity", "acceleration", "jerk", "not_finite", "motion_at_rest", "silence")
+KINDS = ("position", "velocity", "acceleration", "jerk", "not_finite", "motion_at_rest", "silence", "tool")
 RESTING_STATES = ("HOLD", "STOPPED", "ESTOP")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tool:
+    """Where the joints are, which points are looked at, and what they may do.
+
+    `frames[i]` is joint i's frame in the one before it (4 x 4); `points` are (number of joints that move it, place).
+    """
+
+    frames: tuple[ndarray, ...]
+    points: tuple[tuple[int, ndarray], ...]
+    max_speed_mps: float
+    min_height_m: float
+
+    @classmethod
+    def read(cls, raw: dict[str, Any]) -> "Tool | None":
+        """From the limits file; None where it bounds nothing."""
+        if raw["max_speed_mps"] is None and raw["min_height_m"] is None:
+            return None
+        return cls(
+            frames=tuple(_frame(joint["xyz"], joint["rpy"]) for joint in raw["joints"]),
+            points=tuple((int(p["after_joints"]), np.array([*p["xyz"], 1.0])) for p in raw["points"]),
+            max_speed_mps=math.inf if raw["max_speed_mps"] is None else float(raw["max_speed_mps"]),
+            min_height_m=-math.inf if raw["min_height_m"] is None else float(raw["min_height_m"]),
+        )
+
+    def places(self, q: ndarray) -> ndarray:
+        """The points' places for each row of joint positions: rows x points x 3."""
+        rows = []
+        for angles in q:
+            frame, frames = np.eye(4), [np.eye(4)]
+            for fixed, angle in zip(self.frames, angles, strict=True):
+                frame = frame @ fixed @ _turn("z", angle)
+                frames.append(frame)
+            rows.append([(frames[after] @ point)[:3] for after, point in self.points])
+        return np.array(rows)
+
+
+def _turn(axis: str, angle: float) -> ndarray:
+    first, second = {"x": (1, 2), "y": (2, 0), "z": (0, 1)}[axis]
+    turn = np.eye(4)
+    turn[first, first] = turn[second, second] = math.cos(angle)
+    turn[second, first], turn[first, second] = math.sin(angle), -math.sin(angle)
+    return turn
+
+
+def _frame(xyz: Sequence[float], rpy: Sequence[float]) -> ndarray:
+    shift = np.eye(4)
+    shift[:3, 3] = xyz
+    return shift @ _turn("z", rpy[2]) @ _turn("y", rpy[1]) @ _turn("x", rpy[0])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +98,7 @@ class Limits:
     tolerance: float = 1e-6
     rest_within_s: float = 0.6
     silence_s: float = 1.0
+    tool: Tool | None = None
 
     @classmethod
     def read(cls, path: Path) -> "Limits":
@@ -62,6 +115,7 @@ class Limits:
             tolerance=float(raw["tolerance"]),
             rest_within_s=float(raw["rest_within_s"]),
             silence_s=float(raw["silence_s"]),
+            tool=Tool.read(raw["tool"]) if "tool" in raw else None,
         )
 
 
@@ -145,7 +199,20 @@ def _check_motion(limits: Limits, q: ndarray, states: Sequence[str], first_tick:
     for kind, (value, limit) in ratios.items():
         report.used[kind] = max(report.used[kind], float((value / limit).max()))
         _note(report, kind, value > limit + limits.tolerance, limits, first_tick)
+    if limits.tool is not None:
+        _check_tool(limits, limits.tool, q, first_tick, report)
     _check_rest(limits, here - one, states, first_tick, report)
+
+
+def _check_tool(limits: Limits, tool: Tool, q: ndarray, first_tick: int, report: Report, *, judged: int = 0) -> None:
+    """Speeds between rows, and heights of the rows after those that were `judged` before."""
+    places = tool.places(q)
+    speeds = np.linalg.norm(np.diff(places, axis=0), axis=2) / limits.period_s
+    for tick, point in np.argwhere(speeds > tool.max_speed_mps + limits.tolerance):
+        report.note("tool", f"tick {first_tick + int(tick) + 1}, point {point}: {speeds[tick, point]:.6f} m/s")
+    for row, point in np.argwhere(places[judged:, :, 2] < tool.min_height_m - limits.tolerance):
+        tick = int(row) + judged
+        report.note("tool", f"tick {first_tick + tick}, point {point} at {places[tick, point, 2]:.6f} m")
 
 
 def _check_rest(limits: Limits, steps: ndarray, states: Sequence[str], first_tick: int, report: Report) -> None:
@@ -229,6 +296,9 @@ class Live:
         for kind, joints in over.items():
             for joint in np.flatnonzero(joints):
                 self.report.note(kind, f"{where}, {limits.joints[int(joint)]}")
+        if limits.tool is not None:
+            pair = np.array(q[-2:])
+            _check_tool(limits, limits.tool, pair, self.report.ticks - len(pair), self.report, judged=len(pair) - 1)
         allowed = math.ceil(limits.rest_within_s / h)
         if self._resting_ticks > allowed and len(q) > 1 and np.any(q[-1] != q[-2]):
             self.report.note("motion_at_rest", where)

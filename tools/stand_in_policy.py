@@ -13,6 +13,7 @@ import random
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -26,6 +27,7 @@ from std_msgs.msg import Bool, Header, String
 from sigma_ros.contract_file import load_contract
 from sigma_ros.control.joints import JointReader
 from sigma_ros.control.reasons import State
+from sigma_ros.errors import SigmaError
 from sigma_ros.nodes import qos, topics
 from sigma_ros.nodes.clocks import steady_clock
 from sigma_ros.nodes.messages import chunk_message
@@ -148,10 +150,8 @@ class StandInPolicy(Node):
         self._plan_timer = self.create_timer(REPLAN_S, self._plan, clock=steady_clock())
 
     def _on_joints(self, message: JointState) -> None:
-        if len(message.position) == self._contract.dof:
-            pose = self._reader.read(tuple(message.name), message.position)
-            if np.isfinite(pose).all():
-                self._pose_rad = pose
+        with suppress(SigmaError):  # a policy keeps to what it can read
+            self._pose_rad = self._reader.read(tuple(message.name), message.position)
 
     def _on_state(self, message: SupervisorState) -> None:
         self._following = message.state in _FOLLOWING

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sigma_ros.control.reasons import State
-from tools.faults import Fault
+from tools.faults import Fault, normal
 from tools.rig import RUNNING, Rig
 
 _CLOCK_SLACK_S = 0.002
@@ -109,6 +109,7 @@ def attempt_pair(bench: Rig, first: Fault, second: Fault) -> Trial:
         with suppress(TimeoutError, AssertionError):
             fault.heal(bench)
     try:
+        normal(bench)  # said before to a policy that was stopped, it may have been lost
         recovered_s = bench.recover()
     except TimeoutError as error:
         why = str(error)

@@ -68,6 +68,10 @@ class ChunkStream:
         self.seen = Seen() if barrier_ns is None else Seen(barrier_ns=barrier_ns)
         self.chunk, self.course = None, None
 
+    def forget_order(self) -> None:
+        """What was seen bounds ids and epochs no longer: the policy may be another process, which counts from 0."""
+        self.seen = Seen(barrier_ns=self.seen.barrier_ns)
+
     def fault(self, observation_now_ns: int) -> Verdict | None:
         """Why there is no target now."""
         if self.chunk is None or self.course is None:

@@ -25,12 +25,16 @@ _BASE_MISS_S = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """One command: how far it is from the request per joint, and the most by which it broke a limit."""
+    """One command: how far it is from the request per joint, and the most by which it broke a limit.
+
+    `too_low`: the step that was wanted leads below the tool's plane.
+    """
 
     clipped: Bool[ndarray, " dof"]
     miss_rad: float
     excess: float
     base_misbehaves: bool
+    too_low: bool
 
 
 class CommandLoop:
@@ -42,6 +46,7 @@ class CommandLoop:
         self._missed = False
         self._base_miss_s = 0.0
         self._has_commanded = False
+        self.is_slowed = False
         self._last_rad: Float64[ndarray, " dof"] | None = None
         self.track: Track | None = None
         self.lead: Lead | None = None
@@ -82,6 +87,9 @@ class CommandLoop:
         )
         if isinstance(anchor, Verdict):
             return anchor
+        workspace = self._motion.workspace
+        if workspace is not None and workspace.depth_m(anchor) > 0.0:
+            return refused(Reason.TOOL_BELOW, f"by {1e3 * workspace.depth_m(anchor):.1f} mm")
         self.track = self._guard.rest(anchor)
         self._has_commanded = False
         self._ceiling = Ceiling()
@@ -143,13 +151,16 @@ class CommandLoop:
     def _outcome(self, step: Step, excess: float) -> Outcome:
         miss_rad = float(step.miss_rad.max())
         self._missed = miss_rad > self.limits.miss_tolerance_rad
-        base_misses = self._ceiling.applied == 0.0 and miss_rad > self.limits.base_miss_rad
+        self.is_slowed = step.too_fast
+        asked_for_too_much = miss_rad > self.limits.base_miss_rad and not step.too_fast
+        base_misses = self._ceiling.applied == 0.0 and asked_for_too_much
         self._base_miss_s = self._base_miss_s + self._motion.period_s if base_misses else 0.0
         return Outcome(
             clipped=step.clipped,
             miss_rad=miss_rad,
             excess=excess,
             base_misbehaves=self._base_miss_s > _BASE_MISS_S,
+            too_low=step.too_low,
         )
 
     def _strain(self, stream: ChunkStream, evidence: Evidence, *, fault: bool) -> Strain:

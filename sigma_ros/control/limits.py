@@ -14,13 +14,17 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from sigma_ros.contract import Contract
+from sigma_ros.control.workspace import Workspace, workspace_of
 from sigma_ros.errors import ContractError
 from sigma_ros.values import NS_PER_S, frozen_array
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MotionLimits:
-    """Position, velocity, acceleration and jerk per joint, and the period for which they hold."""
+    """Position, velocity, acceleration and jerk per joint, and the period for which they hold.
+
+    `workspace` holds the limits of the tool, if any are switched on.
+    """
 
     lower_rad: Float64[ndarray, " dof"]
     upper_rad: Float64[ndarray, " dof"]
@@ -28,6 +32,7 @@ class MotionLimits:
     acceleration_radps2: Float64[ndarray, " dof"]
     jerk_radps3: Float64[ndarray, " dof"]
     period_s: float
+    workspace: Workspace | None = None
 
     @property
     def dof(self) -> int:
@@ -37,6 +42,22 @@ class MotionLimits:
 
 def _setting(default: float, low: float, high: float, unit: str, text: str) -> Any:
     return field(default=default, metadata={"low": low, "high": high, "unit": unit, "text": text})
+
+
+TIGHTENED = {
+    "position_margin_rad": 1,
+    "velocity_scale": -1,
+    "acceleration_scale": -1,
+    "jerk_scale": -1,
+    "cap_tool_speed": 1,
+    "max_tool_speed_mps": -1,
+    "keep_above_plane": 1,
+    "plane_height_m": 1,
+}
+"""Motion limits: they can be made tighter at any time, never looser before a restart; 1: upwards is tighter."""
+
+_SWITCHES = {"max_tool_speed_mps": "cap_tool_speed", "plane_height_m": "keep_above_plane"}
+"""What a number means nothing without: it may be set at will while its switch is off."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +72,10 @@ class SupervisorLimits:
     velocity_scale: float = _setting(1.0, 0.01, 1.0, "", "soft speed limit as part of the contract's")
     acceleration_scale: float = _setting(1.0, 0.01, 1.0, "", "soft acceleration limit as part of the contract's")
     jerk_scale: float = _setting(1.0, 0.01, 1.0, "", "soft jerk limit as part of the contract's")
+    cap_tool_speed: bool = False
+    max_tool_speed_mps: float = _setting(0.25, 0.01, 5.0, "m/s", "that limit, for each tool point of the contract")
+    keep_above_plane: bool = False
+    plane_height_m: float = _setting(0.0, -2.0, 2.0, "m", "height of that plane in the frame of the arm's base")
 
     joint_hold_s: float = _setting(0.0, 0.0, 1.0, "s", "joint states older: HOLD; 0 takes the contract's limit")
     joint_stop_s: float = _setting(1.0, 0.1, 10.0, "s", "joint states older: STOPPED")
@@ -113,13 +138,19 @@ class SupervisorLimits:
     @classmethod
     def for_replay(cls) -> "SupervisorLimits":
         """For recordings, whose joints do not follow our commands and whose policy is called in step."""
-        return cls(require_heartbeat=False, check_tracking=False, start_ramp=True, max_start_offset_rad=3.2)
+        return cls(
+            require_heartbeat=False,
+            check_tracking=False,
+            start_ramp=True,
+            max_start_offset_rad=3.2,
+            ramp_speed_radps=1.0,
+        )
 
     def motion(self, contract: Contract) -> MotionLimits:
         """The soft limits for a robot.
 
         Raises:
-            ContractError: the margin leaves a joint no range.
+            ContractError: the margin leaves a joint no range, or a limit of the tool needs kinematics it does not know.
         """
         lower = contract.lower_rad + self.position_margin_rad
         upper = contract.upper_rad - self.position_margin_rad
@@ -137,6 +168,11 @@ class SupervisorLimits:
             acceleration_radps2=contract.max_acceleration_radps2 * self.acceleration_scale,
             jerk_radps3=contract.max_jerk_radps3 * self.jerk_scale,
             period_s=contract.command_period_ns / NS_PER_S,
+            workspace=workspace_of(
+                contract,
+                speed_mps=self.max_tool_speed_mps if self.cap_tool_speed else math.inf,
+                plane_height_m=self.plane_height_m if self.keep_above_plane else -math.inf,
+            ),
         )
 
     def tightened(self, **changes: float) -> "SupervisorLimits":
@@ -145,12 +181,13 @@ class SupervisorLimits:
         Raises:
             ContractError: a setting is not a motion limit, is out of range, or would be loosened.
         """
-        names = ("position_margin_rad", "velocity_scale", "acceleration_scale", "jerk_scale")
-        problems = [f"{name} cannot be changed, only {', '.join(names)}" for name in changes if name not in names]
-        for name in names:
+        problems = [
+            f"{name} cannot be changed, only {', '.join(TIGHTENED)}" for name in changes if name not in TIGHTENED
+        ]
+        for name, upwards in TIGHTENED.items():
             old, new = getattr(self, name), changes.get(name)
-            looser = new is not None and (new < old if name == "position_margin_rad" else new > old)
-            if looser:
+            in_force = getattr(self, _SWITCHES[name]) if name in _SWITCHES else True
+            if new is not None and in_force and (new < old if upwards > 0 else new > old):
                 problems.append(f"{name} {new} would loosen {old}")
         if problems:
             raise ContractError(
@@ -195,8 +232,10 @@ def limit_excess(limits: MotionLimits, stream: Float64[ndarray, "ticks dof"]) ->
     a = (v - v_before) / dt
     a_before = (v_before - (stream[1] - stream[0]) / dt) / dt
     j = (a - a_before) / dt
+    tool = -math.inf if limits.workspace is None else limits.workspace.excess(stream[2], stream[3])
     return float(
         max(
+            tool,
             np.max(stream[3] - limits.upper_rad),
             np.max(limits.lower_rad - stream[3]),
             np.max(np.abs(v) - limits.velocity_radps),

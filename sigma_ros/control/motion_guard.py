@@ -5,9 +5,13 @@ What is asked for is followed exactly while it keeps the limits. When it does no
 moving goal in the goal's own frame: it takes the step after which stopping relative to the goal would
 end on the goal, so it neither rings around it nor trails behind it. That choice is about quality;
 safety rests on the certificate alone (`stop_plan`), which every step must pass.
+
+With limits of the tool (`workspace`) a second certificate comes on top, of all joints together: the step
+and the stop behind it must keep them. A step that is too fast is shortened towards the stored stop's next
+command, by the same share in every joint; one that leads below the plane is not taken at all.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float64
@@ -22,6 +26,7 @@ CLIP_TOLERANCE_RAD = 1e-9
 
 _FAN = 9
 _ROUNDS = 2
+_TOOL_ROUNDS = 3
 _RANGE_TOLERANCE_RAD = 1e-12
 _UNREACHABLE_RAD = 1e3
 _LARGEST = 1e12
@@ -75,11 +80,14 @@ class Step:
     """A tick's outcome: `track.command_rad` is what to publish.
 
     `miss_rad` is the distance to the request (0 without one); `clipped` marks joints where it is not 0.
+    `too_fast`, `too_low`: what the tool's limits had against the step that was wanted.
     """
 
     track: Track
     clipped: Bool[ndarray, " dof"]
     miss_rad: Float64[ndarray, " dof"]
+    too_fast: bool = False
+    too_low: bool = False
 
 
 class MotionGuard:
@@ -117,9 +125,48 @@ class MotionGuard:
             take = take | better
         else:
             stops = stops[0]
-        command = np.where(take, wanted, command)
-        stop = np.where(take, stops.T, stop)
-        return self._finish(track, command, stop, request.upcoming_rad[0] - command)
+        taken = np.where(take, wanted, command), np.where(take, stops.T, stop)
+        if self.limits.workspace is None:
+            return self._finish(track, *taken, request.upcoming_rad[0] - taken[0])
+        too_fast, too_low = self._judge_tool(track, taken[0][None], taken[1][None])
+        if too_low[0]:
+            taken = command, stop
+        elif too_fast[0]:
+            taken = self._slower(track, (command, stop), taken[0], take)
+        step = self._finish(track, *taken, request.upcoming_rad[0] - taken[0])
+        return replace(step, too_fast=bool(too_fast[0]), too_low=bool(too_low[0]))
+
+    def _judge_tool(
+        self,
+        track: Track,
+        commands: Float64[ndarray, "candidates dof"],
+        stops: Float64[ndarray, "candidates ticks dof"],
+    ) -> tuple[Bool[ndarray, " candidates"], Bool[ndarray, " candidates"]]:
+        """(too fast, too low) of commands and the stops behind them."""
+        assert self.limits.workspace is not None
+        here = np.broadcast_to(track.command_rad, (len(commands), 1, commands.shape[1]))
+        return self.limits.workspace.judge(np.concatenate((here, commands[:, None], stops), axis=1))
+
+    def _slower(
+        self,
+        track: Track,
+        stored: tuple[Float64[ndarray, " dof"], Float64[ndarray, "ticks dof"]],
+        wanted: Float64[ndarray, " dof"],
+        take: Bool[ndarray, " dof"],
+    ) -> tuple[Float64[ndarray, " dof"], Float64[ndarray, "ticks dof"]]:
+        """The longest step found from the stored stop's next command towards the wanted one that the tool may take."""
+        best, near, far = stored, stored[0], wanted
+        for _ in range(_TOOL_ROUNDS):
+            fan = near + (far - near) * self._fan
+            certified, stops = self._planner.certify(track.recent_rad[1:], fan)
+            stops = np.where(take[:, None], stops, stored[1].T).swapaxes(1, 2)
+            too_fast, too_low = self._judge_tool(track, fan, stops)
+            fits = (certified | ~take).all(axis=1) & ~too_fast & ~too_low
+            last = int(np.flatnonzero(fits)[-1]) if fits.any() else 0
+            if fits[last]:
+                best = fan[last], stops[last]
+            near, far = fan[last], fan[min(last + 1, _FAN - 1)]
+        return best
 
     def _finish(
         self,

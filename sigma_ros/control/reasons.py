@@ -91,6 +91,9 @@ class Reason(Enum):
     SCALE_RESIDUAL_OPPOSED = ("the residual works against the base, it is off", "look at the adapter")
 
     BASE_MISBEHAVES = ("the base policy alone asks for what the arm cannot do", "look at the policy, then engage")
+    TOOL_SPEED = ("the tool is held to its speed limit", "make the policy's motions slower")
+    TOOL_PLANE = ("the tool would go below its plane", "look at the policy's targets, and at plane_height_m")
+    TOOL_BELOW = ("the tool is below its plane", "move it up by hand, or lower plane_height_m")
     LIMITS_CHANGED = ("limits were tightened", "")
     SETTING_REFUSED = ("the setting was refused", "read the text")
     FOREIGN_PUBLISHER = ("somebody else publishes commands", "stop the other publisher, then reset_stop")

@@ -50,6 +50,8 @@ class Situation:
         """The transitions that nobody asks for; once per tick, before the command."""
         evidence = self.evidence
         now_ns = evidence.now_ns
+        if evidence.heartbeat_age_s(now_ns) > self.limits.heartbeat_timeout_s:
+            self.stream.forget_order()
         estop = evidence.estop_fault(now_ns)
         if estop is not None and (evidence.estop_heard or self.state is not State.DISENGAGED):
             self.latch(State.ESTOP, estop)
@@ -80,6 +82,8 @@ class Situation:
             self.latch(State.STOPPED, refused(Reason.VIOLATION, f"by {outcome.excess:.3g}"))
         if self.is_following and outcome.base_misbehaves:
             self.hold(refused(Reason.BASE_MISBEHAVES, f"{outcome.miss_rad:.3f} rad from its request"))
+        if self.is_following and outcome.too_low:
+            self.hold(refused(Reason.TOOL_PLANE))
         joints, track = self.evidence.joints, self.loop.track
         if not self.is_following or track is None:
             joints.calm()
@@ -168,7 +172,8 @@ class Situation:
     def _run(self) -> None:
         ceiling = self.loop.ceiling
         state = State.BASE_ONLY if ceiling.own == 0.0 else State.RUN
-        self.enter(state, Verdict(accepted=True, reason=ceiling.cause))
+        slowed = self.loop.is_slowed and ceiling.cause in (Reason.OK, Reason.SCALE_MISSES)
+        self.enter(state, Verdict(accepted=True, reason=Reason.TOOL_SPEED if slowed else ceiling.cause))
 
     def _abandon(self, barrier_ns: int | None) -> None:
         self.stream.drop(barrier_ns)

@@ -172,6 +172,8 @@ class Supervisor:
         if outside.any():
             joint = self.contract.joint_names[int(np.argmax(outside))]
             return _no(Reason.SETTING_REFUSED, f"{joint} is outside the new limits; move it inside first")
+        if motion.workspace is not None and motion.workspace.depth_m(rest) > 0.0:
+            return _no(Reason.SETTING_REFUSED, "the tool is below the new plane; move it up first")
         situation.pending = limits
         if self.state.may_move:
             situation.hold(refused(Reason.LIMITS_CHANGED))

@@ -7,7 +7,7 @@
 from dataclasses import Field, dataclass, fields, make_dataclass
 from typing import Any
 
-from sigma_ros.control.limits import SupervisorLimits
+from sigma_ros.control.limits import TIGHTENED, SupervisorLimits
 from sigma_ros.errors import ContractError
 from sigma_ros.nodes.options import option
 from sigma_ros.values import AdapterSettings
@@ -182,11 +182,10 @@ class _SupervisorBase:
         return []
 
 
-TIGHTENED = ("position_margin_rad", "velocity_scale", "acceleration_scale", "jerk_scale")
-"""Motion limits, which can be made tighter at any time, never looser before a restart."""
-
 _LIMIT_FIELDS: tuple[Field[Any], ...] = fields(SupervisorLimits)
 _LIMIT_TEXTS = {
+    "cap_tool_speed": "bound the speed of the tool; needs `kinematics` in the contract",
+    "keep_above_plane": "keep the tool above a level plane; needs `kinematics` in the contract",
     "require_heartbeat": "engage only while the policy's heartbeat is heard",
     "require_estop_heartbeat": "without an e-stop publisher: ESTOP",
     "start_ramp": "lead the arm slowly to a first target beyond start_tolerance_rad",

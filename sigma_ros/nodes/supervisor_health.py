@@ -139,6 +139,8 @@ class SupervisorHealth:
             "violations": counters.violations,
             "velocity_scale": self._core.limits.velocity_scale,
             "position_margin_rad": self._core.limits.position_margin_rad,
+            "tool_speed_mps": self._core.limits.max_tool_speed_mps if self._core.limits.cap_tool_speed else "any",
+            "plane_height_m": self._core.limits.plane_height_m if self._core.limits.keep_above_plane else "none",
         }
         if counters.violations:
             return Standing(Level.ERROR, f"{counters.violations} limit violation(s) in the published stream", values)

@@ -13,6 +13,7 @@ from std_srvs.srv import Trigger
 from sigma_ros.contract import Contract
 from sigma_ros.control.decision import Answer, Decision
 from sigma_ros.control.joints import JointReader
+from sigma_ros.control.limits import TIGHTENED
 from sigma_ros.control.reasons import Reason, State
 from sigma_ros.control.supervisor import Supervisor
 from sigma_ros.errors import SigmaError
@@ -21,7 +22,7 @@ from sigma_ros.nodes import qos, topics
 from sigma_ros.nodes.clocks import steady_clock
 from sigma_ros.nodes.diagnostics import Diagnostics
 from sigma_ros.nodes.messages import chunk_value
-from sigma_ros.nodes.node_options import TIGHTENED, SupervisorOptions
+from sigma_ros.nodes.node_options import SupervisorOptions
 from sigma_ros.nodes.publishers import foreign_publishers, publishers
 from sigma_ros.nodes.sensor_messages import stamp_ns
 from sigma_ros.nodes.supervisor_health import SupervisorHealth

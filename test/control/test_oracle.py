@@ -126,7 +126,7 @@ def test_a_small_campaign_with_every_adversary_finds_no_violation(tmp_path: Path
     assert document["violations"] == 0
     assert document["ticks"] >= 2300
     names = {row["adversary"] for row in document["adversaries"]}
-    assert names == {*ATTACKS, *STORMS, "hill_climb", "random_limits"}
+    assert names == {*ATTACKS, *STORMS, "hill_climb", "random_limits", "tool_limits"}
     assert len(names) >= 12
     table = (tmp_path / "campaign.md").read_text(encoding="utf-8")
     assert all(name in table for name in names)

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the joints of an arm sit: the optional `kinematics` of a contract, and how it is read.
+
+Only what turns joint angles into the places of some tool points: no masses, no shapes. Lengths are in metres, in the
+frame of the arm's base with z up.
+"""
+
+import math
+from dataclasses import dataclass
+
+Triple = tuple[float, float, float]
+Quaternion = tuple[float, float, float, float]
+
+_FARTHEST_M = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChainLink:
+    """A link that `joint` turns about `axis` (unit vector, own frame); the frame's place in the link before it.
+
+    `quaternion` is (w, x, y, z), of length 1.
+    """
+
+    joint: str
+    position_m: Triple
+    quaternion: Quaternion
+    axis: Triple
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolPoint:
+    """A point of the tool, fixed to the link that `joint` turns."""
+
+    name: str
+    joint: str
+    position_m: Triple
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kinematics:
+    """Links from the base outwards, each carried by the one before it, and the points to look after."""
+
+    links: tuple[ChainLink, ...]
+    points: tuple[ToolPoint, ...]
+
+
+def read_kinematics(entry: object, joint_names: tuple[str, ...], problems: list[str]) -> Kinematics | None:
+    """A contract's `kinematics`; None where it has none, or where it adds to `problems`."""
+    if entry is None:
+        return None
+    found = len(problems)
+    links = [_link(item, f"kinematics.links[{i}]", problems) for i, item in enumerate(_list(entry, "links", problems))]
+    points = [
+        _point(item, f"kinematics.points[{i}]", problems) for i, item in enumerate(_list(entry, "points", problems))
+    ]
+    if isinstance(entry, dict):
+        problems += [
+            f"kinematics.{key} is not known, expected links or points" for key in entry.keys() - {"links", "points"}
+        ]
+    moved = [link.joint for link in links if link]
+    problems += [f"kinematics.links: {name!r} is no joint" for name in moved if name not in joint_names]
+    problems += [f"kinematics.links: {name!r} moves two links" for name in sorted(set(moved)) if moved.count(name) > 1]
+    problems += [
+        f"kinematics.points: {point.name} sits on {point.joint!r}, which moves no link"
+        for point in points
+        if point and point.joint not in moved
+    ]
+    if len(problems) > found:
+        return None
+    return Kinematics(links=tuple(filter(None, links)), points=tuple(filter(None, points)))
+
+
+def _list(entry: object, key: str, problems: list[str]) -> list[object]:
+    value = entry.get(key) if isinstance(entry, dict) else None
+    if isinstance(value, list) and value:
+        return value
+    problems.append(f"kinematics.{key} must be a list with at least one entry, got {value!r}")
+    return []
+
+
+def _link(item: object, where: str, problems: list[str]) -> ChainLink | None:
+    keys = {"joint", "position_m", "quaternion", "axis"}
+    if not _is_mapping(item, keys, where, problems):
+        return None
+    assert isinstance(item, dict)
+    quaternion = _vector(item, "quaternion", 4, where, problems, unit=True)
+    axis = _vector(item, "axis", 3, where, problems, unit=True)
+    position = _vector(item, "position_m", 3, where, problems)
+    if quaternion is None or axis is None or position is None:
+        return None
+    return ChainLink(joint=str(item["joint"]), position_m=position, quaternion=quaternion, axis=axis)  # type: ignore[arg-type]
+
+
+def _point(item: object, where: str, problems: list[str]) -> ToolPoint | None:
+    if not _is_mapping(item, {"name", "joint", "position_m"}, where, problems):
+        return None
+    assert isinstance(item, dict)
+    position = _vector(item, "position_m", 3, where, problems)
+    if position is None:
+        return None
+    return ToolPoint(name=str(item["name"]), joint=str(item["joint"]), position_m=position)  # type: ignore[arg-type]
+
+
+def _is_mapping(item: object, keys: set[str], where: str, problems: list[str]) -> bool:
+    if isinstance(item, dict) and item.keys() == keys:
+        return True
+    problems.append(f"{where} must be a mapping with exactly {', '.join(sorted(keys))}, got {item!r}")
+    return False
+
+
+def _vector(
+    item: dict[str, object], key: str, size: int, where: str, problems: list[str], *, unit: bool = False
+) -> tuple[float, ...] | None:
+    """`size` finite numbers; a direction or rotation (`unit`) is brought to length 1."""
+    value = item[key]
+    numbers = value if isinstance(value, list) and len(value) == size else []
+    good = [
+        float(x) for x in numbers if isinstance(x, int | float) and not isinstance(x, bool) and abs(x) <= _FARTHEST_M
+    ]
+    length = math.hypot(*good)
+    if len(good) < size or (unit and length < 1e-6):
+        kind = "numbers that are not all 0" if unit else "numbers"
+        problems.append(
+            f"{where}.{key} must be {size} {kind} within [-{_FARTHEST_M:g}, {_FARTHEST_M:g}], got {value!r}"
+        )
+        return None
+    return tuple(x / length for x in good) if unit else tuple(good)
