@@ -116,7 +116,7 @@ def test_what_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
 
 def test_a_missing_contract_is_answered_with_the_shipped_ones(tmp_path: Path) -> None:
     for path in (tmp_path / "absent.yaml", "so102"):
-        with pytest.raises(ContractError, match=r"no such contract.*cr5, so101"):
+        with pytest.raises(ContractError, match=r"no such contract.*cr5, cr5_joints, so101"):
             load_contract(path)
 
 
@@ -193,3 +193,8 @@ def test_only_a_whole_contract_can_be_extended(tmp_path: Path, text: str, said: 
     file.write_text(text)
     with pytest.raises(ContractError, match=said):
         load_contract(file)
+
+
+def test_a_robot_without_cameras_says_so_with_an_empty_list() -> None:
+    assert load_contract("cr5_joints").cameras == ()
+    assert load_contract("cr5_joints").joints == load_contract("cr5").joints

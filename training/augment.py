@@ -35,7 +35,7 @@ def augmented(
     images: UInt8[Tensor, "batch cameras h w 3"], *, strength: float, seed: int, step: int
 ) -> UInt8[Tensor, "batch cameras h w 3"]:
     """Each picture through its own transforms, a function of seed and step; strength 0 changes nothing."""
-    if strength == 0.0:
+    if strength == 0.0 or images.shape[1] == 0:
         return images
     change = other_cameras(strength)
     with torch.random.fork_rng(devices=[]):

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -25,9 +24,11 @@ from sigma_ros.model.sigma import SigmaTelepathyVLA
 from sigma_ros.model.tokens import pool_tokens
 from training.data import EpisodeRows, ShardData
 from training.progress import counted_progress
+from training.seats import Seats
 from training.windows import TARGET_STEPS
 
 _TICKS_AT_ONCE = 16
+_FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +46,7 @@ class CachedEpisode:
         self.episode = episode
         self._file: Any = safe_open(str(path), framework="pt")
         self.rows: tuple[int, ...] = tuple(self._file.get_tensor("rows").tolist())
+        self.seen: Bool[Tensor, " cameras"] = self._file.get_tensor("seen")
         self._place = {row: place for place, row in enumerate(self.rows)}
 
     def pooled(self, start: int, stop: int) -> Float[Tensor, "ticks cameras pooled width"]:
@@ -68,7 +70,7 @@ def sample_rows(episode: EpisodeRows, phase_step: int) -> list[int]:
 
 def cache_key(data: ShardData, base_fingerprint: str, settings: CacheSettings, dtype: str) -> str:
     """Names the folder of a cache."""
-    text = json.dumps([data.meta.hash, base_fingerprint, settings.seed, settings.phase_step, dtype])
+    text = json.dumps([_FORMAT, data.meta.hash, base_fingerprint, settings.seed, settings.phase_step, dtype])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -78,6 +80,7 @@ def cached_episodes(
     normalisation: Normalisation,
     settings: CacheSettings,
     *,
+    seats: Seats,
     base_fingerprint: str,
 ) -> list[CachedEpisode]:
     """Every episode with its cached numbers, in the order of `data.episodes`; makes what is missing."""
@@ -87,20 +90,24 @@ def cached_episodes(
     missing = [(e, p) for e, p in zip(data.episodes, paths, strict=True) if not p.is_file()]
     with counted_progress() as progress:
         for episode, path in progress.track(missing, description="base chunks and frame tokens"):
-            _write(path, _compute(episode, model, normalisation, settings))
+            _write(path, _compute(episode, model, normalisation, settings, seats))
     return [CachedEpisode(e, p) for e, p in zip(data.episodes, paths, strict=True)]
 
 
 @torch.no_grad()
 def _compute(
-    episode: EpisodeRows, model: SigmaTelepathyVLA, normalisation: Normalisation, settings: CacheSettings
+    episode: EpisodeRows,
+    model: SigmaTelepathyVLA,
+    normalisation: Normalisation,
+    settings: CacheSettings,
+    seats: Seats,
 ) -> dict[str, Tensor]:
     backbone, rows = model.backbone, sample_rows(episode, settings.phase_step)
     wanted = set(rows)
     states = normalisation.state.normalise(episode.states)
     sizes = {"horizon": backbone.horizon, "max_dof": backbone.max_dof}
     pooled, chunks = [], []
-    for start, tokens in _frame_tokens(episode, model):
+    for start, tokens in _frame_tokens(episode, model, seats):
         flat = pool_tokens(tokens.flatten(0, 1), model.config.pooled_grid)
         pooled.append(flat.unflatten(0, tokens.shape[:2]).to(backbone.dtype).cpu())
         here = [row for row in range(start, start + len(tokens)) if row in wanted]
@@ -111,7 +118,7 @@ def _compute(
             chosen = tokens[[row - start for row in here]]
             chunk = backbone.base_chunk(
                 chosen,
-                torch.ones(chosen.shape[:2], dtype=torch.bool, device=backbone.device),
+                seats.mask(len(here), backbone.device),
                 torch.cat([tokens for tokens, _ in pairs]),
                 torch.cat([mask for _, mask in pairs]),
                 torch.cat(noise),
@@ -120,17 +127,16 @@ def _compute(
     empty = torch.zeros(0, backbone.horizon, model.config.dof)
     return {
         "rows": torch.tensor(rows, dtype=torch.int64),
+        "seen": seats.seen,
         "pooled": torch.cat(pooled),
         "base": torch.cat(chunks) if chunks else empty,
     }
 
 
-def _frame_tokens(episode: EpisodeRows, model: SigmaTelepathyVLA) -> Iterator[tuple[int, Tensor]]:
+def _frame_tokens(episode: EpisodeRows, model: SigmaTelepathyVLA, seats: Seats) -> Iterator[tuple[int, Tensor]]:
     for start in range(0, episode.ticks, _TICKS_AT_ONCE):
-        frames = torch.from_numpy(np.ascontiguousarray(episode.frames(start, start + _TICKS_AT_ONCE)))
-        ticks, cameras = frames.shape[:2]
-        tokens = model.backbone.encode_images(frames.flatten(0, 1), per_call=ticks * cameras)
-        yield start, tokens.to(torch.float32).unflatten(0, (ticks, cameras))
+        images = seats.images(episode.frames(start, start + _TICKS_AT_ONCE))
+        yield start, seats.tokens(images, model.backbone)
 
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> None:

@@ -19,16 +19,19 @@ def check_data(data: ShardData, backbone: Backbone, contract: Contract, normalis
         DatasetError: with every problem.
     """
     meta = data.meta
-    cameras = tuple(camera.model_key for camera in contract.cameras)
     pairs = {
         "joints": (contract.joint_names, meta.joint_names),
         "cameras": (tuple(camera.name for camera in contract.cameras), meta.cameras),
-        "cameras of the base": (backbone.camera_keys, cameras),
         "fps": (contract.fps, meta.fps),
         "picture size [px]": (backbone.image_size_px, meta.image_size_px),
         "joints of the base": (normalisation.state.dof, contract.dof),
     }
     problems = [f"{name}: {got} instead of {wanted}" for name, (wanted, got) in pairs.items() if wanted != got]
+    problems += [
+        f"camera {camera.name}: the base has no {camera.model_key}, only {', '.join(backbone.camera_keys)}"
+        for camera in contract.cameras
+        if camera.model_key not in backbone.camera_keys
+    ]
     problems = problems or _unit_problems(data, contract, normalisation)
     if problems:
         raise DatasetError(

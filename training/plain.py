@@ -14,6 +14,7 @@ from sigma_ros.model.normalise import Normalisation
 from sigma_ros.model.residual import Residual
 from sigma_ros.model.sigma import SigmaTelepathyVLA
 from training.cache import CachedEpisode
+from training.seats import Seats
 
 Tick = tuple[int, int]
 """Episode (by place in the data set) and row."""
@@ -38,11 +39,13 @@ class PlainFeeder:
         episodes: Sequence[CachedEpisode],
         normalisation: Normalisation,
         *,
+        seats: Seats,
         cache_seed: int,
     ) -> None:
         self._model = model
         self._episodes = episodes
         self._normalisation = normalisation
+        self._seats = seats
         self._cache_seed = cache_seed
         self._states = [normalisation.state.normalise(e.episode.states) for e in episodes]
 
@@ -51,12 +54,10 @@ class PlainFeeder:
         """The base's inputs."""
         backbone = self._model.backbone
         frames = np.concatenate([self._episodes[n].episode.frames(row, row + 1) for n, row in ticks])
-        images = torch.from_numpy(frames)
-        tokens = backbone.encode_images(images.flatten(0, 1), per_call=images.shape[0] * images.shape[1])
         pairs = [backbone.tokenize(self._episodes[n].episode.task, self._states[n][row : row + 1]) for n, row in ticks]
         return BaseInputs(
-            image_tokens=tokens.to(torch.float32).unflatten(0, images.shape[:2]),
-            image_mask=torch.ones(images.shape[:2], dtype=torch.bool, device=backbone.device),
+            image_tokens=self._seats.tokens(self._seats.images(frames), backbone),
+            image_mask=self._seats.mask(len(ticks), backbone.device),
             tokens=torch.cat([tokens for tokens, _ in pairs]),
             mask=torch.cat([mask for _, mask in pairs]),
         )

@@ -37,6 +37,7 @@ from training.augment import augmented
 from training.data import EpisodeRows, ShardData
 from training.loop import INTERRUPTED, TrainingLog, refuse_nan, stop_on_signal, warmup_cosine
 from training.resume import check_same_run, load_state, optimizer_tensors, restore_optimizer, save_state
+from training.seats import Seats
 
 _STEP_STREAM = 1
 _NOISE_STREAM = 2
@@ -69,6 +70,7 @@ class Options:
 class Batch:
     """Pictures, normalised states and actions of some ticks."""
 
+    seats: Seats
     images: UInt8[Tensor, "batch cameras h w 3"]
     states: Float[np.ndarray, "batch dof"]
     actions: Float[Tensor, "batch horizon dof"]
@@ -79,8 +81,11 @@ class Batch:
 class Ticks:
     """Every valid tick with a recorded action of one split, as samples."""
 
-    def __init__(self, episodes: tuple[EpisodeRows, ...], normalisation: Normalisation, horizon: int) -> None:
+    def __init__(
+        self, episodes: tuple[EpisodeRows, ...], normalisation: Normalisation, horizon: int, seats: Seats
+    ) -> None:
         self._episodes = episodes
+        self._seats = seats
         self._normalisation = normalisation
         self._horizon = horizon
         self.index = [
@@ -106,7 +111,8 @@ class Ticks:
         rows = [(self._episodes[number], row) for number, row in chosen]
         actions = np.stack([episode.actions_from(row, self._horizon) for episode, row in rows])
         return Batch(
-            images=torch.from_numpy(np.concatenate([episode.frames(row, row + 1) for episode, row in rows])),
+            seats=self._seats,
+            images=self._seats.images(np.concatenate([episode.frames(row, row + 1) for episode, row in rows])),
             states=self._normalisation.state.normalise(np.stack([episode.states[row] for episode, row in rows])),
             actions=torch.from_numpy(self._normalisation.action.normalise(actions)),
             tasks=tuple(episode.task for episode, _ in rows),
@@ -116,14 +122,13 @@ class Ticks:
 
 def read_batch(backbone: Backbone, batch: Batch) -> dict[str, Any]:
     """What `Backbone.prefix` takes; the prompt is cut to the longest of the batch."""
-    count, cameras = batch.images.shape[:2]
+    count, seats = len(batch.names), batch.seats
     pairs = [backbone.tokenize(task, batch.states[i : i + 1]) for i, task in enumerate(batch.tasks)]
     mask = torch.cat([mask for _, mask in pairs])
     longest = int(mask.sum(dim=1).max())
-    tokens = backbone.encode_images(batch.images.flatten(0, 1), per_call=count * cameras)
     return {
-        "image_tokens": tokens.unflatten(0, (count, cameras)),
-        "image_mask": torch.ones(count, cameras, dtype=torch.bool, device=backbone.device),
+        "image_tokens": seats.tokens(batch.images, backbone),
+        "image_mask": seats.mask(count, backbone.device),
         "tokens": torch.cat([tokens for tokens, _ in pairs])[:, :longest],
         "mask": mask[:, :longest],
     }
@@ -164,7 +169,8 @@ class Run:
     def __init__(self, data: ShardData, options: Options) -> None:
         self.options = options
         self.data = data
-        self.backbone = build_mini(load_contract(options.contract), options.seed)
+        contract = load_contract(options.contract)
+        self.backbone = build_mini(contract, options.seed)
         if options.init_model:
             fill_policy(self.backbone.policy, Path(options.init_model), self.backbone.device)
         self.backbone.policy.requires_grad_(True).train()  # noqa: FBT003
@@ -174,10 +180,10 @@ class Run:
             self.parameters.values(), lr=options.learning_rate, weight_decay=options.weight_decay, betas=(0.9, 0.98)
         )
         self.step = 0
-        normalisation = data.meta.statistics
-        self.train = Ticks(data.split(held_out=False), normalisation, self.backbone.horizon)
+        reading = (data.meta.statistics, self.backbone.horizon, Seats.of(contract, self.backbone))
+        self.train = Ticks(data.split(held_out=False), *reading)
         held_out = data.split(held_out=True)
-        self.held_out = Ticks(held_out, normalisation, self.backbone.horizon) if held_out else None
+        self.held_out = Ticks(held_out, *reading) if held_out else None
 
     @property
     def facts(self) -> dict[str, object]:

@@ -143,7 +143,7 @@ class Assembler:
         states = torch.from_numpy(np.pad(self._states[number][first : row + 1], ((room, 0), (0, 0))))
         return {
             "pooled": pooled,
-            "seen": valid[:, None].expand(-1, pooled.shape[1]).clone(),
+            "seen": valid[:, None] & cached.seen,
             "states": states * valid[:, None],
             "valid": valid,
             "base": cached.base(row),

@@ -40,6 +40,7 @@ from training.losses import LossWeights, total, traf_weights
 from training.options import TrainOptions, read_options
 from training.plain import PlainFeeder, PlainTrainee
 from training.resume import check_same_run, load_state, optimizer_tensors, restore_optimizer, save_state
+from training.seats import Seats
 from training.streams import UNROLL, Assembler, Piece, Place, Streams
 from training.trainee import SigmaTrainee
 
@@ -60,10 +61,11 @@ class Run:
             allow_untrained=options.allow_untrained,
         )
         self.normalisation = loaded.normalisation or self.data.meta.statistics
-        check_data(self.data, loaded.backbone, load_contract(options.contract), self.normalisation)
-        self.model = SigmaTelepathyVLA(
-            loaded.backbone, _settings(options, SigmaConfig.for_backbone(loaded.backbone)), seed=options.seed
-        )
+        contract = load_contract(options.contract)
+        check_data(self.data, loaded.backbone, contract, self.normalisation)
+        sizes = SigmaConfig.for_backbone(loaded.backbone, dof=contract.dof)
+        self.model = SigmaTelepathyVLA(loaded.backbone, _settings(options, sizes), seed=options.seed)
+        self.seats = Seats.of(contract, loaded.backbone)
         self.base = identify(self.model, loaded.info)
         self._prepare_data()
         self._prepare_training()
@@ -72,14 +74,25 @@ class Run:
         settings = CacheSettings(seed=self.options.noise_seed, phase_step=self.options.phase_step)
         with self.accelerator.main_process_first():
             self.episodes = cached_episodes(
-                self.data, self.model, self.normalisation, settings, base_fingerprint=self.base.fingerprint
+                self.data,
+                self.model,
+                self.normalisation,
+                settings,
+                seats=self.seats,
+                base_fingerprint=self.base.fingerprint,
             )
         split = {h: [i for i, e in enumerate(self.data.episodes) if e.held_out == h] for h in (False, True)}
         self.train_numbers, self.held_out_numbers = split[False], split[True]
         self.assembler = Assembler(self.episodes, self.normalisation)
         self.feeder = None
         if self.options.arm == "plain_lora":
-            self.feeder = PlainFeeder(self.model, self.episodes, self.normalisation, cache_seed=self.options.noise_seed)
+            self.feeder = PlainFeeder(
+                self.model,
+                self.episodes,
+                self.normalisation,
+                seats=self.seats,
+                cache_seed=self.options.noise_seed,
+            )
         self.streams = Streams(
             [self.episodes[n] for n in self.train_numbers],
             stride=self.model.config.memory_stride,

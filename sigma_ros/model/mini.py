@@ -90,6 +90,7 @@ def mini_config(contract: Contract, *, dtype: str = "float32", full_prompt: bool
         max_action_dim=padded,
         max_state_dim=padded,
         tokenizer_max_length=200 if full_prompt else MAX_TOKENS,
+        empty_cameras=0 if images else 1,  # LeRobot's way for robots without one: the policy has it, nobody sees it
         push_to_hub=False,
     )
 
