@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The layouts for Foxglove and PlotJuggler name topics, fields and services that exist, and every panel is placed."""
+"""The layouts for Foxglove, PlotJuggler and RViz name topics, fields and services that exist; every panel is placed."""
 
 import json
 import re
 from pathlib import Path
 from xml.etree import ElementTree as ET
+
+import yaml
 
 from sigma_ros.contract_file import load_contract
 
@@ -60,3 +62,17 @@ def test_plotjuggler_draws_fields_that_exist():
     for name in set(names) - joints:
         topic, _, field = name.rpartition("/")
         check(topic, re.sub(r"\[\d\]$", "", field))
+
+
+def test_rviz_shows_the_contracts_cameras_as_they_are_published():
+    displays = yaml.safe_load((ROOT / "config" / "sigma.rviz").read_text())["Visualization Manager"]["Displays"]
+    images = [display["Topic"] for display in displays if display["Class"].endswith("/Image")]
+    assert {topic["Value"] for topic in images} == {camera.topic for camera in CONTRACT.cameras}
+    assert {topic["Reliability Policy"] for topic in images} == {"Best Effort"}, "a reliable one would see nothing"
+
+
+def test_the_documents_say_how_to_open_each_layout():
+    shown = (ROOT / "docs" / "runtime.md").read_text()
+    for name in ("foxglove_layout.json", "plotjuggler_layout.xml", "sigma.rviz"):
+        assert (ROOT / "config" / name).exists()
+        assert name in shown

@@ -27,6 +27,9 @@ from sigma_ros.values import NS_PER_S
 MAX_POINTS = 1500
 """Points of a drawn curve; longer ones are thinned evenly."""
 
+_PROPOSAL_SPANS, _PROPOSAL_DEG = 1.5, 45.0
+"""Proposals further from what the arm did than this many times its extent, or this, are cut off in a figure."""
+
 SERIES = (
     ("base", BASE),
     ("Sigma", SIGMA),
@@ -60,7 +63,7 @@ def joint_figures(log: ReplayLog) -> dict[str, Figure]:
             for (name, colour), (x, y, style, opacity) in zip(SERIES, curves, strict=True)
         ]
         limits = (math.degrees(joint.lower_rad), math.degrees(joint.upper_rad))
-        extent = np.degrees(np.concatenate([y for _, y, _, _ in curves]))
+        proposed, done = (np.degrees(np.concatenate([y for _, y, _, _ in part])) for part in (curves[:2], curves[2:]))
         figures[joint.name] = figure_of(
             traces,
             x="time [s]",
@@ -68,7 +71,7 @@ def joint_figures(log: ReplayLog) -> dict[str, Figure]:
             height=230,
             showlegend=False,
             shapes=[*bands, *(_limit_line(limit) for limit in limits)],
-            yaxis={"title": {"text": "position [deg]"}, "range": _axis(extent, limits), "zeroline": False},
+            yaxis={"title": {"text": "position [deg]"}, "range": _axis(done, proposed, limits), "zeroline": False},
         )
     return figures
 
@@ -158,10 +161,14 @@ def _line(x: ndarray, y: ndarray, name: str, style: dict[str, object], opacity: 
     )
 
 
-def _axis(values: ndarray, limits: tuple[float, float]) -> list[float]:
-    """The data's extent with some air, never far beyond the joint's limits, so that a flat curve stays readable."""
-    finite = values[np.isfinite(values)]
-    low, high = (float(finite.min()), float(finite.max())) if len(finite) else limits
+def _axis(done: ndarray, proposed: ndarray, limits: tuple[float, float]) -> list[float]:
+    """The extent of what the arm did with some air; proposals widen it, but wild ones must not flatten the rest."""
+    done, proposed = done[np.isfinite(done)], proposed[np.isfinite(proposed)]
+    low, high = (float(done.min()), float(done.max())) if len(done) else limits
+    reach = max(_PROPOSAL_SPANS * (high - low), _PROPOSAL_DEG)
+    if len(proposed):
+        low = min(low, max(float(proposed.min()), low - reach))
+        high = max(high, min(float(proposed.max()), high + reach))
     pad = max(0.08 * (high - low), 2.0)
     return [low - pad, high + pad]
 

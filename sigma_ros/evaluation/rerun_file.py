@@ -15,9 +15,26 @@ from numpy import ndarray
 from sigma_ros.errors import MachineError, SigmaError
 from sigma_ros.evaluation.metrics import executed
 from sigma_ros.evaluation.replay_log import ReplayLog
+from sigma_ros.evaluation.report_figures import BASE, COMMAND, RECORDED, SIGMA
 from sigma_ros.values import NS_PER_S
 
 TIMELINE = "bag"
+
+STYLES: dict[str, tuple[str, float]] = {
+    "base": (BASE, 1.5),
+    "sigma": (SIGMA, 1.5),
+    "recorded_action": (RECORDED, 3.0),
+    "measured": ("#c5cad3", 1.0),
+    "commanded": (COMMAND, 1.5),
+    "asked_for": (SIGMA, 1.5),
+    "applied": (COMMAND, 1.5),
+    "residual": (SIGMA, 1.5),
+    "factors": (BASE, 1.5),
+    "alignment": (COMMAND, 1.5),
+    "sem_align": (SIGMA, 1.5),
+    "tau_l2": (SIGMA, 1.5),
+}
+"""Colour and width of each curve by its name: the report's colours."""
 
 
 def write_rerun(log: ReplayLog, path: Path) -> None:
@@ -106,6 +123,9 @@ def _column(rr: Any, recording: Any, path: str, stamps_ns: ndarray, values: ndar
     """One scalar over time; rows that are not finite are left out."""
     known = np.isfinite(values)
     if known.any():
+        name = path.rpartition("/")[2]
+        colour, width = STYLES[name]
+        recording.log(path, rr.SeriesLines(colors=[colour], widths=[width], names=[name]), static=True)
         times = rr.TimeColumn(TIMELINE, duration=stamps_ns[known] / NS_PER_S)
         recording.send_columns(path, indexes=[times], columns=rr.Scalars.columns(scalars=values[known]))
 
@@ -114,8 +134,20 @@ def _blueprint(log: ReplayLog) -> Any:
     import rerun.blueprint as rrb  # noqa: PLC0415 - see import_rerun
 
     cameras = [rrb.Spatial2DView(origin=f"camera/{camera.name}", name=camera.name) for camera in log.contract.cameras]
-    joints = [rrb.TimeSeriesView(origin=f"joint/{joint}", name=f"{joint} [deg]") for joint in log.contract.joint_names]
-    beliefs = [rrb.TimeSeriesView(origin=name, name=name) for name in ("scale", "risk", "telepathy")]
+    hidden, shown = rrb.PlotLegend(visible=False), rrb.PlotLegend(rrb.Corner2D.LeftTop)
+    joints = [
+        rrb.TimeSeriesView(origin=f"joint/{joint}", name=f"{joint} [deg]", plot_legend=hidden if j else shown)
+        for j, joint in enumerate(log.contract.joint_names)
+    ]
+    beliefs = [
+        rrb.TimeSeriesView(origin=origin, name=name, plot_legend=legend)
+        for origin, name, legend in (
+            ("scale", "scale", shown),
+            ("risk", "risk", shown),
+            ("telepathy/sem_align", "sem_align", hidden),
+            ("telepathy/tau_l2", "tau_l2", hidden),
+        )
+    ]
     return rrb.Blueprint(
         rrb.Horizontal(rrb.Vertical(*cameras, *beliefs), rrb.Grid(*joints, grid_columns=2), column_shares=[1, 2]),
         collapse_panels=True,

@@ -4,10 +4,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 
 from sigma_ros.evaluation.page import render
 from sigma_ros.evaluation.report_figures import BASE, COMMAND, SIGMA, Figure, figure_of
+
+_FEW = 8
 
 LISTED = 200
 """Recordings in the page's table; all are in bags.parquet."""
@@ -29,14 +32,19 @@ def summary_page(document: Mapping[str, Any]) -> str:
 
 def _changes(rows: Sequence[Mapping[str, Any]]) -> Figure:
     changes = [100.0 * (row["sigma_mse_trj"] / row["baseline_mse_trj"] - 1.0) for row in rows]
-    bars = go.Histogram(
-        x=changes,
-        nbinsx=40,
+    counts, edges = np.histogram(changes, bins=30, range=(min(0.0, *changes) - 1.0, max(0.0, *changes) + 1.0))
+    bars = go.Bar(
+        x=(edges[:-1] + edges[1:]) / 2.0,
+        y=counts,
+        width=0.92 * np.diff(edges),
         marker={"color": SIGMA},
-        hovertemplate="%{y} recordings at %{x} %<extra></extra>",
+        hovertemplate="%{y} recordings at %{x:.1f} %<extra></extra>",
     )
     zero = {"type": "line", "x0": 0, "x1": 0, "y0": 0, "y1": 1, "yref": "paper", "line": {"color": BASE, "width": 2}}
-    return figure_of([bars], x="change [%]; left is better", y="recordings", shapes=[zero], hovermode="closest")
+    axis: dict[str, object] = {"title": {"text": "recordings"}, "rangemode": "tozero"}
+    if counts.max() < _FEW:
+        axis["dtick"] = 1
+    return figure_of([bars], x="change [%]; left is better", y="", shapes=[zero], hovermode="closest", yaxis=axis)
 
 
 def _pairs(rows: Sequence[Mapping[str, Any]]) -> Figure:
