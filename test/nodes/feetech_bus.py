@@ -1,11 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A simulated Feetech bus: six STS3215 servos that answer the real protocol on a pseudo-terminal."""
+"""A simulated Feetech bus: six STS3215 servos that answer the real protocol on a pseudo-terminal.
+
+A real servo answers within a millisecond, so the SDK gives up after some 50; a thread of a busy machine can be later.
+`keep_time` lets the bus say when nothing more will come: an answer is missed for good or never, at any load.
+"""
 
 import os
 import pty
 import select
 import threading
 import tty
+from typing import Any
+
+import pytest
 
 PING, READ, WRITE, SYNC_READ, SYNC_WRITE = 0x01, 0x02, 0x03, 0x82, 0x83
 BROADCAST = 0xFE
@@ -41,7 +48,10 @@ class Servo:
 
 
 class FeetechBus:
-    """The bus; `port` is its device. `silent`: nobody answers. `writes` lists (register, id, value)."""
+    """The bus; `port` is its device. `silent`: nobody answers. `writes` lists (register, id, value).
+
+    Bytes are counted: `_asked` by the driver and `_worked` off here, `_said` here and `_heard` by the driver.
+    """
 
     def __init__(self, servos: dict[int, Servo]) -> None:
         self.servos = servos
@@ -53,8 +63,45 @@ class FeetechBus:
         self.port = os.ttyname(slave)
         self._ending = threading.Event()
         self._buffer = b""
+        self._asked = self._worked = self._said = self._heard = 0
+        self._progress = threading.Condition()
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
+
+    def keep_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Puts this bus's word in place of the SDK's clock."""
+        from scservo_sdk import PortHandler  # noqa: PLC0415 - an optional package
+
+        write, read, set_up = PortHandler.writePort, PortHandler.readPort, PortHandler.setupPort
+
+        def count_written(port: Any, packet: Any) -> Any:
+            self._asked += len(packet)
+            return write(port, packet)
+
+        def count_read(port: Any, length: int) -> Any:
+            data = read(port, length)
+            self._heard += len(data)
+            return data
+
+        def open_empty(port: Any, baud: int) -> Any:
+            while not self._has_worked_off():
+                pass
+            opened = set_up(port, baud)  # throws away what nobody has read
+            self._heard = self._said
+            return opened
+
+        monkeypatch.setattr(PortHandler, "writePort", count_written)
+        monkeypatch.setattr(PortHandler, "readPort", count_read)
+        monkeypatch.setattr(PortHandler, "setupPort", open_empty)
+        monkeypatch.setattr(
+            PortHandler, "isPacketTimeout", lambda _port: self._has_worked_off() and self._heard >= self._said
+        )
+
+    def _has_worked_off(self) -> bool:
+        """Whether all that was asked has been answered, or never will be; waits a little for it."""
+        with self._progress:
+            self._progress.wait_for(lambda: self._worked >= self._asked, timeout=0.05)
+        return self._worked >= self._asked or not self._thread.is_alive()
 
     def close(self) -> None:
         self._ending.set()
@@ -65,8 +112,12 @@ class FeetechBus:
     def _serve(self) -> None:
         while not self._ending.is_set():
             if select.select([self._master], [], [], 0.05)[0]:
-                self._buffer += os.read(self._master, 4096)
+                data = os.read(self._master, 4096)
+                self._buffer += data
                 self._answer_all()
+                with self._progress:
+                    self._worked += len(data)
+                    self._progress.notify_all()
 
     def _answer_all(self) -> None:
         while (start := self._buffer.find(HEADER)) >= 0 and len(self._buffer) >= start + 4:
@@ -99,4 +150,6 @@ class FeetechBus:
 
     def _reply(self, id_: int, data: bytes) -> None:
         body = bytes([id_, len(data) + 2, 0]) + data
-        os.write(self._master, HEADER + body + bytes([~sum(body) & 0xFF]))
+        packet = HEADER + body + bytes([~sum(body) & 0xFF])
+        self._said += len(packet)
+        os.write(self._master, packet)

@@ -29,8 +29,9 @@ STARTS = (2048, 1500, 2500, 2100, 2048, 1200)
 
 
 @pytest.fixture
-def bus():
+def bus(monkeypatch):
     made = FeetechBus({i + 1: Servo(position=p, low=LOW, high=HIGH, homing=7) for i, p in enumerate(STARTS)})
+    made.keep_time(monkeypatch)
     yield made
     made.close()
 
