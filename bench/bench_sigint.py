@@ -35,6 +35,7 @@ def main() -> int:
     codes: Counter[str] = Counter()
     took: list[float] = []
     rng = random.Random(0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with it ignored
     for _ in track(range(given.times), description="Ctrl-C"):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         try:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The same examples in every run, whatever the machine's speed: a law that fails here fails everywhere."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,11 @@ from hypothesis import settings
 
 settings.register_profile("laws", derandomize=True, deadline=None, database=None)
 settings.load_profile("laws")
+
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # as a shell starts background jobs; our children would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
