@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from sigma_ros.model.noise import flow_noise
@@ -25,6 +24,7 @@ from sigma_ros.model.tokens import pool_tokens
 from training.data import EpisodeRows, ShardData
 from training.progress import counted_progress
 from training.seats import Seats
+from training.tensor_files import write_tensors
 from training.windows import TARGET_STEPS
 
 _TICKS_AT_ONCE = 16
@@ -90,7 +90,7 @@ def cached_episodes(
     missing = [(e, p) for e, p in zip(data.episodes, paths, strict=True) if not p.is_file()]
     with counted_progress() as progress:
         for episode, path in progress.track(missing, description="base chunks and frame tokens"):
-            _write(path, _compute(episode, model, normalisation, settings, seats))
+            write_tensors(path, _compute(episode, model, normalisation, settings, seats))
     return [CachedEpisode(e, p) for e, p in zip(data.episodes, paths, strict=True)]
 
 
@@ -137,12 +137,3 @@ def _frame_tokens(episode: EpisodeRows, model: SigmaTelepathyVLA, seats: Seats) 
     for start in range(0, episode.ticks, _TICKS_AT_ONCE):
         images = seats.images(episode.frames(start, start + _TICKS_AT_ONCE))
         yield start, seats.tokens(images, model.backbone)
-
-
-def _write(path: Path, tensors: dict[str, Tensor]) -> None:
-    temporary = path.with_suffix(".tmp")
-    try:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

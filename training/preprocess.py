@@ -21,7 +21,7 @@ from rich.console import Console
 
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
-from sigma_ros.errors import DatasetError, SigmaError
+from sigma_ros.errors import DatasetError, MachineError, SigmaError
 from sigma_ros.evaluation.transcode import episode_numbers
 from sigma_ros.model.normalise import Normalisation
 from training.progress import counted_progress
@@ -105,8 +105,9 @@ def preprocess(sources: list[Source], options: Options, *, described: str, revis
     """Writes one shard per epoch of every source, and `meta.json` last. Finished shards are kept on a second run.
 
     Raises:
-        DatasetError: a recording cannot be used (unless `skip_broken`), there is no window, the units cannot be
-            right, or the disk refuses.
+        DatasetError: a recording cannot be used (unless `skip_broken`), there is no window, or the units cannot be
+            right.
+        MachineError: the disk refuses; finished shards stay.
     """
     _make_folder(options)
     collected = _Collected(options, held_out_numbers([source.number for source in sources], options.hold_out_every))
@@ -116,13 +117,8 @@ def preprocess(sources: list[Source], options: Options, *, described: str, revis
             try:
                 for arrays, path, sha256 in _shards_of(source, options, number=len(collected.entries)):
                     collected.add(arrays, recording=source.name, shard=path.name, sha256=sha256)
-            except OSError as error:
-                raise DatasetError(
-                    "a shard could not be written",
-                    where=options.out,
-                    got=error,
-                    remedy="free some space; the same command resumes",
-                ) from error
+            except MachineError:
+                raise  # a full disk is not a broken recording
             except SigmaError as error:
                 if not options.skip_broken:
                     raise DatasetError(

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
 from sigma_ros.errors import CheckpointError
+from training.tensor_files import write_tensors
 
 STATE_FILE = "training_state.safetensors"
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -39,11 +39,7 @@ def restore_optimizer(optimizer: Optimizer, parameters: Mapping[str, Tensor], st
 
 def save_state(folder: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     """Writes tensors and JSON facts; the file appears whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / (STATE_FILE + ".tmp")
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(plain, temporary, metadata={"facts": json.dumps(dict(facts))})
-    temporary.replace(folder / STATE_FILE)
+    write_tensors(folder / STATE_FILE, tensors, {"facts": json.dumps(dict(facts))})
 
 
 def load_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float32, UInt8
 from numpy import ndarray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from sigma_ros.errors import DatasetError
 from sigma_ros.model.normalise import Normalisation
+from training.tensor_files import write_tensors
 
 META_FILE = "meta.json"
 FORMAT = "sigma_shards_1"
@@ -127,15 +128,9 @@ def shard_name(number: int) -> str:
 
 def write_shard(path: Path, episode: EpisodeArrays) -> str:
     """Writes one episode and returns the file's sha256; the file appears whole or not at all."""
-    arrays = {name: np.ascontiguousarray(getattr(episode, name)) for name in _ARRAYS}
-    temporary = path.with_suffix(".tmp")
-    try:
-        save_file(arrays, temporary, metadata={"episode": str(episode.episode), "task": episode.task})
-        digest = file_hash(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return digest
+    arrays = {name: torch.from_numpy(np.ascontiguousarray(getattr(episode, name))) for name in _ARRAYS}
+    write_tensors(path, arrays, {"episode": str(episode.episode), "task": episode.task})
+    return file_hash(path)
 
 
 def read_shard(path: Path) -> EpisodeArrays:

@@ -55,16 +55,17 @@ def read_source(source: Source, contract: Contract, *, image_size_px: int) -> It
     found = False
     with source.open() as bag:
         collected = _Epoch(contract, image_size_px)
-        for tick in episode(bag, contract, image_size_px=image_size_px):
+        ticks = episode(bag, contract, image_size_px=image_size_px)
+        for tick in ticks:
             if not collected.continues(tick):
                 if collected.ticks >= TARGET_STEPS:
                     found = True
-                    yield collected.arrays(source)
+                    yield collected.arrays(source, refused=ticks.commands_refused)
                 collected = _Epoch(contract, image_size_px)
             collected.add(tick)
         if collected.ticks >= TARGET_STEPS:
             found = True
-            yield collected.arrays(source)
+            yield collected.arrays(source, refused=ticks.commands_refused)
     if not found:
         raise DatasetError("no epoch is long enough", where=source.name, expected=f"{TARGET_STEPS} ticks or more")
 
@@ -102,11 +103,20 @@ class _Epoch:
             self._acted[row] = True
         self.ticks += 1
 
-    def arrays(self, source: Source) -> EpisodeArrays:
-        """What was added; views of the filled part."""
+    def arrays(self, source: Source, *, refused: int) -> EpisodeArrays:
+        """What was added; views of the filled part. `refused` commands would each have been a guess.
+
+        Raises:
+            DatasetError: there was one.
+        """
         used = slice(0, self.ticks)
-        if not np.isfinite(self._actions[used]).all():
-            raise DatasetError("actions are not finite", where=source.name)
+        if refused or not np.isfinite(self._actions[used]).all():
+            raise DatasetError(
+                "actions are not finite, or not the contract's",
+                where=source.name,
+                got=f"{refused} commands refused",
+                remedy="leave the recording out (--skip-broken), or cut it before them",
+            )
         return EpisodeArrays(
             episode=source.number,
             task=self._task,

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shards hold what the frame clock gave, whole episodes at a time, and nothing is lost without being named."""
 
+import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,13 +12,14 @@ import numpy as np
 import pytest
 
 from sigma_ros.contract import Contract
-from sigma_ros.errors import DatasetError
+from sigma_ros.errors import DatasetError, MachineError
 from sigma_ros.evaluation.bag import open_bag
+from sigma_ros.evaluation.bag_writer import BagWriter
 from sigma_ros.evaluation.dataset import write_dataset
 from sigma_ros.evaluation.episode import episode
 from sigma_ros.evaluation.transcode import load_episode, transcode
 from training.preprocess import Options, main, preprocess, problems_of
-from training.shards import META_FILE, EpisodeArrays, ShardMeta, read_shard, write_shard
+from training.shards import META_FILE, ShardMeta, read_shard
 from training.sources import bag_sources, dataset_sources, read_source
 from training.windows import TARGET_STEPS, motion_of, windows_of
 
@@ -159,25 +163,50 @@ def test_other_options_do_not_mix_with_the_shards_of_before(tmp_path: Path) -> N
         run(tmp_path / "out", places, image_size_px=SIZE + 2)
 
 
-def test_a_disk_that_refuses_loses_nothing_and_the_next_run_resumes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    places, written = recordings(tmp_path), []
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """While open, the system refuses to let any file of this process grow further, as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
-    def full(path: Path, arrays: EpisodeArrays) -> str:
-        if written:
-            raise OSError(28, "No space left on device")
-        written.append(path)
-        return write_shard(path, arrays)
 
-    with monkeypatch.context() as patched:
-        patched.setattr("training.preprocess.write_shard", full)
-        with pytest.raises(DatasetError, match=r"could not be written.*No space left"):
-            run(tmp_path / "out", places)
-    assert sorted(path.name for path in (tmp_path / "out").glob("*.safetensors")) == [written[0].name]
-    before_ns = written[0].stat().st_mtime_ns
-    assert len(run(tmp_path / "out", places).episodes) == 2
-    assert written[0].stat().st_mtime_ns == before_ns
+@pytest.mark.parametrize("skip_broken", [False, True])
+def test_a_disk_that_refuses_loses_nothing_and_the_next_run_resumes(tmp_path: Path, skip_broken: bool) -> None:
+    contract, out = small_contract(), tmp_path / "out"
+    places = [write_recording(tmp_path / f"bag_{i}", contract, ticks=ticks) for i, ticks in enumerate((30, 90))]
+    run(tmp_path / "short", places[:1], hold_out_every=0)
+    (short,) = (tmp_path / "short").glob("*.safetensors")
+    with largest_file(2 * short.stat().st_size), pytest.raises(MachineError, match="could not be written"):
+        run(out, places, skip_broken=skip_broken)
+    (written,) = out.glob("*.safetensors")
+    assert not (out / META_FILE).exists()
+    assert not list(out.glob("*.tmp"))
+    before_ns = written.stat().st_mtime_ns
+    assert len(run(out, places).episodes) == 2
+    assert written.stat().st_mtime_ns == before_ns
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_action_that_is_not_finite_stops_the_run_and_names_its_recording(tmp_path: Path, value: float) -> None:
+    contract = replace(roomy_contract(), cameras=())
+    with BagWriter(tmp_path / "bag") as bag:
+        for tick in range(40):
+            stamp_ns, pose = 10**18 + contract.tick_offset_ns(tick), np.full(contract.dof, 0.01 * tick)
+            bag.joints(contract.joint_state_topic, stamp_ns, contract.joint_names, pose)
+            command = np.where((tick == 20) & (np.arange(contract.dof) == 2), value, pose)
+            bag.array(contract.command_topic, stamp_ns, command)
+    with pytest.raises(DatasetError, match="actions are not finite") as caught:
+        run(tmp_path / "out", [tmp_path / "bag"], contract=contract)
+    assert "bag" in str(caught.value)
+    assert not (tmp_path / "out" / META_FILE).exists()
+    assert any(
+        "actions are not finite" in line
+        for line in problems_of(bag_sources([tmp_path / "bag"]), options(tmp_path / "dry", contract=contract))
+    )
 
 
 def test_a_data_set_gives_what_its_transcoded_bag_gives_without_writing_one(tmp_path: Path) -> None:
