@@ -10,9 +10,8 @@ from hypothesis import settings
 settings.register_profile("laws", derandomize=True, deadline=None, database=None)
 settings.load_profile("laws")
 
-if (
-    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-):  # as a shell starts background jobs; our children would inherit it
+# A shell starts background jobs with Ctrl-C ignored, and our children would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
