@@ -26,6 +26,7 @@ ARGUMENTS = {
     "autostart": ("true", "configure and activate the policy; false: a lifecycle manager does"),
     "policy": ("true", "start the policy too; false on the robot's computer, where another machine has the GPU"),
     "supervisor": ("true", "start the supervisor too; without it nothing commands the robot"),
+    "start_ramp": ("false", "lead the arm slowly to a first target that is far from it; sim.launch.py does"),
     "dry_run": ("false", "send commands to /sigma/dry_run instead of the robot"),
     "lockstep": ("false", "advance with a replay instead of the clock"),
     "incidents": ("incidents", "folder for bags of the half minute before each stop; empty: none are kept"),
@@ -74,7 +75,14 @@ def supervisor_node(given: dict[str, str], *, command_topic: str) -> Node:
         package="sigma_ros",
         executable="supervisor_node",
         name="sigma_supervisor",
-        parameters=[{"contract": given["contract"], "lockstep": is_true(given["lockstep"])}, *params_file(given)],
+        parameters=[
+            {
+                "contract": given["contract"],
+                "lockstep": is_true(given["lockstep"]),
+                "start_ramp": is_true(given["start_ramp"]),
+            },
+            *params_file(given),
+        ],
         remappings=[(command_topic, DRY_RUN_TOPIC)] if is_true(given["dry_run"]) else [],
         **common(given),
     )

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The simulated SO-101 with the policy and the supervisor: `ros2 launch sigma_ros sim.launch.py`."""
+"""The simulated SO-101 with the policy and the supervisor: `ros2 launch sigma_ros sim.launch.py`.
+
+The supervisor has the settings of `sigma sim`: `start_ramp`, for the policy begins from a rest pose that its first
+chunk may lie far from.
+"""
 
 from pathlib import Path
 
@@ -13,6 +17,7 @@ ARGUMENTS = {
     "contract": ("so101", "contract file, or the name of a shipped one"),
     "checkpoint": ("mini", "Sigma checkpoint folder, pi0.5 folder or Hub id, or mini (the small shipped model)"),
     "allow_untrained": ("false", "accept a checkpoint with random weights"),
+    "params_file": ("", "YAML file with further parameters of policy and supervisor, or a shipped one: cautious, slow"),
     "setup": ("target", "which simulated set-up: source (the base policy's own) or target (differs from it)"),
     "seed": ("0", "seed of the first episode: where the brick lies"),
     "log_level": ("info", "debug, info, warn, error or fatal"),
@@ -36,7 +41,11 @@ def generate_launch_description() -> LaunchDescription:
     policy = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(str(Path(__file__).parent / "policy.launch.py")),
         launch_arguments=[
-            (name, LaunchConfiguration(name)) for name in ("contract", "checkpoint", "allow_untrained", "log_level")
+            ("start_ramp", "true"),
+            *(
+                (name, LaunchConfiguration(name))
+                for name in ("contract", "checkpoint", "allow_untrained", "params_file", "log_level")
+            ),
         ],
     )
     return LaunchDescription([*arguments, simulator, policy])

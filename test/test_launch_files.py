@@ -25,7 +25,7 @@ PROMISED = {
     "replay.launch.py": {"bag", "contract", "checkpoint", "out", "log_level"},
     "record.launch.py": {"out", "contract", "task", "seconds", "log_level"},
     "robot.launch.py": {"contract", "driver", "port", "calibration", "zero", "params_file", "log_level"},
-    "sim.launch.py": {"contract", "checkpoint", "seed", "log_level"},
+    "sim.launch.py": {"contract", "checkpoint", "params_file", "seed", "log_level"},
 }  # fmt: skip
 OPTIONS = {
     "policy_node": "PolicyOptions",
@@ -120,6 +120,22 @@ def test_every_parameter_is_one_that_the_node_declares(file: str, executable: st
 
     declared = {spec.name for spec in options.specs(getattr(node_options, OPTIONS[executable]))}
     assert names <= declared, f"{file} gives {executable} unknown parameters"
+
+
+def test_the_simulators_launch_gives_the_supervisor_the_settings_of_sigma_sim() -> None:
+    """Both differ from a robot's in `start_ramp` alone: the policy begins from a rest pose."""
+    from sigma_ros.control.limits import SupervisorLimits  # noqa: PLC0415
+    from sigma_ros.sim.closed_loop import sim_limits  # noqa: PLC0415
+
+    assert sim_limits() == SupervisorLimits(start_ramp=True)
+    assert SupervisorLimits().start_ramp is False
+    text = (ROOT / "launch" / "sim.launch.py").read_text(encoding="utf-8")
+    assert '("start_ramp", "true")' in text
+    [supervisor] = [
+        names for file, node, names in executables() if (file, node) == ("policy.launch.py", "supervisor_node")
+    ]
+    assert supervisor == {"contract", "lockstep", "start_ramp"}
+    assert arguments(ROOT / "launch" / "policy.launch.py")["start_ramp"][0] == "false"
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)

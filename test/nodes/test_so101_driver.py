@@ -2,6 +2,8 @@
 """The SO-101 on its bus, with LeRobot's own classes against a simulated bus: it holds, follows, and never lets go."""
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -130,12 +132,25 @@ def rig(bus, calibration, executor):
     return driver, operator
 
 
+def command(operator: Operator, values: np.ndarray, executor, done: Callable[[], object], what: str) -> None:
+    """Commands again and again, as the supervisor does: one message alone may come before the two have met."""
+
+    def asked() -> object:
+        operator.commands.publish(array_message(values))
+        return done()
+
+    spin_until(executor, asked, what=what)
+
+
+def refused_since(driver: So101Driver, before: int) -> bool:
+    return driver._refused > before
+
+
 def test_the_driver_follows_commands_and_holds_when_they_stop(rig, bus, executor) -> None:
     _, operator = rig
     np.testing.assert_allclose(operator.poses[-1], rad(STARTS), atol=1e-9)
     target = rad(STARTS) + 0.1
-    operator.commands.publish(array_message(target))
-    spin_until(executor, lambda: np.abs(operator.poses[-1] - target).max() < 0.002, what="the arm to follow")
+    command(operator, target, executor, lambda: np.abs(operator.poses[-1] - target).max() < 0.002, "the arm to follow")
     seen = len(operator.poses)
     spin_until(executor, lambda: len(operator.poses) > seen + 10, what="silence")
     assert np.abs(operator.poses[-1] - target).max() < 0.002
@@ -144,8 +159,7 @@ def test_the_driver_follows_commands_and_holds_when_they_stop(rig, bus, executor
 
 def test_a_first_command_far_from_the_arm_is_refused(rig, bus, executor) -> None:
     driver, operator = rig
-    operator.commands.publish(array_message(rad(STARTS) + 0.5))
-    spin_until(executor, lambda: driver._refused, what="a refusal")
+    command(operator, rad(STARTS) + 0.5, executor, lambda: driver._refused, "a refusal")
     assert [servo.get(GOAL) for servo in bus.servos.values()] == list(STARTS)
     assert "rad from where" in driver._why
 
@@ -154,15 +168,13 @@ def test_commands_that_are_not_finite_or_too_short_are_refused(rig, executor) ->
     driver, operator = rig
     for values in (np.full(6, np.nan), np.zeros(5)):
         before = driver._refused
-        operator.commands.publish(array_message(values))
-        spin_until(executor, lambda before=before: driver._refused > before, what="a refusal")
+        command(operator, values, executor, partial(refused_since, driver, before), "a refusal")
     assert driver._goal is None
 
 
 def test_a_lost_bus_stops_the_joint_states_and_its_return_needs_a_command_near_the_arm(rig, bus, executor) -> None:
     driver, operator = rig
-    operator.commands.publish(array_message(rad(STARTS)))
-    spin_until(executor, lambda: driver._followed, what="the driver to follow")
+    command(operator, rad(STARTS), executor, lambda: driver._followed, "the driver to follow")
     bus.silent = True
     spin_until(executor, lambda: driver._losses, what="the loss to be noticed")
     assert "lost" in driver._bus().text
