@@ -44,6 +44,9 @@ settings.load_profile("no_shrinking")
 _TRIVIAL = ("Shift", "Bit", "Pow", "FloorDiv", "_Mod", "Mod_", "UnaryOperator", "Decorator", "ExceptionReplacer")
 """Operators whose mutants of floating-point code die at once: they would only flatter the score."""
 
+_SAME = ("_Is_Eq", "_Eq_Is", "_IsNot_NotEq", "_NotEq_IsNot")
+"""Operators whose mutants are the same program: `is` and `==` of enumeration members and None."""
+
 MODULES = {
     "stop_plan": "test_stop_plan",
     "motion_guard": "test_motion_guard test_workspace",
@@ -70,7 +73,7 @@ def sample(session: Path, count: int, seed: int) -> int:
         items = sorted(
             database.work_items, key=lambda item: (item.mutations[0].start_pos, item.mutations[0].operator_name)
         )
-        worth = [item for item in items if not any(word in item.mutations[0].operator_name for word in _TRIVIAL)]
+        worth = [item for item in items if _is_worth_trying(item.mutations[0].operator_name)]
         chosen = worth if not count or count >= len(worth) else random.Random(seed).sample(worth, count)
         kept = {item.job_id for item in chosen}
         skipped = WorkResult(worker_outcome=WorkerOutcome.SKIPPED)
@@ -78,6 +81,10 @@ def sample(session: Path, count: int, seed: int) -> int:
             if item.job_id not in kept:
                 database.set_result(item.job_id, skipped)
         return len(kept)
+
+
+def _is_worth_trying(operator: str) -> bool:
+    return not any(word in operator for word in _TRIVIAL) and not operator.endswith(_SAME)
 
 
 def survivors(session: Path) -> tuple[int, list[dict[str, Any]]]:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Settings: every senseless one is named, limits can be tightened but not loosened, and the own check bites."""
 
+import importlib
 import math
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -134,8 +135,29 @@ def test_the_own_check_measures_acceleration_too() -> None:
 def test_the_defaults_are_the_documented_ones() -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "ros_interface.md").read_text(encoding="utf-8")
     for entry in fields(SupervisorLimits):
-        if entry.metadata:
-            assert f"| `{entry.name}` | `{entry.default!r}` |" in page, entry.name
+        facts = entry.metadata
+        if facts:
+            row = f"| `{entry.name}` | `{entry.default!r}` | {facts['low']:g} to {facts['high']:g} | {facts['unit']} |"
+            assert row in page, entry.name
+    defaults = SupervisorLimits()
+    assert defaults.require_heartbeat
+    assert defaults.check_tracking
+    assert defaults.untracked_joints == ("gripper",)
+    for switch in ("require_estop_heartbeat", "start_ramp", "cap_tool_speed", "keep_above_plane"):
+        assert not getattr(defaults, switch), switch
+
+
+CORE = "ceiling chunk_check chunks command_loop decision joint_watch limits motion_guard start_gate workspace"
+
+
+@pytest.mark.parametrize("name", CORE.split())
+def test_values_of_the_core_are_frozen_without_room_for_more_and_built_by_name(name: str) -> None:
+    module = importlib.import_module(f"sigma_ros.control.{name}")
+    own = [v for v in vars(module).values() if isinstance(v, type) and v.__module__ == module.__name__]
+    for value in filter(is_dataclass, own):
+        assert value.__dataclass_params__.frozen, value  # type: ignore[attr-defined]
+        assert "__slots__" in vars(value), value
+        assert all(entry.kw_only for entry in fields(value)), value
 
 
 def test_a_replay_meets_its_recording_wherever_it_begins() -> None:

@@ -196,3 +196,26 @@ def test_tracks_cannot_be_written_into() -> None:
     for array in (track.recent_rad, track.stop_rad):
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 1.0
+
+
+def test_a_standing_goal_is_where_it_is_at_this_tick_and_the_next_two() -> None:
+    request = Request.at(np.array([0.3, -0.4]))
+    np.testing.assert_array_equal(request.upcoming_rad, [[0.3, -0.4]] * 3)
+    assert (request.velocity_radps == 0.0).all()
+    assert (request.acceleration_radps2 == 0.0).all()
+
+
+def test_an_accelerating_goal_is_caught_up_with_and_then_followed_exactly() -> None:
+    t = 0.02 * np.arange(120)[:, None]
+    goals = (0.2 + 0.25 * t**2) * np.ones(2)
+    commands, clipped, _ = follow(GUARD, np.zeros(2), goals)
+    assert not clipped[20:90].any()
+    np.testing.assert_allclose(commands[21:91], goals[20:90], atol=1e-9)
+
+
+def test_an_impossible_goal_is_run_for_at_full_speed() -> None:
+    commands = drive(GUARD, [Request.at(np.full(2, 1.4))] * 60)
+    fastest = np.diff(commands[:, 0]).max() / 0.02
+    assert fastest > 0.99 * 2.0
+    braking = np.abs(np.diff(commands[:, 0], 2)).max() / 0.02**2
+    assert braking > 0.99 * 10.0

@@ -198,3 +198,13 @@ def test_a_stop_that_needs_a_nanometre_beyond_the_range_is_not_certified() -> No
             at_end = sign * (stopping - stopping[2] + PLANNER.upper - reach - gap)
             certified, _ = PLANNER.certify(at_end[:2], at_end[2:])
             assert certified.all() == safe
+
+
+def test_only_what_comes_after_the_first_three_commands_is_judged() -> None:
+    past = np.array([1.6, 1.55, 1.51, 1.48])[:, None] * np.ones(3)
+    gentle = StopPlanner(
+        motion_limits(velocity_radps=np.full(3, 9.0), acceleration_radps2=np.full(3, 99.0), jerk_radps3=np.full(3, 9e3))
+    )
+    assert gentle.keeps_limits(past).all()
+    assert gentle.keeps_limits(-past).all()
+    assert not gentle.keeps_limits(past + 0.03).any()

@@ -310,7 +310,9 @@ def test_a_policy_started_again_while_the_arm_stands_is_heard_although_it_counts
     assert bench.last.state is state
     assert bench.offer().accepted
     bench.heartbeat = False
-    bench.tick(10)
+    bench.tick(8)
+    bench.offer()
+    bench.tick(2)
     bench.heartbeat, bench.joints = True, True
     bench.next_id, bench.epoch = 0, 0
     bench.tick(2)

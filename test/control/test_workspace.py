@@ -113,6 +113,18 @@ def test_a_faster_motion_runs_smoothly_at_the_cap_and_ends_on_its_goal() -> None
     np.testing.assert_allclose(commands[-1], wanted[-1], atol=1e-6)
 
 
+def test_misses_are_told_with_the_tools_limits_too() -> None:
+    goal = RAISED + np.array([0.5, 0.0, 0.0, 0.0, 0.0, 0.0])
+    request = Request(
+        upcoming_rad=np.stack((goal, goal + 0.1, goal + 0.2)),
+        velocity_radps=np.zeros(6),
+        acceleration_radps2=np.zeros(6),
+    )
+    step = SLOW.advance(SLOW.rest(RAISED), request)
+    np.testing.assert_allclose(step.miss_rad, np.abs(goal - step.track.command_rad))
+    assert step.clipped[0]
+
+
 def test_a_step_below_the_plane_is_not_taken_and_says_so() -> None:
     down = np.array([0.0, 1.2, 1.0, 0.5, 0.0, 0.4])
     assert lowest_m(down[None]) < 0.0
@@ -191,7 +203,7 @@ def test_an_arm_below_the_plane_is_not_engaged() -> None:
     answer = bench.engage()
     assert not answer.success
     assert answer.reason is Reason.TOOL_BELOW
-    assert "mm" in answer.text
+    assert f"by {1e3 * (0.3 - lowest_m(RAISED[None])):.1f} mm" in answer.text
     assert bench.tick().command_rad is None
 
 
