@@ -21,6 +21,7 @@ from rich.progress import track
 
 ROOT = Path(__file__).resolve().parent.parent
 LONGEST_S = 15.0
+FINE = ("0", "-2", "130", "interrupted while importing")
 
 
 def main() -> int:
@@ -45,7 +46,10 @@ def main() -> int:
             output, _ = process.communicate(timeout=LONGEST_S)
             took.append(time.monotonic() - sent_s)
             early = process.returncode == 1 and b"KeyboardInterrupt" in output
-            codes["interrupted while importing" if early else str(process.returncode)] += 1
+            code = "interrupted while importing" if early else str(process.returncode)
+            codes[code] += 1
+            if code not in FINE:
+                print(f"ended with {code}:\n{output.decode(errors='replace')[-2000:]}")
         except subprocess.TimeoutExpired:
             codes["hung"] += 1
         finally:
@@ -56,7 +60,7 @@ def main() -> int:
         print(f"| {code} | {count} |")
     p50, p99 = np.percentile(took, [50, 99])
     print(f"\nfrom the signal to the end: p50 {1e3 * p50:.0f} ms, p99 {1e3 * p99:.0f} ms")
-    return int(any(code not in ("0", "-2", "130", "interrupted while importing") for code in codes))
+    return int(any(code not in FINE for code in codes))
 
 
 if __name__ == "__main__":

@@ -76,11 +76,8 @@ def supervisor_node(given: dict[str, str], *, command_topic: str) -> Node:
         executable="supervisor_node",
         name="sigma_supervisor",
         parameters=[
-            {
-                "contract": given["contract"],
-                "lockstep": is_true(given["lockstep"]),
-                "start_ramp": is_true(given["start_ramp"]),
-            },
+            {"contract": given["contract"], "lockstep": is_true(given["lockstep"])},
+            {"start_ramp": True} if is_true(given["start_ramp"]) else {},  # in lockstep it is the node's own default
             *params_file(given),
         ],
         remappings=[(command_topic, DRY_RUN_TOPIC)] if is_true(given["dry_run"]) else [],
