@@ -43,6 +43,7 @@ def test_joint_states_age_from_their_arrival_or_their_stamp_whichever_is_longer(
     assert known.joint_age_s(NOW + 30 * MS) == pytest.approx(0.03)
     known.push_joints(STAMP + LEAD, MIDDLE, NOW)
     assert known.joint_age_s(NOW) == 0.0, "a stamp ahead of now is no negative age"
+    assert known.joint_age_s(NOW - MS) == 0.0, "nor is an arrival after now"
     late = Evidence(CONTRACT, LIVE)
     late.tick(NOW, STAMP)
     late.push_joints(STAMP - 40 * MS, MIDDLE, NOW)
