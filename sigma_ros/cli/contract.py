@@ -4,13 +4,16 @@
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
+from sigma_ros.control.kinematics import ForwardKinematics
 
 app = typer.Typer(no_args_is_help=True, help="A robot's contract: joints, cameras, topics, units.")
 
@@ -31,7 +34,7 @@ def check(
     checked = load_contract(file)
     console = Console(highlight=False)
     console.print(f"contract {checked.name}: no problem found", style="bold green")
-    for table in (_joints(checked), _aliases(checked), _cameras(checked), _sources(checked)):
+    for table in (_joints(checked), _aliases(checked), _cameras(checked), _sources(checked), *_tool(checked)):
         console.print(table)
 
 
@@ -83,8 +86,19 @@ def _sources(contract: Contract) -> Table:
     return table
 
 
+def _tool(contract: Contract) -> list[Table]:
+    """Where the tool's points are with all joints at zero: to compare with the arm on the table."""
+    if contract.kinematics is None:
+        return []
+    forward = ForwardKinematics(contract.kinematics, contract.joint_names)
+    table = _table("tool point", "x, y, z [m] with all joints at 0")
+    for name, place in zip(forward.names, forward.points_m(np.zeros((1, contract.dof)))[0].T, strict=True):
+        table.add_row(name, ", ".join(f"{round(float(x), 3) + 0.0:.3f}" for x in place))
+    return [table]
+
+
 def _table(*columns: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=column == columns[0])
+        table.add_column(escape(column), overflow="fold", no_wrap=column == columns[0])
     return table

@@ -109,7 +109,7 @@ def test_an_old_python_is_refused_with_the_one_expected(monkeypatch: pytest.Monk
 def test_contract_check_shows_a_right_contract() -> None:
     result = sigma("contract", "check", "so101")
     assert result.returncode == 0, result.stderr
-    for text in ("no problem found", "shoulder_pan", "/up_camera/image_raw", "30 Hz"):
+    for text in ("no problem found", "shoulder_pan", "limits [rad]", "/up_camera/image_raw", "30 Hz", "fixed_finger"):
         assert text in result.stdout
 
 
