@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
+from sigma_ros.cli.shared_options import ContractName
 from sigma_ros.contract_file import load_contract
 
 app = typer.Typer(no_args_is_help=True, help="Models: make the small one, look into a checkpoint.")
 
-ContractName = Annotated[str, typer.Option("--contract", help="Contract file, or a shipped one's name (so101, cr5).")]
 TokenizerPlace = Annotated[
     str | None, typer.Option("--tokenizer", help="Tokenizer folder or Hub id; also the variable SIGMA_TOKENIZER.")
 ]

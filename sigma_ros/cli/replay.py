@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from sigma_ros.cli import shared_options as options
+
 app = typer.Typer(no_args_is_help=True)
 
 
@@ -23,34 +25,22 @@ def replay(
     *,
     bag: Annotated[list[Path], typer.Option("--bag", help="A bag, or a folder of bags; may be given more than once.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for report.json, report.html and chunks.parquet.")],
-    checkpoint: Annotated[
-        str, typer.Option("--checkpoint", help="`mini`, a Sigma checkpoint folder, or a base folder or Hub id.")
-    ],
-    contract: Annotated[
-        str, typer.Option("--contract", help="Contract file, or a shipped one's name (so101, cr5).")
-    ] = "so101",
-    task: Annotated[
-        str | None, typer.Option("--task", help="Task text in place of the recorded one.", show_default="recorded")
-    ] = None,
-    replan_ticks: Annotated[int, typer.Option("--replan-ticks", min=1, help="Ticks between two chunks.")] = 8,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the flow noise.")] = 0,
-    min_scale: Annotated[float, typer.Option("--min-scale", min=0.0, max=1.0, help="Adapter's least scale.")] = 0.0,
-    max_scale: Annotated[float, typer.Option("--max-scale", min=0.0, max=1.0, help="Adapter's largest scale.")] = 1.0,
-    risk_temperature: Annotated[
-        float, typer.Option("--risk-temperature", min=1e-6, help="How much risk halves the scale; more is bolder.")
-    ] = 1.0,
-    supervisor: Annotated[
-        bool, typer.Option("--supervisor/--no-supervisor", help="Run the supervisor at 50 Hz of bag time.")
-    ] = True,
-    allow_untrained: Annotated[
-        bool, typer.Option("--allow-untrained", help="Accept a base with random weights.")
-    ] = False,
-    base: Annotated[str | None, typer.Option("--base", help="Where the base of a Sigma checkpoint is now.")] = None,
-    revision: Annotated[str | None, typer.Option("--revision", help="Hub revision of the base.")] = None,
-    tokenizer: Annotated[str | None, typer.Option("--tokenizer", help="Tokenizer folder or Hub id.")] = None,
-    device: Annotated[str, typer.Option("--device", help="Torch device, or auto.")] = "auto",
+    checkpoint: options.Checkpoint,
+    contract: options.ContractName = "so101",
+    task: options.Task = None,
+    replan_ticks: options.ReplanTicks = 8,
+    seed: options.Seed = 0,
+    min_scale: options.MinScale = 0.0,
+    max_scale: options.MaxScale = 1.0,
+    risk_temperature: options.RiskTemperature = 1.0,
+    supervisor: options.Supervised = True,
+    allow_untrained: options.AllowUntrained = False,
+    base: options.Base = None,
+    revision: options.Revision = None,
+    tokenizer: options.Tokenizer = None,
+    device: options.Device = "auto",
     strict: Annotated[bool, typer.Option("--strict", help="Any loss in a recording is a failure.")] = False,
-    recover: Annotated[bool, typer.Option("--recover", help="Read a cut-off bag as far as it goes.")] = False,
+    recover: options.Recover = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a report that is there.")] = False,
     semantic: Annotated[
         bool, typer.Option("--semantic", help="Also: do text and memory matter? Five more replays of each recording.")
