@@ -62,7 +62,7 @@ MODULES = {
     "chunk_stream": "test_chunk_stream test_supervisor",
     "command_loop": "test_limits test_supervisor test_workspace",
     "situation": "test_supervisor test_workspace",
-    "supervisor": "test_supervisor",
+    "supervisor": "test_supervisor test_workspace",
 }
 """The core's modules and the tests that are tried first."""
 
@@ -122,7 +122,10 @@ name = "local"
 """,
         encoding="utf-8",
     )
-    environment = os.environ | {"PYTHONPATH": f"{copy}:{os.environ.get('PYTHONPATH', '')}"}
+    environment = os.environ | {
+        "PYTHONPATH": f"{copy}:{os.environ.get('PYTHONPATH', '')}",
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+    }
     tool = [sys.executable, "-m", "cosmic_ray.cli"]
     for command in (["init", config.name, session.name], None, ["exec", config.name, session.name]):
         if command is None:
