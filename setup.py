@@ -32,7 +32,13 @@ setup(
     python_requires=">=3.12",
     packages=find_packages(include=["sigma_ros", "sigma_ros.*"]),
     include_package_data=True,
-    data_files=[("share/sigma_ros/config", [str(p.relative_to(ROOT)) for p in sorted((ROOT / "config").glob("*"))])],
+    data_files=[
+        (
+            f"share/sigma_ros/{folder}",
+            [str(p.relative_to(ROOT)) for p in sorted((ROOT / folder).glob("*")) if p.is_file()],
+        )
+        for folder in ("config", "config/security")
+    ],
     install_requires=requirements("core", "model"),
     extras_require={
         "ros": requirements("ros"),

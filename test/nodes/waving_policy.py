@@ -4,10 +4,14 @@
 Usage: waving_policy.py CONTRACT_FILE INFERENCE_MS [ROS arguments]
 """
 
+import signal
 import sys
 import time
 from dataclasses import replace
 from functools import partial
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # as the executables in scripts/nodes
 
 import numpy as np
 from node_fakes import HORIZON, FakeRuntime
