@@ -7,6 +7,7 @@ Asked: no hang, no crash; 0 once the node runs, the signal itself before Python 
 """
 
 import argparse
+import os
 import random
 import signal
 import subprocess
@@ -38,7 +39,9 @@ def main() -> int:
     rng = random.Random(0)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with it ignored
     for _ in track(range(given.times), description="Ctrl-C"):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONFAULTHANDLER": "1"}
+        )
         try:
             time.sleep(rng.uniform(0.0, given.longest))
             process.send_signal(signal.SIGINT)
@@ -52,6 +55,8 @@ def main() -> int:
                 print(f"ended with {code}:\n{output.decode(errors='replace')[-2000:]}")
         except subprocess.TimeoutExpired:
             codes["hung"] += 1
+            process.send_signal(signal.SIGABRT)  # faulthandler says where each thread is
+            print(f"hung:\n{process.communicate()[0].decode(errors='replace')[-4000:]}")
         finally:
             process.kill()
             process.wait()

@@ -79,8 +79,8 @@ def stop_on_signal() -> Iterator[StopRequest]:
             if data[0] in numbers:
                 request.set(data[0])
 
+    old_fd = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)  # first: the handlers alone would lose it
     before = {number: signal.signal(number, lambda _number, _frame: None) for number in numbers}
-    old_fd = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     thread = threading.Thread(target=listen, name="signals", daemon=True)
     thread.start()
     try:

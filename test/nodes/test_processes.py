@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +23,7 @@ from std_srvs.srv import Trigger
 from sigma_ros.contract_file import load_contract
 from sigma_ros.nodes import qos, topics
 from sigma_ros.nodes.messages import chunk_message
+from sigma_ros.nodes.process import stop_on_signal
 from sigma_ros.nodes.sensor_messages import joint_state_message
 
 pytestmark = pytest.mark.ros
@@ -181,3 +184,22 @@ def test_the_shipped_transport_profile_is_used_unless_the_user_has_one():
         given = [sys.executable, "-c", code.replace("CHOSEN", profile)]
         done = subprocess.run(given, env=environment, capture_output=True, text=True, check=True)
         assert done.stdout.strip().endswith(expected)
+
+
+def test_a_signal_that_comes_while_the_handlers_are_set_up_is_not_lost(monkeypatch):
+    install, sent = signal.signal, []
+
+    def interrupted(number, handler):
+        before = install(number, handler)
+        if not sent:
+            sent.append(number)
+            signal.raise_signal(number)
+        return before
+
+    monkeypatch.setattr(signal, "signal", interrupted)
+    with stop_on_signal() as request:
+        end_s = time.monotonic() + 20.0
+        while not request:
+            assert time.monotonic() < end_s, "the signal was lost"
+            threading.Event().wait(0.01)
+    assert [request.number] == sent
