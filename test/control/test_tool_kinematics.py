@@ -150,3 +150,24 @@ def test_a_contract_need_not_know_its_kinematics() -> None:
     assert read_kinematics(None, ("a",), []) is None
     assert load_contract("cr5").kinematics is None
     assert load_contract("so101_rospai").kinematics == CONTRACT.kinematics
+
+
+@QUICK_LAW
+@given(arrays(np.float64, (10,), elements=st.floats(-1.0, 1.0)))
+def test_a_link_stands_and_turns_as_its_numbers_say_whatever_they_are(numbers: ndarray) -> None:
+    """Against the quaternion's own formula, v + 2 u x (u x v + w v)."""
+    quaternion, axis, place = numbers[:4] + [1.5, 0.0, 0.0, 0.0], numbers[4:7] + [0.0, 0.0, 1.5], numbers[7:]
+    entry = {"joint": "a", "position_m": place.tolist(), "quaternion": quaternion.tolist(), "axis": axis.tolist()}
+    tip = np.array([0.3, -0.2, 0.7])
+    problems: list[str] = []
+    read = read_kinematics({"links": [entry], "points": [POINT | {"position_m": tip.tolist()}]}, ("a",), problems)
+    assert read is not None, problems
+
+    def turned(v: ndarray, w: float, u: ndarray) -> ndarray:
+        return v + 2.0 * np.cross(u, np.cross(u, v) + w * v)
+
+    unit = axis / np.linalg.norm(axis)
+    turn = turned(tip, np.cos(0.35), np.sin(0.35) * unit)
+    w, *u = quaternion / np.linalg.norm(quaternion)
+    found = ForwardKinematics(read, ("a",)).points_m(np.array([[0.7]]))[0, :, 0]
+    np.testing.assert_allclose(found, place + turned(turn, w, np.array(u)), atol=1e-12)
