@@ -156,7 +156,9 @@ def test_a_contract_need_not_know_its_kinematics() -> None:
 @given(arrays(np.float64, (10,), elements=st.floats(-1.0, 1.0)))
 def test_a_link_stands_and_turns_as_its_numbers_say_whatever_they_are(numbers: ndarray) -> None:
     """Against the quaternion's own formula, v + 2 u x (u x v + w v)."""
-    quaternion, axis, place = numbers[:4] + [1.5, 0.0, 0.0, 0.0], numbers[4:7] + [0.0, 0.0, 1.5], numbers[7:]
+    quaternion, axis, place = numbers[:4].copy(), numbers[4:7].copy(), numbers[7:]
+    quaternion[0] += 1.5
+    axis[2] += 1.5
     entry = {"joint": "a", "position_m": place.tolist(), "quaternion": quaternion.tolist(), "axis": axis.tolist()}
     tip = np.array([0.3, -0.2, 0.7])
     problems: list[str] = []
