@@ -64,7 +64,7 @@ def score_windows(
 ) -> WindowScores:
     """Every stride window of the episodes `numbers`, all side by side, memory kept from window to window.
 
-    `feeder` is needed for the comparison arm alone.
+    `feeder` is needed for the comparison arm alone; its whole change counts, as plain LoRA is used.
     """
     model.eval()
     stride = model.config.memory_stride
@@ -85,13 +85,14 @@ def score_windows(
         report = model.adapter().assess(
             telepathy_residual=residual.trajectory, telepathy_factors=belief.factors, alignment=belief.alignment
         )
+        scale = report.scale if feeder is None else torch.ones_like(report.scale)  # it has no telepathy to judge by
         steps = windows.target.shape[1]
         base, added = windows.base[:, :steps].double(), residual.composite[:, :steps].double()
         values = {
             "base": (base - windows.target).square(),
-            "sigma": (base + report.scale[:, None, None] * added - windows.target).square(),
+            "sigma": (base + scale[:, None, None] * added - windows.target).square(),
             "full": (base + added - windows.target).square(),
-            "scale": report.scale,
+            "scale": scale,
             "residual_rms": added.square().mean(dim=(1, 2)).sqrt(),
             "tau_l2": torch.stack([plain.tau_l2, belief.tau_l2], dim=1).double(),
             "sem_align": torch.stack([plain.sem_align, belief.sem_align], dim=1).double(),

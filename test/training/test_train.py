@@ -157,6 +157,10 @@ def test_another_setting_or_other_data_cannot_be_resumed(options):
 def test_the_robot_loads_what_was_trained_and_its_base_is_untouched(arm, options, base):
     run, complete = run_training(replace(options, arm=arm, max_steps=2, lora_dropout=0.0), resume=False)
     assert complete
+    if arm == "plain_lora":  # no telepathy that an adapter could judge: it is compared with its whole change
+        scores = run.scores(run.held_out_numbers[:1])
+        np.testing.assert_array_equal(scores.sigma, scores.full)
+        assert (scores.sigma != scores.base).any()
     contract = load_contract("so101")
     checkpoint = Path(options.output_dir) / CHECKPOINT
     runtime = SigmaRuntime.load(str(checkpoint), contract=contract)
