@@ -2,10 +2,13 @@
 """The same examples in every run, whatever the machine's speed: a law that fails here fails everywhere."""
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from sigma_ros.evaluation.scheduling import same_scheduling
 
 settings.register_profile("laws", derandomize=True, deadline=None, database=None)
 settings.load_profile("laws")
@@ -13,6 +16,13 @@ settings.load_profile("laws")
 # A shell starts background jobs with Ctrl-C ignored, and our children would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _ordinary_scheduling() -> Iterator[None]:
+    """LeRobot's video encoder puts root's process before everything else; the next test must not run like that."""
+    with same_scheduling():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,7 @@ from sigma_ros.errors import ContractError, DatasetError, SigmaError, UsageError
 from sigma_ros.evaluation.bag import Bag, Record, open_bag
 from sigma_ros.evaluation.episode import Episode, Tick
 from sigma_ros.evaluation.lerobot_episode import ACTION_KEY, STATE_KEY
+from sigma_ros.evaluation.scheduling import same_scheduling
 
 if TYPE_CHECKING:
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
@@ -74,9 +75,10 @@ def write_dataset(
     shutil.rmtree(partial, ignore_errors=True)
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
-        dataset = _create(contract, out.name, partial, videos=videos)
-        written = _Writer(dataset).write(bags, contract, strict=strict, progress=progress)
-        dataset.finalize()
+        with same_scheduling():
+            dataset = _create(contract, out.name, partial, videos=videos)
+            written = _Writer(dataset).write(bags, contract, strict=strict, progress=progress)
+            dataset.finalize()
         if not written.episodes:
             raise DatasetError(
                 f"no bag holds {MIN_TICKS} usable ticks in a row",

@@ -3,6 +3,7 @@
 
 import itertools
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,6 +45,15 @@ def test_policy_units_survive_the_way_through_radians_to_the_last_bit(name):
 
 
 @pytest.mark.slow
+def test_encoding_videos_leaves_the_process_scheduled_as_it_was(tmp_path):
+    """The encoder puts a root's process before everything else on the machine and leaves it there."""
+    contract = small_contract()
+    bag = write_recording(tmp_path / "bag", contract, ticks=20)
+    before = os.sched_getscheduler(0), os.sched_getparam(0).sched_priority
+    write_dataset([bag], contract, tmp_path / "set")
+    assert (os.sched_getscheduler(0), os.sched_getparam(0).sched_priority) == before
+
+
 def test_a_data_set_goes_to_bags_and_back_exactly(tmp_path):
     lerobot = pytest.importorskip("lerobot.datasets.lerobot_dataset")
     contract = square_contract()
