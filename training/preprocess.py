@@ -119,6 +119,13 @@ def preprocess(sources: list[Source], options: Options, *, described: str, revis
                     collected.add(arrays, recording=source.name, shard=path.name, sha256=sha256)
             except MachineError:
                 raise  # a full disk is not a broken recording
+            except OSError as error:
+                raise DatasetError(
+                    "a shard could not be written",
+                    where=options.out,
+                    got=error,
+                    remedy="free some space; the same command resumes",
+                ) from error
             except SigmaError as error:
                 if not options.skip_broken:
                     raise DatasetError(
