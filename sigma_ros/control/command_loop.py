@@ -13,7 +13,7 @@ from sigma_ros.control.chunk_check import ACCEPTED, Verdict, refused
 from sigma_ros.control.chunk_stream import ChunkStream
 from sigma_ros.control.evidence import Evidence
 from sigma_ros.control.limits import SupervisorLimits, limit_excess
-from sigma_ros.control.motion_guard import MotionGuard, Step, Track
+from sigma_ros.control.motion_guard import MotionGuard, Request, Step, Track
 from sigma_ros.control.reasons import Reason
 from sigma_ros.control.start_gate import Lead, anchor_of, gate, lead_to
 
@@ -45,6 +45,7 @@ class CommandLoop:
         self._ceiling = Ceiling()
         self._missed = False
         self._base_miss_s = 0.0
+        self._base_track: Track | None = None
         self._has_commanded = False
         self.is_slowed = False
         self._last_rad: Float64[ndarray, " dof"] | None = None
@@ -58,6 +59,7 @@ class CommandLoop:
         self.limits = limits
         self._motion = limits.motion(self._contract)
         self._guard = MotionGuard(self._motion)
+        self._base_track = None
         if self.track is not None:
             self.track = self._guard.rest(self.track.command_rad)
 
@@ -141,19 +143,31 @@ class CommandLoop:
         if self.lead is not None and self.lead.is_over(now_ns):
             self.lead = None
         request = stream.request(now_ns, scale=self._ceiling.applied, lead=self.lead) if following else None
+        base_request = stream.request(now_ns, scale=0.0, lead=self.lead) if following else None
+        base_miss_rad = self._follow_base(base_request)
         before = self.track.recent_rad
         step = self._guard.advance(self.track, request)
         self.track = step.track
         self._has_commanded = True
         excess = limit_excess(self._motion, np.concatenate((before, step.track.recent_rad[2:])))
-        return self._outcome(step, excess)
+        return self._outcome(step, excess, base_miss_rad)
 
-    def _outcome(self, step: Step, excess: float) -> Outcome:
+    def _follow_base(self, request: Request | None) -> float:
+        """How far the base alone, followed from where the arm began to follow, would be from its own request [rad]."""
+        if request is None or self.track is None:
+            self._base_track = None
+            return 0.0
+        step = self._guard.advance(self._base_track or self.track, request)
+        self._base_track = step.track
+        return float(step.miss_rad.max())
+
+    def _outcome(self, step: Step, excess: float, base_miss_rad: float) -> Outcome:
         miss_rad = float(step.miss_rad.max())
-        self._missed = miss_rad > self.limits.miss_tolerance_rad
+        self._missed = miss_rad - base_miss_rad > self.limits.miss_tolerance_rad
         self.is_slowed = step.too_fast
         asked_for_too_much = miss_rad > self.limits.base_miss_rad and not step.too_fast
-        base_misses = self._ceiling.applied == 0.0 and asked_for_too_much
+        base_alone = self._ceiling.applied == 0.0 or base_miss_rad > self.limits.base_miss_rad
+        base_misses = asked_for_too_much and base_alone
         self._base_miss_s = self._base_miss_s + self._motion.period_s if base_misses else 0.0
         return Outcome(
             clipped=step.clipped,

@@ -106,9 +106,13 @@ class SupervisorLimits:
     scale_fall_s: float = _setting(0.1, 0.01, 0.1, "s", "the applied scale falls from 1 to 0 in this time")
     recover_after_s: float = _setting(2.0, 0.0, 60.0, "s", "all must be well this long before the ceiling rises")
     recover_per_s: float = _setting(0.2, 0.0, 0.5, "1/s", "the ceiling rises this fast")
-    miss_tolerance_rad: float = _setting(0.02, 0.001, 0.5, "rad", "a tick this far from its request lowers the ceiling")
+    miss_tolerance_rad: float = _setting(
+        0.02, 0.001, 0.5, "rad", "further from its request than the base alone would be: lowers the ceiling"
+    )
     max_residual_rad: float = _setting(0.5, 0.0, 3.2, "rad", "largest correction that the residual may apply")
-    base_miss_rad: float = _setting(0.3, 0.05, 3.2, "rad", "at scale 0, this far from the request for 1 s: HOLD")
+    base_miss_rad: float = _setting(
+        0.3, 0.05, 3.2, "rad", "this far from the request for 1 s, and the base alone as well: HOLD"
+    )
 
     max_measured_speed_radps: float = _setting(10.0, 1.0, 100.0, "rad/s", "a joint measured faster: STOPPED")
     tracking_error_rad: float = _setting(0.6, 0.05, 3.2, "rad", "measured against commanded for 0.5 s: STOPPED")

@@ -86,11 +86,14 @@ class Reason(Enum):
     SCALE_HEARTBEAT = ("the policy's heartbeat is late, the residual is turned down", "")
     SCALE_DELAY = ("chunks arrive late, the residual is turned down", "make inference faster")
     SCALE_AGE = ("chunks come too rarely, the residual is turned down", "replan sooner")
-    SCALE_MISSES = ("the arm cannot follow, the residual is turned down", "look at the policy's chunks")
+    SCALE_MISSES = (
+        "the arm follows worse than the base alone, the residual is turned down",
+        "look at the policy's chunks",
+    )
     SCALE_RESIDUAL_LARGE = ("the residual is too large, it is turned down", "look at the adapter")
     SCALE_RESIDUAL_OPPOSED = ("the residual works against the base, it is off", "look at the adapter")
 
-    BASE_MISBEHAVES = ("the base policy alone asks for what the arm cannot do", "look at the policy, then engage")
+    BASE_MISBEHAVES = ("the base policy itself asks for what the arm cannot do", "look at the policy, then engage")
     TOOL_SPEED = ("the tool is held to its speed limit", "make the policy's motions slower")
     TOOL_PLANE = ("the tool would go below its plane", "look at the policy's targets, and at plane_height_m")
     TOOL_BELOW = ("the tool is below its plane", "move it up by hand, or lower plane_height_m")

@@ -43,13 +43,13 @@ class Habits:
     @classmethod
     def drawn(cls, rng: np.random.Generator) -> "Habits":
         """Random habits of one demonstration."""
-        x, y = rng.uniform(-0.015, 0.015, 2)
+        x, y = rng.uniform(-0.008, 0.008, 2)
         return cls(
-            speed=rng.uniform(0.85, 0.98),
-            hover_m=rng.uniform(0.045, 0.060),
-            grasp_shift_m=rng.uniform(-0.003, 0.003),
+            speed=rng.uniform(0.90, 0.98),
+            hover_m=rng.uniform(0.048, 0.056),
+            grasp_shift_m=rng.uniform(-0.0015, 0.0015),
             drop_shift_m=(float(x), float(y)),
-            pause_s=rng.uniform(0.10, 0.20),
+            pause_s=rng.uniform(0.10, 0.16),
         )
 
 

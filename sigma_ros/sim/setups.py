@@ -103,12 +103,13 @@ class StartConfig:
 
     `brick_yaw_rad` is the angle of the brick's long side from the tangent of that circle; `rest_rad`
     is the folded pose in which LeRobot's recordings start, in the arm's order; `rest_spread_rad` the
-    largest random deviation from it.
+    largest random deviation from it. The brick's region, 4.5 by 8.5 cm, is what a model of 6 M parameters learns
+    on two cores in hours; the expert reaches a much larger one.
     """
 
-    brick_radius_m: tuple[float, float] = (0.150, 0.225)
-    brick_azimuth_rad: tuple[float, float] = (-0.10, 0.85)
-    brick_yaw_rad: tuple[float, float] = (-0.7, 0.7)
+    brick_radius_m: tuple[float, float] = (0.165, 0.210)
+    brick_azimuth_rad: tuple[float, float] = (0.15, 0.60)
+    brick_yaw_rad: tuple[float, float] = (-0.35, 0.35)
     rest_rad: tuple[float, ...] = (0.0, -1.65, 1.55, 1.15, 0.0, 0.05)
     rest_spread_rad: float = 0.06
 

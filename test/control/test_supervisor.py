@@ -221,6 +221,49 @@ def test_a_base_that_misbehaves_on_its_own_leads_to_hold_until_somebody_engages(
     assert bench.tick(3).state in FOLLOWING
 
 
+def rough(bench: Bench, rng: np.random.Generator, size: float) -> np.ndarray:
+    """A sway whose steps tremble by up to `size`: more than the acceleration limit lets the arm follow."""
+    return bench.sway(size=0.1) + rng.uniform(-size, size, (50, 6))
+
+
+def test_a_rough_base_alone_does_not_turn_the_residual_down() -> None:
+    bench, rng = Bench().running(), np.random.default_rng(1)
+    for _ in range(40):
+        bench.offer(rough(bench, rng, 0.12), scale=1.0)
+        bench.tick(8)
+    assert max(d.miss_rad for d in bench.decisions[-100:]) > bench.limits.miss_tolerance_rad
+    assert bench.last.applied_scale == 1.0
+    assert bench.last.scale_ceiling == 1.0
+
+
+def test_a_residual_that_smooths_a_rough_base_is_let_through_and_followed() -> None:
+    bench, rng = Bench().running(), np.random.default_rng(2)
+    for _ in range(40):
+        smooth = bench.sway(size=0.1)
+        base = smooth + rng.uniform(-0.12, 0.12, (50, 6))
+        bench.offer(base, residual_rad=smooth - base, scale=1.0)
+        bench.tick(8)
+    assert bench.last.applied_scale == 1.0
+    assert max(d.miss_rad for d in bench.decisions[-50:]) < bench.limits.miss_tolerance_rad
+
+
+def test_a_residual_that_makes_a_rough_base_rougher_is_turned_down() -> None:
+    bench, rng = Bench().running(), np.random.default_rng(3)
+    for _ in range(40):
+        bench.offer(rough(bench, rng, 0.05), residual_rad=rng.uniform(-0.4, 0.4, (50, 6)), scale=1.0)
+        bench.tick(8)
+    assert bench.last.scale_ceiling < 0.5
+    assert Reason.SCALE_MISSES in {d.reason for d in bench.decisions}
+
+
+def test_a_base_that_misbehaves_leads_to_hold_at_any_scale() -> None:
+    bench, rng = Bench().running(), np.random.default_rng(4)
+    for _ in range(30):
+        bench.offer(rng.uniform(CONTRACT.lower_rad, CONTRACT.upper_rad, (50, 6)), scale=1.0)
+        bench.tick(5)
+    assert bench.last.reason is Reason.BASE_MISBEHAVES
+
+
 # Gaps, ages and clocks
 
 
