@@ -3,10 +3,12 @@
 
 rclpy's own signal handling invalidates the context first, so nothing can be published after Ctrl-C. Here a
 signal only asks: the executor ends its turn, the node's `stop` says its last words, then the context goes.
-A second signal ends the process at once. Exit codes: 0 ended when asked, 1 failed, 2 wrong usage.
+A signal a second or more after the first ends the process at once; sooner it is the same Ctrl-C once more, which a
+terminal sends to all processes and `ros2 launch` to its own. Exit codes: 0 ended when asked, 1 failed, 2 wrong usage.
 """
 
 import argparse
+import atexit
 import os
 import signal
 import socket
@@ -33,6 +35,7 @@ from sigma_ros.nodes.options import Options, specs
 
 _FAST_DDS_2_DISTROS = ("humble", "iron", "jazzy")
 _STOP_TIMEOUT_S = 3.0
+_SAME_REQUEST_S = 1.0
 
 
 class Stoppable(Protocol):
@@ -48,6 +51,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.number = 0
+        self._first_s = 0.0
         self._wake: list[Callable[[], None]] = []
 
     def __bool__(self) -> bool:
@@ -58,9 +62,12 @@ class StopRequest:
         self._wake.append(wake)
 
     def set(self, number: int) -> None:
-        """Records the signal; the second one ends the process."""
+        """Records the signal; another one, unless it belongs to the first, ends the process."""
         if self.number:
-            os._exit(128 + number)
+            if time.monotonic() - self._first_s >= _SAME_REQUEST_S:
+                os._exit(128 + number)
+            return
+        self._first_s = time.monotonic()
         self.number = number
         for wake in self._wake:
             wake()
@@ -68,7 +75,10 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signal() -> Iterator[StopRequest]:
-    """Turns SIGINT and SIGTERM into a `StopRequest` within a millisecond, even while C code waits."""
+    """Turns SIGINT and SIGTERM into a `StopRequest` within a millisecond, even while C code waits.
+
+    After a request the process goes: the handlers from before, which would kill it, do not come back.
+    """
     request = StopRequest()
     reader, writer = socket.socketpair()
     writer.settimeout(0.0)
@@ -88,10 +98,17 @@ def stop_on_signal() -> Iterator[StopRequest]:
     finally:
         signal.set_wakeup_fd(old_fd)
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, (lambda late, _frame: request.set(late)) if request else handler)
+        if request:
+            atexit.register(_ignore_signals, numbers)  # Python's own end would take the handlers away
         writer.close()
         thread.join()
         reader.close()
+
+
+def _ignore_signals(numbers: Sequence[int]) -> None:
+    for number in numbers:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def use_shipped_dds_profile(profile: str = "fastdds.xml") -> None:

@@ -197,10 +197,52 @@ def test_a_signal_that_comes_while_the_handlers_are_set_up_is_not_lost(monkeypat
             signal.raise_signal(number)
         return before
 
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     monkeypatch.setattr(signal, "signal", interrupted)
-    with stop_on_signal() as request:
-        end_s = time.monotonic() + 20.0
-        while not request:
-            assert time.monotonic() < end_s, "the signal was lost"
-            threading.Event().wait(0.01)
+    try:
+        with stop_on_signal() as request:
+            end_s = time.monotonic() + 20.0
+            while not request:
+                assert time.monotonic() < end_s, "the signal was lost"
+                threading.Event().wait(0.01)
+    finally:
+        for number, handler in before.items():
+            install(number, handler)
     assert [request.number] == sent
+
+
+def test_a_burst_of_signals_is_one_request_and_a_later_one_ends_the_process():
+    """`ros2 launch` without a terminal sends its nodes another SIGINT when their group has got one already."""
+    code = (
+        "import os, signal, sys, time\n"
+        "from sigma_ros.nodes.process import stop_on_signal\n"
+        "with stop_on_signal() as request:\n"
+        "    print('ready', flush=True)\n"
+        "    while not request: time.sleep(0.01)\n"
+        "    time.sleep(0.3)\n"
+        "for _ in range(3): os.kill(os.getpid(), signal.SIGINT)\n"  # while it goes, the handlers are not back
+        "print('still there', flush=True)\n"
+        "time.sleep(float(sys.argv[1]))\n"
+    )
+    for rest_s, late, expected in (("0", False, 0), ("60", True, 128 + signal.SIGINT)):
+        command = [sys.executable, "-c", code, rest_s]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        until_said(process, "ready")
+        for _ in range(3):
+            process.send_signal(signal.SIGINT)
+        until_said(process, "still there")
+        if late:
+            time.sleep(1.0)
+            process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+        assert process.returncode == expected
+
+
+def test_a_supervisor_that_hears_ctrl_c_twice_still_says_its_last_words():
+    with node_process("supervisor_node") as process:
+        until_said(process, "DISENGAGED")
+        for _ in range(2):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.05)
+        process.communicate(timeout=10)
+        assert process.returncode == 0
