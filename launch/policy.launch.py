@@ -6,15 +6,18 @@ Nothing moves until the supervisor is engaged:
 go to /sigma/dry_run instead of the contract's command topic.
 """
 
+from pathlib import Path
+
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
-from launch.actions import DeclareLaunchArgument, EmitEvent, LogInfo, OpaqueFunction, RegisterEventHandler
+from launch.actions import LogInfo, OpaqueFunction, RegisterEventHandler
 from launch.event_handlers import OnProcessExit, OnProcessStart
-from launch.events import Shutdown
 from launch.events.process import ProcessExited
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from sigma_ros.contract_file import load_contract, shipped_config_dir
+from sigma_ros.errors import UsageError
+from sigma_ros.nodes.launching import STOP_TIMEOUTS, declared, ends_all
 
 ARGUMENTS = {
     "contract": ("so101", "contract file, or the name of a shipped one (so101, cr5)"),
@@ -29,42 +32,37 @@ ARGUMENTS = {
     "start_ramp": ("false", "lead the arm slowly to a first target that is far from it; sim.launch.py does"),
     "dry_run": ("false", "send commands to /sigma/dry_run instead of the robot"),
     "lockstep": ("false", "advance with a replay instead of the clock"),
-    "incidents": ("incidents", "folder for bags of the half minute before each stop; empty: none are kept"),
+    "incidents": ("incidents", "folder for bags of the half minute before each stop; none: none are kept"),
     "log_level": ("info", "debug, info, warn, error or fatal"),
 }
+NO_INCIDENTS = "none"  # `ros2 launch` takes no empty value
 DRY_RUN_TOPIC = "/sigma/dry_run"
 WRONG_USAGE = 2
 RESPAWN_DELAY_S = 2.0
 RESPAWN_MAX_RETRIES = 5
-SIGTERM_TIMEOUT_S = "5"
-SIGKILL_TIMEOUT_S = "5"
 
 
 def generate_launch_description() -> LaunchDescription:
-    arguments = [
-        DeclareLaunchArgument(name, default_value=default, description=text)
-        for name, (default, text) in ARGUMENTS.items()
-    ]
-    return LaunchDescription([*arguments, OpaqueFunction(function=start)])
+    return LaunchDescription([*declared(ARGUMENTS), OpaqueFunction(function=start)])
 
 
 def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     contract = load_contract(given["contract"])  # a wrong one stops here, before any process starts
     policy = policy_node(given)
-    recorder = [incident_recorder(given)] if given["incidents"] and not is_true(given["lockstep"]) else []
+    kept = given["incidents"] not in ("", NO_INCIDENTS) and not is_true(given["lockstep"])
+    recorder = [incident_recorder(given)] if kept else []
     if not is_true(given["policy"]):
         supervisor = supervisor_node(given, command_topic=contract.command_topic)
-        ended = EmitEvent(event=Shutdown(reason="the supervisor ended"))
-        return [*recorder, RegisterEventHandler(OnProcessExit(target_action=supervisor, on_exit=ended)), supervisor]
+        ended = OnProcessExit(target_action=supervisor, on_exit=ends_all("the supervisor"))
+        return [*recorder, RegisterEventHandler(ended), supervisor]
     if not is_true(given["supervisor"]):
         return [LogInfo(msg="no supervisor: the policy only proposes"), policy]
     supervisor = supervisor_node(given, command_topic=contract.command_topic)
-    ended = EmitEvent(event=Shutdown(reason="the supervisor ended"))
     return [
         *recorder,
         RegisterEventHandler(OnProcessStart(target_action=supervisor, on_start=policy)),
-        RegisterEventHandler(OnProcessExit(target_action=supervisor, on_exit=ended)),
+        RegisterEventHandler(OnProcessExit(target_action=supervisor, on_exit=ends_all("the supervisor"))),
         supervisor,
     ]
 
@@ -122,11 +120,9 @@ def incident_recorder(given: dict[str, str]) -> Node:
     )
 
 
-def shutdown_if_refused(event: ProcessExited, _context: LaunchContext) -> EmitEvent | None:
+def shutdown_if_refused(event: ProcessExited, context: LaunchContext) -> LaunchDescriptionEntity | None:
     """Starting again cannot help where the policy says that its arguments are wrong."""
-    if event.returncode == WRONG_USAGE:
-        return EmitEvent(event=Shutdown(reason="the policy refused its parameters"))
-    return None
+    return ends_all("the policy")(event, context) if event.returncode == WRONG_USAGE else None
 
 
 def common(given: dict[str, str]) -> dict[str, object]:
@@ -134,15 +130,21 @@ def common(given: dict[str, str]) -> dict[str, object]:
         "output": "screen",
         "emulate_tty": True,
         "ros_arguments": ["--log-level", given["log_level"]],
-        "sigterm_timeout": SIGTERM_TIMEOUT_S,
-        "sigkill_timeout": SIGKILL_TIMEOUT_S,
+        **STOP_TIMEOUTS,
     }
 
 
 def params_file(given: dict[str, str]) -> list[str]:
-    shipped = shipped_config_dir() / f"{given['params_file']}.yaml"
-    return [str(shipped) if shipped.is_file() else given["params_file"]] if given["params_file"] else []
+    """A missing file is refused: launch_ros would only warn, and start the nodes without it."""
+    name = given["params_file"]
+    if not name:
+        return []
+    shipped = shipped_config_dir() / f"{name}.yaml"
+    file = shipped if shipped.is_file() else Path(name).expanduser()
+    if not file.is_file():
+        raise UsageError("no such parameter file", where=name, expected="a YAML file, or cautious, research or slow")
+    return [str(file)]
 
 
 def is_true(text: str) -> bool:
-    return text.strip().lower() in ("true", "1", "yes", "on")
+    return text.lower() == "true"

@@ -2,11 +2,12 @@
 """Records what replay needs until Ctrl-C: `ros2 launch sigma_ros record.launch.py out:=BAG task:="..."`."""
 
 from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, EmitEvent, RegisterEventHandler
+from launch.actions import RegisterEventHandler
 from launch.event_handlers import OnProcessExit
-from launch.events import Shutdown
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
+
+from sigma_ros.nodes.launching import STOP_TIMEOUTS, declared, ends_all, text
 
 ARGUMENTS = {
     "out": (None, "the bag's folder, which must not exist"),
@@ -18,21 +19,22 @@ ARGUMENTS = {
 
 
 def generate_launch_description() -> LaunchDescription:
-    arguments = [
-        DeclareLaunchArgument(name, default_value=default, description=text)
-        for name, (default, text) in ARGUMENTS.items()
-    ]
     recorder = Node(
         package="sigma_ros",
         executable="record_node",
         name="sigma_record",
-        parameters=[{name: LaunchConfiguration(name) for name in ("out", "contract", "task", "seconds")}],
+        parameters=[
+            {
+                "out": text("out"),
+                "contract": text("contract"),
+                "task": text("task"),
+                "seconds": LaunchConfiguration("seconds"),
+            }
+        ],
         ros_arguments=["--log-level", LaunchConfiguration("log_level")],
         output="screen",
         emulate_tty=True,
-        sigterm_timeout="10",
+        **STOP_TIMEOUTS,
     )
-    ended = EmitEvent(event=Shutdown(reason="the recording ended"))
-    return LaunchDescription(
-        [*arguments, RegisterEventHandler(OnProcessExit(target_action=recorder, on_exit=ended)), recorder]
-    )
+    ended = OnProcessExit(target_action=recorder, on_exit=ends_all("the recording"))
+    return LaunchDescription([*declared(ARGUMENTS), RegisterEventHandler(ended), recorder])

@@ -8,12 +8,13 @@ with the replay. Commands go to /sigma/replay_commands: no robot moves.
 from pathlib import Path
 
 from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, EmitEvent, IncludeLaunchDescription, RegisterEventHandler
+from launch.actions import IncludeLaunchDescription, RegisterEventHandler
 from launch.event_handlers import OnProcessExit
-from launch.events import Shutdown
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
+
+from sigma_ros.nodes.launching import STOP_TIMEOUTS, declared, ends_all, text
 
 ARGUMENTS = {
     "bag": (None, "the recording: a rosbag2 folder, .mcap or .db3 file"),
@@ -29,28 +30,25 @@ ARGUMENTS = {
 
 
 def generate_launch_description() -> LaunchDescription:
-    arguments = [
-        DeclareLaunchArgument(name, default_value=default, description=text)
-        for name, (default, text) in ARGUMENTS.items()
-    ]
     replay = Node(
         package="sigma_ros",
         executable="replay_node",
         name="sigma_replay",
         parameters=[
             {
-                "bag": LaunchConfiguration("bag"),
-                "out": LaunchConfiguration("out"),
+                "bag": text("bag"),
+                "out": text("out"),
                 "force": LaunchConfiguration("force"),
-                "contract": LaunchConfiguration("contract"),
-                "task": LaunchConfiguration("task"),
+                "contract": text("contract"),
+                "task": text("task"),
             }
         ],
         ros_arguments=["--log-level", LaunchConfiguration("log_level")],
         output="screen",
         emulate_tty=True,
+        **STOP_TIMEOUTS,
     )
-    ended = EmitEvent(event=Shutdown(reason="the replay ended"))
+    ended = OnProcessExit(target_action=replay, on_exit=ends_all("the replay"))
     policy = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(str(Path(__file__).parent / "policy.launch.py")),
         launch_arguments=[
@@ -62,6 +60,4 @@ def generate_launch_description() -> LaunchDescription:
             ),
         ],
     )
-    return LaunchDescription(
-        [*arguments, policy, RegisterEventHandler(OnProcessExit(target_action=replay, on_exit=ended)), replay]
-    )
+    return LaunchDescription([*declared(ARGUMENTS), policy, RegisterEventHandler(ended), replay])

@@ -9,13 +9,14 @@
 from pathlib import Path
 
 from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, EmitEvent, IncludeLaunchDescription, RegisterEventHandler
+from launch.actions import IncludeLaunchDescription, RegisterEventHandler
 from launch.conditions import IfCondition
 from launch.event_handlers import OnProcessExit
-from launch.events import Shutdown
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
+
+from sigma_ros.nodes.launching import STOP_TIMEOUTS, declared, ends_all, text
 
 ARGUMENTS = {
     "contract": ("so101", "contract file, or the name of a shipped one"),
@@ -32,19 +33,23 @@ ARGUMENTS = {
 
 
 def generate_launch_description() -> LaunchDescription:
-    arguments = [
-        DeclareLaunchArgument(name, default_value=default, description=text)
-        for name, (default, text) in ARGUMENTS.items()
-    ]
     driver = Node(
         package="sigma_ros",
         executable="so101_driver",
         name="so101_driver",
-        parameters=[{name: LaunchConfiguration(name) for name in ("contract", "port", "calibration", "zero")}],
+        parameters=[
+            {
+                "contract": text("contract"),
+                "port": text("port"),
+                "calibration": text("calibration"),
+                "zero": text("zero"),
+            }
+        ],
         ros_arguments=["--log-level", LaunchConfiguration("log_level")],
         condition=IfCondition(LaunchConfiguration("driver")),
         output="screen",
         emulate_tty=True,
+        **STOP_TIMEOUTS,
     )
     supervisor = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(str(Path(__file__).parent / "policy.launch.py")),
@@ -53,7 +58,6 @@ def generate_launch_description() -> LaunchDescription:
             *((name, LaunchConfiguration(name)) for name in ("contract", "params_file", "log_level")),
         ],
     )
-    ended = EmitEvent(event=Shutdown(reason="the driver ended"))
-    return LaunchDescription(
-        [*arguments, driver, supervisor, RegisterEventHandler(OnProcessExit(target_action=driver, on_exit=ended))]
-    )
+    ended = OnProcessExit(target_action=driver, on_exit=ends_all("the driver"))
+    arguments = declared(ARGUMENTS, {"zero": ("encoder", "range")})
+    return LaunchDescription([*arguments, supervisor, RegisterEventHandler(ended), driver])

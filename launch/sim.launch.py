@@ -8,10 +8,13 @@ chunk may lie far from.
 from pathlib import Path
 
 from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
+from launch.actions import IncludeLaunchDescription, RegisterEventHandler
+from launch.event_handlers import OnProcessExit
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
+
+from sigma_ros.nodes.launching import STOP_TIMEOUTS, declared, ends_all, text
 
 ARGUMENTS = {
     "contract": ("so101", "contract file, or the name of a shipped one"),
@@ -25,18 +28,15 @@ ARGUMENTS = {
 
 
 def generate_launch_description() -> LaunchDescription:
-    arguments = [
-        DeclareLaunchArgument(name, default_value=default, description=text)
-        for name, (default, text) in ARGUMENTS.items()
-    ]
     simulator = Node(
         package="sigma_ros",
         executable="sim_node",
         name="sigma_sim",
-        parameters=[{name: LaunchConfiguration(name) for name in ("contract", "setup", "seed")}],
+        parameters=[{"contract": text("contract"), "setup": text("setup"), "seed": LaunchConfiguration("seed")}],
         ros_arguments=["--log-level", LaunchConfiguration("log_level")],
         output="screen",
         emulate_tty=True,
+        **STOP_TIMEOUTS,
     )
     policy = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(str(Path(__file__).parent / "policy.launch.py")),
@@ -48,4 +48,6 @@ def generate_launch_description() -> LaunchDescription:
             ),
         ],
     )
-    return LaunchDescription([*arguments, simulator, policy])
+    ended = OnProcessExit(target_action=simulator, on_exit=ends_all("the simulator"))
+    arguments = declared(ARGUMENTS, {"setup": ("source", "target")})
+    return LaunchDescription([*arguments, policy, RegisterEventHandler(ended), simulator])

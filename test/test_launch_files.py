@@ -7,8 +7,12 @@ with a ROS installation alone.
 
 import ast
 import importlib
+import os
 import re
+import signal
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +95,8 @@ def test_what_is_promised_can_be_given_and_is_described(file: Path) -> None:
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 def test_every_value_used_is_an_argument(file: Path) -> None:
     text = file.read_text(encoding="utf-8")
-    used = set(re.findall(r'LaunchConfiguration\("(\w+)"\)', text)) | set(re.findall(r'given\["(\w+)"\]', text))
+    used = set(re.findall(r'(?:LaunchConfiguration|text)\("(\w+)"\)', text))
+    used |= set(re.findall(r'given\["(\w+)"\]', text))
     assert used <= set(arguments(file))
 
 
@@ -148,12 +153,12 @@ def test_every_package_that_a_launch_file_imports_is_a_dependency(file: Path) ->
                 assert f"<exec_depend>{package}</exec_depend>" in manifest
 
 
-def described(file: Path, **given: str) -> list[Any]:
+def described(file: Path, context: Any = None, **given: str) -> list[Any]:
     """Entities of a launch file, with what its functions start, in order."""
     launch_ros = pytest.importorskip("launch_ros.actions", reason="launch_ros comes with a ROS installation alone")
     launch = importlib.import_module("launch")
+    context = context or launch.LaunchContext()
     sources = importlib.import_module("launch.launch_description_sources")
-    context = launch.LaunchContext()
     description = sources.PythonLaunchDescriptionSource(str(file)).get_launch_description(context)
     for argument in description.get_launch_arguments():
         context.launch_configurations[argument.name] = given.get(argument.name) or "".join(
@@ -195,3 +200,136 @@ def test_a_wrong_contract_stops_the_launch_before_any_process() -> None:
 
     with pytest.raises(ContractError, match="no such contract"):
         described(ROOT / "launch" / "policy.launch.py", contract="so102")
+
+
+def launch_context() -> Any:
+    pytest.importorskip("launch_ros.actions", reason="launch_ros comes with a ROS installation alone")
+    return importlib.import_module("launch").LaunchContext()
+
+
+def set_parameters(node: Any, context: Any) -> dict[str, object]:
+    """What a Node gives its process, by the rules of launch_ros; files are left out."""
+    evaluate = importlib.import_module("launch_ros.utilities").evaluate_parameters
+    found: dict[str, object] = {}
+    for entry in evaluate(context, node._Node__parameters):
+        found |= entry if isinstance(entry, dict) else {}
+    return found
+
+
+TEXTS = ("do: it", "2026", "true", "[a, b]", "{x", "")
+
+
+@pytest.mark.parametrize("value", TEXTS)
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_a_text_stays_a_text_whatever_yaml_would_make_of_it(file: Path, value: str) -> None:
+    """launch_ros reads an argument as YAML: `task:="pick: it"` was an error, `out:=2026` a number."""
+    context = launch_context()
+    texts = {"task", "out", "bag", "port", "calibration"} & set(arguments(file))
+    entities = described(file, context, **({"bag": "b", "out": "o"} | dict.fromkeys(texts, value)))
+    for name in texts:
+        context.launch_configurations[name] = value  # also an empty one
+    actions = importlib.import_module("launch_ros.actions")
+    for node in [e for e in entities if isinstance(e, actions.Node)]:
+        given = set_parameters(node, context)
+        assert {name: given[name] for name in texts & set(given)} == dict.fromkeys(texts & set(given), value)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_a_value_that_is_none_of_the_choices_is_refused(file: Path) -> None:
+    """`dry_run:=ture` was taken as false without a word."""
+    context = launch_context()
+    sources = importlib.import_module("launch.launch_description_sources")
+    description = sources.PythonLaunchDescriptionSource(str(file)).get_launch_description(context)
+    judged = {
+        name
+        for name, (default, _text) in arguments(file).items()
+        if default in ("true", "false") or name in ("log_level", "setup", "zero")
+    }
+    own = [argument for argument in description.get_launch_arguments() if argument.name in judged]
+    assert {argument.name for argument in own} == judged
+    for argument in own:
+        context.launch_configurations[argument.name] = "ture"
+        with pytest.raises(RuntimeError, match="ture"):
+            argument.execute(context)
+        context.launch_configurations[argument.name] = argument.default_value[0].perform(context)
+        argument.execute(context)
+
+
+def test_a_parameter_file_that_is_not_there_stops_the_launch() -> None:
+    """launch_ros only warns, and the arm would run without the limits that somebody asked for."""
+    launch_context()
+    from sigma_ros.errors import UsageError  # noqa: PLC0415
+
+    policy = ROOT / "launch" / "policy.launch.py"
+    with pytest.raises(UsageError, match="cautios"):
+        described(policy, params_file="cautios")
+    assert described(policy, params_file="cautious")
+    assert described(policy, params_file=str(ROOT / "config" / "slow.yaml"))
+
+
+def test_the_incident_recorder_can_be_left_out_in_a_word() -> None:
+    """`ros2 launch` refuses `incidents:=` with nothing behind it."""
+    actions = importlib.import_module("launch_ros.actions") if launch_context() else None
+    entities = described(ROOT / "launch" / "policy.launch.py", incidents="none")
+    assert [e.node_executable for e in entities if isinstance(e, actions.Node)] == ["supervisor_node"]
+
+
+def test_what_failed_makes_the_launch_fail_and_what_was_stopped_does_not() -> None:
+    context = launch_context()
+    from sigma_ros.errors import SigmaError  # noqa: PLC0415
+    from sigma_ros.nodes.launching import ends_all  # noqa: PLC0415
+
+    exited = importlib.import_module("launch.events.process").ProcessExited
+
+    def end(code: int) -> Any:
+        event = exited(returncode=code, action=None, name="", cmd=[], cwd=None, env=None, pid=1)
+        return ends_all("the replay")(event, context)
+
+    assert end(0).event.reason == "the replay ended"
+    with pytest.raises(SigmaError, match="the replay failed; got: exit code 3"):
+        end(3)
+    context._set_is_shutdown(True)
+    assert end(130).event.reason == "the replay ended"
+
+
+@pytest.mark.parametrize(("name", "own"), [("sim", "sim_node"), ("robot", "so101_driver")])
+def test_the_arms_process_comes_after_the_check_of_the_others_and_its_end_ends_everything(name: str, own: str) -> None:
+    entities = described(ROOT / "launch" / f"{name}.launch.py")
+    kinds = [type(entity).__name__ for entity in entities if type(entity).__name__ != "DeclareLaunchArgument"]
+    assert kinds == ["IncludeLaunchDescription", "RegisterEventHandler", "Node"]
+    assert entities[-1].node_executable == own
+
+
+@pytest.mark.slow
+@pytest.mark.ros
+@pytest.mark.parametrize("whom", ["group", "launch"])
+def test_ctrl_c_without_a_terminal_ends_the_supervisor_by_its_last_words(whom: str) -> None:
+    """Without a terminal launch sends its nodes a SIGINT of its own: they got two, and the second killed them."""
+    launch_context()
+    code = (
+        "import sys, launch, launch.launch_description_sources as sources\n"
+        "service = launch.LaunchService(noninteractive=True)\n"
+        "source = sources.PythonLaunchDescriptionSource(sys.argv[1])\n"
+        "given = [('policy', 'false'), ('incidents', 'none')]\n"
+        "include = launch.actions.IncludeLaunchDescription(source, launch_arguments=given)\n"
+        "service.include_launch_description(launch.LaunchDescription([include]))\n"
+        "sys.exit(service.run())\n"
+    )
+    command = [sys.executable, "-c", code, str(ROOT / "launch" / "policy.launch.py")]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "DISENGAGED" in line:
+                break
+        (os.killpg if whom == "group" else os.kill)(process.pid, signal.SIGINT)
+        output, _ = process.communicate(timeout=30)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 0
+    assert "process has finished cleanly" in output
+    assert "has died" not in output
