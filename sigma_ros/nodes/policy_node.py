@@ -64,6 +64,7 @@ class PolicyNode(LifecycleNode):
         super().__init__(topics.POLICY_NODE, parameter_overrides=list(parameter_overrides))
         self.exit_code = 0
         self.finished = False
+        self.loading = False
         self._load = load
         self._model: PolicyModel | None = None
         self._session: PolicySession | None = None
@@ -86,7 +87,11 @@ class PolicyNode(LifecycleNode):
     @logged
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Loads contract and checkpoint; fails with every problem listed."""
-        self._model = self._load(self._bound.value, self.get_logger())
+        self.loading = True  # a signal need not wait for it: see process
+        try:
+            self._model = self._load(self._bound.value, self.get_logger())
+        finally:
+            self.loading = False
         self._output = PolicyOutput(self, self._model, lockstep=self._bound.value.lockstep)
         self._output.publish_info(self._bound.value)
         return super().on_configure(state)

@@ -184,6 +184,7 @@ def _run_node(
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         request.wakes(node.create_guard_condition(lambda: None).trigger)
+        request.wakes(lambda: _leave_loading(node))
         try:
             while not request and rclpy.ok() and not getattr(node, "finished", False):
                 executor.spin_once()
@@ -218,6 +219,13 @@ def _boolean(text: str) -> bool:
     if text.lower() not in ("true", "false"):
         raise argparse.ArgumentTypeError(f"expected true or false, got {text}")
     return text.lower() == "true"
+
+
+def _leave_loading(node: Node) -> None:
+    """Ends a node that is `loading`: it has nothing to say yet, and no executor turns until it is done."""
+    if getattr(node, "loading", False):
+        node.get_logger().info("stopped while loading")
+        os._exit(0)
 
 
 def _last_words(node: Node, executor: SingleThreadedExecutor) -> None:

@@ -171,6 +171,31 @@ def test_the_policy_process_with_the_shipped_model_starts_and_ends(executor):
         assert process.returncode == 0
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_policy_that_loads_need_not_finish_to_be_stopped(number):
+    """A large checkpoint takes minutes; `ros2 launch` would lose patience and report a dead process."""
+    code = (
+        "import sys, time\n"
+        "from sigma_ros.nodes import policy_node as p, process\n"
+        "from sigma_ros.nodes.node_options import PolicyOptions\n"
+        "def load(_options, logger):\n"
+        "    logger.info('loading for an hour')\n"
+        "    time.sleep(3600)\n"
+        "sys.exit(process.run_node(lambda given: p.PolicyNode(given, load=load), PolicyOptions, [], ''))\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        until_said(process, "loading for an hour")
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=10)
+    finally:
+        process.kill()
+    assert process.returncode == 0
+    assert "stopped while loading" in output
+
+
 def test_the_shipped_transport_profile_is_used_unless_the_user_has_one():
     code = (
         "import os; from sigma_ros.nodes.process import use_shipped_dds_profile as use; use('CHOSEN'); use();"
