@@ -286,7 +286,7 @@ def test_what_failed_makes_the_launch_fail_and_what_was_stopped_does_not() -> No
         return ends_all("the replay")(event, context)
 
     assert end(0).event.reason == "the replay ended"
-    with pytest.raises(SigmaError, match="the replay failed; got: exit code 3"):
+    with pytest.raises(SigmaError, match="the replay did not end well; got: exit code 3"):
         end(3)
     context._set_is_shutdown(True)
     assert end(130).event.reason == "the replay ended"

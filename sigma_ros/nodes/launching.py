@@ -51,7 +51,8 @@ def ends_all(what: str) -> Callable[[ProcessExited, LaunchContext], EmitEvent]:
 
     def ended(event: ProcessExited, context: LaunchContext) -> EmitEvent:
         if event.returncode != 0 and not context.is_shutdown:
-            raise SigmaError(f"{what} failed", got=f"exit code {event.returncode}", remedy="read its last lines above")
+            got = f"exit code {event.returncode}"
+            raise SigmaError(f"{what} did not end well", got=got, remedy="read its last lines above")
         return EmitEvent(event=Shutdown(reason=f"{what} ended"))
 
     return ended

@@ -52,7 +52,7 @@ class LiveDrive:
         node.create_timer(contract.command_period_ns / NS_PER_S, self._tick, clock=steady_clock())
         node.create_timer(FOREIGN_CHECK_S, self._check_publishers, clock=steady_clock())
         self._diagnostics = Diagnostics(node, hardware_id=contract.name, tasks=self._health.tasks())
-        node.get_logger().info(f"disengaged; commands would go to {contract.command_topic}")
+        node.get_logger().info(f"disengaged; commands would go to {node.resolve_topic_name(contract.command_topic)}")
 
     @property
     def state(self) -> str:

@@ -263,6 +263,12 @@ def test_a_burst_of_signals_is_one_request_and_a_later_one_ends_the_process():
         assert process.returncode == expected
 
 
+def test_a_supervisor_in_a_dry_run_says_where_its_commands_would_go():
+    topic = load_contract("so101").command_topic
+    with node_process("supervisor_node", "--ros-args", "-r", f"{topic}:=/sigma/dry_run") as process:
+        assert until_said(process, "would go to").endswith("commands would go to /sigma/dry_run\n")
+
+
 def test_a_supervisor_that_hears_ctrl_c_twice_still_says_its_last_words():
     with node_process("supervisor_node") as process:
         until_said(process, "DISENGAGED")
