@@ -34,7 +34,7 @@ def spec(out: Path) -> BatchSpec:
         settings=AdapterSettings(),
         schedule=Schedule(8, 16),
         supervisor_limits=SupervisorLimits.for_replay(),
-        ahead="batched",
+        ahead=True,
     )
     load = partial(load_runtime, "mini", contract, {"allow_untrained": True, "device": "cpu"})
     return BatchSpec(contract=contract, options=options, load=load, out=out, stamp="", pages=False, conditions={})

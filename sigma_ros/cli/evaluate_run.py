@@ -93,7 +93,7 @@ def _spec(request: Request, contract: Contract) -> BatchSpec:
         task=request.task,
         strict=request.strict,
         recover=request.recover,
-        ahead="batched",
+        ahead=True,
     )
     return BatchSpec(
         contract=contract,

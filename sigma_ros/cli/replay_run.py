@@ -2,7 +2,6 @@
 """What `sigma replay` does: check everything that is cheap, load the model, replay each bag, write the report."""
 
 import json
-import os
 import shlex
 import signal
 import sys
@@ -195,7 +194,7 @@ def _options(request: Request, settings: AdapterSettings, runtime: SigmaRuntime)
         task=request.task,
         strict=request.strict,
         recover=request.recover,
-        ahead="threads" if len(os.sched_getaffinity(0)) > 1 else "batched",
+        ahead=True,
     )
 
 

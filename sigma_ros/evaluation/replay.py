@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -38,9 +38,8 @@ class ReplayOptions:
     """How to replay. `supervisor_limits` None leaves the supervisor out; `task` None takes the recorded text.
 
     `strict` turns any loss of the recording into an error; `recover` reads a bag whose end is cut off.
-    `ahead` works vision and base chunks out in groups before their turn, on this thread (`batched`) or on two others
-    (`threads`); the numbers are the same up to rounding. `forget_from` maps an epoch to the tick from which its memory
-    is kept empty: what is the memory worth?
+    `ahead` works vision and base chunks out in groups before their turn; the numbers are the same up to rounding.
+    `forget_from` maps an epoch to the tick from which its memory is kept empty: what is the memory worth?
     """
 
     settings: AdapterSettings
@@ -50,7 +49,7 @@ class ReplayOptions:
     strict: bool = False
     recover: bool = False
     forget_from: Mapping[int, int] | None = None
-    ahead: Literal["no", "batched", "threads"] = "no"
+    ahead: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,10 +224,9 @@ class _Loop:
 
     def ahead(self, ticks: Episode) -> Generator[tuple[Tick, Ready]]:
         """The ticks, with what can be worked out before their turn if the options want that."""
-        how = self._options.ahead
-        if how == "no":
+        if not self._options.ahead:
             return ((tick, NOTHING) for tick in ticks)
-        return ticks_ahead(ticks, self._runtime, self._is_due, threads=how == "threads")
+        return ticks_ahead(ticks, self._runtime, self._is_due)
 
     def _is_due(self, window: Window) -> bool:
         schedule = self._options.schedule

@@ -2,8 +2,7 @@
 """Work of several ticks in one go, for recordings: vision and the base's chunks depend on their own tick alone.
 
 Only the memory has to go through the ticks one after the other. The grouped calls are the same arithmetic; how matrix
-products are rounded may depend on a group's size, so results agree to rounding (bit for bit where that was measured:
-docs/performance.md).
+products are rounded depends on a group's size and on the machine, so results agree to rounding (docs/performance.md).
 """
 
 from collections.abc import Sequence
@@ -31,7 +30,7 @@ class Planned:
 
 
 class Ahead:
-    """Encodes ticks and makes base chunks in groups; safe to use from other threads than the runtime's."""
+    """Encodes ticks and makes base chunks in groups."""
 
     def __init__(self, runtime: SigmaRuntime) -> None:
         self._runtime = runtime

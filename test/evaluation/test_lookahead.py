@@ -1,21 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Work done ahead changes no number beyond rounding, keeps the order, and ends when it is no longer wanted."""
+"""Work done ahead changes no number beyond rounding and keeps the order."""
 
-import itertools
-import threading
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from bags import START_NS, TASK_TOPIC, picture, pose, small_contract, write_recording
+from bags import START_NS, TASK_TOPIC, picture, pose, small_contract
 
 from sigma_ros.control.limits import SupervisorLimits
 from sigma_ros.control.schedule import Schedule
-from sigma_ros.errors import SigmaError
 from sigma_ros.evaluation.bag_writer import BagWriter
-from sigma_ros.evaluation.lookahead import _Stage
-from sigma_ros.evaluation.replay import Hooks, ReplayOptions, replay
+from sigma_ros.evaluation.replay import ReplayOptions, replay
 from sigma_ros.evaluation.scoring import score
 from sigma_ros.values import AdapterSettings
 
@@ -53,9 +49,8 @@ def in_turn(bag, runtime):
     return replay(bag, contract=CONTRACT, runtime=runtime, options=OPTIONS)
 
 
-@pytest.mark.parametrize("how", ["batched", "threads"])
-def test_work_done_ahead_gives_the_same_log_to_a_millionth(bag, runtime, in_turn, how):
-    log = replay(bag, contract=CONTRACT, runtime=runtime, options=replace(OPTIONS, ahead=how))
+def test_work_done_ahead_gives_the_same_log_to_a_millionth(bag, runtime, in_turn):
+    log = replay(bag, contract=CONTRACT, runtime=runtime, options=replace(OPTIONS, ahead=True))
     assert not in_turn.ticks.valid.all()
     assert in_turn.ticks.epoch.max() == 1
     for name in ("epoch", "tick", "stamp_ns", "valid", "joints_rad", "action_rad"):
@@ -73,37 +68,3 @@ def test_work_done_ahead_gives_the_same_log_to_a_millionth(bag, runtime, in_turn
     one, other = score(log), score(in_turn)
     assert one.sigma.mse_trj == pytest.approx(other.sigma.mse_trj, abs=1e-6)
     assert log.bag == in_turn.bag
-
-
-def test_a_replay_that_is_stopped_or_fails_leaves_no_thread_behind(bag, runtime, tmp_path):
-    before = threading.active_count()
-    seen = itertools.count()
-    stopped = Hooks(stopped=lambda: next(seen) >= 10)
-    log = replay(bag, contract=CONTRACT, runtime=runtime, options=replace(OPTIONS, ahead="threads"), hooks=stopped)
-    assert not log.complete
-    foreign = write_recording(tmp_path / "foreign", CONTRACT, ticks=20, commands=False)
-    with pytest.raises(SigmaError):
-        replay(foreign, contract=CONTRACT, runtime=runtime, options=replace(OPTIONS, ahead="threads"))
-    assert threading.active_count() == before
-
-
-def test_a_stage_keeps_order_passes_errors_on_and_runs_only_a_little_ahead():
-    taken = []
-
-    def source():
-        for number in range(20):
-            taken.append(number)
-            yield number
-        raise ZeroDivisionError("at the end")
-
-    stage = _Stage(source(), lambda: None)
-    assert next(stage) == 0
-    got = [next(stage) for _ in range(19)]
-    assert got == list(range(1, 20))
-    with pytest.raises(ZeroDivisionError):
-        next(stage)
-    stage.close()
-    endless = _Stage(iter(itertools.count()), lambda: None)
-    assert next(endless) == 0
-    endless.close()
-    assert not endless._thread.is_alive()
