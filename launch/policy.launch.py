@@ -29,12 +29,13 @@ ARGUMENTS = {
     "autostart": ("true", "configure and activate the policy; false: a lifecycle manager does"),
     "policy": ("true", "start the policy too; false on the robot's computer, where another machine has the GPU"),
     "supervisor": ("true", "start the supervisor too; without it nothing commands the robot"),
-    "start_ramp": ("false", "lead the arm slowly to a first target that is far from it; sim.launch.py does"),
+    "simulated": ("false", "the supervisor has the settings of `sigma sim`; sim.launch.py says so"),
     "dry_run": ("false", "send commands to /sigma/dry_run instead of the robot"),
     "lockstep": ("false", "advance with a replay instead of the clock"),
     "incidents": ("incidents", "folder for bags of the half minute before each stop; none: none are kept"),
     "log_level": ("info", "debug, info, warn, error or fatal"),
 }
+SIMULATED = {"start_ramp": True, "max_residual_rad": 3.2}
 NO_INCIDENTS = "none"  # `ros2 launch` takes no empty value
 DRY_RUN_TOPIC = "/sigma/dry_run"
 WRONG_USAGE = 2
@@ -75,7 +76,7 @@ def supervisor_node(given: dict[str, str], *, command_topic: str) -> Node:
         name="sigma_supervisor",
         parameters=[
             {"contract": given["contract"], "lockstep": is_true(given["lockstep"])},
-            {"start_ramp": True} if is_true(given["start_ramp"]) else {},  # in lockstep it is the node's own default
+            SIMULATED if is_true(given["simulated"]) else {},
             *params_file(given),
         ],
         remappings=[(command_topic, DRY_RUN_TOPIC)] if is_true(given["dry_run"]) else [],

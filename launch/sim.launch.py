@@ -41,7 +41,7 @@ def generate_launch_description() -> LaunchDescription:
     policy = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(str(Path(__file__).parent / "policy.launch.py")),
         launch_arguments=[
-            ("start_ramp", "true"),
+            ("simulated", "true"),
             *(
                 (name, LaunchConfiguration(name))
                 for name in ("contract", "checkpoint", "allow_untrained", "params_file", "log_level")

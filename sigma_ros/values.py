@@ -46,7 +46,7 @@ class Frame:
     @property
     def age_ns(self) -> int:
         """Age of the oldest stream at this tick."""
-        return max(self.joint_age_ns, *self.image_age_ns.values())
+        return max((self.joint_age_ns, *self.image_age_ns.values()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -128,19 +128,17 @@ def test_every_parameter_is_one_that_the_node_declares(file: str, executable: st
 
 
 def test_the_simulators_launch_gives_the_supervisor_the_settings_of_sigma_sim() -> None:
-    """Both differ from a robot's in `start_ramp` alone: the policy begins from a rest pose."""
     from sigma_ros.control.limits import SupervisorLimits  # noqa: PLC0415
     from sigma_ros.sim.closed_loop import sim_limits  # noqa: PLC0415
 
-    assert sim_limits() == SupervisorLimits(start_ramp=True)
-    assert SupervisorLimits().start_ramp is False
-    text = (ROOT / "launch" / "sim.launch.py").read_text(encoding="utf-8")
-    assert '("start_ramp", "true")' in text
-    [supervisor] = [
-        names for file, node, names in executables() if (file, node) == ("policy.launch.py", "supervisor_node")
+    [given] = [
+        ast.literal_eval(node.value)
+        for node in tree(ROOT / "launch" / "policy.launch.py").body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "SIMULATED"
     ]
-    assert supervisor == {"contract", "lockstep", "start_ramp"}
-    assert arguments(ROOT / "launch" / "policy.launch.py")["start_ramp"][0] == "false"
+    assert sim_limits() == SupervisorLimits(**given)
+    assert '("simulated", "true")' in (ROOT / "launch" / "sim.launch.py").read_text(encoding="utf-8")
+    assert arguments(ROOT / "launch" / "policy.launch.py")["simulated"][0] == "false"
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)

@@ -39,13 +39,13 @@ class WindowScores:
     sem_align: Float64[ndarray, "windows 2"]
     episode: Int64[ndarray, " windows"]
 
-    def means(self) -> dict[str, float]:
-        """Scores of the base and of Sigma through its adapter, by the report's names."""
+    def means(self, *, adapted: bool = True) -> dict[str, float]:
+        """Scores of the base and of Sigma, by the report's names; not `adapted`: with its whole residual."""
         values = {}
         for name, steps in SPANS.items():
             values[f"base_mse_{name}"] = float(self.base[:, :steps].mean())
-            values[f"mse_{name}"] = float(self.sigma[:, :steps].mean())
-        return values | {"scale": float(self.scale.mean())}
+            values[f"mse_{name}"] = float((self.sigma if adapted else self.full)[:, :steps].mean())
+        return values | ({"scale": float(self.scale.mean())} if adapted else {})
 
     def comparison(self, name: str, *, seed: int = 0) -> Comparison:
         """Sigma against its base on one of the spans."""

@@ -32,6 +32,7 @@ CONTRAST_TEMPERATURE = 0.1
 class LossWeights:
     """Largest weights of the terms beside the actions; `traf` and `tsac` switch the two schemes off for a study."""
 
+    smooth: float = 0.5
     semantic: float = 0.1
     intent: float = 0.1
     tau: float = 0.05
@@ -44,15 +45,19 @@ def action_losses(
 ) -> dict[str, Float[Tensor, " batch"]]:
     """L_act_vec, L_act_chk, L_act_trj: mean squared error of the residual against what the base lacks (TRAF).
 
+    `act_smooth` is that of its second differences from step to step (our addition): a base's trembling is small beside
+    its other errors, but it is what an arm's acceleration limit does not let through.
     `target` are normalised recorded actions, `base` the base's chunk for the same tick.
     """
     lacking = target - base[:, : target.shape[1]]
-    squared = (residual.composite[:, : target.shape[1]] - lacking).square().mean(dim=2)
+    error = residual.composite[:, : target.shape[1]] - lacking
+    squared = error.square().mean(dim=2)
     chunk, trajectory = residual.config.chunk_steps, residual.config.trajectory_steps
     return {
         "act_vec": squared[:, 0],
         "act_chk": squared[:, :chunk].mean(dim=1),
         "act_trj": squared[:, :trajectory].mean(dim=1),
+        "act_smooth": error[:, :trajectory].diff(n=2, dim=1).square().mean(dim=(1, 2)),
     }
 
 
@@ -117,10 +122,15 @@ def total(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss and its parts, each a sum over samples divided by `count` (the samples of all processes' batches).
 
-    `terms` holds `act_vec`, `act_chk`, `act_trj`, `sem`, `int` and `tau`.
+    `terms` holds `act_vec`, `act_chk`, `act_trj`, `act_smooth`, `sem`, `int` and `tau`.
     """
     rise = curriculum(progress, enabled=weights.tsac)
-    factors = {"sem": rise * weights.semantic, "int": rise * weights.intent, "tau": weights.tau}
+    factors = {
+        "act_smooth": weights.smooth,
+        "sem": rise * weights.semantic,
+        "int": rise * weights.intent,
+        "tau": weights.tau,
+    }
     parts = {}
     for name, values in terms.items():
         counted = action_weights if name.startswith("act_") else present.to(values.dtype)

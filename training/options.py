@@ -40,6 +40,7 @@ class TrainOptions:
         warmup_share: See there.
         weight_decay: AdamW's.
         clip_norm: Largest norm of a step's gradient.
+        smooth_weight: Weight of L_act_smooth.
         semantic_weight: Largest weight of L_sem.
         intent_weight: Largest weight of L_int.
         tau_weight: Weight of L_tau.
@@ -69,6 +70,7 @@ class TrainOptions:
     warmup_share: float = 0.05
     weight_decay: float = 0.01
     clip_norm: float = 1.0
+    smooth_weight: float = 0.5
     semantic_weight: float = 0.1
     intent_weight: float = 0.1
     tau_weight: float = 0.05

@@ -199,6 +199,7 @@ class Run:
     def _scheme(self) -> LossWeights:
         options = self.options
         return LossWeights(
+            smooth=options.smooth_weight,
             semantic=options.semantic_weight,
             intent=options.intent_weight,
             tau=options.tau_weight,
@@ -289,7 +290,8 @@ def train(run: Run, out: Path) -> bool:
             log.step(run.step, run.advance())
             due = options.eval_every and (run.step % options.eval_every == 0 or run.step == options.max_steps)
             if due and main and run.held_out_numbers:
-                log.scores(run.step, run.scores(run.held_out_numbers).means())
+                # the adapter's references are set after the last step
+                log.scores(run.step, run.scores(run.held_out_numbers).means(adapted=False))
             if run.step % options.save_every == 0:
                 run.save(out)
         run.save(out)

@@ -61,7 +61,7 @@ class ChunkCheck:
         self._span = contract.upper_rad - contract.lower_rad
         self._low, self._high = contract.lower_rad - self._span, contract.upper_rad + self._span
         self._limits = limits
-        oldest = max(contract.joint_state_max_age_ns, *(camera.max_age_ns for camera in contract.cameras))
+        oldest = max((contract.joint_state_max_age_ns, *(camera.max_age_ns for camera in contract.cameras)))
         self.max_observation_age_ns = round(limits.max_observation_age_s * NS_PER_S) or oldest
 
     def judge(self, chunk: Chunk, seen: Seen, observation_now_ns: int) -> Verdict:

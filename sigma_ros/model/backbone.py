@@ -93,6 +93,8 @@ class Backbone(nn.Module):
         `per_call` images go through the vision tower together. The policy embeds one camera at a time,
         so `per_call` = its batch size reproduces its bits; larger groups differ by rounding only.
         """
+        if not len(images):  # a robot without cameras
+            return torch.zeros(0, self.patch_grid**2, self.width, device=self.device)
         embed = self.policy.model.paligemma_with_expert.embed_image
         pixels = self._pixels(images)
         return torch.cat([embed(group) for group in pixels.split(per_call)], dim=0)

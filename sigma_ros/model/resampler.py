@@ -95,6 +95,7 @@ class Resampler(nn.Module):
         self.to_inner = nn.Linear(config.width, inner)
         self.time = nn.Parameter(0.02 * torch.randn(WINDOW_TICKS, inner))
         self.camera = nn.Parameter(0.02 * torch.randn(config.cameras, inner))
+        self.place = nn.Parameter(0.02 * torch.randn(config.pooled_grid**2, inner))
         self.queries = nn.Parameter(0.02 * torch.randn(config.resampler_queries, inner))
         self.layers = nn.ModuleList(
             ResamplerLayer(inner, config.resampler_heads) for _ in range(config.resampler_layers)
@@ -111,7 +112,7 @@ class Resampler(nn.Module):
         """Vision tokens; image tokens that were not seen do not count at all, whatever they hold."""
         pooled = torch.where(seen[..., None, None], pooled, 0.0)
         tokens = self.to_inner(self.token_norm(pooled))
-        tokens = tokens + self.time[None, :, None, None] + self.camera[None, None, :, None]
+        tokens = tokens + self.time[None, :, None, None] + self.camera[None, None, :, None] + self.place
         mask = seen[..., None].expand(*seen.shape, pooled.shape[3]).flatten(1)
         queries = self.queries.expand(pooled.shape[0], -1, -1)
         for layer in self.layers:

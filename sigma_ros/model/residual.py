@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from sigma_ros.model.settings import SigmaConfig
 from sigma_ros.model.telepathy import Belief, TelepathyPath
 
+DIFFERENCE_GAIN = 4.0
+"""Brings the second differences of a trembling chunk (about 1/20 in normalised actions) nearer to its actions' size."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Residual:
@@ -43,7 +46,11 @@ class Residual:
 
 
 class Branch(nn.Module):
-    """One scale: `steps` corrections from belief, newest state and the base's actions of that scale."""
+    """One scale: `steps` corrections from belief, newest state and the base's actions of that scale.
+
+    What is linear in state and actions has a path of its own: offsets and gains, and trembling from step to step, for
+    which it also reads the actions' second differences.
+    """
 
     def __init__(self, config: SigmaConfig, steps: int) -> None:
         super().__init__()
@@ -55,16 +62,22 @@ class Branch(nn.Module):
             nn.Linear(inputs, hidden), nn.GELU(), nn.LayerNorm(hidden), nn.Linear(hidden, hidden), nn.GELU()
         )
         self.output = nn.Linear(hidden, steps * config.dof)
-        nn.init.zeros_(self.output.weight)
-        nn.init.zeros_(self.output.bias)
+        differences = config.dof * max(0, steps - 2)
+        self.direct = nn.Linear(config.dof * (1 + steps) + differences, steps * config.dof, bias=False)
+        for parameter in (self.output.weight, self.output.bias, self.direct.weight):
+            nn.init.zeros_(parameter)
 
     def forward(
         self, belief: Belief, state: Float[Tensor, "batch dof"], base: Float[Tensor, "batch horizon dof"]
     ) -> Float[Tensor, "batch steps dof"]:
         """Normalised corrections."""
         factors = self.factors(belief.factors.flatten(1))
-        known = torch.cat([factors, belief.intent, state, base[:, : self.steps].flatten(1)], dim=1)
-        return self.output(self.hidden(known)).unflatten(1, (self.steps, -1))
+        actions = base[:, : self.steps]
+        given = torch.cat([state, actions.flatten(1)], dim=1)
+        corrections = self.output(self.hidden(torch.cat([factors, belief.intent, given], dim=1)))
+        trembling = DIFFERENCE_GAIN * actions.diff(n=2, dim=1).flatten(1) if self.steps > 2 else given[:, :0]
+        linear = self.direct(torch.cat([given, trembling], dim=1))
+        return (corrections + linear).unflatten(1, (self.steps, -1))
 
 
 class ResidualBranches(nn.Module):

@@ -142,19 +142,19 @@ class SigmaConfig:
         """Sizes for the small pi0.5 that ships with the package."""
         small: dict[str, Any] = {
             "width": 192,
-            "resampler_width": 64,
-            "resampler_queries": 8,
+            "resampler_width": 96,
+            "resampler_queries": 12,
             "text_tokens": 24,
             "resampler_heads": 4,
             "state_hidden": 64,
             "lora_rank": 8,
             "lora_alpha": 16.0,
-            "memory_width": 64,
-            "intent_width": 32,
+            "memory_width": 128,
+            "intent_width": 64,
             "factor_width": 32,
             "align_width": 32,
-            "head_hidden": 128,
-            "residual_hidden": 128,
+            "head_hidden": 256,
+            "residual_hidden": 256,
         }
         return cls.full(**{**small, **changes})
 

@@ -160,9 +160,7 @@ class SigmaTelepathyVLA(nn.Module):
         patches = torch.zeros(
             self.config.cameras, self.backbone.patch_grid**2, self.config.width, device=self.backbone.device
         )
-        present = [camera for camera, there in enumerate(sight.seen.tolist()) if there]
-        if present:
-            patches[present] = self.backbone.encode_images(sight.images[present]).to(torch.float32)
+        patches[seen] = self.backbone.encode_images(sight.images[sight.seen]).to(torch.float32)
         return EncodedTick(
             tick=sight.tick,
             patches=patches,

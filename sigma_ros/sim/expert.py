@@ -16,6 +16,7 @@ from sigma_ros.sim.arm import JOINTS
 from sigma_ros.sim.environment import SimArm
 from sigma_ros.sim.kinematics import ArmKinematics, Grip
 from sigma_ros.sim.motion import JointPath, Waypoint, joint_path
+from sigma_ros.sim.setups import TeacherConfig
 
 OPEN_RAD, CLOSED_RAD = 0.46, -0.14
 """Gripper commands: around the brick, and pressing on it."""
@@ -41,15 +42,15 @@ class Habits:
     pause_s: float
 
     @classmethod
-    def drawn(cls, rng: np.random.Generator) -> "Habits":
+    def drawn(cls, teacher: TeacherConfig, rng: np.random.Generator) -> "Habits":
         """Random habits of one demonstration."""
-        x, y = rng.uniform(-0.008, 0.008, 2)
+        x, y = rng.uniform(*teacher.drop_shift_m, 2)
         return cls(
-            speed=rng.uniform(0.90, 0.98),
-            hover_m=rng.uniform(0.048, 0.056),
-            grasp_shift_m=rng.uniform(-0.0015, 0.0015),
+            speed=rng.uniform(*teacher.speed),
+            hover_m=rng.uniform(*teacher.hover_m),
+            grasp_shift_m=rng.uniform(*teacher.grasp_shift_m),
             drop_shift_m=(float(x), float(y)),
-            pause_s=rng.uniform(0.10, 0.16),
+            pause_s=rng.uniform(*teacher.pause_s),
         )
 
 
@@ -67,7 +68,7 @@ class Expert:
         Raises:
             SigmaError: brick or box are out of reach.
         """
-        habits = Habits.drawn(np.random.default_rng([seed, 1]))
+        habits = Habits.drawn(self._arm.setup.teacher, np.random.default_rng([seed, 1]))
         arm = self._arm
         rest = arm.command_rad
         above, around, lifted = self._grasp_poses(habits)

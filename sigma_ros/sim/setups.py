@@ -3,7 +3,8 @@
 
 `SOURCE` stands for the data a base model was trained on, `TARGET` for the arm on somebody's table:
 other camera poses and light, another brick and box, joints calibrated a little off, softer and slower
-servos. Both describe the same task, so that what a policy must correct for is exactly this list.
+servos, bricks in a smaller region and a steadier teacher. Both describe the same task, so that what a policy must
+correct for is exactly this list.
 """
 
 from dataclasses import dataclass, field
@@ -103,15 +104,33 @@ class StartConfig:
 
     `brick_yaw_rad` is the angle of the brick's long side from the tangent of that circle; `rest_rad`
     is the folded pose in which LeRobot's recordings start, in the arm's order; `rest_spread_rad` the
-    largest random deviation from it. The brick's region, 4.5 by 8.5 cm, is what a model of 6 M parameters learns
-    on two cores in hours; the expert reaches a much larger one.
+    largest random deviation from it.
     """
 
-    brick_radius_m: tuple[float, float] = (0.165, 0.210)
-    brick_azimuth_rad: tuple[float, float] = (0.15, 0.60)
-    brick_yaw_rad: tuple[float, float] = (-0.35, 0.35)
+    brick_radius_m: tuple[float, float] = (0.150, 0.225)
+    brick_azimuth_rad: tuple[float, float] = (-0.10, 0.85)
+    brick_yaw_rad: tuple[float, float] = (-0.7, 0.7)
     rest_rad: tuple[float, ...] = (0.0, -1.65, 1.55, 1.15, 0.0, 0.05)
     rest_spread_rad: float = 0.06
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherConfig:
+    """How much one demonstration of the scripted teacher differs from the next: ranges of what it draws.
+
+    Attributes:
+        speed: As a share of the contract's limits.
+        hover_m: Height over the brick from which it is approached.
+        grasp_shift_m: Along the brick, from its middle.
+        drop_shift_m: From the middle of the box, along both axes.
+        pause_s: Before and after closing the fingers.
+    """
+
+    speed: tuple[float, float] = (0.85, 0.98)
+    hover_m: tuple[float, float] = (0.045, 0.060)
+    grasp_shift_m: tuple[float, float] = (-0.003, 0.003)
+    drop_shift_m: tuple[float, float] = (-0.015, 0.015)
+    pause_s: tuple[float, float] = (0.10, 0.20)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +147,7 @@ class SceneConfig:
     brick: BrickConfig = field(default_factory=BrickConfig)
     box: BoxConfig = field(default_factory=BoxConfig)
     start: StartConfig = field(default_factory=StartConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
     joint_offset_rad: tuple[float, ...] = (0.0,) * 6
     printed_rgb: Triple = (0.93, 0.92, 0.89)
     accent_rgb: Triple = (0.98, 0.42, 0.07)
@@ -168,6 +188,14 @@ TARGET = SceneConfig(
     light=LightConfig(position_m=(0.1, -0.6, 1.0), lamp_rgb=(0.66, 0.56, 0.42), room_rgb=(0.34, 0.33, 0.36)),
     brick=BrickConfig(size_m=(0.0238, 0.0158, 0.0114), rgb=(0.90, 0.30, 0.66), mass_kg=0.004),
     box=BoxConfig(size_m=(0.13, 0.11, 0.05), centre_m=(0.205, -0.160), rgba=(0.80, 0.92, 0.86, 0.26)),
+    start=StartConfig(brick_radius_m=(0.165, 0.210), brick_azimuth_rad=(0.15, 0.60), brick_yaw_rad=(-0.35, 0.35)),
+    teacher=TeacherConfig(
+        speed=(0.90, 0.98),
+        hover_m=(0.048, 0.056),
+        grasp_shift_m=(-0.0015, 0.0015),
+        drop_shift_m=(-0.008, 0.008),
+        pause_s=(0.10, 0.16),
+    ),
     joint_offset_rad=(0.035, -0.045, 0.040, -0.030, 0.050, 0.020),
     printed_rgb=(0.86, 0.87, 0.90),
     accent_rgb=(0.95, 0.50, 0.16),

@@ -68,3 +68,13 @@ def test_work_done_ahead_gives_the_same_log_to_a_millionth(bag, runtime, in_turn
     one, other = score(log), score(in_turn)
     assert one.sigma.mse_trj == pytest.approx(other.sigma.mse_trj, abs=1e-6)
     assert log.bag == in_turn.bag
+
+
+def test_a_robot_without_cameras_is_replayed_supervised_and_scored(random_mini, bag):
+    loading = pytest.importorskip("sigma_ros.model.runtime")
+    blind = replace(CONTRACT, cameras=())
+    sightless = loading.SigmaRuntime.load(str(random_mini), contract=blind, allow_untrained=True, device="cpu")
+    for ahead in (False, True):
+        log = replay(bag, contract=blind, runtime=sightless, options=replace(OPTIONS, ahead=ahead))
+        assert log.decisions is not None
+        assert score(log).samples > 0

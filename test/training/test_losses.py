@@ -81,6 +81,18 @@ def test_a_residual_that_is_what_the_base_lacks_costs_nothing_and_any_other_does
     torch.testing.assert_close(worse["act_trj"], torch.full((3,), 1.0 / 16))
 
 
+def test_only_what_trembles_is_not_smooth():
+    base, target = torch.randn(3, 50, 6), torch.randn(3, 16, 6)
+    lacking = torch.nn.functional.pad(target - base[:, :16], (0, 0, 0, 34))
+    steps = torch.arange(50.0)[None, :, None]
+
+    def smooth(error):
+        return action_losses(Residual(composite=lacking + error, config=CONFIG), base, target)["act_smooth"]
+
+    torch.testing.assert_close(smooth(0.3 + 0.01 * steps), torch.zeros(3), atol=1e-9, rtol=0.0)
+    torch.testing.assert_close(smooth(0.1 * (-1.0) ** steps), torch.full((3,), 0.16))
+
+
 def test_the_contrast_is_zero_for_one_text_and_falls_when_the_memory_fits_its_own():
     one = belief()
     own = one.text[:1].expand(4, -1)
@@ -102,12 +114,12 @@ def test_the_other_terms_are_zero_at_their_aim():
 
 
 def test_the_parts_add_up_and_what_is_absent_does_not_count_even_when_it_is_not_finite():
-    names = ("act_vec", "act_chk", "act_trj", "sem", "int", "tau")
+    names = ("act_vec", "act_chk", "act_trj", "act_smooth", "sem", "int", "tau")
     present = torch.tensor([True, True, False, True])
     terms = {name: torch.tensor([1.0, 2.0, math.nan, 3.0]) for name in names}
-    weights = LossWeights(semantic=0.5, intent=0.25, tau=0.125)
+    weights = LossWeights(smooth=1.0, semantic=0.5, intent=0.25, tau=0.125)
     loss, parts = total(terms, present.float(), present, weights, progress=1.0, count=3.0)
     assert {name: float(part) for name, part in parts.items()} == pytest.approx(dict.fromkeys(names, 2.0))
-    assert float(loss) == pytest.approx(2.0 * (3 + 0.5 + 0.25 + 0.125))
+    assert float(loss) == pytest.approx(2.0 * (4 + 0.5 + 0.25 + 0.125))
     early, _ = total(terms, present.float(), present, weights, progress=0.0, count=3.0)
-    assert float(early) == pytest.approx(2.0 * (3 + 0.125))
+    assert float(early) == pytest.approx(2.0 * (4 + 0.125))
