@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 WITHOUT_ROS = find_spec("rclpy") is None or find_spec("sigma_ros.msg") is None
 needs_ros = pytest.mark.skipif(WITHOUT_ROS, reason="needs rclpy and the built messages: make setup, then . ./env.sh")
 AS_A_SHELL_SEES_130 = (130, -signal.SIGINT)
-"""A Ctrl-C inside a string that Python executes (a dataclass being made) makes Python end by the signal itself, whatever
+"""A Ctrl-C inside a string that Python executes (a dataclass being made) makes Python end by the signal, whatever
 `sys.exit` said (CPython's `unhandled_keyboard_interrupt`); a shell calls both 130."""
 
 
