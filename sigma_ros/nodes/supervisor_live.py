@@ -60,9 +60,9 @@ class LiveDrive:
         return self._core.state.name
 
     def stop(self) -> bool:
-        """Last words: brings the arm to rest with certified commands, and says so."""
+        """Last words: brings the arm to rest with certified commands, and says so when the last one has arrived."""
         self._core.release()
-        return not self._core.state.may_move and self._core.is_resting
+        return not self._core.state.may_move and self._core.is_resting and self._output.has_arrived
 
     def refuse_change(self, old: SupervisorOptions, new: SupervisorOptions) -> str | None:
         """Judges and applies a change: the core alone knows whether it may be."""

@@ -7,6 +7,7 @@ import math
 import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
+from rclpy.duration import Duration
 from rclpy.node import Node
 from std_msgs.msg import Float64MultiArray, Header
 from trajectory_msgs.msg import JointTrajectory
@@ -43,6 +44,13 @@ class SupervisorOutput:
         if decision.command_rad is not None:
             self._commands.publish(self._command(decision))
         self._states.publish(state_message(decision, at_ns=at_ns))
+
+    @property
+    def has_arrived(self) -> bool:
+        """Whether every reader that acknowledges has the newest command; waits a period at most."""
+        period_ns = self._contract.command_period_ns
+        arrived: bool = self._commands.wait_for_all_acked(timeout=Duration(nanoseconds=period_ns))
+        return arrived
 
     def echo(self, chunk: ActionChunk, *, state: State) -> None:
         """In lockstep: says that a chunk has come in; it is judged at the next tick."""
