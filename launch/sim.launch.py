@@ -2,7 +2,7 @@
 """The simulated SO-101 with the policy and the supervisor: `ros2 launch sigma_ros sim.launch.py`.
 
 The supervisor has the settings of `sigma sim`: `start_ramp`, for the policy begins from a rest pose that its first
-chunk may lie far from.
+chunk may lie far from, and no bound on the size of a correction (`max_residual_rad`), for the small base is far off.
 """
 
 from pathlib import Path
