@@ -3,12 +3,14 @@
 
 LeRobot's own network and loss, on the shards of `training.preprocess`; several draws of noise and time per picture,
 because the pictures are what costs; each picture is seen as another camera in another light would have taken it
-(`training.augment`). The weights that are kept are an exponential average over the steps.
+(`training.augment`). With `--scenes_dir` the vision tower also learns to say where things are (`training.locate`), for
+`--locate_steps` alone and then beside the flow. The weights that are kept are an exponential average over the steps.
 
 Examples:
     sigma record --sim --setup source --episodes 160 --seed 1000 --jpeg 90 --disturb 0.05 --out data/source
     python -m training.preprocess --bags data/source --image-size 112 --hold-out-every 16 --out data/source_shards
-    python -m training.pretrain_mini --dataset_dir data/source_shards --output_dir out/mini
+    python -m training.scenes --out data/scenes
+    python -m training.pretrain_mini --dataset_dir data/source_shards --scenes_dir data/scenes --output_dir out/mini
     python -m training.pretrain_mini --dataset_dir data/source_shards --output_dir out/more --init_model out/mini/model
 """
 
@@ -35,8 +37,10 @@ from sigma_ros.model.noise import flow_noise
 from sigma_ros.model.normalise import Normalisation
 from training.augment import augmented
 from training.data import EpisodeRows, ShardData
+from training.locate import Locator
 from training.loop import INTERRUPTED, TrainingLog, refuse_nan, stop_on_signal, warmup_cosine
 from training.resume import check_same_run, load_state, optimizer_tensors, restore_optimizer, save_state
+from training.scenes import Scenes
 from training.seats import Seats
 
 _STEP_STREAM = 1
@@ -48,7 +52,8 @@ class Options:
     """Settings of a run; all of them are needed to repeat it.
 
     `augment` is the strength of `training.augment` (0: pictures as they were taken); `init_model` a checkpoint folder
-    whose weights the run begins with (empty: random ones).
+    whose weights the run begins with (empty: random ones). `scenes_dir` is a folder of `training.scenes` (empty: the
+    flow alone); its task has weight `locate_weight`, `locate_batch` pictures a step and the first `locate_steps` alone.
     """
 
     contract: str = "so101"
@@ -64,6 +69,10 @@ class Options:
     dtype: str = "bfloat16"
     augment: float = 1.0
     init_model: str = ""
+    scenes_dir: str = ""
+    locate_batch: int = 64
+    locate_steps: int = 0
+    locate_weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,6 +184,12 @@ class Run:
             fill_policy(self.backbone.policy, Path(options.init_model), self.backbone.device)
         self.backbone.policy.requires_grad_(True).train()  # noqa: FBT003
         self.parameters = dict(self.backbone.policy.named_parameters())
+        self.locator: Locator | None = None
+        if options.scenes_dir:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(options.seed)
+                self.locator = Locator(Scenes.open(Path(options.scenes_dir)), self.backbone.width)
+            self.parameters |= {f"locator.{name}": p for name, p in self.locator.named_parameters()}
         self.average = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
         self.optimizer = torch.optim.AdamW(
             self.parameters.values(), lr=options.learning_rate, weight_decay=options.weight_decay, betas=(0.9, 0.98)
@@ -190,19 +205,28 @@ class Run:
         """What a resumed run must share."""
         return {**asdict(self.options), "data": self.data.meta.hash}
 
-    def advance(self) -> float:
-        """One optimizer step; returns the loss.
+    def advance(self) -> dict[str, float]:
+        """One optimizer step; returns its losses.
 
         Raises:
-            SigmaError: the loss is not finite.
+            SigmaError: a loss is not finite.
         """
         options = self.options
-        batch = self.train.draw(options.batch_size, seed=options.seed, step=self.step)
-        images = augmented(batch.images, strength=options.augment, seed=options.seed, step=self.step)
-        batch = replace(batch, images=images)
-        loss = flow_loss(self.backbone, batch, options=options, step=self.step)
-        value = float(loss.detach())
-        refuse_nan(value, step=self.step, samples=list(batch.names))
+        losses: dict[str, Tensor] = {}
+        names: tuple[str, ...] = ("scenes",)
+        if self.locator is None or self.step >= options.locate_steps:
+            batch = self.train.draw(options.batch_size, seed=options.seed, step=self.step)
+            names = batch.names
+            images = augmented(batch.images, strength=options.augment, seed=options.seed, step=self.step)
+            losses["loss"] = flow_loss(self.backbone, replace(batch, images=images), options=options, step=self.step)
+        if self.locator is not None:
+            with self._autocast():
+                losses["locate"] = self.locator.loss(
+                    self.backbone, count=options.locate_batch, seed=options.seed, step=self.step
+                )
+        weights = {"loss": 1.0, "locate": options.locate_weight}
+        loss = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
+        refuse_nan(float(loss.detach()), step=self.step, samples=list(names))
         for group in self.optimizer.param_groups:
             group["lr"] = options.learning_rate * warmup_cosine(
                 self.step, total=options.max_steps, warmup=options.warmup_steps
@@ -215,7 +239,11 @@ class Run:
         averages, values = list(self.average.values()), [p.detach() for p in self.parameters.values()]
         torch._foreach_lerp_(averages, values, 1.0 - decay)
         self.step += 1
-        return value
+        return {name: float(value.detach()) for name, value in losses.items()}
+
+    def _autocast(self) -> torch.autocast:
+        device = self.backbone.device.type
+        return torch.autocast(device, dtype=torch.bfloat16, enabled=self.options.dtype == "bfloat16")
 
     def save(self, folder: Path) -> None:
         """All that `restore` needs."""
@@ -238,12 +266,14 @@ class Run:
     @torch.no_grad()
     def averaged_errors(self, count: int) -> dict[str, float]:
         """Chunk errors of the averaged weights on held-out ticks."""
-        if self.held_out is None:
+        if self.held_out is None and self.locator is None:
             return {}
         kept = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
         self._put(self.average)
         self.backbone.policy.eval()
-        errors = chunk_errors(self.backbone, self.held_out.spread(count))
+        errors = {} if self.held_out is None else chunk_errors(self.backbone, self.held_out.spread(count))
+        if self.locator is not None:
+            errors["brick_error_px"] = self.locator.brick_error_px(self.backbone)
         self.backbone.policy.train()
         self._put(kept)
         return errors
@@ -281,8 +311,8 @@ def train(run: Run, out: Path, *, eval_every: int, save_every: int) -> bool:
         ) as log,
     ):
         while run.step < options.max_steps and not stop:
-            loss = run.advance()
-            log.step(run.step - 1, {"loss": loss, "lr": run.optimizer.param_groups[0]["lr"]})
+            losses = run.advance()
+            log.step(run.step - 1, {**losses, "lr": run.optimizer.param_groups[0]["lr"]})
             if run.step % eval_every == 0 or run.step == options.max_steps:
                 log.scores(run.step, run.averaged_errors(64))
             if run.step % save_every == 0:

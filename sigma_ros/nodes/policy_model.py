@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loads what the policy node needs, and says what was loaded."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -39,6 +40,9 @@ def load_policy(options: PolicyOptions, logger: RcutilsLogger) -> PolicyModel:
     logger.info(f"loading checkpoint {options.checkpoint}")
     from sigma_ros.model.runtime import SigmaRuntime  # noqa: PLC0415 - torch: seconds, only when a model is loaded
 
+    if not options.lockstep:  # a replay has the same bits as one without ROS, and nobody waits for it
+        leave_a_core()
+
     runtime = SigmaRuntime.load(
         options.checkpoint,
         contract=contract,
@@ -58,6 +62,18 @@ def load_policy(options: PolicyOptions, logger: RcutilsLogger) -> PolicyModel:
         memory_stride=runtime.memory_stride,
         facts=_facts(runtime, contract, options),
     )
+
+
+def leave_a_core() -> None:
+    """Keeps one core of several out of torch's pool, unless OMP_NUM_THREADS says how many threads it has.
+
+    The threads of a pool wait for each other in a busy loop: where each core has one, a callback, DDS or the supervisor
+    on one of them stalls all the others (two cores, two cameras: a third of the replan rate, docs/runtime.md).
+    """
+    import torch  # noqa: PLC0415 - as late as the model itself
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, min(torch.get_num_threads(), len(os.sched_getaffinity(0)) - 1)))
 
 
 def _facts(runtime: "SigmaRuntime", contract: Contract, options: PolicyOptions) -> dict[str, object]:

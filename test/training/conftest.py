@@ -2,12 +2,14 @@
 """A tiny pi0.5 with random weights and shards of synthetic recordings, made once for all tests of this folder."""
 
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
 from sigma_ros.model.base_checkpoint import save_base
 from sigma_ros.model.mini import IMAGE_PX, TINY, build_mini, limit_normalisation
@@ -52,11 +54,9 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     ]
 
 
-@pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory, recordings: list[Path]) -> ShardData:
+def write_shards(folder: Path, recordings: list[Path], contract: Contract) -> Path:
     """Shards of the recordings, the first and the third held out."""
-    folder = tmp_path_factory.mktemp("shards") / "data"
-    contract = small_contract()  # its recordings swing the gripper further than a real one opens
+    # small_contract's recordings swing the gripper further than a real one opens
     roomy = replace(contract, joints=tuple(replace(j, lower_rad=-2.0, upper_rad=2.0) for j in contract.joints))
     options = Options(
         out=folder,
@@ -68,4 +68,16 @@ def data(tmp_path_factory: pytest.TempPathFactory, recordings: list[Path]) -> Sh
         skip_broken=False,
     )
     preprocess(bag_sources(recordings), options, described="test", revision=None)
-    return ShardData.open(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shards_of() -> Callable[[Path, list[Path], Contract], Path]:
+    """`write_shards`, for tests with a contract of their own."""
+    return write_shards
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory, recordings: list[Path]) -> ShardData:
+    """Shards of the recordings, opened."""
+    return ShardData.open(write_shards(tmp_path_factory.mktemp("shards") / "data", recordings, small_contract()))

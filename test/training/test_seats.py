@@ -19,9 +19,7 @@ from sigma_ros.model.sights import SightMaker
 from sigma_ros.values import Frame
 from training.augment import augmented
 from training.options import TrainOptions
-from training.preprocess import Options, preprocess
 from training.seats import Seats
-from training.sources import bag_sources
 from training.train import Run
 
 from bags import small_contract  # type: ignore[import-not-found]  # isort: skip
@@ -32,20 +30,10 @@ def with_cameras(contract: Contract, keys: list[str]) -> Contract:
 
 
 @pytest.fixture(params=[["side"], []], ids=["one of two", "none"])
-def fewer(request, base, recordings, tmp_path) -> Run:
+def fewer(request, base, recordings, shards_of, tmp_path) -> Run:
     """A run on shards and a contract with some of the base's cameras."""
     contract = with_cameras(small_contract(), request.param)
-    roomy = replace(contract, joints=tuple(replace(j, lower_rad=-2.0, upper_rad=2.0) for j in contract.joints))
-    options = Options(
-        out=tmp_path / "data",
-        contract=roomy,
-        image_size_px=IMAGE_PX,
-        stride=16,
-        min_motion=0.0,
-        hold_out_every=2,
-        skip_broken=False,
-    )
-    preprocess(bag_sources(recordings), options, described="test", revision=None)
+    shards_of(tmp_path / "data", recordings, contract)
     whole = yaml.safe_load((Path(__file__).parents[2] / "config" / "so101.yaml").read_text(encoding="utf-8"))
     file = tmp_path / "fewer.yaml"
     cameras = [camera for camera in whole["cameras"] if camera["name"] in request.param]
