@@ -46,6 +46,9 @@ class TrainOptions:
         tau_weight: Weight of L_tau.
         lora_rank: 0 takes the size's default.
         lora_dropout: In front of the adapters; -1 takes the default.
+        hide_motion: Share of windows whose joints are shown as if they had stood still: in a recording their motion
+            gives away where the teacher goes, at the start of an episode it does not (copycat problem,
+            arXiv:2010.14876).
         phase_step: Phases of the stride are multiples of it; 16 has one phase and the smallest cache.
         noise_seed: Of the base chunks' noise; runs that share it share a cache.
         seed: Of weights, streams and dropout.
@@ -76,6 +79,7 @@ class TrainOptions:
     tau_weight: float = 0.05
     lora_rank: int = 0
     lora_dropout: float = -1.0
+    hide_motion: float = 0.0
     phase_step: int = 4
     noise_seed: int = 0
     seed: int = 0
@@ -92,6 +96,8 @@ class TrainOptions:
             for name, least in _LEAST.items()
             if not getattr(self, name) >= least
         ]
+        if not 0.0 <= self.hide_motion <= 1.0:
+            problems.append(f"hide_motion must be in [0, 1], got {self.hide_motion}")
         problems += [f"{name} is missing" for name in ("dataset_dir", "output_dir") if not getattr(self, name)]
         problems += [f"unknown part {name} to ablate" for name in self.ablate if name not in ABLATIONS]
         if self.arm not in ("sigma", "plain_lora"):

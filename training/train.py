@@ -108,7 +108,9 @@ class Run:
         )
         trainee: torch.nn.Module
         if self.feeder is None:
-            trainee = SigmaTrainee(self.model, gradient_checkpointing=options.gradient_checkpointing)
+            trainee = SigmaTrainee(
+                self.model, gradient_checkpointing=options.gradient_checkpointing, hide_motion=options.hide_motion
+            )
         else:
             trainee = PlainTrainee(self.model, self.feeder)
         self.trainee = self.accelerator.prepare_model(trainee)

@@ -5,6 +5,7 @@ A module, so that Accelerate can wrap it for many GPUs; the robot's own `believe
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -33,11 +34,15 @@ class SigmaTrainee(nn.Module):
     Args:
         model: Trained in place; its base stays frozen.
         gradient_checkpointing: Compute each window's belief again in the backward pass instead of keeping it.
+        hide_motion: Share of windows that see the joints as if they had stood still.
     """
 
-    def __init__(self, model: SigmaTelepathyVLA, *, gradient_checkpointing: bool = False) -> None:
+    def __init__(
+        self, model: SigmaTelepathyVLA, *, gradient_checkpointing: bool = False, hide_motion: float = 0.0
+    ) -> None:
         super().__init__()
         self.model = model
+        self.hide_motion = hide_motion
         self.gradient_checkpointing = gradient_checkpointing
         self.tau_target = reference_tau(model.config.factor_size)
 
@@ -62,6 +67,8 @@ class SigmaTrainee(nn.Module):
 
     def _believe(self, window: Windows, previous: Recurrence) -> Belief:
         percepts = percepts_of(self.model, window)
+        if self.hide_motion > 0.0 and self.model.training:
+            percepts = replace(percepts, states=without_motion(percepts, share=self.hide_motion))
         if self.gradient_checkpointing and torch.is_grad_enabled():
             belief: Belief = checkpoint(self.model.believe, percepts, previous, use_reentrant=False)
             return belief
@@ -79,6 +86,14 @@ def percepts_of(model: SigmaTelepathyVLA, window: Windows) -> Percepts:
         text=text,
         text_mask=text_mask,
     )
+
+
+def without_motion(percepts: Percepts, *, share: float) -> Float[Tensor, "batch ticks dof"]:
+    """States where a random share of the windows has the newest pose at all of its valid ticks."""
+    states = percepts.states
+    hidden = torch.rand(len(states), device=states.device) < share
+    still = torch.where(percepts.valid[..., None], states[:, -1:], 0.0)
+    return torch.where(hidden[:, None, None], still, states)
 
 
 def _where(present: Tensor, new: Recurrence, old: Recurrence) -> Recurrence:

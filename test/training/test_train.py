@@ -33,6 +33,7 @@ from training.resume import load_state
 from training.shard_replay import replay_shard
 from training.streams import UNROLL, Place, Streams
 from training.train import CHECKPOINT, Run, main, run_training, train
+from training.trainee import percepts_of, without_motion
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "test" / "evaluation"))
@@ -92,7 +93,9 @@ def test_a_stream_reads_whole_episodes_in_order_and_begins_each_with_an_empty_me
     assert all(np.diff(piece.rows).tolist() == [16] * (len(piece.rows) - 1) for piece in read)
 
 
-def test_a_run_that_is_cut_and_resumed_is_bit_for_bit_the_run_that_was_not(options, tmp_path):
+@pytest.mark.parametrize("hide_motion", [0.0, 0.5])
+def test_a_run_that_is_cut_and_resumed_is_bit_for_bit_the_run_that_was_not(options, hide_motion, tmp_path):
+    options = replace(options, hide_motion=hide_motion)
     whole, _ = run_training(options, resume=False)
     cut = replace(options, output_dir=str(tmp_path / "cut"))
     first = Run(cut, Accelerator())
@@ -175,6 +178,18 @@ def test_the_robot_loads_what_was_trained_and_its_base_is_untouched(arm, options
         runtime.model.backbone.policy.parameters(), plain.model.backbone.policy.parameters(), strict=True
     ):
         assert torch.equal(ours, theirs)
+
+
+def test_hidden_motion_leaves_the_newest_pose_of_the_windows_it_is_drawn_for(options):
+    run = Run(options, Accelerator())
+    pieces = [run.streams.next(i, Place())[0] for i in range(2)]
+    windows = run.assembler.windows([replace(p, episode=run.train_numbers[p.episode]) for p in pieces], 0)
+    percepts = percepts_of(run.model, windows)
+    assert not percepts.valid.all()
+    assert torch.equal(without_motion(percepts, share=0.0), percepts.states)
+    still = without_motion(percepts, share=1.0)
+    assert torch.equal(still[percepts.valid], percepts.states[:, -1:].expand_as(still)[percepts.valid])
+    assert not still[~percepts.valid].any()
 
 
 def test_training_sees_what_the_robot_computes(options, data):
@@ -265,6 +280,7 @@ def test_options_come_from_file_environment_and_command_line_in_this_order(tmp_p
         (["--ablate", "wings"], "unknown part wings"),
         (["--arm", "none"], "arm must be"),
         (["--phase_step", "5"], "phase_step must divide 16"),
+        (["--hide_motion", "1.5"], r"hide_motion must be in \[0, 1\]"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(given, words, tmp_path):
