@@ -90,7 +90,8 @@ def cached_episodes(
     missing = [(e, p) for e, p in zip(data.episodes, paths, strict=True) if not p.is_file()]
     with counted_progress() as progress:
         for episode, path in progress.track(missing, description="base chunks and frame tokens"):
-            write_tensors(path, _compute(episode, model, normalisation, settings, seats))
+            if not path.is_file():  # another run on the same data may have made it by now
+                write_tensors(path, _compute(episode, model, normalisation, settings, seats))
     return [CachedEpisode(e, p) for e, p in zip(data.episodes, paths, strict=True)]
 
 

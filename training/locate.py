@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where things are in a picture: a second task for the small base's vision, beside the flow of actions.
 
-Pi0.5 was trained on bounding boxes together with robot data (arXiv:2504.16054, section IV-B); from a few hundred
+Pi0.5 was trained on bounding boxes together with robot data (arXiv:2504.16054); from a few hundred
 demonstrations alone a vision tower hardly learns to look. Three linear heads read the tokens: in which patch a thing is
 (learned first); each token's share of its place, which is the place in the patch that holds it and nothing elsewhere,
 so that averages of tokens still hold it; and all places, from tokens averaged to 4 x 4. The heads go with the run.
