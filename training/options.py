@@ -11,7 +11,7 @@ import yaml
 
 from sigma_ros.errors import UsageError
 
-ABLATIONS = ("memory", "film", "lora", "vector", "chunk", "trajectory", "traf", "tsac")
+ABLATIONS = ("memory", "glance", "film", "lora", "vector", "chunk", "trajectory", "traf", "tsac")
 """Parts that can be switched off, by the names of `SigmaConfig.use_*` and of the training schemes."""
 
 ENVIRONMENT = {

@@ -45,6 +45,8 @@ from training.streams import UNROLL, Assembler, Piece, Place, Streams
 from training.trainee import SigmaTrainee
 
 CHECKPOINT = "checkpoint"
+_GLANCED_EPISODES, _GLANCED_EVERY = 64, 8
+"""Pictures of so many episodes, every so many ticks, say what is usual."""
 
 
 class Run:
@@ -102,6 +104,7 @@ class Run:
 
     def _prepare_training(self) -> None:
         options, count = self.options, self.options.gradient_accumulation_steps
+        self._start_glance()
         self.parameters: dict[str, Tensor] = dict(self.model.trained())
         self.optimizer = torch.optim.AdamW(
             self.parameters.values(), lr=options.learning_rate, weight_decay=options.weight_decay
@@ -118,6 +121,18 @@ class Run:
         config, device = self.model.config, self.model.backbone.device
         self.memories = [Recurrence.start(config, batch=options.batch_size, device=device) for _ in range(count)]
         torch.manual_seed(options.seed * 1000 + self.accelerator.process_index)
+
+    def _start_glance(self) -> None:
+        telepathy = self.model.telepathy
+        if telepathy is None or telepathy.glance is None:
+            return
+        glance = telepathy.glance
+        some = [self.episodes[n] for n in self.train_numbers[:_GLANCED_EPISODES]]
+        pooled = torch.cat([e.pooled(0, e.episode.ticks)[::_GLANCED_EVERY].to(torch.float32) for e in some])
+        valid = torch.cat([torch.from_numpy(e.episode.valid[::_GLANCED_EVERY]) for e in some])
+        seen = valid[:, None] & some[0].seen
+        device = glance.usual.device
+        glance.start_from(pooled.to(device), seen.to(device))
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -112,9 +112,13 @@ def _telepathy_rows(model: SigmaTelepathyVLA, patches: Tensor, base: Tensor) -> 
         )
         for name, steps in config.branch_steps.items()
     ]
+    glance = [] if telepathy.glance is None else [telepathy.glance]
     return [
         *_sequence_rows(model, telepathy, percepts, shapes),
-        _row("semantic state s_t", shapes["to_semantic"], [telepathy.to_semantic]),
+        *[_row("glance: the newest pictures, past the language model", shapes["glance"], [part]) for part in glance],
+        _row(
+            "semantic state s_t", shapes["to_semantic"], _present(telepathy.to_semantic, telepathy.glance_to_semantic)
+        ),
         _row("semantic memory m_t", shapes["memory"], [telepathy.memory]),
         _row("intent z_intent", shapes["intent"], [telepathy.intent, telepathy.text_to_intent]),
         _row("telepathy factors tau", tuple(belief.factors.shape[1:]), [telepathy.factors]),
@@ -188,6 +192,10 @@ def _outputs_of(telepathy: nn.Module, language_layer: nn.Module) -> Iterator[dic
 
 def _row(what: str, shape: tuple[int, ...], modules: Iterable[nn.Module], *, without: Iterable[nn.Module] = ()) -> Row:
     return Row(part="telepathy", what=what, shape=shape, trained=_count(modules) - _count(without))
+
+
+def _present(*modules: nn.Module | None) -> list[nn.Module]:
+    return [module for module in modules if module is not None]
 
 
 def _count(modules: Iterable[nn.Module]) -> int:

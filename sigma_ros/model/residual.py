@@ -46,10 +46,10 @@ class Residual:
 
 
 class Branch(nn.Module):
-    """One scale: `steps` corrections from belief, newest state and the base's actions of that scale.
+    """One scale: `steps` corrections from belief, newest pictures and state, and the base's actions of that scale.
 
-    What is linear in state and actions has a path of its own: offsets and gains, and trembling from step to step, for
-    which it also reads the actions' second differences.
+    What is linear in pictures, state and actions has a path of its own: where things lie, offsets and gains, and
+    trembling from step to step, for which it also reads the actions' second differences.
     """
 
     def __init__(self, config: SigmaConfig, steps: int) -> None:
@@ -57,13 +57,14 @@ class Branch(nn.Module):
         self.steps = steps
         hidden = config.residual_hidden
         self.factors = nn.Linear(config.factor_size, config.intent_width)
-        inputs = 2 * config.intent_width + config.dof * (1 + steps)
+        given = config.dof * (1 + steps) + config.glance_size
+        inputs = 2 * config.intent_width + given
         self.hidden = nn.Sequential(
             nn.Linear(inputs, hidden), nn.GELU(), nn.LayerNorm(hidden), nn.Linear(hidden, hidden), nn.GELU()
         )
         self.output = nn.Linear(hidden, steps * config.dof)
         differences = config.dof * max(0, steps - 2)
-        self.direct = nn.Linear(config.dof * (1 + steps) + differences, steps * config.dof, bias=False)
+        self.direct = nn.Linear(given + differences, steps * config.dof, bias=False)
         for parameter in (self.output.weight, self.output.bias, self.direct.weight):
             nn.init.zeros_(parameter)
 
@@ -73,7 +74,7 @@ class Branch(nn.Module):
         """Normalised corrections."""
         factors = self.factors(belief.factors.flatten(1))
         actions = base[:, : self.steps]
-        given = torch.cat([state, actions.flatten(1)], dim=1)
+        given = torch.cat([state, belief.glance, actions.flatten(1)], dim=1)
         corrections = self.output(self.hidden(torch.cat([factors, belief.intent, given], dim=1)))
         trembling = DIFFERENCE_GAIN * actions.diff(n=2, dim=1).flatten(1) if self.steps > 2 else given[:, :0]
         linear = self.direct(torch.cat([given, trembling], dim=1))

@@ -35,6 +35,7 @@ class SigmaConfig:
         dof: Joints of state and action.
         horizon: Action steps of the base's chunk.
         pooled_grid: Image tokens are average-pooled to `pooled_grid` x `pooled_grid`.
+        glance_width: Numbers that are kept of a pooled token of the newest tick, past the language model.
         resampler_width: Width inside the perceiver resampler and of the FiLM modulation.
         resampler_queries: Learned queries, the number of vision tokens.
         resampler_layers: Cross-attention layers.
@@ -59,6 +60,7 @@ class SigmaConfig:
         fade_steps: Steps over which the residual fades to zero behind the trajectory.
         corrected_joints: Joints that may be corrected; the others always keep the base's actions.
         use_memory: Off: every update starts from an empty memory.
+        use_glance: Off: pictures reach the residual through the language model and the factors alone.
         use_film: Off: the previous factors do not modulate the vision tokens.
         use_lora: Off: the telepathy path runs the language model as it is.
         use_vector: Off: no residual on the first step alone.
@@ -73,6 +75,7 @@ class SigmaConfig:
     dof: int = 6
     horizon: int = 50
     pooled_grid: int = 4
+    glance_width: int = 16
     resampler_width: int = 512
     resampler_queries: int = 32
     resampler_layers: int = 2
@@ -97,6 +100,7 @@ class SigmaConfig:
     fade_steps: int = 4
     corrected_joints: tuple[bool, ...] = (True,) * 6
     use_memory: bool = True
+    use_glance: bool = True
     use_film: bool = True
     use_lora: bool = True
     use_vector: bool = True
@@ -130,6 +134,11 @@ class SigmaConfig:
         if self.plain_lora and not self.use_lora:
             problems.append("plain_lora needs use_lora")
         return problems
+
+    @property
+    def glance_size(self) -> int:
+        """Numbers of a glance: of each camera and pooled place `glance_width`."""
+        return self.cameras * self.pooled_grid**2 * self.glance_width if self.use_glance else 0
 
     @classmethod
     def full(cls, **changes: Any) -> Self:

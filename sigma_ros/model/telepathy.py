@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The telepathy path: window, task and memory in; new memory, intent and telepathy factors out.
 
-[vision | text | state | readouts] go through the shared language model once. Causal: the window ends
-at the tick whose actions are corrected. Everything here is float32 except the language model.
+[vision | text | state | readouts] go through the shared language model once, the newest pictures also past it.
+Causal: the window ends at the tick whose actions are corrected. Everything here is float32 except the language model.
 Source of the names: model card of Veltraxor/Sigma and arXiv:2512.00783; sizes and gates are ours.
 """
 
@@ -68,6 +68,7 @@ class Belief:
     semantic: Float[Tensor, "batch memory_width"]
     memory: Float[Tensor, "batch memory_width"]
     intent: Float[Tensor, "batch intent_width"]
+    glance: Float[Tensor, "batch glance_size"]
     factors: Float[Tensor, "batch factor_count factor_width"]
     text: Float[Tensor, "batch width"]
     memory_as_text: Float[Tensor, "batch width"]
@@ -78,7 +79,7 @@ class Belief:
     def blank(cls, config: SigmaConfig, *, batch: int, device: torch.device | str = "cpu") -> "Belief":
         """All zeros: what the comparison arm without telepathy believes."""
         sizes = {"semantic": config.memory_width, "memory": config.memory_width, "intent": config.intent_width}
-        sizes |= {"text": config.width, "memory_as_text": config.width}
+        sizes |= {"text": config.width, "memory_as_text": config.width, "glance": config.glance_size}
         sizes |= {"intent_aligned": config.align_width, "factors_aligned": config.align_width}
         fields = {name: torch.zeros(batch, size, device=device) for name, size in sizes.items()}
         factors = torch.zeros(batch, config.factor_count, config.factor_width, device=device)
@@ -127,6 +128,43 @@ class StateEncoder(nn.Module):
         return self.norm(self.layers(known.flatten(1)).unflatten(1, (self.tokens, -1)))
 
 
+class Glance(nn.Module):
+    """What the newest pictures show, place by place: a few numbers of each pooled token, past the language model.
+
+    Where something lies is linear in the tokens of a vision tower that learned to locate; through resampler, language
+    model, memory and factors hardly anything of it arrives (our addition, docs/results.md).
+    """
+
+    def __init__(self, config: SigmaConfig) -> None:
+        super().__init__()
+        self.usual = nn.Parameter(torch.zeros(config.cameras, config.pooled_grid**2, config.width))
+        self.spread = nn.Parameter(torch.ones(config.width))
+        self.to_few = nn.Linear(config.width, config.glance_width)
+
+    def forward(
+        self, pooled: Float[Tensor, "batch cameras pooled width"], seen: Bool[Tensor, "batch cameras"]
+    ) -> Float[Tensor, "batch glance_size"]:
+        """Zeros for cameras that were not seen."""
+        flag = seen[:, :, None, None]
+        few = self.to_few((torch.where(flag, pooled, 0.0) - self.usual) / self.spread)
+        return torch.where(flag, few, 0.0).flatten(1)
+
+    @torch.no_grad()
+    def start_from(
+        self, pooled: Float[Tensor, "ticks cameras pooled width"], seen: Bool[Tensor, "ticks cameras"]
+    ) -> None:
+        """Takes what pictures of the data usually show, so as to see what differs.
+
+        Table and arm are most of a token, a brick is a small part of it.
+        """
+        flag = seen[:, :, None, None].to(pooled.dtype)
+        count = flag.sum(dim=0).clamp(min=1.0)
+        self.usual.copy_((pooled * flag).sum(dim=0) / count)
+        apart = (pooled - self.usual).square() * flag
+        share = flag.sum().clamp(min=1.0) * pooled.shape[2]
+        self.spread.copy_((apart.sum(dim=(0, 1, 2)) / share).sqrt().clamp(min=1e-3))
+
+
 class SemanticMemory(nn.Module):
     """Gated update m_t = (1 - g) * m + g * u, with g and u from [m, s_t]; |m_t| < 1 in every entry."""
 
@@ -153,6 +191,8 @@ class TelepathyPath(nn.Module):
         memory, intent = config.memory_width, config.intent_width
         self.factor_shape = (config.factor_count, config.factor_width)
         self.resampler = Resampler(config)
+        self.glance = Glance(config) if config.use_glance else None
+        self.glance_to_semantic = nn.Linear(config.glance_size, memory, bias=False) if config.use_glance else None
         self.state_encoder = StateEncoder(config)
         self.readouts = nn.Parameter(torch.randn(config.readouts, config.width))
         self.to_semantic = nn.Sequential(nn.LayerNorm(config.width), nn.Linear(config.width, memory))
@@ -168,7 +208,10 @@ class TelepathyPath(nn.Module):
     def forward(self, percepts: Percepts, previous: Recurrence, reader: Reader) -> Belief:
         """One update from the previous committed memory and factors; nothing is kept inside."""
         text = mean_text(percepts.text, percepts.text_mask)
+        glance = self._glance(percepts)
         semantic = self._read(percepts, previous, reader)
+        if self.glance_to_semantic is not None:
+            semantic = semantic + self.glance_to_semantic(glance)
         memory = self.memory(previous.memory if self.use_memory else torch.zeros_like(previous.memory), semantic)
         intent = self.intent(torch.cat([memory, semantic, self.text_to_intent(text)], dim=1))
         flat = self.factors(torch.cat([memory, intent], dim=1))
@@ -176,6 +219,7 @@ class TelepathyPath(nn.Module):
             semantic=semantic,
             memory=memory,
             intent=intent,
+            glance=glance,
             factors=flat.unflatten(1, self.factor_shape),
             text=text,
             memory_as_text=self.memory_to_text(memory),
@@ -193,6 +237,12 @@ class TelepathyPath(nn.Module):
         mask = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
         mask[:, vision.shape[1] : vision.shape[1] + percepts.text.shape[1]] = percepts.text_mask
         return self.to_semantic(reader(embeds, mask, read=readouts.shape[1]).mean(dim=1))
+
+    def _glance(self, percepts: Percepts) -> Float[Tensor, "batch glance_size"]:
+        newest = percepts.pooled[:, -1]
+        if self.glance is None:
+            return newest.new_zeros(len(newest), 0)
+        return self.glance(newest, percepts.seen[:, -1] & percepts.valid[:, -1, None])
 
 
 def mean_text(

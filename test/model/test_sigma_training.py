@@ -189,7 +189,9 @@ def test_with_memory_and_film_the_past_counts():
     assert not torch.equal(ours, model.believe(percepts, without_factors).intent)
 
 
-@pytest.mark.parametrize("switch", ["use_memory", "use_film", "use_lora", "use_vector", "use_chunk", "use_trajectory"])
+@pytest.mark.parametrize(
+    "switch", ["use_memory", "use_glance", "use_film", "use_lora", "use_vector", "use_chunk", "use_trajectory"]
+)
 def test_every_switch_leaves_a_model_whose_every_trained_tensor_learns(switch):
     model = tiny_sigma(**{switch: False}).train()
     losses(model).backward()
@@ -197,6 +199,39 @@ def test_every_switch_leaves_a_model_whose_every_trained_tensor_learns(switch):
     assert not names
     smaller = switch not in {"use_memory"}
     assert (len(model.trained()) < len(tiny_sigma().trained())) == smaller
+
+
+def test_the_residual_sees_the_newest_pictures_past_the_language_model_and_none_that_was_not_seen():
+    model = tiny_sigma()
+    percepts = percepts_of(model, run(model, initial_state(model, epoch=0, task=TASK), sights(model, 24), range(20))[1])
+    empty = Recurrence.start(model.config, batch=1, device="cpu")
+    other = percepts.pooled.clone()
+    other[:, -1, 0] += 1.0
+    glance = model.believe(percepts, empty).glance
+    changed = model.believe(replace(percepts, pooled=other), empty).glance
+    half = model.config.glance_size // 2
+    assert (glance[:, :half] != changed[:, :half]).any()
+    assert torch.equal(glance[:, half:], changed[:, half:])
+    seen = percepts.seen.clone()
+    seen[:, -1, 0] = False
+    wild = torch.where(seen[..., None, None], percepts.pooled, torch.nan)
+    hidden = model.believe(replace(percepts, pooled=wild, seen=seen), empty).glance
+    assert not hidden[:, :half].any()
+    assert torch.equal(hidden[:, half:], glance[:, half:])
+
+
+def test_a_glance_begins_with_what_differs_from_the_usual_picture():
+    glance = tiny_sigma().telepathy.glance
+    generator = torch.Generator().manual_seed(0)
+    pooled = 5.0 + torch.randn(40, *glance.usual.shape, generator=generator) * torch.linspace(
+        0.5, 2.0, glance.usual.shape[2]
+    )
+    seen = torch.ones(40, glance.usual.shape[0], dtype=torch.bool)
+    seen[::3, 1] = False
+    glance.start_from(torch.where(seen[:, :, None, None], pooled, 100.0), seen)
+    apart = ((pooled - glance.usual) / glance.spread)[seen]
+    torch.testing.assert_close(apart.mean(dim=0), torch.zeros_like(apart[0]), atol=0.2, rtol=0.0)
+    torch.testing.assert_close(apart.square().mean(dim=(0, 1)).sqrt(), torch.ones(apart.shape[2]), atol=0.05, rtol=0.0)
 
 
 def test_each_branch_acts_on_its_own_steps():
