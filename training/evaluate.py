@@ -7,7 +7,7 @@ them, so that overfitting shows.
 Examples:
     python -m training.evaluate --checkpoint out/sigma/checkpoint --dataset_dir data/target_shards --out out/evaluation
     python -m training.evaluate --checkpoint mini --dataset_dir data/target_shards --out out/evaluation \
-        --seeds 0 1 2 3 4 --ablate memory lora --train_episodes 0
+        --seeds 0 1 2 3 4 --ablate memory lora pictures --train_episodes 0
 """
 
 import argparse
@@ -37,7 +37,10 @@ from training.progress import counted_progress
 from training.shard_replay import replay_shard
 
 REPORT, CHECK_A, CHECK_B = "sigma_eval_report.json", "sigma_eval_checkA.json", "sigma_eval_checkB.json"
-ABLATIONS = ("memory", "lora")
+PICTURES = "pictures"
+"""Of the next episode are shown, to the base too. Where the scores stay as they are, the policy does not look."""
+
+ABLATIONS = ("memory", "lora", PICTURES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,25 +87,26 @@ def evaluate(plan: Plan) -> list[Outcome]:
             logs = []
             with switched_off(runtime, part):
                 runtime.seed = seed
-                for episode in splits[split]:
-                    logs.append(_log(episode, runtime, plan))
+                episodes = splits[split]
+                for episode, following in zip(episodes, (*episodes[1:], *episodes[:1]), strict=True):
+                    logs.append(_log(episode, runtime, plan, following if part == PICTURES else None))
                     progress.advance(bar)
             outcomes.append(Outcome(split=split, seed=seed, ablated=part, logs=tuple(logs), scores=score(*logs)))
     return outcomes
 
 
-def _log(episode: EpisodeRows, runtime: SigmaRuntime, plan: Plan) -> ReplayLog:
+def _log(episode: EpisodeRows, runtime: SigmaRuntime, plan: Plan, pictures_of: EpisodeRows | None) -> ReplayLog:
     entry = next(e for e in plan.data.meta.episodes if e["shard"] == episode.path.name)
     name = f"{Path(entry['recording']).name} ({'held out' if episode.held_out else 'train'})"
     sha256 = plan.data.meta.files[episode.path.name]
-    return replay_shard(episode, runtime, plan.contract, name=name, sha256=sha256)
+    return replay_shard(episode, runtime, plan.contract, name=name, sha256=sha256, pictures_of=pictures_of)
 
 
 @contextmanager
 def switched_off(runtime: SigmaRuntime, part: str | None) -> Iterator[None]:
     """While open, Sigma runs without its memory or without its adapters."""
     model = runtime.model
-    if part is None or model.telepathy is None:
+    if part in (None, PICTURES) or model.telepathy is None:
         yield
         return
     kept = model.telepathy.use_memory, model.reader
@@ -222,7 +226,13 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder for the JSON files and report.html")
     parser.add_argument("--contract", default="so101", help="contract file or name (default so101)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds of the flow noise (default 0)")
-    parser.add_argument("--ablate", nargs="*", choices=ABLATIONS, default=[], help="also without these parts")
+    parser.add_argument(
+        "--ablate",
+        nargs="*",
+        choices=ABLATIONS,
+        default=[],
+        help="also without these parts; pictures: with the next episode's",
+    )
     parser.add_argument("--train_episodes", type=int, help="at most so many of the training split (default all)")
     parser.add_argument("--allow_untrained", action="store_true", help="accept a base with random weights")
     parser.add_argument("--force", action="store_true", help="replace an evaluation in --out")

@@ -19,9 +19,18 @@ from training.data import EpisodeRows
 
 
 def replay_shard(
-    episode: EpisodeRows, runtime: SigmaRuntime, contract: Contract, *, name: str, sha256: str
+    episode: EpisodeRows,
+    runtime: SigmaRuntime,
+    contract: Contract,
+    *,
+    name: str,
+    sha256: str,
+    pictures_of: EpisodeRows | None = None,
 ) -> ReplayLog:
-    """The log of one episode; the policy is asked where windows are scored, on the memory's stride."""
+    """The log of one episode; the policy is asked where windows are scored, on the memory's stride.
+
+    With `pictures_of` it is shown that episode's pictures, the last one again where that one has ended.
+    """
     settings, started_ns = AdapterSettings(), time.perf_counter_ns()
     run = RunFacts(
         mode="offline",
@@ -34,7 +43,7 @@ def replay_shard(
     )
     recorder = ReplayRecorder(contract, policy_facts(runtime), run)
     state = runtime.initial_state(epoch=0, task=episode.task)
-    for item, action_rad in _ticks(episode, contract):
+    for item, action_rad in _ticks(episode, contract, pictures_of or episode):
         recorder.tick(item, action_rad)
         if not isinstance(item, Window) or item.tick % SCORE_STRIDE_TICKS:
             continue
@@ -61,7 +70,9 @@ def replay_shard(
     return recorder.finish(facts, complete=True, wall_ns=time.perf_counter_ns() - started_ns)
 
 
-def _ticks(episode: EpisodeRows, contract: Contract) -> Iterator[tuple[Window | Gap, Float64[ndarray, " dof"] | None]]:
+def _ticks(
+    episode: EpisodeRows, contract: Contract, pictures_of: EpisodeRows
+) -> Iterator[tuple[Window | Gap, Float64[ndarray, " dof"] | None]]:
     """The epoch as the frame clock gave it when the shard was made; ages are not kept in shards and are 0."""
     history = WindowHistory()
     positions = contract.to_rad(episode.states.astype(np.float64))
@@ -71,7 +82,8 @@ def _ticks(episode: EpisodeRows, contract: Contract) -> Iterator[tuple[Window | 
         stamp_ns = NS_PER_S + contract.tick_offset_ns(tick)
         item: Window | Gap
         if episode.valid[tick]:
-            frames = episode.frames(tick, tick + 1)[0]
+            shown = min(tick, pictures_of.ticks - 1)
+            frames = pictures_of.frames(shown, shown + 1)[0]
             frame = Frame(
                 epoch=0,
                 tick=tick,

@@ -226,7 +226,7 @@ def test_evaluation_writes_the_cards_files_and_the_report(options, data, tmp_pat
     out = tmp_path / "evaluation"
     checkpoint = str(Path(options.output_dir) / CHECKPOINT)
     given = ["--checkpoint", checkpoint, "--dataset_dir", str(data.folder), "--out", str(out)]
-    assert evaluate([*given, "--seeds", "0", "1", "--ablate", "memory"]) == 0
+    assert evaluate([*given, "--seeds", "0", "1", "--ablate", "memory", "pictures"]) == 0
     check_b = json.loads((out / CHECK_B).read_text(encoding="utf-8"))
     assert list(check_b) == [
         "held out, seed 0",
@@ -234,14 +234,16 @@ def test_evaluation_writes_the_cards_files_and_the_report(options, data, tmp_pat
         "train, seed 0",
         "train, seed 1",
         "held out, seed 0, without memory",
+        "held out, seed 0, without pictures",
     ]
+    assert check_b["held out, seed 0"]["baseline"] != check_b["held out, seed 0, without pictures"]["baseline"]
     assert check_b["held out, seed 0"]["baseline"] != check_b["held out, seed 1"]["baseline"]
     heads = {arm: entry["heads"] for arm, entry in json.loads((out / CHECK_A).read_text(encoding="utf-8")).items()}
     assert heads["baseline"] == heads["sigma"]
     report = json.loads((out / REPORT).read_text(encoding="utf-8"))
     assert set(report["over seeds"]) == {f"mse_{name}" for name in SPANS}
     assert (out / "report.html").stat().st_size > 100_000
-    assert capsys.readouterr().out.count("mse_trj") == 5
+    assert capsys.readouterr().out.count("mse_trj") == 6
     assert evaluate(given) == 2
 
 
