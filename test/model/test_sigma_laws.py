@@ -210,14 +210,18 @@ def test_a_batch_gives_what_its_windows_give_alone(telepathy):
             close(together[name][index : index + 1], value)
 
 
-def test_permuting_cameras_with_their_embeddings_changes_no_belief():
+def test_permuting_cameras_with_all_that_is_a_cameras_own_changes_no_belief():
     model = tiny_sigma()
     batch = batch_of(model, 2)
     batch["camera_mask"] = torch.ones(2, 16, 2, dtype=torch.bool)
     batch["camera_mask"][0, 5:9, 1] = False
     ours = model(batch)
     with torch.no_grad():
-        model.telepathy.resampler.camera.copy_(model.telepathy.resampler.camera.flip(0))
+        path = model.telepathy
+        path.resampler.camera.copy_(path.resampler.camera.flip(0))
+        path.glance.usual.copy_(path.glance.usual.flip(0))
+        weight = path.glance_to_semantic.weight
+        weight.copy_(weight.unflatten(1, (2, -1)).flip(1).flatten(1))
     swapped = model({**batch, "vis_obs": batch["vis_obs"].flip(2), "camera_mask": batch["camera_mask"].flip(2)})
     for name in ("semantic_memory", "intent", "telepathy_factors"):
         close(ours[name], swapped[name])
