@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from rich.console import Console
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sigma_ros.contract_file import load_contract
@@ -47,21 +47,34 @@ class Scenes:
         """Reads all files of a folder.
 
         Raises:
-            DatasetError: there is none, or not of these places.
+            DatasetError: there is none, or one is damaged or not of these places.
         """
         files = sorted(folder.glob("scenes_*.safetensors"))
         if not files:
             raise DatasetError(
                 "no scenes found", where=folder, expected="files of training.scenes", remedy="python -m training.scenes"
             )
-        images, places = [], []
-        for file in files:
-            with safe_open(str(file), framework="pt") as tensors:
-                if tensors.metadata()["places"] != " ".join(PLACES):
-                    raise DatasetError("scenes of another version", where=file, remedy="make them again")
-                images.append(tensors.get_tensor("images").flatten(0, 1))
-                places.append(tensors.get_tensor("places").flatten(0, 1))
-        return cls(images=torch.cat(images), places=torch.cat(places))
+        parts = [_read(file) for file in files]
+        return cls(
+            images=torch.cat([images.flatten(0, 1) for images, _ in parts]),
+            places=torch.cat([places.flatten(0, 1) for _, places in parts]),
+        )
+
+
+def _read(file: Path) -> tuple[Tensor, Tensor]:
+    try:
+        with safe_open(str(file), framework="pt") as tensors:
+            known = (tensors.metadata() or {}).get("places")
+            images, places = tensors.get_tensor("images"), tensors.get_tensor("places")
+    except (OSError, SafetensorError) as error:
+        raise DatasetError(
+            "scenes cannot be read", where=file, got=error, remedy="remove the file and run training.scenes again"
+        ) from error
+    if known != " ".join(PLACES):
+        raise DatasetError(
+            "scenes of another version", where=file, expected=", ".join(PLACES), got=known, remedy="make them again"
+        )
+    return images, places
 
 
 def write_scenes(out: Path, *, contract: str, setups: int, seed: int) -> None:
@@ -72,7 +85,7 @@ def write_scenes(out: Path, *, contract: str, setups: int, seed: int) -> None:
         for number, first in enumerate(range(0, setups, SETUPS_PER_FILE)):
             count = min(SETUPS_PER_FILE, setups - first)
             path = out / f"scenes_{seed}_{number:04d}.safetensors"
-            if not path.exists():
+            if not path.is_file() or len(_read(path)[0]) < count * PICTURES_PER_SETUP:  # of a run with fewer set-ups
                 groups = random_scenes(
                     SOURCE, robot, seed=(seed, number), per_setup=PICTURES_PER_SETUP, size_px=IMAGE_PX
                 )

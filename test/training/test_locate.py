@@ -36,6 +36,19 @@ def test_no_scenes_are_said_in_one_sentence(tmp_path):
         Scenes.open(tmp_path)
 
 
+def test_a_file_of_fewer_setups_is_made_again_and_a_damaged_one_is_named(tmp_path):
+    write_scenes(tmp_path, contract="so101", setups=1, seed=1)
+    first = Scenes.open(tmp_path).images
+    write_scenes(tmp_path, contract="so101", setups=2, seed=1)
+    both = Scenes.open(tmp_path).images
+    assert len(both) == 2 * len(first)
+    assert torch.equal(both[: len(first)], first)
+    (file,) = tmp_path.glob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(DatasetError, match=rf"cannot be read.*{file.name}.*remove the file"):
+        Scenes.open(tmp_path)
+
+
 def test_the_first_steps_teach_the_eyes_alone_and_the_later_ones_everything(data, scenes):
     run = Run(data, replace(OPTIONS, scenes_dir=str(scenes)))
 
