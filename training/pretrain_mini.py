@@ -143,6 +143,11 @@ def read_batch(backbone: Backbone, batch: Batch) -> dict[str, Any]:
     }
 
 
+def autocast(backbone: Backbone, options: Options) -> torch.autocast:
+    """Bfloat16 where the options ask for it."""
+    return torch.autocast(backbone.device.type, dtype=torch.bfloat16, enabled=options.dtype == "bfloat16")
+
+
 def flow_loss(backbone: Backbone, batch: Batch, *, options: Options, step: int) -> Tensor:
     """Pi0.5's loss of a batch; noise and times are a function of seed and step."""
     core, count = backbone.policy.model, len(batch.names)
@@ -153,7 +158,7 @@ def flow_loss(backbone: Backbone, batch: Batch, *, options: Options, step: int) 
         time = core.sample_time(count * options.draws, torch.device("cpu")).unflatten(0, (count, options.draws))
     dof = batch.actions.shape[2]
     actions = torch.nn.functional.pad(batch.actions, (0, backbone.max_dof - dof)).to(backbone.device)
-    with torch.autocast(backbone.device.type, dtype=torch.bfloat16, enabled=options.dtype == "bfloat16"):
+    with autocast(backbone, options):
         prefix = backbone.prefix(**read_batch(backbone, batch))
         losses = backbone.flow_loss(
             prefix, actions=actions, noise=noise.to(backbone.device), time=time.to(backbone.device)
@@ -220,7 +225,7 @@ class Run:
             images = augmented(batch.images, strength=options.augment, seed=options.seed, step=self.step)
             losses["loss"] = flow_loss(self.backbone, replace(batch, images=images), options=options, step=self.step)
         if self.locator is not None:
-            with self._autocast():
+            with autocast(self.backbone, options):
                 losses["locate"] = self.locator.loss(
                     self.backbone, count=options.locate_batch, seed=options.seed, step=self.step
                 )
@@ -240,10 +245,6 @@ class Run:
         torch._foreach_lerp_(averages, values, 1.0 - decay)
         self.step += 1
         return {name: float(value.detach()) for name, value in losses.items()}
-
-    def _autocast(self) -> torch.autocast:
-        device = self.backbone.device.type
-        return torch.autocast(device, dtype=torch.bfloat16, enabled=self.options.dtype == "bfloat16")
 
     def save(self, folder: Path) -> None:
         """All that `restore` needs."""
