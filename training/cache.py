@@ -88,10 +88,11 @@ def cached_episodes(
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / episode.path.name for episode in data.episodes]
     missing = [(e, p) for e, p in zip(data.episodes, paths, strict=True) if not p.is_file()]
-    with counted_progress() as progress:
-        for episode, path in progress.track(missing, description="base chunks and frame tokens"):
-            if not path.is_file():  # another run on the same data may have made it by now
-                write_tensors(path, _compute(episode, model, normalisation, settings, seats))
+    if missing:
+        with counted_progress() as progress:
+            for episode, path in progress.track(missing, description="base chunks and frame tokens"):
+                if not path.is_file():  # another run on the same data may have made it by now
+                    write_tensors(path, _compute(episode, model, normalisation, settings, seats))
     return [CachedEpisode(e, p) for e, p in zip(data.episodes, paths, strict=True)]
 
 

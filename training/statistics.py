@@ -1,6 +1,50 @@
 # SPDX-License-Identifier: Apache-2.0
 """Statistics that a study needs beyond those of one report."""
 
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64
+from numpy import ndarray
+from scipy import stats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeedChange:
+    """Change of an error from one arm to another over training seeds, as a share; NaN where undefined."""
+
+    mean: float
+    low: float
+    high: float
+    worse: int
+    seeds: int
+
+
+def over_seeds(
+    theirs: Float64[ndarray, " seeds"], ours: Float64[ndarray, " seeds"], *, confidence: float = 0.95
+) -> SeedChange:
+    """What another training run would have made of a comparison, which an interval over episodes cannot say.
+
+    `theirs` and `ours` are mean errors of runs that share a training seed. Student's interval of the mean of
+    log(ours / theirs): the change is a ratio, and seeds are too few for a bootstrap.
+    """
+    worse = int(np.count_nonzero(ours > theirs))
+    if not (np.all(theirs > 0.0) and np.all(ours > 0.0) and len(ours)):
+        return SeedChange(mean=math.nan, low=math.nan, high=math.nan, worse=worse, seeds=len(ours))
+    logs = np.log(ours / theirs)
+    mean, half = float(logs.mean()), math.nan
+    if len(logs) > 1:
+        error = float(logs.std(ddof=1)) / math.sqrt(len(logs))
+        half = error * float(stats.t.ppf(0.5 + confidence / 2.0, len(logs) - 1))
+    return SeedChange(
+        mean=math.expm1(mean),
+        low=math.expm1(mean - half),
+        high=math.expm1(mean + half),
+        worse=worse,
+        seeds=len(logs),
+    )
+
 
 def holm(p_values: dict[str, float]) -> dict[str, float]:
     """Holm's step-down correction for several comparisons."""

@@ -26,6 +26,7 @@ from sigma_ros.evaluation.statistics import Comparison, compare
 from training.held_out import WindowScores
 from training.loop import INTERRUPTED
 from training.options import ABLATIONS, TrainOptions
+from training.statistics import SeedChange, over_seeds
 from training.study_page import write_page
 from training.train import run_training
 
@@ -38,13 +39,14 @@ _ARRAYS = tuple(WindowScores.__dataclass_fields__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArmResult:
-    """One arm: errors per seed and window, and the comparisons of their mean over seeds."""
+    """One arm: errors per seed and window, the comparisons of their mean over seeds, and those between seeds."""
 
     name: str
     seeds: tuple[int, ...]
     errors: dict[str, Float64[ndarray, "seeds windows"]]
     against_base: dict[str, Comparison]
     against_sigma: dict[str, Comparison]
+    seeds_against_sigma: dict[str, SeedChange]
     semantic_change: dict[str, float]
 
 
@@ -86,16 +88,17 @@ def summarise(results: dict[str, dict[int, WindowScores]]) -> list[ArmResult]:
         own = results.get(name, sigma)
         first = next(iter(own.values()))
         shared = sorted(set(squared) & set(sigma))
-        errors, against_base, against_sigma = {}, {}, {}
+        errors, against_base, against_sigma, seeds_against_sigma = {}, {}, {}, {}
         for span, steps in SPANS.items():
             ours = np.stack([_windows(squared[seed], steps) for seed in sorted(squared)])
             errors[span] = ours
             base = _windows(first.base, steps)
             against_base[span] = compare(base, ours.mean(axis=0), first.episode)
             if shared and name != "sigma":
-                theirs = np.mean([_windows(sigma[seed].sigma, steps) for seed in shared], axis=0)
-                mine = np.mean([_windows(squared[seed], steps) for seed in shared], axis=0)
-                against_sigma[span] = compare(theirs, mine, first.episode)
+                theirs = np.stack([_windows(sigma[seed].sigma, steps) for seed in shared])
+                mine = np.stack([_windows(squared[seed], steps) for seed in shared])
+                against_sigma[span] = compare(theirs.mean(axis=0), mine.mean(axis=0), first.episode)
+                seeds_against_sigma[span] = over_seeds(theirs.mean(axis=1), mine.mean(axis=1))
         summary.append(
             ArmResult(
                 name=name,
@@ -103,6 +106,7 @@ def summarise(results: dict[str, dict[int, WindowScores]]) -> list[ArmResult]:
                 errors=errors,
                 against_base=against_base,
                 against_sigma=against_sigma,
+                seeds_against_sigma=seeds_against_sigma,
                 semantic_change=_semantic_change(own),
             )
         )

@@ -40,6 +40,7 @@ def page(arms: Sequence[ArmResult], common: TrainOptions) -> str:
     first = arms[0]
     windows = first.errors["vec"].shape[1]
     units = first.against_base["vec"].units
+    others = [arm for arm in arms if arm.against_sigma]
     lines = [
         f"Trained with: `{common.command()}`, arms differ as named. Scored on {windows} windows of {units} held-out "
         f"{first.against_base['vec'].unit}s; an arm's error is the mean over its training seeds. Intervals: paired "
@@ -53,11 +54,21 @@ def page(arms: Sequence[ArmResult], common: TrainOptions) -> str:
         "",
         "Above zero: the arm is worse than Sigma, so the part that is missing was worth something.",
         "",
-        *_table([arm for arm in arms if arm.against_sigma], "against_sigma"),
+        *_table(others, "against_sigma"),
+        "",
+        "## The same from training seed to training seed",
+        "",
+        "What another training run would have said: mean change against Sigma of the same seed, Student's 95 % "
+        "interval of its logarithm over seeds, and on how many seeds the arm is worse. Not corrected for the number "
+        "of rows.",
+        "",
+        "| arm | " + " | ".join(f"mse_{span} | worse" for span in SPANS) + " |",
+        "| --- |" + " --- | --- |" * len(SPANS),
+        *(_over_seeds(arm) for arm in others),
         "",
         "## Spread over training seeds, and the semantic figures",
         "",
-        "| arm | seeds | mse_trj per seed | tau_l2 with against without adapters | sem_align |",
+        "| arm | seeds | mse_trj, mean ± deviation over seeds | tau_l2 with against without adapters | sem_align |",
         "| --- | --- | --- | --- | --- |",
         *(_spread(arm) for arm in arms),
         "",
@@ -87,10 +98,20 @@ def _change(one: Comparison) -> str:
     return f"{one.relative:+.1%} ({one.relative_low:+.1%} to {one.relative_high:+.1%})"
 
 
+def _over_seeds(arm: ArmResult) -> str:
+    cells = []
+    for span in SPANS:
+        one = arm.seeds_against_sigma[span]
+        between = "" if math.isnan(one.low) else f" ({one.low:+.1%} to {one.high:+.1%})"
+        cells += ["undefined" if math.isnan(one.mean) else f"{one.mean:+.1%}{between}", f"{one.worse} of {one.seeds}"]
+    return f"| {arm.name} | " + " | ".join(cells) + " |"
+
+
 def _spread(arm: ArmResult) -> str:
     means = arm.errors["trj"].mean(axis=1)
+    spread = f" ± {means.std(ddof=1):.4f}" if len(means) > 1 else ""
     return (
-        f"| {arm.name} | {len(arm.seeds)} | {means.mean():.4f} ± {means.std():.4f} | "
+        f"| {arm.name} | {len(arm.seeds)} | {means.mean():.4f}{spread} | "
         + " | ".join("none" if math.isnan(v) else f"{v:+.1%}" for v in arm.semantic_change.values())
         + " |"
     )
