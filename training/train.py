@@ -126,13 +126,14 @@ class Run:
         telepathy = self.model.telepathy
         if telepathy is None or telepathy.glance is None:
             return
-        glance = telepathy.glance
         some = [self.episodes[n] for n in self.train_numbers[:_GLANCED_EPISODES]]
-        pooled = torch.cat([e.pooled(0, e.episode.ticks)[::_GLANCED_EVERY].to(torch.float32) for e in some])
-        valid = torch.cat([torch.from_numpy(e.episode.valid[::_GLANCED_EVERY]) for e in some])
-        seen = valid[:, None] & some[0].seen
-        device = glance.usual.device
-        glance.start_from(pooled.to(device), seen.to(device))
+        telepathy.glance.start_from(
+            (
+                e.pooled(0, e.episode.ticks)[::_GLANCED_EVERY],
+                torch.from_numpy(e.episode.valid[::_GLANCED_EVERY])[:, None] & e.seen,
+            )
+            for e in some
+        )
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Causal: the window ends at the tick whose actions are corrected. Everything here
 Source of the names: model card of Veltraxor/Sigma and arXiv:2512.00783; sizes and gates are ours.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -151,18 +152,25 @@ class Glance(nn.Module):
 
     @torch.no_grad()
     def start_from(
-        self, pooled: Float[Tensor, "ticks cameras pooled width"], seen: Bool[Tensor, "ticks cameras"]
+        self, parts: Iterable[tuple[Float[Tensor, "ticks cameras pooled width"], Bool[Tensor, "ticks cameras"]]]
     ) -> None:
-        """Takes what pictures of the data usually show, so as to see what differs.
+        """Takes what pictures of the data usually show, so as to see what differs; one part is in memory at a time.
 
         Table and arm are most of a token, a brick is a small part of it.
         """
-        flag = seen[:, :, None, None].to(pooled.dtype)
-        count = flag.sum(dim=0).clamp(min=1.0)
-        self.usual.copy_((pooled * flag).sum(dim=0) / count)
-        apart = (pooled - self.usual).square() * flag
-        share = flag.sum().clamp(min=1.0) * pooled.shape[2]
-        self.spread.copy_((apart.sum(dim=(0, 1, 2)) / share).sqrt().clamp(min=1e-3))
+        total, squares = (torch.zeros(self.usual.shape, dtype=torch.float64) for _ in range(2))
+        count = torch.zeros(len(self.usual), 1, 1, dtype=torch.float64)
+        for pooled, seen in parts:
+            flag = seen[:, :, None, None]
+            values = torch.where(flag, pooled, 0.0).double()
+            total += values.sum(dim=0)
+            squares += values.square().sum(dim=0)
+            count += flag.sum(dim=0)
+        usual = total / count.clamp(min=1.0)
+        apart = (squares - total * usual).clamp(min=0.0).sum(dim=(0, 1))
+        share = count.sum().clamp(min=1.0) * self.usual.shape[1]
+        self.usual.copy_(usual)
+        self.spread.copy_((apart / share).sqrt().clamp(min=1e-3))
 
 
 class SemanticMemory(nn.Module):

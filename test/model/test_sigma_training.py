@@ -228,10 +228,15 @@ def test_a_glance_begins_with_what_differs_from_the_usual_picture():
     )
     seen = torch.ones(40, glance.usual.shape[0], dtype=torch.bool)
     seen[::3, 1] = False
-    glance.start_from(torch.where(seen[:, :, None, None], pooled, 100.0), seen)
+    given = torch.where(seen[:, :, None, None], pooled, torch.nan)
+    glance.start_from((given[i : i + 7], seen[i : i + 7]) for i in range(0, 40, 7))
     apart = ((pooled - glance.usual) / glance.spread)[seen]
     torch.testing.assert_close(apart.mean(dim=0), torch.zeros_like(apart[0]), atol=0.2, rtol=0.0)
     torch.testing.assert_close(apart.square().mean(dim=(0, 1)).sqrt(), torch.ones(apart.shape[2]), atol=0.05, rtol=0.0)
+    whole = tiny_sigma().telepathy.glance
+    whole.start_from([(given, seen)])
+    torch.testing.assert_close(whole.usual, glance.usual)
+    torch.testing.assert_close(whole.spread, glance.spread)
 
 
 def test_each_branch_acts_on_its_own_steps():
