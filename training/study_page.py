@@ -50,6 +50,21 @@ def page(arms: Sequence[ArmResult], common: TrainOptions) -> str:
         "",
         *_table(arms, "against_base"),
         "",
+        *(_against_sigma(others) if others else ()),
+        "## Spread over training seeds, and the semantic figures",
+        "",
+        "| arm | seeds | mse_trj, mean ± deviation over seeds | tau_l2 with against without adapters | sem_align |",
+        "| --- | --- | --- | --- | --- |",
+        *(_spread(arm) for arm in arms),
+        "",
+        f"![Change against the base]({PICTURE})",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _against_sigma(others: Sequence[ArmResult]) -> list[str]:
+    return [
         "## Against the whole of Sigma",
         "",
         "Above zero: the arm is worse than Sigma, so the part that is missing was worth something.",
@@ -66,16 +81,7 @@ def page(arms: Sequence[ArmResult], common: TrainOptions) -> str:
         "| --- |" + " --- | --- |" * len(SPANS),
         *(_over_seeds(arm) for arm in others),
         "",
-        "## Spread over training seeds, and the semantic figures",
-        "",
-        "| arm | seeds | mse_trj, mean ± deviation over seeds | tau_l2 with against without adapters | sem_align |",
-        "| --- | --- | --- | --- | --- |",
-        *(_spread(arm) for arm in arms),
-        "",
-        f"![Change against the base]({PICTURE})",
-        "",
     ]
-    return "\n".join(lines)
 
 
 def _table(arms: Sequence[ArmResult], field: str) -> list[str]:

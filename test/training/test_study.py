@@ -104,6 +104,8 @@ def test_the_page_of_one_seed_claims_no_spread():
     row = next(line for line in text.splitlines() if line.startswith("| without film | 1 | 0."))
     assert "±" not in row
     assert "nan" not in text
+    alone = page(summarise({"plain_lora": {0: made_up(0.5, 0)}}), COMMON)
+    assert "Against the whole of Sigma" not in alone
     assert page([], COMMON) == "No run has finished yet.\n"
 
 
