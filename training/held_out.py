@@ -108,5 +108,5 @@ def usual(scores: WindowScores) -> References:
     """The adapter's references from the training windows: r_ref a percentile, tau_ref the median norm."""
     return References(
         r_ref=max(1e-6, float(np.percentile(scores.residual_rms, TYPICAL_RESIDUAL))),
-        tau_ref=float(np.median(scores.tau_l2[:, 1])),
+        tau_ref=max(1e-6, float(np.median(scores.tau_l2[:, 1]))),
     )

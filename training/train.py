@@ -47,6 +47,8 @@ from training.trainee import SigmaTrainee
 CHECKPOINT = "checkpoint"
 _GLANCED_EPISODES, _GLANCED_EVERY = 64, 8
 """Pictures of so many episodes, every so many ticks, say what is usual."""
+_JUDGED_EPISODES = 20
+"""Of the comparison arm, for the usual size of what it changes."""
 
 
 class Run:
@@ -261,8 +263,11 @@ class Run:
 
     def export(self, folder: Path) -> dict[str, float]:
         """Sets the adapter's references from the training windows and writes the checkpoint; returns its scores."""
-        if self.options.arm == "sigma":
+        if self.feeder is None:
             self.model.references = usual(self.scores(self.train_numbers))
+        else:  # nothing but the size of its change can be judged, and every window costs a chunk
+            some = usual(self.scores(self.train_numbers[:_JUDGED_EPISODES]))
+            self.model.references = replace(self.model.references, r_ref=some.r_ref)
         scores = self.scores(self.held_out_numbers).means() if self.held_out_numbers else {}
         save_checkpoint(
             self.model,

@@ -28,6 +28,7 @@ from sigma_ros.model.runtime import SigmaRuntime
 from sigma_ros.values import AdapterSettings
 from training.evaluate import CHECK_A, CHECK_B, REPORT
 from training.evaluate import main as evaluate
+from training.held_out import TYPICAL_RESIDUAL
 from training.options import TrainOptions, read_options
 from training.resume import load_state
 from training.shard_replay import replay_shard
@@ -164,6 +165,8 @@ def test_the_robot_loads_what_was_trained_and_its_base_is_untouched(arm, options
         scores = run.scores(run.held_out_numbers[:1])
         np.testing.assert_array_equal(scores.sigma, scores.full)
         assert (scores.sigma != scores.base).any()
+        sizes = run.scores(run.train_numbers).residual_rms
+        assert run.model.references.r_ref == pytest.approx(np.percentile(sizes, TYPICAL_RESIDUAL))
     contract = load_contract("so101")
     checkpoint = Path(options.output_dir) / CHECKPOINT
     runtime = SigmaRuntime.load(str(checkpoint), contract=contract)
