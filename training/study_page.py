@@ -9,18 +9,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from sigma_ros.evaluation.metrics import SPANS
 from sigma_ros.evaluation.report import write_files
 from training.statistics import holm
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from sigma_ros.evaluation.statistics import Comparison
     from training.options import TrainOptions
+    from training.statistics import SeedChange
     from training.study import ArmResult
 
 PAGE, PICTURE = "results.md", "results.svg"
 _COLOURS = {"vec": "#3b82f6", "chk": "#12a17a", "trj": "#e08214"}
+_SHOWN_PERCENT = 50.0
+"""What lies further out is written at the edge."""
 
 
 def write_page(arms: Sequence[ArmResult], common: TrainOptions, out: Path) -> None:
@@ -57,7 +63,7 @@ def page(arms: Sequence[ArmResult], common: TrainOptions) -> str:
         "| --- | --- | --- | --- | --- |",
         *(_spread(arm) for arm in arms),
         "",
-        f"![Change against the base]({PICTURE})",
+        f"![Change against the base and against the whole of Sigma]({PICTURE})",
         "",
     ]
     return "\n".join(lines)
@@ -124,22 +130,58 @@ def _spread(arm: ArmResult) -> str:
 
 
 def _draw(arms: Sequence[ArmResult], path: Path) -> None:
-    figure = Figure(figsize=(8.0, 0.55 * len(arms) + 1.2), layout="constrained")
-    axes = figure.subplots()
+    figure = Figure(figsize=(11.0, 0.5 * len(arms) + 1.4), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
     for row, arm in enumerate(reversed(arms)):
         for place, span in enumerate(SPANS):
-            one, y = arm.against_base[span], row + 0.22 * (1 - place)
-            if not one.baseline:
-                continue
-            share = 100.0 / one.baseline
-            axes.plot(
-                [100.0 * one.relative_low, 100.0 * one.relative_high], [y, y], color=_COLOURS[span], linewidth=2.0
-            )
-            axes.plot(one.difference * share, y, "o", color=_COLOURS[span], label=f"mse_{span}" if not row else None)
-            seeds = (arm.errors[span].mean(axis=1) - one.baseline) * share
-            axes.plot(seeds, [y] * len(seeds), "|", color=_COLOURS[span], alpha=0.6)
-    axes.axvline(0.0, color="#8a8f98", linewidth=1.0)
-    axes.set_yticks(range(len(arms)), [arm.name for arm in reversed(arms)])
-    axes.set_xlabel("change of the error against the untouched base, % (left is better; ticks: training seeds)")
-    axes.legend(loc="best", frameon=False)
+            y = row + 0.22 * (1 - place)
+            _draw_against_base(left, arm, span, y)
+            if arm.seeds_against_sigma:
+                _draw_against_sigma(right, arm.seeds_against_sigma[span], y, _COLOURS[span])
+    for axes in (left, right):
+        axes.axvline(0.0, color="#8a8f98", linewidth=1.0)
+        axes.grid(visible=True, axis="y", color="#e5e7eb")
+        axes.set_axisbelow(True)
+    left.set_yticks(range(len(arms)), [arm.name for arm in reversed(arms)])
+    left.set_xlabel(
+        "change of the error against the untouched base, % (left is better)\n"
+        "intervals over episodes; ticks: training seeds"
+    )
+    right.set_xlim(-_SHOWN_PERCENT, _SHOWN_PERCENT)
+    right.set_xlabel(
+        "change of the error against the whole of Sigma, %\nintervals over training seeds; hollow: could be zero"
+    )
+    names = [
+        Line2D([], [], color=colour, marker="o", linestyle="", label=f"mse_{span}") for span, colour in _COLOURS.items()
+    ]
+    figure.legend(handles=names, loc="outside upper center", ncols=len(SPANS), frameon=False)
     figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+def _draw_against_base(axes: Axes, arm: ArmResult, span: str, y: float) -> None:
+    one, colour = arm.against_base[span], _COLOURS[span]
+    if not one.baseline:
+        return
+    axes.plot([100.0 * one.relative_low, 100.0 * one.relative_high], [y, y], color=colour, linewidth=2.0)
+    axes.plot(100.0 * one.relative, y, "o", color=colour)
+    seeds = 100.0 * (arm.errors[span].mean(axis=1) / one.baseline - 1.0)
+    axes.plot(seeds, [y] * len(seeds), "|", color=colour, alpha=0.6)
+
+
+def _draw_against_sigma(axes: Axes, one: SeedChange, y: float, colour: str) -> None:
+    if math.isnan(one.mean):
+        return
+    mean = 100.0 * one.mean
+    if abs(mean) > _SHOWN_PERCENT:
+        axes.text(
+            math.copysign(0.97 * _SHOWN_PERCENT, mean),
+            y,
+            f"{mean:+.0f} %",
+            color=colour,
+            ha="right" if mean > 0.0 else "left",
+            va="center",
+        )
+        return
+    sure = one.low > 0.0 or one.high < 0.0
+    axes.plot([100.0 * one.low, 100.0 * one.high], [y, y], color=colour, linewidth=2.0)
+    axes.plot(mean, y, "o", color=colour, markerfacecolor=colour if sure else "white")
