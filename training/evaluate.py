@@ -188,8 +188,8 @@ def _arm(outcome: Outcome) -> dict[str, object]:
 
 
 def _title(outcome: Outcome) -> str:
-    part = f", without {outcome.ablated}" if outcome.ablated else ""
-    return f"{outcome.split}, seed {outcome.seed}{part}"
+    part = f"without {outcome.ablated}" if outcome.ablated != "pictures" else "another episode's pictures"
+    return f"{outcome.split}, seed {outcome.seed}{', ' + part if outcome.ablated else ''}"
 
 
 def _text(document: object) -> str:

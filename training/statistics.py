@@ -21,7 +21,7 @@ class SeedChange:
     seeds: int
 
 
-def over_seeds(
+def change_over_seeds(
     theirs: Float64[ndarray, " seeds"], ours: Float64[ndarray, " seeds"], *, confidence: float = 0.95
 ) -> SeedChange:
     """What another training run would have made of a comparison, which an interval over episodes cannot say.

@@ -3,6 +3,7 @@
 
 Every arm is trained by `training.train` with the same settings and seeds; finished runs are kept, so an interrupted
 study resumes. Arms are compared window by window with the untouched base and with the whole of Sigma.
+Several processes may share a folder where their seeds or arms differ; a last call with all of them writes the page.
 
 Examples:
     python -m training.study --base_model_id mini --dataset_dir data/target_shards --out out/study
@@ -26,7 +27,7 @@ from sigma_ros.evaluation.statistics import Comparison, compare
 from training.held_out import WindowScores
 from training.loop import INTERRUPTED
 from training.options import ABLATIONS, TrainOptions
-from training.statistics import SeedChange, over_seeds
+from training.statistics import SeedChange, change_over_seeds
 from training.study_page import write_page
 from training.train import run_training
 
@@ -98,7 +99,7 @@ def summarise(results: dict[str, dict[int, WindowScores]]) -> list[ArmResult]:
                 theirs = np.stack([_windows(sigma[seed].sigma, steps) for seed in shared])
                 mine = np.stack([_windows(squared[seed], steps) for seed in shared])
                 against_sigma[span] = compare(theirs.mean(axis=0), mine.mean(axis=0), first.episode)
-                seeds_against_sigma[span] = over_seeds(theirs.mean(axis=1), mine.mean(axis=1))
+                seeds_against_sigma[span] = change_over_seeds(theirs.mean(axis=1), mine.mean(axis=1))
         summary.append(
             ArmResult(
                 name=name,

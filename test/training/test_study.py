@@ -13,7 +13,7 @@ from sigma_ros.evaluation.metrics import SPANS
 from training import study as module
 from training.held_out import WindowScores
 from training.options import TrainOptions
-from training.statistics import holm, over_seeds
+from training.statistics import change_over_seeds, holm
 from training.study import ARMS, UNADAPTED, arm_options, main, study, summarise
 from training.study_page import PAGE, PICTURE, page
 
@@ -57,7 +57,7 @@ def test_an_interval_over_seeds_holds_the_truth_as_often_as_it_says():
     held = 0
     for _ in range(1000):
         theirs = np.exp(rng.normal(0.0, 0.05, 5))
-        found = over_seeds(theirs, 1.2 * theirs * np.exp(rng.normal(0.0, 0.1, 5)))
+        found = change_over_seeds(theirs, 1.2 * theirs * np.exp(rng.normal(0.0, 0.1, 5)))
         held += found.low <= 0.2 <= found.high
     assert 0.93 <= held / 1000 <= 0.97
 
@@ -65,19 +65,19 @@ def test_an_interval_over_seeds_holds_the_truth_as_often_as_it_says():
 def test_an_interval_over_seeds_turns_round_with_its_arms():
     rng = np.random.default_rng(1)
     one, other = rng.gamma(9.0, 1.0, 5), rng.gamma(9.0, 1.0, 5)
-    there, back = over_seeds(one, other), over_seeds(other, one)
+    there, back = change_over_seeds(one, other), change_over_seeds(other, one)
     assert (1.0 + there.mean) * (1.0 + back.mean) == pytest.approx(1.0)
     assert (1.0 + there.low) * (1.0 + back.high) == pytest.approx(1.0)
     assert there.worse + back.worse == there.seeds == 5
 
 
 def test_too_little_to_say_is_not_a_number():
-    single = over_seeds(np.array([1.0]), np.array([1.5]))
+    single = change_over_seeds(np.array([1.0]), np.array([1.5]))
     assert single.mean == pytest.approx(0.5)
     assert math.isnan(single.low)
     assert math.isnan(single.high)
-    assert math.isnan(over_seeds(np.zeros(2), np.ones(2)).mean)
-    assert over_seeds(np.ones(3), np.ones(3)).high == 0.0
+    assert math.isnan(change_over_seeds(np.zeros(2), np.ones(2)).mean)
+    assert change_over_seeds(np.ones(3), np.ones(3)).high == 0.0
 
 
 def test_every_arm_is_compared_with_the_base_and_with_sigma_of_the_same_seeds():

@@ -237,9 +237,10 @@ def test_evaluation_writes_the_cards_files_and_the_report(options, data, tmp_pat
         "train, seed 0",
         "train, seed 1",
         "held out, seed 0, without memory",
-        "held out, seed 0, without pictures",
+        "held out, seed 0, another episode's pictures",
     ]
-    assert check_b["held out, seed 0"]["baseline"] != check_b["held out, seed 0, without pictures"]["baseline"]
+    exchanged = check_b["held out, seed 0, another episode's pictures"]
+    assert check_b["held out, seed 0"]["baseline"] != exchanged["baseline"]
     assert check_b["held out, seed 0"]["baseline"] != check_b["held out, seed 1"]["baseline"]
     heads = {arm: entry["heads"] for arm, entry in json.loads((out / CHECK_A).read_text(encoding="utf-8")).items()}
     assert heads["baseline"] == heads["sigma"]
