@@ -35,10 +35,14 @@ TICKS = 16 * 20
 def synthetic_shards(folder: Path) -> Path:
     """SYNTHETIC: four episodes of noise pictures and smooth joints, as `training.preprocess` writes them."""
     contract, rng = load_contract("so101"), np.random.default_rng(0)
+    known = load_base("mini").normalisation
+    assert known is not None
+    low, span = known.state.q01, known.state.q99 - known.state.q01
     folder.mkdir(parents=True)
     episodes, files = [], {}
     for number in range(4):
-        states = 20.0 * np.sin(0.05 * np.arange(TICKS)[:, None] + np.arange(contract.dof) + number)
+        swing = np.sin(0.05 * np.arange(TICKS)[:, None] + np.arange(contract.dof) + number)
+        states = low + span * (0.5 + 0.5 * swing)
         name = f"shard_{number:05d}.safetensors"
         frames = rng.integers(0, 256, (TICKS, len(contract.cameras), IMAGE_PX, IMAGE_PX, 3), dtype=np.uint8)
         arrays = EpisodeArrays(
@@ -46,13 +50,13 @@ def synthetic_shards(folder: Path) -> Path:
             task=contract.tasks[0],
             frames=frames,
             states=states.astype(np.float32),
-            actions=(states + 1.0).astype(np.float32),
+            actions=(states + 0.02 * span).astype(np.float32),
             valid=np.ones(TICKS, dtype=bool),
             acted=np.ones(TICKS, dtype=bool),
         )
         files[name] = write_shard(folder / name, arrays)
         episodes.append({"episode": number, "recording": "noise", "shard": name, "ticks": TICKS, "task": arrays.task})
-    span = quantiles([states]).as_dict()
+    statistics = quantiles([states]).as_dict()
     ShardMeta(
         contract=contract.name,
         source="noise",
@@ -69,7 +73,7 @@ def synthetic_shards(folder: Path) -> Path:
         static_windows=(),
         held_out=(),
         skipped=(),
-        normalisation={"state": span, "action": span},
+        normalisation={"state": statistics, "action": statistics},
         files=files,
     ).write(folder)
     return folder
