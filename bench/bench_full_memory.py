@@ -32,12 +32,13 @@ from sigma_ros.model.settings import SigmaConfig
 from sigma_ros.model.sigma import SigmaTelepathyVLA
 from sigma_ros.model.telepathy import Recurrence
 from sigma_ros.values import WINDOW_TICKS
+from training.cache import TICKS_AT_ONCE
 from training.streams import UNROLL, Windows
 from training.trainee import SigmaTrainee, percepts_of
 from training.windows import TARGET_STEPS
 
 CARD_GB, NOT_COUNTED_GB = 24.0, 2.0
-BATCH, CACHED_TICKS = 4, 16
+BATCH = 4
 TASK = "pink lego brick into the transparent box"
 
 
@@ -73,10 +74,10 @@ class Bytes(TorchDispatchMode):
 
 def fake_model(size: str, fake: FakeTensorMode) -> SigmaTelepathyVLA:
     """Sigma on a bfloat16 base, laid out without memory and then faked; as loaded, PaliGemma's head stays tied."""
-    sizes = sizes_of(size)
-    policy = empty_policy(mini_config(load_contract("so101"), dtype="bfloat16", full_prompt=size != "mini"), sizes)
+    contract = load_contract("so101")
+    policy = empty_policy(mini_config(contract, dtype="bfloat16", full_prompt=size != "mini"), sizes_of(size))
     backbone = Backbone(policy, build_tokenizer())
-    model = SigmaTelepathyVLA(backbone, SigmaConfig.for_backbone(backbone, dof=6))
+    model = SigmaTelepathyVLA(backbone, SigmaConfig.for_backbone(backbone, dof=contract.dof))
     faked: dict[nn.Parameter, nn.Parameter] = {}
     with fake:
         for module in model.modules():
@@ -154,11 +155,11 @@ def main() -> int:
     ways: dict[str, Callable[[SigmaTelepathyVLA], None]] = {
         "training step": lambda m: train_two_steps(m, gradient_checkpointing=False),
         "training step, `--gradient_checkpointing`": lambda m: train_two_steps(m, gradient_checkpointing=True),
-        f"cache, {CACHED_TICKS} ticks, 1 chunk (`--phase_step 16`)": lambda m: base_chunks(
-            m, ticks=CACHED_TICKS, chunks=1
+        f"cache, {TICKS_AT_ONCE} ticks, 1 chunk (`--phase_step 16`)": lambda m: base_chunks(
+            m, ticks=TICKS_AT_ONCE, chunks=1
         ),
-        f"cache, {CACHED_TICKS} ticks, 4 chunks (`--phase_step 4`)": lambda m: base_chunks(
-            m, ticks=CACHED_TICKS, chunks=4
+        f"cache, {TICKS_AT_ONCE} ticks, 4 chunks (`--phase_step 4`)": lambda m: base_chunks(
+            m, ticks=TICKS_AT_ONCE, chunks=4
         ),
         "a live tick": live_tick,
     }

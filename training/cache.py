@@ -27,7 +27,9 @@ from training.seats import Seats
 from training.tensor_files import write_tensors
 from training.windows import TARGET_STEPS
 
-_TICKS_AT_ONCE = 16
+TICKS_AT_ONCE = 16
+"""Ticks whose pictures go through the vision tower together."""
+
 _FORMAT = 2
 
 
@@ -136,6 +138,6 @@ def _compute(
 
 
 def _frame_tokens(episode: EpisodeRows, model: SigmaTelepathyVLA, seats: Seats) -> Iterator[tuple[int, Tensor]]:
-    for start in range(0, episode.ticks, _TICKS_AT_ONCE):
-        images = seats.images(episode.frames(start, start + _TICKS_AT_ONCE))
+    for start in range(0, episode.ticks, TICKS_AT_ONCE):
+        images = seats.images(episode.frames(start, start + TICKS_AT_ONCE))
         yield start, seats.tokens(images, model.backbone)

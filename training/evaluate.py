@@ -188,7 +188,7 @@ def _arm(outcome: Outcome) -> dict[str, object]:
 
 
 def _title(outcome: Outcome) -> str:
-    part = f"without {outcome.ablated}" if outcome.ablated != "pictures" else "another episode's pictures"
+    part = f"without {outcome.ablated}" if outcome.ablated != PICTURES else "another episode's pictures"
     return f"{outcome.split}, seed {outcome.seed}{', ' + part if outcome.ablated else ''}"
 
 

@@ -106,7 +106,9 @@ def score_windows(
 
 def usual(scores: WindowScores) -> References:
     """The adapter's references from the training windows: r_ref a percentile, tau_ref the median norm."""
-    return References(
-        r_ref=max(1e-6, float(np.percentile(scores.residual_rms, TYPICAL_RESIDUAL))),
-        tau_ref=max(1e-6, float(np.median(scores.tau_l2[:, 1]))),
-    )
+    return References(r_ref=usual_size(scores), tau_ref=float(np.median(scores.tau_l2[:, 1])))
+
+
+def usual_size(scores: WindowScores) -> float:
+    """r_ref: how large a residual usually is."""
+    return max(1e-6, float(np.percentile(scores.residual_rms, TYPICAL_RESIDUAL)))

@@ -149,7 +149,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--base_model_id", default="mini", help="as in training.train (default mini)")
     parser.add_argument("--dataset_dir", required=True, help="folder of training.preprocess, with held-out episodes")
-    parser.add_argument("--out", type=Path, required=True, help="folder for runs, results.md and results.html")
+    parser.add_argument("--out", type=Path, required=True, help="folder for runs, results.md and results.svg")
     parser.add_argument("--contract", default="so101", help="contract file or name (default so101)")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="default: all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="training seeds")

@@ -34,7 +34,7 @@ from sigma_ros.model.telepathy import Recurrence
 from training.cache import CacheSettings, cached_episodes
 from training.check_data import check_data
 from training.data import ShardData
-from training.held_out import WindowScores, score_windows, usual
+from training.held_out import WindowScores, score_windows, usual, usual_size
 from training.loop import INTERRUPTED, TrainingLog, refuse_nan, stop_on_signal, warmup_cosine
 from training.losses import LossWeights, total, traf_weights
 from training.options import TrainOptions, read_options
@@ -266,8 +266,8 @@ class Run:
         if self.feeder is None:
             self.model.references = usual(self.scores(self.train_numbers))
         else:  # nothing but the size of its change can be judged, and every window costs a chunk
-            some = usual(self.scores(self.train_numbers[:_JUDGED_EPISODES]))
-            self.model.references = replace(self.model.references, r_ref=some.r_ref)
+            size = usual_size(self.scores(self.train_numbers[:_JUDGED_EPISODES]))
+            self.model.references = replace(self.model.references, r_ref=size)
         scores = self.scores(self.held_out_numbers).means() if self.held_out_numbers else {}
         save_checkpoint(
             self.model,
