@@ -31,6 +31,7 @@ from sigma_ros.evaluation.report_json import plain, to_text
 from sigma_ros.evaluation.scores import ArmScores, Scores
 from sigma_ros.evaluation.scoring import score
 from sigma_ros.model.runtime import SigmaRuntime
+from sigma_ros.stopping import INTERRUPTED
 from training.check_data import check_data
 from training.data import EpisodeRows, ShardData
 from training.progress import counted_progress
@@ -263,7 +264,7 @@ def main(argv: list[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         console.print("interrupted; nothing was written")
-        return 130
+        return INTERRUPTED
     show(outcomes, args.out)
     return 0
 

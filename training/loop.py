@@ -1,16 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every training run shares: progress for the eye, logs for TensorBoard, a clean Ctrl-C, a stop on NaN."""
+"""What every training run shares: progress for the eye, logs for TensorBoard, a stop on NaN."""
 
 import math
 import resource
-import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType
 
 import torch
 from rich.console import Console
@@ -19,44 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from sigma_ros.errors import SigmaError
 
-INTERRUPTED = 130
 _PLAIN_EVERY_S = 30.0
-
-
-class StopRequest:
-    """Becomes true with the first SIGINT or SIGTERM; a second SIGINT interrupts at once."""
-
-    def __init__(self) -> None:
-        self._asked = False
-
-    def __bool__(self) -> bool:
-        return self._asked
-
-    def ask(self) -> None:
-        """Asks the loop to end after the step that runs."""
-        self._asked = True
-
-
-@contextmanager
-def stop_on_signal() -> Iterator[StopRequest]:
-    """While open, SIGINT and SIGTERM end the loop after its step, so that the run can be saved."""
-    stop = StopRequest()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def ask(_number: int, _frame: FrameType | None) -> None:
-        stop.ask()
-        signal.signal(signal.SIGINT, before[signal.SIGINT])
-
-    for number in before:
-        signal.signal(number, ask)
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class TrainingLog:

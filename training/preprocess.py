@@ -24,6 +24,7 @@ from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import DatasetError, MachineError, SigmaError
 from sigma_ros.evaluation.transcode import episode_numbers
 from sigma_ros.model.normalise import Normalisation
+from sigma_ros.stopping import INTERRUPTED
 from training.progress import counted_progress
 from training.shards import EpisodeArrays, ShardMeta, file_hash, read_shard, shard_name, write_shard
 from training.sources import Source, bag_sources, dataset_sources, read_source
@@ -290,7 +291,7 @@ def main(argv: list[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         console.print("interrupted; the same command resumes")
-        return 130
+        return INTERRUPTED
     console.print(
         f"{len(meta.episodes)} episodes, {len(meta.windows)} windows "
         f"({len(meta.windows_of(held_out=True))} held out), {len(meta.static_windows)} static dropped, "

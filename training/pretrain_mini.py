@@ -35,10 +35,11 @@ from sigma_ros.model.base_weights import fill_policy
 from sigma_ros.model.mini import MINI, build_mini
 from sigma_ros.model.noise import flow_noise
 from sigma_ros.model.normalise import Normalisation
+from sigma_ros.stopping import INTERRUPTED, stop_on_signal
 from training.augment import augmented
 from training.data import EpisodeRows, ShardData
 from training.locate import Locator
-from training.loop import INTERRUPTED, TrainingLog, refuse_nan, stop_on_signal, warmup_cosine
+from training.loop import TrainingLog, refuse_nan, warmup_cosine
 from training.resume import check_same_run, load_state, optimizer_tensors, restore_optimizer, save_state
 from training.scenes import Scenes
 from training.seats import Seats

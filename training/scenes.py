@@ -28,6 +28,7 @@ from sigma_ros.errors import DatasetError, SigmaError
 from sigma_ros.model.mini import IMAGE_PX
 from sigma_ros.sim.random_scenes import PLACES, random_scenes
 from sigma_ros.sim.setups import SOURCE
+from sigma_ros.stopping import INTERRUPTED
 from training.progress import counted_progress
 from training.tensor_files import write_tensors
 
@@ -119,7 +120,7 @@ def main(argv: list[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on")
-        return 130
+        return INTERRUPTED
     console.print(f"{args.out}: {args.setups * PICTURES_PER_SETUP} scenes")
     return 0
 

@@ -24,8 +24,8 @@ from rich.console import Console
 from sigma_ros.errors import SigmaError
 from sigma_ros.evaluation.metrics import SPANS
 from sigma_ros.evaluation.statistics import Comparison, compare
+from sigma_ros.stopping import INTERRUPTED
 from training.held_out import WindowScores
-from training.loop import INTERRUPTED
 from training.options import ABLATIONS, TrainOptions
 from training.statistics import SeedChange, change_over_seeds
 from training.study_page import write_page

@@ -31,11 +31,12 @@ from sigma_ros.model.manifest import Training
 from sigma_ros.model.settings import SigmaConfig
 from sigma_ros.model.sigma import SigmaTelepathyVLA
 from sigma_ros.model.telepathy import Recurrence
+from sigma_ros.stopping import INTERRUPTED, stop_on_signal
 from training.cache import CacheSettings, cached_episodes
 from training.check_data import check_data
 from training.data import ShardData
 from training.held_out import WindowScores, score_windows, usual, usual_size
-from training.loop import INTERRUPTED, TrainingLog, refuse_nan, stop_on_signal, warmup_cosine
+from training.loop import TrainingLog, refuse_nan, warmup_cosine
 from training.losses import LossWeights, total, traf_weights
 from training.options import TrainOptions, read_options
 from training.plain import PlainFeeder, PlainTrainee

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import Progress
 
-from sigma_ros.cli.replay_run import COMPLETE, INTERRUPTED, WITH_LOSSES, Stop, adapter_settings, interruptible, progress
+from sigma_ros.cli.replay_run import COMPLETE, WITH_LOSSES, adapter_settings, progress
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
 from sigma_ros.control.limits import SupervisorLimits
@@ -28,6 +28,7 @@ from sigma_ros.evaluation.report import write_files
 from sigma_ros.evaluation.report_json import to_text
 from sigma_ros.evaluation.summary import pool, summary_document, write_rows
 from sigma_ros.evaluation.summary_page import summary_page
+from sigma_ros.stopping import INTERRUPTED, StopRequest, stop_on_signal
 
 if TYPE_CHECKING:
     from sigma_ros.model.runtime import SigmaRuntime
@@ -70,8 +71,7 @@ def run(request: Request) -> int:
     spec = _spec(request, contract)
     units = [unit_of(bag, spec) for bag in bags]
     kept = {} if request.fresh else {unit.bag: row for unit in units if (row := finished(unit)) is not None}
-    stop = Stop()
-    with interruptible(stop):
+    with stop_on_signal() as stop:
         rows = _evaluate(units, kept, spec, _workers(request), stop)
         document = _summarise(rows, spec, complete=len(rows) == len(units), conditions=_conditions(request, contract))
     _show(rows, document, request.out, kept=len(kept), took_s=time.monotonic() - started_s)
@@ -112,7 +112,7 @@ def _workers(request: Request) -> Workers:
 
 
 def _evaluate(
-    units: Sequence[Unit], kept: Mapping[Path, BagRow], spec: BatchSpec, workers: Workers, stop: Stop
+    units: Sequence[Unit], kept: Mapping[Path, BagRow], spec: BatchSpec, workers: Workers, stop: StopRequest
 ) -> list[BagRow]:
     open_units = [unit for unit in units if unit.bag not in kept]
     with progress() as bar:

@@ -9,10 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sigma_ros.cli.interrupts import heard
 from sigma_ros.errors import MachineError, SigmaError
-
-INTERRUPTED = 130
+from sigma_ros.stopping import INTERRUPTED
 
 _REMEDIES = {
     "rclpy": "make setup, then . ./env.sh; or source a ROS 2 installation",
@@ -26,8 +24,7 @@ _REMEDIES = {
 def explained() -> Iterator[None]:
     """Turns a `SigmaError`, a missing package and Ctrl-C into one message and an exit code."""
     try:
-        with heard():
-            yield
+        yield
     except SigmaError as error:
         show(error)
         sys.exit(error.exit_code)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sigma_ros.errors import MachineError, SigmaError
+from sigma_ros.stopping import sigterm_interrupts
 
 _DOMAINS = range(1, 102)
 """ROS domain ids whose ports lie below the kernel's range for outgoing connections."""
@@ -99,12 +100,11 @@ class Children:
 def children(log_dir: Path) -> Iterator[Children]:
     """Children that are stopped when the block ends: done, failed, Ctrl-C or SIGTERM."""
     group = Children(log_dir)
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        yield group
-    finally:
-        group.stop()
-        signal.signal(signal.SIGTERM, before)
+    with sigterm_interrupts():
+        try:
+            yield group
+        finally:
+            group.stop()
 
 
 def failure(child: Child) -> SigmaError:
@@ -148,10 +148,6 @@ def _is_free(domain: int) -> bool:
         except OSError:
             return False
     return True
-
-
-def _interrupt(_number: int, _frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _die_with_parent() -> None:

@@ -3,13 +3,11 @@
 
 import json
 import shlex
-import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 import typer
 from rich import box
@@ -36,9 +34,10 @@ from sigma_ros.evaluation.scoring import score
 from sigma_ros.evaluation.semantics import CONDITIONS, REWORDED, UNRELATED, Texts, measure
 from sigma_ros.evaluation.verdict import verdict_of
 from sigma_ros.model.runtime import SigmaRuntime
+from sigma_ros.stopping import INTERRUPTED, StopRequest, stop_on_signal
 from sigma_ros.values import AdapterSettings
 
-COMPLETE, WITH_LOSSES, INTERRUPTED = 0, 3, 130
+COMPLETE, WITH_LOSSES = 0, 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,23 +69,6 @@ class Request:
     as_markdown: bool = False
 
 
-class Stop:
-    """Ctrl-C once: finish the tick and write what there is. Twice: leave at once."""
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    def __call__(self) -> bool:
-        """Whether to stop."""
-        return self.asked
-
-    def on_signal(self, _signal: int, _frame: FrameType | None) -> None:
-        """Python's signal handler."""
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-
 def run(request: Request) -> int:
     """Replays, writes the report and shows its summary; gives the exit code."""
     refuse_existing(request.out, force=request.force)
@@ -111,8 +93,7 @@ def run(request: Request) -> int:
         revision=request.revision,
         tokenizer=request.tokenizer,
     )
-    stop = Stop()
-    with interruptible(stop):
+    with stop_on_signal() as stop:
         options = _options(request, settings, runtime)
         logs = _replay_all(bags, contract, runtime, options, stop)
         scores = score(*logs, complete=len(logs) == len(bags))
@@ -199,7 +180,7 @@ def _options(request: Request, settings: AdapterSettings, runtime: SigmaRuntime)
 
 
 def _replay_all(
-    bags: Sequence[Path], contract: Contract, runtime: SigmaRuntime, options: ReplayOptions, stop: Stop
+    bags: Sequence[Path], contract: Contract, runtime: SigmaRuntime, options: ReplayOptions, stop: StopRequest
 ) -> list[ReplayLog]:
     logs: list[ReplayLog] = []
     with progress() as bar:
@@ -208,7 +189,7 @@ def _replay_all(
             bar.update(total, description=bag.name)
             hooks = Hooks(stopped=stop, progress=_teller(bar, total, len(logs)))
             logs.append(replay(bag, contract=contract, runtime=runtime, options=options, hooks=hooks))
-            if stop.asked:
+            if stop:
                 break
     return logs
 
@@ -222,7 +203,7 @@ def _latencies(request: Request) -> tuple[Latency, ...]:
 
 
 def _studies(
-    request: Request, bags: Sequence[Path], runtime: SigmaRuntime, options: ReplayOptions, stop: Stop
+    request: Request, bags: Sequence[Path], runtime: SigmaRuntime, options: ReplayOptions, stop: StopRequest
 ) -> dict[str, object]:
     """The optional studies that were asked for, by their keys in the report."""
     studies: dict[str, object] = {}
@@ -281,13 +262,3 @@ def progress() -> Progress:
         console=Console(stderr=True),
         transient=True,
     )
-
-
-@contextmanager
-def interruptible(stop: Stop) -> Iterator[None]:
-    """Lets Ctrl-C ask for a stop; a second one leaves at once."""
-    before = signal.signal(signal.SIGINT, stop.on_signal)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

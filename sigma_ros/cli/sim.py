@@ -49,7 +49,6 @@ def sim(
     film: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A GIF of the first episode of the last arm.")
     ] = None,
-    headless: Annotated[bool, typer.Option("--headless", help="Draw only what the policy sees (always so).")] = True,
     force: Annotated[bool, typer.Option("--force", help="Begin anew where a run is in the folder.")] = False,
 ) -> None:
     """Lets policy and supervisor drive the simulated arm and counts how often the brick ends in the box.
@@ -57,9 +56,8 @@ def sim(
     Simulated time stands still while the model thinks, so results do not depend on the machine. A run that was
     interrupted goes on where it stopped.
 
-    Example: sigma sim --episodes 50 --headless --arms base,sigma --latency-ms 0,100,300 --out out/sim
+    Example: sigma sim --episodes 50 --arms base,sigma --latency-ms 0,100,300 --out out/sim
     """
-    del headless  # there is no window yet; the film shows what happens
     from sigma_ros.contract_file import load_contract  # noqa: PLC0415 - help stays fast
     from sigma_ros.sim.closed_loop import Loop, sim_limits  # noqa: PLC0415
     from sigma_ros.sim.environment import SimArm  # noqa: PLC0415

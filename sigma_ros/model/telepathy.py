@@ -57,10 +57,6 @@ class Recurrence:
             factors=torch.zeros(batch, config.factor_count, config.factor_width, device=device),
         )
 
-    def detached(self) -> "Recurrence":
-        """The same values without their history: where back-propagation through time is cut."""
-        return Recurrence(memory=self.memory.detach(), factors=self.factors.detach())
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Belief:

@@ -3,23 +3,17 @@
 
 rclpy's own signal handling invalidates the context first, so nothing can be published after Ctrl-C. Here a
 signal only asks: the executor ends its turn, the node's `stop` says its last words, then the context goes.
-A signal a second or more after the first ends the process at once; sooner it is the same Ctrl-C once more, which a
-terminal sends to all processes and `ros2 launch` to its own. Exit codes: 0 ended when asked, 1 failed, 2 wrong usage.
+Exit codes: 0 ended when asked, 1 failed, 2 wrong usage.
 """
 
 import argparse
-import atexit
 import os
-import signal
-import socket
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
 
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
@@ -32,83 +26,10 @@ from rclpy.signals import SignalHandlerOptions
 from sigma_ros.contract_file import shipped_config_dir
 from sigma_ros.errors import SigmaError, UsageError
 from sigma_ros.nodes.options import Options, specs
+from sigma_ros.stopping import end_on_signal
 
 _FAST_DDS_2_DISTROS = ("humble", "iron", "jazzy")
 _STOP_TIMEOUT_S = 3.0
-_SAME_REQUEST_S = 1.0
-
-
-class Stoppable(Protocol):
-    """A node that has something to say before it goes."""
-
-    def stop(self) -> bool:
-        """Called again and again after the signal, between callbacks, until it returns True."""
-        ...
-
-
-class StopRequest:
-    """Set by SIGINT or SIGTERM. `number` is the signal, 0 before."""
-
-    def __init__(self) -> None:
-        self.number = 0
-        self._first_s = 0.0
-        self._wake: list[Callable[[], None]] = []
-
-    def __bool__(self) -> bool:
-        return self.number != 0
-
-    def wakes(self, wake: Callable[[], None]) -> None:
-        """Registers what to call, from another thread, when the signal comes."""
-        self._wake.append(wake)
-
-    def set(self, number: int) -> None:
-        """Records the signal; another one, unless it belongs to the first, ends the process."""
-        if self.number:
-            if time.monotonic() - self._first_s >= _SAME_REQUEST_S:
-                os._exit(128 + number)
-            return
-        self._first_s = time.monotonic()
-        self.number = number
-        for wake in self._wake:
-            wake()
-
-
-@contextmanager
-def stop_on_signal() -> Iterator[StopRequest]:
-    """Turns SIGINT and SIGTERM into a `StopRequest` within a millisecond, even while C code waits.
-
-    After a request the process goes: the handlers from before, which would kill it, do not come back.
-    """
-    request = StopRequest()
-    reader, writer = socket.socketpair()
-    writer.settimeout(0.0)
-    numbers = (signal.SIGINT, signal.SIGTERM)
-
-    def listen() -> None:
-        while data := reader.recv(1):
-            if data[0] in numbers:
-                request.set(data[0])
-
-    old_fd = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)  # first: the handlers alone would lose it
-    before = {number: signal.signal(number, lambda _number, _frame: None) for number in numbers}
-    thread = threading.Thread(target=listen, name="signals", daemon=True)
-    thread.start()
-    try:
-        yield request
-    finally:
-        signal.set_wakeup_fd(old_fd)
-        for number, handler in before.items():
-            signal.signal(number, (lambda late, _frame: request.set(late)) if request else handler)
-        if request:
-            atexit.register(_ignore_signals, numbers)  # Python's own end would take the handlers away
-        writer.close()
-        thread.join()
-        reader.close()
-
-
-def _ignore_signals(numbers: Sequence[int]) -> None:
-    for number in numbers:
-        signal.signal(number, signal.SIG_IGN)
 
 
 def use_shipped_dds_profile(profile: str = "fastdds.xml") -> None:
@@ -179,7 +100,7 @@ def _run_node(
 ) -> int:
     arguments = sys.argv if args is None else [sys.argv[0], *args]
     overrides = command_line(options_type, arguments, description)
-    with stop_on_signal() as request, ros_context(arguments):
+    with end_on_signal() as request, ros_context(arguments):
         node = make(overrides)
         executor = SingleThreadedExecutor()
         executor.add_node(node)

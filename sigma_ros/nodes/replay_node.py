@@ -35,14 +35,15 @@ from sigma_ros.evaluation.verdict import verdict_of
 from sigma_ros.nodes import topics
 from sigma_ros.nodes.node_options import ReplayOptions
 from sigma_ros.nodes.parameters import BoundParameters
-from sigma_ros.nodes.process import command_line, guarded, ros_context, stop_on_signal
+from sigma_ros.nodes.process import command_line, guarded, ros_context
 from sigma_ros.nodes.replay_loop import NodeReplay, Setting
 from sigma_ros.nodes.replay_policy import PolicyPeer
 from sigma_ros.nodes.replay_supervisor import SupervisorPeer
 from sigma_ros.nodes.replay_waiter import InterruptedReplayError, Waiter
+from sigma_ros.stopping import INTERRUPTED, end_on_signal
 from sigma_ros.values import AdapterSettings
 
-COMPLETE, WITH_LOSSES, INTERRUPTED = 0, 3, 130
+COMPLETE, WITH_LOSSES = 0, 3
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -53,7 +54,7 @@ def main(args: Sequence[str] | None = None) -> int:
 def _main(args: Sequence[str] | None) -> int:
     arguments = sys.argv if args is None else [sys.argv[0], *args]
     overrides = command_line(ReplayOptions, arguments, __doc__)
-    with stop_on_signal() as stop, ros_context(arguments):
+    with end_on_signal() as stop, ros_context(arguments):
         node = Node(topics.REPLAY_NODE, parameter_overrides=overrides)
         try:
             options = BoundParameters(node, ReplayOptions(), state=lambda: "replaying").value

@@ -9,7 +9,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
 from sigma_ros.errors import SigmaError
-from sigma_ros.nodes.process import StopRequest
+from sigma_ros.stopping import StopRequest
 
 
 class InterruptedReplayError(Exception):

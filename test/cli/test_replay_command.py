@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from sigma_ros.cli import replay_run
-from sigma_ros.cli.replay_run import COMPLETE, INTERRUPTED, WITH_LOSSES, Request, run
+from sigma_ros.cli.replay_run import COMPLETE, WITH_LOSSES, Request, run
 from sigma_ros.contract_file import load_contract, shipped_config_dir
 from sigma_ros.errors import BagError, CheckpointError, ContractError, SigmaError, UsageError
 from sigma_ros.evaluation.bag_writer import BagWriter
+from sigma_ros.stopping import INTERRUPTED
 
 ROOT = Path(__file__).resolve().parents[2]
 START_NS = 1_700_000_000_000_000_000
@@ -179,14 +180,6 @@ def test_ctrl_c_leaves_a_report_marked_incomplete_and_130(bag, small, tmp_path, 
     assert document["complete"] is False
     assert document["ticks"]["total"] == 17
     assert any(warning.startswith("INCOMPLETE") for warning in document["verdict"]["warnings"])
-
-
-def test_the_first_ctrl_c_asks_to_stop_and_the_second_leaves_at_once():
-    stop = replay_run.Stop()
-    stop.on_signal(signal.SIGINT, None)
-    assert stop()
-    with pytest.raises(KeyboardInterrupt):
-        stop.on_signal(signal.SIGINT, None)
 
 
 def test_a_folder_of_recordings_is_pooled(bag, small, tmp_path):

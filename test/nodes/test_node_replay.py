@@ -25,10 +25,10 @@ from sigma_ros.evaluation.scoring import score
 from sigma_ros.nodes import topics
 from sigma_ros.nodes.node_options import ReplayOptions
 from sigma_ros.nodes.policy_node import PolicyNode
-from sigma_ros.nodes.process import StopRequest
 from sigma_ros.nodes.replay_node import check_same_robot, replay_bag
 from sigma_ros.nodes.replay_waiter import Waiter
 from sigma_ros.nodes.supervisor_node import SupervisorNode
+from sigma_ros.stopping import StopRequest
 from sigma_ros.values import AdapterSettings
 
 pytestmark = pytest.mark.ros

@@ -248,7 +248,7 @@ def test_f45_a_robot_that_starts_later_than_the_policy_is_waited_for(executor) -
 
 @pytest.mark.parametrize("seed", range(4))
 def test_sigint_at_a_random_moment_ends_the_node_with_code_0_or_by_the_signal(tmp_path: Path, seed: int) -> None:
-    """A hundred moments: bench/bench_sigint.py. Before Python has set up its handler, the signal itself ends it."""
+    """Before Python has set up its handler, the signal itself ends it."""
     contract = str(small_so101(tmp_path))
     command = [sys.executable, str(HERE / "waving_policy.py"), contract, "30"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=dict(os.environ))

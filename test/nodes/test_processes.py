@@ -23,8 +23,8 @@ from std_srvs.srv import Trigger
 from sigma_ros.contract_file import load_contract
 from sigma_ros.nodes import qos, topics
 from sigma_ros.nodes.messages import chunk_message
-from sigma_ros.nodes.process import stop_on_signal
 from sigma_ros.nodes.sensor_messages import joint_state_message
+from sigma_ros.stopping import end_on_signal
 
 pytestmark = pytest.mark.ros
 START_S = 90.0
@@ -225,7 +225,7 @@ def test_a_signal_that_comes_while_the_handlers_are_set_up_is_not_lost(monkeypat
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     monkeypatch.setattr(signal, "signal", interrupted)
     try:
-        with stop_on_signal() as request:
+        with end_on_signal() as request:
             end_s = time.monotonic() + 20.0
             while not request:
                 assert time.monotonic() < end_s, "the signal was lost"
@@ -240,8 +240,8 @@ def test_a_burst_of_signals_is_one_request_and_a_later_one_ends_the_process():
     """`ros2 launch` without a terminal sends its nodes another SIGINT when their group has got one already."""
     code = (
         "import os, signal, sys, time\n"
-        "from sigma_ros.nodes.process import stop_on_signal\n"
-        "with stop_on_signal() as request:\n"
+        "from sigma_ros.stopping import end_on_signal\n"
+        "with end_on_signal() as request:\n"
         "    print('ready', flush=True)\n"
         "    while not request: time.sleep(0.01)\n"
         "    time.sleep(0.3)\n"

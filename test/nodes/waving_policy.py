@@ -4,14 +4,15 @@
 Usage: waving_policy.py CONTRACT_FILE INFERENCE_MS [ROS arguments]
 """
 
-import signal
 import sys
 import time
 from dataclasses import replace
 from functools import partial
 
-if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # as the executables in scripts/nodes
+from sigma_ros.stopping import ctrl_c_ends_at_once
+
+if __name__ == "__main__":
+    ctrl_c_ends_at_once()  # as the executables in scripts/nodes
 
 import numpy as np
 from node_fakes import HORIZON, FakeRuntime
