@@ -3,6 +3,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +14,11 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "sigma_ros"
 
 # part -> parts it may import besides itself. A part is a module or a folder directly below sigma_ros/.
-FOUNDATION = {"errors", "values", "risk"}
+FOUNDATION = {"errors", "stopping", "values", "risk"}
 FACTS = FOUNDATION | {"chain", "contract", "contract_file"}
 MAY_IMPORT = {
     "errors": set(),
+    "stopping": set(),
     "values": set(),
     "risk": {"values"},
     "chain": set(),
@@ -39,7 +41,8 @@ def modules() -> list[Path]:
 
 
 def sources() -> list[Path]:
-    folders = [PACKAGE, *(ROOT / name for name in ("training", "test", "bench", "launch", "scripts", "tools"))]
+    names = ("training", "test", "bench", "launch", "scripts", "tools", "examples")
+    folders = [PACKAGE, *(ROOT / name for name in names)]
     return sorted([ROOT / "setup.py", *(file for folder in folders for file in folder.rglob("*.py"))])
 
 
@@ -155,3 +158,60 @@ def test_no_sources_print_outside_the_command_line() -> None:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     ]
     assert not printing
+
+
+PROSE = [
+    *(ROOT / name for name in ("README.md", "DESIGN.md", "CONTRIBUTING.md", "CHANGELOG.rst")),
+    *(ROOT / name for name in ("SECURITY.md", "CODE_OF_CONDUCT.md", "examples/README.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+NOT_YET_WRAPPED = {
+    f"docs/{name}.md"
+    for name in (
+        "evaluation",
+        "model",
+        "performance",
+        "recordings",
+        "report",
+        "results",
+        "ros_interface",
+        "runtime",
+        "safety",
+        "scale",
+        "simulator",
+        "training",
+    )
+}
+"""This list only shrinks: who rewrites a page wraps it and takes it out."""
+
+
+def long_lines(text: str) -> list[int]:
+    """Numbers of the lines over 100 characters, outside tables and code and without the targets of links."""
+    found, in_code = [], False
+    for number, line in enumerate(text.splitlines(), start=1):
+        in_code ^= line.startswith("```")
+        if not in_code and not line.startswith("|") and len(re.sub(r"\]\([^)]*\)", "]", line)) > 100:
+            found.append(number)
+    return found
+
+
+@pytest.mark.parametrize("file", PROSE, ids=relative)
+def test_prose_is_wrapped_at_100_characters(file: Path) -> None:
+    lines = long_lines(file.read_text(encoding="utf-8"))
+    if relative(file) in NOT_YET_WRAPPED:
+        assert lines, f"{relative(file)} is wrapped: take it out of NOT_YET_WRAPPED"
+    else:
+        assert not lines, f"{relative(file)}: wrap lines {lines}"
+
+
+def test_a_long_line_is_seen_unless_it_is_a_table_code_or_a_links_target() -> None:
+    long = "word " * 21
+    text = "\n".join((long, f"| {long} |", "```", long, "```", f"[here](https://example.org/{'x' * 99})", long))
+    assert long_lines(text) == [1, 7]
+
+
+@pytest.mark.parametrize("file", PROSE, ids=relative)
+def test_relative_links_lead_somewhere(file: Path) -> None:
+    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", file.read_text(encoding="utf-8"))
+    missing = [t for t in targets if "://" not in t and not t.startswith("mailto:") and not (file.parent / t).exists()]
+    assert not missing, f"{relative(file)}: {', '.join(missing)}"
