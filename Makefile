@@ -8,9 +8,9 @@ ARGS ?=
 export PYTHON
 
 # The small models of tests and demo gain nothing from more threads; on a busy machine they lose much.
-demo test check train-demo study: export OMP_NUM_THREADS ?= 1
+demo test test-fast check train-demo study: export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo test check check-code check-architecture format build bench train-demo study safety soak mutants fuzz-bags lock clean
+.PHONY: help setup demo test test-fast check check-code check-architecture format build bench train-demo study safety soak mutants fuzz-bags lock clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -23,6 +23,9 @@ demo: setup ## Record a simulated arm, replay it through the nodes, report: out/
 
 test: setup ## Run the tests; ARGS="-k supervisor -x"
 	@$(ENV) python -m pytest $(ARGS)
+
+test-fast: setup ## The tests without ROS processes, OpenGL and slow ones: about a minute
+	@$(ENV) python -m pytest -q -m "not slow and not ros and not gl" $(ARGS)
 
 check: check-code check-architecture ## Lint, format, types, import direction
 

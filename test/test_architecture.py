@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "sigma_ros"
@@ -129,9 +130,27 @@ def test_every_module_of_the_tests_has_a_name_of_its_own() -> None:
     assert sorted(name for name in set(names) if names.count(name) > 1) == []
 
 
-@pytest.mark.parametrize(
-    "name", ["README.md", "DESIGN.md", "CHANGELOG.rst", "LICENSE", "package.xml", "docs/report.md"]
-)
+FOR_STRANGERS = [
+    "README.md",
+    "DESIGN.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.rst",
+    "SECURITY.md",
+    "CODE_OF_CONDUCT.md",
+    "CITATION.cff",
+    "LICENSE",
+    "package.xml",
+    "docs/report.md",
+    "examples/README.md",
+    ".github/dependabot.yml",
+    ".github/pull_request_template.md",
+    ".github/ISSUE_TEMPLATE/bug.yml",
+    ".github/ISSUE_TEMPLATE/robot.yml",
+    ".github/ISSUE_TEMPLATE/feature.yml",
+]
+
+
+@pytest.mark.parametrize("name", FOR_STRANGERS)
 def test_what_a_stranger_looks_for_is_there(name: str) -> None:
     assert (ROOT / name).stat().st_size > 0
 
@@ -147,6 +166,26 @@ def test_package_xml_and_python_agree_on_the_version() -> None:
     from sigma_ros import __version__  # noqa: PLC0415
 
     assert f"<version>{__version__}</version>" in (ROOT / "package.xml").read_text(encoding="utf-8")
+
+
+def test_the_citation_names_the_version_the_paper_and_the_model_card() -> None:
+    from sigma_ros import __version__  # noqa: PLC0415
+
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert str(citation["version"]) == __version__
+    assert citation["preferred-citation"]["url"].endswith("arxiv.org/abs/2512.00783")
+    assert [each["url"] for each in citation["references"]] == ["https://huggingface.co/Veltraxor/Sigma"]
+
+
+def test_the_workflow_runs_what_anybody_can_run() -> None:
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
+    commands = [step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step]
+    assert commands == ["bash .ci/run"]
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / ".github").rglob("*.yml")), ids=relative)
+def test_what_a_forge_reads_is_yaml_with_something_in_it(file: Path) -> None:
+    assert yaml.safe_load(file.read_text(encoding="utf-8"))
 
 
 def test_no_sources_print_outside_the_command_line() -> None:
