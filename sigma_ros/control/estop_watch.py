@@ -25,9 +25,9 @@ class _Station:
 class EstopWatch:
     """Every station that was heard, by its publisher. The word of one never speaks for another.
 
-    A station that was started again is another publisher: it takes the place of a silent one of the same node name
-    that spoke last before it. One that has left the graph unpressed is forgotten by a reset; one that left pressed
-    must come back.
+    A station that was started again is another publisher: it takes the place of one of the same node name that left
+    the graph before it was first heard. One that left unpressed is forgotten by a reset; one that left pressed must
+    come back.
     """
 
     def __init__(self) -> None:
@@ -49,6 +49,7 @@ class EstopWatch:
             station = _Station(source=source, first_ns=now_ns, heard_ns=now_ns, pressed=pressed)
             self._stations[source.publisher] = station
         station.heard_ns, station.pressed, station.has_left = now_ns, pressed, False
+        station.source = source
         for key in [key for key, old in self._stations.items() if _follows(station, old, now_ns, timeout_s)]:
             del self._stations[key]
 
@@ -95,4 +96,4 @@ def _silence_s(station: _Station, now_ns: int) -> float:
 def _follows(new: _Station, old: _Station, now_ns: int, timeout_s: float) -> bool:
     """Whether `new` is the station `old`, started again."""
     namesake = new is not old and bool(new.source.name) and new.source.name == old.source.name
-    return namesake and new.first_ns > old.heard_ns and _silence_s(old, now_ns) > timeout_s
+    return namesake and old.has_left and new.first_ns > old.heard_ns and _silence_s(old, now_ns) > timeout_s

@@ -161,6 +161,9 @@ def test_a_station_started_again_takes_its_own_place_and_nobody_elses() -> None:
     assert "/left" in bench.supervisor.reset_stop(bench.now_ns).text
     again = Source(publisher="d", name="/left")
     beat(bench, RIGHT, Source(publisher="c", name="/right"), again)
+    assert "/left" in bench.supervisor.reset_stop(bench.now_ns).text, "the first one is still there, only silent"
+    bench.supervisor.on_graph(foreign=(), estop_publishers=("b", "c", "d"))
+    beat(bench, RIGHT, Source(publisher="c", name="/right"), again)
     assert bench.supervisor.reset_stop(bench.now_ns).success
 
 

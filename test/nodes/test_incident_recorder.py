@@ -3,7 +3,7 @@
 
 import numpy as np
 import pytest
-from node_fakes import make_chunk, picture, small_contract, spin_until
+from node_fakes import AUTHOR, make_chunk, picture, small_contract, spin_until
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image, JointState
@@ -48,7 +48,7 @@ def graph(executor, monkeypatch, tmp_path):
         joints.publish(joint_state_message(at_ns=at_ns, names=contract.joint_names, positions_rad=pose))
         commands.publish(array_message(pose))
         if index % 8 == 0:
-            chunks.publish(chunk_message(make_chunk(contract, stamp_ns=at_ns, chunk_id=index)))
+            chunks.publish(chunk_message(make_chunk(contract, stamp_ns=at_ns, chunk_id=index), AUTHOR))
         states.publish(SupervisorState(state=state, reason=reason, reason_text=f"because of {reason}"))
 
     def play(count: int, state: int = SupervisorState.RUN, reason: str = "OK", first: int = 0) -> None:
