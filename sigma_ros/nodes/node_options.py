@@ -5,6 +5,7 @@
 """
 
 from dataclasses import Field, dataclass, fields, make_dataclass
+from pathlib import Path
 from typing import Any
 
 from sigma_ros.control.limits import TIGHTENED, SupervisorLimits
@@ -78,14 +79,23 @@ class PolicyOptions:
             risk_temperature=self.adapter_risk_temperature,
         )
 
+    @property
+    def state_path(self) -> Path | None:
+        """Where the memory is kept; None: nowhere."""
+        return Path(self.state_folder).expanduser() / self.state_file if self.state_file else None
+
     def conflicts(self) -> list[str]:
         """See `Options`."""
+        found = []
         if self.adapter_min_scale > self.adapter_max_scale:
-            return [
+            found.append(
                 f"adapter.min_scale = {self.adapter_min_scale} is above adapter.max_scale = {self.adapter_max_scale}; "
                 "set both at once or the other one first"
-            ]
-        return []
+            )
+        name = self.state_file
+        if name and (name != Path(name).name or name == ".." or "\0" in name):
+            found.append(f"state_file = {name!r} must be the name of a file in state_folder, not a path")
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
