@@ -17,6 +17,7 @@ def _refusals() -> list[Fault]:
         "F15": ("far_outside",),
         "F16": ("five_joints", "seven_joints", "ten_thousand_steps", "other_names", "other_period"),
         "F18": ("late", "duplicate"),
+        "F71": ("other_robot", "other_checkpoint"),
         "F21": ("scale_above_one", "negative_scale"),
         "F39": ("future", "zero_stamp"),
     }

@@ -90,7 +90,7 @@ def normal(rig: Rig) -> None:
         rig.policy_mode("normal")
 
 
-_TASK_OF = dict.fromkeys(("F14", "F16", "F18", "F39"), "supervisor/chunks") | dict.fromkeys(
+_TASK_OF = dict.fromkeys(("F14", "F16", "F18", "F39", "F71"), "supervisor/chunks") | dict.fromkeys(
     ("F25", "F27"), "supervisor/policy"
 )
 """Where `/diagnostics` must show a fault of the policy."""

@@ -50,6 +50,9 @@ LISTEN = QoSProfile(
     reliability=ReliabilityPolicy.RELIABLE,
     durability=DurabilityPolicy.VOLATILE,
 )
+_PATIENT = ("--estop_timeout_s", "0.5")
+"""The operator's button shares this process with everything else that the bench does."""
+
 _SETTLED_NS = 300_000_000
 """States and commands this old are matched by their source times and judged."""
 
@@ -102,7 +105,7 @@ class Rig(Node):
         self.estop_publisher = self.create_publisher(Bool, topics.E_STOP, qos.EVENT)
         self._mode = self.create_publisher(String, MODE, qos.EVENT)
         self.create_timer(0.02, self._live, clock=steady_clock())
-        self.create_timer(0.1, self._beat, clock=steady_clock())
+        self.create_timer(0.02, self._beat, clock=steady_clock())
         self._triggers: dict[str, Any] = {
             name: self.create_client(Trigger, name)
             for name in (topics.ENGAGE, topics.RELEASE, topics.RESET_STOP, topics.ESTOP_SERVICE)
@@ -196,7 +199,7 @@ class Rig(Node):
         """Starts the real supervisor and waits for its first state."""
         self._end_stream()
         since_ns = time.time_ns()
-        given = ("--contract", self.setup.contract, *options, *self.setup.ros_arguments)
+        given = ("--contract", self.setup.contract, *_PATIENT, *options, *self.setup.ros_arguments)
         self.supervisor = Process("-m", "sigma_ros.nodes.supervisor_node", *given, log=self.log)
         self.wait(lambda: self.states and self.states[-1][0] > since_ns, "the supervisor's first state")
 
@@ -321,7 +324,7 @@ class Rig(Node):
                 self.start_policy()
             if self.state.is_latched:
                 self.ask(topics.RESET_STOP)
-            elif self.state is State.DISENGAGED or self.reason == "BASE_MISBEHAVES":
+            elif self.state is State.DISENGAGED or self.reason in ("BASE_MISBEHAVES", "HEARTBEAT_LOST"):
                 self.ask(topics.ENGAGE)
             self.rest(0.1)
         return time.monotonic() - begun_s

@@ -27,10 +27,12 @@ from std_msgs.msg import Bool, Header, String
 from sigma_ros.contract_file import load_contract
 from sigma_ros.control.joints import JointReader
 from sigma_ros.control.reasons import State
+from sigma_ros.control.source import Author
 from sigma_ros.errors import SigmaError
 from sigma_ros.nodes import qos, topics
 from sigma_ros.nodes.clocks import steady_clock
-from sigma_ros.nodes.messages import chunk_message
+from sigma_ros.nodes.messages import chunk_message as message_of
+from sigma_ros.nodes.policy_output import INSTANCE
 from sigma_ros.nodes.process import ros_context
 from sigma_ros.nodes.sensor_messages import to_time
 from sigma_ros.risk import assess
@@ -44,7 +46,14 @@ _AMPLITUDE_RAD = 0.25
 _PULSATANCE, _FAST_PULSATANCE = 1.5, 6.0
 _FOLLOWING = (int(State.RUN), int(State.BASE_ONLY))
 
+_AUTHOR = Author(robot="so101", instance=INSTANCE)
+
 Spoil = Callable[[Chunk, ActionChunk], ActionChunk]
+
+
+def chunk_message(chunk: Chunk) -> ActionChunk:
+    """A chunk of this process."""
+    return message_of(chunk, _AUTHOR)
 
 
 def _changed(**changes: object) -> Spoil:
@@ -111,6 +120,8 @@ SPOILS: dict[str, Spoil] = {
     "future": _stamped(3_600_000_000_000),
     "zero_stamp": _changed(stamp_ns=0),
     "duplicate": _changed(chunk_id=1),
+    "other_robot": _field("robot_name", "another_arm"),
+    "other_checkpoint": _changed(checkpoint_hash="another"),
     "scale_above_one": _field("scale", 1.0000001),
     "negative_scale": _field("scale", -0.5),
     "large_residual": _changed(residual_rad=np.full((HORIZON, 6), 0.9), scale=1.0),

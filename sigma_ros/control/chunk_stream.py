@@ -10,6 +10,7 @@ from sigma_ros.control.chunks import Course, course_of, take_over
 from sigma_ros.control.limits import SupervisorLimits
 from sigma_ros.control.motion_guard import Request
 from sigma_ros.control.reasons import Reason
+from sigma_ros.control.source import IN_PROCESS, Source
 from sigma_ros.control.start_gate import Lead
 from sigma_ros.values import NS_PER_S, Chunk
 
@@ -36,6 +37,7 @@ class ChunkStream:
         self.seen = Seen()
         self.chunk: Chunk | None = None
         self.course: Course | None = None
+        self.author = IN_PROCESS
         self.delay_ns = 0
         self.arrived_ns: int | None = None
         self.last_verdict = refused(Reason.WAITING_FOR_CHUNK)
@@ -43,9 +45,24 @@ class ChunkStream:
         self.last_epoch = 0
         self._opposed = 0
 
-    def offer(self, chunk: Chunk, now_ns: int, observation_now_ns: int, *, moving: bool) -> Verdict:
-        """Takes a chunk over, or says why not. While `moving` it is joined to the course in execution."""
-        verdict = self._check.judge(chunk, self.seen, observation_now_ns)
+    def offer(
+        self,
+        chunk: Chunk,
+        now_ns: int,
+        observation_now_ns: int,
+        *,
+        moving: bool,
+        source: Source = IN_PROCESS,
+        refusal: Verdict | None = None,
+    ) -> Verdict:
+        """Takes a chunk over, or says why not. While `moving` it is joined to the course in execution.
+
+        `refusal`: why it is not even looked at. Another author than before begins a new order of ids and epochs.
+        """
+        if refusal is None and source != self.author:
+            self.drop(self.seen.barrier_ns)
+            self.author = source
+        verdict = refusal or self._check.judge(chunk, self.seen, observation_now_ns)
         self.last_verdict = verdict
         if verdict.reason is not Reason.CHUNK_MALFORMED:
             self.last_id, self.last_epoch = chunk.chunk_id, chunk.epoch

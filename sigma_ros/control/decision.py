@@ -49,7 +49,8 @@ class Decision:
 
     `stop_rad` holds the commands that would bring the arm to rest after this one, one control period apart:
     the rest of a trajectory piece. `scale_ceiling` is the lower of the user's and the own ceiling. Ages are
-    infinite where there is nothing yet; `chunk_age_s` counts from arrival.
+    infinite where there is nothing yet; `chunk_age_s` counts from arrival. `followed_policy` is the instance that is
+    followed; `other_policies` are publishers of chunks or heartbeats that are not.
     """
 
     state: State
@@ -69,3 +70,5 @@ class Decision:
     joint_state_age_s: float
     observation_age_s: float
     counters: Counters
+    followed_policy: str = ""
+    other_policies: tuple[str, ...] = ()

@@ -5,9 +5,12 @@ from numpy import ndarray
 
 from sigma_ros.contract import Contract
 from sigma_ros.control.chunk_check import Verdict, refused
+from sigma_ros.control.estop_watch import EstopWatch
 from sigma_ros.control.joint_watch import JointWatch
 from sigma_ros.control.limits import SupervisorLimits
+from sigma_ros.control.policy_watch import Binding, PolicyWatch
 from sigma_ros.control.reasons import Reason
+from sigma_ros.control.source import IN_PROCESS, Source
 from sigma_ros.values import NS_PER_S
 
 _LATE_PERIODS = 2
@@ -25,10 +28,9 @@ class Evidence:
         self.tick_gap_max_s = 0.0
         self.late_ticks = 0
         self.clock_fault: Verdict | None = None
-        self.heartbeat_ns: int | None = None
-        self.healthy = True
-        self.estop_pressed = False
-        self.estop_heard_ns: int | None = None
+        self.policy = PolicyWatch(contract)
+        self.estops = EstopWatch()
+        self.foreign: tuple[str, ...] = ()
         self._joints_awaited_ns = 0
         self._started = False
 
@@ -40,8 +42,8 @@ class Evidence:
 
     @property
     def estop_heard(self) -> bool:
-        """Whether the emergency stop's publisher was ever heard."""
-        return self.estop_heard_ns is not None
+        """Whether any emergency stop's publisher was ever heard."""
+        return self.estops.is_heard
 
     def tick(self, now_ns: int, observation_now_ns: int) -> None:
         """Moves both clocks to this tick and judges how they moved; the own clock never goes back."""
@@ -62,29 +64,42 @@ class Evidence:
                 return refused(Reason.JOINTS_FROM_FUTURE, f"{lead_s:.3f} s beyond what is allowed")
         return self.joints.push(stamp_ns, positions_rad, now_ns)
 
-    def hear_heartbeat(self, now_ns: int, *, healthy: bool) -> None:
-        """The policy's process is alive; `healthy` is its own word on whether it can act."""
-        self.heartbeat_ns = now_ns
-        self.healthy = healthy
+    def hear_heartbeat(self, now_ns: int, *, healthy: bool, source: Source = IN_PROCESS) -> None:
+        """A policy's process is alive; `healthy` is its own word on whether it can act."""
+        self.policy.hear_heartbeat(source, now_ns, healthy=healthy)
 
-    def hear_estop(self, now_ns: int, *, pressed: bool) -> None:
-        """The emergency stop's publisher is alive, and says whether the button is pressed."""
-        self.estop_heard_ns = now_ns
-        self.estop_pressed = pressed
+    def hear_estop(self, now_ns: int, *, pressed: bool, source: Source = IN_PROCESS) -> None:
+        """A station of the emergency stop is alive, and says whether its button is pressed."""
+        self.estops.hear(source, now_ns, pressed=pressed, timeout_s=self._limits.estop_timeout_s)
 
     def estop_fault(self, now_ns: int) -> Verdict | None:
-        """Why ESTOP must be in force. Once its heartbeat was heard it must go on: silence counts as pressed."""
-        if self.estop_pressed:
-            return refused(Reason.ESTOP_PRESSED)
-        if self.estop_heard_ns is None:
-            return refused(Reason.ESTOP_HEARTBEAT, "never heard") if self._limits.require_estop_heartbeat else None
-        age_s = (now_ns - self.estop_heard_ns) / NS_PER_S
-        if age_s > self._limits.estop_timeout_s:
-            return refused(Reason.ESTOP_HEARTBEAT, f"{age_s:.3f} s, limit {self._limits.estop_timeout_s:g} s")
-        return None
+        """Why ESTOP must be in force. Once a station was heard it must go on: silence counts as pressed."""
+        limits = self._limits
+        return self.estops.fault(now_ns, timeout_s=limits.estop_timeout_s, required=limits.require_estop_heartbeat)
 
     def stop_fault(self, now_ns: int) -> Verdict | None:
-        """Why the arm must be STOPPED: joint states have been away for too long."""
+        """Why the arm must be STOPPED: somebody else commands it, or joint states have been away for too long."""
+        return self.foreign_fault or self._lost_fault(now_ns)
+
+    @property
+    def foreign_fault(self) -> Verdict | None:
+        """Who else publishes commands."""
+        return refused(Reason.FOREIGN_PUBLISHER, ", ".join(self.foreign)) if self.foreign else None
+
+    def latch_cause(self, reason: Reason, now_ns: int) -> Verdict | None:
+        """Why a stop that was latched for `reason` must stay: its cause, or what would latch it again."""
+        judges_joints = reason.name.startswith("JOINTS") or reason is Reason.TRACKING
+        return self.estop_fault(now_ns) or self.foreign_fault or (self.joint_fault(now_ns) if judges_joints else None)
+
+    def engage_fault(self, now_ns: int) -> Verdict | None:
+        """Why the arm must not be taken over; the policy that would be followed is `policy.binding` already."""
+        return self.estop_fault(now_ns) or self.foreign_fault or self.fault(now_ns)
+
+    def candidate(self, now_ns: int) -> Binding | Verdict:
+        """The only policy that is live now."""
+        return self.policy.candidate(now_ns, heartbeat_timeout_s=self._limits.heartbeat_timeout_s)
+
+    def _lost_fault(self, now_ns: int) -> Verdict | None:
         sample = self.joints.sample
         since_ns = self._joints_awaited_ns if sample is None else sample.now_ns
         age_s = (now_ns - since_ns) / NS_PER_S
@@ -94,15 +109,15 @@ class Evidence:
 
     def fault(self, now_ns: int) -> Verdict | None:
         """Why the arm may not move now."""
-        if self.clock_fault is not None:
-            return self.clock_fault
+        return self.clock_fault or self.joint_fault(now_ns) or self._policy_fault(now_ns)
+
+    def joint_fault(self, now_ns: int) -> Verdict | None:
+        """Why the measured pose cannot be trusted now: there is none, or it is old."""
         hold_s = self.joints.hold_ns / NS_PER_S
         age_s = self.joint_age_s(now_ns)
         if self.joints.sample is None:
             return refused(Reason.JOINTS_MISSING)
-        if age_s > hold_s:
-            return refused(Reason.JOINTS_STALE, f"{age_s:.3f} s, limit {hold_s:g} s")
-        return self._policy_fault(now_ns)
+        return refused(Reason.JOINTS_STALE, f"{age_s:.3f} s, limit {hold_s:g} s") if age_s > hold_s else None
 
     def joint_age_s(self, now_ns: int) -> float:
         """Age of the newest joint state: since its arrival, or since its stamp if that is longer."""
@@ -113,10 +128,8 @@ class Evidence:
         return max(0, now_ns - sample.now_ns, observation_now_ns - sample.stamp_ns) / NS_PER_S
 
     def heartbeat_age_s(self, now_ns: int) -> float:
-        """Age of the policy's heartbeat; 0 where none is required."""
-        if not self._limits.require_heartbeat:
-            return 0.0
-        return float("inf") if self.heartbeat_ns is None else max(0, now_ns - self.heartbeat_ns) / NS_PER_S
+        """Age of the policy's heartbeat, of the one that is followed if one is; 0 where none is required."""
+        return self.policy.heartbeat_age_s(now_ns) if self._limits.require_heartbeat else 0.0
 
     def forget_streams(self) -> None:
         """After a clock jump: what was stamped before it means nothing now."""
@@ -129,7 +142,7 @@ class Evidence:
         return (stamp_ns - observation_now_ns) / NS_PER_S - self._limits.max_stamp_lead_s
 
     def _policy_fault(self, now_ns: int) -> Verdict | None:
-        if not self.healthy:
+        if not self.policy.is_healthy:
             return refused(Reason.POLICY_UNHEALTHY)
         age_s = self.heartbeat_age_s(now_ns)
         if age_s == float("inf"):

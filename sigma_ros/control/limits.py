@@ -90,10 +90,16 @@ class SupervisorLimits:
         0.0, 0.0, 2.0, "s", "observations of a chunk; 0 takes the contract's oldest"
     )
     max_chunk_age_s: float = _setting(0.0, 0.0, 5.0, "s", "a chunk is executed this long after its stamp; 0: 30 ticks")
-    estop_timeout_s: float = _setting(0.5, 0.1, 1.0, "s", "e-stop heartbeat older: ESTOP, once it was heard")
+    estop_timeout_s: float = _setting(0.15, 0.1, 1.0, "s", "e-stop heartbeat older: ESTOP, once it was heard")
     max_tick_gap_s: float = _setting(0.1, 0.04, 1.0, "s", "own ticks further apart: HOLD")
     clock_jump_s: float = _setting(0.5, 0.1, 10.0, "s", "the observation clock against the own clock, between ticks")
     resume_after_s: float = _setting(0.2, 0.0, 10.0, "s", "all must be well this long before HOLD ends by itself")
+    authority_hold_s: float = _setting(
+        2.0, 0.0, 60.0, "s", "in HOLD for longer since the arm last moved: asks for engage"
+    )
+    authority_engaging_s: float = _setting(
+        10.0, 0.5, 600.0, "s", "in ENGAGING for longer since the arm last moved: asks for engage"
+    )
 
     start_tolerance_rad: float = _setting(0.05, 0.0, 0.5, "rad", "first target against where the arm is")
     max_start_offset_rad: float = _setting(1.0, 0.0, 3.2, "rad", "largest distance that start_ramp bridges")
@@ -117,6 +123,7 @@ class SupervisorLimits:
     max_measured_speed_radps: float = _setting(10.0, 1.0, 100.0, "rad/s", "a joint measured faster: STOPPED")
     tracking_error_rad: float = _setting(0.6, 0.05, 3.2, "rad", "measured against commanded for 0.5 s: STOPPED")
 
+    authority_ages: bool = True
     require_heartbeat: bool = True
     require_estop_heartbeat: bool = False
     start_ramp: bool = False
@@ -143,6 +150,7 @@ class SupervisorLimits:
     def for_replay(cls) -> "SupervisorLimits":
         """For recordings, whose joints do not follow our commands and whose policy is called in step."""
         return cls(
+            authority_ages=False,
             require_heartbeat=False,
             check_tracking=False,
             start_ramp=True,

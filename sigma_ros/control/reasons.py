@@ -36,6 +36,7 @@ class Reason(Enum):
     NOT_ENGAGED = ("the supervisor is not engaged", "call engage")
     ALREADY_ENGAGED = ("the supervisor is engaged already", "")
     RELEASED = ("the operator released the arm", "call engage to go on")
+    AUTHORITY_AGED = ("the arm stood for too long to go on by itself", "look at it, then engage")
     LATCHED = ("a stop is latched", "clear its cause, call reset_stop, then engage")
     NOT_LATCHED = ("there is no latched stop to reset", "")
     STILL_MOVING = ("the arm is still being brought to rest", "try again in half a second")
@@ -58,6 +59,10 @@ class Reason(Enum):
     CHUNK_EXPIRED = ("the chunk in execution is too old", "replan sooner, or raise max_chunk_age_s")
     OBSERVATION_STALE = ("the policy acted on observations that are too old", "check cameras and joint states")
     EPOCH_CHANGED = ("the policy started anew", "")
+    CHUNK_ROBOT = ("the chunk was made for another robot", "give each robot's policy its own topics")
+    CHUNK_CHECKPOINT = ("the policy changed its checkpoint since engage", "release, then engage anew")
+    POLICY_OTHER = ("another policy publishes; it is not followed", "stop it, or release and engage to follow it")
+    POLICY_SEVERAL = ("several policies publish", "stop all but one, then engage")
 
     HEARTBEAT_MISSING = ("the policy's heartbeat has not been heard", "start the policy")
     HEARTBEAT_LOST = ("the policy's heartbeat stopped", "look at the policy's process")
@@ -80,6 +85,7 @@ class Reason(Enum):
 
     ESTOP_PRESSED = ("the emergency stop is pressed", "release it, then reset_stop, then engage")
     ESTOP_HEARTBEAT = ("the emergency stop's heartbeat is missing", "start its publisher, then reset_stop")
+    ESTOP_LATE = ("the emergency stop's heartbeat is late", "beat at 50 Hz")
     ESTOP_REQUESTED = ("the emergency stop was called", "call reset_stop, then engage")
 
     SCALE_FAULT = ("the residual was turned off by a fault and comes back slowly", "")

@@ -1,24 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which state is in force and why: every transition of the supervisor is in this file.
+"""Which state is in force and why. `transitions.TRANSITIONS` says what may follow what; this file, when.
 
-DISENGAGED --engage--> ENGAGING --chunk passes the start gate--> RUN <--own ceiling 0--> BASE_ONLY
-ENGAGING, RUN, BASE_ONLY --fault--> HOLD --all well for a while--> ENGAGING
-any engaged --joints lost, implausible, not following; foreign publisher--> STOPPED (latched)
-any --emergency stop pressed, called or silent--> ESTOP (latched)
-STOPPED, ESTOP --reset_stop (cause gone, arm at rest)--> DISENGAGED       reset never engages
-any engaged --release, then at rest--> DISENGAGED
+Motion begins in `_set_off` and nowhere else: at rest, under the limits that were last promised, with an operator's
+leave that has not aged, through the start gate.
 """
 
 from dataclasses import replace
 
 from sigma_ros.contract import Contract
+from sigma_ros.control.authority import Authority
 from sigma_ros.control.chunk_check import Verdict, refused
 from sigma_ros.control.chunk_stream import ChunkStream
 from sigma_ros.control.command_loop import VIOLATION_TOLERANCE, CommandLoop, Outcome
 from sigma_ros.control.decision import Counters
 from sigma_ros.control.evidence import Evidence
 from sigma_ros.control.limits import SupervisorLimits
+from sigma_ros.control.policy_watch import Binding
 from sigma_ros.control.reasons import Reason, State
+from sigma_ros.control.transitions import TRANSITIONS, Event
 from sigma_ros.values import NS_PER_S
 
 _NEEDS_OPERATOR = (Reason.RELEASED, Reason.BASE_MISBEHAVES)
@@ -38,6 +37,9 @@ class Situation:
         self.why = refused(Reason.NOT_ENGAGED)
         self.counters = Counters()
         self.pending: SupervisorLimits | None = None
+        self.stop_is_published = False
+        self._authority = Authority()
+        self._is_released = False
         self._well_since_ns: int | None = None
 
     @property
@@ -50,12 +52,14 @@ class Situation:
         """The transitions that nobody asks for; once per tick, before the command."""
         evidence = self.evidence
         now_ns = evidence.now_ns
+        self._authority.spend(self.state, now_ns, following=self.is_following, limits=self.limits)
         if evidence.heartbeat_age_s(now_ns) > self.limits.heartbeat_timeout_s:
             self.stream.forget_order()
         estop = evidence.estop_fault(now_ns)
         if estop is not None and (evidence.estop_heard or self.state is not State.DISENGAGED):
             self.latch(State.ESTOP, estop)
-        if self.state.is_latched or self.state is State.DISENGAGED:
+        self._at_rest()
+        if self.state.is_latched or self.state is State.DISENGAGED or self._is_released:
             return
         lost = evidence.stop_fault(now_ns)
         if lost is not None:
@@ -69,9 +73,28 @@ class Situation:
         elif self.state is State.HOLD:
             self._recover(now_ns)
         elif self.state is State.ENGAGING:
-            self._start()
+            self._set_off()
         else:
             self._run()
+
+    def _at_rest(self) -> None:
+        """What was promised for the moment when the arm stands, whatever the state: tighter limits, letting go."""
+        if self.is_following or not self.loop.is_resting:
+            return
+        if self.pending is not None:
+            self.apply(self.pending)
+        if self._is_released:
+            self._let_go(refused(Reason.NOT_ENGAGED))
+        aged = self._authority.ended(self.limits)
+        if aged is not None and self.state in (State.HOLD, State.ENGAGING):
+            self._let_go(replace(aged, detail=f"{aged.detail}; {self.why.text}"))
+
+    def _let_go(self, why: Verdict) -> None:
+        """Ends the commands of the resting arm; a latched stop stays latched."""
+        self.loop.end()
+        self._is_released = False
+        self.evidence.policy.binding = None
+        self._fire(Event.LET_GO, why)
 
     def learn(self, outcome: Outcome) -> None:
         """The transitions that follow from a command just formed."""
@@ -92,16 +115,31 @@ class Situation:
         if not tracking.accepted:
             self.latch(State.STOPPED, tracking)
 
-    def enter(self, state: State, why: Verdict) -> None:
-        """Puts a state in force."""
+    def _fire(self, event: Event, why: Verdict) -> bool:
+        """Puts the state after an event in force; False where the event means nothing in this state."""
+        state = TRANSITIONS.get((self.state, event))
+        if state is None:
+            return False
         self.state, self.why = state, why
+        return True
+
+    def engage(self, binding: Binding) -> None:
+        """An operator gives leave to move, with this policy and no other."""
+        self.count("engagements")
+        self.evidence.policy.binding = binding
+        if binding.chunks is not None and binding.chunks != self.stream.author:
+            self.stream.drop(None)
+        self._authority.grant(self.evidence.now_ns)
+        self._is_released = False
+        self.loop.lead = None
+        self._fire(Event.ENGAGE, refused(Reason.WAITING_FOR_CHUNK))
 
     def start_anew(self, why: Verdict) -> None:
         """Back to the start gate: the arm is brought to rest and joins the newest chunk from there."""
         self.loop.lead = None
-        self.enter(State.ENGAGING, why)
+        self._fire(Event.NEW_EPOCH, why)
 
-    def hold(self, why: Verdict) -> None:
+    def hold(self, why: Verdict, event: Event = Event.FAULT) -> None:
         """Enters HOLD, or stays there for a newer reason; an operator's reason is kept."""
         self._well_since_ns = None
         if why.reason is Reason.CLOCK_JUMP:
@@ -109,25 +147,42 @@ class Situation:
         if self.state is State.HOLD:
             if self.why.reason not in _NEEDS_OPERATOR or why.reason in _NEEDS_OPERATOR:
                 self.why = why
-            return
-        self.count("holds")
-        self._abandon(None if why.reason is Reason.CLOCK_JUMP else self.evidence.observation_now_ns)
-        self.enter(State.HOLD, why)
+        elif self._fire(event, why):
+            self.count("holds")
+            self._abandon(None if why.reason is Reason.CLOCK_JUMP else self.evidence.observation_now_ns)
+
+    def release(self) -> None:
+        """Brings the arm to rest and ends the commands there, whatever else is wrong; a latched stop stays latched."""
+        self._is_released = self.loop.track is not None
+        self.hold(refused(Reason.RELEASED), Event.RELEASE)
 
     def latch(self, state: State, why: Verdict) -> None:
         """Enters STOPPED or ESTOP; ESTOP is never left for STOPPED, and the first reason stays."""
-        if self.state is state or self.state is State.ESTOP:
-            return
-        self.count("stops")
-        self._abandon(self.evidence.observation_now_ns)
-        self.enter(state, why)
+        if self._fire(Event.STOP if state is State.STOPPED else Event.ESTOP, why):
+            self.count("stops")
+            self.stop_is_published = False
+            self._abandon(self.evidence.observation_now_ns)
 
-    def disengage(self) -> None:
-        """Lets go of the resting arm."""
+    def reset_fault(self, now_ns: int) -> Verdict | None:
+        """Why the latched stop stays: its cause, motion, or that it was not told to anybody yet."""
+        evidence = self.evidence
+        evidence.estops.forget_departed(now_ns, timeout_s=self.limits.estop_timeout_s)
+        cause = evidence.latch_cause(self.why.reason, now_ns)
+        if cause is None and not self.loop.is_resting:
+            return refused(Reason.STILL_MOVING)
+        if cause is None and not self.stop_is_published:
+            return refused(Reason.STILL_MOVING, "the stop has only just been latched")
+        return cause
+
+    def reset(self) -> None:
+        """Leaves a latched stop; the arm rests and the cause is gone."""
+        self.evidence.forget_streams()
+        self.evidence.policy.binding = None
+        self._is_released = False
         self.loop.end()
         if self.pending is not None:
             self.apply(self.pending)
-        self.enter(State.DISENGAGED, refused(Reason.NOT_ENGAGED))
+        self._fire(Event.RESET, refused(Reason.NOT_ENGAGED))
 
     def apply(self, limits: SupervisorLimits) -> None:
         """Puts motion limits in force; the arm must rest inside them."""
@@ -145,23 +200,21 @@ class Situation:
         self.counters = replace(self.counters, **{counter: getattr(self.counters, counter) + 1})
 
     def _recover(self, now_ns: int) -> None:
-        """HOLD without a present fault: apply what waited for rest, then go on if that is allowed."""
-        if self.loop.is_resting and self.pending is not None:
-            self.apply(self.pending)
-        if self.why.reason is Reason.RELEASED and self.loop.is_resting:
-            self.disengage()
-        if self.state is not State.HOLD or self.why.reason in _NEEDS_OPERATOR or self.pending is not None:
+        """HOLD without a present fault: ends by itself after a while, unless an operator is asked for."""
+        if self.why.reason in _NEEDS_OPERATOR:
             return
         if self._well_since_ns is None:
             self._well_since_ns = now_ns
         if now_ns - self._well_since_ns >= self.limits.resume_after_s * NS_PER_S:
-            self.enter(State.ENGAGING, refused(Reason.WAITING_FOR_CHUNK))
+            self._fire(Event.WELL, refused(Reason.WAITING_FOR_CHUNK))
 
-    def _start(self) -> None:
-        """ENGAGING: stand still until a chunk passes the gate; then RUN, or first a ramp to it."""
+    def _set_off(self) -> None:
+        """The only way into motion. ENGAGING: stands until a chunk passes the gate; then RUN, or first a ramp."""
         if self.loop.lead is not None:
             if self.loop.lead.is_over(self.evidence.observation_now_ns):
                 self._run()
+            return
+        if self.pending is not None or self._authority.ended(self.limits) is not None:
             return
         verdict = self.loop.pass_gate(self.stream, self.evidence.observation_now_ns)
         if verdict.reason is not Reason.STILL_MOVING:
@@ -171,9 +224,9 @@ class Situation:
 
     def _run(self) -> None:
         ceiling = self.loop.ceiling
-        state = State.BASE_ONLY if ceiling.own == 0.0 else State.RUN
+        event = Event.SET_OFF_ON_BASE if ceiling.own == 0.0 else Event.SET_OFF
         slowed = self.loop.is_slowed and ceiling.cause in (Reason.OK, Reason.SCALE_MISSES)
-        self.enter(state, Verdict(accepted=True, reason=Reason.TOOL_SPEED if slowed else ceiling.cause))
+        self._fire(event, Verdict(accepted=True, reason=Reason.TOOL_SPEED if slowed else ceiling.cause))
 
     def _abandon(self, barrier_ns: int | None) -> None:
         self.stream.drop(barrier_ns)

@@ -10,6 +10,7 @@ Where both are one clock (lockstep, offline replay) it may be left out.
 """
 
 import math
+from collections.abc import Collection
 from dataclasses import replace
 
 import numpy as np
@@ -23,6 +24,7 @@ from sigma_ros.control.limits import MotionLimits, SupervisorLimits
 from sigma_ros.control.motion_guard import MotionGuard
 from sigma_ros.control.reasons import Reason, State
 from sigma_ros.control.situation import Situation
+from sigma_ros.control.source import IN_PROCESS, Source
 from sigma_ros.errors import ContractError
 from sigma_ros.values import NS_PER_S, Chunk
 
@@ -66,12 +68,17 @@ class Supervisor:
 
     # What comes in
 
-    def on_chunk(self, chunk: Chunk, now_ns: int, observation_now_ns: int | None = None) -> Verdict:
+    def on_chunk(
+        self, chunk: Chunk, now_ns: int, observation_now_ns: int | None = None, *, source: Source = IN_PROCESS
+    ) -> Verdict:
         """Judges a chunk that has just arrived and, if it may be executed, takes it over."""
         situation = self._situation
         observation_ns = now_ns if observation_now_ns is None else observation_now_ns
+        refusal = situation.evidence.policy.judge_chunk(chunk, source, now_ns)
         epoch, following = situation.stream.seen.epoch, situation.is_following
-        verdict = situation.stream.offer(chunk, now_ns, observation_ns, moving=following)
+        verdict = situation.stream.offer(
+            chunk, now_ns, observation_ns, moving=following, source=source, refusal=refusal
+        )
         situation.count("accepted_chunks" if verdict.accepted else "refused_chunks")
         if verdict.accepted and following and chunk.epoch != epoch:
             situation.start_anew(refused(Reason.EPOCH_CHANGED, f"epoch {chunk.epoch}"))
@@ -87,43 +94,56 @@ class Supervisor:
             situation.latch(State.STOPPED, verdict)
         return verdict
 
-    def on_estop(self, pressed: bool, now_ns: int) -> None:  # noqa: FBT001 (mirrors std_msgs/Bool)
-        """The emergency stop's heartbeat. Pressed latches at once; silence later counts as pressed."""
-        self._situation.evidence.hear_estop(now_ns, pressed=pressed)
+    def on_estop(self, pressed: bool, now_ns: int, *, source: Source = IN_PROCESS) -> None:  # noqa: FBT001 (as Bool)
+        """A heartbeat of an emergency stop. Pressed latches at once; silence later counts as pressed."""
+        situation = self._situation
+        silent = situation.evidence.estop_fault(now_ns)
+        if silent is not None and self.estop_heard:
+            situation.latch(State.ESTOP, silent)
+        situation.evidence.hear_estop(now_ns, pressed=pressed, source=source)
         if pressed:
-            self._situation.latch(State.ESTOP, refused(Reason.ESTOP_PRESSED))
+            situation.latch(State.ESTOP, refused(Reason.ESTOP_PRESSED, source.name))
 
-    def on_policy_heartbeat(self, now_ns: int, *, healthy: bool = True) -> None:
-        """The policy's process is alive; `healthy` False (a gap, a pause) asks for HOLD."""
-        self._situation.evidence.hear_heartbeat(now_ns, healthy=healthy)
+    def on_policy_heartbeat(self, now_ns: int, *, healthy: bool = True, source: Source = IN_PROCESS) -> None:
+        """A policy's process is alive; `healthy` False (a gap, a pause) of the one that is followed asks for HOLD."""
+        self._situation.evidence.hear_heartbeat(now_ns, healthy=healthy, source=source)
+
+    def on_graph(self, *, foreign: tuple[str, ...], estop_publishers: Collection[str]) -> None:
+        """What the shell sees of the others: who else publishes commands, and which emergency stops are there."""
+        self._situation.evidence.foreign = foreign
+        self._situation.evidence.estops.note_present(estop_publishers)
 
     # What an operator or the shell asks for
 
     def engage(self, now_ns: int) -> Answer:
-        """Takes the arm over where it stands. Motion begins only with a chunk that passes the start gate."""
-        situation, evidence = self._situation, self._situation.evidence
+        """Takes the arm over where it stands, for the one policy that is live; a chunk moves it."""
+        situation, policy = self._situation, self._situation.evidence.policy
         if self.state.is_latched:
             return _no(Reason.LATCHED, situation.why.reason.name)
         if self.state.may_move:
             return Answer(success=True, reason=Reason.ALREADY_ENGAGED)
-        fault = evidence.estop_fault(now_ns) or evidence.fault(now_ns)
-        sample = evidence.joints.sample
-        if fault is not None or sample is None:
-            return _refusal(fault or refused(Reason.JOINTS_MISSING))
-        if self.state is State.DISENGAGED:
-            begun = situation.loop.start(sample.positions_rad)
-            if not begun.accepted:
-                return _refusal(begun)
-        situation.count("engagements")
-        situation.start_anew(refused(Reason.WAITING_FOR_CHUNK))
+        before, binding = policy.binding, situation.evidence.candidate(now_ns)
+        if isinstance(binding, Verdict):
+            return _refusal(binding)
+        policy.binding = binding
+        refusal = situation.evidence.engage_fault(now_ns) or self._take_over()
+        policy.binding = before
+        if refusal is not None:
+            return _refusal(refusal)
+        situation.engage(binding)
         return _DONE
 
-    def release(self) -> Answer:
-        """Brings the arm to rest and lets go: no commands after that, the servos keep the last one."""
-        if self.state.is_latched:
-            return _no(Reason.LATCHED, self._situation.why.reason.name)
+    def _take_over(self) -> Verdict | None:
+        """Begins to command where the arm stands, or says why it cannot."""
+        loop, sample = self._situation.loop, self._situation.evidence.joints.sample
         if self.state is not State.DISENGAGED:
-            self._situation.hold(refused(Reason.RELEASED))
+            return None
+        begun = refused(Reason.JOINTS_MISSING) if sample is None else loop.start(sample.positions_rad)
+        return None if begun.accepted else begun
+
+    def release(self) -> Answer:
+        """Brings the arm to rest and ends the commands, whatever else is wrong: the servos keep the last one."""
+        self._situation.release()
         return _DONE
 
     def estop(self) -> Answer:
@@ -140,13 +160,10 @@ class Supervisor:
         situation = self._situation
         if not self.state.is_latched:
             return _no(Reason.NOT_LATCHED)
-        fault = situation.evidence.estop_fault(now_ns)
+        fault = situation.reset_fault(now_ns)
         if fault is not None:
             return _refusal(fault)
-        if not situation.loop.is_resting:
-            return _no(Reason.STILL_MOVING)
-        situation.evidence.forget_streams()
-        situation.disengage()
+        situation.reset()
         return _DONE
 
     def set_ceiling(self, ceiling: float) -> Answer:
@@ -216,6 +233,7 @@ class Supervisor:
 
     def _decision(self, outcome: Outcome | None) -> Decision:
         situation, evidence = self._situation, self._situation.evidence
+        situation.stop_is_published = True
         stream, loop = situation.stream, situation.loop
         track, chunk = loop.track, stream.chunk
         clipped: tuple[str, ...] = ()
@@ -241,6 +259,8 @@ class Supervisor:
             joint_state_age_s=evidence.joint_age_s(evidence.now_ns),
             observation_age_s=math.inf if chunk is None else chunk.observation_age_ns / NS_PER_S,
             counters=situation.counters,
+            followed_policy=evidence.policy.instance,
+            other_policies=evidence.policy.others(evidence.now_ns),
         )
 
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The last seconds before a stop: messages as they came, in bounded memory, and the bag that is made of them."""
 
+import re
+import shutil
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -77,6 +79,28 @@ def write_incident(path: Path, messages: Iterable[Heard], *, facts: Mapping[str,
     with BagWriter(path, metadata={f"sigma.incident.{name}": text for name, text in facts.items()}) as writer:
         for said in messages:
             writer.raw(said.topic, said.msgtype, said.at_ns, said.cdr, definition=definitions.get(said.msgtype))
+
+
+_NAME = re.compile(r"\d{8}-\d{6}-[a-z_]+")
+_MARK = "sigma.incident.reason"
+
+
+def make_room(folder: Path, *, most: int, most_bytes: int) -> None:
+    """Removes the oldest incidents so that one more leaves at most `most`, in at most `most_bytes` now.
+
+    Only bags that `write_incident` wrote are ever removed: by name, and by what their metadata say.
+    """
+    ours = sorted(path for path in folder.glob("*") if _is_incident(path)) if folder.is_dir() else []
+    sizes = [sum(file.stat().st_size for file in path.iterdir()) for path in ours]
+    while ours and (len(ours) >= most or sum(sizes) > most_bytes):
+        shutil.rmtree(ours.pop(0))
+        sizes.pop(0)
+
+
+def _is_incident(path: Path) -> bool:
+    metadata = path / "metadata.yaml"
+    named = _NAME.fullmatch(path.name) is not None and path.is_dir() and not path.is_symlink()
+    return named and metadata.is_file() and _MARK in metadata.read_text(encoding="utf-8", errors="replace")
 
 
 def own_definitions() -> dict[str, str]:

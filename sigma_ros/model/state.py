@@ -2,6 +2,8 @@
 """Sigma's recurrent state: a value that is passed in and returned, and can be kept in a file."""
 
 import json
+import uuid
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -46,8 +48,14 @@ class RecurrentState:
 
 
 def save_state(state: RecurrentState, path: str | Path, *, model_hash: str) -> None:
-    """Writes the state bit for bit; `model_hash` names the model it belongs to."""
+    """Writes the state bit for bit; `model_hash` names the model it belongs to. Its folder is made if need be.
+
+    Raises:
+        CheckpointError: something else is at that place already: only an earlier state is ever replaced.
+    """
     target = Path(path)
+    _refuse_to_replace(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
     tensors = {f"ring.{name}": getattr(state.ring, name) for name in _RING}
     tensors |= {"memory": state.memory, "factors": state.factors}
     metadata = {
@@ -58,9 +66,27 @@ def save_state(state: RecurrentState, path: str | Path, *, model_hash: str) -> N
         "commits": str(state.commits),
         "ticks": json.dumps(state.ring.ticks),
     }
-    temporary = target.with_name(target.name + ".tmp")
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, metadata)
     temporary.replace(target)
+
+
+def _refuse_to_replace(target: Path) -> None:
+    """Lets a free place and an earlier state pass."""
+    if not (target.exists() or target.is_symlink()):
+        return
+    metadata: dict[str, str] = {}
+    if target.is_file() and not target.is_symlink():
+        with suppress(OSError, SafetensorError), safe_open(str(target), framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+    if metadata.get("format") != _FORMAT:
+        raise CheckpointError(
+            "the recurrent state would overwrite something else",
+            where=target,
+            expected=f"a free place, or a file of format {_FORMAT}",
+            got=metadata.get("format", "another file"),
+            remedy="give state_file another name",
+        )
 
 
 def load_state(path: str | Path, *, like: RecurrentState, model_hash: str) -> RecurrentState:

@@ -2,7 +2,8 @@
 """`sigma_incidents`: keeps the last half minute in memory and writes it as a bag when the supervisor stops the arm.
 
 A process of its own, so that neither memory nor disk ever delays the supervisor. It hears everything as bytes; raw
-camera images are kept as JPEG. `sigma inspect` and `sigma replay` open what it writes; its notes tell the reason.
+camera images are kept as JPEG. `sigma replay` opens what it writes; its notes tell the reason. What a full disk refused
+stays in memory and is tried again.
 """
 
 import array
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -27,10 +29,11 @@ from sigma_ros.contract_file import load_contract
 from sigma_ros.control.images import decode_full
 from sigma_ros.control.reasons import State
 from sigma_ros.errors import SigmaError
-from sigma_ros.evaluation.incident import Heard, IncidentMemory, write_incident
+from sigma_ros.evaluation.incident import Heard, IncidentMemory, make_room, write_incident
 from sigma_ros.msg import ActionChunk, SupervisorState, TelepathyState
 from sigma_ros.nodes import qos, topics
 from sigma_ros.nodes.clocks import steady_clock
+from sigma_ros.nodes.diagnostics import Diagnostics, Level, Standing
 from sigma_ros.nodes.image_messages import image_view
 from sigma_ros.nodes.node_options import IncidentOptions
 from sigma_ros.nodes.parameters import BoundParameters
@@ -40,6 +43,9 @@ NODE = "sigma_incidents"
 AFTER_S = 1.0
 """A stop is written this long after it, so that the bag shows what came of it."""
 
+RETRY_S = 5.0
+"""What the disk refused is tried again this often."""
+
 _ANYTHING = QoSProfile(
     history=HistoryPolicy.KEEP_LAST,
     depth=100,
@@ -47,6 +53,13 @@ _ANYTHING = QoSProfile(
     durability=DurabilityPolicy.VOLATILE,
 )
 _STOPS = (int(State.STOPPED), int(State.ESTOP))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Incident:
+    name: str
+    messages: tuple[Heard, ...]
+    facts: dict[str, str]
 
 
 class IncidentRecorder(Node):
@@ -60,10 +73,13 @@ class IncidentRecorder(Node):
         self._last_state = int(State.DISENGAGED)
         self._due: tuple[float, dict[str, str]] | None = None
         self._writing: threading.Thread | None = None
+        self._refused: tuple[_Incident, str] | None = None
+        self._retry_s = 0.0
         self.written: list[Path] = []
         self._listen()
         self.create_service(Trigger, "~/save", self._on_save)
         self.create_timer(0.1, self._write_if_due, clock=steady_clock())
+        Diagnostics(self, hardware_id=self._contract.name, tasks={"incidents/written": self._standing})
         self.get_logger().info(f"keeps {self._options.seconds:g} s; incidents go to {self._options.folder}")
 
     def _listen(self) -> None:
@@ -127,6 +143,19 @@ class IncidentRecorder(Node):
         if self._due is not None and time.monotonic() >= self._due[0]:
             facts, self._due = self._due[1], None
             self._start_writing(facts)
+        elif self._refused is not None and time.monotonic() >= self._retry_s and not self._is_writing:
+            self._begin(self._refused[0])
+
+    def _standing(self) -> Standing:
+        values = {"written": len(self.written), "folder": self._options.folder, "dropped": self._memory.dropped}
+        if self._refused is not None:
+            incident, error = self._refused
+            return Standing(Level.ERROR, f"{incident.name} waits in memory: {error}", values)
+        return Standing(Level.OK, f"{len(self.written)} written", values)
+
+    @property
+    def _is_writing(self) -> bool:
+        return self._writing is not None and self._writing.is_alive()
 
     def _on_save(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         response.success, response.message = True, "written within a second"
@@ -137,19 +166,28 @@ class IncidentRecorder(Node):
         """Writes on a thread of its own, so that what comes meanwhile is kept."""
         self.wait()
         name = time.strftime("%Y%m%d-%H%M%S") + f"-{facts['reason'].lower()}"
-        path = Path(self._options.folder) / name
-        messages = self._memory.snapshot()
-        self._writing = threading.Thread(target=self._write, args=(path, messages, facts), name="incident")
+        self._begin(_Incident(name=name, messages=self._memory.snapshot(), facts=facts))
+
+    def _begin(self, incident: _Incident) -> None:
+        self._retry_s = time.monotonic() + RETRY_S
+        self._writing = threading.Thread(target=self._write, args=(incident,), name="incident")
         self._writing.start()
 
-    def _write(self, path: Path, messages: tuple[Heard, ...], facts: dict[str, str]) -> None:
+    def _write(self, incident: _Incident) -> None:
+        folder = Path(self._options.folder)
+        facts = incident.facts | {"dropped_for_memory": str(self._memory.dropped)}
+        most_bytes = round(self._options.most_gigabytes * 1e9)
         try:
-            write_incident(path, messages, facts=facts | {"dropped_for_memory": str(self._memory.dropped)})
-        except SigmaError as error:
-            self.get_logger().error(str(error))
+            make_room(folder, most=self._options.most_incidents, most_bytes=most_bytes)
+            write_incident(folder / incident.name, incident.messages, facts=facts)
+        except (SigmaError, OSError) as error:
+            self._refused = self._refused or (incident, str(error))  # the first stop is the one to understand
+            self.get_logger().error(f"{incident.name} stays in memory and is tried again: {error}")
             return
-        self.written.append(path)
-        self.get_logger().info(f"{facts['reason']}: {len(messages)} messages written to {path}")
+        if self._refused is not None and self._refused[0] is incident:
+            self._refused = None
+        self.written.append(folder / incident.name)
+        self.get_logger().info(f"{incident.facts['reason']}: {len(incident.messages)} messages written to {folder}")
 
     def wait(self) -> None:
         """Until the bag in work, if any, is written."""

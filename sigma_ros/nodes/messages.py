@@ -11,6 +11,7 @@ from jaxtyping import Float64
 from numpy import ndarray
 from std_msgs.msg import Header
 
+from sigma_ros.control.source import Author
 from sigma_ros.errors import SigmaError
 from sigma_ros.msg import ActionChunk, TelepathyState
 from sigma_ros.nodes.sensor_messages import doubles, stamp_ns, to_duration, to_time
@@ -28,9 +29,11 @@ _RISK = {
 }
 
 
-def chunk_message(chunk: Chunk) -> ActionChunk:
+def chunk_message(chunk: Chunk, author: Author) -> ActionChunk:
     """A chunk as the policy publishes it."""
     return ActionChunk(
+        robot_name=author.robot,
+        policy_instance=author.instance,
         header=Header(stamp=to_time(chunk.stamp_ns)),
         chunk_id=chunk.chunk_id,
         epoch=chunk.epoch,
@@ -89,6 +92,11 @@ def chunk_value(message: ActionChunk) -> Chunk:
         crossfade_steps=message.crossfade_steps,
         **{name: getattr(message, name) for name in _CHUNK_FLOATS},
     )
+
+
+def chunk_author(message: ActionChunk) -> Author:
+    """What the policy says of itself."""
+    return Author(robot=message.robot_name, instance=message.policy_instance)
 
 
 def telepathy_message(telepathy: Telepathy, task: str) -> TelepathyState:

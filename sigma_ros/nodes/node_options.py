@@ -5,6 +5,7 @@
 """
 
 from dataclasses import Field, dataclass, fields, make_dataclass
+from pathlib import Path
 from typing import Any
 
 from sigma_ros.control.limits import TIGHTENED, SupervisorLimits
@@ -37,7 +38,12 @@ class PolicyOptions:
     baseline_diagnostics: bool = option(
         "at commits, also measure tau_l2 and sem_align without LoRA", default=False, read_only=True
     )
-    state_file: str = option("where `~/save_state` writes the memory and `~/restore_state` reads it", default="")
+    state_file: str = option(
+        "name of the file in `state_folder` for `~/save_state` and `~/restore_state`; empty: they are refused",
+        default="",
+        read_only=True,
+    )
+    state_folder: str = option("the only folder that the memory is written to", default="sigma_state", read_only=True)
     task: str = option("task text; empty: the contract's first", default="")
     replan_ticks: int = option("a chunk every so many ticks", default=8, unit="ticks", low=1, high=50)
     stitching: str = option(
@@ -73,14 +79,23 @@ class PolicyOptions:
             risk_temperature=self.adapter_risk_temperature,
         )
 
+    @property
+    def state_path(self) -> Path | None:
+        """Where the memory is kept; None: nowhere."""
+        return Path(self.state_folder).expanduser() / self.state_file if self.state_file else None
+
     def conflicts(self) -> list[str]:
         """See `Options`."""
+        found = []
         if self.adapter_min_scale > self.adapter_max_scale:
-            return [
+            found.append(
                 f"adapter.min_scale = {self.adapter_min_scale} is above adapter.max_scale = {self.adapter_max_scale}; "
                 "set both at once or the other one first"
-            ]
-        return []
+            )
+        name = self.state_file
+        if name and (name != Path(name).name or name == ".." or "\0" in name):
+            found.append(f"state_file = {name!r} must be the name of a file in state_folder, not a path")
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,6 +201,7 @@ _LIMIT_FIELDS: tuple[Field[Any], ...] = fields(SupervisorLimits)
 _LIMIT_TEXTS = {
     "cap_tool_speed": "bound the speed of the tool; needs `kinematics` in the contract",
     "keep_above_plane": "keep the tool above a level plane; needs `kinematics` in the contract",
+    "authority_ages": "an arm that stood for too long asks for engage; false (simulator only): it goes on by itself",
     "require_heartbeat": "engage only while the policy's heartbeat is heard",
     "require_estop_heartbeat": "without an e-stop publisher: ESTOP",
     "start_ramp": "lead the arm slowly to a first target beyond start_tolerance_rad",
@@ -230,6 +246,12 @@ class IncidentOptions:
     folder: str = option("where bags of incidents go", default="incidents", read_only=True)
     seconds: float = option("how much is kept", default=30.0, unit="s", low=1.0, high=300.0, read_only=True)
     megabytes: float = option("memory for it", default=512.0, unit="MiB", low=16.0, high=16384.0, read_only=True)
+    most_incidents: int = option(
+        "bags kept in the folder; the oldest of ours go first", default=50, low=1, high=10000, read_only=True
+    )
+    most_gigabytes: float = option(
+        "disk for them; the oldest of ours go first", default=10.0, unit="GB", low=0.1, high=1e4, read_only=True
+    )
     jpeg_quality: int = option(
         "raw images are kept as JPEG of this quality; 0: as they come", default=90, low=0, high=100, read_only=True
     )

@@ -229,13 +229,13 @@ class PolicyNode(LifecycleNode):
     def _with_state_file(
         self, response: Trigger.Response, act: Callable[[PolicySession, Path], str]
     ) -> Trigger.Response:
-        file = self._bound.value.state_file
-        if self._session is None or not file:
+        file = self._bound.value.state_path
+        if self._session is None or file is None:
             state = f"the policy is {self._state_name()}; activate it first"
-            response.message = state if self._session is None else "set the parameter state_file first"
+            response.message = state if self._session is None else "start the node with the parameter state_file"
             return response
         try:
-            response.message = act(self._session, Path(file).expanduser())
+            response.message = act(self._session, file)
             response.success = True
         except SigmaError as error:
             response.message = str(error)

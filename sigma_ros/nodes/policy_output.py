@@ -3,10 +3,12 @@
 
 import dataclasses
 import json
+import uuid
 
 from rclpy.node import Node
 from std_msgs.msg import Bool, Header, String
 
+from sigma_ros.control.source import Author
 from sigma_ros.msg import ActionChunk, TelepathyState
 from sigma_ros.nodes import qos, topics
 from sigma_ros.nodes.messages import chunk_message, gap_message, telepathy_message
@@ -16,6 +18,9 @@ from sigma_ros.nodes.policy_model import PolicyModel
 from sigma_ros.nodes.sensor_messages import to_time
 from sigma_ros.values import Gap, Window
 
+INSTANCE = uuid.uuid4().hex
+"""The random name of this process: a policy that was started again is another one."""
+
 
 class PolicyOutput:
     """The policy's publishers. In lockstep nothing is dropped and no limit depends on machine speed."""
@@ -23,6 +28,7 @@ class PolicyOutput:
     def __init__(self, node: Node, model: PolicyModel, *, lockstep: bool) -> None:
         self._node = node
         self._model = model
+        self._author = Author(robot=model.contract.name, instance=INSTANCE)
         event_qos = qos.CHUNK_LOCKSTEP if lockstep else qos.EVENT
         self._chunks = node.create_publisher(
             ActionChunk, topics.ACTION_CHUNK, qos.CHUNK_LOCKSTEP if lockstep else qos.CHUNK
@@ -48,9 +54,9 @@ class PolicyOutput:
         if outcome.chunk is None:
             pass
         elif outcome.job.plans or outcome.job.refreshes:
-            self._chunks.publish(chunk_message(outcome.chunk))
+            self._chunks.publish(chunk_message(outcome.chunk, self._author))
         elif self._commit_chunks is not None:
-            self._commit_chunks.publish(chunk_message(outcome.chunk))
+            self._commit_chunks.publish(chunk_message(outcome.chunk, self._author))
         if outcome.telepathy is not None:
             self._telepathy.publish(telepathy_message(outcome.telepathy, task))
 

@@ -118,7 +118,7 @@ class InferenceWorker:
         """Writes the recurrent state to a file; returns how many commits are in it.
 
         Raises:
-            SigmaError: there is none yet, or the disk refuses.
+            SigmaError: there is none yet, something else is at that place, or the disk refuses.
         """
         with self._changed:
             state = self._state

@@ -86,6 +86,7 @@ def enclaves(contract: Contract) -> tuple[Enclave, ...]:
         Enclave(
             path="/sigma/incidents",
             node="sigma_incidents",
+            publishes=("/diagnostics",),
             hears=(*cameras, joints, command, *from_policy, *_TOLD, topics.E_STOP, topics.TASK),
             answers=("/sigma_incidents/save",),
         ),

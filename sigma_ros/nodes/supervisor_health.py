@@ -29,6 +29,7 @@ class SupervisorHealth:
         self._refused_joints = 0
         self._last_refused_joints = ""
         self._foreign: tuple[str, ...] = ()
+        self._policies: tuple[str, ...] = ()
         self._incompatible = ""
         self._clock_publishers: tuple[str, ...] = ()
         self._late_seen = 0
@@ -56,6 +57,10 @@ class SupervisorHealth:
     def note_foreign(self, names: tuple[str, ...]) -> None:
         """Who else publishes commands now."""
         self._foreign = names
+
+    def note_policies(self, names: tuple[str, ...]) -> None:
+        """Whose publishers of chunks or heartbeats the graph shows, whether they say anything or not."""
+        self._policies = names
 
     def note_clocks(self, names: tuple[str, ...]) -> None:
         """Who publishes `/clock` while this node follows it."""
@@ -176,9 +181,14 @@ class SupervisorHealth:
         decision = self._decision
         if decision is None:
             return Standing(Level.STALE, "no tick yet")
+        values = {"followed": decision.followed_policy, "announced": ", ".join(self._policies)}
+        if decision.other_policies:
+            return Standing(Level.WARN, f"not followed: {', '.join(decision.other_policies)}", values)
         if decision.reason.name.startswith(("HEARTBEAT", "POLICY")):
-            return Standing(Level.WARN, decision.reason_text)
-        return Standing(Level.OK, "no complaint")
+            return Standing(Level.WARN, decision.reason_text, values)
+        if len(self._policies) > 1:
+            return Standing(Level.WARN, f"several are announced: {', '.join(self._policies)}", values)
+        return Standing(Level.OK, "no complaint", values)
 
     def _publishers(self) -> Standing:
         if self._foreign:

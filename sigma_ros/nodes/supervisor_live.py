@@ -3,6 +3,7 @@
 
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
@@ -14,20 +15,22 @@ from sigma_ros.contract import Contract
 from sigma_ros.control.decision import Answer, Decision
 from sigma_ros.control.joints import JointReader
 from sigma_ros.control.limits import TIGHTENED
-from sigma_ros.control.reasons import Reason, State
 from sigma_ros.control.supervisor import Supervisor
 from sigma_ros.errors import SigmaError
 from sigma_ros.msg import ActionChunk
 from sigma_ros.nodes import qos, topics
 from sigma_ros.nodes.clocks import steady_clock
 from sigma_ros.nodes.diagnostics import Diagnostics
-from sigma_ros.nodes.messages import chunk_value
+from sigma_ros.nodes.messages import chunk_author, chunk_value
 from sigma_ros.nodes.node_options import SupervisorOptions
-from sigma_ros.nodes.publishers import foreign_publishers, publishers
+from sigma_ros.nodes.publishers import Senders, foreign_publishers, publishers
 from sigma_ros.nodes.sensor_messages import stamp_ns
 from sigma_ros.nodes.supervisor_health import SupervisorHealth
 from sigma_ros.nodes.supervisor_output import SupervisorOutput
 from sigma_ros.values import NS_PER_S
+
+if TYPE_CHECKING:
+    from rclpy.subscription import MessageInfo
 
 FOREIGN_CHECK_S = 0.2
 MALFORMED_LOG_S = 1.0
@@ -45,7 +48,9 @@ class LiveDrive:
         self._output = SupervisorOutput(node, contract, lockstep=False)
         self._health = SupervisorHealth(self._core, contract)
         self._decision: Decision | None = None
-        self._foreign: tuple[str, ...] = ()
+        self._senders = {
+            topic: Senders(node, (topic,)) for topic in (topics.ACTION_CHUNK, topics.POLICY_HEARTBEAT, topics.E_STOP)
+        }
         self._subscribe()
         for name, answer in self._operations().items():
             node.create_service(Trigger, f"~/{name}", _service(answer))
@@ -90,7 +95,7 @@ class LiveDrive:
         return {
             "engage": self._engage,
             "release": self._core.release,
-            "reset_stop": lambda: self._core.reset_stop(time.monotonic_ns()),
+            "reset_stop": self._reset_stop,
             "estop": self._core.estop,
         }
 
@@ -102,21 +107,23 @@ class LiveDrive:
             return
         self._core.on_joints(stamp_ns(message.header.stamp), positions_rad, time.monotonic_ns())
 
-    def _on_chunk(self, message: ActionChunk) -> None:
+    def _on_chunk(self, message: ActionChunk, info: "MessageInfo") -> None:
         try:
             chunk = chunk_value(message)
         except SigmaError as error:
             self._health.note_malformed_chunk(str(error))
             self._node.get_logger().error(str(error), throttle_duration_sec=MALFORMED_LOG_S)
             return
-        verdict = self._core.on_chunk(chunk, time.monotonic_ns(), self._observation_now_ns())
+        source = self._senders[topics.ACTION_CHUNK].source(info, chunk_author(message))
+        verdict = self._core.on_chunk(chunk, time.monotonic_ns(), self._observation_now_ns(), source=source)
         self._health.note_chunk(verdict)
 
-    def _on_heartbeat(self, message: Bool) -> None:
-        self._core.on_policy_heartbeat(time.monotonic_ns(), healthy=message.data)
+    def _on_heartbeat(self, message: Bool, info: "MessageInfo") -> None:
+        source = self._senders[topics.POLICY_HEARTBEAT].source(info)
+        self._core.on_policy_heartbeat(time.monotonic_ns(), healthy=message.data, source=source)
 
-    def _on_estop(self, message: Bool) -> None:
-        self._core.on_estop(message.data, time.monotonic_ns())
+    def _on_estop(self, message: Bool, info: "MessageInfo") -> None:
+        self._core.on_estop(message.data, time.monotonic_ns(), source=self._senders[topics.E_STOP].source(info))
 
     def _tick(self) -> None:
         at_ns = self._observation_now_ns()
@@ -124,22 +131,32 @@ class LiveDrive:
         self._output.publish(decision, at_ns=at_ns)
         if self._decision is None or (decision.state, decision.reason) != (self._decision.state, self._decision.reason):
             self._node.get_logger().info(f"{decision.state.name}: {decision.reason_text}")
+        others = decision.other_policies
+        is_news = self._decision is None or others != self._decision.other_policies
         self._decision = decision
         self._health.note_decision(decision)
+        if is_news and others:
+            self._node.get_logger().warning(f"not followed: {', '.join(others)}")
+            self._diagnostics.publish()
 
     def _check_publishers(self) -> None:
-        self._foreign = foreign_publishers(self._node, self._contract.command_topic)
-        self._health.note_foreign(self._foreign)
+        foreign = foreign_publishers(self._node, self._contract.command_topic)
+        for senders in self._senders.values():
+            senders.refresh()
+        self._core.on_graph(foreign=foreign, estop_publishers=self._senders[topics.E_STOP].names)
+        self._health.note_foreign(foreign)
+        policies = (topics.ACTION_CHUNK, topics.POLICY_HEARTBEAT)
+        self._health.note_policies(tuple(sorted({n for t in policies for n in self._senders[t].names.values()})))
         if self._node.get_parameter("use_sim_time").value:
             self._health.note_clocks(publishers(self._node, "/clock"))
-        if self._foreign and self._core.state is not State.DISENGAGED:
-            self._core.stop(Reason.FOREIGN_PUBLISHER, ", ".join(self._foreign))
 
     def _engage(self) -> Answer:
         self._check_publishers()
-        if self._foreign:
-            return Answer(success=False, reason=Reason.FOREIGN_PUBLISHER, detail=", ".join(self._foreign))
         return self._core.engage(time.monotonic_ns())
+
+    def _reset_stop(self) -> Answer:
+        self._check_publishers()
+        return self._core.reset_stop(time.monotonic_ns())
 
     def _observation_now_ns(self) -> int:
         return int(self._node.get_clock().now().nanoseconds)

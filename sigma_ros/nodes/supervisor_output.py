@@ -102,6 +102,8 @@ def state_message(decision: Decision, *, at_ns: int) -> SupervisorState:
         holds=counters.holds,
         violations=counters.violations,
         tick_gap_max=float(counters.tick_gap_max_s),
+        followed_policy=decision.followed_policy,
+        other_policies=list(decision.other_policies),
         command=array.array("d", command),
     )
 

@@ -64,8 +64,9 @@ def sim_limits() -> SupervisorLimits:
     """The supervisor in the simulator: as live, but led slowly to a first target that is off by the arm's sag.
 
     No correction is too large here: the small base is off by more than a real arm should ever be corrected by.
+    Nobody stands beside a simulated arm: it goes on by itself after any pause.
     """
-    return SupervisorLimits(start_ramp=True, max_residual_rad=3.2)
+    return SupervisorLimits(start_ramp=True, max_residual_rad=3.2, authority_ages=False)
 
 
 def run_episode(

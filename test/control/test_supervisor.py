@@ -208,14 +208,14 @@ def test_a_base_that_misbehaves_on_its_own_leads_to_hold_until_somebody_engages(
     bench = Bench().running()
     bench.supervisor.set_ceiling(0.0)
     rng = np.random.default_rng(0)
-    for _ in range(30):
+    for _ in range(15):
         bench.offer(rng.uniform(CONTRACT.lower_rad, CONTRACT.upper_rad, (50, 6)))
         bench.tick(5)
     assert bench.last.state is State.HOLD
     assert bench.last.reason is Reason.BASE_MISBEHAVES
-    bench.tick(50)
+    bench.tick(20)
     bench.offer()
-    assert bench.tick(50).reason is Reason.BASE_MISBEHAVES
+    assert bench.tick(10).reason is Reason.BASE_MISBEHAVES
     assert bench.engage().success
     bench.offer()
     assert bench.tick(3).state in FOLLOWING
@@ -493,7 +493,7 @@ def test_a_silent_emergency_stop_counts_as_pressed_once_it_was_heard() -> None:
     bench = swaying()
     assert bench.tick().state is State.RUN, "never heard, not required"
     bench.supervisor.on_estop(False, bench.now_ns)
-    for _ in range(25):
+    for _ in range(7):
         bench.offer(bench.sway())
         assert bench.tick().state is State.RUN
     bench.offer(bench.sway())
@@ -509,7 +509,7 @@ def test_reset_needs_the_button_released_and_the_arm_at_rest_and_never_engages()
     bench.supervisor.on_estop(False, bench.now_ns)
     assert bench.supervisor.reset_stop(bench.now_ns).reason is Reason.STILL_MOVING
     assert bench.engage().reason is Reason.LATCHED
-    assert bench.supervisor.release().reason is Reason.LATCHED
+    assert bench.supervisor.release().success, "commands end at rest, the latch stays"
     bench.tick(20)
     bench.supervisor.on_estop(False, bench.now_ns)
     assert bench.supervisor.reset_stop(bench.now_ns).success

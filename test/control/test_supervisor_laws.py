@@ -3,6 +3,9 @@
 
 I1 limits, I2 no motion but towards rest unless ENGAGING, RUN or BASE_ONLY, I3 a latched stop stays,
 I4 nothing old is followed, I5 a certified stop is behind every command, I6 counters never fall.
+I7 from the moment at which a tighter limit is accepted, a command keeps it or is the stop that was certified before.
+I8 no motion begins unless an engage, or motion, lies in the recent past. I9 release ends the commands, whatever else
+is wrong. I10 a reset needs every station of the emergency stop, heard just now and not pressed.
 """
 
 import math
@@ -15,14 +18,107 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from supervision import CONTRACT, MS, PERIOD, Bench, excess
 
+from sigma_ros.control.decision import Decision
+from sigma_ros.control.kinematics import ForwardKinematics
 from sigma_ros.control.limits import SupervisorLimits, limit_excess
 from sigma_ros.control.reasons import Reason, State
+from sigma_ros.control.source import Source
 from sigma_ros.control.stop_plan import StopPlanner
 
 MOTION = SupervisorLimits().motion(CONTRACT)
 PLANNER = StopPlanner(MOTION)
 STOP_TICKS = PLANNER.ticks
 HISTORY = 4
+HOLD_S, ENGAGING_S, OVERRUN_S = 0.4, 1.0, 0.1
+STATIONS = tuple(Source(publisher=name, name=f"/{name}") for name in ("left", "right"))
+FOLLOWING = (State.RUN, State.BASE_ONLY)
+
+assert CONTRACT.kinematics is not None
+TOOL = ForwardKinematics(CONTRACT.kinematics, CONTRACT.joint_names)
+
+
+def is_led(decision: Decision) -> bool:
+    return decision.state in FOLLOWING or decision.reason is Reason.RAMPING
+
+
+def plane_below(bench: Bench, below_m: float) -> dict[str, float]:
+    """The setting that keeps the tool above a plane so far below where it is now."""
+    lowest_m = float(TOOL.points_m(np.array(bench.pose)[None])[0, 2].min())
+    return {"keep_above_plane": True, "plane_height_m": lowest_m - below_m}
+
+
+class Witness:
+    """Writes down what operators were promised, and holds each command to it: I7, I8, I9."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.promised = bench.limits
+        self.stop: np.ndarray | None = None
+        self.leave_ns = self.held_ns = self.ticked_ns = 0
+        self.ticks_since_release: int | None = None
+
+    def tighten(self, change: dict[str, float]) -> None:
+        if self.bench.supervisor.tighten(**change).success:
+            self.promised = self.promised.tightened(**change)
+            last = self.bench.decisions[-1] if self.bench.decisions else None
+            self.stop = None if last is None or last.stop_rad is None else np.array(last.stop_rad)
+
+    def engage(self) -> Any:
+        answer = self.bench.engage()
+        if answer.reason is Reason.OK:
+            self.leave_ns, self.held_ns, self.ticks_since_release = self.bench.now_ns, 0, None
+        return answer
+
+    def release(self) -> None:
+        assert self.bench.supervisor.release().success
+        self.ticks_since_release = 0
+
+    def check(self) -> None:
+        self.check_promise()
+        self.check_leave()
+        self.check_release()
+        self.ticked_ns = self.bench.now_ns
+
+    def check_promise(self) -> None:
+        """I7 on the newest command."""
+        command = self.bench.last.command_rad
+        if command is None:
+            self.stop = None
+            return
+        if self.stop is not None and np.array_equal(command, self.stop[0]):
+            self.stop = np.concatenate([self.stop[1:], self.stop[-1:]])
+            return
+        self.stop = None
+        recent: list[np.ndarray] = []
+        for decision in reversed(self.bench.decisions[-HISTORY:]):
+            if decision.command_rad is None:
+                break
+            recent.insert(0, decision.command_rad)
+        padded = np.concatenate([np.repeat(recent[:1], HISTORY - len(recent), axis=0), recent])
+        assert limit_excess(self.promised.motion(CONTRACT), padded) < 1e-6, "a limit that was accepted"
+
+    def check_leave(self) -> None:
+        """I8: what leads the arm now began within the ages of an operator's leave."""
+        last, now_ns, limits = self.bench.last, self.bench.now_ns, self.bench.limits
+        previous = self.bench.decisions[-2] if len(self.bench.decisions) > 1 else last
+        passed_ns = now_ns - self.ticked_ns
+        if is_led(last) and not is_led(previous) and limits.authority_ages:
+            most_s = limits.authority_hold_s + limits.authority_engaging_s
+            assert now_ns - self.leave_ns <= most_s * 1e9 + 2 * PERIOD, "motion without an engage"
+            assert self.held_ns <= limits.authority_hold_s * 1e9 + 2 * PERIOD, "motion after a long HOLD"
+        if is_led(last) and passed_ns <= OVERRUN_S * 1e9:
+            self.leave_ns, self.held_ns = now_ns, 0
+        elif last.state is State.HOLD:
+            self.held_ns += passed_ns
+
+    def check_release(self) -> None:
+        """I9."""
+        if self.ticks_since_release is None:
+            return
+        self.ticks_since_release += 1
+        if self.ticks_since_release > STOP_TICKS + 4:
+            assert self.bench.last.command_rad is None, "commands after a release"
+            assert self.bench.last.state is State.DISENGAGED or self.bench.last.state.is_latched
 
 
 class Surroundings(RuleBasedStateMachine):
@@ -31,9 +127,16 @@ class Surroundings(RuleBasedStateMachine):
     @initialize(ramp=st.booleans(), heartbeat=st.booleans(), crossfade=st.integers(0, 6))
     def begin(self, ramp: bool, heartbeat: bool, crossfade: int) -> None:
         limits = SupervisorLimits(
-            start_ramp=ramp, require_heartbeat=heartbeat, crossfade_steps=crossfade, resume_after_s=0.04
+            start_ramp=ramp,
+            require_heartbeat=heartbeat,
+            crossfade_steps=crossfade,
+            resume_after_s=0.04,
+            authority_hold_s=HOLD_S,
+            authority_engaging_s=ENGAGING_S,
         )
+        self.stations: dict[str, tuple[bool, int]] = {}
         self.bench = Bench(limits)
+        self.witness = Witness(self.bench)
         self.rng = np.random.default_rng(0)
         self.rest_since: int | None = None
         self.was_latched = False
@@ -45,6 +148,7 @@ class Surroundings(RuleBasedStateMachine):
         for _ in range(count):
             self.bench.tick()
             self.check()
+            self.witness.check()
 
     @rule(
         size=st.sampled_from([0.0, 0.01, 0.2, 1.0, 3.0]),
@@ -92,19 +196,29 @@ class Surroundings(RuleBasedStateMachine):
         pose[joint] = value
         assert not self.bench.supervisor.on_joints(self.bench.stamp_ns + 1, pose, self.bench.now_ns).accepted
 
-    @rule(pressed=st.booleans())
-    def emergency_stop(self, pressed: bool) -> None:
-        self.bench.supervisor.on_estop(pressed, self.bench.now_ns)
+    @rule(pressed=st.booleans(), station=st.sampled_from(STATIONS))
+    def emergency_stop(self, pressed: bool, station: Source) -> None:
+        self.bench.supervisor.on_estop(pressed, self.bench.now_ns, source=station)
+        self.stations[station.publisher] = (pressed, self.bench.now_ns)
         if pressed:
             assert self.bench.supervisor.state is State.ESTOP
 
-    @rule(call=st.sampled_from(["release", "estop"]))
-    def operator_stops(self, call: str) -> None:
-        getattr(self.bench.supervisor, call)()
+    def stations_are_calm(self) -> None:
+        for station in STATIONS:
+            if station.publisher in self.stations:
+                self.emergency_stop(False, station)
+
+    @rule()
+    def operator_releases(self) -> None:
+        self.witness.release()
+
+    @rule()
+    def operator_stops(self) -> None:
+        self.bench.supervisor.estop()
 
     @rule()
     def operator_engages(self) -> None:
-        answer = self.bench.engage()
+        answer = self.witness.engage()
         assert answer.success is self.bench.supervisor.state.may_move
 
     @rule()
@@ -115,6 +229,8 @@ class Surroundings(RuleBasedStateMachine):
         self.reset = self.reset or answer.success
         if answer.success:
             assert self.bench.supervisor.state is State.DISENGAGED, "reset never engages"
+            assert not any(pressed for pressed, _ in self.stations.values())
+            assert all(self.bench.now_ns - at_ns <= 150 * MS for _, at_ns in self.stations.values())
 
     @rule(reason=st.sampled_from([Reason.FOREIGN_PUBLISHER, Reason.INTERNAL_ERROR]))
     def shell_stops(self, reason: Reason) -> None:
@@ -124,9 +240,20 @@ class Surroundings(RuleBasedStateMachine):
     def ceiling_moves(self, ceiling: float) -> None:
         assert self.bench.supervisor.set_ceiling(ceiling).success is (0.0 <= ceiling <= 1.0)
 
-    @rule(change=st.sampled_from([{"velocity_scale": 0.5}, {"position_margin_rad": 0.2}, {"jerk_scale": 2.0}]))
-    def limits_tighten(self, change: dict[str, float]) -> None:
-        self.bench.supervisor.tighten(**change)
+    @rule(
+        change=st.sampled_from(
+            [{"velocity_scale": 0.5}, {"velocity_scale": 0.05}, {"position_margin_rad": 0.2}, {"jerk_scale": 2.0}]
+        ),
+        engages=st.booleans(),
+    )
+    def limits_tighten(self, change: dict[str, float], engages: bool) -> None:
+        self.witness.tighten(change)
+        if engages:
+            self.operator_engages()
+
+    @rule(below_m=st.sampled_from([0.001, 0.05]), engages=st.booleans())
+    def tool_is_kept_above_where_it_is(self, below_m: float, engages: bool) -> None:
+        self.limits_tighten(plane_below(self.bench, below_m), engages)
 
     @rule(jump_ms=st.sampled_from([-5000, -30, 700, 10_000]))
     def observation_clock_jumps(self, jump_ms: int) -> None:
@@ -143,14 +270,14 @@ class Surroundings(RuleBasedStateMachine):
         bench.heartbeat = bench.joints = True
         if bench.supervisor.state.is_latched:
             self.time_passes(STOP_TICKS)
-            self.emergency_stop(False)
+            self.stations_are_calm()
             self.operator_resets()
         self.time_passes(3)
-        self.emergency_stop(False)
-        bench.engage()
+        self.stations_are_calm()
+        self.operator_engages()
         for _ in range(4):
             bench.offer()
-            self.emergency_stop(False)
+            self.stations_are_calm()
             self.time_passes(5)
 
     def check(self) -> None:
@@ -215,6 +342,54 @@ Surroundings.TestCase.settings = settings(
     suppress_health_check=list(HealthCheck),
 )
 TestSurroundings = Surroundings.TestCase
+
+
+ACTS = ("tighten", "plane", "engage", "release", "policy dies", "policy lives", "joints pause", "wait", "wait long")
+
+
+@settings(derandomize=True, deadline=None, database=None, max_examples=60)
+@given(st.lists(st.sampled_from(ACTS), min_size=3, max_size=12), st.booleans())
+def test_a_moving_arm_keeps_every_promise_through_any_sequence_of_calls_and_faults(acts: list[str], ages: bool) -> None:
+    """A policy that always wants to move; operators and faults in any order. I7, I8, I9."""
+    limits = SupervisorLimits(
+        authority_ages=ages,
+        authority_hold_s=HOLD_S,
+        authority_engaging_s=ENGAGING_S,
+        start_ramp=True,
+        ramp_speed_radps=1.0,
+    )
+    bench = Bench(limits).running()
+    home, steps_s = np.array(bench.pose), np.arange(50)[:, None] * CONTRACT.tick_period_ns / 1e9
+    witness = Witness(bench)
+    witness.leave_ns = witness.ticked_ns = bench.now_ns
+    speed = 0.8
+
+    def go_on(ticks: int) -> None:
+        for tick in range(ticks):
+            if tick % 5 == 0 and bench.heartbeat:
+                bench.offer(home + 0.5 * np.sin(3.0 * (bench.now_ns / 1e9 + steps_s)) * np.ones(6))
+            bench.tick()
+            witness.check()
+
+    go_on(25)
+    for act in acts:
+        if act == "tighten":
+            speed *= 0.5
+            witness.tighten({"velocity_scale": max(0.01, speed)})
+        elif act == "plane":
+            witness.tighten(plane_below(bench, 0.02))
+        elif act == "engage":
+            witness.engage()
+        elif act == "release":
+            witness.release()
+        elif act.startswith("policy"):
+            bench.heartbeat = act == "policy lives"
+        elif act == "joints pause":
+            bench.joints = False
+            go_on(8)
+            bench.joints = True
+        go_on({"wait": 15, "wait long": 45}.get(act, 1))
+    go_on(60)
 
 
 FEW = settings(derandomize=True, deadline=None, database=None, max_examples=6)

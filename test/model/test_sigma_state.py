@@ -95,3 +95,32 @@ def test_a_file_that_is_no_state_is_refused(midway, tmp_path):
     save_file({"memory": torch.zeros(1)}, tmp_path / "t")
     with pytest.raises(CheckpointError, match="not a recurrent state"):
         load_state(tmp_path / "t", like=midway[2], model_hash=HASH)
+
+
+@pytest.mark.parametrize("kind", ["text", "tensors", "folder", "link", "dangling link"])
+def test_only_an_earlier_state_is_ever_replaced(midway, tmp_path, kind):
+    _, _, state = midway
+    target, theirs = tmp_path / "state.safetensors", tmp_path / "theirs"
+    theirs.write_text("of the user")
+    if kind == "text":
+        target.write_text("of the user")
+    elif kind == "tensors":
+        save_file({"weights": torch.zeros(3)}, target)
+    elif kind == "folder":
+        target.mkdir()
+    else:
+        target.symlink_to(theirs if kind == "link" else tmp_path / "nowhere")
+    before = target.read_bytes() if kind in ("text", "tensors") else b""
+    with pytest.raises(CheckpointError, match="overwrite"):
+        save_state(state, target, model_hash=HASH)
+    assert theirs.read_text() == "of the user"
+    assert not before or target.read_bytes() == before
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_an_earlier_state_is_replaced_and_a_folder_is_made(midway, tmp_path):
+    _, _, state = midway
+    target = tmp_path / "states" / "state.safetensors"
+    save_state(state, target, model_hash=HASH)
+    save_state(state, target, model_hash=HASH)
+    assert [path.name for path in target.parent.iterdir()] == ["state.safetensors"]

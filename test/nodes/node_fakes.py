@@ -13,12 +13,14 @@ from rclpy.executors import SingleThreadedExecutor
 
 from sigma_ros.contract import Camera, Contract
 from sigma_ros.contract_file import load_contract
+from sigma_ros.control.source import Author
 from sigma_ros.errors import SigmaError
 from sigma_ros.nodes.policy_model import PolicyModel
 from sigma_ros.risk import assess, scale_of
 from sigma_ros.values import AdapterSettings, Chunk, LeftOver, Telepathy, Window
 
 HORIZON = 50
+AUTHOR = Author(robot="so101", instance="test")
 TIMEOUT_S = 20.0
 
 

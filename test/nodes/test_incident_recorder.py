@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What was heard before a stop is in a bag that the rest of the package opens, with the reason."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
-from node_fakes import make_chunk, picture, small_contract, spin_until
+from node_fakes import AUTHOR, make_chunk, picture, small_contract, spin_until
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image, JointState
@@ -13,7 +15,9 @@ from std_srvs.srv import Trigger
 
 from sigma_ros.evaluation.bag import open_bag
 from sigma_ros.evaluation.episode import episode
+from sigma_ros.evaluation.incident import make_room, write_incident
 from sigma_ros.nodes import qos, topics
+from sigma_ros.nodes.diagnostics import Level
 from sigma_ros.nodes.image_messages import image_message
 from sigma_ros.nodes.incident_recorder import IncidentRecorder
 from sigma_ros.nodes.messages import chunk_message
@@ -48,7 +52,7 @@ def graph(executor, monkeypatch, tmp_path):
         joints.publish(joint_state_message(at_ns=at_ns, names=contract.joint_names, positions_rad=pose))
         commands.publish(array_message(pose))
         if index % 8 == 0:
-            chunks.publish(chunk_message(make_chunk(contract, stamp_ns=at_ns, chunk_id=index)))
+            chunks.publish(chunk_message(make_chunk(contract, stamp_ns=at_ns, chunk_id=index), AUTHOR))
         states.publish(SupervisorState(state=state, reason=reason, reason_text=f"because of {reason}"))
 
     def play(count: int, state: int = SupervisorState.RUN, reason: str = "OK", first: int = 0) -> None:
@@ -94,3 +98,36 @@ def test_a_user_can_ask_for_it(graph, executor):
     future = client.call_async(Trigger.Request())
     spin_until(executor, lambda: future.done() and recorder.written, what="the bag")
     assert future.result().success
+
+
+def test_what_the_disk_refuses_stays_in_memory_is_told_and_written_later(graph, executor, monkeypatch):
+    recorder, _rig, _contract, play = graph
+    monkeypatch.setattr("sigma_ros.nodes.incident_recorder.RETRY_S", 0.1)
+    folder = Path(recorder._options.folder)
+    folder.parent.mkdir(exist_ok=True)
+    folder.write_text("the place is taken, as a full disk would refuse it")
+    play(3)
+    play(2, SupervisorState.STOPPED, "TRACKING", first=3)
+    spin_until(executor, lambda: recorder._refused, what="the refusal")
+    assert recorder._standing().level is Level.ERROR
+    assert "waits in memory" in recorder._standing().text
+    folder.unlink()
+    spin_until(executor, lambda: recorder.written, what="the bag")
+    recorder.wait()
+    assert recorder._standing().level is Level.OK
+    with open_bag(recorder.written[0]) as bag:
+        assert bag.info.metadata["sigma.incident.reason"] == "TRACKING"
+
+
+@pytest.mark.parametrize(("most", "most_bytes", "left"), [(3, 10**9, 2), (100, 10**9, 5), (100, 1, 0)])
+def test_room_is_made_by_removing_the_oldest_of_ours_and_nothing_else(tmp_path, most, most_bytes, left):
+    names = [f"20260101-00000{number}-tracking" for number in range(5)]
+    for name in names:
+        write_incident(tmp_path / name, (), facts={"reason": "TRACKING"})
+    theirs = tmp_path / "20250101-000000-holiday"
+    theirs.mkdir()
+    (theirs / "metadata.yaml").write_text("of the user")
+    (tmp_path / "notes.txt").write_text("of the user")
+    make_room(tmp_path, most=most, most_bytes=most_bytes)
+    assert sorted(path.name for path in tmp_path.glob("2026*")) == names[5 - left :]
+    assert (theirs / "metadata.yaml").read_text() == (tmp_path / "notes.txt").read_text() == "of the user"

@@ -206,11 +206,40 @@ def ask(robot, executor, topic: str):
     return future.result()
 
 
-def test_the_memory_is_saved_and_restored_into_a_new_epoch(rig, executor, tmp_path):
-    robot, policy, runtime = rig
-    assert not ask(robot, executor, topics.SAVE_STATE).success, "no file named yet"
-    file = tmp_path / "memory.safetensors"
-    assert turn(policy, state_file=str(file)).successful
+@pytest.fixture
+def remembering(executor, tmp_path):
+    """As `rig`, with a place for the memory."""
+    contract = small_contract()
+    runtime = FakeRuntime(contract)
+    place = {"state_folder": str(tmp_path), "state_file": "memory.safetensors"}
+    policy = PolicyNode(
+        [Parameter(name, value=value) for name, value in place.items()],
+        load=lambda _options, _logger: fake_model(contract, runtime),
+    )
+    robot = LiveRobot(contract)
+    executor.add_node(policy)
+    executor.add_node(robot)
+    spin_until(executor, lambda: robot.chunks, what="the first chunk")
+    return robot, policy, runtime, tmp_path / "memory.safetensors"
+
+
+def test_no_parameter_that_can_be_set_at_run_time_is_a_path(rig, executor):
+    robot, policy, _ = rig
+    assert not ask(robot, executor, topics.SAVE_STATE).success, "no file named at start"
+    for name in ("state_file", "state_folder"):
+        assert not turn(policy, **{name: "/tmp/anything"}).successful
+    for options in (PolicyOptions, SupervisorOptions):
+        live = [spec for spec in specs(options) if not spec.read_only and spec.kind is str and not spec.choices]
+        assert [spec.name for spec in live] in ([], ["task"])
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../memory", "a/b", "..", "a\0b"])
+def test_the_memory_is_kept_inside_its_folder(name: str):
+    assert "state_file" in " ".join(problems(PolicyOptions(state_file=name)))
+
+
+def test_the_memory_is_saved_and_restored_into_a_new_epoch(remembering, executor):
+    robot, policy, runtime, file = remembering
     answer = ask(robot, executor, topics.RESTORE_STATE)
     assert not answer.success
     assert "cannot be read" in answer.message
@@ -224,11 +253,9 @@ def test_the_memory_is_saved_and_restored_into_a_new_epoch(rig, executor, tmp_pa
     assert robot.chunks[-1][1].residual_positions[0] == pytest.approx(0.41), "forty commits, and this tick's"
 
 
-def test_a_memory_of_another_task_is_refused(rig, executor, tmp_path):
-    robot, policy, _ = rig
-    file = tmp_path / "memory.safetensors"
+def test_a_memory_of_another_task_is_refused(remembering, executor):
+    robot, _, _, file = remembering
     file.write_text("3 fold the towel")
-    assert turn(policy, state_file=str(file)).successful
     answer = ask(robot, executor, topics.RESTORE_STATE)
     assert not answer.success
     assert "another task" in answer.message

@@ -5,7 +5,7 @@ import array
 
 import numpy as np
 import pytest
-from node_fakes import HORIZON, make_chunk, small_contract
+from node_fakes import AUTHOR, HORIZON, make_chunk, small_contract
 from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import CompressedImage, Image
 from sigma_ros.msg import ActionChunk, TelepathyState
@@ -48,20 +48,20 @@ def test_a_chunk_survives_the_wire_bit_for_bit():
         residual_rad=rng.normal(size=(HORIZON, 6)),
         risk=assess(residual_ratio=1.3, factor_ratio=0.2, alignment=-0.4),
     )
-    same(chunk, messages.chunk_value(over_the_wire(messages.chunk_message(chunk))))
+    same(chunk, messages.chunk_value(over_the_wire(messages.chunk_message(chunk, AUTHOR))))
 
 
 def test_non_finite_actions_reach_the_supervisor_unchanged():
     base = np.zeros((HORIZON, 6))
     base[3, 2], base[4, 1] = np.nan, -np.inf
     chunk = make_chunk(CONTRACT, base_rad=base, scale=float("nan"))
-    value = messages.chunk_value(over_the_wire(messages.chunk_message(chunk)))
+    value = messages.chunk_value(over_the_wire(messages.chunk_message(chunk, AUTHOR)))
     np.testing.assert_array_equal(value.base_rad, base)
     assert np.isnan(value.scale)
 
 
 def test_a_received_chunk_cannot_be_written():
-    value = messages.chunk_value(messages.chunk_message(make_chunk(CONTRACT)))
+    value = messages.chunk_value(messages.chunk_message(make_chunk(CONTRACT), AUTHOR))
     with pytest.raises(ValueError, match="read-only"):
         value.base_rad[0, 0] = 1.0
 
@@ -78,7 +78,7 @@ def test_a_received_chunk_cannot_be_written():
     ],
 )
 def test_a_chunk_of_wrong_shape_or_settings_is_refused(changes, said):
-    message = messages.chunk_message(make_chunk(CONTRACT))
+    message = messages.chunk_message(make_chunk(CONTRACT), AUTHOR)
     for name, value in changes.items():
         setattr(message, name, value)
     with pytest.raises(SigmaError, match=said):

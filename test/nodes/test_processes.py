@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from node_fakes import make_chunk, spin_until
+from node_fakes import AUTHOR, make_chunk, spin_until
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
 from sigma_ros.msg import ActionChunk, SupervisorState
@@ -150,7 +150,9 @@ def test_a_terminated_supervisor_stops_the_arm_first(executor):
         spin_until(executor, engaged.done, what="the engage service's answer")
         base = np.linspace(0.0, 1.0, 50)[:, None] * np.ones(6)
         stamp_ns = rig.get_clock().now().nanoseconds
-        chunks.publish(chunk_message(make_chunk(contract, stamp_ns=stamp_ns, base_rad=base, residual_rad=0 * base)))
+        chunks.publish(
+            chunk_message(make_chunk(contract, stamp_ns=stamp_ns, base_rad=base, residual_rad=0 * base), AUTHOR)
+        )
         spin_until(executor, lambda: commands and commands[-1][0] > 0.1, what="motion")
         process.terminate()
         spin_until(executor, lambda: process.poll() is not None, what="the end of the supervisor")

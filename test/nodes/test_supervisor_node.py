@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from node_fakes import make_chunk, small_contract, spin_until
+from node_fakes import AUTHOR, make_chunk, small_contract, spin_until
 from rcl_interfaces.srv import SetParameters
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -18,6 +18,7 @@ from std_msgs.msg import Bool, Float64MultiArray
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
+from sigma_ros.control.source import Author
 from sigma_ros.nodes import qos, topics
 from sigma_ros.nodes.messages import chunk_message
 from sigma_ros.nodes.sensor_messages import joint_state_message
@@ -40,6 +41,7 @@ class Rig(Node):
         self.alive = True
         self.chunk_id = 0
         self.measured = POSE
+        self.author = AUTHOR
         self.joints = self.create_publisher(JointState, contract.joint_state_topic, qos.SENSOR)
         self.chunks = self.create_publisher(ActionChunk, topics.ACTION_CHUNK, qos.CHUNK)
         self.heartbeat = self.create_publisher(Bool, topics.POLICY_HEARTBEAT, qos.HEARTBEAT)
@@ -60,7 +62,7 @@ class Rig(Node):
         self.chunk_id += 1
         values = {"base_rad": np.tile(self.measured, (50, 1)), "chunk_id": self.chunk_id} | changes
         stamp_ns = self.get_clock().now().nanoseconds - 20_000_000
-        self.chunks.publish(chunk_message(make_chunk(self.contract, stamp_ns=stamp_ns, **values)))
+        self.chunks.publish(chunk_message(make_chunk(self.contract, stamp_ns=stamp_ns, **values), self.author))
 
     def until(self, done: Callable[[], object], what: str) -> None:
         spin_until(self.executor_, done, what=what)
@@ -215,13 +217,102 @@ def test_a_second_publisher_of_commands_is_refused_and_stops_a_running_arm(contr
     rig.in_state(SupervisorState.STOPPED)
     assert rig.states[-1].reason == "FOREIGN_PUBLISHER"
     assert "test_rig" in rig.states[-1].reason_text
-    while not rig.ask(topics.RESET_STOP).success:
+    for _ in range(20):
         rig.next_state()
-    answer = rig.ask(topics.ENGAGE)
-    assert not answer.success
+    answer = rig.ask(topics.RESET_STOP)
+    assert not answer.success, "the other one still publishes"
     assert "test_rig" in answer.message
     rig.destroy_publisher(other)
+    while not rig.ask(topics.RESET_STOP).success:
+        rig.next_state()
     rig.engage()
+
+
+def test_a_second_policy_is_named_at_once_and_nothing_of_it_counts(contract, start):
+    rig, _ = start(contract)
+    rig.run()
+    silent = rig.create_publisher(ActionChunk, topics.ACTION_CHUNK, qos.CHUNK)
+    other = rig.create_publisher(ActionChunk, topics.ACTION_CHUNK, qos.CHUNK)
+    rig.until(other.get_subscription_count, "the subscription")
+    assert not rig.next_state().other_policies, "an endpoint that says nothing is no second policy"
+    assert rig.states[-1].followed_policy == AUTHOR.instance
+    first, refused = rig.chunks, rig.states[-1].refused_chunks
+    rig.chunks, sent_s = other, time.monotonic()
+    rig.propose(base_rad=np.tile(POSE + 0.3, (50, 1)), chunk_id=10_000)
+    rig.until(lambda: rig.states[-1].other_policies, "the other one's name")
+    assert time.monotonic() - sent_s < 0.3
+    assert "test_rig" in rig.states[-1].other_policies[0]
+    assert rig.states[-1].refused_chunks == refused + 1
+    rig.chunks = first
+    rig.propose()
+    rig.next_state()
+    np.testing.assert_allclose(rig.commands[-1].data, POSE, atol=0.02)
+    rig.destroy_publisher(silent)
+
+
+def test_a_second_heartbeat_never_masks_the_death_of_the_policy_that_is_followed(contract, start):
+    rig, _ = start(contract)
+    rig.run()
+    other = rig.create_publisher(Bool, topics.POLICY_HEARTBEAT, qos.HEARTBEAT)
+    rig.create_timer(0.02, lambda: other.publish(Bool(data=True)))
+    rig.until(lambda: rig.states[-1].other_policies, "the other one's name")
+    rig.alive = False
+    rig.in_state(SupervisorState.HOLD)
+    assert rig.states[-1].reason == "HEARTBEAT_LOST"
+    rig.in_state(SupervisorState.DISENGAGED)
+    assert rig.states[-1].reason == "AUTHORITY_AGED"
+
+
+def test_two_policies_at_engage_are_refused_by_name(contract, start):
+    rig, _ = start(contract)
+    other = rig.create_publisher(Bool, topics.POLICY_HEARTBEAT, qos.HEARTBEAT)
+    beat = rig.create_timer(0.02, lambda: other.publish(Bool(data=True)))
+    rig.until(lambda: len(rig.states[-1].other_policies) >= 1, "two policies")
+    answer = rig.ask(topics.ENGAGE)
+    assert not answer.success
+    assert "several policies" in answer.message
+    assert "test_rig" in answer.message
+    rig.destroy_timer(beat)
+    rig.engage()
+
+
+def test_a_policy_that_was_started_again_needs_another_engage(contract, start):
+    rig, _ = start(contract)
+    rig.run()
+    rig.author = Author(robot=contract.name, instance="another")
+    for _ in range(5):
+        rig.propose()
+        rig.next_state()
+    assert rig.states[-1].other_policies
+    rig.in_state(SupervisorState.HOLD)
+    assert rig.ask(topics.RELEASE).success
+    rig.in_state(SupervisorState.DISENGAGED)
+    rig.run()
+    assert rig.states[-1].followed_policy == "another"
+
+
+def test_a_chunk_for_another_robot_is_refused(contract, start):
+    rig, _ = start(contract)
+    rig.run()
+    refused = rig.states[-1].refused_chunks
+    rig.author = Author(robot="another_arm", instance=AUTHOR.instance)
+    rig.propose(base_rad=np.tile(POSE + 0.3, (50, 1)))
+    rig.until(lambda: rig.states[-1].refused_chunks > refused, "the refusal")
+    assert not rig.states[-1].chunk_accepted
+
+
+def test_one_station_of_the_emergency_stop_never_clears_another(contract, start):
+    rig, _ = start(contract)
+    pressed, calm = (rig.create_publisher(Bool, topics.E_STOP, qos.EVENT) for _ in range(2))
+    rig.until(lambda: pressed.get_subscription_count() and calm.get_subscription_count(), "the subscriptions")
+    rig.create_timer(0.02, lambda: calm.publish(Bool(data=False)))
+    pressed.publish(Bool(data=True))
+    rig.in_state(SupervisorState.ESTOP)
+    for _ in range(20):
+        rig.next_state()
+    answer = rig.ask(topics.RESET_STOP)
+    assert not answer.success
+    assert "pressed" in answer.message
 
 
 def test_a_malformed_chunk_is_counted_and_harmless(contract, start):
