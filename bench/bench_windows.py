@@ -15,10 +15,10 @@ import numpy as np
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from side_by_side import interleaved, table
 
+from sigma_ros.bags.reader import open_bag
+from sigma_ros.bags.writer import BagWriter
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
-from sigma_ros.evaluation.bag import open_bag
-from sigma_ros.evaluation.bag_writer import BagWriter
 from sigma_ros.evaluation.episode_arrays import EpisodeArrays
 from sigma_ros.values import WINDOW_TICKS
 

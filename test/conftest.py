@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from sigma_ros.evaluation.scheduling import same_scheduling
+from sigma_ros.bags.scheduling import same_scheduling
 
 settings.register_profile("laws", derandomize=True, deadline=None, database=None)
 settings.load_profile("laws")

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "sigma_ros"
 
 # part -> parts it may import besides itself. A part is a module or a folder directly below sigma_ros/.
 FOUNDATION = {"errors", "stopping", "values", "risk"}
-FACTS = FOUNDATION | {"chain", "contract", "contract_file"}
+FACTS = FOUNDATION | {"border", "chain", "contract", "contract_file"}
 MAY_IMPORT = {
     "errors": set(),
     "stopping": set(),
@@ -24,13 +24,15 @@ MAY_IMPORT = {
     "risk": {"values"},
     "chain": set(),
     "contract": {"chain", "errors", "values"},
-    "contract_file": {"chain", "contract", "errors"},
+    "border": {"errors"},
+    "contract_file": {"border", "chain", "contract", "errors"},
     "control": FACTS,
     "model": FACTS,
-    "evaluation": FACTS | {"control", "model"},
-    "sim": FACTS | {"control", "evaluation"},
-    "nodes": FACTS | {"control", "model", "evaluation", "sim", "msg"},
-    "cli": FACTS | {"control", "model", "evaluation", "sim", "nodes"},
+    "bags": FACTS | {"control"},
+    "evaluation": FACTS | {"control", "model", "bags"},
+    "sim": FACTS | {"control", "bags", "evaluation"},
+    "nodes": FACTS | {"control", "model", "bags", "evaluation", "sim", "msg"},
+    "cli": FACTS | {"control", "model", "bags", "evaluation", "sim", "nodes"},
 }
 WITHOUT_TORCH = FACTS | {"control"}
 TORCH = {"torch", "lerobot", "transformers", "peft", "safetensors"}

@@ -16,8 +16,8 @@ import numpy as np
 from bags import START_NS, TASK_TOPIC, picture, pose
 from numpy.random import Generator
 
+from sigma_ros.bags.writer import BagWriter
 from sigma_ros.contract import Contract
-from sigma_ros.evaluation.bag_writer import BagWriter
 
 S = 1_000_000_000
 TICKS = 40

@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
+from sigma_ros.bags.transcode import episode_numbers
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import DatasetError, MachineError, SigmaError
-from sigma_ros.evaluation.transcode import episode_numbers
 from sigma_ros.model.normalise import Normalisation
 from sigma_ros.stopping import INTERRUPTED
 from training.progress import counted_progress

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from sigma_ros.bags.episode import Tick, episode
+from sigma_ros.bags.files import find_bags
+from sigma_ros.bags.lerobot_bag import DatasetBag
+from sigma_ros.bags.reader import Bag, open_bag
+from sigma_ros.bags.transcode import load_episode
 from sigma_ros.contract import Contract
 from sigma_ros.errors import DatasetError
-from sigma_ros.evaluation.bag import Bag, open_bag
-from sigma_ros.evaluation.bags import find_bags
-from sigma_ros.evaluation.dataset_bag import DatasetBag
-from sigma_ros.evaluation.episode import Tick, episode
-from sigma_ros.evaluation.transcode import load_episode
 from training.shards import EpisodeArrays
 from training.windows import TARGET_STEPS
 

@@ -122,8 +122,8 @@ def _pose(text: str, contract: "Contract") -> ndarray:
 
 def _recorded(bag: Path, contract: "Contract") -> ndarray:
     """The middle of the recorded joint states, and never the first one alone."""
+    from sigma_ros.bags.reader import open_bag  # noqa: PLC0415
     from sigma_ros.control.joints import JointReader  # noqa: PLC0415
-    from sigma_ros.evaluation.bag import open_bag  # noqa: PLC0415
 
     reader = JointReader(contract)
     with open_bag(bag) as opened:

@@ -29,10 +29,10 @@ def dataset(
     """
     from rich.console import Console  # noqa: PLC0415 - help stays fast
 
+    from sigma_ros.bags.dataset import write_dataset  # noqa: PLC0415
+    from sigma_ros.bags.files import find_bags  # noqa: PLC0415
     from sigma_ros.cli.replay_run import progress  # noqa: PLC0415
     from sigma_ros.contract_file import load_contract  # noqa: PLC0415
-    from sigma_ros.evaluation.bags import find_bags  # noqa: PLC0415
-    from sigma_ros.evaluation.dataset import write_dataset  # noqa: PLC0415
 
     robot = load_contract(contract)
     found = find_bags(bags)

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import Progress
 
+from sigma_ros.bags.files import find_bags
 from sigma_ros.cli.replay_run import COMPLETE, WITH_LOSSES, adapter_settings, progress
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
 from sigma_ros.control.limits import SupervisorLimits
 from sigma_ros.control.schedule import Schedule
 from sigma_ros.errors import SigmaError, UsageError
-from sigma_ros.evaluation.bags import find_bags
 from sigma_ros.evaluation.batch import BagRow, BatchSpec, Unit, checkpoint_stamp, finished, unit_of
 from sigma_ros.evaluation.conditions import conditions
 from sigma_ros.evaluation.fleet import Workers, import_ray, run_units

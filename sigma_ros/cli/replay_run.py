@@ -15,13 +15,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from sigma_ros.bags.files import find_bags
+from sigma_ros.bags.reader import open_bag
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
 from sigma_ros.control.limits import SupervisorLimits
 from sigma_ros.control.schedule import Schedule
 from sigma_ros.errors import UsageError
-from sigma_ros.evaluation.bag import open_bag
-from sigma_ros.evaluation.bags import find_bags
 from sigma_ros.evaluation.conditions import conditions
 from sigma_ros.evaluation.latency import Latency, parse_latencies
 from sigma_ros.evaluation.markdown import report_markdown

@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 from numpy import ndarray
 
+from sigma_ros.bags.episode import episode
+from sigma_ros.bags.reader import Bag
 from sigma_ros.contract import Contract
-from sigma_ros.evaluation.bag import Bag
-from sigma_ros.evaluation.episode import episode
 from sigma_ros.values import WINDOW_TICKS
 
 

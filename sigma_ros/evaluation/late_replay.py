@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from sigma_ros.bags.episode import Episode, Tick
+from sigma_ros.bags.reader import open_bag
 from sigma_ros.contract import Contract
 from sigma_ros.control.units import units_gap
-from sigma_ros.evaluation.bag import open_bag
-from sigma_ros.evaluation.episode import Episode, Tick
 from sigma_ros.evaluation.latency import Arrival, Delivery, Latency
 from sigma_ros.evaluation.recorder import ReplayRecorder
 from sigma_ros.evaluation.replay import Hooks, ReplayOptions, bag_facts, nothing_inferred, policy_facts, run_facts

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import batched
 from typing import TYPE_CHECKING
 
-from sigma_ros.evaluation.episode import Tick
+from sigma_ros.bags.episode import Tick
 from sigma_ros.values import WINDOW_TICKS, Window
 
 if TYPE_CHECKING:

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sigma_ros.bags.episode import Episode, Tick, recorded_task
+from sigma_ros.bags.reader import Bag, open_bag
 from sigma_ros.contract import Contract
 from sigma_ros.control.schedule import Schedule
 from sigma_ros.control.units import units_gap
 from sigma_ros.errors import BagError, SigmaError
-from sigma_ros.evaluation.bag import Bag, open_bag
-from sigma_ros.evaluation.episode import Episode, Tick, recorded_task
 from sigma_ros.evaluation.lookahead import NOTHING, Ready, ticks_ahead
 from sigma_ros.evaluation.recorder import ReplayRecorder
 from sigma_ros.evaluation.replay_log import SCORE_STRIDE_TICKS, BagFacts, PolicyFacts, ReplayLog, RunFacts

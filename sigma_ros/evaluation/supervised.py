@@ -8,10 +8,10 @@ keeps the same order.
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
+from sigma_ros.bags.episode import JointSample
 from sigma_ros.contract import Contract
 from sigma_ros.control.limits import SupervisorLimits
 from sigma_ros.control.supervisor import Supervisor
-from sigma_ros.evaluation.episode import JointSample
 from sigma_ros.evaluation.recorder import ReplayRecorder
 from sigma_ros.evaluation.replay_operator import ReplayOperator
 from sigma_ros.values import NS_PER_S, Chunk

@@ -24,12 +24,12 @@ from std_msgs.msg import Bool, Float64MultiArray, String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
+from sigma_ros.bags.incident import Heard, IncidentMemory, make_room, write_incident
 from sigma_ros.contract import Camera
 from sigma_ros.contract_file import load_contract
 from sigma_ros.control.images import decode_full
 from sigma_ros.control.reasons import State
 from sigma_ros.errors import SigmaError
-from sigma_ros.evaluation.incident import Heard, IncidentMemory, make_room, write_incident
 from sigma_ros.msg import ActionChunk, SupervisorState, TelepathyState
 from sigma_ros.nodes import qos, topics
 from sigma_ros.nodes.clocks import steady_clock

@@ -19,8 +19,8 @@ from rclpy.parameter import Parameter
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from std_msgs.msg import String
 
+from sigma_ros.bags.writer import BagWriter
 from sigma_ros.contract_file import load_contract
-from sigma_ros.evaluation.bag_writer import BagWriter
 from sigma_ros.nodes import qos, topics
 from sigma_ros.nodes.clocks import steady_clock
 from sigma_ros.nodes.diagnostics import Diagnostics, Level, Standing

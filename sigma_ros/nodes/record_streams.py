@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from queue import Full, Queue
 
+from sigma_ros.bags.writer import BagWriter
 from sigma_ros.errors import SigmaError
-from sigma_ros.evaluation.bag_writer import BagWriter
 
 WAITING = 120
 """Messages that may wait for the disk: two seconds of two cameras."""

@@ -14,12 +14,12 @@ from typing import Any, cast
 
 import numpy as np
 
+from sigma_ros.bags.episode import Episode, Tick
+from sigma_ros.bags.reader import Bag, Record
 from sigma_ros.contract import Contract
 from sigma_ros.control.reasons import State
 from sigma_ros.control.schedule import Schedule
 from sigma_ros.errors import SigmaError
-from sigma_ros.evaluation.bag import Bag, Record
-from sigma_ros.evaluation.episode import Episode, Tick
 from sigma_ros.evaluation.recorder import ReplayRecorder
 from sigma_ros.evaluation.replay_log import SCORE_STRIDE_TICKS
 from sigma_ros.evaluation.supervised import LONGEST_PAUSE_NS

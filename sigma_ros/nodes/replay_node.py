@@ -19,13 +19,13 @@ from rclpy.node import Node
 from rich.console import Console
 from rich.progress import Progress
 
+from sigma_ros.bags.episode import recorded_task
+from sigma_ros.bags.reader import Bag, open_bag
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
 from sigma_ros.control.schedule import Schedule
 from sigma_ros.errors import SigmaError, UsageError
-from sigma_ros.evaluation.bag import Bag, open_bag
 from sigma_ros.evaluation.conditions import conditions
-from sigma_ros.evaluation.episode import recorded_task
 from sigma_ros.evaluation.recorder import ReplayRecorder
 from sigma_ros.evaluation.replay import bag_facts, refuse_losses
 from sigma_ros.evaluation.replay_log import PolicyFacts, ReplayLog, RunFacts

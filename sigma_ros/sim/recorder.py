@@ -12,9 +12,9 @@ from typing import Literal
 from jaxtyping import UInt8
 from numpy import ndarray
 
+from sigma_ros.bags.writer import BagWriter
 from sigma_ros.contract import Contract
 from sigma_ros.errors import ContractError
-from sigma_ros.evaluation.bag_writer import BagWriter
 from sigma_ros.sim.demonstration import Demonstration
 from sigma_ros.sim.environment import SimArm
 from sigma_ros.values import NS_PER_S

@@ -13,10 +13,10 @@ import numpy as np
 from backports import zstd
 from numpy import ndarray
 
+from sigma_ros.bags.reader import Record
+from sigma_ros.bags.writer import BagWriter
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
-from sigma_ros.evaluation.bag import Record
-from sigma_ros.evaluation.bag_writer import BagWriter
 
 WIDTH, HEIGHT, SIZE = 32, 24, 16
 MS = 1_000_000

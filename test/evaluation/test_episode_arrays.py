@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from bags import MS, START_NS, picture, pose, small_contract, write_recording
 
+from sigma_ros.bags.episode import Tick, episode
+from sigma_ros.bags.reader import open_bag
+from sigma_ros.bags.writer import BagWriter
 from sigma_ros.contract import Contract
-from sigma_ros.evaluation.bag import open_bag
-from sigma_ros.evaluation.bag_writer import BagWriter
-from sigma_ros.evaluation.episode import Tick, episode
 from sigma_ros.evaluation.episode_arrays import EpisodeArrays
 
 CONTRACT = replace(small_contract(), action_source="next_state")

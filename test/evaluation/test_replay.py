@@ -10,12 +10,12 @@ import pytest
 from bags import START_NS, small_contract, write_recording
 from stub_runtime import StubRuntime
 
+from sigma_ros.bags.files import find_bags
+from sigma_ros.bags.reader import open_bag
+from sigma_ros.bags.writer import BagWriter
 from sigma_ros.control.limits import SupervisorLimits
 from sigma_ros.control.schedule import Schedule
 from sigma_ros.errors import BagError, ContractError, SigmaError, UsageError
-from sigma_ros.evaluation.bag import open_bag
-from sigma_ros.evaluation.bag_writer import BagWriter
-from sigma_ros.evaluation.bags import find_bags
 from sigma_ros.evaluation.replay import Hooks, ReplayOptions, replay
 from sigma_ros.evaluation.replay_log import ReplayLog
 from sigma_ros.evaluation.report import write_report

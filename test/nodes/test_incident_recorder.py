@@ -13,9 +13,9 @@ from sigma_ros.msg import ActionChunk, SupervisorState
 from std_msgs.msg import Float64MultiArray
 from std_srvs.srv import Trigger
 
-from sigma_ros.evaluation.bag import open_bag
-from sigma_ros.evaluation.episode import episode
-from sigma_ros.evaluation.incident import make_room, write_incident
+from sigma_ros.bags.episode import episode
+from sigma_ros.bags.incident import make_room, write_incident
+from sigma_ros.bags.reader import open_bag
 from sigma_ros.nodes import qos, topics
 from sigma_ros.nodes.diagnostics import Level
 from sigma_ros.nodes.image_messages import image_message

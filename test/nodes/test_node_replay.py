@@ -13,11 +13,11 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from sigma_ros.bags.reader import open_bag
+from sigma_ros.bags.writer import BagWriter
 from sigma_ros.control.limits import SupervisorLimits
 from sigma_ros.control.schedule import Schedule
 from sigma_ros.errors import BagError, SigmaError, UsageError
-from sigma_ros.evaluation.bag import open_bag
-from sigma_ros.evaluation.bag_writer import BagWriter
 from sigma_ros.evaluation.replay import ReplayOptions as OfflineOptions
 from sigma_ros.evaluation.replay import replay
 from sigma_ros.evaluation.replay_log import ReplayLog

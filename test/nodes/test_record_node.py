@@ -11,9 +11,9 @@ from std_msgs.msg import Float64MultiArray
 from test_live_loop import small_so101
 from test_policy_live import LiveRobot
 
+from sigma_ros.bags.episode import Episode, recorded_task
+from sigma_ros.bags.reader import open_bag
 from sigma_ros.errors import UsageError
-from sigma_ros.evaluation.bag import open_bag
-from sigma_ros.evaluation.episode import Episode, recorded_task
 from sigma_ros.nodes import qos
 from sigma_ros.nodes.record_node import RecordNode
 from sigma_ros.nodes.record_streams import StreamTally, judge

@@ -9,8 +9,8 @@ import sys
 import numpy as np
 import pytest
 
+from sigma_ros.bags.writer import BagWriter
 from sigma_ros.contract_file import load_contract
-from sigma_ros.evaluation.bag_writer import BagWriter
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
 LIMIT_S = 300.0

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sigma_ros.bags.dataset import write_dataset
+from sigma_ros.bags.episode import episode
+from sigma_ros.bags.reader import open_bag
+from sigma_ros.bags.transcode import load_episode, transcode
+from sigma_ros.bags.writer import BagWriter
 from sigma_ros.contract import Contract
 from sigma_ros.errors import DatasetError, MachineError
-from sigma_ros.evaluation.bag import open_bag
-from sigma_ros.evaluation.bag_writer import BagWriter
-from sigma_ros.evaluation.dataset import write_dataset
-from sigma_ros.evaluation.episode import episode
-from sigma_ros.evaluation.transcode import load_episode, transcode
 from training.preprocess import Options, main, preprocess, problems_of
 from training.shards import META_FILE, ShardMeta, read_shard
 from training.sources import bag_sources, dataset_sources, read_source

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from bags import START_NS, picture, small_contract, storage_file, write_recording
 
+from sigma_ros.bags.reader import open_bag
+from sigma_ros.bags.writer import BagWriter
 from sigma_ros.errors import BagError, UsageError
-from sigma_ros.evaluation.bag import open_bag
-from sigma_ros.evaluation.bag_writer import BagWriter
 
 CONTRACT = small_contract()
 STORAGES = ("mcap", "sqlite3")

@@ -13,12 +13,12 @@ import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
+from sigma_ros.bags.reader import Bag, Record
 from sigma_ros.contract import Camera, Contract
 from sigma_ros.control.images import check_image
 from sigma_ros.control.joints import JointReader
 from sigma_ros.control.observation import FrameClock, StreamCounters
 from sigma_ros.errors import BagError, ContractError
-from sigma_ros.evaluation.bag import Bag, Record
 from sigma_ros.values import Gap, Window
 
 TEXT_TYPE = "std_msgs/msg/String"

@@ -12,9 +12,9 @@ from typing import Any
 from rosbags.typesys import get_types_from_msg
 from rosbags.typesys.store import Typestore
 
+from sigma_ros.bags.messages import ROS_TYPES
+from sigma_ros.bags.writer import BagWriter
 from sigma_ros.contract_file import shipped_config_dir
-from sigma_ros.evaluation.bag_writer import BagWriter
-from sigma_ros.evaluation.ros_types import ROS_TYPES
 from sigma_ros.values import NS_PER_S
 
 OWN_TYPES = ("ActionChunk", "SupervisorState", "TelepathyState")

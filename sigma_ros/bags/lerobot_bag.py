@@ -7,12 +7,12 @@ Pictures are decoded as they are asked for, so a pass over the records costs a p
 from collections.abc import Collection, Generator
 from typing import Literal, Self
 
+from sigma_ros.bags.lerobot import LerobotEpisode
+from sigma_ros.bags.messages import JointMessage
+from sigma_ros.bags.reader import Bag, BagInfo, Record
+from sigma_ros.bags.transcode import TASK_TOPIC, Row, rows_of
 from sigma_ros.contract import Contract
 from sigma_ros.control.images import ImageMessage
-from sigma_ros.evaluation.bag import Bag, BagInfo, Record
-from sigma_ros.evaluation.cdr import JointMessage
-from sigma_ros.evaluation.lerobot_episode import LerobotEpisode
-from sigma_ros.evaluation.transcode import TASK_TOPIC, Row, rows_of
 
 _IMAGE, _JOINTS, _TEXT = "sensor_msgs/msg/Image", "sensor_msgs/msg/JointState", "std_msgs/msg/String"
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes rosbag2 bags that are either complete or absent: a temporary folder, renamed at the end.
 
-rosbags writes the format (version 9); added here are checksums (`bag_storage`), the rename, and calls in the package's
-own values.
+rosbags writes the format (version 9); added here are checksums (`writer_storage`), the rename, and calls in the
+package's own values.
 """
 
 import shutil
@@ -21,9 +21,9 @@ from rosbags.interfaces import Connection
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.rosbag2.errors import WriterError
 
+from sigma_ros.bags.messages import ROS_TYPES, header
+from sigma_ros.bags.writer_storage import open_storage, qos
 from sigma_ros.errors import BagError, UsageError
-from sigma_ros.evaluation.bag_storage import open_storage, qos
-from sigma_ros.evaluation.ros_types import ROS_TYPES, header
 
 
 class BagWriter:

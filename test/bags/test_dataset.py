@@ -12,15 +12,15 @@ import pytest
 from bags import MS, START_NS, TASK, picture, pose, small_contract, write_recording
 from typer.testing import CliRunner
 
+from sigma_ros.bags import dataset as writing
+from sigma_ros.bags.dataset import to_units, write_dataset
+from sigma_ros.bags.episode import episode
+from sigma_ros.bags.reader import open_bag
+from sigma_ros.bags.transcode import load_episode, transcode
+from sigma_ros.bags.writer import BagWriter
 from sigma_ros.cli.dataset import app
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import BagError, DatasetError, UsageError
-from sigma_ros.evaluation import dataset as writing
-from sigma_ros.evaluation.bag import open_bag
-from sigma_ros.evaluation.bag_writer import BagWriter
-from sigma_ros.evaluation.dataset import to_units, write_dataset
-from sigma_ros.evaluation.episode import episode
-from sigma_ros.evaluation.transcode import load_episode, transcode
 
 SIDE = 64
 

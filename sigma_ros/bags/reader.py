@@ -19,23 +19,25 @@ from typing import Any, Literal, NamedTuple, Self
 
 from backports import zstd
 
-from sigma_ros.contract import Contract
-from sigma_ros.errors import BagError
-from sigma_ros.evaluation import cdr
-from sigma_ros.evaluation.bag_check import CameraTopic, check_topics, resolve_cameras
-from sigma_ros.evaluation.bag_files import find_files, unpacked
-from sigma_ros.evaluation.mcap_file import McapFile
-from sigma_ros.evaluation.sqlite_file import SqliteFile
-from sigma_ros.evaluation.storage import Losses, StorageFile, Stored
+from sigma_ros.bags import messages
+from sigma_ros.bags.files import find_files, unpacked
+from sigma_ros.bags.losses import Losses
+from sigma_ros.bags.mcap_file import McapFile
+from sigma_ros.bags.sqlite_file import SqliteFile
+from sigma_ros.bags.storage import StorageFile, Stored, clock_was_set
+from sigma_ros.border import most_output_bytes
+from sigma_ros.contract import IMAGE_TYPES, Contract
+from sigma_ros.errors import BagError, ContractError
 
-_MAX_MESSAGE_BYTES = 1 << 28
+_ZSTD_FRAME = b"\x28\xb5\x2f\xfd"
+_COMPRESSED_TYPE = "sensor_msgs/msg/CompressedImage"
 
 
 class Record(NamedTuple):
     """One message. `stamp_ns` is the header's stamp, or the log time where the type has no header.
 
-    `message` is `ImageMessage`, `cdr.JointMessage`, `cdr.TrajectoryMessage`, an array (Float64MultiArray), a text
-    (String), nanoseconds (Clock), and the CDR bytes for any other type. Arrays and bytes are views.
+    `message` is `ImageMessage`, `JointMessage`, `TrajectoryMessage`, an array (Float64MultiArray), a text (String),
+    nanoseconds (Clock), and the CDR bytes for any other type. Arrays and bytes are views.
     """
 
     topic: str
@@ -84,6 +86,13 @@ class BagInfo:
         return digest.hexdigest()
 
 
+class CameraTopic(NamedTuple):
+    """Where a camera's images are in a bag."""
+
+    topic: str
+    msgtype: str
+
+
 class Bag:
     """An open bag; see `open_bag`."""
 
@@ -100,16 +109,17 @@ class Bag:
     def _open(self, *, recover: bool) -> None:
         found = find_files(self.path, self._losses)
         self._files = found.files
-        self._message_compression = found.message_compression
         folder = self._stack.enter_context(TemporaryDirectory(prefix="sigma_bag_"))
         self._storages: list[StorageFile] = []
         for file in found.files:
             self._storages.append(self._storage(unpacked(file, Path(folder)), recover=recover))
             self._stack.callback(self._storages[-1].close)
         self._metadata: dict[str, str] = {}
+        self._foreign: dict[str, tuple[str, int]] = {}
         self._types: dict[str, str] = {}
         self._counts: dict[str, int] = {}
         self._has_header: dict[str, bool] = {}
+        self._set_back: dict[str, bool] = {}
         for storage in self._storages:
             self._adopt(storage)
         self._metadata |= found.custom_data
@@ -121,6 +131,7 @@ class Bag:
 
     def _adopt(self, storage: StorageFile) -> None:
         self._metadata |= storage.custom_data
+        self._foreign |= storage.foreign
         for topic, msgtype in storage.types.items():
             if self._types.setdefault(topic, msgtype) != msgtype:
                 raise BagError(
@@ -170,24 +181,31 @@ class Bag:
         Raises:
             ContractError: topics are missing, empty or of another type.
         """
-        check_topics(self.info, contract)
+        _check_topics(self.info, contract)
 
     def camera_topics(self, contract: Contract) -> dict[str, CameraTopic]:
         """Camera name to where its images are in this bag: the contract's topic, or that plus `/compressed`."""
-        return resolve_cameras(self._types, contract)
+        return _resolve_cameras(self._types, contract)
 
     def records(self, topics: Collection[str] | None = None) -> Generator[Record]:
         """Records of some topics (None: of all) by log time. Undecodable messages are counted and left out.
 
+        Where a topic's log times show that the clock was set back, records come in the order of the file: sorted, two
+        moments of the recording would be mixed.
+
         Raises:
             BagError: in strict mode, at the first loss.
         """
-        wanted = frozenset(self._types if topics is None else topics)
+        wanted = frozenset((*self._types, *self._foreign) if topics is None else topics)
+        for topic in sorted(wanted & self._foreign.keys()):
+            self._losses.once(*self._foreign[topic])
         for log_time_ns, topic, data in self._stored(wanted):
             msgtype = self._types[topic]
             try:
-                stamp_ns, message = cdr.decode(msgtype, data, has_header=self._has_header.get(msgtype, False))
-            except cdr.CdrError as error:
+                stamp_ns, message = messages.decode(
+                    msgtype, _plain(data), has_header=self._has_header.get(msgtype, False)
+                )
+            except (messages.CdrError, zstd.ZstdError) as error:
                 self._losses.add(f"{topic}: {error}")
                 continue
             yield Record(topic, msgtype, log_time_ns, log_time_ns if stamp_ns is None else stamp_ns, message)
@@ -197,22 +215,18 @@ class Bag:
         return next(self.records((topic,)), None) if topic in self._types else None
 
     def _stored(self, wanted: frozenset[str]) -> Iterator[Stored]:
-        streams = [storage.messages(wanted) for storage in self._storages]
+        by_time = not any(self._clock_was_set(topic) for topic in wanted & self._types.keys())
+        streams = [storage.messages(wanted, by_time=by_time) for storage in self._storages]
         pairs = zip(self._storages, self._storages[1:], strict=False)
-        if all(earlier.end_ns <= later.start_ns for earlier, later in pairs):
-            stored = (message for stream in streams for message in stream)
-        else:
-            stored = merge(*streams, key=lambda message: message.log_time_ns)
-        return self._decompressed(stored) if self._message_compression else stored
+        if not by_time or all(earlier.end_ns <= later.start_ns for earlier, later in pairs):
+            return (message for stream in streams for message in stream)
+        return merge(*streams, key=lambda message: message.log_time_ns)
 
-    def _decompressed(self, stored: Iterator[Stored]) -> Iterator[Stored]:
-        for message in stored:
-            try:
-                data = zstd.ZstdDecompressor().decompress(message.data, max_length=_MAX_MESSAGE_BYTES)
-            except zstd.ZstdError as error:
-                self._losses.add(f"{message.topic}: {error}")
-                continue
-            yield message._replace(data=memoryview(data))
+    def _clock_was_set(self, topic: str) -> bool:
+        if topic not in self._set_back:
+            stretches = [stretch for storage in self._storages for stretch in storage.stretches(topic)]
+            self._set_back[topic] = clock_was_set(stretches)
+        return self._set_back[topic]
 
 
 def open_bag(path: str | Path, *, strict: bool = False, recover: bool = False) -> Bag:
@@ -236,3 +250,53 @@ def _begins_with_header(definition: str) -> bool:
         if words and "=" not in line.split("#")[0]:
             return words[0] in ("std_msgs/Header", "std_msgs/msg/Header")
     return False
+
+
+def _plain(data: memoryview) -> memoryview:
+    """A message, decompressed where the recorder compressed message by message: CDR never begins like a zstd frame."""
+    if data[:4] != _ZSTD_FRAME:
+        return data
+    most = most_output_bytes(len(data))
+    return memoryview(zstd.ZstdDecompressor().decompress(data, max_length=most))
+
+
+def _resolve_cameras(types: Mapping[str, str], contract: Contract) -> dict[str, CameraTopic]:
+    """Camera name to topic: the contract's, raw or compressed, or image_transport's `/compressed` beside it."""
+    found = {}
+    for camera in contract.cameras:
+        for topic, accepted in ((camera.topic, IMAGE_TYPES), (camera.topic + "/compressed", (_COMPRESSED_TYPE,))):
+            if types.get(topic) in accepted:
+                found[camera.name] = CameraTopic(topic, types[topic])
+                break
+    return found
+
+
+def _check_topics(info: BagInfo, contract: Contract) -> None:
+    """Raises a ContractError that lists every topic which is missing, empty or of another type."""
+    needs: dict[str, tuple[str, ...]] = {contract.joint_state_topic: ("sensor_msgs/msg/JointState",)}
+    if contract.action_source == "command":
+        needs[contract.command_topic] = (contract.command_type,)
+    cameras = _resolve_cameras(info.types, contract)
+    for camera in contract.cameras:
+        place = cameras.get(camera.name)
+        needs[place.topic if place else camera.topic] = IMAGE_TYPES
+    problems = [problem for topic, accepted in needs.items() if (problem := _problem(info, topic, accepted))]
+    if problems:
+        raise ContractError(
+            f"the bag does not hold what the contract {contract.name} needs: {'; '.join(problems)}",
+            where=info.path,
+            expected=", ".join(f"{topic} ({' or '.join(accepted)})" for topic, accepted in needs.items()),
+            got=", ".join(f"{topic} ({info.types[topic]}, {info.counts[topic]})" for topic in info.topics)
+            or "no topics",
+            remedy="correct the contract's topics, or record the missing ones",
+        )
+
+
+def _problem(info: BagInfo, topic: str, accepted: tuple[str, ...]) -> str | None:
+    if topic not in info.types:
+        return f"{topic} is missing"
+    if info.types[topic] not in accepted:
+        return f"{topic} is a {info.types[topic]}"
+    if info.counts[topic] == 0:
+        return f"{topic} is empty"
+    return None

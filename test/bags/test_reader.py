@@ -29,11 +29,10 @@ from hypothesis import strategies as st
 from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
+from sigma_ros.bags.messages import ROS_TYPES, JointMessage
+from sigma_ros.bags.reader import Bag, open_bag
 from sigma_ros.control.images import ImageMessage
 from sigma_ros.errors import BagError, ContractError
-from sigma_ros.evaluation.bag import Bag, open_bag
-from sigma_ros.evaluation.cdr import JointMessage
-from sigma_ros.evaluation.ros_types import ROS_TYPES
 
 CONTRACT = small_contract()
 STORAGES = ("mcap", "sqlite3")
@@ -458,9 +457,13 @@ def test_an_unknown_compression_is_a_loss_with_its_name(tmp_path: Path) -> None:
         assert "compression 'snappy' is not known (zstd, lz4 or none)" in reason
 
 
-def test_messages_that_are_not_cdr_are_left_out_and_counted(tmp_path: Path) -> None:
-    with open_bag(mcap_of(tmp_path, hand_made_mcap(ROWS[:1], encoding="json"))) as bag:
+def test_messages_that_are_not_cdr_are_a_loss_to_who_asks_for_them(tmp_path: Path) -> None:
+    with open_bag(mcap_of(tmp_path, hand_made_mcap(ROWS[:1], encoding="json")), strict=True) as bag:
         assert bag.info.topics == ()
+        assert list(bag.records(["/c"])) == []
+        assert bag.info.losses == {}
+    with open_bag(mcap_of(tmp_path, hand_made_mcap(ROWS[:1], encoding="json"))) as bag:
+        assert list(bag.records()) == list(bag.records()) == []
         assert bag.info.losses == {"/a is not CDR but 'json'": 2, "/b is not CDR but 'json'": 3}
 
 

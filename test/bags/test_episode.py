@@ -11,13 +11,13 @@ import pytest
 from bags import HEIGHT, MS, SIZE, START_NS, TASK, TASK_TOPIC, WIDTH, picture, pose, small_contract, write_recording
 from numpy import ndarray
 
+from sigma_ros.bags.episode import Tick, episode, recorded_task
+from sigma_ros.bags.messages import ROS_TYPES, header
+from sigma_ros.bags.reader import Bag, open_bag
+from sigma_ros.bags.writer import BagWriter
 from sigma_ros.contract import Contract
 from sigma_ros.control.observation import FrameClock
 from sigma_ros.errors import BagError, ContractError
-from sigma_ros.evaluation.bag import Bag, open_bag
-from sigma_ros.evaluation.bag_writer import BagWriter
-from sigma_ros.evaluation.episode import Tick, episode, recorded_task
-from sigma_ros.evaluation.ros_types import ROS_TYPES, header
 from sigma_ros.values import Gap, Window
 
 CONTRACT = small_contract()

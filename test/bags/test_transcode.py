@@ -16,13 +16,13 @@ from bags import HEIGHT, SHARED_DATA, SIZE, WIDTH, small_contract
 from numpy import ndarray
 from typer.testing import CliRunner
 
+from sigma_ros.bags.episode import episode
+from sigma_ros.bags.reader import open_bag
+from sigma_ros.bags.transcode import START_NS, load_episode, transcode
 from sigma_ros.cli.transcode import app
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import DatasetError, SigmaError, UsageError
-from sigma_ros.evaluation.bag import open_bag
-from sigma_ros.evaluation.episode import episode
-from sigma_ros.evaluation.transcode import START_NS, load_episode, transcode
 
 CONTRACT = small_contract()
 CR5_DATA = SHARED_DATA / "cr5_6dof_banana" / "dataset"

@@ -16,10 +16,7 @@ import numpy as np
 from jaxtyping import Float64, UInt8
 from numpy import ndarray
 
-from sigma_ros.contract import Camera, Contract
-from sigma_ros.errors import DatasetError
-from sigma_ros.evaluation.bag_writer import BagWriter
-from sigma_ros.evaluation.lerobot_episode import (
+from sigma_ros.bags.lerobot import (
     ACTION_KEY,
     STATE_KEY,
     LerobotEpisode,
@@ -27,6 +24,9 @@ from sigma_ros.evaluation.lerobot_episode import (
     read_episode,
     video_pictures,
 )
+from sigma_ros.bags.writer import BagWriter
+from sigma_ros.contract import Camera, Contract
+from sigma_ros.errors import DatasetError
 from sigma_ros.values import NS_PER_S
 
 TASK_TOPIC = "/sigma_policy/task"

@@ -5,14 +5,14 @@ import os
 import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
+from zlib import crc32
 
 from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 from rosbags.rosbag2 import CompressionMode, StoragePlugin, Writer
 from rosbags.rosbag2.storage_mcap import McapWriter
 from rosbags.rosbag2.storage_sqlite3 import Sqlite3Writer
 
-from sigma_ros.evaluation.checksum import crc32
-from sigma_ros.evaluation.mcap_format import FOOTER_BYTES, MAGIC
+from sigma_ros.bags.mcap_index import FOOTER_BYTES, MAGIC
 
 _CRC_OFFSET = 9 + 24  # opcode and length of the chunk record, then two times and the size
 _FOREVER = QosTime(9223372036, 854775807)

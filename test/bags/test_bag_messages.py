@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sigma_ros.bags.messages import ROS_TYPES, CdrError, JointMessage, TrajectoryMessage, decode, header
 from sigma_ros.control.images import ImageMessage
-from sigma_ros.evaluation.cdr import CdrError, JointMessage, TrajectoryMessage, decode
-from sigma_ros.evaluation.ros_types import ROS_TYPES, header
 
 TYPES = ROS_TYPES.types
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)

@@ -16,13 +16,13 @@ import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 from numpy import ndarray
 
+from sigma_ros.bags.episode import Episode, Tick
+from sigma_ros.bags.lerobot import ACTION_KEY, STATE_KEY
+from sigma_ros.bags.reader import Bag, Record, open_bag
+from sigma_ros.bags.scheduling import same_scheduling
 from sigma_ros.contract import Contract
 from sigma_ros.control.images import ImageMessage, decode_full
 from sigma_ros.errors import ContractError, DatasetError, SigmaError, UsageError
-from sigma_ros.evaluation.bag import Bag, Record, open_bag
-from sigma_ros.evaluation.episode import Episode, Tick
-from sigma_ros.evaluation.lerobot_episode import ACTION_KEY, STATE_KEY
-from sigma_ros.evaluation.scheduling import same_scheduling
 
 if TYPE_CHECKING:
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
