@@ -14,14 +14,16 @@ PACKAGE = ROOT / "sigma_ros"
 
 # part -> parts it may import besides itself. A part is a module or a folder directly below sigma_ros/.
 FOUNDATION = {"errors", "values", "risk"}
-FACTS = FOUNDATION | {"chain", "contract", "contract_file"}
+FACTS = FOUNDATION | {"chain", "contract", "contract_file", "contract_text"}
 MAY_IMPORT = {
     "errors": set(),
     "values": set(),
     "risk": {"values"},
     "chain": set(),
     "contract": {"chain", "errors", "values"},
-    "contract_file": {"chain", "contract", "errors"},
+    "contract_file": {"chain", "contract", "contract_text", "errors"},
+    "contract_text": {"errors"},
+    "starting": set(),
     "control": FACTS,
     "model": FACTS,
     "evaluation": FACTS | {"control", "model"},

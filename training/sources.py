@@ -15,8 +15,9 @@ from sigma_ros.evaluation.bags import find_bags
 from sigma_ros.evaluation.dataset_bag import DatasetBag
 from sigma_ros.evaluation.episode import Tick, episode
 from sigma_ros.evaluation.transcode import load_episode
-from training.shards import EpisodeArrays
-from training.windows import TARGET_STEPS
+
+from .shards import EpisodeArrays
+from .windows import TARGET_STEPS
 
 LONGEST_EPOCH_TICKS = 1536
 """A longer epoch is cut: at 224 px two cameras of so many ticks are half a gigabyte. Memory starts anew at the cut."""

@@ -10,7 +10,7 @@ from typing import Any
 from rosbags.typesys import get_types_from_msg
 from rosbags.typesys.store import Typestore
 
-from sigma_ros.contract_file import shipped_config_dir
+from sigma_ros.contract_text import shipped_config_dir
 from sigma_ros.evaluation.bag_writer import BagWriter
 from sigma_ros.evaluation.ros_types import ROS_TYPES
 from sigma_ros.values import NS_PER_S

@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # as the executables in scripts/nodes
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # as sigma_ros.starting
 
 import numpy as np
 from node_fakes import HORIZON, FakeRuntime
