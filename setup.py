@@ -30,7 +30,8 @@ setup(
     description="Sigma on an SO-101 arm: a vision-language-action policy proposes, a supervisor disposes.",
     license="Apache-2.0",
     python_requires=">=3.12",
-    packages=find_packages(include=["sigma_ros", "sigma_ros.*"]),
+    packages=[*find_packages(include=["sigma_ros", "sigma_ros.*"]), "sigma_ros.training"],
+    package_dir={"sigma_ros.training": "training"},
     include_package_data=True,
     data_files=[
         (

@@ -14,7 +14,8 @@ from pathlib import Path
 import yaml
 
 from sigma_ros.contract import Contract
-from sigma_ros.contract_file import load_contract, shipped_config_dir
+from sigma_ros.contract_file import load_contract
+from sigma_ros.contract_text import shipped_config_dir
 
 WRIST_ROLL_RADPS = 1.0
 

@@ -5,59 +5,32 @@ The three nodes advance in lockstep, so the report does not depend on the machin
 with the replay. Commands go to /sigma/replay_commands: no robot moves.
 """
 
-from pathlib import Path
-
-from launch import LaunchDescription
-from launch.actions import IncludeLaunchDescription, RegisterEventHandler
+from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
+from launch.actions import OpaqueFunction, RegisterEventHandler
 from launch.event_handlers import OnProcessExit
-from launch.launch_description_sources import PythonLaunchDescriptionSource
-from launch.substitutions import LaunchConfiguration
-from launch_ros.actions import Node
 
-from sigma_ros.nodes.launching import STOP_TIMEOUTS, declared, ends_all, text
+from sigma_ros.nodes.launch_policy import POLICY_ARGUMENTS, policy_and_supervisor
+from sigma_ros.nodes.launching import COMMON, declared, ends_all, is_true, sigma_node, values
 
 ARGUMENTS = {
     "bag": (None, "the recording: a rosbag2 folder, .mcap or .db3 file"),
     "out": ("report", "folder for report.json, report.html and chunks.parquet"),
     "force": ("false", "replace a report that is there"),
-    "contract": ("so101", "contract file, or the name of a shipped one (so101, cr5)"),
-    "checkpoint": ("mini", "Sigma checkpoint folder, pi0.5 folder or Hub id, or mini (the small shipped model)"),
-    "allow_untrained": ("false", "accept a checkpoint with random weights"),
     "task": ("", "what to do, in words; empty: the recorded task"),
-    "device": ("auto", "where the model runs: auto, cpu, cuda, cuda:0"),
-    "log_level": ("info", "debug, info, warn, error or fatal"),
+    **COMMON,
+    **{name: POLICY_ARGUMENTS[name] for name in ("checkpoint", "allow_untrained", "device")},
 }
 
 
 def generate_launch_description() -> LaunchDescription:
-    replay = Node(
-        package="sigma_ros",
-        executable="replay_node",
-        name="sigma_replay",
-        parameters=[
-            {
-                "bag": text("bag"),
-                "out": text("out"),
-                "force": LaunchConfiguration("force"),
-                "contract": text("contract"),
-                "task": text("task"),
-            }
-        ],
-        ros_arguments=["--log-level", LaunchConfiguration("log_level")],
-        output="screen",
-        emulate_tty=True,
-        **STOP_TIMEOUTS,
-    )
+    return LaunchDescription([*declared(ARGUMENTS), OpaqueFunction(function=start)])
+
+
+def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    given = values(context, ARGUMENTS)
+    settings = {name: given[name] for name in ("bag", "out", "contract", "task")} | {"force": is_true(given["force"])}
+    # No terminal of a person: it tells its progress in lines.
+    replay = sigma_node("replay_node", "sigma_replay", given, settings, emulate_tty=False)
     ended = OnProcessExit(target_action=replay, on_exit=ends_all("the replay"))
-    policy = IncludeLaunchDescription(
-        PythonLaunchDescriptionSource(str(Path(__file__).parent / "policy.launch.py")),
-        launch_arguments=[
-            ("lockstep", "true"),
-            ("dry_run", "true"),
-            *(
-                (name, LaunchConfiguration(name))
-                for name in ("contract", "checkpoint", "allow_untrained", "device", "log_level")
-            ),
-        ],
-    )
-    return LaunchDescription([*declared(ARGUMENTS), policy, RegisterEventHandler(ended), replay])
+    others = given | {"task": "", "dry_run": "true"}  # the replay tells the policy its task
+    return [*policy_and_supervisor(context, others, lockstep=True), RegisterEventHandler(ended), replay]

@@ -5,49 +5,29 @@ The supervisor has the settings of `sigma sim`: `start_ramp`, for the policy beg
 chunk may lie far from, and no bound on the size of a correction (`max_residual_rad`), for the small base is far off.
 """
 
-from pathlib import Path
-
-from launch import LaunchDescription
-from launch.actions import IncludeLaunchDescription, RegisterEventHandler
+from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
+from launch.actions import OpaqueFunction, RegisterEventHandler
 from launch.event_handlers import OnProcessExit
-from launch.launch_description_sources import PythonLaunchDescriptionSource
-from launch.substitutions import LaunchConfiguration
-from launch_ros.actions import Node
 
-from sigma_ros.nodes.launching import STOP_TIMEOUTS, declared, ends_all, text
+from sigma_ros.nodes.launch_policy import POLICY_ARGUMENTS, policy_and_supervisor
+from sigma_ros.nodes.launching import COMMON, declared, ends_all, number, sigma_node, values
 
+OFFERED = ("checkpoint", "device", "allow_untrained", "task", "params_file", "incidents")
 ARGUMENTS = {
-    "contract": ("so101", "contract file, or the name of a shipped one"),
-    "checkpoint": ("mini", "Sigma checkpoint folder, pi0.5 folder or Hub id, or mini (the small shipped model)"),
-    "allow_untrained": ("false", "accept a checkpoint with random weights"),
-    "params_file": ("", "YAML file with further parameters of policy and supervisor, or a shipped one: cautious, slow"),
+    **COMMON,
     "setup": ("target", "which simulated set-up: source (the base policy's own) or target (differs from it)"),
     "seed": ("0", "seed of the first episode: where the brick lies"),
-    "log_level": ("info", "debug, info, warn, error or fatal"),
+    **{name: POLICY_ARGUMENTS[name] for name in OFFERED},
 }
 
 
 def generate_launch_description() -> LaunchDescription:
-    simulator = Node(
-        package="sigma_ros",
-        executable="sim_node",
-        name="sigma_sim",
-        parameters=[{"contract": text("contract"), "setup": text("setup"), "seed": LaunchConfiguration("seed")}],
-        ros_arguments=["--log-level", LaunchConfiguration("log_level")],
-        output="screen",
-        emulate_tty=True,
-        **STOP_TIMEOUTS,
-    )
-    policy = IncludeLaunchDescription(
-        PythonLaunchDescriptionSource(str(Path(__file__).parent / "policy.launch.py")),
-        launch_arguments=[
-            ("simulated", "true"),
-            *(
-                (name, LaunchConfiguration(name))
-                for name in ("contract", "checkpoint", "allow_untrained", "params_file", "log_level")
-            ),
-        ],
-    )
+    return LaunchDescription([*declared(ARGUMENTS), OpaqueFunction(function=start)])
+
+
+def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    given = values(context, ARGUMENTS)
+    settings = {"contract": given["contract"], "setup": given["setup"], "seed": number(given, "seed", int)}
+    simulator = sigma_node("sim_node", "sigma_sim", given, settings)
     ended = OnProcessExit(target_action=simulator, on_exit=ends_all("the simulator"))
-    arguments = declared(ARGUMENTS, {"setup": ("source", "target")})
-    return LaunchDescription([*arguments, policy, RegisterEventHandler(ended), simulator])
+    return [*policy_and_supervisor(context, given, simulated=True), RegisterEventHandler(ended), simulator]

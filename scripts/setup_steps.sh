@@ -21,7 +21,8 @@ hash_of() {
 hash_of_messages() {
   {
     hash_of CMakeLists.txt package.xml msg/*.msg requirements/ros.in scripts/setup_steps.sh
-    find config launch scripts/nodes -type f ! -name '*.pyc' | LC_ALL=C sort
+    cat scripts/*.in
+    find config launch training -type f ! -name '*.pyc' | LC_ALL=C sort
     pwd
   } | sha256sum | cut -d' ' -f1
 }

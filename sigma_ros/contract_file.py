@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from sigma_ros.chain import read_kinematics
 from sigma_ros.contract import COMMAND_TYPES, IMAGE_TYPES, POLICY_UNITS, Camera, Contract, Joint, unit_map
+from sigma_ros.contract_text import contract_document, shipped_config_dir
 from sigma_ros.errors import ContractError
 
 _ENTRIES = {"name", "fps", "settle_ms", "tasks", "joints", "cameras", "state", "action", "command", "kinematics"}
@@ -23,8 +22,7 @@ def load_contract(path: str | Path) -> Contract:
         ContractError: the file is missing or not YAML, or a field is missing, unknown or senseless;
             every problem is listed at once.
     """
-    file = _find(path)
-    document = _whole(file)
+    file, document = contract_document(path)
     reader = _Reader(document)
     contract = reader.contract()
     if contract is None or reader.problems:
@@ -35,60 +33,6 @@ def load_contract(path: str | Path) -> Contract:
             remedy=f"compare with {shipped_config_dir() / 'so101.yaml'}; check with: sigma contract check {file}",
         )
     return contract
-
-
-def _whole(file: Path) -> object:
-    """A file's document; with `extends: so101` that contract's, with this file's entries in place of its own."""
-    document = _parsed(file)
-    if not isinstance(document, dict) or "extends" not in document:
-        return document
-    name = document.pop("extends")
-    parent = _parsed(_find(name if isinstance(name, str) else str(name)))
-    if not isinstance(parent, dict) or "extends" in parent:
-        raise ContractError("a contract may extend a whole one only", where=file, got=f"extends: {name}")
-    return parent | document
-
-
-def _parsed(file: Path) -> object:
-    try:
-        return yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ContractError("the contract cannot be read", where=file, got=error) from error
-
-
-def shipped_config_dir() -> Path:
-    """Folder of the contracts and presets that ship with the package (source tree or install space)."""
-    package = Path(__file__).resolve().parent
-    candidates = [package.parent / "config", package / "config"]
-    candidates += [parent / "share" / "sigma_ros" / "config" for parent in package.parents]
-    for candidate in candidates:
-        if (candidate / "so101.yaml").is_file():
-            return candidate
-    raise ContractError(
-        "the shipped contracts were not found",
-        expected=" or ".join(str(c) for c in candidates[:2]),
-        remedy="install the package again, or give the contract's full path",
-    )
-
-
-def _find(path: str | Path) -> Path:
-    file = Path(path)
-    if file.is_file():
-        return file
-    if file.suffix == "" and file.parent == Path():
-        shipped = shipped_config_dir() / f"{file}.yaml"
-        if shipped.is_file():
-            return shipped
-    names = ", ".join(sorted(p.stem for p in shipped_config_dir().glob("*.yaml") if is_contract_file(p)))
-    raise ContractError(
-        "no such contract", where=path, expected=f"a YAML file or one of: {names}", remedy="give an existing path"
-    )
-
-
-def is_contract_file(path: Path) -> bool:
-    """Whether a YAML file looks like a contract (it names joints, or extends one that does)."""
-    document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return isinstance(document, dict) and bool({"joints", "extends"} & document.keys())
 
 
 class _Reader:

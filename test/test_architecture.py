@@ -16,7 +16,7 @@ PACKAGE = ROOT / "sigma_ros"
 
 # part -> parts it may import besides itself. A part is a module or a folder directly below sigma_ros/.
 FOUNDATION = {"errors", "stopping", "values", "risk"}
-FACTS = FOUNDATION | {"border", "chain", "contract", "contract_file"}
+FACTS = FOUNDATION | {"border", "chain", "contract", "contract_file", "contract_text"}
 MAY_IMPORT = {
     "errors": set(),
     "stopping": set(),
@@ -25,7 +25,9 @@ MAY_IMPORT = {
     "chain": set(),
     "contract": {"chain", "errors", "values"},
     "border": {"errors"},
-    "contract_file": {"border", "chain", "contract", "errors"},
+    "contract_file": {"border", "chain", "contract", "contract_text", "errors"},
+    "contract_text": {"border", "errors"},
+    "starting": {"stopping"},
     "control": FACTS,
     "model": FACTS,
     "bags": FACTS | {"control"},

@@ -12,7 +12,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sigma_ros.contract_file import is_contract_file, load_contract, shipped_config_dir
+from sigma_ros.contract_file import load_contract
+from sigma_ros.contract_text import is_contract_file, shipped_config_dir
 from sigma_ros.errors import ContractError
 
 DOCUMENT = yaml.safe_load((shipped_config_dir() / "so101.yaml").read_text(encoding="utf-8"))

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sigma_ros.evaluation.bag_writer import BagWriter
 
 from sigma_ros.contract_file import load_contract, shipped_config_dir
-from sigma_ros.evaluation.bag_writer import BagWriter
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))

@@ -28,7 +28,8 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
 def test_package_and_messages_are_one_package_there() -> None:
     code = (
         "import sigma_ros\n"
-        "from sigma_ros.contract_file import load_contract, shipped_config_dir\n"
+        "from sigma_ros.contract_file import load_contract\n"
+        "from sigma_ros.contract_text import shipped_config_dir\n"
         "from sigma_ros.msg import ActionChunk, SupervisorState, TelepathyState\n"
         "print(sigma_ros.__path__[0]); print(shipped_config_dir()); print(load_contract('so101').dof)"
     )
@@ -40,13 +41,30 @@ def test_package_and_messages_are_one_package_there() -> None:
     assert dof == "6"
 
 
-@pytest.mark.parametrize(
-    "name", ["policy_node", "record_node", "replay_node", "sim_node", "so101_driver", "supervisor_node"]
-)
-def test_every_node_explains_itself(name: str) -> None:
-    result = run(sys.executable, str(INSTALLED / "lib" / "sigma_ros" / name), "--help")
+NODES = (
+    "incident_recorder", "policy_node", "record_node", "replay_node", "sim_node", "so101_driver", "supervisor_node",
+)  # fmt: skip
+EXECUTABLES = (*(f"lib/sigma_ros/{name}" for name in NODES), "bin/sigma")
+
+
+@pytest.mark.parametrize("place", EXECUTABLES)
+def test_every_executable_runs_under_the_python_of_the_build_whatever_is_active_in_the_terminal(place: str) -> None:
+    """`#!/usr/bin/env python3` found the distribution's Python in a second terminal, and no package in it."""
+    executable = INSTALLED / place
+    line = executable.read_text(encoding="utf-8").splitlines()[0]
+    assert os.access(executable, os.X_OK)
+    assert Path(line.removeprefix("#!")).samefile(sys.executable)
+    assert "/bin/env" not in line
+    result = run("/usr/bin/env", "PATH=/usr/bin:/bin", str(executable), "--help")
     assert result.returncode == 0, result.stderr
     assert "contract" in result.stdout
+
+
+@pytest.mark.parametrize("name", ["preprocess", "train", "evaluate", "study"])
+def test_training_is_part_of_the_installed_package(name: str) -> None:
+    result = run(sys.executable, "-m", f"sigma_ros.training.{name}", "--help")
+    assert result.returncode == 0, result.stderr
+    assert f"python -m sigma_ros.training.{name}" in " ".join(result.stdout.split())
 
 
 @pytest.mark.parametrize("name", ["policy.launch.py", "replay.launch.py", "sim.launch.py"])

@@ -10,13 +10,13 @@ import importlib
 import os
 import re
 import signal
-import stat
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from launch_loading import arguments, load, started
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "launch").glob("*.launch.py"))
@@ -25,11 +25,12 @@ FILES = sorted((ROOT / "launch").glob("*.launch.py"))
 PROMISED = {
     "policy.launch.py": {
         "contract", "checkpoint", "device", "task", "params_file", "autostart", "supervisor", "dry_run", "log_level",
+        "namespace",
     },
-    "replay.launch.py": {"bag", "contract", "checkpoint", "out", "log_level"},
-    "record.launch.py": {"out", "contract", "task", "seconds", "log_level"},
-    "robot.launch.py": {"contract", "driver", "port", "calibration", "zero", "params_file", "log_level"},
-    "sim.launch.py": {"contract", "checkpoint", "params_file", "seed", "log_level"},
+    "replay.launch.py": {"bag", "contract", "checkpoint", "out", "namespace", "log_level"},
+    "record.launch.py": {"out", "contract", "task", "seconds", "namespace", "log_level"},
+    "robot.launch.py": {"contract", "driver", "port", "calibration", "zero", "params_file", "namespace"},
+    "sim.launch.py": {"contract", "checkpoint", "params_file", "seed", "namespace"},
 }  # fmt: skip
 OPTIONS = {
     "policy_node": "PolicyOptions",
@@ -42,6 +43,9 @@ OPTIONS = {
 }
 
 
+ALLOWED = {"launch", "launch_ros", "yaml", *sys.stdlib_module_names}
+
+
 def tree(file: Path) -> ast.Module:
     return ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
 
@@ -50,39 +54,66 @@ def called(node: ast.AST) -> str:
     return node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ""
 
 
-def nodes(file: Path) -> list[dict[str, ast.expr]]:
-    """Keyword arguments of every launch_ros Node in a file."""
-    return [
-        {keyword.arg: keyword.value for keyword in call.keywords if keyword.arg}
-        for call in ast.walk(tree(file))
-        if isinstance(call, ast.Call) and called(call) in ("Node", "LifecycleNode")
-    ]
-
-
-def arguments(file: Path) -> dict[str, tuple[str, str]]:
-    for statement in tree(file).body:
-        if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "ARGUMENTS":
-            return ast.literal_eval(statement.value)
-    raise AssertionError(f"{file.name} has no ARGUMENTS")
-
-
-def parameters(keywords: dict[str, ast.expr]) -> set[str]:
-    """Names of the parameters that a Node is given in the file itself."""
-    found = keywords.get("parameters", ast.List(elts=[]))
-    dicts = [entry for entry in ast.walk(found) if isinstance(entry, ast.Dict)]
-    return {str(key.value) for entry in dicts for key in entry.keys if isinstance(key, ast.Constant)}
-
-
-def executables() -> list[tuple[str, str, set[str]]]:
-    return [
-        (file.name, ast.literal_eval(keywords["executable"]), parameters(keywords))
-        for file in FILES
-        for keywords in nodes(file)
-    ]
-
-
-def test_the_three_launch_files_are_there() -> None:
+def test_every_launch_file_is_told_of_here() -> None:
     assert {file.name for file in FILES} == set(PROMISED)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_a_launch_file_loads_where_nothing_but_launch_and_yaml_is_installed(file: Path) -> None:
+    """`ros2` runs under the distribution's Python, which has none of the packages that pip installs."""
+    assert arguments(file)
+
+
+def test_the_bare_interpreter_refuses_what_a_distribution_lacks(tmp_path: Path) -> None:
+    for line in (
+        "import jaxtyping",
+        "from sigma_ros.contract_file import load_contract",
+        "import rich",
+        "import torch",
+    ):
+        file = tmp_path / "needy.launch.py"
+        file.write_text(f"{line}\n", encoding="utf-8")
+        with pytest.raises(AssertionError, match="No module named"):
+            load(file)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_launch_files_import_the_standard_library_launch_and_yaml_alone(file: Path) -> None:
+    """Also by way of our own modules, wherever in them the import stands."""
+    foreign = {
+        f"{source.name} imports {name}"
+        for source in (file, *reached(file))
+        for name in imported(source)
+        if not name.startswith("sigma_ros") and name.split(".")[0] not in ALLOWED
+    }
+    assert not foreign
+
+
+def imported(file: Path) -> set[str]:
+    """Absolute names of modules, and of what is taken from them."""
+    names: set[str] = set()
+    for statement in ast.walk(tree(file)):
+        if isinstance(statement, ast.Import):
+            names |= {alias.name for alias in statement.names}
+        elif isinstance(statement, ast.ImportFrom):
+            assert statement.level == 0, f"{file.name}: say the whole name"
+            names |= {str(statement.module), *(f"{statement.module}.{alias.name}" for alias in statement.names)}
+    return names
+
+
+def reached(file: Path) -> set[Path]:
+    """Modules of this package that a file imports, and what those import."""
+    found: set[Path] = set()
+    waiting = [file]
+    while waiting:
+        for name in imported(waiting.pop()):
+            parts = name.split(".")
+            places = [ROOT.joinpath(*parts[: i + 1], "__init__.py") for i in range(len(parts))]
+            places.append(ROOT.joinpath(*parts).with_suffix(".py"))
+            new = {place for place in places if parts[0] == "sigma_ros" and place.is_file()} - found
+            found |= new
+            waiting += new
+    return found
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
@@ -94,37 +125,59 @@ def test_what_is_promised_can_be_given_and_is_described(file: Path) -> None:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 def test_every_value_used_is_an_argument(file: Path) -> None:
-    text = file.read_text(encoding="utf-8")
-    used = set(re.findall(r'(?:LaunchConfiguration|text)\("(\w+)"\)', text))
-    used |= set(re.findall(r'given\["(\w+)"\]', text))
-    assert used <= set(arguments(file))
+    used = set(re.findall(r'given\["(\w+)"\]|number\(given, "(\w+)"', file.read_text(encoding="utf-8")))
+    assert {name for pair in used for name in pair if name} <= set(arguments(file))
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
-def test_what_is_passed_to_an_included_file_is_one_of_its_arguments(file: Path) -> None:
-    for call in ast.walk(tree(file)):
-        if called(call) == "IncludeLaunchDescription":
-            text = ast.unparse(call)
-            included = ROOT / "launch" / re.findall(r"(\w+\.launch\.py)", text)[0]
-            names = set(re.findall(r"'(\w+)'", text.split("launch_arguments=")[1]))
-            assert names - {"true", "false"} <= set(arguments(included))
+def test_no_launch_file_hands_its_arguments_over_by_including_another(file: Path) -> None:
+    """Included, `simulated:=true` given to robot.launch.py loosened the supervisor of a real arm."""
+    text = file.read_text(encoding="utf-8") + (ROOT / "sigma_ros/nodes/launch_policy.py").read_text(encoding="utf-8")
+    assert "IncludeLaunchDescription" not in text
+    assert not {"simulated", "lockstep"} & set(arguments(file))
 
 
-@pytest.mark.parametrize(("file", "executable", "_names"), executables())
-def test_every_executable_is_installed_and_can_run(file: str, executable: str, _names: set[str]) -> None:
-    script = ROOT / "scripts" / "nodes" / executable
-    assert script.stat().st_mode & stat.S_IXUSR, f"{file} starts {executable}"
-    assert script.read_text(encoding="utf-8").startswith("#!/usr/bin/env python3\n")
-    assert f"scripts/nodes/{executable}" in (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
+def executables() -> set[str]:
+    sources = [*FILES, ROOT / "sigma_ros" / "nodes" / "launch_policy.py"]
+    return {
+        ast.literal_eval(call.args[0])
+        for source in sources
+        for call in ast.walk(tree(source))
+        if isinstance(call, ast.Call) and called(call) == "sigma_node"
+    }
+
+
+def test_every_executable_is_named() -> None:
+    assert executables() == set(OPTIONS)
+
+
+@pytest.mark.parametrize("executable", sorted(OPTIONS))
+def test_every_executable_is_installed_and_can_run(executable: str) -> None:
+    assert executable in re.findall(r"\w+", (ROOT / "CMakeLists.txt").read_text(encoding="utf-8"))
     assert (ROOT / "sigma_ros" / "nodes" / f"{executable}.py").is_file()
 
 
-@pytest.mark.parametrize(("file", "executable", "names"), executables())
-def test_every_parameter_is_one_that_the_node_declares(file: str, executable: str, names: set[str]) -> None:
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_every_parameter_is_one_that_the_node_declares(file: Path) -> None:
     from sigma_ros.nodes import node_options, options  # noqa: PLC0415
 
-    declared = {spec.name for spec in options.specs(getattr(node_options, OPTIONS[executable]))}
-    assert names <= declared, f"{file} gives {executable} unknown parameters"
+    nodes = started(file)
+    assert nodes
+    for node in nodes:
+        declared = {spec.name for spec in options.specs(getattr(node_options, OPTIONS[node["executable"]]))}
+        assert set(node["parameters"][0]) <= declared, f"{node['executable']} is given unknown parameters"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_every_node_of_a_launch_goes_into_its_namespace(file: Path) -> None:
+    assert {node["namespace"] for node in started(file, namespace="arm1")} == {"arm1"}
+    assert {node["namespace"] for node in started(file)} == {None}
+
+
+def test_a_preset_reaches_each_node_by_its_own_file() -> None:
+    nodes = started(ROOT / "launch" / "policy.launch.py", params_file="cautious", namespace="arm1")
+    files = {node["name"]: [Path(file).name for file in node["parameters"][1:]] for node in nodes}
+    assert files == {"sigma_supervisor": ["cautious_supervisor.yaml"], "sigma_incidents": []}
 
 
 def test_the_simulators_launch_gives_the_supervisor_the_settings_of_sigma_sim() -> None:
@@ -133,20 +186,19 @@ def test_the_simulators_launch_gives_the_supervisor_the_settings_of_sigma_sim() 
 
     [given] = [
         ast.literal_eval(node.value)
-        for node in tree(ROOT / "launch" / "policy.launch.py").body
+        for node in tree(ROOT / "sigma_ros" / "nodes" / "launch_policy.py").body
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "SIMULATED"
     ]
     assert sim_limits() == SupervisorLimits(**given)
-    assert '("simulated", "true")' in (ROOT / "launch" / "sim.launch.py").read_text(encoding="utf-8")
-    assert arguments(ROOT / "launch" / "policy.launch.py")["simulated"][0] == "false"
+    asking = [file.name for file in FILES if "simulated=True" in file.read_text(encoding="utf-8")]
+    assert asking == ["sim.launch.py"]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 def test_every_package_that_a_launch_file_imports_is_a_dependency(file: Path) -> None:
     manifest = (ROOT / "package.xml").read_text(encoding="utf-8")
-    for statement in ast.walk(tree(file)):
-        if isinstance(statement, ast.ImportFrom) and statement.module:
-            package = statement.module.split(".")[0]
+    for source in (file, *reached(file)):
+        for package in {name.split(".")[0] for name in imported(source)}:
             if package.startswith("launch"):
                 assert f"<exec_depend>{package}</exec_depend>" in manifest
 
@@ -159,9 +211,8 @@ def described(file: Path, context: Any = None, **given: str) -> list[Any]:
     sources = importlib.import_module("launch.launch_description_sources")
     description = sources.PythonLaunchDescriptionSource(str(file)).get_launch_description(context)
     for argument in description.get_launch_arguments():
-        context.launch_configurations[argument.name] = given.get(argument.name) or "".join(
-            part.perform(context) for part in argument.default_value or []
-        )
+        default = "".join(part.perform(context) for part in argument.default_value or [])
+        context.launch_configurations[argument.name] = given.get(argument.name, default)
     found: list[Any] = []
     for entity in description.entities:
         if isinstance(entity, launch.actions.OpaqueFunction):
@@ -224,8 +275,6 @@ def test_a_text_stays_a_text_whatever_yaml_would_make_of_it(file: Path, value: s
     context = launch_context()
     texts = {"task", "out", "bag", "port", "calibration"} & set(arguments(file))
     entities = described(file, context, **({"bag": "b", "out": "o"} | dict.fromkeys(texts, value)))
-    for name in texts:
-        context.launch_configurations[name] = value  # also an empty one
     actions = importlib.import_module("launch_ros.actions")
     for node in [e for e in entities if isinstance(e, actions.Node)]:
         given = set_parameters(node, context)
@@ -262,7 +311,22 @@ def test_a_parameter_file_that_is_not_there_stops_the_launch() -> None:
     with pytest.raises(UsageError, match="cautios"):
         described(policy, params_file="cautios")
     assert described(policy, params_file="cautious")
-    assert described(policy, params_file=str(ROOT / "config" / "slow.yaml"))
+    assert described(policy, params_file=str(ROOT / "config" / "slow_supervisor.yaml"))
+
+
+def test_a_parameter_file_of_which_nothing_fits_stops_the_launch(tmp_path: Path) -> None:
+    """Under a namespace a section `/sigma_supervisor` had no effect, and nobody said so: full speed on a new arm."""
+    launch_context()
+    from sigma_ros.errors import UsageError  # noqa: PLC0415
+
+    file = tmp_path / "mine.yaml"
+    file.write_text("/sigma_supervisor:\n  ros__parameters: {velocity_scale: 0.5}\n", encoding="utf-8")
+    policy = ROOT / "launch" / "policy.launch.py"
+    assert described(policy, params_file=str(file))
+    with pytest.raises(UsageError, match=r"expected: /arm1/sigma_supervisor; got: /sigma_supervisor; .*/\*\*/sigma_s"):
+        described(policy, params_file=str(file), namespace="arm1")
+    with pytest.raises(UsageError, match="expected: /sigma_policy"):
+        described(policy, params_file=str(file), supervisor="false")
 
 
 def test_the_incident_recorder_can_be_left_out_in_a_word() -> None:
@@ -294,8 +358,8 @@ def test_what_failed_makes_the_launch_fail_and_what_was_stopped_does_not() -> No
 def test_the_arms_process_comes_after_the_check_of_the_others_and_its_end_ends_everything(name: str, own: str) -> None:
     entities = described(ROOT / "launch" / f"{name}.launch.py")
     kinds = [type(entity).__name__ for entity in entities if type(entity).__name__ != "DeclareLaunchArgument"]
-    assert kinds == ["IncludeLaunchDescription", "RegisterEventHandler", "Node"]
-    assert entities[-1].node_executable == own
+    assert kinds[-3:] == ["Node", "RegisterEventHandler", "Node"]
+    assert [e.node_executable for e in entities if type(e).__name__ == "Node"][-2:] == ["supervisor_node", own]
 
 
 @pytest.mark.slow

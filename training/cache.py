@@ -21,11 +21,12 @@ from sigma_ros.model.noise import flow_noise
 from sigma_ros.model.normalise import Normalisation
 from sigma_ros.model.sigma import SigmaTelepathyVLA
 from sigma_ros.model.tokens import pool_tokens
-from training.data import EpisodeRows, ShardData
-from training.progress import counted_progress
-from training.seats import Seats
-from training.tensor_files import write_tensors
-from training.windows import TARGET_STEPS
+
+from .data import EpisodeRows, ShardData
+from .progress import counted_progress
+from .seats import Seats
+from .tensor_files import write_tensors
+from .windows import TARGET_STEPS
 
 TICKS_AT_ONCE = 16
 """Ticks whose pictures go through the vision tower together."""

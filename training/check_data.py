@@ -7,7 +7,8 @@ from sigma_ros.contract import Contract
 from sigma_ros.errors import DatasetError
 from sigma_ros.model.backbone import Backbone
 from sigma_ros.model.normalise import Normalisation
-from training.data import ShardData
+
+from .data import ShardData
 
 _FOREIGN = 3.0  # normalised: one whole quantile span outside the base's quantiles
 

@@ -29,8 +29,9 @@ from rich.progress import track
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import DatasetError, SigmaError
-from training.preprocess import Options, write_episodes
-from training.shards import EpisodeArrays
+
+from .preprocess import Options, write_episodes
+from .shards import EpisodeArrays
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +147,9 @@ def _frames(pictures: torch.Tensor, contract: Contract, size_px: int) -> UInt8[n
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; exit codes 0 done, 1 failed, 2 usage."""
     parser = argparse.ArgumentParser(
-        prog="python -m training.convert_pt", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=f"python -m {__package__}.convert_pt",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--pt", nargs="+", type=Path, required=True, help="files, in order")
     parser.add_argument("--contract", default="so101", help="contract file or name (default so101)")

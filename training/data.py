@@ -12,7 +12,8 @@ from numpy import ndarray
 from safetensors import safe_open
 
 from sigma_ros.errors import DatasetError
-from training.shards import ShardMeta
+
+from .shards import ShardMeta
 
 
 @dataclass(frozen=True)

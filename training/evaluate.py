@@ -32,10 +32,11 @@ from sigma_ros.evaluation.scores import ArmScores, Scores
 from sigma_ros.evaluation.scoring import score
 from sigma_ros.model.runtime import SigmaRuntime
 from sigma_ros.stopping import INTERRUPTED
-from training.check_data import check_data
-from training.data import EpisodeRows, ShardData
-from training.progress import counted_progress
-from training.shard_replay import replay_shard
+
+from .check_data import check_data
+from .data import EpisodeRows, ShardData
+from .progress import counted_progress
+from .shard_replay import replay_shard
 
 REPORT, CHECK_A, CHECK_B = "sigma_eval_report.json", "sigma_eval_checkA.json", "sigma_eval_checkB.json"
 PICTURES = "pictures"
@@ -220,7 +221,9 @@ def show(outcomes: Sequence[Outcome], out: Path) -> None:
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m training.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=f"python -m {__package__}.evaluate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--checkpoint", required=True, help="Sigma checkpoint folder, or mini")
     parser.add_argument("--dataset_dir", type=Path, required=True, help="folder of training.preprocess")
@@ -255,7 +258,7 @@ def main(argv: list[str] | None = None) -> int:
             ablate=tuple(args.ablate),
             train_episodes=args.train_episodes,
             allow_untrained=args.allow_untrained,
-            command=" ".join(["python -m training.evaluate", *given]),
+            command=" ".join([f"python -m {__package__}.evaluate", *given]),
         )
         outcomes = evaluate(plan)
         write_evaluation(outcomes, plan, args.out, force=args.force)

@@ -17,10 +17,11 @@ from sigma_ros.evaluation.statistics import Comparison, compare
 from sigma_ros.model.adapter import References
 from sigma_ros.model.sigma import SigmaTelepathyVLA
 from sigma_ros.model.telepathy import Recurrence
-from training.cache import CachedEpisode
-from training.plain import PlainFeeder
-from training.streams import Assembler, Piece
-from training.trainee import percepts_of
+
+from .cache import CachedEpisode
+from .plain import PlainFeeder
+from .streams import Assembler, Piece
+from .trainee import percepts_of
 
 TYPICAL_RESIDUAL = 95.0
 """r_ref is this percentile of the residual's rms over the training windows: what is usual passes undiminished."""

@@ -16,7 +16,8 @@ from torch.nn.functional import cross_entropy, one_hot, smooth_l1_loss
 from sigma_ros.model.backbone import Backbone
 from sigma_ros.model.tokens import pool_tokens
 from sigma_ros.sim.random_scenes import PLACES
-from training.scenes import Scenes
+
+from .scenes import Scenes
 
 GRID = 4
 _SCENE_STREAM = 4

@@ -119,7 +119,7 @@ class TrainOptions:
 
     def command(self) -> str:
         """The command that repeats the run, without its places."""
-        parts = ["python -m training.train"]
+        parts = [f"python -m {__package__}.train"]
         for field in fields(self):
             value = getattr(self, field.name)
             if value != field.default and field.name not in ("dataset_dir", "output_dir", "base_model_id"):
@@ -163,7 +163,7 @@ def read_options(argv: list[str] | None, description: str | None) -> tuple[Train
 
 def _parser(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m training.train",
+        prog=f"python -m {__package__}.train",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,

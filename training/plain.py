@@ -13,8 +13,9 @@ from sigma_ros.model.noise import flow_noise
 from sigma_ros.model.normalise import Normalisation
 from sigma_ros.model.residual import Residual
 from sigma_ros.model.sigma import SigmaTelepathyVLA
-from training.cache import CachedEpisode
-from training.seats import Seats
+
+from .cache import CachedEpisode
+from .seats import Seats
 
 Tick = tuple[int, int]
 """Episode (by place in the data set) and row."""

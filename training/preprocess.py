@@ -25,10 +25,11 @@ from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import DatasetError, MachineError, SigmaError
 from sigma_ros.model.normalise import Normalisation
 from sigma_ros.stopping import INTERRUPTED
-from training.progress import counted_progress
-from training.shards import EpisodeArrays, ShardMeta, file_hash, read_shard, shard_name, write_shard
-from training.sources import Source, bag_sources, dataset_sources, read_source
-from training.windows import TARGET_STEPS, motion_of, quantiles, unit_problems, windows_of
+
+from .progress import counted_progress
+from .shards import EpisodeArrays, ShardMeta, file_hash, read_shard, shard_name, write_shard
+from .sources import Source, bag_sources, dataset_sources, read_source
+from .windows import TARGET_STEPS, motion_of, quantiles, unit_problems, windows_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,7 +242,9 @@ def problems_of(sources: list[Source], options: Options) -> list[str]:
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m training.preprocess", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=f"python -m {__package__}.preprocess",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--bags", nargs="+", type=Path, help="bags, or folders of bags")

@@ -36,13 +36,14 @@ from sigma_ros.model.mini import MINI, build_mini
 from sigma_ros.model.noise import flow_noise
 from sigma_ros.model.normalise import Normalisation
 from sigma_ros.stopping import INTERRUPTED, stop_on_signal
-from training.augment import augmented
-from training.data import EpisodeRows, ShardData
-from training.locate import Locator
-from training.loop import TrainingLog, refuse_nan, warmup_cosine
-from training.resume import check_same_run, load_state, optimizer_tensors, restore_optimizer, save_state
-from training.scenes import Scenes
-from training.seats import Seats
+
+from .augment import augmented
+from .data import EpisodeRows, ShardData
+from .locate import Locator
+from .loop import TrainingLog, refuse_nan, warmup_cosine
+from .resume import check_same_run, load_state, optimizer_tensors, restore_optimizer, save_state
+from .scenes import Scenes
+from .seats import Seats
 
 _STEP_STREAM = 1
 _NOISE_STREAM = 2
@@ -326,7 +327,7 @@ def train(run: Run, out: Path, *, eval_every: int, save_every: int) -> bool:
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     defaults = Options()
     parser = argparse.ArgumentParser(
-        prog="python -m training.pretrain_mini",
+        prog=f"python -m {__package__}.pretrain_mini",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -352,7 +353,7 @@ def main(argv: list[str] | None = None) -> int:
         if not train(run, args.output_dir, eval_every=args.eval_every, save_every=args.save_every):
             console.print(f"stopped after step {run.step}; --resume goes on")
             return INTERRUPTED
-        run.export(args.output_dir / "model", made_by=f"python -m training.pretrain_mini {_spelled(options)}")
+        run.export(args.output_dir / "model", made_by=f"python -m {__package__}.pretrain_mini {_spelled(options)}")
     except SigmaError as error:
         console.print(f"[red]{error}[/red]")
         return error.exit_code

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from sigma_ros.errors import CheckpointError
-from training.tensor_files import write_tensors
+
+from .tensor_files import write_tensors
 
 STATE_FILE = "training_state.safetensors"
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")

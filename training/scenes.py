@@ -29,8 +29,9 @@ from sigma_ros.model.mini import IMAGE_PX
 from sigma_ros.sim.random_scenes import PLACES, random_scenes
 from sigma_ros.sim.setups import SOURCE
 from sigma_ros.stopping import INTERRUPTED
-from training.progress import counted_progress
-from training.tensor_files import write_tensors
+
+from .progress import counted_progress
+from .tensor_files import write_tensors
 
 SETUPS_PER_FILE = 50
 PICTURES_PER_SETUP = 16
@@ -53,7 +54,10 @@ class Scenes:
         files = sorted(folder.glob("scenes_*.safetensors"))
         if not files:
             raise DatasetError(
-                "no scenes found", where=folder, expected="files of training.scenes", remedy="python -m training.scenes"
+                "no scenes found",
+                where=folder,
+                expected="files of training.scenes",
+                remedy=f"python -m {__package__}.scenes",
             )
         parts = [_read(file) for file in files]
         return cls(
@@ -105,7 +109,9 @@ def write_scenes(out: Path, *, contract: str, setups: int, seed: int) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; exit codes 0 done, 1 failed, 2 usage, 130 interrupted."""
     parser = argparse.ArgumentParser(
-        prog="python -m training.scenes", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=f"python -m {__package__}.scenes",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the pictures")
     parser.add_argument("--setups", type=int, default=800, help="tables; 16 instants each (default 800)")

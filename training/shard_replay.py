@@ -15,7 +15,8 @@ from sigma_ros.evaluation.replay import policy_facts
 from sigma_ros.evaluation.replay_log import SCORE_STRIDE_TICKS, BagFacts, ReplayLog, RunFacts
 from sigma_ros.model.runtime import SigmaRuntime
 from sigma_ros.values import NS_PER_S, AdapterSettings, Frame, Gap, Window, frozen_array
-from training.data import EpisodeRows
+
+from .data import EpisodeRows
 
 
 def replay_shard(

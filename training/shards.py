@@ -19,7 +19,8 @@ from safetensors import SafetensorError, safe_open
 
 from sigma_ros.errors import DatasetError
 from sigma_ros.model.normalise import Normalisation
-from training.tensor_files import write_tensors
+
+from .tensor_files import write_tensors
 
 META_FILE = "meta.json"
 FORMAT = "sigma_shards_1"
@@ -94,7 +95,7 @@ class ShardMeta:
                 "the shards cannot be read",
                 where=file,
                 got=error,
-                remedy="make them with: python -m training.preprocess",
+                remedy=f"make them with: python -m {__package__}.preprocess",
             ) from error
         if values.pop("format", None) != FORMAT:
             raise DatasetError("the shards are of another version", where=file, expected=FORMAT)

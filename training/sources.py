@@ -15,8 +15,9 @@ from sigma_ros.bags.reader import Bag, open_bag
 from sigma_ros.bags.transcode import load_episode
 from sigma_ros.contract import Contract
 from sigma_ros.errors import DatasetError
-from training.shards import EpisodeArrays
-from training.windows import TARGET_STEPS
+
+from .shards import EpisodeArrays
+from .windows import TARGET_STEPS
 
 LONGEST_EPOCH_TICKS = 1536
 """A longer epoch is cut: at 224 px two cameras of so many ticks are half a gigabyte. Memory starts anew at the cut."""

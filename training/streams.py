@@ -17,8 +17,9 @@ from torch import Tensor
 from sigma_ros.errors import DatasetError
 from sigma_ros.model.normalise import Normalisation
 from sigma_ros.values import WINDOW_TICKS
-from training.cache import CachedEpisode
-from training.windows import TARGET_STEPS
+
+from .cache import CachedEpisode
+from .windows import TARGET_STEPS
 
 UNROLL = 4
 """Consecutive windows through which a gradient flows."""

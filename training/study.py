@@ -25,11 +25,12 @@ from sigma_ros.errors import SigmaError
 from sigma_ros.evaluation.metrics import SPANS
 from sigma_ros.evaluation.statistics import Comparison, compare
 from sigma_ros.stopping import INTERRUPTED
-from training.held_out import WindowScores
-from training.options import ABLATIONS, TrainOptions
-from training.statistics import SeedChange, change_over_seeds
-from training.study_page import write_page
-from training.train import run_training
+
+from .held_out import WindowScores
+from .options import ABLATIONS, TrainOptions
+from .statistics import SeedChange, change_over_seeds
+from .study_page import write_page
+from .train import run_training
 
 ARMS = ("sigma", "plain_lora", *(f"without {part}" for part in ABLATIONS))
 UNADAPTED = "sigma, scale 1"
@@ -145,7 +146,9 @@ def study(common: TrainOptions, arms: list[str], seeds: list[int], out: Path) ->
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m training.study", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=f"python -m {__package__}.study",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--base_model_id", default="mini", help="as in training.train (default mini)")
     parser.add_argument("--dataset_dir", required=True, help="folder of training.preprocess, with held-out episodes")

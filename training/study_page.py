@@ -13,15 +13,17 @@ from matplotlib.lines import Line2D
 
 from sigma_ros.evaluation.metrics import SPANS
 from sigma_ros.evaluation.report import write_files
-from training.statistics import holm
+
+from .statistics import holm
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from sigma_ros.evaluation.statistics import Comparison
-    from training.options import TrainOptions
-    from training.statistics import SeedChange
-    from training.study import ArmResult
+
+    from .options import TrainOptions
+    from .statistics import SeedChange
+    from .study import ArmResult
 
 PAGE, PICTURE = "results.md", "results.svg"
 _COLOURS = {"vec": "#3b82f6", "chk": "#12a17a", "trj": "#e08214"}

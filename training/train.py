@@ -32,18 +32,19 @@ from sigma_ros.model.settings import SigmaConfig
 from sigma_ros.model.sigma import SigmaTelepathyVLA
 from sigma_ros.model.telepathy import Recurrence
 from sigma_ros.stopping import INTERRUPTED, stop_on_signal
-from training.cache import CacheSettings, cached_episodes
-from training.check_data import check_data
-from training.data import ShardData
-from training.held_out import WindowScores, score_windows, usual, usual_size
-from training.loop import TrainingLog, refuse_nan, warmup_cosine
-from training.losses import LossWeights, total, traf_weights
-from training.options import TrainOptions, read_options
-from training.plain import PlainFeeder, PlainTrainee
-from training.resume import check_same_run, load_state, optimizer_tensors, restore_optimizer, save_state
-from training.seats import Seats
-from training.streams import UNROLL, Assembler, Piece, Place, Streams
-from training.trainee import SigmaTrainee
+
+from .cache import CacheSettings, cached_episodes
+from .check_data import check_data
+from .data import ShardData
+from .held_out import WindowScores, score_windows, usual, usual_size
+from .loop import TrainingLog, refuse_nan, warmup_cosine
+from .losses import LossWeights, total, traf_weights
+from .options import TrainOptions, read_options
+from .plain import PlainFeeder, PlainTrainee
+from .resume import check_same_run, load_state, optimizer_tensors, restore_optimizer, save_state
+from .seats import Seats
+from .streams import UNROLL, Assembler, Piece, Place, Streams
+from .trainee import SigmaTrainee
 
 CHECKPOINT = "checkpoint"
 _GLANCED_EPISODES, _GLANCED_EVERY = 64, 8

@@ -16,8 +16,9 @@ from torch.utils.checkpoint import checkpoint
 from sigma_ros.model.adapter import reference_tau
 from sigma_ros.model.sigma import SigmaTelepathyVLA
 from sigma_ros.model.telepathy import Belief, Percepts, Recurrence, mean_text
-from training.losses import action_losses, intent_loss, semantic_loss, tau_loss
-from training.streams import Windows
+
+from .losses import action_losses, intent_loss, semantic_loss, tau_loss
+from .streams import Windows
 
 
 class Outcome(NamedTuple):

@@ -5,7 +5,8 @@ import numpy as np
 
 from sigma_ros.contract import Contract
 from sigma_ros.model.normalise import Normalisation, Quantiles
-from training.shards import EpisodeArrays
+
+from .shards import EpisodeArrays
 
 TARGET_STEPS = 16
 """Actions a window is trained on (model card: horizon T = 16)."""

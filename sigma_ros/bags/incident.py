@@ -14,7 +14,7 @@ from rosbags.typesys.store import Typestore
 
 from sigma_ros.bags.messages import ROS_TYPES
 from sigma_ros.bags.writer import BagWriter
-from sigma_ros.contract_file import shipped_config_dir
+from sigma_ros.contract_text import shipped_config_dir
 from sigma_ros.values import NS_PER_S
 
 OWN_TYPES = ("ActionChunk", "SupervisorState", "TelepathyState")

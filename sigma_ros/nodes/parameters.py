@@ -2,12 +2,14 @@
 """Binds an options dataclass to a node's parameters: declared, validated as a whole, applied as one snapshot.
 
 rclpy alone accepts 1.0000001 for a range up to 1.0, refuses the integer 1 where a double is declared, and
-ignores parameters it was started with but does not know. Here the range is exact, an integer that stands
-for a double is taken as one, and an unknown name stops the start with the nearest known ones.
+ignores parameters it was started with but does not know, and files in which nothing fits the node. Here the range is
+exact, an integer that stands for a double is taken as one, an unknown name stops the start with the nearest known
+ones (one that is said to every node is warned of), and so does a file of which nothing fits.
 """
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
+from contextvars import ContextVar
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
 from rclpy.node import Node
@@ -15,8 +17,10 @@ from rclpy.parameter import Parameter
 
 from sigma_ros.errors import UsageError
 from sigma_ros.nodes.options import Options, Spec, problems, replaced, specs
+from sigma_ros.nodes.parameter_files import Origins, fitting, origins
 
 _RCLPY_OWN = ("use_sim_time", "start_type_description_service")
+_ORIGINS: ContextVar[Origins] = ContextVar("origins")
 
 
 class BoundParameters[OptionsT: Options]:
@@ -30,7 +34,7 @@ class BoundParameters[OptionsT: Options]:
         applied: Told (old, new) after a change.
 
     Raises:
-        UsageError: an override is unknown or senseless; every problem is listed.
+        UsageError: an override is unknown or senseless, every problem is listed; or nothing in a parameter file fits.
     """
 
     def __init__(
@@ -53,20 +57,36 @@ class BoundParameters[OptionsT: Options]:
         node.add_post_set_parameters_callback(self._apply)
 
     def _reject_unknown(self, node: Node) -> None:
+        """What is said to every node of a graph may be unknown here; a name that is meant for this one may not."""
+        source = _ORIGINS.get(Origins())
+        name = node.get_fully_qualified_name()
+        for file in source.files:
+            fitting(file, [name])
         unknown = [
             name
             for name in node._parameter_overrides  # noqa: SLF001 - rclpy has no public list of them
             if name not in self._specs and name not in _RCLPY_OWN and not name.startswith("qos_overrides.")
         ]
-        if unknown:
-            near = {hit for name in unknown for hit in difflib.get_close_matches(name, self._specs, n=2)}
+        # A launch-wide `SetParameter` becomes `-p NAME:=VALUE`; a near miss of a name of ours is a typing error there.
+        everybodys = {loose for loose in source.loose.intersection(unknown) if not self._near([loose])}
+        everybodys |= source.for_everybody(name)
+        meant = [name for name in unknown if name not in everybodys]
+        if meant:
+            near = self._near(meant)
             raise UsageError(
                 "a parameter is not known",
                 where=node.get_name(),
                 expected=f"one of {', '.join(self._specs)}",
-                got=", ".join(unknown),
+                got=", ".join(meant),
                 remedy=f"did you mean {', '.join(sorted(near))}?" if near else "remove it",
             )
+        if unknown:
+            near = self._near(unknown)
+            hint = f"; did you mean {', '.join(sorted(near))}?" if near else ""
+            node.get_logger().warning(f"ignored, for they are not known here: {', '.join(unknown)}{hint}")
+
+    def _near(self, names: Collection[str]) -> set[str]:
+        return {hit for name in names for hit in difflib.get_close_matches(name, self._specs, n=2)}
 
     def _declare(self, node: Node, defaults: OptionsT) -> OptionsT:
         values: dict[str, object] = {}
@@ -113,6 +133,11 @@ class BoundParameters[OptionsT: Options]:
         if changes:
             old, self.value = self.value, replaced(self.value, changes)
             self._applied(old, self.value)
+
+
+def note_arguments(arguments: Sequence[str]) -> None:
+    """Remembers what the process was started with; rclpy tells a node values alone, not where they come from."""
+    _ORIGINS.set(origins(arguments))
 
 
 def given[ValueT](node: Node, name: str, *, default: ValueT) -> ValueT:

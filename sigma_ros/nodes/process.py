@@ -23,9 +23,10 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 
-from sigma_ros.contract_file import shipped_config_dir
+from sigma_ros.contract_text import shipped_config_dir
 from sigma_ros.errors import SigmaError, UsageError
 from sigma_ros.nodes.options import Options, specs
+from sigma_ros.nodes.parameters import note_arguments
 from sigma_ros.stopping import end_on_signal
 
 _FAST_DDS_2_DISTROS = ("humble", "iron", "jazzy")
@@ -49,12 +50,14 @@ def use_shipped_dds_profile(profile: str = "fastdds.xml") -> None:
 def ros_context(arguments: Sequence[str]) -> Iterator[None]:
     """An initialised rclpy without its signal handlers."""
     use_shipped_dds_profile()
+    note_arguments(arguments)
     with _ros_arguments_checked():
         rclpy.init(args=list(arguments), signal_handler_options=SignalHandlerOptions.NO)
     try:
         yield
     finally:
         rclpy.try_shutdown()
+        note_arguments(())
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 pytest.importorskip("mujoco", reason="mujoco is not installed")
 
 from sigma_ros.cli import record
-from sigma_ros.contract_file import shipped_config_dir
+from sigma_ros.contract_text import shipped_config_dir
 from sigma_ros.errors import MachineError, SigmaError, UsageError
 from sigma_ros.sim.gl import open_context
 

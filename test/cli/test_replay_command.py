@@ -15,7 +15,8 @@ import pytest
 from sigma_ros.bags.writer import BagWriter
 from sigma_ros.cli import replay_run
 from sigma_ros.cli.replay_run import COMPLETE, WITH_LOSSES, Request, run
-from sigma_ros.contract_file import load_contract, shipped_config_dir
+from sigma_ros.contract_file import load_contract
+from sigma_ros.contract_text import shipped_config_dir
 from sigma_ros.errors import BagError, CheckpointError, ContractError, SigmaError, UsageError
 from sigma_ros.stopping import INTERRUPTED
 

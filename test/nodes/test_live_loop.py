@@ -18,7 +18,7 @@ from sensor_msgs.msg import JointState
 from sigma_ros.msg import ActionChunk, SupervisorState
 from std_srvs.srv import Trigger
 
-from sigma_ros.contract_file import shipped_config_dir
+from sigma_ros.contract_text import shipped_config_dir
 from sigma_ros.nodes import qos, topics
 
 pytestmark = pytest.mark.ros

@@ -6,16 +6,18 @@ import math
 import random
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from node_fakes import FakeRuntime, fake_model, small_contract, spin_until
 from rclpy.parameter import Parameter, parameter_dict_from_yaml_file
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 from test_policy_live import LiveRobot
 
-from sigma_ros.contract_file import shipped_config_dir
+from sigma_ros.contract_text import shipped_config_dir
 from sigma_ros.nodes import qos, topics
 from sigma_ros.nodes.node_options import PolicyOptions, SupervisorOptions
 from sigma_ros.nodes.options import problems, specs
@@ -159,11 +161,18 @@ def attempt(node, pairs):
         raise
 
 
+def preset_of(preset: str, node: str):
+    """What `ros2 param load NODE FILE` sends: on Jazzy every section of the file, later only those that fit."""
+    file = str(shipped_config_dir() / f"{preset}_{node.removeprefix('/sigma_')}.yaml")
+    found = parameter_dict_from_yaml_file(file, use_wildcard=True, target_nodes=[node])
+    assert list(yaml.safe_load(Path(file).read_text(encoding="utf-8"))) == ["/**"]
+    return found
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_names_only_parameters_that_are_and_values_that_may_be(preset: str):
-    file = str(shipped_config_dir() / f"{preset}.yaml")
     for node, options in (("/sigma_policy", PolicyOptions), ("/sigma_supervisor", SupervisorOptions)):
-        found = parameter_dict_from_yaml_file(file, target_nodes=[node])
+        found = preset_of(preset, node)
         by_name = {spec.name: spec for spec in specs(options)}
         assert found
         values = {by_name[name].field_name: Parameter.from_parameter_msg(value).value for name, value in found.items()}
@@ -180,7 +189,7 @@ def test_a_preset_loads_while_the_nodes_run(preset: str, executor):
     }
     for name, node in nodes.items():
         executor.add_node(node)
-        found = parameter_dict_from_yaml_file(str(shipped_config_dir() / f"{preset}.yaml"), target_nodes=[name])
+        found = preset_of(preset, name)
         result = node.set_parameters_atomically([Parameter.from_parameter_msg(value) for value in found.values()])
         assert result.successful, result.reason
     if preset == "cautious":

@@ -4,8 +4,10 @@
 import math
 import random
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from rclpy.node import Node
@@ -14,7 +16,8 @@ from rclpy.parameter import Parameter
 from sigma_ros.errors import UsageError
 from sigma_ros.nodes.node_options import PolicyOptions, SupervisorOptions
 from sigma_ros.nodes.options import option, problem, problems, replaced, specs
-from sigma_ros.nodes.parameters import BoundParameters
+from sigma_ros.nodes.parameter_files import fitting, sections
+from sigma_ros.nodes.parameters import BoundParameters, note_arguments
 
 pytestmark = pytest.mark.ros
 VALUES = st.one_of(
@@ -126,3 +129,86 @@ def test_a_change_is_told_once_as_old_and_new(node):
     bind(one, applied=lambda old, new: told.append((old.high, new.high)))
     one.set_parameters_atomically([Parameter("pair.high", value=0.5), Parameter("pair.low", value=0.25)])
     assert told == [(1.0, 0.5)]
+
+
+KEYS = (
+    "/**", "/knobs", "knobs", "/**/knobs", "/*/knobs", "/arm1/knobs", "/arm1/**", "/arm2/knobs", "/**/other",
+)  # fmt: skip
+NAMESPACES = ("/", "/arm1", "/arm2/left")
+
+
+@pytest.fixture
+def started(executor, tmp_path):
+    """A node as a process starts it: with a parameter file, in a namespace, with further ROS arguments."""
+    made: list[Node] = []
+
+    def make(document: object, *more: str, namespace: str = "/") -> Node:
+        file = tmp_path / "parameters.yaml"
+        file.write_text(yaml.safe_dump(document), encoding="utf-8")
+        arguments = ["--ros-args", "--params-file", str(file), *more]
+        note_arguments(["program", *arguments])
+        made.append(Node("knobs", namespace=namespace, cli_args=arguments))
+        return made[-1]
+
+    yield make
+    note_arguments(())
+    for one in made:
+        one.destroy_node()
+
+
+def section(**names: object) -> dict[str, object]:
+    return {"ros__parameters": names}
+
+
+@pytest.mark.parametrize("namespace", NAMESPACES)
+@pytest.mark.parametrize("key", KEYS)
+def test_a_section_fits_exactly_where_ros_applies_it(key: str, namespace: str, started) -> None:
+    node = started({key: section(count=5)}, namespace=namespace)
+    [found] = sections(started_file(node))
+    assert found.fits(node.get_fully_qualified_name()) == ("count" in node._parameter_overrides)
+
+
+def started_file(node: Node) -> Path:
+    from sigma_ros.nodes import parameters  # noqa: PLC0415
+
+    assert node
+    return parameters._ORIGINS.get().files[0]
+
+
+@pytest.mark.parametrize("namespace", NAMESPACES)
+@pytest.mark.parametrize("key", KEYS)
+def test_a_parameter_file_has_its_effect_or_stops_the_start(key: str, namespace: str, started) -> None:
+    """Under a namespace the presets did nothing, without a word: full speed on a new arm."""
+    node = started({key: section(count=5)}, namespace=namespace)
+    if "count" in node._parameter_overrides:
+        assert bind(node).value.count == 5
+        return
+    with pytest.raises(UsageError, match="nothing in the parameter file fits the node") as caught:
+        bind(node)
+    assert "call the section /**/knobs" in str(caught.value)
+
+
+def test_a_section_of_the_same_node_in_another_namespace_is_no_mistake_beside_ones_own(started) -> None:
+    both = {f"/arm{i}/knobs": section(count=i) for i in (1, 2)}
+    assert bind(started(both, namespace="/arm2")).value.count == 2
+    file = started_file(started(both))
+    with pytest.raises(UsageError, match="nothing in the parameter file fits"):
+        fitting(file, ["/knobs", "/others"])
+    assert fitting(file, ["/arm1/knobs", "/others"]) == ("/arm1/knobs",)
+
+
+def test_what_is_said_to_every_node_may_be_unknown_here(started) -> None:
+    """One file for the whole robot, or a launch-wide `SetParameter`, stopped every node."""
+    node = started({"/**": section(robot_ip="10.0.0.2", count=4)}, "-p", "robot_serial:=7")
+    assert bind(node).value.count == 4
+
+
+@pytest.mark.parametrize("document", [{"/knobs": section(robot_ip="x")}, {"/**/knobs": section(pair={"hihg": 0.5})}])
+def test_an_unknown_name_in_the_nodes_own_section_stops_the_start(document, started) -> None:
+    with pytest.raises(UsageError, match="a parameter is not known"):
+        bind(started(document))
+
+
+def test_a_misspelt_name_on_the_command_line_is_not_taken_for_one_of_other_nodes(started) -> None:
+    with pytest.raises(UsageError, match=r"did you mean count"):
+        bind(started({"/**": section(robot_ip="x")}, "-p", "cuont:=5"))

@@ -12,7 +12,7 @@ from functools import partial
 from sigma_ros.stopping import ctrl_c_ends_at_once
 
 if __name__ == "__main__":
-    ctrl_c_ends_at_once()  # as the executables in scripts/nodes
+    ctrl_c_ends_at_once()  # as the executables in sigma_ros.starting
 
 import numpy as np
 from node_fakes import HORIZON, FakeRuntime

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finds a contract and reads its YAML text, unchecked; `contract_file` checks it.
+
+The standard library and `yaml` alone: launch files need it, and they run under the Python of `ros2`, which has none of
+the packages that pip installs.
+"""
+
+from pathlib import Path
+
+from sigma_ros.border import one_line, read_yaml
+from sigma_ros.errors import ContractError, SigmaError
+
+
+def contract_document(path: str | Path) -> tuple[Path, object]:
+    """The file of a contract, given by path or by the name of a shipped one (`so101`), and its unchecked document.
+
+    Raises:
+        ContractError: there is no such file, or it is not YAML.
+    """
+    file = _find(path)
+    return file, _whole(file)
+
+
+def command_topic(path: str | Path) -> str:
+    """Where a contract sends commands, as its file says it.
+
+    Raises:
+        ContractError: the file cannot be read, or does not say it.
+    """
+    file, document = contract_document(path)
+    command = document.get("command") if isinstance(document, dict) else None
+    topic = command.get("topic") if isinstance(command, dict) else None
+    if not isinstance(topic, str) or not topic:
+        remedy = f"check with: sigma contract check {file}"
+        raise ContractError("the contract names no command topic", where=file, got=one_line(topic, 40), remedy=remedy)
+    return topic
+
+
+def _whole(file: Path) -> object:
+    """A file's document; with `extends: so101` that contract's, with this file's entries in place of its own."""
+    document = _parsed(file)
+    if not isinstance(document, dict) or "extends" not in document:
+        return document
+    name = document.pop("extends")
+    parent = _parsed(_find(one_line(name)))
+    if not isinstance(parent, dict) or "extends" in parent:
+        raise ContractError("a contract may extend a whole one only", where=file, got=f"extends: {one_line(name, 40)}")
+    return parent | document
+
+
+def _parsed(file: Path) -> object:
+    try:
+        return read_yaml(file)
+    except SigmaError as error:
+        got = error.what if error.got is None else error.got
+        raise ContractError("the contract cannot be read", where=file, got=got, remedy=error.remedy) from error
+
+
+def shipped_config_dir() -> Path:
+    """Folder of the contracts and presets that ship with the package (source tree or install space)."""
+    package = Path(__file__).resolve().parent
+    candidates = [package.parent / "config", package / "config"]
+    candidates += [parent / "share" / "sigma_ros" / "config" for parent in package.parents]
+    for candidate in candidates:
+        if (candidate / "so101.yaml").is_file():
+            return candidate
+    raise ContractError(
+        "the shipped contracts were not found",
+        expected=" or ".join(str(c) for c in candidates[:2]),
+        remedy="install the package again, or give the contract's full path",
+    )
+
+
+def _find(path: str | Path) -> Path:
+    file = Path(path)
+    if file.is_file():
+        return file
+    if file.suffix == "" and file.parent == Path():
+        shipped = shipped_config_dir() / f"{file}.yaml"
+        if shipped.is_file():
+            return shipped
+    names = ", ".join(sorted(p.stem for p in shipped_config_dir().glob("*.yaml") if is_contract_file(p)))
+    raise ContractError(
+        "no such contract", where=path, expected=f"a YAML file or one of: {names}", remedy="give an existing path"
+    )
+
+
+def is_contract_file(path: Path) -> bool:
+    """Whether a YAML file looks like a contract (it names joints, or extends one that does)."""
+    document = read_yaml(path)
+    return isinstance(document, dict) and bool({"joints", "extends"} & document.keys())
