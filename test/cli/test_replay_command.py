@@ -19,6 +19,8 @@ from sigma_ros.errors import BagError, CheckpointError, ContractError, SigmaErro
 from sigma_ros.evaluation.bag_writer import BagWriter
 from sigma_ros.stopping import INTERRUPTED
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 START_NS = 1_700_000_000_000_000_000
 TICKS = 34
