@@ -25,7 +25,7 @@ test: setup ## Run the tests; ARGS="-k supervisor -x"
 	@$(ENV) python -m pytest $(ARGS)
 
 test-fast: setup ## The tests without ROS processes, OpenGL and slow ones: about a minute
-	@$(ENV) python -m pytest -q -m "not slow and not ros and not gl" $(ARGS)
+	@$(ENV) python -m pytest -q -n 2 --dist loadfile -m "not slow and not ros and not gl" $(ARGS)
 
 check: check-code check-architecture ## Lint, format, types, import direction
 

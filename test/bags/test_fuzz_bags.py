@@ -13,6 +13,8 @@ sys.path.insert(0, str(ROOT / "tools"))
 import fuzz_bags  # noqa: E402
 from bag_mutations import Expected, Mutation, boundaries, mutations, storage_of  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 KINDS = len(list(mutations()))
 
 

@@ -20,6 +20,8 @@ from sigma_ros.contract_text import shipped_config_dir
 from sigma_ros.errors import BagError, CheckpointError, ContractError, SigmaError, UsageError
 from sigma_ros.stopping import INTERRUPTED
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 START_NS = 1_700_000_000_000_000_000
 TICKS = 34

@@ -22,6 +22,8 @@ import oracle  # noqa: E402
 from attacks import ATTACKS  # noqa: E402
 from storms import STORMS  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 SHIPPED = oracle.Limits.read(ROOT / "config" / "oracle_so101.yaml")
 LIMITS = replace(SHIPPED, acceleration=np.full(6, 10.0), jerk=np.full(6, 100.0))
 """Low enough that motions can be made which break one limit and no other."""

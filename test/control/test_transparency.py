@@ -10,6 +10,8 @@ from sigma_ros.control.limits import SupervisorLimits
 from sigma_ros.control.reasons import State
 from sigma_ros.sim.motion import Waypoint, joint_path
 
+pytestmark = pytest.mark.slow
+
 
 def demonstration(speed: float, *, legs: int = 6, seed: int = 0) -> ndarray:
     """Minimum-jerk legs between poses anywhere in the range, at a share of the contract's limits, 30 a second."""

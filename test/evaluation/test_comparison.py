@@ -16,6 +16,8 @@ from sigma_ros.evaluation.report_json import plain, report_document
 from sigma_ros.evaluation.saved_report import SavedReport, read_report
 from sigma_ros.evaluation.scoring import score
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", autouse=True)
 def no_page():

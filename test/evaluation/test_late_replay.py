@@ -23,6 +23,8 @@ from sigma_ros.evaluation.report_json import plain, report_document, to_text
 from sigma_ros.evaluation.scoring import score
 from sigma_ros.values import AdapterSettings
 
+pytestmark = pytest.mark.slow
+
 CONTRACT = small_contract()
 OPTIONS = ReplayOptions(
     settings=AdapterSettings(), schedule=Schedule(8, 16), supervisor_limits=SupervisorLimits.for_replay()

@@ -15,6 +15,8 @@ from sigma_ros.evaluation.replay import ReplayOptions, replay
 from sigma_ros.evaluation.scoring import score
 from sigma_ros.values import AdapterSettings
 
+pytestmark = pytest.mark.slow
+
 CONTRACT = small_contract()
 OPTIONS = ReplayOptions(
     settings=AdapterSettings(), schedule=Schedule(6, 16), supervisor_limits=SupervisorLimits.for_replay()

@@ -22,6 +22,8 @@ from sigma_ros.evaluation.report_html import report_page
 from sigma_ros.evaluation.report_json import MEASURED_KEYS, report_document, to_text
 from sigma_ros.evaluation.scoring import score
 
+pytestmark = pytest.mark.slow
+
 SCHEMA_FILE = Path(__file__).resolve().parents[2] / "docs" / "report.schema.json"
 
 

@@ -15,6 +15,8 @@ from sigma_ros.evaluation.replay_log import ReplayLog, TickTrack
 from sigma_ros.evaluation.scores import Scores
 from sigma_ros.evaluation.scoring import score
 
+pytestmark = pytest.mark.slow
+
 MSES = ("mse_vec", "mse_chk", "mse_trj")
 
 

@@ -25,6 +25,8 @@ from sigma_ros.model.base_weights import empty_policy, fill_policy, network_tens
 from sigma_ros.model.mini import TINY
 from sigma_ros.model.sizes import network_sizes
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 Copy = Callable[[], Path]
 

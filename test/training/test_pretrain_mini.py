@@ -12,6 +12,8 @@ from sigma_ros.model.base_checkpoint import load_base
 from training.augment import augmented
 from training.pretrain_mini import Options, Run, read_batch, train
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = Options(max_steps=4, batch_size=2, warmup_steps=2, dtype="float32")
 
 

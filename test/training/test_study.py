@@ -17,6 +17,8 @@ from training.statistics import change_over_seeds, holm
 from training.study import ARMS, UNADAPTED, arm_options, main, study, summarise
 from training.study_page import PAGE, PICTURE, page
 
+pytestmark = pytest.mark.slow
+
 EPISODES = np.arange(120) // 10
 COMMON = TrainOptions(base_model_id="mini", dataset_dir="data", output_dir="out", max_steps=2)
 CHANCES = st.dictionaries(st.text(min_size=1, max_size=3), st.floats(0.0, 1.0), min_size=1, max_size=9)

@@ -40,6 +40,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "test" / "evaluation"))
 from bags import small_contract  # type: ignore[import-not-found]  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def options(base, data, tmp_path) -> TrainOptions:
