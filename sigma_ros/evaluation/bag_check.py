@@ -48,8 +48,17 @@ def check_topics(info: "BagInfo", contract: Contract) -> None:
             expected=", ".join(f"{topic} ({' or '.join(accepted)})" for topic, accepted in needs.items()),
             got=", ".join(f"{topic} ({info.types[topic]}, {info.counts[topic]})" for topic in info.topics)
             or "no topics",
-            remedy="correct the contract's topics, or record the missing ones",
+            remedy=_remedy(info, tuple(needs)),
         )
+
+
+def _remedy(info: "BagInfo", needs: tuple[str, ...]) -> str:
+    """Names a namespace in which the bag has all that is needed."""
+    spaces = [{have.removesuffix(topic) for have in info.topics if have.endswith(topic)} for topic in needs]
+    found = sorted(set[str].intersection(*spaces) - {""})
+    if found:
+        return f"the bag has them in a namespace; give it behind the contract: NAME@{found[0].strip('/')}"
+    return "correct the contract's topics, or record the missing ones"
 
 
 def _problem(info: "BagInfo", topic: str, accepted: tuple[str, ...]) -> str | None:
