@@ -8,7 +8,7 @@ from typing import Any
 
 from sigma_ros.chain import read_kinematics
 from sigma_ros.contract import COMMAND_TYPES, IMAGE_TYPES, POLICY_UNITS, Camera, Contract, Joint, unit_map
-from sigma_ros.contract_text import contract_document, shipped_config_dir
+from sigma_ros.contract_text import absolute_topic, chosen_namespace, contract_document, shipped_config_dir
 from sigma_ros.errors import ContractError
 
 _ENTRIES = {"name", "fps", "settle_ms", "tasks", "joints", "cameras", "state", "action", "command", "kinematics"}
@@ -18,12 +18,15 @@ _DERIVATIVES = {"max_velocity_radps", "max_acceleration_radps2", "max_jerk_radps
 def load_contract(path: str | Path) -> Contract:
     """Reads a contract file, or one that ships with the package by its name (`so101`).
 
+    Topics that do not begin with `/` lie in the namespace that stands behind the path (`so101@arm1`), if any; all
+    topics of the contract that comes back begin with `/`.
+
     Raises:
         ContractError: the file is missing or not YAML, or a field is missing, unknown or senseless;
             every problem is listed at once.
     """
     file, document = contract_document(path)
-    reader = _Reader(document)
+    reader = _Reader(document, chosen_namespace(path) or "")
     contract = reader.contract()
     if contract is None or reader.problems:
         raise ContractError(
@@ -38,8 +41,9 @@ def load_contract(path: str | Path) -> Contract:
 class _Reader:
     """Collects every problem of a document instead of stopping at the first."""
 
-    def __init__(self, document: object) -> None:
+    def __init__(self, document: object, namespace: str) -> None:
         self.problems: list[str] = []
+        self._namespace = namespace
         self._root = document if isinstance(document, dict) else {}
         if not isinstance(document, dict):
             self.problems.append("the file is not a mapping")
@@ -64,8 +68,8 @@ class _Reader:
         max_age_ms = self._number(state, "max_age_ms", "state.", low=1.0, high=10_000.0)
         fields: dict[str, Any] = {
             "name": self._text(root, "name", ""),
-            "joint_state_topic": self._text(state, "topic", "state."),
-            "command_topic": self._text(command, "topic", "command."),
+            "joint_state_topic": self._topic(state, "state."),
+            "command_topic": self._topic(command, "command."),
             "command_type": self._choice(command, "type", "command.", COMMAND_TYPES),
             "action_source": self._choice(action, "source", "action.", ("command", "next_state")),
             "tasks": self._texts(self._list(root, "tasks"), "tasks"),
@@ -139,7 +143,7 @@ class _Reader:
         camera_type: Any = self._choice(entry, "type", where + ".", IMAGE_TYPES)
         return Camera(
             name=self._text(entry, "name", where + "."),
-            topic=self._text(entry, "topic", where + "."),
+            topic=self._topic(entry, where + "."),
             message_type=camera_type,
             width_px=round(self._number(entry, "width_px", where + ".", low=16, high=8192)),
             height_px=round(self._number(entry, "height_px", where + ".", low=16, high=8192)),
@@ -191,6 +195,9 @@ class _Reader:
             return value
         self.problems.append(f"{where}{key} must be a text, got {value!r}")
         return ""
+
+    def _topic(self, mapping: Mapping[str, object], where: str) -> str:
+        return absolute_topic(self._text(mapping, "topic", where), self._namespace)
 
     def _texts(self, value: object, where: str) -> tuple[str, ...]:
         if isinstance(value, list) and all(isinstance(v, str | int) and str(v).strip() for v in value):

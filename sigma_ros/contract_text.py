@@ -14,15 +14,17 @@ from sigma_ros.errors import ContractError, SigmaError
 def contract_document(path: str | Path) -> tuple[Path, object]:
     """The file of a contract, given by path or by the name of a shipped one (`so101`), and its unchecked document.
 
+    A namespace behind it (`so101@arm1`) is left out.
+
     Raises:
         ContractError: there is no such file, or it is not YAML.
     """
-    file = _find(path)
+    file = _find(_parts(path)[0])
     return file, _whole(file)
 
 
 def command_topic(path: str | Path) -> str:
-    """Where a contract sends commands, as its file says it.
+    """Where a contract sends commands, as its file says it, or with the namespace that stands behind its name.
 
     Raises:
         ContractError: the file cannot be read, or does not say it.
@@ -33,7 +35,22 @@ def command_topic(path: str | Path) -> str:
     if not isinstance(topic, str) or not topic:
         remedy = f"check with: sigma contract check {file}"
         raise ContractError("the contract names no command topic", where=file, got=one_line(topic, 40), remedy=remedy)
-    return topic
+    return topic if chosen_namespace(path) is None else absolute_topic(topic, chosen_namespace(path) or "")
+
+
+def chosen_namespace(path: str | Path) -> str | None:
+    """The namespace that a user has put behind a contract: `arm1` of `so101@arm1`; None without one."""
+    return _parts(path)[1]
+
+
+def absolute_topic(name: str, namespace: str) -> str:
+    """A topic's full name: one that begins with `/` stays, another one lies in the namespace."""
+    return name if name.startswith("/") else "/".join(["", *filter(None, namespace.split("/")), name])
+
+
+def _parts(path: str | Path) -> tuple[str | Path, str | None]:
+    name, at, namespace = str(path).rpartition("@")
+    return (name, namespace) if at and not Path(path).is_file() else (path, None)
 
 
 def _whole(file: Path) -> object:

@@ -160,7 +160,7 @@ def main(argv: list[str] | None = None) -> int:
         default = getattr(Keys(), name)
         parser.add_argument(f"--{name}_key", default=default, help=f"default {default}")
     args = parser.parse_args(argv)
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     try:
         contract = load_contract(args.contract)
         keys = Keys(**{name: getattr(args, f"{name}_key") for name in Keys.__slots__})
@@ -177,7 +177,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         meta = write_episodes(episodes, options, described=", ".join(path.name for path in args.pt))
     except SigmaError as error:
-        console.print(f"[red]{error}[/red]")
+        console.print(str(error), style="red")
         return error.exit_code
     console.print(f"{len(meta.episodes)} episodes, {len(meta.windows)} windows: {args.out}")
     return 0

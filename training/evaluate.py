@@ -214,7 +214,7 @@ def show(outcomes: Sequence[Outcome], out: Path) -> None:
                 f"{one.relative_low:+.1%} .. {one.relative_high:+.1%} ({one.unit}s)",
                 f"{one.p_value:.2g}",
             )
-    console = Console()
+    console = Console(markup=False)
     console.print(table)
     console.print(f"{out}: {REPORT}, {CHECK_A}, {CHECK_B}, report.html")
 
@@ -247,7 +247,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command; exit codes 0 done, 1 failed, 2 usage, 130 interrupted."""
     given = sys.argv[1:] if argv is None else argv
     args = _arguments(given)
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     try:
         refuse_existing(args.out, force=args.force)
         plan = Plan(
@@ -263,7 +263,7 @@ def main(argv: list[str] | None = None) -> int:
         outcomes = evaluate(plan)
         write_evaluation(outcomes, plan, args.out, force=args.force)
     except SigmaError as error:
-        console.print(f"[red]{error}[/red]")
+        console.print(str(error), style="red")
         return error.exit_code
     except KeyboardInterrupt:
         console.print("interrupted; nothing was written")

@@ -32,7 +32,7 @@ class TrainingLog:
     def __init__(
         self, folder: Path | None, *, total_steps: int, first_step: int, samples_per_step: int, quiet: bool = False
     ) -> None:
-        self._console = Console(stderr=True, quiet=quiet)
+        self._console = Console(stderr=True, quiet=quiet, markup=False)
         self._writer = None if folder is None else SummaryWriter(str(folder), purge_step=first_step)
         self._samples = samples_per_step
         self._first, self._total = first_step, total_steps

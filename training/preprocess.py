@@ -266,7 +266,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; exit codes 0 done, 1 failed, 2 usage, 130 interrupted (a second run resumes)."""
     args = _arguments(argv)
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     try:
         contract = load_contract(args.contract)
         if args.bags:
@@ -290,7 +290,7 @@ def main(argv: list[str] | None = None) -> int:
             shutil.rmtree(args.out, ignore_errors=True)
         meta = preprocess(sources, options, described=described, revision=args.revision)
     except SigmaError as error:
-        console.print(f"[red]{error}[/red]")
+        console.print(str(error), style="red")
         return error.exit_code
     except KeyboardInterrupt:
         console.print("interrupted; the same command resumes")
@@ -305,7 +305,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _say_problems(problems: list[str], console: Console) -> int:
     for problem in problems:
-        console.print(f"[red]{problem}[/red]")
+        console.print(str(problem), style="red")
     console.print(f"{len(problems)} problem(s); nothing was written")
     return 1 if problems else 0
 

@@ -344,7 +344,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; exit codes 0 done, 1 failed, 2 usage, 130 interrupted (--resume goes on)."""
     args = _arguments(argv)
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     try:
         options = Options(**{name: getattr(args, name) for name in asdict(Options())})
         run = Run(ShardData.open(args.dataset_dir), options)
@@ -355,7 +355,7 @@ def main(argv: list[str] | None = None) -> int:
             return INTERRUPTED
         run.export(args.output_dir / "model", made_by=f"python -m {__package__}.pretrain_mini {_spelled(options)}")
     except SigmaError as error:
-        console.print(f"[red]{error}[/red]")
+        console.print(str(error), style="red")
         return error.exit_code
     console.print(f"{args.output_dir / 'model'}: a trained small pi0.5 after {run.step} steps")
     return 0

@@ -8,4 +8,4 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 def counted_progress() -> Progress:
     """A bar on stderr that counts finished pieces."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True))
+    return Progress(*columns, console=Console(stderr=True, markup=False))

@@ -118,11 +118,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=3000, help="default 3000")
     parser.add_argument("--contract", default="so101", help="default so101")
     args = parser.parse_args(argv)
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     try:
         write_scenes(args.out, contract=args.contract, setups=args.setups, seed=args.seed)
     except SigmaError as error:
-        console.print(f"[red]{error}[/red]")
+        console.print(str(error), style="red")
         return error.exit_code
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on")

@@ -131,7 +131,7 @@ def _semantic_change(runs: dict[int, WindowScores]) -> dict[str, float]:
 
 def study(common: TrainOptions, arms: list[str], seeds: list[int], out: Path) -> bool:
     """Seed after seed, so that every arm has some before any has all; False when it was interrupted."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     results: dict[str, dict[int, WindowScores]] = {arm: {} for arm in arms}
     for seed in seeds:
         for arm in arms:
@@ -166,7 +166,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; exit codes 0 done, 1 failed, 2 usage, 130 interrupted (the same command resumes)."""
     args = _arguments(argv)
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     try:
         common = TrainOptions(
             base_model_id=args.base_model_id,
@@ -183,7 +183,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         complete = study(common, args.arms, args.seeds, args.out)
     except SigmaError as error:
-        console.print(f"[red]{error}[/red]")
+        console.print(str(error), style="red")
         return error.exit_code
     except KeyboardInterrupt:
         complete = False

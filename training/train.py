@@ -351,12 +351,12 @@ def run_training(options: TrainOptions, *, resume: bool) -> tuple[Run, bool]:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; exit codes 0 done, 1 failed, 2 usage, 130 interrupted (--resume goes on)."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     try:
         options, resume = read_options(argv, __doc__)
         run, complete = run_training(options, resume=resume)
     except SigmaError as error:
-        console.print(f"[red]{error}[/red]")
+        console.print(str(error), style="red")
         return error.exit_code
     except KeyboardInterrupt:
         console.print("interrupted before the state was saved")

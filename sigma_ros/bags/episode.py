@@ -7,6 +7,7 @@ A tick comes out once the next one is complete, so that its recorded action is k
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from posixpath import commonpath
 from typing import NamedTuple
 
 import numpy as np
@@ -60,7 +61,7 @@ class Episode(Iterator[Tick]):
         self._bag = bag
         self._contract = contract
         self._clock = FrameClock(contract, image_size_px=image_size_px)
-        self._task_topic = None if task is not None else task_topic(bag)
+        self._task_topic = None if task is not None else task_topic(bag, contract)
         self._clock.set_task(task if task is not None else recorded_task(bag, contract))
         self._routes = self._make_routes()
         self._joint_reader = JointReader(contract)
@@ -229,16 +230,20 @@ def episode(bag: Bag, contract: Contract, *, image_size_px: int | None, task: st
     return Episode(bag, contract, image_size_px=image_size_px, task=task)
 
 
-def task_topic(bag: Bag) -> str | None:
-    """The recorded topic with the task text: a String whose name ends in `task`."""
+def task_topic(bag: Bag, contract: Contract) -> str | None:
+    """The recorded topic with the task text: a String whose name ends in `task`.
+
+    Of several, as in a recording of two arms, the one nearest to the contract's joint states by name.
+    """
     info = bag.info
     found = [topic for topic in info.topics if info.types[topic] == TEXT_TYPE and topic.split("/")[-1] == "task"]
+    found.sort(key=lambda topic: len(commonpath([topic, contract.joint_state_topic])), reverse=True)
     return found[0] if found and info.counts[found[0]] else None
 
 
 def recorded_task(bag: Bag, contract: Contract) -> str:
     """The task of a recording: its first task message, else its note `sigma.task`, else the contract's first task."""
-    topic = task_topic(bag)
+    topic = task_topic(bag, contract)
     record = bag.first(topic) if topic is not None else None
     if record is not None:
         return _text(record)

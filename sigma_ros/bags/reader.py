@@ -25,7 +25,7 @@ from sigma_ros.bags.losses import Losses
 from sigma_ros.bags.mcap_file import McapFile
 from sigma_ros.bags.sqlite_file import SqliteFile
 from sigma_ros.bags.storage import StorageFile, Stored, clock_was_set
-from sigma_ros.border import most_output_bytes
+from sigma_ros.border import most_output_bytes, one_line
 from sigma_ros.contract import IMAGE_TYPES, Contract
 from sigma_ros.errors import BagError, ContractError
 
@@ -288,8 +288,17 @@ def _check_topics(info: BagInfo, contract: Contract) -> None:
             expected=", ".join(f"{topic} ({' or '.join(accepted)})" for topic, accepted in needs.items()),
             got=", ".join(f"{topic} ({info.types[topic]}, {info.counts[topic]})" for topic in info.topics)
             or "no topics",
-            remedy="correct the contract's topics, or record the missing ones",
+            remedy=_remedy(info, tuple(needs)),
         )
+
+
+def _remedy(info: BagInfo, needs: tuple[str, ...]) -> str:
+    """Names a namespace in which the bag has all that is needed."""
+    spaces = [{have.removesuffix(topic) for have in info.topics if have.endswith(topic)} for topic in needs]
+    found = sorted(set[str].intersection(*spaces) - {""})
+    if found:
+        return f"the bag has them in a namespace; give it behind the contract: NAME@{one_line(found[0]).strip('/')}"
+    return "correct the contract's topics, or record the missing ones"
 
 
 def _problem(info: BagInfo, topic: str, accepted: tuple[str, ...]) -> str | None:

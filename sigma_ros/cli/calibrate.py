@@ -141,7 +141,7 @@ def _live(contract: "Contract") -> ndarray:
 
 
 def _tell(contract: "Contract", values: ndarray, quantiles: "Quantiles", fits: "tuple[Fit, ...]") -> None:
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("joint", "sent", "trained on", *(fit.reading.name.split()[-1] for fit in fits)):
         table.add_column(column, justify="left" if column == "joint" else "right", no_wrap=True)

@@ -57,7 +57,7 @@ def compare(
 
 
 def _show(comparison: "ReportComparison") -> None:
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     for warning in comparison.warnings:
         console.print(warning, style="bold yellow")
     console.print(comparison.headline, style="bold")

@@ -32,7 +32,7 @@ def check(
     Example: sigma contract check config/so101.yaml
     """
     checked = load_contract(file)
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     console.print(f"contract {checked.name}: no problem found", style="bold green")
     for table in (_joints(checked), _aliases(checked), _cameras(checked), _sources(checked), *_tool(checked)):
         console.print(table)

@@ -46,7 +46,7 @@ def dataset(
             strict=strict,
             progress=lambda number, share: bar.update(task, completed=number + min(1.0, max(0.0, share))),
         )
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     console.print(f"{written.episodes} episodes, {written.frames} frames, {len(written.tasks)} task(s) in {out}")
     for reason, count in written.left_out.items():
         console.print(f"left out: {count} {reason}", style="yellow")

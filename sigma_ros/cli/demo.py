@@ -34,14 +34,14 @@ def demo(
     """
     from sigma_ros.cli import demo_nodes  # noqa: PLC0415 - help stays fast
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     started_s = time.monotonic()
     demo_nodes.check_ros()
     _clear(out)
     with demo_nodes.running(checkpoint, domain=domain, log_dir=out / "log") as nodes:
-        console.print(f"[bold]1/2[/bold] recording an episode of the simulated arm into {out / 'recording'}")
+        console.print(f"1/2 recording an episode of the simulated arm into {out / 'recording'}", style="bold")
         bag = _record(out / "recording", seed)
-        console.print("[bold]2/2[/bold] replaying it through the policy node and the supervisor node")
+        console.print("2/2 replaying it through the policy node and the supervisor node", style="bold")
         code = nodes.replay(bag, out)
     if (out / "report.json").is_file():
         demo_nodes.show(out, console)

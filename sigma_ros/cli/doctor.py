@@ -8,12 +8,13 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from sigma_ros.contract import Contract
 from sigma_ros.errors import SigmaError
 
 app = typer.Typer(help="Check everything and say what to do.", add_completion=False)
-_MARKS = {"ok": "[green]ok   [/]", "note": "[yellow]note [/]", "wrong": "[bold red]wrong[/]"}
+_MARKS = {"ok": ("ok   ", "green"), "note": ("note ", "yellow"), "wrong": ("wrong", "bold red")}
 
 
 @app.command()
@@ -33,7 +34,7 @@ def doctor(
     from sigma_ros.cli import doctor_checks as checks  # noqa: PLC0415 - help stays fast
     from sigma_ros.contract_file import load_contract  # noqa: PLC0415
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
     robot = load_contract(contract)
     wrong = _show(console, "machine", checks.machine())
     wrong += _show(console, "packages", checks.packages())
@@ -49,12 +50,13 @@ def doctor(
 
 
 def _show(console: Console, title: str, findings: Iterable[object]) -> int:
-    console.print(f"[bold]{title}[/]")
+    console.print(title, style="bold")
     wrong = 0
     for finding in findings:
         level, what, remedy = finding.level, finding.what, finding.remedy  # type: ignore[attr-defined]
         wrong += level == "wrong"
-        console.print(f"  {_MARKS[level]} {what}" + (f"  -> {remedy}" if level != "ok" and remedy else ""))
+        then = f"  -> {remedy}" if level != "ok" and remedy else ""
+        console.print(Text.assemble("  ", _MARKS[level], f" {what}{then}"))
     return wrong
 
 

@@ -160,7 +160,7 @@ def _summarise(
 
 
 def _show(rows: Sequence[BagRow], document: Mapping[str, Any], out: Path, *, kept: int, took_s: float) -> None:
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     for warning in document["verdict"]["warnings"]:
         console.print(warning, style="bold yellow")
     console.print(document["verdict"]["headline"], style="bold")

@@ -47,7 +47,7 @@ def missing_package(name: str) -> MachineError:
 
 def show(error: SigmaError) -> None:
     """Prints the error as one block on stderr; parts joined by ` | ` stand one below the other."""
-    console = Console(stderr=True, highlight=False, soft_wrap=False)
+    console = Console(stderr=True, highlight=False, soft_wrap=False, markup=False)
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")

@@ -37,7 +37,7 @@ def make_mini(
     from sigma_ros.model.mini import make_mini as make  # noqa: PLC0415
 
     make(robot, out, seed=seed, made_by=f"sigma model make-mini --contract {robot.name} --seed {seed}")
-    Console(highlight=False).print(
+    Console(highlight=False, markup=False).print(
         f"{out}: random weights from seed {seed} for {robot.name} "
         f"({robot.dof} joints, cameras {', '.join(c.name for c in robot.cameras)})\n"
         f"use it with --checkpoint {out} --allow-untrained"

@@ -28,6 +28,7 @@ _STATES = ("DISENGAGED", "ENGAGING", "RUN", "BASE_ONLY", "HOLD", "STOPPED", "EST
 def monitor(
     *,
     rate_hz: Annotated[float, typer.Option(min=1.0, max=30.0, help="How often the view is drawn.")] = 5.0,
+    namespace: Annotated[str, typer.Option(help="Of the nodes to watch, such as arm1.")] = "",
     seconds: Annotated[float, typer.Option(min=0.0, help="End after so long; 0: at Ctrl-C.")] = 0.0,
 ) -> None:
     """Shows state, scale, risk, ages, rates and the last reasons until Ctrl-C.
@@ -38,7 +39,10 @@ def monitor(
     from sigma_ros.nodes.monitor import Monitor  # noqa: PLC0415
 
     end_s = time.monotonic() + seconds if seconds else float("inf")
-    with listening("sigma_monitor") as (node, spin), Live(refresh_per_second=rate_hz, screen=False) as live:
+    with (
+        listening("sigma_monitor", namespace=namespace) as (node, spin),
+        Live(refresh_per_second=rate_hz, screen=False) as live,
+    ):
         seen = Monitor(node).seen
         while time.monotonic() < end_s:
             spin(1.0 / rate_hz)

@@ -96,7 +96,7 @@ def record(
         try:
             _record(arm, attempts, folders, how, tally, keep_failures=keep_failures, film=film)
         except KeyboardInterrupt:
-            Console(stderr=True).print(f"interrupted; {tally.recorded} finished episodes are in {out}")
+            Console(stderr=True, markup=False).print(f"interrupted; {tally.recorded} finished episodes are in {out}")
             raise
     _tell(out, tally, robot)
 
@@ -128,7 +128,7 @@ def _record(
         TextColumn("episodes, {task.fields[speed]:.1f} x real time"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=Console(stderr=True, markup=False)) as progress:
         bar = progress.add_task("recording", total=len(folders), speed=0.0)
         for demonstration in demonstrations:
             if demonstration is None or not (demonstration.success or keep_failures):
@@ -197,6 +197,6 @@ def _speed(tally: _Tally, contract: Contract) -> float:
 
 def _tell(out: Path, tally: _Tally, contract: Contract) -> None:
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     console.print(f"recorded {tally.recorded} episodes, {tally.ticks} ticks, {size / 1e6:.0f} MB in {out}")
     console.print(f"{_speed(tally, contract):.1f} x real time; episodes that failed and were kept out: {tally.failed}")

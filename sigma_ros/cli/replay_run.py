@@ -120,7 +120,7 @@ def run(request: Request) -> int:
 
 def show(logs: Sequence[ReplayLog], scores: Scores, paths: ReportPaths) -> None:
     """Prints verdict, scores and where the report is."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     verdict = verdict_of(logs, scores)
     for warning in verdict.warnings:
         console.print(warning, style="bold yellow")
@@ -259,6 +259,6 @@ def progress() -> Progress:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=Console(stderr=True, markup=False),
         transient=True,
     )

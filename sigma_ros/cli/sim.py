@@ -123,7 +123,7 @@ def _run(arm: "SimArm", book: "TrialBook", chosen: "tuple[Trial, ...]", plan: _P
     shown: Run | None = None
     ticks = max(1, round(plan.loop.time_limit_s * arm.contract.fps))
     try:
-        with Progress(*columns, console=Console(stderr=True)) as progress:
+        with Progress(*columns, console=Console(stderr=True, markup=False)) as progress:
             bar = progress.add_task("closed loop", total=len(to_do), told="")
             for done, (trial, seed) in enumerate(to_do):
                 progress.update(bar, told=f"{trial.name}, seed {seed}")
@@ -138,7 +138,7 @@ def _run(arm: "SimArm", book: "TrialBook", chosen: "tuple[Trial, ...]", plan: _P
         content = document(book.conditions, book.results, chosen)
         if content["trials"]:
             write(plan.out, content)
-            Console(highlight=False).print(markdown(content), soft_wrap=True)
+            Console(highlight=False, markup=False).print(markdown(content), soft_wrap=True)
     return shown
 
 

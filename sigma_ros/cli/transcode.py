@@ -40,7 +40,7 @@ def transcode(
 
     robot = load_contract(contract)
     source = transcoding.load_episode(dataset, episode, robot, revision=revision)
-    with Progress(console=Console(stderr=True)) as progress:
+    with Progress(console=Console(stderr=True, markup=False)) as progress:
         bar = progress.add_task("transcoding", total=source.ticks)
         transcoding.transcode(
             source,
@@ -51,4 +51,4 @@ def transcode(
             overwrite=overwrite,
             on_tick=lambda: progress.advance(bar),
         )
-    Console(highlight=False).print(f"{source.ticks} ticks of episode {episode} in {out}: {source.task}")
+    Console(highlight=False, markup=False).print(f"{source.ticks} ticks of episode {episode} in {out}: {source.task}")

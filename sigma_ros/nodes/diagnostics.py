@@ -69,7 +69,7 @@ class Diagnostics:
     def _status(self, name: str, standing: Standing) -> DiagnosticStatus:
         return DiagnosticStatus(
             level=standing.level.value,
-            name=f"{self._node.get_name()}: {name}",
+            name=f"{self._node.get_fully_qualified_name().removeprefix('/')}: {name}",
             message=standing.text,
             hardware_id=self._hardware_id,
             values=[KeyValue(key=key, value=str(value)) for key, value in standing.values.items()],

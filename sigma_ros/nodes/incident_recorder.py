@@ -68,7 +68,7 @@ class IncidentRecorder(Node):
     def __init__(self, parameter_overrides: Sequence[Parameter] = ()) -> None:
         super().__init__(NODE, parameter_overrides=list(parameter_overrides))
         self._options = BoundParameters(self, IncidentOptions(), state=lambda: "listening").value
-        self._contract = load_contract(self._options.contract)
+        self._contract = load_contract(topics.contract_name(self, self._options.contract))
         self._memory = IncidentMemory(seconds=self._options.seconds, megabytes=self._options.megabytes)
         self._last_state = int(State.DISENGAGED)
         self._due: tuple[float, dict[str, str]] | None = None
@@ -106,7 +106,7 @@ class IncidentRecorder(Node):
         self.create_subscription(SupervisorState, topics.SUPERVISOR_STATE, self._on_state, _ANYTHING)
 
     def _keeper(self, topic: str, kind: type, *, latched: bool = False) -> Callable[[bytes], None]:
-        name = _type_name(kind)
+        name, topic = _type_name(kind), topics.full_name(self, topic)
         return lambda cdr: self._memory.hear(Heard(time.time_ns(), topic, name, bytes(cdr)), latched=latched)
 
     def _image_keeper(self, camera: Camera) -> Callable[[Image], None]:
@@ -132,8 +132,8 @@ class IncidentRecorder(Node):
         return CompressedImage(header=message.header, format="rgb8; jpeg compressed bgr8", data=data)
 
     def _on_state(self, message: SupervisorState) -> None:
-        cdr = serialize_message(message)
-        self._memory.hear(Heard(time.time_ns(), topics.SUPERVISOR_STATE, _type_name(SupervisorState), cdr))
+        cdr, topic = serialize_message(message), topics.full_name(self, topics.SUPERVISOR_STATE)
+        self._memory.hear(Heard(time.time_ns(), topic, _type_name(SupervisorState), cdr))
         if message.state in _STOPS and self._last_state not in _STOPS:
             facts = {"state": State(message.state).name, "reason": message.reason, "text": message.reason_text}
             self._due = (time.monotonic() + AFTER_S, facts)

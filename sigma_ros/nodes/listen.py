@@ -21,10 +21,10 @@ _SAMPLES = 25
 
 
 @contextmanager
-def listening(name: str) -> Iterator[tuple[Node, Callable[[float], None]]]:
-    """A node and `spin(seconds)`, which runs its callbacks for so long."""
+def listening(name: str, *, namespace: str = "") -> Iterator[tuple[Node, Callable[[float], None]]]:
+    """A node in a namespace and `spin(seconds)`, which runs its callbacks for so long."""
     with ros_context([]):
-        node = Node(name)
+        node = Node(name, namespace=namespace)
         executor = SingleThreadedExecutor()
         executor.add_node(node)
 

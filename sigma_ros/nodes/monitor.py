@@ -82,7 +82,10 @@ class Monitor:
         self._note("telepathy")
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        mine = self._node.get_namespace().removeprefix("/")
         for status in message.status:
+            if not status.name.startswith(mine):
+                continue
             if status.level == DiagnosticStatus.OK:
                 self.seen.troubles.pop(status.name, None)
             else:

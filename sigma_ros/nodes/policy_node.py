@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from rclpy.impl.implementation_singleton import rclpy_implementation
@@ -89,7 +90,8 @@ class PolicyNode(LifecycleNode):
         """Loads contract and checkpoint; fails with every problem listed."""
         self.loading = True  # a signal need not wait for it: see process
         try:
-            self._model = self._load(self._bound.value, self.get_logger())
+            contract = topics.contract_name(self, self._bound.value.contract)
+            self._model = self._load(replace(self._bound.value, contract=contract), self.get_logger())
         finally:
             self.loading = False
         self._output = PolicyOutput(self, self._model, lockstep=self._bound.value.lockstep)

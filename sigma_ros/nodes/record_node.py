@@ -44,7 +44,7 @@ class RecordNode(Node):
     def __init__(self, parameter_overrides: Sequence[Parameter] = ()) -> None:
         super().__init__(topics.RECORD_NODE, parameter_overrides=list(parameter_overrides))
         self._options = BoundParameters(self, RecordOptions(), state=lambda: "recording").value
-        self._contract = load_contract(self._options.contract)
+        self._contract = load_contract(topics.contract_name(self, self._options.contract))
         self._out = Path(self._options.out).expanduser()
         self.exit_code = 0
         self.finished = False
@@ -116,7 +116,7 @@ class RecordNode(Node):
     def _put_task(self, text: str, now_ns: int) -> None:
         data = text.encode() + b"\0"
         cdr = b"\x00\x01\x00\x00" + struct.pack("<I", len(data)) + data
-        self._thread.put(topics.TASK, "std_msgs/msg/String", now_ns, cdr)
+        self._thread.put(topics.full_name(self, topics.TASK), "std_msgs/msg/String", now_ns, cdr)
 
     def _check(self) -> None:
         free_gb = self._free_gb()

@@ -9,15 +9,13 @@ Exit codes: 0 complete, 3 complete with losses, 1 failed, 2 wrong usage, 130 int
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rich.console import Console
-from rich.progress import Progress
 
 from sigma_ros.bags.episode import recorded_task
 from sigma_ros.bags.reader import Bag, open_bag
@@ -38,6 +36,7 @@ from sigma_ros.nodes.parameters import BoundParameters
 from sigma_ros.nodes.process import command_line, guarded, ros_context
 from sigma_ros.nodes.replay_loop import NodeReplay, Setting
 from sigma_ros.nodes.replay_policy import PolicyPeer
+from sigma_ros.nodes.replay_progress import told
 from sigma_ros.nodes.replay_supervisor import SupervisorPeer
 from sigma_ros.nodes.replay_waiter import InterruptedReplayError, Waiter
 from sigma_ros.stopping import INTERRUPTED, end_on_signal
@@ -62,6 +61,9 @@ def _main(args: Sequence[str] | None) -> int:
             executor.add_node(node)
             waiter = Waiter(executor, stop, timeout_s=options.answer_timeout_s)
             return _replay(node, options, waiter, command=shlex.join(arguments))
+        except InterruptedReplayError:
+            node.get_logger().info("interrupted before the first tick: there is no report")
+            return INTERRUPTED
         finally:
             node.destroy_node()
 
@@ -99,7 +101,8 @@ def replay_bag(
     Raises:
         SigmaError: a node does not answer, or one of them and the recording do not fit together.
     """
-    policy = PolicyPeer(node, contract, waiter)
+    node.get_logger().info(f"waiting for the policy {topics.full_name(node, topics.POLICY_NODE)}")
+    policy = PolicyPeer(node, load_contract(topics.contract_name(node, options.contract)), waiter)
     facts = policy.connect(timeout_s=options.start_timeout_s)
     check_same_robot(facts, contract)
     supervisor = SupervisorPeer(node, waiter) if options.supervised else None
@@ -123,7 +126,7 @@ def replay_bag(
     )
     replay = NodeReplay(bag, setting, recorder, policy, supervisor)
     started_ns = time.perf_counter_ns()
-    complete = _run(replay, bag)
+    complete = _run(node, replay, bag)
     wall_ns = time.perf_counter_ns() - started_ns
     log = recorder.finish(bag_facts(bag, replay.ticks), complete=complete, wall_ns=wall_ns)
     refuse_losses(log, strict=options.strict)
@@ -136,12 +139,10 @@ def _losses(log: ReplayLog) -> list[str]:
     return lines + [f"unusable ticks: {count} x {reason}" for reason, count in log.ticks.reasons.items()]
 
 
-def _run(replay: NodeReplay, bag: Bag) -> bool:
-    """Runs with a progress bar; False when the user stopped it."""
+def _run(node: Node, replay: NodeReplay, bag: Bag) -> bool:
+    """Runs and tells how far it is; False when the user stopped it."""
     info = bag.info
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task(info.path.name, total=max(1, info.end_ns - info.start_ns))
-        tell: Callable[[int], None] = lambda ns: progress.update(bar, completed=max(0, ns - info.start_ns))  # noqa: E731
+    with told(info, node.get_logger()) as tell:
         try:
             replay.run(tell)
         except InterruptedReplayError:
@@ -161,7 +162,7 @@ def check_same_robot(facts: Mapping[str, Any], contract: Contract) -> None:
     if tuple(facts["joint_names"]) != contract.joint_names:
         raise UsageError(
             "the policy node was started with another contract",
-            where=f"/{topics.POLICY_NODE}",
+            where=topics.POLICY_NODE,
             expected=f"{contract.name}: {', '.join(contract.joint_names)}",
             got=f"{facts['contract']}: {', '.join(facts['joint_names'])}",
             remedy="give the same contract to all nodes",

@@ -59,7 +59,7 @@ class PolicyPeer:
         Raises:
             SigmaError: it did not, or it is not in lockstep.
         """
-        where = f"/{topics.POLICY_NODE}"
+        where = topics.full_name(self._node, topics.POLICY_NODE)
         self._waiter.until(
             lambda: self._info, what=topics.POLICY_INFO, where=where, remedy=self.REMEDY, timeout_s=timeout_s
         )
@@ -86,7 +86,7 @@ class PolicyPeer:
     def set_task(self, task: str) -> None:
         """Sets the task text; the policy has it when this returns."""
         request = SetParameters.Request(parameters=[Parameter("task", value=task).to_parameter_msg()])
-        name = f"/{topics.POLICY_NODE}/set_parameters"
+        name = f"{topics.POLICY_NODE}/set_parameters"
         [result] = self._waiter.call(self._node, SetParameters, name, request, remedy=self.REMEDY).results
         if not result.successful:
             raise SigmaError("the policy refuses the task", where=name, expected=task, got=result.reason)
@@ -151,10 +151,12 @@ class PolicyPeer:
         return message
 
     def _until(self, done: Callable[[], object], what: str) -> None:
-        self._waiter.until(done, what=what, where=f"/{topics.POLICY_NODE}", remedy=self.REMEDY)
+        self._waiter.until(done, what=what, where=topics.full_name(self._node, topics.POLICY_NODE), remedy=self.REMEDY)
 
     def _gone(self, what: str) -> None:
-        raise SigmaError("the policy node does not answer", where=f"/{topics.POLICY_NODE}", expected=what)
+        raise SigmaError(
+            "the policy node does not answer", where=topics.full_name(self._node, topics.POLICY_NODE), expected=what
+        )
 
     def _on_info(self, message: String) -> None:
         self._info = json.loads(message.data)

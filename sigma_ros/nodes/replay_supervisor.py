@@ -25,12 +25,12 @@ class SupervisorPeer:
         self._waiter = waiter
         self._states: deque[SupervisorState] = deque()
         self._echoes: deque[SupervisorState] = deque()
-        self._clock = node.create_publisher(Clock, "/clock", qos.SENSOR_RELIABLE)
+        self._clock = node.create_publisher(Clock, topics.CLOCK, qos.SENSOR_RELIABLE)
         node.create_subscription(SupervisorState, topics.SUPERVISOR_STATE, self._on_state, qos.CHUNK_LOCKSTEP)
 
     def begin(self, *, timeout_s: float) -> None:
         """Waits until the supervisor listens, and makes it begin anew."""
-        where = f"/{topics.SUPERVISOR_NODE}"
+        where = topics.full_name(self._node, topics.SUPERVISOR_NODE)
         self._waiter.until(
             lambda: self._node.count_publishers(topics.SUPERVISOR_STATE) and self._clock.get_subscription_count(),
             what="a publisher of its state and a subscription to /clock",
@@ -63,7 +63,7 @@ class SupervisorPeer:
         (self._echoes if message.reason == CHUNK_RECEIVED else self._states).append(message)
 
     def _answer(self, answers: deque[SupervisorState], at_ns: int, what: str) -> SupervisorState:
-        where = f"/{topics.SUPERVISOR_NODE}"
+        where = topics.full_name(self._node, topics.SUPERVISOR_NODE)
         self._waiter.until(lambda: answers, what=what, where=where, remedy=self.REMEDY)
         state = answers.popleft()
         if stamp_ns(state.header.stamp) != at_ns:

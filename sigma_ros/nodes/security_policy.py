@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The SROS2 policy of a robot: which enclave may say and hear what. Only the supervisor's may write commands.
 
-    python -m sigma_ros.nodes.security_policy so101 > so101.policy.xml
+    python -m sigma_ros.nodes.security_policy so101 > so101.policy.xml          # so101@arm1: in the namespace arm1
 
 `scripts/make_keystore.sh` makes keys and permissions of it. Replay runs in another ROS domain and has no enclave.
 """
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
+from sigma_ros.contract_text import absolute_topic, chosen_namespace
 from sigma_ros.nodes import topics
 
 VERSION = "0.2.0"
@@ -39,7 +40,7 @@ _TOLD = (topics.SUPERVISOR_STATE, topics.TELEPATHY, topics.POLICY_INFO, "/diagno
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Enclave:
-    """One process and its permissions; every name is absolute."""
+    """One process and its permissions; names without a `/` in front lie in the robot's namespace."""
 
     path: str
     node: str
@@ -65,7 +66,7 @@ def enclaves(contract: Contract) -> tuple[Enclave, ...]:
         Enclave(
             path="/sigma/policy",
             node=topics.POLICY_NODE,
-            publishes=(*from_policy, "/diagnostics", f"/{topics.POLICY_NODE}/transition_event"),
+            publishes=(*from_policy, "/diagnostics", f"{topics.POLICY_NODE}/transition_event"),
             hears=(*cameras, joints, topics.TASK),
             answers=(*_POLICY_SERVICES, *_of(topics.POLICY_NODE, PARAMETER_SERVICES + LIFECYCLE_SERVICES)),
         ),
@@ -88,23 +89,28 @@ def enclaves(contract: Contract) -> tuple[Enclave, ...]:
             node="sigma_incidents",
             publishes=("/diagnostics",),
             hears=(*cameras, joints, command, *from_policy, *_TOLD, topics.E_STOP, topics.TASK),
-            answers=("/sigma_incidents/save",),
+            answers=("sigma_incidents/save",),
         ),
     )
 
 
-def policy_xml(contract: Contract) -> str:
-    """The policy as text, in the format of `ros2 security create_permission`."""
+def policy_xml(contract: Contract, namespace: str = "") -> str:
+    """The policy as text, in the format of `ros2 security create_permission`, of nodes in a namespace."""
     root = ET.Element("policy", version=VERSION)
     listed = ET.SubElement(root, "enclaves")
+    inside = absolute_topic("", namespace).rstrip("/") or "/"
     for enclave in enclaves(contract):
         profiles = ET.SubElement(ET.SubElement(listed, "enclave", path=enclave.path), "profiles")
-        profile = ET.SubElement(profiles, "profile", ns="/", node=enclave.node)
+        profile = ET.SubElement(profiles, "profile", ns=inside, node=enclave.node)
         common = ("/parameter_events", "/rosout")
-        _rules(profile, "topics", "topic", {"publish": "ALLOW"}, (*enclave.publishes, *common))
-        _rules(profile, "topics", "topic", {"subscribe": "ALLOW"}, (*enclave.hears, "/parameter_events", "/clock"))
-        _rules(profile, "services", "service", {"reply": "ALLOW"}, enclave.answers)
-        _rules(profile, "services", "service", {"request": "ALLOW"}, enclave.calls)
+        for group, each, qualifier, names in (
+            ("topics", "topic", "publish", (*enclave.publishes, *common)),
+            ("topics", "topic", "subscribe", (*enclave.hears, "/parameter_events", "/clock")),
+            ("services", "service", "reply", enclave.answers),
+            ("services", "service", "request", enclave.calls),
+        ):
+            full = tuple(absolute_topic(name, namespace) for name in names)
+            _rules(profile, group, each, {qualifier: "ALLOW"}, full)
     ET.indent(root)
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{ET.tostring(root, encoding="unicode")}\n'
 
@@ -118,13 +124,14 @@ def _rules(profile: ET.Element, group: str, each: str, qualifier: dict[str, str]
 
 
 def _of(node: str, services: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(f"/{node}/{service}" for service in services)
+    return tuple(f"{node}/{service}" for service in services)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the policy of a contract."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    sys.stdout.write(policy_xml(load_contract(given[0] if given else "so101")))
+    contract = given[0] if given else "so101"
+    sys.stdout.write(policy_xml(load_contract(contract), chosen_namespace(contract) or ""))
     return 0
 
 

@@ -43,7 +43,7 @@ class SimNode(Node):
         options = BoundParameters(self, SimOptions(), state=lambda: "running").value
         self.exit_code = 0
         self.finished = False
-        self._contract = load_contract(options.contract)
+        self._contract = load_contract(topics.contract_name(self, options.contract))
         self._arm = SimArm(setup_named(options.setup), contract=self._contract)
         self._seed = options.seed
         self._arm.reset(self._seed)

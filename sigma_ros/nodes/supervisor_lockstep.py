@@ -35,7 +35,7 @@ class LockstepDrive:
         self._output = SupervisorOutput(node, contract, lockstep=True)
         node.create_subscription(JointState, contract.joint_state_topic, self._on_joints, qos.SENSOR_RELIABLE)
         node.create_subscription(ActionChunk, topics.ACTION_CHUNK, self._on_chunk, qos.CHUNK_LOCKSTEP)
-        node.create_subscription(Clock, "/clock", self._on_clock, qos.SENSOR_RELIABLE)
+        node.create_subscription(Clock, topics.CLOCK, self._on_clock, qos.SENSOR_RELIABLE)
         node.create_service(Trigger, "~/release", self._on_release)
         node.get_logger().info(f"lockstep: commands go to {topics.REPLAY_COMMANDS}")
 

@@ -33,7 +33,7 @@ class SupervisorNode(Node):
             self, supervisor_options(limits), state=lambda: self.drive.state, refuse=self._refuse_change
         )
         self._lockstep = lockstep
-        contract = load_contract(bound.value.contract)
+        contract = load_contract(topics.contract_name(self, bound.value.contract))
         make = LockstepDrive if lockstep else LiveDrive
         self.drive: LiveDrive | LockstepDrive = make(self, contract, bound.value)
 

@@ -1,17 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names of the topics between our nodes; those of the robot are in its contract."""
+"""Names of the topics between our nodes, relative to their namespace; those of the robot are in its contract."""
+
+from rclpy.node import Node
 
 from sigma_ros.contract import Camera
+from sigma_ros.contract_text import absolute_topic, chosen_namespace
 
-ACTION_CHUNK = "/sigma/action_chunk"
-COMMIT_CHUNK = "/sigma/commit_chunk"
-TICK = "/sigma/tick"
-TELEPATHY = "/sigma/telepathy"
-POLICY_HEARTBEAT = "/sigma/policy_heartbeat"
-POLICY_INFO = "/sigma/policy_info"
-SUPERVISOR_STATE = "/sigma/supervisor_state"
-E_STOP = "/sigma/e_stop"
-REPLAY_COMMANDS = "/sigma/replay_commands"
+ACTION_CHUNK = "sigma/action_chunk"
+COMMIT_CHUNK = "sigma/commit_chunk"
+TICK = "sigma/tick"
+TELEPATHY = "sigma/telepathy"
+POLICY_HEARTBEAT = "sigma/policy_heartbeat"
+POLICY_INFO = "sigma/policy_info"
+SUPERVISOR_STATE = "sigma/supervisor_state"
+E_STOP = "sigma/e_stop"
+CLOCK = "clock"  # of a replay; that of ROS, for `use_sim_time`, is always /clock
+REPLAY_COMMANDS = "sigma/replay_commands"
 
 POLICY_NODE = "sigma_policy"
 SUPERVISOR_NODE = "sigma_supervisor"
@@ -20,15 +24,26 @@ SIM_NODE = "sigma_sim"
 DRIVER_NODE = "so101_driver"
 RECORD_NODE = "sigma_record"
 
-TASK = f"/{POLICY_NODE}/task"
-RESET_MEMORY = f"/{POLICY_NODE}/reset_memory"
-PAUSE = f"/{POLICY_NODE}/pause"
-SAVE_STATE = f"/{POLICY_NODE}/save_state"
-RESTORE_STATE = f"/{POLICY_NODE}/restore_state"
-ENGAGE = f"/{SUPERVISOR_NODE}/engage"
-RELEASE = f"/{SUPERVISOR_NODE}/release"
-RESET_STOP = f"/{SUPERVISOR_NODE}/reset_stop"
-ESTOP_SERVICE = f"/{SUPERVISOR_NODE}/estop"
+TASK = f"{POLICY_NODE}/task"
+RESET_MEMORY = f"{POLICY_NODE}/reset_memory"
+PAUSE = f"{POLICY_NODE}/pause"
+SAVE_STATE = f"{POLICY_NODE}/save_state"
+RESTORE_STATE = f"{POLICY_NODE}/restore_state"
+ENGAGE = f"{SUPERVISOR_NODE}/engage"
+RELEASE = f"{SUPERVISOR_NODE}/release"
+RESET_STOP = f"{SUPERVISOR_NODE}/reset_stop"
+ESTOP_SERVICE = f"{SUPERVISOR_NODE}/estop"
+
+
+def full_name(node: Node, name: str) -> str:
+    """The name of a topic, service or neighbour of a node, with its namespace: for bags and for texts to a user."""
+    return absolute_topic(name, node.get_namespace())
+
+
+def contract_name(node: Node, name: str) -> str:
+    """A contract (path or shipped name) with the node's namespace behind it, unless a user has put one there."""
+    namespace = node.get_namespace().strip("/")
+    return name if not namespace or chosen_namespace(name) is not None else f"{name}@{namespace}"
 
 
 def raw_topic(camera: Camera) -> str:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`sigma doctor`: each thing that can be wrong is found, and comes with what to do."""
 
+import ast
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from sigma_ros.cli.doctor import app
 from sigma_ros.contract_file import load_contract
 
 CONTRACT = load_contract("so101")
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = [file for part in ("sigma_ros", "training") for file in sorted((ROOT / part).rglob("*.py"))]
 LOW, HIGH = np.array([-100.0] * 5 + [0.0]), np.full(6, 100.0)
 
 
@@ -92,3 +95,19 @@ def test_offline_it_looks_at_machine_packages_and_checkpoint(tmp_path: Path) -> 
     missing = CliRunner().invoke(app, ["--offline", "--checkpoint", "nowhere"])
     assert missing.exit_code == 1
     assert "nowhere is not there" in missing.output
+
+
+def test_what_is_printed_keeps_its_brackets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`pip install 'lerobot[feetech]'` came out as `pip install 'lerobot'`: brackets are marks to Rich."""
+    said = "pip install 'lerobot[feetech]'"
+    monkeypatch.setattr(checks, "packages", lambda: [checks.Finding("wrong", "no [bold]arm[/bold]", said)])
+    result = CliRunner().invoke(app, ["--offline"])
+    assert f"no [bold]arm[/bold]  -> {said}" in result.output
+
+
+@pytest.mark.parametrize("file", SOURCES, ids=lambda file: file.name)
+def test_no_console_reads_marks_in_what_it_prints(file: Path) -> None:
+    """Paths, tasks and remedies are printed everywhere; style comes as an argument."""
+    for call in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "Console":
+            assert "markup=False" in ast.unparse(call), f"{file.name}, line {call.lineno}"

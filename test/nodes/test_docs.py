@@ -29,7 +29,7 @@ def test_the_parameter_table_is_the_codes(options):
 
 @pytest.mark.parametrize("name", [name for name in vars(topics) if name.isupper() and not name.endswith("_NODE")])
 def test_every_topic_and_service_is_documented(name):
-    assert f"`{getattr(topics, name)}`" in DOCUMENT
+    assert f"`/{getattr(topics, name)}`" in DOCUMENT
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda o: o.__name__)

@@ -78,7 +78,7 @@ def test_a_stop_leaves_a_bag_with_its_reason_that_is_read_as_ticks(graph, execut
         ticks = list(episode(bag, contract, image_size_px=32))
     usable = [tick for tick in ticks if tick.window is not None]
     assert len(usable) >= 15
-    assert {topics.ACTION_CHUNK, topics.SUPERVISOR_STATE} <= set(bag.info.topics)
+    assert {f"/{name}" for name in (topics.ACTION_CHUNK, topics.SUPERVISOR_STATE)} <= set(bag.info.topics)
 
 
 def test_a_second_stop_in_a_row_is_the_same_incident(graph, executor):

@@ -54,7 +54,7 @@ class Recording:
             for tick in range(self.ticks):
                 at_ns = START_NS + CONTRACT.tick_offset_ns(tick)
                 if tick in self.tasks:
-                    bag.text(topics.TASK, at_ns, self.tasks[tick])
+                    bag.text(f"/{topics.TASK}", at_ns, self.tasks[tick])
                 self._cameras(bag, tick, at_ns)
                 self._joints(bag, tick, at_ns)
         return self.path

@@ -11,6 +11,7 @@ import pytest
 
 from sigma_ros.bags.writer import BagWriter
 from sigma_ros.contract_file import load_contract
+from sigma_ros.nodes.replay_progress import lines
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
 LIMIT_S = 300.0
@@ -84,3 +85,39 @@ def test_node_replay_and_graph_free_replay_give_the_same_report(recording, tmp_p
             assert value == pytest.approx(theirs[path], rel=tolerance(path), abs=1e-6, nan_ok=True), path
         else:
             assert value == theirs[path], path
+
+
+def test_ctrl_c_while_the_policy_still_loads_ends_the_replay_in_a_sentence(recording, tmp_path):
+    """It waits for a minute while a model loads; a traceback and exit code 1 came of it."""
+    command = [
+        sys.executable,
+        "-m",
+        "sigma_ros.nodes.replay_node",
+        "--bag",
+        str(recording),
+        "--out",
+        str(tmp_path / "o"),
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        output = first + process.communicate(timeout=LIMIT_S)[0]
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 130, output
+    assert "waiting for the policy" in first
+    assert "Traceback" not in output
+    assert "interrupted before the first tick" in output
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(("times", "said"), [((0, 5, 11, 12, 35, 100, 101), [10, 30, 100]), ((100,), [100]), ((), [])])
+def test_progress_without_a_terminal_is_a_line_at_each_tenth(times, said):
+    heard: list[int] = []
+    tell = lines(1000, 100, heard.append)
+    for at_ns in times:
+        tell(1000 + at_ns)
+    assert heard == said

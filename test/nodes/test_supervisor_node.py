@@ -400,4 +400,4 @@ def test_a_lockstep_supervisor_cannot_reach_the_robot(contract, start, executor,
     executor.add_node(supervisor)
     published = dict(supervisor.get_publisher_names_and_types_by_node(topics.SUPERVISOR_NODE, "/"))
     assert contract.command_topic not in published
-    assert topics.REPLAY_COMMANDS in published
+    assert f"/{topics.REPLAY_COMMANDS}" in published
