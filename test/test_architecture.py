@@ -24,12 +24,13 @@ MAY_IMPORT = {
     "contract_file": {"chain", "contract", "errors"},
     "control": FACTS,
     "model": FACTS,
-    "evaluation": FACTS | {"control", "model"},
-    "sim": FACTS | {"control", "evaluation"},
-    "nodes": FACTS | {"control", "model", "evaluation", "sim", "msg"},
-    "cli": FACTS | {"control", "model", "evaluation", "sim", "nodes"},
+    "policy": FACTS | {"model"},
+    "evaluation": FACTS | {"control", "model", "policy"},
+    "sim": FACTS | {"control", "evaluation", "policy"},
+    "nodes": FACTS | {"control", "model", "policy", "evaluation", "sim", "msg"},
+    "cli": FACTS | {"control", "model", "policy", "evaluation", "sim", "nodes"},
 }
-WITHOUT_TORCH = FACTS | {"control"}
+WITHOUT_TORCH = FACTS | {"control", "policy"}
 TORCH = {"torch", "lerobot", "transformers", "peft", "safetensors"}
 ROS = {"rclpy", "launch", "launch_ros"}
 

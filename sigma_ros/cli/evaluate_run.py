@@ -17,7 +17,6 @@ from sigma_ros.cli.replay_run import COMPLETE, INTERRUPTED, WITH_LOSSES, Stop, a
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
 from sigma_ros.control.limits import SupervisorLimits
-from sigma_ros.control.schedule import Schedule
 from sigma_ros.errors import SigmaError, UsageError
 from sigma_ros.evaluation.bags import find_bags
 from sigma_ros.evaluation.batch import BagRow, BatchSpec, Unit, checkpoint_stamp, finished, unit_of
@@ -28,6 +27,7 @@ from sigma_ros.evaluation.report import write_files
 from sigma_ros.evaluation.report_json import to_text
 from sigma_ros.evaluation.summary import pool, summary_document, write_rows
 from sigma_ros.evaluation.summary_page import summary_page
+from sigma_ros.policy.schedule import Schedule
 
 if TYPE_CHECKING:
     from sigma_ros.model.runtime import SigmaRuntime

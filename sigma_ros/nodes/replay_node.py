@@ -9,7 +9,7 @@ Exit codes: 0 complete, 3 complete with losses, 1 failed, 2 wrong usage, 130 int
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,12 @@ from rich.progress import Progress
 
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
-from sigma_ros.control.schedule import Schedule
-from sigma_ros.errors import SigmaError, UsageError
+from sigma_ros.errors import UsageError
 from sigma_ros.evaluation.bag import Bag, open_bag
 from sigma_ros.evaluation.conditions import conditions
 from sigma_ros.evaluation.episode import recorded_task
 from sigma_ros.evaluation.recorder import ReplayRecorder
-from sigma_ros.evaluation.replay import bag_facts, refuse_losses
+from sigma_ros.evaluation.replay import bag_facts, nothing_inferred, refuse_losses, share_done
 from sigma_ros.evaluation.replay_log import PolicyFacts, ReplayLog, RunFacts
 from sigma_ros.evaluation.report import refuse_existing, write_report
 from sigma_ros.evaluation.scoring import score
@@ -40,6 +39,7 @@ from sigma_ros.nodes.replay_loop import NodeReplay, Setting
 from sigma_ros.nodes.replay_policy import PolicyPeer
 from sigma_ros.nodes.replay_supervisor import SupervisorPeer
 from sigma_ros.nodes.replay_waiter import InterruptedReplayError, Waiter
+from sigma_ros.policy.schedule import Schedule
 from sigma_ros.values import AdapterSettings
 
 COMPLETE, WITH_LOSSES, INTERRUPTED = 0, 3, 130
@@ -139,19 +139,13 @@ def _run(replay: NodeReplay, bag: Bag) -> bool:
     """Runs with a progress bar; False when the user stopped it."""
     info = bag.info
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task(info.path.name, total=max(1, info.end_ns - info.start_ns))
-        tell: Callable[[int], None] = lambda ns: progress.update(bar, completed=max(0, ns - info.start_ns))  # noqa: E731
+        bar = progress.add_task(info.path.name, total=1.0)
         try:
-            replay.run(tell)
+            replay.run(lambda tick: progress.update(bar, completed=share_done(info, tick)))
         except InterruptedReplayError:
             return False
-    if not replay.inferences:
-        raise SigmaError(
-            "no tick of the recording could be given to the policy",
-            where=info.path,
-            got=" | ".join(f"{reason} ({n} ticks)" for reason, n in replay.reasons.most_common(5)),
-            remedy="check topics, rates and age limits in the contract against the recording",
-        )
+    if not replay.drive.inferences:
+        raise nothing_inferred(info.path, replay.drive.reasons)
     return True
 
 

@@ -124,10 +124,6 @@ class PolicyPeer:
                 remedy="make sure that nobody else publishes on the cameras' and joints' topics, and use one contract",
             )
 
-    def ticks_waiting(self) -> int:
-        """Ticks that the policy has consumed and nobody has asked for."""
-        return len(self._ticks)
-
     def await_ticks(self, count: int) -> None:
         """Waits until at least so many consumed ticks wait."""
         self._until(lambda: len(self._ticks) >= count, f"{count} ticks on {topics.TICK}")

@@ -11,7 +11,6 @@ from bags import START_NS, small_contract, write_recording
 from stub_runtime import StubRuntime
 
 from sigma_ros.control.limits import SupervisorLimits
-from sigma_ros.control.schedule import Schedule
 from sigma_ros.errors import BagError, ContractError, SigmaError, UsageError
 from sigma_ros.evaluation.bag import open_bag
 from sigma_ros.evaluation.bag_writer import BagWriter
@@ -22,6 +21,7 @@ from sigma_ros.evaluation.report import write_report
 from sigma_ros.evaluation.report_json import report_document, to_text
 from sigma_ros.evaluation.scoring import score
 from sigma_ros.evaluation.supervised import LONGEST_PAUSE_NS, SupervisorTimes
+from sigma_ros.policy.schedule import Schedule
 from sigma_ros.values import AdapterSettings
 
 CONTRACT = small_contract()

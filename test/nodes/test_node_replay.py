@@ -14,7 +14,6 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from sigma_ros.control.limits import SupervisorLimits
-from sigma_ros.control.schedule import Schedule
 from sigma_ros.errors import BagError, SigmaError, UsageError
 from sigma_ros.evaluation.bag import open_bag
 from sigma_ros.evaluation.bag_writer import BagWriter
@@ -29,6 +28,7 @@ from sigma_ros.nodes.process import StopRequest
 from sigma_ros.nodes.replay_node import check_same_robot, replay_bag
 from sigma_ros.nodes.replay_waiter import Waiter
 from sigma_ros.nodes.supervisor_node import SupervisorNode
+from sigma_ros.policy.schedule import Schedule
 from sigma_ros.values import AdapterSettings
 
 pytestmark = pytest.mark.ros
