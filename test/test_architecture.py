@@ -31,12 +31,13 @@ MAY_IMPORT = {
     "control": FACTS,
     "model": FACTS,
     "bags": FACTS | {"control"},
-    "evaluation": FACTS | {"control", "model", "bags"},
-    "sim": FACTS | {"control", "bags", "evaluation"},
-    "nodes": FACTS | {"control", "model", "bags", "evaluation", "sim", "msg"},
-    "cli": FACTS | {"control", "model", "bags", "evaluation", "sim", "nodes"},
+    "policy": FACTS | {"model"},
+    "evaluation": FACTS | {"control", "model", "bags", "policy"},
+    "sim": FACTS | {"control", "bags", "evaluation", "policy"},
+    "nodes": FACTS | {"control", "model", "bags", "policy", "evaluation", "sim", "msg"},
+    "cli": FACTS | {"control", "model", "bags", "policy", "evaluation", "sim", "nodes"},
 }
-WITHOUT_TORCH = FACTS | {"control"}
+WITHOUT_TORCH = FACTS | {"control", "policy"}
 TORCH = {"torch", "lerobot", "transformers", "peft", "safetensors"}
 ROS = {"rclpy", "launch", "launch_ros"}
 

@@ -14,7 +14,7 @@ ELSEWHERE: dict[str, str] = {
     "F04": "malformed images: `test_images.py`, `test_observation.py` (refused with the reason)",
     "F05": "swapped cameras: names only, pictures are not understood; see Not covered",
     "F26": "respawn loop: the launch file's retries; needs `launch_ros`, a ROS installation",
-    "F28": "inference hangs or fails: `test_policy_worker.py`, `test_policy_node.py`; the supervisor sees F19, F25",
+    "F28": "inference hangs or fails: `test_worker.py`, `test_policy_node.py`; the supervisor sees F19, F25",
     "F37": "system clock step: needs a machine of its own; timers are steady (`test_supervisor.py`, F34-F36)",
     "F45": "late joiner: `test_supervisor_node.py`",
     "F46": "unauthorised participant: `test_security.py`, where `sros2` and the security plug-ins are",

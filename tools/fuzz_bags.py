@@ -39,10 +39,10 @@ from bags import small_contract  # noqa: E402
 from stub_runtime import StubRuntime  # noqa: E402
 
 from sigma_ros.control.limits import SupervisorLimits  # noqa: E402
-from sigma_ros.control.schedule import Schedule  # noqa: E402
 from sigma_ros.errors import SigmaError  # noqa: E402
 from sigma_ros.evaluation.replay import ReplayOptions, replay  # noqa: E402
 from sigma_ros.evaluation.replay_log import ReplayLog  # noqa: E402
+from sigma_ros.policy.schedule import Schedule  # noqa: E402
 from sigma_ros.values import AdapterSettings  # noqa: E402
 
 CONTRACT = small_contract()

@@ -3,17 +3,22 @@
 
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
-from jaxtyping import Float64
-from numpy import ndarray
+from sigma_ros.evaluation.episode import Tick
 
 from sigma_ros.contract import Contract
 from sigma_ros.control.window import WindowHistory
 from sigma_ros.evaluation.recorder import ReplayRecorder
 from sigma_ros.evaluation.replay import policy_facts
-from sigma_ros.evaluation.replay_log import SCORE_STRIDE_TICKS, BagFacts, ReplayLog, RunFacts
+from sigma_ros.evaluation.replay_drive import ReplayDrive
+from sigma_ros.evaluation.replay_log import BagFacts, ReplayLog, RunFacts
 from sigma_ros.model.runtime import SigmaRuntime
+from sigma_ros.policy.job import execute
+from sigma_ros.policy.loop import PolicyLoop, PolicySettings
+from sigma_ros.policy.schedule import SCORE_STRIDE_TICKS, Schedule
+from sigma_ros.policy.worker import TimedWorker
 from sigma_ros.values import NS_PER_S, AdapterSettings, Frame, Gap, Window, frozen_array
 
 from .data import EpisodeRows
@@ -43,22 +48,16 @@ def replay_shard(
         supervised=False,
     )
     recorder = ReplayRecorder(contract, policy_facts(runtime), run)
-    state = runtime.initial_state(epoch=0, task=episode.task)
-    for item, action_rad in _ticks(episode, contract, pictures_of or episode):
-        recorder.tick(item, action_rad)
-        if not isinstance(item, Window) or item.tick % SCORE_STRIDE_TICKS:
-            continue
-        before_ns = time.perf_counter_ns()
-        inference, state = runtime.step(
-            item,
-            state,
-            commit=item.tick % runtime.memory_stride == 0,
-            settings=settings,
-            chunk_id=item.tick // SCORE_STRIDE_TICKS,
-            baseline_diagnostics=True,
-        )
-        host_ns = time.perf_counter_ns() - before_ns
-        recorder.inference(inference.chunk, inference.telepathy, published=True, host_ns=host_ns)
+    loop = PolicyLoop(
+        contract,
+        PolicySettings(schedule=Schedule(SCORE_STRIDE_TICKS, runtime.memory_stride), adapter=settings),
+        check_units=runtime.check_units,
+        lockstep=True,
+    )
+    drive = ReplayDrive(TimedWorker(loop, partial(execute, runtime=runtime)), recorder, None)
+    for tick in _ticks(episode, contract, pictures_of or episode):
+        drive.tick(tick)
+    drive.end()
     facts = BagFacts(
         name=name,
         sha256=sha256,
@@ -71,9 +70,7 @@ def replay_shard(
     return recorder.finish(facts, complete=True, wall_ns=time.perf_counter_ns() - started_ns)
 
 
-def _ticks(
-    episode: EpisodeRows, contract: Contract, pictures_of: EpisodeRows
-) -> Iterator[tuple[Window | Gap, Float64[ndarray, " dof"] | None]]:
+def _ticks(episode: EpisodeRows, contract: Contract, pictures_of: EpisodeRows) -> Iterator[Tick]:
     """The epoch as the frame clock gave it when the shard was made; ages are not kept in shards and are 0."""
     history = WindowHistory()
     positions = contract.to_rad(episode.states.astype(np.float64))
@@ -98,4 +95,9 @@ def _ticks(
         else:
             history.add_gap()
             item = Gap(epoch=0, tick=tick, stamp_ns=stamp_ns, reasons=("invalid when the shard was made",))
-        yield item, actions[tick] if episode.acted[tick] else None
+        yield Tick(
+            item=item,
+            action_rad=actions[tick] if episode.acted[tick] else None,
+            joint_rad=positions[tick] if episode.valid[tick] else None,
+            joint_samples=(),
+        )

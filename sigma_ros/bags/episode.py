@@ -54,11 +54,20 @@ class Tick:
 
 
 class Episode(Iterator[Tick]):
-    """Ticks of a bag, with the frame clock's counters so far. See `episode`."""
+    """Ticks of a bag, with the frame clock's counters so far. See `episode`; `on_record` is told each record first."""
 
-    def __init__(self, bag: Bag, contract: Contract, *, image_size_px: int | None, task: str | None = None) -> None:
+    def __init__(
+        self,
+        bag: Bag,
+        contract: Contract,
+        *,
+        image_size_px: int | None,
+        task: str | None = None,
+        on_record: Callable[[Record], None] = lambda _: None,
+    ) -> None:
         bag.check_against(contract)
         self._bag = bag
+        self._on_record = on_record
         self._contract = contract
         self._clock = FrameClock(contract, image_size_px=image_size_px)
         self._task_topic = None if task is not None else task_topic(bag, contract)
@@ -98,6 +107,7 @@ class Episode(Iterator[Tick]):
     def _make_ticks(self) -> Iterator[Tick]:
         held: Window | Gap | None = None
         for record in self._bag.records(tuple(self._routes)):
+            self._on_record(record)
             self._routes[record.topic](record)
             while self._clock.ready(None):
                 following = self._clock.next_tick()

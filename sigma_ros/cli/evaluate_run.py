@@ -18,7 +18,6 @@ from sigma_ros.cli.replay_run import COMPLETE, WITH_LOSSES, adapter_settings, pr
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
 from sigma_ros.control.limits import SupervisorLimits
-from sigma_ros.control.schedule import Schedule
 from sigma_ros.errors import SigmaError, UsageError
 from sigma_ros.evaluation.batch import BagRow, BatchSpec, Unit, checkpoint_stamp, finished, unit_of
 from sigma_ros.evaluation.conditions import conditions
@@ -28,6 +27,7 @@ from sigma_ros.evaluation.report import write_files
 from sigma_ros.evaluation.report_json import to_text
 from sigma_ros.evaluation.summary import pool, summary_document, write_rows
 from sigma_ros.evaluation.summary_page import summary_page
+from sigma_ros.policy.schedule import Schedule
 from sigma_ros.stopping import INTERRUPTED, StopRequest, stop_on_signal
 
 if TYPE_CHECKING:

@@ -20,7 +20,6 @@ from sigma_ros.bags.reader import open_bag
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
 from sigma_ros.control.limits import SupervisorLimits
-from sigma_ros.control.schedule import Schedule
 from sigma_ros.errors import UsageError
 from sigma_ros.evaluation.conditions import conditions
 from sigma_ros.evaluation.latency import Latency, parse_latencies
@@ -34,6 +33,7 @@ from sigma_ros.evaluation.scoring import score
 from sigma_ros.evaluation.semantics import CONDITIONS, REWORDED, UNRELATED, Texts, measure
 from sigma_ros.evaluation.verdict import verdict_of
 from sigma_ros.model.runtime import SigmaRuntime
+from sigma_ros.policy.schedule import Schedule
 from sigma_ros.stopping import INTERRUPTED, StopRequest, stop_on_signal
 from sigma_ros.values import AdapterSettings
 

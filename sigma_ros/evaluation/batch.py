@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sigma_ros import __version__
 from sigma_ros.contract import Contract
-from sigma_ros.control.schedule import Schedule
 from sigma_ros.errors import SigmaError
 from sigma_ros.evaluation.replay import Hooks, ReplayOptions, replay
 from sigma_ros.evaluation.replay_log import ReplayLog
@@ -23,6 +22,7 @@ from sigma_ros.evaluation.report import write_report
 from sigma_ros.evaluation.report_json import plain
 from sigma_ros.evaluation.scores import Scores
 from sigma_ros.evaluation.scoring import score
+from sigma_ros.policy.schedule import Schedule
 
 if TYPE_CHECKING:
     from sigma_ros.model.runtime import SigmaRuntime

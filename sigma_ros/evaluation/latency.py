@@ -9,20 +9,28 @@ import numpy as np
 
 from sigma_ros.errors import UsageError
 from sigma_ros.evaluation.replay_log import ReplayLog
+from sigma_ros.policy.job import Job, PassGap, Step
 from sigma_ros.values import Chunk
 
 _MS = 1_000_000
 
+REMEMBER_SHARE = 0.15
+"""What an update of the memory without a chunk takes of an inference (measured on the small model)."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latency:
-    """How long an inference takes: a fixed part, uniform jitter up to `jitter_ms` on top, and now and then a spike."""
+    """How long an inference takes: a fixed part, uniform jitter up to `jitter_ms` on top, and now and then a spike.
+
+    `remember_share`: the part of it that a job takes which makes no base chunk.
+    """
 
     fixed_ms: float = 0.0
     jitter_ms: float = 0.0
     spike_ms: float = 0.0
     spike_share: float = 0.0
     seed: int = 0
+    remember_share: float = REMEMBER_SHARE
 
     @property
     def name(self) -> str:
@@ -36,6 +44,13 @@ class Latency:
         jitter, spike = np.random.default_rng([self.seed, epoch, tick]).random(2)
         extra_ms = self.spike_ms if spike < self.spike_share else 0.0
         return round((self.fixed_ms + jitter * self.jitter_ms + extra_ms) * _MS)
+
+    def of_job(self, job: Job) -> int:
+        """Nanoseconds for a job of the policy loop; a gap takes no time."""
+        if isinstance(job, PassGap):
+            return 0
+        whole_ns = self.of(job.request.item.epoch, job.request.item.tick)
+        return whole_ns if isinstance(job, Step) else round(self.remember_share * whole_ns)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,8 @@ from jaxtyping import Bool, Float64, Int64
 from numpy import ndarray
 
 from sigma_ros.contract import Contract
-from sigma_ros.evaluation.replay_log import SCORE_STRIDE_TICKS, SCORED_STEPS, ReplayLog, TickTrack
+from sigma_ros.evaluation.replay_log import SCORED_STEPS, ReplayLog, TickTrack
+from sigma_ros.policy.schedule import SCORE_STRIDE_TICKS
 from sigma_ros.values import NS_PER_S, Chunk
 
 CHUNK_STEPS = 8

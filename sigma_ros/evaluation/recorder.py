@@ -17,7 +17,6 @@ from numpy import ndarray
 from sigma_ros.contract import Camera, Contract
 from sigma_ros.errors import SigmaError
 from sigma_ros.evaluation.replay_log import (
-    SCORE_STRIDE_TICKS,
     SCORED_STEPS,
     BagFacts,
     DecisionTrack,
@@ -29,6 +28,7 @@ from sigma_ros.evaluation.replay_log import (
     Strip,
     TickTrack,
 )
+from sigma_ros.policy.schedule import SCORE_STRIDE_TICKS
 from sigma_ros.values import WINDOW_TICKS, Chunk, Gap, Telepathy, Window
 
 WORST_WINDOWS = 4

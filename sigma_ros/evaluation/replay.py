@@ -7,7 +7,7 @@ takes no time here: the chunk of a tick is there at that tick, so results do not
 
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,21 +16,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sigma_ros.bags.episode import Episode, Tick, recorded_task
-from sigma_ros.bags.reader import Bag, open_bag
+from sigma_ros.bags.reader import Bag, BagInfo, open_bag
 from sigma_ros.contract import Contract
-from sigma_ros.control.schedule import Schedule
-from sigma_ros.control.units import units_gap
 from sigma_ros.errors import BagError, SigmaError
 from sigma_ros.evaluation.lookahead import NOTHING, Ready, ticks_ahead
 from sigma_ros.evaluation.recorder import ReplayRecorder
-from sigma_ros.evaluation.replay_log import SCORE_STRIDE_TICKS, BagFacts, PolicyFacts, ReplayLog, RunFacts
-from sigma_ros.evaluation.supervised import BagTimeSupervisor
-from sigma_ros.values import AdapterSettings, Chunk, Gap, Telepathy, Window
+from sigma_ros.evaluation.replay_drive import ReplayDrive
+from sigma_ros.evaluation.replay_log import BagFacts, PolicyFacts, ReplayLog, RunFacts
+from sigma_ros.evaluation.supervised import LocalSupervisor, SupervisorGrid
+from sigma_ros.policy.job import Job, PassGap, Proposed, Result, execute
+from sigma_ros.policy.loop import PolicyLoop, PolicySettings
+from sigma_ros.policy.schedule import Schedule
+from sigma_ros.policy.worker import TimedWorker
+from sigma_ros.values import AdapterSettings, Chunk, Telepathy
 
 if TYPE_CHECKING:
     from sigma_ros.control.limits import SupervisorLimits
     from sigma_ros.model.runtime import SigmaRuntime
-    from sigma_ros.model.state import RecurrentState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,13 +86,40 @@ def replay(
     started_ns = hooks.clock_ns()
     with open_bag(bag_path, strict=options.strict, recover=options.recover) as bag:
         ticks = Episode(bag, contract, image_size_px=runtime.image_size_px, task=options.task)
-        run = run_facts(bag, contract, runtime, options)
-        loop = _Loop(contract, runtime, options, ReplayRecorder(contract, policy_facts(runtime), run), hooks)
-        complete = _drive(loop, ticks, bag, hooks)
-        facts = bag_facts(bag, ticks)
-        log = loop.recorder.finish(facts, complete=complete, wall_ns=hooks.clock_ns() - started_ns)
+        recorder = ReplayRecorder(contract, policy_facts(runtime), run_facts(bag, contract, runtime, options))
+        model = _Model(runtime, options, hooks.clock_ns)
+        drive = ReplayDrive(
+            TimedWorker(policy_loop(contract, runtime, options, lockstep=True), model.run),
+            recorder,
+            local_supervisor(contract, options, recorder, hooks.clock_ns),
+            inferred=hooks.inferred,
+        )
+        prepared = (
+            ticks_ahead(ticks, runtime, lambda window: options.schedule.infers(window.tick))
+            if options.ahead
+            else ((tick, NOTHING) for tick in ticks)
+        )
+        with closing(prepared):
+            complete = _drive(drive, model, prepared, bag, hooks)
+        log = recorder.finish(bag_facts(bag, ticks), complete=complete, wall_ns=hooks.clock_ns() - started_ns)
         refuse_losses(log, strict=options.strict)
         return log
+
+
+def policy_loop(contract: Contract, runtime: "SigmaRuntime", options: ReplayOptions, *, lockstep: bool) -> PolicyLoop:
+    """The policy loop of a replay: in lockstep, or with the rules for a model that takes time."""
+    settings = PolicySettings(schedule=options.schedule, adapter=options.settings)
+    return PolicyLoop(contract, settings, check_units=runtime.check_units, lockstep=lockstep)
+
+
+def local_supervisor(
+    contract: Contract, options: ReplayOptions, recorder: ReplayRecorder, clock_ns: Callable[[], int]
+) -> SupervisorGrid | None:
+    """The supervisor of a replay in this process; None where the options leave it out."""
+    if options.supervisor_limits is None:
+        return None
+    local = LocalSupervisor(contract, options.supervisor_limits, recorder, clock_ns)
+    return SupervisorGrid(contract.command_period_ns, local)
 
 
 def run_facts(bag: Bag, contract: Contract, runtime: "SigmaRuntime", options: ReplayOptions) -> RunFacts:
@@ -158,21 +187,26 @@ def bag_facts(bag: Bag, ticks: Episode) -> BagFacts:
     )
 
 
-def _drive(loop: "_Loop", ticks: Episode, bag: Bag, hooks: Hooks) -> bool:
-    """Feeds every tick to the loop; False when it was stopped before the end."""
+def _drive(drive: ReplayDrive, model: "_Model", prepared: Iterable[tuple[Tick, Ready]], bag: Bag, hooks: Hooks) -> bool:
+    """Feeds every tick to the drive; False when it was stopped before the end."""
     info = bag.info
-    span_ns = max(1, info.end_ns - info.start_ns)
-    with closing(loop.ahead(ticks)) as prepared:
-        for tick, ready in prepared:
-            if hooks.stopped():
-                return False
-            loop.tick(tick, ready)
-            hooks.progress(min(1.0, max(0.0, (tick.item.stamp_ns - info.start_ns) / span_ns)))
-    loop.end()
+    for tick, ready in prepared:
+        if hooks.stopped():
+            return False
+        model.ready = ready
+        drive.tick(tick)
+        hooks.progress(share_done(info, tick))
+    drive.end()
     hooks.progress(1.0)
-    if not loop.inferences:
-        raise nothing_inferred(info.path, loop.reasons)
+    if not drive.inferences:
+        raise nothing_inferred(info.path, drive.reasons)
     return True
+
+
+def share_done(info: BagInfo, tick: Tick) -> float:
+    """How far a tick is into its recording, 0 to 1."""
+    span_ns = max(1, info.end_ns - info.start_ns)
+    return min(1.0, max(0.0, (tick.item.stamp_ns - info.start_ns) / span_ns))
 
 
 def nothing_inferred(bag: Path, reasons: Counter[str]) -> SigmaError:
@@ -196,103 +230,31 @@ def refuse_losses(recording: BagFacts | ReplayLog, *, strict: bool) -> None:
         )
 
 
-class _Loop:
-    """Policy and supervisor of one recording, advanced tick by tick."""
+class _Model:
+    """The model of a replay without a graph: with what was prepared for a tick, and without memory where asked."""
 
-    def __init__(
-        self,
-        contract: Contract,
-        runtime: "SigmaRuntime",
-        options: ReplayOptions,
-        recorder: ReplayRecorder,
-        hooks: Hooks,
-    ) -> None:
-        self.recorder = recorder
-        self.inferences = 0
-        self.reasons: Counter[str] = Counter()
-        self._contract = contract
+    def __init__(self, runtime: "SigmaRuntime", options: ReplayOptions, clock_ns: Callable[[], int]) -> None:
+        self.ready = NOTHING
         self._runtime = runtime
-        self._options = options
-        self._hooks = hooks
-        self._clock_ns = hooks.clock_ns
-        self._state: RecurrentState | None = None
-        self._judged_epoch = -1
-        self._problems: tuple[str, ...] = ()
-        self._supervisor: BagTimeSupervisor | None = None
-        if options.supervisor_limits is not None:
-            self._supervisor = BagTimeSupervisor(contract, options.supervisor_limits, recorder, hooks.clock_ns)
+        self._forget_from = options.forget_from or {}
+        self._clock_ns = clock_ns
 
-    def ahead(self, ticks: Episode) -> Generator[tuple[Tick, Ready]]:
-        """The ticks, with what can be worked out before their turn if the options want that."""
-        if not self._options.ahead:
-            return ((tick, NOTHING) for tick in ticks)
-        return ticks_ahead(ticks, self._runtime, self._is_due)
-
-    def _is_due(self, window: Window) -> bool:
-        schedule = self._options.schedule
-        scored = window.tick % SCORE_STRIDE_TICKS == 0
-        return scored or schedule.plans(window.tick) or schedule.commits(window.tick)
-
-    def tick(self, tick: Tick, ready: Ready) -> None:
-        """One tick: the supervisor catches up to it, then the policy sees it."""
-        item = self._judged(tick.item)
-        self.recorder.tick(item, tick.action_rad)
-        if self._supervisor is not None:
-            self._supervisor.advance(item.stamp_ns, tick.joint_samples)
-        if isinstance(item, Gap):
-            self.reasons.update(item.reasons)
-            return
-        chunk = self._inferred(item, ready)
-        if chunk is not None and self._supervisor is not None:
-            self._supervisor.on_chunk(chunk)
-
-    def end(self) -> None:
-        """The supervisor's ticks up to and including the last tick's stamp."""
-        if self._supervisor is not None:
-            self._supervisor.end()
-
-    def _judged(self, item: Window | Gap) -> Window | Gap:
-        """As the policy node does: an epoch whose first pose is in foreign units gives gaps."""
-        if isinstance(item, Gap):
-            return item
-        if item.epoch != self._judged_epoch:
-            self._judged_epoch = item.epoch
-            self._problems = self._runtime.check_units(item.newest.positions_rad)
-        return units_gap(item, self._problems, self._contract) if self._problems else item
-
-    def _inferred(self, window: Window, ready: Ready) -> Chunk | None:
-        """Infers where a chunk is due, the memory commits, or the window is scored; returns a chunk that is due."""
-        schedule = self._options.schedule
-        plans, commits = schedule.plans(window.tick), schedule.commits(window.tick)
-        scored = window.tick % SCORE_STRIDE_TICKS == 0
-        if not self._is_due(window):
-            return None
-        state = self._state
-        if state is None or (state.epoch, state.task) != (window.epoch, window.task):
-            state = self._runtime.initial_state(epoch=window.epoch, task=window.task)
-        state = self._forgotten(state, window.tick)
+    def run(self, job: Job) -> Result:
+        """Executes a job."""
+        ready = self.ready
         prepared: dict[str, Any] = {} if ready.prepared is None else {"prepared": ready.prepared}
-        started_ns = self._clock_ns()
-        inference, advanced = self._runtime.step(
-            window,
-            state,
-            commit=commits,
-            settings=self._options.settings,
-            chunk_id=self.inferences,
-            baseline_diagnostics=scored,
-            **prepared,
-        )
-        host_ns = self._clock_ns() - started_ns + ready.took_ns
-        self._state = advanced if plans or commits else state
-        self.inferences += 1
-        self.recorder.inference(inference.chunk, inference.telepathy, published=plans, host_ns=host_ns)
-        self._hooks.inferred(inference.chunk, inference.telepathy)
-        return inference.chunk if plans else None
+        outcome, state = execute(self._forgotten(job), self._runtime, clock_ns=self._clock_ns, **prepared)
+        if isinstance(outcome, Proposed):
+            outcome = replace(outcome, host_ns=outcome.host_ns + ready.took_ns)
+        return outcome, state
 
-    def _forgotten(self, state: "RecurrentState", tick: int) -> "RecurrentState":
-        """The state with an empty memory, where the options want it so; window and task stay."""
-        from_tick = (self._options.forget_from or {}).get(state.epoch)
-        if from_tick is None or tick < from_tick:
-            return state
+    def _forgotten(self, job: Job) -> Job:
+        """The job with an empty memory, where the options want it so; window and task stay."""
+        if isinstance(job, PassGap) or job.state is None:
+            return job
+        state = job.state
+        from_tick = self._forget_from.get(state.epoch)
+        if from_tick is None or job.window.tick < from_tick:
+            return job
         empty = self._runtime.initial_state(epoch=state.epoch, task=state.task)
-        return replace(state, memory=empty.memory, factors=empty.factors)
+        return replace(job, state=replace(state, memory=empty.memory, factors=empty.factors))

@@ -17,9 +17,6 @@ from numpy import ndarray
 from sigma_ros.contract import Contract
 from sigma_ros.values import AdapterSettings, Chunk
 
-SCORE_STRIDE_TICKS = 16
-"""A window is scored every 16 ticks of an epoch (design: svla_so101_pickplace gives 723)."""
-
 SCORED_STEPS = 16
 """Action steps of a chunk that are compared with the recording."""
 

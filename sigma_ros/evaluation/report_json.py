@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from sigma_ros.contract import Contract
-from sigma_ros.evaluation.replay_log import SCORE_STRIDE_TICKS, SCORED_STEPS, ReplayLog
+from sigma_ros.evaluation.replay_log import SCORED_STEPS, ReplayLog
 from sigma_ros.evaluation.scores import ArmScores, Scores, SweepScores
 from sigma_ros.evaluation.statistics import Comparison
 from sigma_ros.evaluation.verdict import verdict_of
+from sigma_ros.policy.schedule import SCORE_STRIDE_TICKS
 
 SCHEMA = "sigma_ros/report/1"
 STUDIES = ("semantics", "latency")

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The supervisor at 50 Hz of bag time, with `ReplayOperator` in the operator's place.
+"""The supervisor at 50 Hz of bag time, in this process or as a node; `ReplayOperator` is in the operator's place.
 
-Where times are equal, joint states come first, then the tick's chunk, then the supervisor's tick; the node replay
-keeps the same order.
+Where times are equal, joint states come first, then the tick's chunk, then the supervisor's tick.
 """
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 from sigma_ros.bags.episode import JointSample
 from sigma_ros.contract import Contract
@@ -46,8 +46,64 @@ class SupervisorTimes:
             self._next_ns += -(-(stamp_ns - self._next_ns) // self._period_ns) * self._period_ns
 
 
-class BagTimeSupervisor:
-    """Feeds one `Supervisor` from a recording, tick by tick, and writes its decisions down.
+class ReplayedSupervisor(Protocol):
+    """A supervisor that a replay drives; it writes its own decisions down."""
+
+    def go_back(self, by_ns: int) -> None:
+        """Bag time has jumped back."""
+        ...
+
+    def feed(self, joints: Sequence[JointSample], until_ns: int) -> None:
+        """Adds joint states; those up to a time are given to the supervisor now."""
+        ...
+
+    def tick(self, stamp_ns: int) -> None:
+        """One tick of the supervisor."""
+        ...
+
+    def on_chunk(self, chunk: Chunk, now_ns: int) -> None:
+        """Hands over a chunk."""
+        ...
+
+
+class SupervisorGrid:
+    """Ticks one supervisor at the command period of bag time.
+
+    Args:
+        period_ns: Between two ticks of the supervisor.
+        supervisor: In this process, or the node.
+    """
+
+    def __init__(self, period_ns: int, supervisor: ReplayedSupervisor) -> None:
+        self._times = SupervisorTimes(period_ns)
+        self._supervisor = supervisor
+        self._now_ns = 0
+
+    def advance(self, stamp_ns: int, joints: Sequence[JointSample]) -> None:
+        """Brings the supervisor to a time: its own ticks before that, then the joint states up to it."""
+        if stamp_ns < self._now_ns:
+            self._supervisor.go_back(self._times.restart(stamp_ns))
+        self._supervisor.feed(joints, 0)
+        self._run_until(stamp_ns)
+        self._supervisor.feed((), stamp_ns)
+        self._now_ns = stamp_ns
+
+    def on_chunk(self, chunk: Chunk) -> None:
+        """Hands over a chunk at the time that was advanced to."""
+        self._supervisor.on_chunk(chunk, self._now_ns)
+
+    def end(self) -> None:
+        """The supervisor's tick at the last time, if one falls on it."""
+        self._run_until(self._now_ns + 1)
+
+    def _run_until(self, stamp_ns: int) -> None:
+        for due_ns in self._times.before(stamp_ns):
+            self._supervisor.feed((), due_ns)
+            self._supervisor.tick(due_ns)
+
+
+class LocalSupervisor(ReplayedSupervisor):
+    """The supervisor in this process.
 
     Bag time is its observation clock. Its own clock is bag time too, but goes on where bag time jumps back.
     """
@@ -56,44 +112,31 @@ class BagTimeSupervisor:
         self, contract: Contract, limits: SupervisorLimits, recorder: ReplayRecorder, clock_ns: Callable[[], int]
     ) -> None:
         self._supervisor = Supervisor(contract, limits)
-        self._times = SupervisorTimes(contract.command_period_ns)
         self._recorder = recorder
         self._clock_ns = clock_ns
         self._joints: deque[JointSample] = deque()
-        self._now_ns = 0
         self._shift_ns = 0
         self._operator = ReplayOperator()
 
-    def advance(self, stamp_ns: int, joints: Sequence[JointSample]) -> None:
-        """Brings the supervisor to a policy tick: its own ticks before that, then the joint states up to it."""
-        if stamp_ns < self._now_ns:
-            self._shift_ns += self._times.restart(stamp_ns)
-            self._joints.clear()
+    def go_back(self, by_ns: int) -> None:
+        """Joint states of before are gone."""
+        self._shift_ns += by_ns
+        self._joints.clear()
+
+    def feed(self, joints: Sequence[JointSample], until_ns: int) -> None:
+        """Adds joint states; those up to a time are given to the supervisor now."""
         self._joints.extend(joints)
-        self._run_until(stamp_ns)
-        self._feed(stamp_ns)
-        self._now_ns = stamp_ns
-
-    def on_chunk(self, chunk: Chunk) -> None:
-        """Hands over the chunk of the policy tick that was advanced to."""
-        self._operator.on_chunk()
-        self._supervisor.on_chunk(chunk, self._now_ns + self._shift_ns, self._now_ns)
-
-    def end(self) -> None:
-        """The supervisor's tick at the last policy tick, if one falls on it."""
-        self._run_until(self._now_ns + 1)
-
-    def _run_until(self, stamp_ns: int) -> None:
-        for due_ns in self._times.before(stamp_ns):
-            self._feed(due_ns)
-            self._tick(due_ns)
-
-    def _feed(self, stamp_ns: int) -> None:
-        while self._joints and self._joints[0].stamp_ns <= stamp_ns:
+        while self._joints and self._joints[0].stamp_ns <= until_ns:
             sample = self._joints.popleft()
             self._supervisor.on_joints(sample.stamp_ns, sample.positions_rad, sample.stamp_ns + self._shift_ns)
 
-    def _tick(self, stamp_ns: int) -> None:
+    def on_chunk(self, chunk: Chunk, now_ns: int) -> None:
+        """Hands over a chunk."""
+        self._operator.on_chunk()
+        self._supervisor.on_chunk(chunk, now_ns + self._shift_ns, now_ns)
+
+    def tick(self, stamp_ns: int) -> None:
+        """One tick; the decision is written down."""
         own_ns = stamp_ns + self._shift_ns
         started_ns = self._clock_ns()
         self._operator.act(self._supervisor, own_ns)

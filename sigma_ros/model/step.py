@@ -93,18 +93,23 @@ def plan(
     patches = state.ring.patches[None]
     action = model.act(percepts, previous, patches=patches, tasks=[state.task], noise=noise, base=base, **rtc)
     baseline = model.believe(percepts, previous, adapted=False) if baseline_diagnostics else None
-    update = action.belief.recurrence
-    keep = commit and bool(torch.isfinite(update.memory).all() & torch.isfinite(update.factors).all())
-    return Plan(action=action, baseline=baseline, committed=keep), state.committed(update) if keep else state
+    kept, after = _committed(state, action.belief) if commit else (False, state)
+    return Plan(action=action, baseline=baseline, committed=kept), after
 
 
 @torch.no_grad()
 def remember(model: SigmaTelepathyVLA, state: RecurrentState) -> tuple[Belief, bool, RecurrentState]:
     """The commit of `plan` without its actions: belief, whether it was kept, and the same state bit for bit."""
     belief = model.believe(percepts_of(model, state), state.recurrence)
+    return belief, *_committed(state, belief)
+
+
+def _committed(state: RecurrentState, belief: Belief) -> tuple[bool, RecurrentState]:
+    """The state with a belief's update, and True; the state itself, and False, where the update is not finite."""
     update = belief.recurrence
-    keep = bool(torch.isfinite(update.memory).all() & torch.isfinite(update.factors).all())
-    return belief, keep, state.committed(update) if keep else state
+    if not bool(torch.isfinite(update.memory).all() & torch.isfinite(update.factors).all()):
+        return False, state
+    return True, state.committed(update)
 
 
 @torch.no_grad()

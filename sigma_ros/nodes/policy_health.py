@@ -9,10 +9,10 @@ import numpy as np
 
 from sigma_ros.control.stream import StreamCount
 from sigma_ros.nodes.diagnostics import Level, Standing, Task
-from sigma_ros.nodes.policy_job import Outcome
 from sigma_ros.nodes.policy_model import PolicyModel
 from sigma_ros.nodes.policy_session import PolicySession
 from sigma_ros.nodes.policy_signatures import Signatures
+from sigma_ros.policy.job import Failed, Outcome, Proposed, Remembered, Rescaled
 from sigma_ros.values import Chunk, Telepathy
 
 HANG_NS = 10_000_000_000
@@ -40,15 +40,15 @@ class PolicyHealth:
     def note(self, outcome: Outcome) -> None:
         """Takes in what came of a tick."""
         self._signatures.note(outcome)
-        if outcome.error is not None:
+        if isinstance(outcome, Failed):
             self._errors += 1
-            self._last_error = outcome.error.strip().splitlines()[-1]
-        if outcome.chunk is not None:
+            self._last_error = outcome.last_line
+        if isinstance(outcome, Proposed | Rescaled):
             self._chunk = outcome.chunk
-            if outcome.job.plans and outcome.telepathy is not None:
-                self._took_ms.append(outcome.took_ns / 1e6)
-                self._delay_ms.append(outcome.delay_ns / 1e6)
-        if outcome.telepathy is not None:
+        if isinstance(outcome, Proposed) and outcome.request.plans:
+            self._took_ms.append(outcome.took_ns / 1e6)
+            self._delay_ms.append(outcome.delay_ns / 1e6)
+        if isinstance(outcome, Proposed | Remembered):
             self._telepathy = outcome.telepathy
             self._committed += outcome.telepathy.committed
 
@@ -68,24 +68,28 @@ class PolicyHealth:
         }
 
     def _inference(self) -> Standing:
-        busy_ns = self._session.busy_ns
+        busy_ns, loop = self._session.thread.busy_ns, self._session.thread.loop
         p50, p99 = np.percentile(self._took_ms, [50, 99]) if self._took_ms else (np.nan, np.nan)
         values = {
             "ms_p50": f"{p50:.1f}",
             "ms_p99": f"{p99:.1f}",
             "delay_ms_p99": f"{np.percentile(self._delay_ms, 99) if self._delay_ms else np.nan:.1f}",
             "busy_ms": f"{busy_ns / 1e6:.0f}",
-            "skipped_ticks": self._session.skipped,
-            "overruns": self._session.overruns,
+            "skipped_ticks": loop.skipped,
+            "overruns": loop.overruns,
             "errors": self._errors,
             "last_error": self._last_error,
             "checkpoint": self._model.facts["checkpoint_hash"],
         }
-        waits = ", ".join(self._session.missing) or "a complete tick"
+        waits = ", ".join(self._session.clock.missing) or "a complete tick"
         problems = (
             (busy_ns > HANG_NS, Level.ERROR, f"one inference has been running for {busy_ns / 1e9:.0f} s"),
             (self._errors, Level.ERROR, f"{self._errors} inference(s) failed: {self._last_error}"),
-            (self._session.overruns, Level.ERROR, "inference is slower than the memory's stride; epochs were cut"),
+            (
+                loop.overruns,
+                Level.ERROR,
+                "inference is slower than the memory's stride; epochs were cut",
+            ),
             (self._session.paused, Level.WARN, "paused"),
             (self._session.clock_stands, Level.ERROR, "the clock stands: /clock is paused, or nobody publishes it"),
             (not self._took_ms, Level.STALE, f"waiting for {waits}"),
@@ -114,23 +118,23 @@ class PolicyHealth:
         return Standing(Level.OK, f"scale {chunk.scale:.2f} at risk {chunk.risk.total:.2f}", values)
 
     def _memory(self) -> Standing:
-        counters = self._session.counters
+        counters = self._session.clock.counters
         values = {
-            "epoch": self._session.epoch,
+            "epoch": self._session.clock.epoch,
             "epochs": counters.epochs,
             "commits": self._committed,
             "windows": counters.windows,
             "gaps": counters.gaps,
-            "task": self._session.task,
+            "task": self._session.clock.task,
         }
         if self._telepathy is None:
             return Standing(Level.STALE, "no update yet", values)
         values["sem_align"] = f"{self._telepathy.sem_align:.3f}"
         values["tau_l2"] = f"{self._telepathy.tau_l2:.3f}"
-        return Standing(Level.OK, f"epoch {self._session.epoch}, {self._committed} commits", values)
+        return Standing(Level.OK, f"epoch {self._session.clock.epoch}, {self._committed} commits", values)
 
     def _units(self) -> Standing:
-        blocked = self._session.blocked
+        blocked = self._session.thread.loop.blocked
         return (
             Standing(Level.ERROR, "; ".join(blocked))
             if blocked
@@ -139,7 +143,7 @@ class PolicyHealth:
 
     def _stream(self, name: str) -> Standing:
         """A stream against its state at the previous report, half a second ago."""
-        now = self._session.counters.streams[name]
+        now = self._session.clock.counters.streams[name]
         before = self._seen.get(name)
         self._seen[name] = now
         refused = sum(now.refused.values())

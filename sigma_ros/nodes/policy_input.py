@@ -68,7 +68,7 @@ class PolicyInput:
     def _on_joints(self, message: JointState) -> None:
         if self._lockstep and not message.name:
             return  # tells the supervisor that none is to come
-        self._session.push_joints(stamp_ns(message.header.stamp), tuple(message.name), np.array(message.position))
+        self._session.clock.push_joints(stamp_ns(message.header.stamp), tuple(message.name), np.array(message.position))
         self._advance()
 
     def _advance(self) -> None:

@@ -11,7 +11,7 @@ from rclpy.impl.rcutils_logger import RcutilsLogger
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
 from sigma_ros.nodes.node_options import PolicyOptions
-from sigma_ros.nodes.policy_job import Runtime
+from sigma_ros.policy.job import Runtime
 
 if TYPE_CHECKING:
     from sigma_ros.model.runtime import SigmaRuntime

@@ -33,6 +33,7 @@ from sigma_ros.nodes.policy_model import PolicyModel, load_policy
 from sigma_ros.nodes.policy_output import PolicyOutput
 from sigma_ros.nodes.policy_session import PolicySession
 from sigma_ros.nodes.process import run_node
+from sigma_ros.policy.job import Failed
 
 CLOSE_TIMEOUT_S = 2.0
 
@@ -109,7 +110,6 @@ class PolicyNode(LifecycleNode):
             image_size_px=self._model.image_size_px,
             memory_stride=self._model.memory_stride,
             options=self._bound.value,
-            check_units=self._model.runtime.check_units,
             on_tick=self._output.tick,
             wake=self._wake,
         )
@@ -155,7 +155,7 @@ class PolicyNode(LifecycleNode):
         if self._diagnostics is not None:
             self._diagnostics.destroy()
         self._input = self._heartbeat_timer = self._diagnostics = None
-        if self._session is not None and not self._session.close(CLOSE_TIMEOUT_S):
+        if self._session is not None and not self._session.thread.close(CLOSE_TIMEOUT_S):
             self.get_logger().error("the inference thread hangs; it is left behind, and the model with it")
             self._model = None
         self._session = None
@@ -174,10 +174,10 @@ class PolicyNode(LifecycleNode):
     def _on_outcome(self) -> None:
         if self._session is None or self._output is None or self._health is None:
             return
-        for outcome in self._session.outcomes():
+        for outcome in self._session.thread.outcomes():
             self._output.publish(outcome)
             self._health.note(outcome)
-            if outcome.error is not None:
+            if isinstance(outcome, Failed):
                 self.get_logger().error(f"inference failed, a new epoch begins:\n{outcome.error}")
                 self._session.reset()
                 return
@@ -190,7 +190,7 @@ class PolicyNode(LifecycleNode):
         self._task = message.data
         if self._session is not None:
             self._session.set_task(message.data)
-            self.get_logger().info(f"task: {self._session.task}")
+            self.get_logger().info(f"task: {self._session.clock.task}")
 
     def _apply(self, old: PolicyOptions, new: PolicyOptions) -> None:
         if new.task != old.task:
@@ -208,7 +208,7 @@ class PolicyNode(LifecycleNode):
             return response
         self._session.reset()
         response.success = True
-        response.message = f"window and memory cleared, epoch {self._session.epoch}"
+        response.message = f"window and memory cleared, epoch {self._session.clock.epoch}"
         return response
 
     def _on_pause(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
@@ -225,7 +225,7 @@ class PolicyNode(LifecycleNode):
 
     def _on_restore_state(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         return self._with_state_file(
-            response, lambda session, file: f"{session.restore(file)} commits from {file}, epoch {session.epoch}"
+            response, lambda session, file: f"{session.restore(file)} commits from {file}, epoch {session.clock.epoch}"
         )
 
     def _with_state_file(

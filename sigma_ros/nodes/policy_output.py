@@ -13,9 +13,9 @@ from sigma_ros.msg import ActionChunk, TelepathyState
 from sigma_ros.nodes import qos, topics
 from sigma_ros.nodes.messages import chunk_message, gap_message, telepathy_message
 from sigma_ros.nodes.node_options import PolicyOptions
-from sigma_ros.nodes.policy_job import Outcome
 from sigma_ros.nodes.policy_model import PolicyModel
 from sigma_ros.nodes.sensor_messages import to_time
+from sigma_ros.policy.job import Failed, Outcome, Proposed, Remembered, Rescaled, Unused
 from sigma_ros.values import Gap, Window
 
 INSTANCE = uuid.uuid4().hex
@@ -42,23 +42,23 @@ class PolicyOutput:
 
     def publish(self, outcome: Outcome) -> None:
         """Publishes what came of a tick; a failure and a gap as a telepathy state that is not valid."""
-        task = outcome.job.task
-        if outcome.telepathy is None and outcome.chunk is None:
-            if outcome.job.refreshes and outcome.error is None:
-                return
-            item = outcome.job.item
-            reasons = item.reasons if isinstance(item, Gap) else (_last_line(outcome.error),)
-            gap = Gap(epoch=item.epoch, tick=item.tick, stamp_ns=item.stamp_ns, reasons=reasons)
-            self._telepathy.publish(gap_message(gap, task))
-            return
-        if outcome.chunk is None:
-            pass
-        elif outcome.job.plans or outcome.job.refreshes:
-            self._chunks.publish(chunk_message(outcome.chunk, self._author))
-        elif self._commit_chunks is not None:
-            self._commit_chunks.publish(chunk_message(outcome.chunk, self._author))
-        if outcome.telepathy is not None:
-            self._telepathy.publish(telepathy_message(outcome.telepathy, task))
+        item, task = outcome.request.item, outcome.request.task
+        match outcome:
+            case Unused(gap=gap):
+                self._telepathy.publish(gap_message(gap, task))
+            case Failed():
+                reasons = (f"inference failed: {outcome.last_line}",)
+                gap = Gap(epoch=item.epoch, tick=item.tick, stamp_ns=item.stamp_ns, reasons=reasons)
+                self._telepathy.publish(gap_message(gap, task))
+            case Rescaled(chunk=chunk):
+                self._chunks.publish(chunk_message(chunk, self._author))
+            case Remembered(telepathy=telepathy):
+                self._telepathy.publish(telepathy_message(telepathy, task))
+            case Proposed(chunk=chunk, telepathy=telepathy):
+                publisher = self._chunks if outcome.published else self._commit_chunks
+                if publisher is not None:
+                    publisher.publish(chunk_message(chunk, self._author))
+                self._telepathy.publish(telepathy_message(telepathy, task))
 
     def tick(self, item: Window | Gap) -> None:
         """In lockstep: says that a tick was consumed, `EPOCH/TICK` in the header's frame."""
@@ -91,7 +91,3 @@ class PolicyOutput:
         for publisher in (self._chunks, self._commit_chunks, self._ticks, self._telepathy, self._heartbeat, self._info):
             if publisher is not None:
                 self._node.destroy_publisher(publisher)
-
-
-def _last_line(error: str | None) -> str:
-    return "inference failed: " + (error or "unknown").strip().splitlines()[-1]

@@ -1,33 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The policy node's inside, without ROS: streams -> frame clock -> jobs for the inference thread.
+"""The policy node's inside, without ROS: streams -> frame clock -> policy loop on its inference thread.
 
-Everything here runs on one thread and never waits; only `InferenceWorker` has a thread of its own.
+Everything here runs on one thread and never waits.
 """
 
 from collections.abc import Callable
 from pathlib import Path
-
-import numpy as np
-from jaxtyping import Float64
-from numpy import ndarray
+from typing import TYPE_CHECKING
 
 from sigma_ros.contract import Contract
 from sigma_ros.control.freeze import FreezeWatch
 from sigma_ros.control.images import ImageMessage
-from sigma_ros.control.observation import FrameClock, StreamCounters
-from sigma_ros.control.schedule import Schedule
-from sigma_ros.control.units import units_gap
-from sigma_ros.evaluation.replay_log import SCORE_STRIDE_TICKS
+from sigma_ros.control.observation import FrameClock
+from sigma_ros.errors import SigmaError
 from sigma_ros.nodes.node_options import PolicyOptions
-from sigma_ros.nodes.policy_job import Job, Outcome, Runtime
-from sigma_ros.nodes.policy_worker import InferenceWorker
+from sigma_ros.policy.job import Runtime
+from sigma_ros.policy.loop import PolicyLoop, PolicySettings
+from sigma_ros.policy.schedule import Schedule
+from sigma_ros.policy.worker import InferenceThread
 from sigma_ros.values import Gap, Window
 
-UnitsCheck = Callable[[Float64[ndarray, " dof"]], tuple[str, ...]]
+if TYPE_CHECKING:
+    from sigma_ros.model.state import RecurrentState
 
 
 class PolicySession:
     """One activation of the policy: from the first message to deactivation.
+
+    `clock` takes joints and gives epoch, task and counters; `thread` gives outcomes and decides by its `loop`.
 
     Args:
         contract: The robot.
@@ -35,9 +35,8 @@ class PolicySession:
         image_size_px: Side of the model's square images.
         memory_stride: Ticks between two commits of the recurrent memory, as trained.
         options: Parameters at the start; `options` may be set at any time.
-        check_units: Judges an epoch's first pose [rad]; reasons block inference until the next epoch.
         on_tick: Told every tick that was consumed, before anything comes of it.
-        wake: Called from the inference thread when `outcomes` has something.
+        wake: Called from the inference thread when `thread.outcomes()` has something.
     """
 
     def __init__(
@@ -48,27 +47,28 @@ class PolicySession:
         image_size_px: int,
         memory_stride: int,
         options: PolicyOptions,
-        check_units: UnitsCheck,
         on_tick: Callable[[Window | Gap], None],
         wake: Callable[[], None],
     ) -> None:
         self._contract = contract
+        self._runtime = runtime
         self._image_size_px = image_size_px
         self._memory_stride = memory_stride
-        self._check_units = check_units
         self._on_tick = on_tick
         self._lockstep = options.lockstep
-        self._clock = FrameClock(contract, image_size_px=image_size_px)
-        self._worker = InferenceWorker(runtime, lockstep=self._lockstep, wake=wake)
+        self._options = options
         self._freezes = {camera.name: FreezeWatch() for camera in contract.cameras}
-        self._judged_epoch = -1
         self._valid = False
-        self._skipped = 0
-        self.blocked: tuple[str, ...] = ()
+        self.clock = FrameClock(contract, image_size_px=image_size_px)
+        loop = PolicyLoop(
+            contract,
+            policy_settings(options, memory_stride),
+            check_units=runtime.check_units,
+            lockstep=options.lockstep,
+        )
+        self.thread = InferenceThread(loop, runtime, wake=wake)
         self.paused = False
         self.clock_stands = False
-        self.overruns = 0
-        self._options = options
         self.set_task(options.task)
 
     @property
@@ -79,7 +79,7 @@ class PolicySession:
     @options.setter
     def options(self, options: PolicyOptions) -> None:
         self._options = options
-        self._worker.rescale(options.settings)
+        self.thread.configure(policy_settings(options, self._memory_stride))
 
     @property
     def healthy(self) -> bool:
@@ -88,37 +88,7 @@ class PolicySession:
         With `frozen_camera` = hold also: no camera stands still.
         """
         stands_still = self.clock_stands or (self.options.frozen_camera == "hold" and bool(self.frozen))
-        return self._valid and not self.paused and not self.blocked and not stands_still
-
-    @property
-    def task(self) -> str:
-        """The task text in force."""
-        return self._clock.task
-
-    @property
-    def epoch(self) -> int:
-        """The epoch of the coming tick."""
-        return self._clock.epoch
-
-    @property
-    def counters(self) -> StreamCounters:
-        """What the frame clock received and made of it."""
-        return self._clock.counters
-
-    @property
-    def missing(self) -> tuple[str, ...]:
-        """Streams the first tick still waits for."""
-        return self._clock.missing
-
-    @property
-    def skipped(self) -> int:
-        """Planning ticks that came while the one before still waited."""
-        return self._skipped
-
-    @property
-    def busy_ns(self) -> int:
-        """How long the inference in progress has taken so far."""
-        return self._worker.busy_ns()
+        return self._valid and not self.paused and not self.thread.loop.blocked and not stands_still
 
     @property
     def frozen(self) -> tuple[str, ...]:
@@ -128,36 +98,46 @@ class PolicySession:
     def push_image(self, camera: str, stamp_ns: int, image: ImageMessage) -> None:
         """Stores an image."""
         self._freezes[camera].note(image)
-        self._clock.push_image(camera, stamp_ns, image)
-
-    def push_joints(self, stamp_ns: int, names: tuple[str, ...], positions_rad: np.ndarray) -> None:
-        """Stores joint positions."""
-        self._clock.push_joints(stamp_ns, names, positions_rad)
+        self.clock.push_image(camera, stamp_ns, image)
 
     def set_task(self, task: str) -> None:
         """Sets the task; an empty text means the contract's first. A new text starts a new epoch."""
-        self._clock.set_task(task.strip() or self._contract.tasks[0])
+        self.clock.set_task(task.strip() or self._contract.tasks[0])
 
-    def reset(self) -> None:
+    def reset(self, inherits: "RecurrentState | None" = None) -> None:
         """Clears window and memory: a new epoch. In lockstep all begins anew, epochs from 0, as in a new process."""
         if self._lockstep:
-            task = self._clock.task
-            self._clock = FrameClock(self._contract, image_size_px=self._image_size_px)
-            self._clock.set_task(task)
+            task = self.clock.task
+            self.clock = FrameClock(self._contract, image_size_px=self._image_size_px)
+            self.clock.set_task(task)
         else:
-            self._clock.reset()
-        self._judged_epoch = -1
-        self._worker.restart()
+            self.clock.reset()
+        self.thread.restart(inherits)
 
     def save(self, path: Path) -> int:
-        """Writes the memory; returns how many commits are in it. Raises SigmaError where it cannot."""
-        return self._worker.save(path)
+        """Writes the memory to a file; returns how many commits are in it.
+
+        Raises:
+            SigmaError: there is none yet, or the disk refuses.
+        """
+        state = self.thread.loop.state
+        if state is None:
+            raise SigmaError("there is no memory to save yet", remedy="wait for the first chunk")
+        try:
+            self._runtime.save(state, path)
+        except OSError as error:
+            raise SigmaError("the memory cannot be written", where=path, got=error) from error
+        return state.commits
 
     def restore(self, path: Path) -> int:
-        """Begins a new epoch with a saved memory; returns how many commits are in it. Raises SigmaError as above."""
-        state = self._worker.read(path, task=self.task)
-        self.reset()
-        self._worker.inherit(state)
+        """Begins a new epoch with a saved memory; returns how many commits are in it.
+
+        Raises:
+            SigmaError: the file cannot be used with this model and task.
+        """
+        fresh = self._runtime.initial_state(epoch=0, task=self.clock.task)
+        state = self._runtime.restore(path, fresh)
+        self.reset(state)
         return state.commits
 
     def pause(self) -> None:
@@ -172,56 +152,22 @@ class PolicySession:
 
     def advance(self, now_ns: int | None) -> None:
         """Consumes the ticks that are complete at `now_ns`; None: by messages alone."""
-        while self._clock.ready(now_ns):
-            item = self._clock.next_tick()
+        while self.clock.ready(now_ns):
+            item = self.clock.next_tick()
             self._valid = isinstance(item, Window)
             self._on_tick(item)
-            if not self.paused:
-                self._consume(item, late_ns=0 if now_ns is None else max(0, now_ns - item.stamp_ns))
+            late_ns = 0 if now_ns is None else max(0, now_ns - item.stamp_ns)
+            if not self.paused and not self.thread.on_item(item, task=self.clock.task, late_ns=late_ns):
+                self.reset()
 
-    def outcomes(self) -> list[Outcome]:
-        """What the inference thread has finished since the last call."""
-        return self._worker.outcomes()
 
-    def close(self, timeout_s: float) -> bool:
-        """Ends the inference thread; False when it hangs."""
-        return self._worker.close(timeout_s)
-
-    def _consume(self, item: Window | Gap, *, late_ns: int) -> None:
-        job = self._job(self._judged(item), late_ns=late_ns)
-        if job is not None and not self._worker.submit(job):
-            self.overruns += 1
-            self.reset()
-
-    def _job(self, item: Window | Gap, *, late_ns: int) -> Job | None:
-        """What a tick asks of the inference thread, None for nothing. A plan that still waits moves to this tick."""
-        options, live = self.options, not self._lockstep
-        schedule = Schedule(options.replan_ticks, self._memory_stride)
-        waits = live and self._worker.awaits_plan
-        plans = schedule.plans(item.tick)
-        self._skipped += plans and waits
-        plans = plans or waits
-        commits = schedule.commits(item.tick) and isinstance(item, Window)
-        scored = self._lockstep and item.tick % SCORE_STRIDE_TICKS == 0 and isinstance(item, Window)
-        refreshes = live and options.residual_every_tick and isinstance(item, Window) and not (plans or commits)
-        if not (plans or commits or scored or refreshes):
-            return None
-        return Job(
-            item=item,
-            task=self.task,
-            settings=options.settings,
-            plans=plans,
-            commits=commits,
-            baseline=scored or (commits and options.baseline_diagnostics),
-            refreshes=refreshes,
-            guided=live and options.stitching == "rtc",
-            crossfade_steps=options.crossfade_steps if live and options.stitching == "crossfade" else 0,
-            late_ns=late_ns,
-        )
-
-    def _judged(self, item: Window | Gap) -> Window | Gap:
-        """The item, or a gap that says why the units cannot be right."""
-        if isinstance(item, Window) and item.epoch != self._judged_epoch:
-            self._judged_epoch = item.epoch
-            self.blocked = self._check_units(item.newest.positions_rad)
-        return units_gap(item, self.blocked, self._contract) if self.blocked and isinstance(item, Window) else item
+def policy_settings(options: PolicyOptions, memory_stride: int) -> PolicySettings:
+    """What of the node's parameters the policy loop knows."""
+    return PolicySettings(
+        schedule=Schedule(options.replan_ticks, memory_stride),
+        adapter=options.settings,
+        stitching=options.stitching,
+        crossfade_steps=options.crossfade_steps,
+        residual_every_tick=options.residual_every_tick,
+        baseline_diagnostics=options.baseline_diagnostics,
+    )

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sigma_ros.nodes.diagnostics import Level, Standing
-from sigma_ros.nodes.policy_job import Outcome
+from sigma_ros.policy.job import Outcome, Proposed
 from sigma_ros.values import Chunk, Window
 
 RECENT, NORMAL = 10, 30
@@ -35,9 +35,10 @@ class Signatures:
 
     def note(self, outcome: Outcome) -> None:
         """Takes in what came of a planning tick."""
-        chunk, item = outcome.chunk, outcome.job.item
-        if chunk is None or outcome.telepathy is None or not outcome.job.plans or not isinstance(item, Window):
+        item = outcome.request.item
+        if not isinstance(outcome, Proposed) or not outcome.request.plans or not isinstance(item, Window):
             return
+        chunk = outcome.chunk
         if self._chunk is not None and self._chunk.epoch != chunk.epoch:
             for series in (self._errors_rad, self._aligns):
                 series.clear()

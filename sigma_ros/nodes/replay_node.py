@@ -21,11 +21,10 @@ from sigma_ros.bags.episode import recorded_task
 from sigma_ros.bags.reader import Bag, open_bag
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
-from sigma_ros.control.schedule import Schedule
-from sigma_ros.errors import SigmaError, UsageError
+from sigma_ros.errors import UsageError
 from sigma_ros.evaluation.conditions import conditions
 from sigma_ros.evaluation.recorder import ReplayRecorder
-from sigma_ros.evaluation.replay import bag_facts, refuse_losses
+from sigma_ros.evaluation.replay import bag_facts, nothing_inferred, refuse_losses
 from sigma_ros.evaluation.replay_log import PolicyFacts, ReplayLog, RunFacts
 from sigma_ros.evaluation.report import refuse_existing, write_report
 from sigma_ros.evaluation.scoring import score
@@ -39,6 +38,7 @@ from sigma_ros.nodes.replay_policy import PolicyPeer
 from sigma_ros.nodes.replay_progress import told
 from sigma_ros.nodes.replay_supervisor import SupervisorPeer
 from sigma_ros.nodes.replay_waiter import InterruptedReplayError, Waiter
+from sigma_ros.policy.schedule import Schedule
 from sigma_ros.stopping import INTERRUPTED, end_on_signal
 from sigma_ros.values import AdapterSettings
 
@@ -144,16 +144,11 @@ def _run(node: Node, replay: NodeReplay, bag: Bag) -> bool:
     info = bag.info
     with told(info, node.get_logger()) as tell:
         try:
-            replay.run(tell)
+            replay.run(lambda tick: tell(tick.item.stamp_ns))
         except InterruptedReplayError:
             return False
-    if not replay.inferences:
-        raise SigmaError(
-            "no tick of the recording could be given to the policy",
-            where=info.path,
-            got=" | ".join(f"{reason} ({n} ticks)" for reason, n in replay.reasons.most_common(5)),
-            remedy="check topics, rates and age limits in the contract against the recording",
-        )
+    if not replay.drive.inferences:
+        raise nothing_inferred(info.path, replay.drive.reasons)
     return True
 
 

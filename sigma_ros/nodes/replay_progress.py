@@ -9,7 +9,7 @@ from rclpy.impl.rcutils_logger import RcutilsLogger
 from rich.console import Console
 from rich.progress import Progress
 
-from sigma_ros.evaluation.bag import BagInfo
+from sigma_ros.bags.reader import BagInfo
 
 Tell = Callable[[int], None]
 """Takes a time of the recording in nanoseconds."""

@@ -8,11 +8,12 @@ from rosgraph_msgs.msg import Clock
 from std_srvs.srv import Trigger
 
 from sigma_ros.errors import SigmaError
-from sigma_ros.msg import ActionChunk, SupervisorState
+from sigma_ros.msg import SupervisorState
 from sigma_ros.nodes import qos, topics
 from sigma_ros.nodes.replay_waiter import Waiter
 from sigma_ros.nodes.sensor_messages import stamp_ns, to_time
 from sigma_ros.nodes.supervisor_output import CHUNK_RECEIVED
+from sigma_ros.values import Chunk
 
 
 class SupervisorPeer:
@@ -47,9 +48,9 @@ class SupervisorPeer:
         self._clock.publish(Clock(clock=to_time(at_ns)))
         return self._answer(self._states, at_ns, "its state after /clock")
 
-    def await_echo(self, chunk: ActionChunk) -> None:
+    def await_echo(self, chunk: Chunk) -> None:
         """Waits until the supervisor has received a chunk."""
-        state = self._answer(self._echoes, stamp_ns(chunk.header.stamp), f"its answer to chunk {chunk.chunk_id}")
+        state = self._answer(self._echoes, chunk.stamp_ns, f"its answer to chunk {chunk.chunk_id}")
         if state.chunk_id != chunk.chunk_id:
             raise SigmaError(
                 "the supervisor answered another chunk",

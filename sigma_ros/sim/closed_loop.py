@@ -5,25 +5,29 @@ Window, memory, schedule, stitching and supervisor are the live ones. Simulated 
 thinks; how long an inference takes is injected, so a result depends on the latency asked for and not on the machine.
 """
 
-from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, UInt8
 from numpy import ndarray
 
+from sigma_ros.contract import Contract
 from sigma_ros.control.decision import Counters, Decision
 from sigma_ros.control.images import letterbox
-from sigma_ros.control.left_over import left_over
 from sigma_ros.control.limits import SupervisorLimits
-from sigma_ros.control.schedule import Schedule
 from sigma_ros.control.supervisor import Supervisor
 from sigma_ros.control.window import WindowHistory
+from sigma_ros.evaluation.latency import Latency
 from sigma_ros.evaluation.replay_operator import ReplayOperator
+from sigma_ros.policy.job import Proposed, execute
+from sigma_ros.policy.loop import PolicyLoop, PolicySettings
+from sigma_ros.policy.schedule import Schedule
+from sigma_ros.policy.worker import TimedWorker
 from sigma_ros.sim.environment import SimArm
-from sigma_ros.values import NS_PER_S, AdapterSettings, Chunk, Frame, LeftOver, Window
+from sigma_ros.values import NS_PER_S, AdapterSettings, Frame
 
 _START_NS = NS_PER_S
 """Simulated stamps begin here: a stamp of zero is refused everywhere."""
@@ -33,7 +37,8 @@ _START_NS = NS_PER_S
 class Loop:
     """How an episode is run.
 
-    `latency_ms`: from a tick to the arrival of the chunk planned from it. `stitching` as the policy node's.
+    `latency_ms`: what an inference takes; an update of the memory alone takes no simulated time. `stitching` as the
+    policy node's.
     """
 
     settings: AdapterSettings
@@ -58,6 +63,17 @@ class Run:
     counters: Counters
     last: Decision | None
     inference_ms: tuple[float, ...]
+
+
+def _policy_loop(contract: Contract, runtime: Any, loop: Loop) -> PolicyLoop:
+    """The live rules; what the simulated arm is asked to do is in the policy's units by construction."""
+    settings = PolicySettings(
+        schedule=Schedule(loop.replan_ticks, runtime.memory_stride),
+        adapter=loop.settings,
+        stitching=loop.stitching,
+        crossfade_steps=loop.crossfade_steps,
+    )
+    return PolicyLoop(contract, settings, check_units=lambda _: (), lockstep=False)
 
 
 def sim_limits() -> SupervisorLimits:
@@ -97,12 +113,16 @@ class _Episode:
         self._arm = arm
         self._contract = arm.contract
         self._loop = loop
-        self._policy = _Policy(runtime, loop, clock_ns)
+        self._worker = TimedWorker(
+            _policy_loop(arm.contract, runtime, loop),
+            partial(execute, runtime=runtime, clock_ns=clock_ns),
+            Latency(fixed_ms=loop.latency_ms, remember_share=0.0).of_job,
+        )
+        self._inference_ms: list[float] = []
         self._size_px: int | None = runtime.image_size_px
         self._supervisor = Supervisor(arm.contract, loop.limits)
         self._operator = ReplayOperator()
         self._history = WindowHistory()
-        self._arriving: deque[tuple[int, Chunk]] = deque()
         self._now_ns = _START_NS
         self._states: list[ndarray] = []
         self._commands: list[ndarray] = []
@@ -145,9 +165,7 @@ class _Episode:
             image_age_ns=dict.fromkeys((camera.name for camera in self._contract.cameras), 0),
             joint_age_ns=0,
         )
-        chunk = self._policy.tick(self._history.add(frame, task=self._contract.tasks[0]))
-        if chunk is not None:
-            self._arriving.append((self._now_ns + self._policy.latency_ns, chunk))
+        self._worker.on_item(self._history.add(frame, task=self._contract.tasks[0]))
 
     def _pictures(self) -> Mapping[str, UInt8[ndarray, "h w 3"]]:
         """The contract's cameras, letterboxed as live ones are."""
@@ -160,10 +178,11 @@ class _Episode:
         now_ns, supervisor = self._now_ns, self._supervisor
         supervisor.on_policy_heartbeat(now_ns)
         supervisor.on_joints(now_ns, self._arm.positions_rad(), now_ns)
-        while self._arriving and self._arriving[0][0] <= now_ns:
-            _, chunk = self._arriving.popleft()
-            self._operator.on_chunk()
-            supervisor.on_chunk(chunk, now_ns)
+        for outcome in self._worker.outcomes(now_ns):
+            if isinstance(outcome, Proposed):
+                self._inference_ms.append(outcome.host_ns / 1e6)
+                self._operator.on_chunk()
+                supervisor.on_chunk(outcome.chunk, now_ns)
         self._operator.act(supervisor, now_ns)
         decision = supervisor.tick(now_ns)
         self._operator.note(decision)
@@ -184,55 +203,5 @@ class _Episode:
             scales=np.array(self._scales),
             counters=self._supervisor.counters,
             last=self._last,
-            inference_ms=tuple(self._policy.inference_ms),
+            inference_ms=tuple(self._inference_ms),
         )
-
-
-class _Policy:
-    """The policy node's schedule and worker with an inference that takes `latency_ms` of simulated time."""
-
-    def __init__(self, runtime: Any, loop: Loop, clock_ns: Callable[[], int]) -> None:
-        self._runtime = runtime
-        self._loop = loop
-        self._clock_ns = clock_ns
-        self._schedule = Schedule(loop.replan_ticks, runtime.memory_stride)
-        self._state: Any = None
-        self._chunk: Chunk | None = None
-        self._chunk_id = 0
-        self._free_ns = 0
-        self._waits = False
-        self.latency_ns = round(loop.latency_ms * 1e6)
-        self.inference_ms: list[float] = []
-
-    def tick(self, window: Window) -> Chunk | None:
-        """The chunk planned from this tick, or None; it arrives `latency_ns` later."""
-        self._waits = self._waits or self._schedule.plans(window.tick)
-        commits = self._schedule.commits(window.tick)
-        plans = self._waits and window.stamp_ns >= self._free_ns
-        if not (plans or commits):
-            return None
-        state = self._state or self._runtime.initial_state(epoch=window.epoch, task=window.task)
-        if not plans:
-            _, self._state = self._runtime.remember(window, state)
-            return None
-        started_ns = self._clock_ns()
-        inference, self._state = self._runtime.step(
-            window,
-            state,
-            commit=commits,
-            settings=self._loop.settings,
-            chunk_id=self._chunk_id,
-            left_over=self._left_over(window),
-        )
-        self.inference_ms.append((self._clock_ns() - started_ns) / 1e6)
-        self._waits = False
-        self._free_ns = window.stamp_ns + self.latency_ns
-        self._chunk_id += 1
-        steps = self._loop.crossfade_steps if self._loop.stitching == "crossfade" else 0
-        self._chunk = replace(inference.chunk, crossfade_steps=steps)
-        return self._chunk
-
-    def _left_over(self, window: Window) -> LeftOver | None:
-        if self._loop.stitching != "rtc":
-            return None
-        return left_over(self._chunk, window, delay_ns=self.latency_ns)

@@ -19,6 +19,7 @@ class ScriptedInference:
     """What a step gives, as `model.runtime.Inference`."""
 
     chunk: Chunk
+    telepathy: None
 
 
 class ScriptedRuntime:
@@ -51,7 +52,8 @@ class ScriptedRuntime:
         commit: bool,
         settings: AdapterSettings,
         chunk_id: int,
-        left_over: LeftOver | None,
+        baseline_diagnostics: bool = False,
+        left_over: LeftOver | None = None,
     ) -> tuple[ScriptedInference, None]:
         """The path from this tick on."""
         times_s = [self._contract.tick_offset_ns(window.tick + i) / NS_PER_S for i in range(HORIZON)]
@@ -74,4 +76,4 @@ class ScriptedRuntime:
             inference_ns=0,
             checkpoint_hash="expert",
         )
-        return ScriptedInference(chunk), None
+        return ScriptedInference(chunk, None), None

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Chunk borders: whatever the latency and however chunks disagree, commands keep one tick's limits."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,10 +9,8 @@ from supervision import CONTRACT, EASY, LAW, MIDDLE, MS, PERIOD, QUICK_LAW, Benc
 
 from sigma_ros.control.chunk_stream import MAX_CROSSFADE_STEPS, ChunkStream
 from sigma_ros.control.chunks import course_of, take_over
-from sigma_ros.control.left_over import left_over
 from sigma_ros.control.limits import limit_excess
 from sigma_ros.control.reasons import State
-from sigma_ros.values import WINDOW_TICKS, Frame, Window
 
 STEP = CONTRACT.tick_period_ns
 LIMITS = EASY.motion(CONTRACT)
@@ -142,32 +138,3 @@ def test_naive_switching_jumps_where_stitching_by_stamp_does_not() -> None:
     _, ours = drive(latencies, [0.0] * len(latencies), fade=0)
     assert np.abs(np.diff(naive(latencies), axis=0)).max() > 2.0 * limit
     assert np.abs(np.diff(ours, axis=0)).max() < 0.5 * limit
-
-
-def window(tick: int, epoch: int = 0) -> Window:
-    frame = Frame(
-        epoch=epoch, tick=tick, stamp_ns=tick * STEP, images={}, positions_rad=MIDDLE, image_age_ns={}, joint_age_ns=0
-    )
-    return Window(epoch=epoch, task="t", frames=(frame,) * WINDOW_TICKS, mask=np.ones(WINDOW_TICKS, dtype=bool))
-
-
-@LAW
-@given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 800 * MS))
-def test_what_is_left_over_begins_at_the_new_tick_and_counts_consumed_steps(first: int, later: int, delay: int) -> None:
-    previous = chunk_of(sway(first * STEP, 0), tick=first, stamp_ns=first * STEP)
-    found = left_over(previous, window(first + later), delay_ns=delay)
-    consumed = delay // STEP
-    if later + consumed >= 50:
-        assert found is None
-    else:
-        assert found is not None
-        np.testing.assert_array_equal(found.base_rad, previous.base_rad[later:])
-        assert found.delay_steps == consumed
-
-
-def test_nothing_is_left_over_from_another_epoch_or_the_future() -> None:
-    previous = chunk_of(sway(0, 0), tick=5)
-    assert left_over(None, window(8), delay_ns=0) is None
-    assert left_over(previous, window(8, epoch=1), delay_ns=0) is None
-    assert left_over(previous, window(4), delay_ns=0) is None
-    assert left_over(replace(previous, tick=4), window(4), delay_ns=0) is not None

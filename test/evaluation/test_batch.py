@@ -13,7 +13,6 @@ from stub_runtime import StubRuntime
 
 from sigma_ros.cli import evaluate_run
 from sigma_ros.control.limits import SupervisorLimits
-from sigma_ros.control.schedule import Schedule
 from sigma_ros.errors import MachineError, SigmaError
 from sigma_ros.evaluation import batch, fleet
 from sigma_ros.evaluation.batch import MEASURED, BagRow, BatchSpec, Unit, finished, unit_of
@@ -24,6 +23,7 @@ from sigma_ros.evaluation.replay import ReplayOptions, replay
 from sigma_ros.evaluation.saved_report import read_report
 from sigma_ros.evaluation.scoring import score
 from sigma_ros.evaluation.summary import pool
+from sigma_ros.policy.schedule import Schedule
 from sigma_ros.values import AdapterSettings
 
 CONTRACT = small_contract()

@@ -12,15 +12,15 @@ from stub_runtime import StubRuntime
 from test_report import SCHEMA_FILE
 
 from sigma_ros.control.limits import SupervisorLimits
-from sigma_ros.control.schedule import Schedule
 from sigma_ros.errors import UsageError
-from sigma_ros.evaluation.late_replay import BagTimeWorker, replay_late
-from sigma_ros.evaluation.latency import Latency, in_force, parse_latencies
+from sigma_ros.evaluation.late_replay import bag_time_worker, replay_late
+from sigma_ros.evaluation.latency import REMEMBER_SHARE, Latency, in_force, parse_latencies
 from sigma_ros.evaluation.latency_cost import LatencyRow, latency_row
 from sigma_ros.evaluation.replay import ReplayOptions, replay
 from sigma_ros.evaluation.report_html import report_page
 from sigma_ros.evaluation.report_json import plain, report_document, to_text
 from sigma_ros.evaluation.scoring import score
+from sigma_ros.policy.schedule import Schedule
 from sigma_ros.values import AdapterSettings
 
 pytestmark = pytest.mark.slow
@@ -39,7 +39,7 @@ def bag(tmp_path_factory):
 
 def late(bag, latency: Latency, *, runtime=None):
     runtime = runtime or StubRuntime(CONTRACT)
-    worker = BagTimeWorker(runtime, OPTIONS, latency)
+    worker = bag_time_worker(runtime, OPTIONS, latency)
     return replay_late(bag, contract=CONTRACT, runtime=runtime, options=OPTIONS, worker=worker)
 
 
@@ -95,7 +95,7 @@ def test_a_slow_worker_begins_with_the_newest_tick_when_it_comes_free(bag):
     assert delivery.skipped > 0
 
 
-REMEMBERING_NS = 0.15 * 400e6 + 1e6
+REMEMBERING_NS = REMEMBER_SHARE * 400e6 + 1e6
 
 
 def test_every_planning_tick_is_made_or_counted_as_skipped(bag):
@@ -150,3 +150,10 @@ def test_the_study_stands_in_the_report(bag):
     schema = Draft202012Validator(json.loads(SCHEMA_FILE.read_text()))
     assert [error.message for error in schema.iter_errors(json.loads(to_text(document)))] == []
     assert "Late chunks" in report_page([log], score(log), document)
+
+
+def test_a_model_that_never_catches_up_gives_a_row_without_chunks_and_its_overruns(bag):
+    found = row(bag, "2500")
+    assert found.chunks == 0
+    assert found.overruns > 0
+    assert np.isnan(found.sigma_mse)

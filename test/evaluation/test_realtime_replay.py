@@ -1,23 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """Laws of `sigma replay --realtime` on a clock that the tests turn: no machine is fast or slow here."""
 
-from dataclasses import replace
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
 from bags import small_contract, write_recording
 from stub_runtime import StubRuntime
 
-from sigma_ros.cli.replay_late import BagClock, LiveWorker
+from sigma_ros.cli.replay_late import BagClock
 from sigma_ros.control.limits import SupervisorLimits
-from sigma_ros.control.schedule import Schedule
 from sigma_ros.errors import SigmaError
-from sigma_ros.evaluation.late_replay import BagTimeWorker, replay_late
+from sigma_ros.evaluation.late_replay import bag_time_worker, replay_late
 from sigma_ros.evaluation.latency import Latency
 from sigma_ros.evaluation.latency_cost import latency_row
-from sigma_ros.evaluation.replay import ReplayOptions
-from sigma_ros.nodes.policy_job import Job, Outcome
-from sigma_ros.values import NS_PER_S, AdapterSettings
+from sigma_ros.evaluation.replay import ReplayOptions, policy_loop
+from sigma_ros.policy.job import Failed, Job, Outcome, Result, execute
+from sigma_ros.policy.schedule import Schedule
+from sigma_ros.policy.worker import TimedWorker
+from sigma_ros.values import NS_PER_S, AdapterSettings, Gap, Window
 
 CONTRACT = small_contract()
 OPTIONS = ReplayOptions(
@@ -42,42 +44,21 @@ class FakeTime:
         return BagClock(lambda: self.now_ns, self.sleep)
 
 
-class FakeThread:
-    """Stands for `InferenceWorker` where no tick waits for another: each takes `took_ns` of the fake clock."""
+class FakeThread(TimedWorker):
+    """Stands for the inference thread: an inference takes `took_ns` of the fake clock, whatever the stamps say."""
 
-    awaits_plan = False
-
-    def __init__(self, time: FakeTime, took_ns: int, *, refuses: int = 0) -> None:
-        self._runtime = StubRuntime(CONTRACT)
-        self._state = None
+    def __init__(self, time: FakeTime, took_ns: int, run: Callable[[Job], Result] | None = None) -> None:
+        loop = policy_loop(CONTRACT, StubRuntime(CONTRACT), OPTIONS, lockstep=False)
+        super().__init__(loop, run or partial(execute, runtime=StubRuntime(CONTRACT)), lambda _: took_ns)
         self._time = time
-        self._took_ns = took_ns
-        self._refuses = refuses
-        self._chunks = 0
-        self._done: list[tuple[int, Outcome]] = []
-        self.restarts = 0
 
-    def submit(self, job: Job) -> bool:
-        if self._refuses:
-            self._refuses -= 1
-            return False
-        window = job.item
-        state = self._state or self._runtime.initial_state(epoch=window.epoch, task=window.task)
-        inference, self._state = self._runtime.step(
-            window, state, commit=job.commits, settings=job.settings, chunk_id=self._chunks
-        )
-        self._chunks += 1
-        done = Outcome(job=job, chunk=inference.chunk, telepathy=inference.telepathy, took_ns=self._took_ns)
-        self._done.append((self._time.now_ns + self._took_ns, done))
-        return True
+    def on_item(self, item: Window | Gap, *, late_ns: int = 0) -> bool:
+        self._work_until(self._time.now_ns)
+        self._now_ns = self._time.now_ns
+        return self.loop.on_item(item, self._now_ns, late_ns=late_ns)
 
-    def restart(self) -> None:
-        self.restarts += 1
-
-    def outcomes(self) -> list[Outcome]:
-        ready = [outcome for at_ns, outcome in self._done if at_ns <= self._time.now_ns]
-        self._done = [(at_ns, outcome) for at_ns, outcome in self._done if at_ns > self._time.now_ns]
-        return ready
+    def outcomes(self, until_ns: int) -> list[Outcome]:
+        return super().outcomes(self._time.now_ns)
 
 
 @pytest.fixture(scope="module")
@@ -86,17 +67,20 @@ def bag(tmp_path_factory):
 
 
 def played(bag, time: FakeTime, thread: FakeThread):
-    clock = time.clock()
-    worker = LiveWorker(thread, OPTIONS.settings, clock)
     return replay_late(
-        bag, contract=CONTRACT, runtime=StubRuntime(CONTRACT), options=OPTIONS, worker=worker, pace=clock.wait_for
+        bag,
+        contract=CONTRACT,
+        runtime=StubRuntime(CONTRACT),
+        options=OPTIONS,
+        worker=thread,
+        pace=time.clock().wait_for,
     )
 
 
 def test_a_machine_that_takes_100_ms_gives_what_bag_time_gives_for_100_ms(bag):
     time = FakeTime()
     row = latency_row("same", [played(bag, time, FakeThread(time, 100 * MS))])
-    worker = BagTimeWorker(StubRuntime(CONTRACT), OPTIONS, Latency(fixed_ms=100))
+    worker = bag_time_worker(StubRuntime(CONTRACT), OPTIONS, Latency(fixed_ms=100))
     in_bag_time = replay_late(bag, contract=CONTRACT, runtime=StubRuntime(CONTRACT), options=OPTIONS, worker=worker)
     assert row == latency_row("same", [in_bag_time])
     assert row.late_ticks == row.overruns == 0
@@ -116,20 +100,18 @@ def test_a_machine_that_falls_behind_is_counted_and_its_supervisor_never_goes_ba
 
 
 def test_a_full_queue_is_counted_and_the_memory_begins_anew(bag):
+    """The stand-in's base tells how many updates entered its memory: two at tick 16, but one after an overrun."""
     time = FakeTime()
-    thread = FakeThread(time, 0, refuses=2)
-    _, delivery = played(bag, time, thread)
-    assert delivery.overruns == thread.restarts == 2
+    _, delivery = played(bag, time, FakeThread(time, 1200 * MS))
+    assert delivery.overruns == 2
+    assert [arrival.chunk.tau_l2 for arrival in delivery.arrivals] == [1.0] * 3
 
 
 def test_the_models_failure_ends_the_replay(bag):
-    class Broken(FakeThread):
-        def outcomes(self) -> list[Outcome]:
-            return [replace(outcome, error="Traceback\nValueError: out of memory") for outcome in super().outcomes()]
-
-    time = FakeTime()
+    time, error = FakeTime(), "Traceback\nValueError: out of memory"
+    thread = FakeThread(time, 0, lambda job: (Failed(request=job.request, error=error), None))
     with pytest.raises(SigmaError, match="out of memory"):
-        played(bag, time, Broken(time, 0))
+        played(bag, time, thread)
 
 
 def test_bag_time_is_waited_for_and_a_jump_is_not():

@@ -12,12 +12,12 @@ from jsonschema import Draft202012Validator
 from stub_runtime import StubRuntime
 from test_report import SCHEMA_FILE
 
-from sigma_ros.control.schedule import Schedule
 from sigma_ros.evaluation.replay import ReplayOptions, replay
 from sigma_ros.evaluation.report_html import report_page
 from sigma_ros.evaluation.report_json import report_document, to_text
 from sigma_ros.evaluation.scoring import score
 from sigma_ros.evaluation.semantics import UNRELATED, Effect, Semantics, Texts, measure
+from sigma_ros.policy.schedule import Schedule
 from sigma_ros.values import AdapterSettings
 
 CONTRACT = small_contract()

@@ -21,7 +21,7 @@ from tiny_sigma import (
 
 from sigma_ros.model.settings import SigmaConfig
 from sigma_ros.model.sigma import SigmaTelepathyVLA
-from sigma_ros.model.step import advance, initial_state, percepts_of, plan
+from sigma_ros.model.step import advance, initial_state, percepts_of, plan, remember
 from sigma_ros.model.tokens import PADDING
 
 BELIEF = ("memory", "intent", "factors")
@@ -303,6 +303,9 @@ def test_a_memory_that_is_not_finite_is_never_kept():
     assert after is state
     ratios = model.ratios(proposal.action.belief, proposal.action.residual)
     assert not all(bool(torch.isfinite(ratio)) for ratio in ratios)
+    _, kept, after = remember(model, state)
+    assert not kept, "a commit without a chunk has the same guard"
+    assert after is state
 
 
 def test_an_empty_slot_has_no_tick():

@@ -18,10 +18,10 @@ from sigma_ros.control.images import ImageMessage
 from sigma_ros.nodes.clocks import ClockWatch
 from sigma_ros.nodes.diagnostics import Level
 from sigma_ros.nodes.node_options import PolicyOptions
-from sigma_ros.nodes.policy_job import Job, Outcome
 from sigma_ros.nodes.policy_node import PolicyNode
 from sigma_ros.nodes.policy_session import PolicySession
 from sigma_ros.nodes.sensor_messages import to_time
+from sigma_ros.policy.job import Outcome, Proposed
 from sigma_ros.values import Gap, Window
 
 pytestmark = pytest.mark.ros
@@ -49,21 +49,14 @@ class Drive:
             image_size_px=32,
             memory_stride=16,
             options=PolicyOptions(),
-            check_units=self.runtime.check_units,
             on_tick=self.ticks.append,
             wake=self.woken.release,
         )
-        self.taken = self.finished = 0
-        self.worker = self.session._worker
-        self.next_job, self.worker._next = self.worker._next, self.take  # type: ignore[method-assign]
-
-    def take(self) -> tuple[Job, int]:
-        self.taken += 1
-        return self.next_job()
 
     def idle(self) -> bool:
-        with self.worker._changed:
-            return not self.worker._waiting and self.taken == self.finished
+        thread = self.session.thread
+        with thread._changed:
+            return thread.loop._busy is None and not thread.loop._waiting
 
     def feed(self, stamps_ns: list[int], *, now_ns: int | None = None) -> None:
         """All streams at these stamps, and time at each of them (or where it is said to be)."""
@@ -77,22 +70,21 @@ class Drive:
                     encoding="rgb8", height=height, width=width, step=3 * width, data=rgb.tobytes(), is_compressed=False
                 )
                 self.session.push_image(camera.name, stamp_ns, message)
-            self.session.push_joints(stamp_ns, CONTRACT.joint_names, np.full(6, 1e-3 * self.steps))
+            self.session.clock.push_joints(stamp_ns, CONTRACT.joint_names, np.full(6, 1e-3 * self.steps))
             self.advance(stamp_ns if now_ns is None else now_ns)
 
     def advance(self, now_ns: int) -> None:
         self.session.advance(now_ns)
         while not self.idle():
             assert self.woken.acquire(timeout=20.0)
-            self.finished += 1
-        self.outcomes += self.session.outcomes()
+        self.outcomes += self.session.thread.outcomes()
 
     def windows(self, epoch: int) -> list[Window]:
         return [item for item in self.ticks if isinstance(item, Window) and item.epoch == epoch]
 
     def commits(self, epoch: int) -> list[int]:
         """How many updates the memory had at each chunk of an epoch: the fake's residual is 0.01 rad for each."""
-        chunks = [outcome.chunk for outcome in self.outcomes if outcome.chunk and outcome.chunk.epoch == epoch]
+        chunks = [o.chunk for o in self.outcomes if isinstance(o, Proposed) and o.chunk.epoch == epoch]
         return [round(100 * chunk.residual_rad[0, 0]) for chunk in chunks]
 
 
@@ -104,7 +96,7 @@ def ramp(start_ns: int, seconds: float) -> list[int]:
 def drive():
     made = Drive()
     yield made
-    made.session.close(5.0)
+    made.session.thread.close(5.0)
 
 
 def check_what_windows_hold(drive: Drive) -> None:
@@ -126,10 +118,10 @@ def check_what_windows_hold(drive: Drive) -> None:
 @pytest.mark.parametrize("jump_s", [3600.0, 5.0, -5.0, -3600.0])
 def test_a_jump_of_all_stamps_begins_a_new_epoch_with_an_empty_memory(drive: Drive, jump_s: float) -> None:
     drive.feed(ramp(START_NS, 2.0))
-    before = drive.session.epoch
+    before = drive.session.clock.epoch
     assert drive.commits(before)[-1] >= 3
     drive.feed(ramp(START_NS + 2 * S + round(jump_s * S), 2.0))
-    assert drive.session.epoch == before + 1
+    assert drive.session.clock.epoch == before + 1
     assert drive.windows(before + 1)[0].tick == 0
     assert drive.windows(before + 1)[0].mask.sum() == 1, "the window is empty but for its own tick"
     assert drive.commits(before + 1)[0] == 1, "the first chunk knows its own tick alone"
@@ -140,7 +132,7 @@ def test_a_jump_of_all_stamps_begins_a_new_epoch_with_an_empty_memory(drive: Dri
 def test_a_small_step_forward_leaves_gaps_and_the_memory(drive: Drive, jump_ms: int) -> None:
     drive.feed(ramp(START_NS, 2.0))
     drive.feed(ramp(START_NS + 2 * S + jump_ms * MS, 1.0))
-    assert drive.session.epoch == 0
+    assert drive.session.clock.epoch == 0
     assert any(isinstance(item, Gap) for item in drive.ticks)
     assert drive.commits(0) == sorted(drive.commits(0))
     check_what_windows_hold(drive)
@@ -154,7 +146,7 @@ def test_time_that_jumps_ahead_of_all_streams_makes_gaps_not_chunks(drive: Drive
     for stamp_ns in later:
         drive.feed([stamp_ns], now_ns=stamp_ns + 60 * S)
     assert not drive.session.healthy
-    fresh = [outcome for outcome in drive.outcomes[chunks:] if outcome.chunk is not None]
+    fresh = [outcome for outcome in drive.outcomes[chunks:] if isinstance(outcome, Proposed)]
     assert all(outcome.chunk.observation_age_ns <= CONTRACT.joint_state_max_age_ns for outcome in fresh)
     check_what_windows_hold(drive)
 
@@ -166,7 +158,7 @@ def test_time_that_stands_gives_no_tick_and_no_chunk_and_goes_on_where_it_was(dr
         drive.advance(START_NS + S)
     assert (len(drive.ticks), len(drive.outcomes)) == (ticks, outcomes)
     drive.feed(ramp(START_NS + S, 1.0))
-    assert drive.session.epoch == 0
+    assert drive.session.clock.epoch == 0
     assert [item.tick for item in drive.ticks] == list(range(len(drive.ticks)))
     check_what_windows_hold(drive)
 
@@ -219,17 +211,17 @@ def test_a_node_that_follows_a_clock_lives_through_pause_and_jumps(executor) -> 
     robot = ClockedRobot(CONTRACT)
     executor.add_node(robot)
     spin_until(executor, lambda: robot.chunks and robot.heartbeats[-1], what="the first chunk")
-    epoch = policy._session.epoch
+    epoch = policy._session.clock.epoch
     robot.runs = False
     spin_until(executor, lambda: robot.heartbeats[-1] is False, what="an unhealthy heartbeat of a paused clock")
     assert stands(policy, "policy/inference").level is Level.ERROR
     chunks = len(robot.chunks)
     robot.runs = True
     spin_until(executor, lambda: len(robot.chunks) > chunks, what="chunks after the pause")
-    assert policy._session.epoch == epoch, "a pause ends no epoch: no tick is missing"
+    assert policy._session.clock.epoch == epoch, "a pause ends no epoch: no tick is missing"
     for jump_ns in (3600 * S, -7200 * S):
-        epoch = policy._session.epoch
+        epoch = policy._session.clock.epoch
         robot.at_ns += jump_ns
-        spin_until(executor, lambda epoch=epoch: policy._session.epoch > epoch, what="a new epoch")
+        spin_until(executor, lambda epoch=epoch: policy._session.clock.epoch > epoch, what="a new epoch")
         until_well(robot, executor)
         assert robot.chunks[-1][1].epoch > epoch

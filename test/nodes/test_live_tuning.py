@@ -21,9 +21,9 @@ from sigma_ros.contract_text import shipped_config_dir
 from sigma_ros.nodes import qos, topics
 from sigma_ros.nodes.node_options import PolicyOptions, SupervisorOptions
 from sigma_ros.nodes.options import problems, specs
-from sigma_ros.nodes.policy_job import rescaled
 from sigma_ros.nodes.policy_node import PolicyNode
 from sigma_ros.nodes.supervisor_node import SupervisorNode
+from sigma_ros.policy.loop import rescaled
 from sigma_ros.risk import scale_of
 from sigma_ros.values import AdapterSettings
 
@@ -199,7 +199,7 @@ def test_a_preset_loads_while_the_nodes_run(preset: str, executor):
 
 def test_rescaling_changes_scale_and_settings_alone(rig):
     _, policy, _ = rig
-    chunk = policy._session._worker._executing
+    chunk = policy._session.thread.loop.executed
     settings = AdapterSettings(max_scale=0.4, risk_temperature=3.0)
     other = rescaled(chunk, settings)
     assert other.scale == scale_of(chunk.risk, settings)
@@ -255,8 +255,8 @@ def test_the_memory_is_saved_and_restored_into_a_new_epoch(remembering, executor
     commits = sum(commit for _, _, commit in runtime.calls) + len(runtime.remembered)
     assert ask(robot, executor, topics.SAVE_STATE).success
     assert int(file.read_text().split(" ", 1)[0]) >= commits >= 1
-    file.write_text(f"40 {policy._session.task}")
-    epoch = policy._session.epoch
+    file.write_text(f"40 {policy._session.clock.task}")
+    epoch = policy._session.clock.epoch
     assert ask(robot, executor, topics.RESTORE_STATE).success
     spin_until(executor, lambda: robot.chunks[-1][1].epoch > epoch, what="the new epoch's first chunk")
     assert robot.chunks[-1][1].residual_positions[0] == pytest.approx(0.41), "forty commits, and this tick's"

@@ -131,7 +131,7 @@ def test_f04_a_malformed_picture_is_refused_by_name_and_the_arm_is_told_to_hold(
     robot.spoil_image = MALFORMED[fault]
     until_gap(robot, executor, "side")
     assert stands(policy, "io/camera_side").level in (Level.ERROR, Level.STALE)
-    assert policy._session.counters.streams["side"].refused
+    assert policy._session.clock.counters.streams["side"].refused
     calls = len(runtime.calls)
     spin_until(executor, lambda: len(robot.heartbeats) % 10 == 0, what="some time")
     assert len(runtime.calls) <= calls + 1, "nothing is inferred without a picture"
@@ -195,15 +195,15 @@ def test_f10_missing_and_repeated_joints_are_refused_by_name(rig, executor) -> N
         until_gap(robot, executor, "joints")
         robot.order = list(range(6))
         until_well(robot, executor)
-    assert len(policy._session.counters.streams["joints"].refused) >= 1
+    assert len(policy._session.clock.counters.streams["joints"].refused) >= 1
 
 
 def test_f35_f36_a_clock_that_is_set_begins_a_new_epoch(rig, executor) -> None:
     """All stamps an hour back, as after a clock was set on the robot's computer: the memory begins anew."""
     robot, policy, _ = rig
-    epoch = policy._session.epoch
+    epoch = policy._session.clock.epoch
     robot.shift_ns = -SHIFT
-    spin_until(executor, lambda: policy._session.epoch > epoch, what="a new epoch")
+    spin_until(executor, lambda: policy._session.clock.epoch > epoch, what="a new epoch")
     robot.shift_ns = 0
     until_well(robot, executor)
 
@@ -212,7 +212,7 @@ def test_f28_an_inference_that_never_returns_is_told_and_parameters_still_answer
     _, policy, runtime = rig
     monkeypatch.setattr("sigma_ros.nodes.policy_health.HANG_NS", 1)
     runtime.gate.clear()
-    spin_until(executor, lambda: policy._session.busy_ns > 0, what="an inference to hang")
+    spin_until(executor, lambda: policy._session.thread.busy_ns > 0, what="an inference to hang")
     assert "has been running" in stands(policy, "policy/inference").text
     assert policy.set_parameters_atomically([Parameter("adapter.max_scale", value=0.5)]).successful
     runtime.gate.set()
@@ -220,14 +220,14 @@ def test_f28_an_inference_that_never_returns_is_told_and_parameters_still_answer
 
 def test_f27_a_failed_inference_is_told_and_a_new_epoch_begins(rig, executor, monkeypatch) -> None:
     robot, policy, runtime = rig
-    epoch = policy._session.epoch
+    epoch = policy._session.clock.epoch
 
     def broken(*_args: object, **_options: object) -> None:
         raise RuntimeError("CUDA out of memory")
 
     with monkeypatch.context() as patched:
         patched.setattr(runtime, "step", broken)
-        spin_until(executor, lambda: policy._session.epoch > epoch, what="a new epoch")
+        spin_until(executor, lambda: policy._session.clock.epoch > epoch, what="a new epoch")
     told = "CUDA out of memory"
     spin_until(executor, lambda: any(told in " ".join(m.reasons) for m in robot.telepathy), what="the reason")
     assert stands(policy, "policy/inference").level is Level.ERROR

@@ -87,7 +87,7 @@ def test_joint_states_without_names_are_refused_not_fatal(rig, executor):
     robot, policy, _ = rig
     robot.wild_joints = True
     spin_until(executor, lambda: robot.telepathy and not robot.telepathy[-1].valid, what="a gap")
-    assert policy._session.counters.streams["joints"].refused
+    assert policy._session.clock.counters.streams["joints"].refused
 
 
 def test_paused_the_heartbeat_goes_on_and_says_so(rig, executor):
@@ -108,7 +108,7 @@ def test_paused_the_heartbeat_goes_on_and_says_so(rig, executor):
 def test_a_hung_inference_leaves_the_heartbeat_alive_and_is_not_used_again(rig, executor):
     robot, policy, runtime = rig
     runtime.gate.clear()
-    spin_until(executor, lambda: policy._session.busy_ns > 0, what="an inference to hang")
+    spin_until(executor, lambda: policy._session.thread.busy_ns > 0, what="an inference to hang")
     beats = len(robot.heartbeats)
     spin_until(executor, lambda: len(robot.heartbeats) > beats + 3, what="heartbeats")
     policy.trigger_deactivate()

@@ -165,7 +165,7 @@ def test_a_hung_inference_blocks_neither_parameters_nor_services_nor_shutdown(ex
     node = start()
     runtime.gate.clear()
     robot.publish_tick(0)
-    spin_until(executor, lambda: node._session.busy_ns > 0, what="the inference to begin")
+    spin_until(executor, lambda: node._session.thread.busy_ns > 0, what="the inference to begin")
     assert set_parameters(executor, robot, adapter__max_scale=0.5) == [(True, "")]
     assert call(executor, robot, Trigger, topics.RESET_MEMORY, Trigger.Request()).success
     runtime.gate.set()

@@ -6,16 +6,34 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from node_fakes import make_chunk, small_contract
-from test_policy_worker import job
 
 from sigma_ros.nodes.diagnostics import Level
-from sigma_ros.nodes.policy_job import Outcome
 from sigma_ros.nodes.policy_signatures import NORMAL, RECENT, Signatures
+from sigma_ros.policy.job import Proposed, Remembered, Rescaled, TickRequest
 from sigma_ros.risk import assess
-from sigma_ros.values import Telepathy
+from sigma_ros.values import WINDOW_TICKS, Chunk, Frame, Telepathy, Window
 
 pytestmark = pytest.mark.ros
 CONTRACT = small_contract()
+
+
+def telepathy_of(chunk: Chunk) -> Telepathy:
+    zero = np.zeros(1)
+    return Telepathy(
+        epoch=chunk.epoch, tick=chunk.tick, stamp_ns=1, semantic_memory=zero, intent=zero, factors=zero[None],
+        tau_l2=1.0, sem_align=1.0, baseline_tau_l2=1.0, baseline_sem_align=1.0, committed=False,
+    )  # fmt: skip
+
+
+def proposed(chunk: Chunk, telepathy: Telepathy, *, took_ns: int = 0) -> Proposed:
+    """What comes of a planning tick at which the arm stands at zero."""
+    frame = Frame(
+        epoch=chunk.epoch, tick=chunk.tick, stamp_ns=1, images={}, positions_rad=np.zeros(6), image_age_ns={},
+        joint_age_ns=0,
+    )  # fmt: skip
+    window = Window(epoch=chunk.epoch, task="t", frames=(frame,) * WINDOW_TICKS, mask=np.ones(WINDOW_TICKS, dtype=bool))
+    request = TickRequest(item=window, task="t", settings=chunk.settings, plans=True, commits=False)
+    return Proposed(request=request, chunk=chunk, telepathy=telepathy, took_ns=took_ns, host_ns=took_ns)
 
 
 def feed(
@@ -37,13 +55,8 @@ def feed(
             residual_rad=np.zeros((50, 6)),
             risk=assess(residual_ratio=1.0, factor_ratio=factor, alignment=1.0),
         )
-        zero = np.zeros(1)
-        telepathy = Telepathy(
-            epoch=epoch, tick=tick * 8, stamp_ns=1, semantic_memory=zero, intent=zero, factors=zero[None], tau_l2=1.0,
-            sem_align=align, baseline_tau_l2=1.0, baseline_sem_align=1.0, committed=False,
-        )  # fmt: skip
-        asked = job(tick * 8, epoch=epoch)
-        signatures.note(Outcome(job=asked, chunk=chunk, telepathy=telepathy, took_ns=round(ms * 1e6)))
+        telepathy = replace(telepathy_of(chunk), sem_align=align)
+        signatures.note(proposed(chunk, telepathy, took_ns=round(ms * 1e6)))
 
 
 def levels(signatures: Signatures) -> list[Level]:
@@ -96,6 +109,10 @@ def test_a_new_epoch_is_compared_with_itself(steady) -> None:
 
 def test_bare_commits_and_rescaled_chunks_do_not_count(steady) -> None:
     before = list(steady._delays_ms)
-    steady.note(Outcome(job=job(0), chunk=None))
-    steady.note(Outcome(job=replace(job(0), plans=False), chunk=make_chunk(CONTRACT)))
+    chunk = make_chunk(CONTRACT, base_rad=np.full((50, 6), 9.0))
+    scored = proposed(chunk, telepathy_of(chunk))
+    request = replace(scored.request, plans=False)
+    steady.note(replace(scored, request=request))
+    steady.note(Remembered(request=request, telepathy=scored.telepathy))
+    steady.note(Rescaled(request=scored.request, chunk=chunk))
     assert list(steady._delays_ms) == before

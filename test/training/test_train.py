@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sigma_ros.contract_file import load_contract
-from sigma_ros.control.schedule import Schedule
 from sigma_ros.errors import CheckpointError, DatasetError, SigmaError, UsageError
 from sigma_ros.evaluation.metrics import SPANS
 from sigma_ros.evaluation.replay import ReplayOptions, replay
 from sigma_ros.evaluation.scoring import score
 from sigma_ros.model.runtime import SigmaRuntime
+from sigma_ros.policy.schedule import Schedule
 from sigma_ros.values import AdapterSettings
 from training.evaluate import CHECK_A, CHECK_B, REPORT
 from training.evaluate import main as evaluate

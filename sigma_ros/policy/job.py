@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a tick asks for (`TickRequest`), what the model is to do for it (`Job`), and what comes of it (`Outcome`).
+
+`execute` is the only place that calls the model; it decides nothing.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from jaxtyping import Float64
+from numpy import ndarray
+
+from sigma_ros.values import AdapterSettings, Chunk, Gap, LeftOver, Telepathy, Window
+
+if TYPE_CHECKING:
+    from sigma_ros.model.runtime import Inference
+    from sigma_ros.model.state import RecurrentState
+
+
+class Runtime(Protocol):
+    """What the loop's drivers need of `model.runtime.SigmaRuntime`."""
+
+    def initial_state(self, *, epoch: int, task: str) -> "RecurrentState":
+        """The empty state of an epoch."""
+        ...
+
+    def step(
+        self,
+        window: Window,
+        state: "RecurrentState",
+        *,
+        commit: bool,
+        settings: AdapterSettings,
+        chunk_id: int,
+        baseline_diagnostics: bool = False,
+        left_over: LeftOver | None = None,
+    ) -> "tuple[Inference, RecurrentState]":
+        """One inference."""
+        ...
+
+    def remember(self, window: Window, state: "RecurrentState") -> "tuple[Telepathy, RecurrentState]":
+        """A commit without a chunk."""
+        ...
+
+    def refresh(
+        self, window: Window, state: "RecurrentState", previous: Chunk, *, settings: AdapterSettings, chunk_id: int
+    ) -> "tuple[Inference, RecurrentState]":
+        """A new residual on what is left of a chunk."""
+        ...
+
+    def save(self, state: "RecurrentState", path: Path) -> None:
+        """Writes a recurrent state."""
+        ...
+
+    def restore(self, path: Path, fresh: "RecurrentState") -> "RecurrentState":
+        """An empty state with a saved memory."""
+        ...
+
+    def check_units(self, positions_rad: Float64[ndarray, " dof"]) -> tuple[str, ...]:
+        """Why a pose cannot be in the units of the training data."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TickRequest:
+    """What one tick asks for. A window that neither plans nor commits nor refreshes is inferred for its score alone.
+
+    `baseline` also measures the arm without LoRA; `refreshes`: a new residual on the chunk in execution; `guided`: the
+    base is led on from what is left of it. It came in at `since_ns`, `late_ns` after its stamp, and waited `waited_ns`
+    until its job began. `session` tells what came in before a restart from what came after.
+    """
+
+    item: Window | Gap
+    task: str
+    settings: AdapterSettings
+    plans: bool
+    commits: bool
+    baseline: bool = False
+    refreshes: bool = False
+    guided: bool = False
+    crossfade_steps: int = 0
+    late_ns: int = 0
+    since_ns: int = 0
+    waited_ns: int = 0
+    session: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PassGap:
+    """A tick that cannot be used takes its turn, so that outcomes keep the ticks' order."""
+
+    request: TickRequest
+    gap: Gap
+
+
+@dataclass(frozen=True, slots=True)
+class Remember:
+    """A commit of the memory without a chunk; `state` None: the epoch begins with an empty one."""
+
+    request: TickRequest
+    window: Window
+    state: "RecurrentState | None"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One inference; the base is led on from `remaining`, if that is there. `state` as for `Remember`."""
+
+    request: TickRequest
+    window: Window
+    state: "RecurrentState | None"
+    chunk_id: int
+    remaining: LeftOver | None
+
+
+@dataclass(frozen=True, slots=True)
+class Refresh:
+    """A new residual on what is left of `previous`."""
+
+    request: TickRequest
+    window: Window
+    state: "RecurrentState"
+    chunk_id: int
+    previous: Chunk
+
+
+Job = PassGap | Remember | Step | Refresh
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What came of a tick that asked for something; `took_ns` without waiting."""
+
+    request: TickRequest
+    took_ns: int = 0
+
+    @property
+    def delay_ns(self) -> int:
+        """From the tick to its outcome."""
+        return self.request.late_ns + self.request.waited_ns + self.took_ns
+
+    @property
+    def arrival_ns(self) -> int:
+        """When it was there, on the clock of the stamps."""
+        return self.request.item.stamp_ns + self.delay_ns
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unused(Outcome):
+    """The tick was a gap, or whoever executes refuses its window and, for the pose's units, its whole epoch."""
+
+    gap: Gap
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed(Outcome):
+    """The model failed; the memory begins anew. `error` is its traceback."""
+
+    error: str
+
+    @property
+    def last_line(self) -> str:
+        """What failed, in one line."""
+        return self.error.strip().splitlines()[-1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remembered(Outcome):
+    """The memory was updated, without a chunk."""
+
+    telepathy: Telepathy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposed(Outcome):
+    """A chunk; it goes to the arm if `published`, else it is for the score. `host_ns`: what this machine took."""
+
+    chunk: Chunk
+    telepathy: Telepathy
+    host_ns: int
+
+    @property
+    def published(self) -> bool:
+        """Whether the supervisor gets it."""
+        return self.request.plans or self.request.refreshes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rescaled(Outcome):
+    """The chunk in execution once more, with the adapter's new settings."""
+
+    chunk: Chunk
+
+
+Result = tuple[Outcome, "RecurrentState | None"]
+"""What came of a job, as the model gave it, and the state after it."""
+
+
+def execute(job: Job, runtime: Runtime, *, clock_ns: Callable[[], int] = time.monotonic_ns, **options: Any) -> Result:
+    """Does what a job says; what it raises is the model's.
+
+    Args:
+        job: From `PolicyLoop.begin`.
+        runtime: The model.
+        clock_ns: To measure with.
+        **options: For `runtime.step` alone, such as what an offline run has prepared.
+    """
+    request = job.request
+    if isinstance(job, PassGap):
+        return Unused(request=request, gap=job.gap), None
+    window, started_ns = job.window, clock_ns()
+    state = job.state or runtime.initial_state(epoch=window.epoch, task=window.task)
+    if isinstance(job, Remember):
+        telepathy, advanced = runtime.remember(window, state)
+        return Remembered(request=request, took_ns=clock_ns() - started_ns, telepathy=telepathy), advanced
+    if isinstance(job, Refresh):
+        settings, chunk_id = request.settings, job.chunk_id
+        inference, advanced = runtime.refresh(window, state, job.previous, settings=settings, chunk_id=chunk_id)
+    else:
+        if job.remaining is not None:
+            options["left_over"] = job.remaining
+        inference, advanced = runtime.step(
+            window,
+            state,
+            commit=request.commits,
+            settings=request.settings,
+            chunk_id=job.chunk_id,
+            baseline_diagnostics=request.baseline,
+            **options,
+        )
+    took_ns = clock_ns() - started_ns
+    chunk, telepathy = inference.chunk, inference.telepathy
+    return Proposed(request=request, took_ns=took_ns, host_ns=took_ns, chunk=chunk, telepathy=telepathy), advanced

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which ticks plan a chunk, commit the memory and are scored, and what is left of a chunk at a later tick."""
+
+from dataclasses import dataclass
+
+from sigma_ros.values import Chunk, LeftOver, Window
+
+SCORE_STRIDE_TICKS = 16
+"""Scored windows start at every 16th tick of an epoch, so that their 16 steps do not overlap."""
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """A chunk every `replan_ticks`, a memory commit every `memory_stride` ticks, counted from the epoch's tick 0.
+
+    The memory's stride is the one it was trained with, whatever the machine's speed.
+    """
+
+    replan_ticks: int = 8
+    memory_stride: int = 16
+
+    def __post_init__(self) -> None:
+        for name in ("replan_ticks", "memory_stride"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+    def plans(self, tick: int) -> bool:
+        """Whether this tick asks the policy for a chunk."""
+        return tick % self.replan_ticks == 0
+
+    def commits(self, tick: int) -> bool:
+        """Whether this tick makes the updated memory the committed one."""
+        return tick % self.memory_stride == 0
+
+    def scores(self, tick: int) -> bool:
+        """Whether a replay in lockstep scores the window of this tick."""
+        return tick % SCORE_STRIDE_TICKS == 0
+
+    def infers(self, tick: int) -> bool:
+        """Whether a replay in lockstep asks the model at this tick, if it is valid."""
+        return self.plans(tick) or self.commits(tick) or self.scores(tick)
+
+
+def left_over(previous: Chunk | None, window: Window, *, delay_ns: int) -> LeftOver | None:
+    """What of `previous` is still to come at a window's tick; None for another epoch or where nothing is left.
+
+    Real-time chunking leads the next base chunk on from it.
+
+    Args:
+        previous: The chunk in execution.
+        window: What the next chunk is planned from.
+        delay_ns: From a tick to its chunk's arrival, as last measured. A step counts as consumed once its time
+            has come, so the delay in steps is the index that will be consumed on arrival, not an upper bound.
+    """
+    if previous is None or previous.epoch != window.epoch:
+        return None
+    steps = previous.base_rad[max(0, window.tick - previous.tick) :]
+    delay_steps = max(0, delay_ns // previous.step_period_ns)
+    if window.tick < previous.tick or delay_steps >= len(steps):
+        return None
+    return LeftOver(base_rad=steps, delay_steps=int(delay_steps))

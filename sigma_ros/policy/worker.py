@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who executes the loop's jobs: a thread of its own (`InferenceThread`), or the caller in given time (`TimedWorker`).
+
+Both only execute and feed results back; every rule is in `PolicyLoop`.
+"""
+
+import os
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from sigma_ros.policy.job import Failed, Job, Outcome, Result, Runtime, execute
+from sigma_ros.policy.loop import PolicyLoop, PolicySettings
+from sigma_ros.values import Gap, Window
+
+if TYPE_CHECKING:
+    from sigma_ros.model.state import RecurrentState
+
+NICENESS = 5
+"""Of the inference thread: where cores are few, the supervisor's and our own callbacks go first."""
+
+NEVER_NS = 2**63 - 1
+
+
+class InferenceThread:
+    """Runs jobs in their order on one thread; nothing else may use the loop or the model.
+
+    Args:
+        loop: Decides; only reading its counters from outside is safe.
+        runtime: The model; used by this thread alone.
+        wake: Called after each job, and where `outcomes` has something.
+        clock_ns: Steady.
+    """
+
+    def __init__(
+        self,
+        loop: PolicyLoop,
+        runtime: Runtime,
+        *,
+        wake: Callable[[], None] = lambda: None,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self.loop = loop
+        self._runtime = runtime
+        self._wake = wake
+        self._clock_ns = clock_ns
+        self._changed = threading.Condition()
+        self._closing = False
+        self._thread = threading.Thread(target=self._work, name="inference", daemon=True)
+        self._thread.start()
+
+    @property
+    def busy_ns(self) -> int:
+        """How long the current inference has been running; 0 when idle."""
+        since_ns = self.loop.busy_since_ns
+        return 0 if since_ns is None else self._clock_ns() - since_ns
+
+    def on_item(self, item: Window | Gap, *, task: str = "", late_ns: int = 0) -> bool:
+        """See `PolicyLoop.on_item`."""
+        with self._changed:
+            is_kept = self.loop.on_item(item, self._clock_ns(), task=task, late_ns=late_ns)
+            self._changed.notify()
+            return is_kept
+
+    def outcomes(self, until_ns: int = NEVER_NS) -> list[Outcome]:
+        """What was finished since the last call, in order."""
+        with self._changed:
+            return self.loop.outcomes()
+
+    def finish(self) -> list[Outcome]:
+        """What was finished; what is still being worked on is given up."""
+        return self.outcomes()
+
+    def restart(self, inherits: "RecurrentState | None" = None) -> None:
+        """See `PolicyLoop.restart`."""
+        with self._changed:
+            self.loop.restart(inherits)
+
+    def configure(self, settings: PolicySettings) -> None:
+        """See `PolicyLoop.configure`."""
+        with self._changed:
+            self.loop.configure(settings)
+        self._wake()
+
+    def close(self, timeout_s: float) -> bool:
+        """Ends the thread; False when it is still inside an inference after the timeout."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _work(self) -> None:
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        while (job := self._take()) is not None:
+            result = self._executed(job)
+            with self._changed:
+                self.loop.on_result(result)
+            self._wake()
+
+    def _take(self) -> Job | None:
+        """The next job; None when it is time to end."""
+        with self._changed:
+            while not self._closing:
+                job = self.loop.begin(self._clock_ns())
+                if job is not None:
+                    return job
+                self._changed.wait()
+            return None
+
+    def _executed(self, job: Job) -> Result:
+        try:
+            return execute(job, self._runtime, clock_ns=self._clock_ns)
+        except Exception:
+            return Failed(request=job.request, error=traceback.format_exc()), None
+
+
+class TimedWorker:
+    """Executes jobs at once and hands their results in when the given time has passed: no machine is fast or slow.
+
+    Time is that of the ticks' stamps. A tick comes before the results of the same instant, so that a model that comes
+    free at a tick works on that tick. Where time goes back, what is being worked on is finished before.
+
+    Args:
+        loop: Decides.
+        run: Executes a job.
+        latency_ns: What a job takes.
+    """
+
+    def __init__(
+        self,
+        loop: PolicyLoop,
+        run: Callable[[Job], Result],
+        latency_ns: Callable[[Job], int] = lambda _: 0,
+    ) -> None:
+        self.loop = loop
+        self._run = run
+        self._latency_ns = latency_ns
+        self._begun: tuple[int, Result] | None = None
+        self._free_ns = self._now_ns = 0
+        self._finished: list[Outcome] = []
+
+    def on_item(self, item: Window | Gap, *, late_ns: int = 0) -> bool:
+        """Gives the next tick to the loop, at its stamp; see `PolicyLoop.on_item`."""
+        if item.stamp_ns < self._now_ns:
+            self._finish_begun()
+            self._free_ns = 0
+        self._work_until(item.stamp_ns - 1)
+        self._finished += self.loop.outcomes()
+        self._now_ns = item.stamp_ns
+        return self.loop.on_item(item, item.stamp_ns, late_ns=late_ns)
+
+    def outcomes(self, until_ns: int) -> list[Outcome]:
+        """What has come of ticks since the last call, up to this stamp."""
+        self._work_until(until_ns)
+        finished, self._finished = [*self._finished, *self.loop.outcomes()], []
+        return finished
+
+    def finish(self) -> list[Outcome]:
+        """What is still being worked on too; what waits is not begun."""
+        self._finish_begun()
+        finished, self._finished = [*self._finished, *self.loop.outcomes()], []
+        return finished
+
+    def _work_until(self, until_ns: int) -> None:
+        while self._begun is not None or self._begin():
+            assert self._begun is not None
+            if self._begun[0] > until_ns:
+                return
+            self._finish_begun()
+
+    def _begin(self) -> bool:
+        at_ns = max(self._free_ns, self._now_ns)
+        job = self.loop.begin(at_ns)
+        if job is None:
+            return False
+        took_ns = self._latency_ns(job)
+        outcome, state = self._run(job)
+        self._begun = at_ns + took_ns, (replace(outcome, took_ns=took_ns), state)
+        return True
+
+    def _finish_begun(self) -> None:
+        if self._begun is None:
+            return
+        self._free_ns, result = self._begun
+        self._begun = None
+        self.loop.on_result(result)
+
+
+Worker = InferenceThread | TimedWorker
+"""What a replay can drive."""
