@@ -43,15 +43,20 @@ class Joint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Camera:
-    """One camera: `name` inside the package, `model_key` the policy's feature it feeds."""
+    """One camera: `name` inside the package, `dataset_key` its feature in LeRobot data sets.
+
+    `policy_key` is the feature of the policy that it feeds, where that has another name (`model.cameras` says how
+    the two are joined); None leaves it to the checkpoint.
+    """
 
     name: str
     topic: str
     message_type: Literal["sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"]
     width_px: int
     height_px: int
-    model_key: str
+    dataset_key: str
     max_age_ns: int
+    policy_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +156,11 @@ class Contract:
             ContractError: a joint is missing, or two entries of `names` are the same joint.
         """
         return joint_order(self.joints, names)
+
+
+def joint_name(lerobot: str) -> str:
+    """A joint's name without LeRobot's ornaments: `shoulder_pan.pos`, `main_shoulder_pan`."""
+    return lerobot.removesuffix(".pos").removeprefix("main_")
 
 
 def joint_order(joints: tuple[Joint, ...], names: tuple[str, ...]) -> ndarray:

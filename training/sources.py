@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recordings as arrays: every bag and every episode of a data set goes through the robot's own frame clock."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from sigma_ros.evaluation.bags import find_bags
 from sigma_ros.evaluation.dataset_bag import DatasetBag
 from sigma_ros.evaluation.episode import Tick, episode
 from sigma_ros.evaluation.transcode import load_episode
+from sigma_ros.model.cameras import NO_RENAME
 from training.shards import EpisodeArrays
 from training.windows import TARGET_STEPS
 
@@ -36,11 +38,20 @@ def bag_sources(places: list[Path]) -> list[Source]:
     return [Source(name=str(path), number=i, open=partial(open_bag, path)) for i, path in enumerate(find_bags(places))]
 
 
-def dataset_sources(dataset: str, numbers: list[int], contract: Contract, *, revision: str | None) -> list[Source]:
-    """One source per episode of a LeRobot data set."""
+def dataset_sources(
+    dataset: str,
+    numbers: list[int],
+    contract: Contract,
+    *,
+    revision: str | None,
+    rename: Mapping[str, str] = NO_RENAME,
+    resample: bool = False,
+) -> list[Source]:
+    """One source per episode of a LeRobot data set; see `load_episode` for the options."""
+    reading: dict[str, Any] = {"revision": revision, "rename": rename, "resample": resample}
 
     def opened(number: int) -> Bag:
-        return DatasetBag(load_episode(dataset, number, contract, revision=revision), contract)
+        return DatasetBag(load_episode(dataset, number, contract, **reading), contract)
 
     return [Source(name=f"{dataset} episode {n}", number=n, open=partial(opened, n)) for n in numbers]
 

@@ -35,6 +35,7 @@ from sigma_ros.evaluation.scores import Scores
 from sigma_ros.evaluation.scoring import score
 from sigma_ros.evaluation.semantics import CONDITIONS, REWORDED, UNRELATED, Texts, measure
 from sigma_ros.evaluation.verdict import verdict_of
+from sigma_ros.model.cameras import read_rename
 from sigma_ros.model.runtime import SigmaRuntime
 from sigma_ros.values import AdapterSettings
 
@@ -58,6 +59,7 @@ class Request:
     base: str | None
     revision: str | None
     tokenizer: str | None
+    rename: tuple[str, ...]
     device: str
     strict: bool
     recover: bool
@@ -110,6 +112,7 @@ def run(request: Request) -> int:
         base=request.base,
         revision=request.revision,
         tokenizer=request.tokenizer,
+        rename=read_rename(request.rename),
     )
     stop = Stop()
     with interruptible(stop):

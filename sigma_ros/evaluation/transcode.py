@@ -9,7 +9,7 @@ their tick, and every picture would be one tick old. The bag's notes say that it
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -19,14 +19,17 @@ from numpy import ndarray
 from sigma_ros.contract import Camera, Contract
 from sigma_ros.errors import DatasetError
 from sigma_ros.evaluation.bag_writer import BagWriter
+from sigma_ros.evaluation.dataset_facts import check_facts, original_key
 from sigma_ros.evaluation.lerobot_episode import (
     ACTION_KEY,
     STATE_KEY,
+    Fetch,
     LerobotEpisode,
     count_episodes,
     read_episode,
     video_pictures,
 )
+from sigma_ros.model.cameras import NO_RENAME
 from sigma_ros.values import NS_PER_S
 
 TASK_TOPIC = "/sigma_policy/task"
@@ -35,26 +38,54 @@ JPEG_QUALITY = 95
 _ROUNDING_S = 1e-4
 
 
-def load_episode(dataset: str, index: int, contract: Contract, *, revision: str | None = None) -> LerobotEpisode:
+def load_episode(
+    dataset: str,
+    index: int,
+    contract: Contract,
+    *,
+    revision: str | None = None,
+    rename: Mapping[str, str] = NO_RENAME,
+    resample: bool = False,
+) -> LerobotEpisode:
     """An episode of a local data set folder or of one on the Hub (only the episode's files are fetched).
+
+    Args:
+        dataset: Folder or Hub id.
+        index: Of the episode.
+        contract: What it must hold.
+        revision: Of a data set on the Hub.
+        rename: The data set's feature keys -> the contract's.
+        resample: See `dataset_facts.check_facts`.
 
     Raises:
         DatasetError: the data set cannot be read, or lacks what the contract needs.
     """
-    wanted = (STATE_KEY, ACTION_KEY, *(camera.model_key for camera in contract.cameras))
-    if Path(dataset).is_dir():
-        source = read_episode(_local(Path(dataset)), index, wanted=wanted)
-    else:
-        source = read_episode(_from_hub(dataset, revision), index, wanted=wanted)
+    fetch = fetcher(dataset, revision)
+    check_facts(fetch, contract, rename=rename, resample=resample)
+    wanted = (STATE_KEY, ACTION_KEY, *(camera.dataset_key for camera in contract.cameras))
+    source = read_episode(fetch, index, wanted=tuple(original_key(key, rename) for key in wanted))
+    if not Path(dataset).is_dir():
         source = replace(source, name=f"{dataset}@{source.root.name}")  # a snapshot's folder is its commit
+    source = _renamed(source, rename)
     _check(source, contract)
     return source
 
 
+def _renamed(source: LerobotEpisode, rename: Mapping[str, str]) -> LerobotEpisode:
+    """The episode by the contract's feature keys."""
+    tables = ("features", "names", "videos", "pictures")
+    named: dict[str, Any] = {t: {rename.get(k, k): v for k, v in getattr(source, t).items()} for t in tables}
+    return replace(source, **named)
+
+
+def fetcher(dataset: str, revision: str | None = None) -> Fetch:
+    """How files of a data set folder, or of one on the Hub, are made present."""
+    return _local(Path(dataset)) if Path(dataset).is_dir() else _from_hub(dataset, revision)
+
+
 def episode_numbers(dataset: str, *, revision: str | None = None) -> list[int]:
     """All episodes of a data set here or on the Hub."""
-    local = Path(dataset)
-    return list(range(count_episodes(_local(local) if local.is_dir() else _from_hub(dataset, revision))))
+    return list(range(count_episodes(fetcher(dataset, revision))))
 
 
 def transcode(
@@ -149,7 +180,7 @@ def _check(source: LerobotEpisode, contract: Contract) -> None:
         elif len(source.names[key]) != source.features[key].shape[1]:
             problems.append(f"{key} has {source.features[key].shape[1]} entries and {len(source.names[key])} names")
     keys = (*source.videos, *source.pictures)
-    problems += [f"{camera.model_key} is missing" for camera in contract.cameras if camera.model_key not in keys]
+    problems += [f"{camera.dataset_key} is missing" for camera in contract.cameras if camera.dataset_key not in keys]
     stamps_s = source.timestamps_s
     if not np.isfinite(stamps_s).all() or (np.diff(stamps_s) <= 0).any():
         problems.append("timestamps do not increase")
@@ -179,12 +210,12 @@ def _stamps_ns(source: LerobotEpisode) -> list[int]:
 
 
 def _pictures(source: LerobotEpisode, camera: Camera) -> Iterator[UInt8[ndarray, "h w 3"]]:
-    part = source.videos.get(camera.model_key)
-    stream = _coded_pictures(source, camera.model_key) if part is None else video_pictures(part, source.fps)
+    part = source.videos.get(camera.dataset_key)
+    stream = _coded_pictures(source, camera.dataset_key) if part is None else video_pictures(part, source.fps)
     for picture in stream:
         if picture.shape != (camera.height_px, camera.width_px, 3):
             raise DatasetError(
-                f"the pictures of {camera.model_key} have another size than the contract's camera",
+                f"the pictures of {camera.dataset_key} have another size than the contract's camera",
                 where=source.root,
                 expected=f"{camera.width_px}x{camera.height_px}",
                 got=f"{picture.shape[1]}x{picture.shape[0]}",
