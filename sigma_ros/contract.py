@@ -21,13 +21,15 @@ from sigma_ros.values import NS_PER_S, frozen_array
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 COMMAND_TYPES = ("std_msgs/msg/Float64MultiArray", "trajectory_msgs/msg/JointTrajectory")
 POLICY_UNITS = ("range_m100_100", "range_0_100", "degrees", "radians")
+OWN_UNIT = "scale and offset"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Joint:
     """One joint: names it goes by, hard limits, and the affine map to the policy's units.
 
-    `policy = radians * policy_scale + policy_offset`.
+    `policy = radians * policy_scale + policy_offset`; `policy_unit` is one of `POLICY_UNITS`, or OWN_UNIT where the
+    contract gives scale and offset themselves.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Joint:
     max_jerk_radps3: float
     policy_scale: float
     policy_offset: float
+    policy_unit: str = OWN_UNIT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

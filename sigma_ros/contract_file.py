@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from sigma_ros.chain import read_kinematics
-from sigma_ros.contract import COMMAND_TYPES, IMAGE_TYPES, POLICY_UNITS, Camera, Contract, Joint, unit_map
+from sigma_ros.contract import COMMAND_TYPES, IMAGE_TYPES, OWN_UNIT, POLICY_UNITS, Camera, Contract, Joint, unit_map
 from sigma_ros.errors import ContractError
 
 _ENTRIES = {"name", "fps", "settle_ms", "tasks", "joints", "cameras", "state", "action", "command", "kinematics"}
@@ -182,6 +182,7 @@ class _Reader:
             upper_rad=upper,
             policy_scale=unit[0],
             policy_offset=unit[1],
+            policy_unit=OWN_UNIT if isinstance(entry.get("policy_unit"), dict) else str(entry["policy_unit"]),
             **limits,
         )
 

@@ -23,7 +23,7 @@ from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import DatasetError, MachineError, SigmaError, UsageError
 from sigma_ros.evaluation.dataset_facts import check_facts
-from sigma_ros.evaluation.transcode import episode_numbers, fetcher
+from sigma_ros.evaluation.transcode import check_numbers, episode_numbers, fetcher
 from sigma_ros.model.cameras import read_rename
 from sigma_ros.model.normalise import Normalisation
 from training.progress import counted_progress
@@ -289,6 +289,8 @@ def main(argv: list[str] | None = None) -> int:
             rename = read_rename(args.rename)
             check_facts(fetcher(args.dataset, args.revision), contract, rename=rename, resample=args.resample)
             numbers = args.episodes or episode_numbers(args.dataset, revision=args.revision)
+            for doubt in check_numbers(args.dataset, numbers, contract, revision=args.revision, rename=rename):
+                console.print(f"[yellow]{doubt}[/yellow]")
             sources = dataset_sources(
                 args.dataset, numbers, contract, revision=args.revision, rename=rename, resample=args.resample
             )

@@ -17,6 +17,7 @@ from sigma_ros.evaluation.dataset_bag import DatasetBag
 from sigma_ros.evaluation.episode import Tick, episode
 from sigma_ros.evaluation.transcode import load_episode
 from sigma_ros.model.cameras import NO_RENAME
+from sigma_ros.model.conventions import unreal
 from training.shards import EpisodeArrays
 from training.windows import TARGET_STEPS
 
@@ -128,6 +129,16 @@ class _Epoch:
                 got=f"{refused} commands refused",
                 remedy="leave the recording out (--skip-broken), or cut it before them",
             )
+        acted = self._acted[used]
+        rad = self._contract.to_rad(self._actions[used].astype(np.float64))
+        wrong = unreal(self._contract, np.where(acted[:, None], rad, self._contract.lower_rad))
+        if wrong is not None:
+            raise DatasetError(
+                "an action is out of every joint's reach",
+                where=source.name,
+                got=wrong,
+                remedy="leave the recording out (--skip-broken), or repair it",
+            )
         return EpisodeArrays(
             episode=source.number,
             task=self._task,
@@ -135,5 +146,5 @@ class _Epoch:
             states=self._states[used],
             actions=self._actions[used],
             valid=self._valid[used],
-            acted=self._acted[used],
+            acted=acted,
         )

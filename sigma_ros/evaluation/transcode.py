@@ -6,7 +6,7 @@ frame numbers over the rate, up to their 32-bit rounding, become exact: rounded 
 their tick, and every picture would be one tick old. The bag's notes say that it was transcoded and from what.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -17,9 +17,9 @@ from jaxtyping import Float64, UInt8
 from numpy import ndarray
 
 from sigma_ros.contract import Camera, Contract
-from sigma_ros.errors import DatasetError
+from sigma_ros.errors import DatasetError, SigmaError
 from sigma_ros.evaluation.bag_writer import BagWriter
-from sigma_ros.evaluation.dataset_facts import check_facts, original_key
+from sigma_ros.evaluation.dataset_facts import check_facts, needed_keys, original_key
 from sigma_ros.evaluation.lerobot_episode import (
     ACTION_KEY,
     STATE_KEY,
@@ -30,12 +30,14 @@ from sigma_ros.evaluation.lerobot_episode import (
     video_pictures,
 )
 from sigma_ros.model.cameras import NO_RENAME
+from sigma_ros.model.conventions import DEGREES_REMEDY, certain, likely, unreal
 from sigma_ros.values import NS_PER_S
 
 TASK_TOPIC = "/sigma_policy/task"
 START_NS = 1_000_000_000 * NS_PER_S
 JPEG_QUALITY = 95
 _ROUNDING_S = 1e-4
+_EPISODES_JUDGED = 64
 
 
 def load_episode(
@@ -198,7 +200,48 @@ def _in_contract_units(source: LerobotEpisode, key: str, contract: Contract) -> 
     values = source.features[key][:, contract.joint_order(source.names[key])]
     if not np.isfinite(values).all():
         raise DatasetError(f"{key} has values that are not finite", where=source.root)
-    return contract.to_rad(values)
+    rad = contract.to_rad(values)
+    if (wrong := unreal(contract, rad)) is not None:
+        raise DatasetError(
+            f"{key} has values that no joint of the contract can reach",
+            where=f"{source.root}, episode {source.index}",
+            got=wrong,
+            remedy="leave the episode out (--skip-broken), or repair it",
+        )
+    return rad
+
+
+def check_numbers(
+    dataset: str, numbers: Sequence[int], contract: Contract, *, revision: str | None, rename: Mapping[str, str]
+) -> list[str]:
+    """Reads states and actions of some episodes, no pictures, and says what may be in other units than the contract's.
+
+    Episodes that cannot be read are left to whoever reads them whole.
+
+    Raises:
+        DatasetError: they surely are in other units.
+    """
+    keys = needed_keys(contract)[: 1 + (contract.action_source == "command")]
+    fetch = fetcher(dataset, revision)
+    rows: dict[str, list[ndarray]] = {key: [np.zeros((0, contract.dof))] for key in keys}
+    for number in numbers[:: max(1, len(numbers) // _EPISODES_JUDGED)]:
+        try:
+            source = read_episode(fetch, number, wanted=tuple(original_key(key, rename) for key in keys))
+            source = _renamed(source, rename)
+            for key in keys:
+                rows[key].append(source.features[key][:, contract.joint_order(source.names[key])])
+        except (SigmaError, KeyError, IndexError):
+            continue
+    found = {key: values[np.isfinite(values).all(axis=1)] for key in keys if len(values := np.concatenate(rows[key]))}
+    problems = [f"{key}: {problem}" for key, values in found.items() for problem in certain(contract, values)]
+    if problems:
+        raise DatasetError(
+            "the data set is not in the contract's units",
+            where=f"{dataset}, contract {contract.name}",
+            got="; ".join(problems),
+            remedy=DEGREES_REMEDY,
+        )
+    return [f"{key}: {doubt}" for key, values in found.items() if len(values) for doubt in likely(contract, values)]
 
 
 def _stamps_ns(source: LerobotEpisode) -> list[int]:

@@ -11,6 +11,7 @@ from sigma_ros.model.base_checkpoint import BaseInfo, LoadedBase, load_base
 from sigma_ros.model.base_folder import BaseFolder, open_base_folder
 from sigma_ros.model.cameras import NO_RENAME, policy_keys, seated, unseen
 from sigma_ros.model.checkpoint import identify, load_trained
+from sigma_ros.model.conventions import DEGREES_REMEDY, of_statistics
 from sigma_ros.model.manifest import HEADS_FILE, Manifest, read_manifest
 from sigma_ros.model.normalise import Normalisation
 from sigma_ros.model.peft_folder import ADAPTER_FILE
@@ -172,6 +173,14 @@ def _check_joints(contract: Contract, opened: OpenedCheckpoint) -> None:
             expected=f"{known} joints, as in the checkpoint's statistics",
             got=f"{contract.dof}: {', '.join(contract.joint_names)}",
             remedy="use the contract of the robot the policy was trained for",
+        )
+    units = [] if opened.normalisation is None else of_statistics(contract, opened.normalisation)
+    if units:
+        raise ContractError(
+            "the checkpoint's statistics cannot be in the contract's units",
+            where=f"contract {contract.name}",
+            got="; ".join(units),
+            remedy=DEGREES_REMEDY,
         )
 
 

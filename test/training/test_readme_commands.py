@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
@@ -36,7 +38,9 @@ def readme_commands(name: str = "README.md") -> list[list[str]]:
     return [shlex.split(line) for line in block.replace("\\\n", " ").splitlines()]
 
 
-def write_pickplace(root: Path, *, fps: int = 30, cameras: tuple[str, ...] = ("up", "side")) -> Path:
+def write_pickplace(
+    root: Path, *, fps: int = 30, cameras: tuple[str, ...] = ("up", "side"), reach: float = 70.0
+) -> Path:
     """SYNTHETIC: the layout, names and sizes of lerobot/svla_so101_pickplace, two episodes of 20 frames."""
     joints = {"dtype": "float32", "shape": (6,), "names": list(SO101_JOINTS)}
     video = {"dtype": "video", "shape": (480, 640, 3), "names": ["height", "width", "channels"]}
@@ -45,8 +49,8 @@ def write_pickplace(root: Path, *, fps: int = 30, cameras: tuple[str, ...] = ("u
     data = LeRobotDataset.create("local/pickplace", fps, features, root=root, robot_type="so101_follower")
     for number in range(2):
         for tick in range(20):
-            pose = 70.0 * np.sin(0.12 * tick + number + np.arange(6))
-            pose[5] = 30.0 + 0.3 * pose[5]
+            pose = reach * np.sin(0.12 * tick + number + np.arange(6))
+            pose[5] = 30.0 + 20.0 * pose[5] / reach
             row: dict[str, Any] = {"observation.state": pose.astype(np.float32), "task": TASK}
             row["action"] = (pose + 2.0).astype(np.float32)
             for index, camera in enumerate(cameras):
@@ -137,3 +141,21 @@ def test_another_rate_is_resampled_only_when_asked_for(
     assert "15 frames a second, the contract 30" in " ".join(capsys.readouterr().err.split())
     assert preprocess.main([*given, "--resample"]) == 0
     assert ShardMeta.read(tmp_path / "shards").episodes[0]["ticks"] == 39
+
+
+def test_a_data_set_in_degrees_is_named_before_anything_is_decoded(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = write_pickplace(tmp_path / "degrees", reach=95.0)
+    wide = root / "data/chunk-000/file-000.parquet"
+    table = pq.read_table(wide).to_pandas()
+    for key in ("observation.state", "action"):
+        table[key] = [row * np.float32([1, 1, 1, 1, 1.6, 1]) for row in table[key]]
+    pq.write_table(pa.Table.from_pandas(table), wide)
+    given = ["--dataset", str(root), "--out", "shards", "--image-size", "32"]
+    with monkeypatch.context() as patched:
+        patched.setattr(preprocess, "preprocess", lambda *_, **__: pytest.fail("decoded"))
+        assert preprocess.main([*given, "--contract", "so101"]) == 1
+    assert "wrist_roll reaches 15" in (said := " ".join(capsys.readouterr().err.split()))
+    assert "so101_degrees" in said
+    assert preprocess.main([*given, "--contract", "so101_degrees"]) == 0
