@@ -80,7 +80,7 @@ def next_images(clock: FrameClock, tick: int) -> torch.Tensor:
 STUB = SimpleNamespace(
     parameters=lambda: iter([torch.zeros(1)]),
     config=SimpleNamespace(
-        image_features={camera.model_key: None for camera in CONTRACT.cameras}, image_resolution=(SIZE, SIZE)
+        image_features={camera.dataset_key: None for camera in CONTRACT.cameras}, image_resolution=(SIZE, SIZE)
     ),
 )
 
@@ -98,7 +98,7 @@ CAMERA_ARRAYS = [
 def lerobots() -> torch.Tensor:
     for tick in range(TICKS):
         arrays = CAMERA_ARRAYS[tick % 4]
-        observation: dict[str, np.ndarray] = {camera.model_key: arrays[camera.name] for camera in CONTRACT.cameras}
+        observation: dict[str, np.ndarray] = {camera.dataset_key: arrays[camera.name] for camera in CONTRACT.cameras}
         observation["observation.state"] = POSE.astype(np.float32)
         batch = prepare_observation_for_inference(observation, torch.device("cpu"), CONTRACT.tasks[0])
         pixels, _ = PI05Policy._preprocess_images(STUB, batch)

@@ -50,7 +50,7 @@ def by_window(dataset: Path, size_px: int) -> int:
     """Windows that a loop over the data set gives, each asked for with its past and its actions."""
     past = [(i - TICKS + 1) / CONTRACT.fps for i in range(TICKS)]
     ahead = [i / CONTRACT.fps for i in range(TICKS)]
-    keys = [camera.model_key for camera in CONTRACT.cameras]
+    keys = [camera.dataset_key for camera in CONTRACT.cameras]
     times = {**dict.fromkeys(keys, past), "observation.state": past, "action": ahead}
     rows = LeRobotDataset("local/bench", root=dataset, delta_timestamps=times, episodes=[0])
     count = 0
@@ -68,7 +68,7 @@ def by_row(dataset: Path, size_px: int) -> int:
     for row in range(len(rows)):
         sample = rows[row]
         for camera in CONTRACT.cameras:
-            _resized(sample[camera.model_key][None], size_px)
+            _resized(sample[camera.dataset_key][None], size_px)
     return len(range(0, len(rows) - TICKS + 1, TICKS))
 
 

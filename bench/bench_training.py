@@ -37,7 +37,8 @@ def synthetic_shards(folder: Path) -> Path:
     contract, rng = load_contract("so101"), np.random.default_rng(0)
     known = load_base("mini").normalisation
     assert known is not None
-    low, span = known.state.q01, known.state.q99 - known.state.q01
+    low, high = known.state.usual
+    span = high - low
     folder.mkdir(parents=True)
     episodes, files = [], {}
     for number in range(4):

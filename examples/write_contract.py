@@ -28,7 +28,7 @@ def write(path: Path) -> Contract:
         "type": "sensor_msgs/msg/CompressedImage",
         "width_px": 640,
         "height_px": 480,
-        "model_key": "observation.images.side",  # the policy's input that this camera feeds
+        "dataset_key": "observation.images.side",  # the key of this camera in data sets
         "max_age_ms": 200,
     }
     facts = {"extends": "so101", "name": "my_robot", "cameras": [camera], "joints": joints()}

@@ -21,13 +21,15 @@ from sigma_ros.values import NS_PER_S, frozen_array
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 COMMAND_TYPES = ("std_msgs/msg/Float64MultiArray", "trajectory_msgs/msg/JointTrajectory")
 POLICY_UNITS = ("range_m100_100", "range_0_100", "degrees", "radians")
+OWN_UNIT = "scale and offset"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Joint:
     """One joint: names it goes by, hard limits, and the affine map to the policy's units.
 
-    `policy = radians * policy_scale + policy_offset`.
+    `policy = radians * policy_scale + policy_offset`; `policy_unit` is one of `POLICY_UNITS`, or OWN_UNIT where the
+    contract gives scale and offset themselves.
     """
 
     name: str
@@ -39,19 +41,25 @@ class Joint:
     max_jerk_radps3: float
     policy_scale: float
     policy_offset: float
+    policy_unit: str = OWN_UNIT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Camera:
-    """One camera: `name` inside the package, `model_key` the policy's feature it feeds."""
+    """One camera: `name` inside the package, `dataset_key` its feature in LeRobot data sets.
+
+    `policy_key` is the feature of the policy that it feeds, where that has another name (`model.cameras` says how
+    the two are joined); None leaves it to the checkpoint.
+    """
 
     name: str
     topic: str
     message_type: Literal["sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"]
     width_px: int
     height_px: int
-    model_key: str
+    dataset_key: str
     max_age_ns: int
+    policy_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +159,11 @@ class Contract:
             ContractError: a joint is missing, or two entries of `names` are the same joint.
         """
         return joint_order(self.joints, names)
+
+
+def joint_name(lerobot: str) -> str:
+    """A joint's name without LeRobot's ornaments: `shoulder_pan.pos`, `main_shoulder_pan`."""
+    return lerobot.removesuffix(".pos").removeprefix("main_")
 
 
 def joint_order(joints: tuple[Joint, ...], names: tuple[str, ...]) -> ndarray:

@@ -2,12 +2,13 @@
 """Reads a contract from YAML, listing every problem at once."""
 
 import math
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sigma_ros.chain import read_kinematics
-from sigma_ros.contract import COMMAND_TYPES, IMAGE_TYPES, POLICY_UNITS, Camera, Contract, Joint, unit_map
+from sigma_ros.contract import COMMAND_TYPES, IMAGE_TYPES, OWN_UNIT, POLICY_UNITS, Camera, Contract, Joint, unit_map
 from sigma_ros.contract_text import absolute_topic, chosen_namespace, contract_document, shipped_config_dir
 from sigma_ros.errors import ContractError
 
@@ -36,6 +37,19 @@ def load_contract(path: str | Path) -> Contract:
             remedy=f"compare with {shipped_config_dir() / 'so101.yaml'}; check with: sigma contract check {file}",
         )
     return contract
+
+
+def _with_new_names(camera: object) -> object:
+    """A camera's entry with `model_key`, as it was called before it became two, under its new name."""
+    if not isinstance(camera, dict) or "model_key" not in camera or "dataset_key" in camera:
+        return camera
+    warnings.warn(
+        f"camera {camera.get('name')}: model_key is called dataset_key now, the camera's key in LeRobot data sets; "
+        "add policy_key where the policy has another name for it",
+        FutureWarning,
+        stacklevel=2,
+    )
+    return {"dataset_key" if key == "model_key" else key: value for key, value in camera.items()}
 
 
 class _Reader:
@@ -77,7 +91,8 @@ class _Reader:
         self._repeats([j.name for j in joints] + [a for j in joints for a in j.aliases], "joint name or alias")
         self._repeats([c.name for c in cameras], "camera name")
         self._repeats([c.topic for c in cameras], "camera topic")
-        self._repeats([c.model_key for c in cameras], "camera model_key")
+        self._repeats([c.dataset_key for c in cameras], "camera dataset_key")
+        self._repeats([c.policy_key for c in cameras if c.policy_key is not None], "camera policy_key")
         named = tuple(str(entry["name"]) for entry in self._entries("joints") if "name" in entry)
         kinematics = read_kinematics(root.get("kinematics"), named, self.problems)
         if self.problems:
@@ -115,6 +130,7 @@ class _Reader:
             upper_rad=upper,
             policy_scale=unit[0],
             policy_offset=unit[1],
+            policy_unit=OWN_UNIT if isinstance(entry.get("policy_unit"), dict) else str(entry["policy_unit"]),
             **limits,
         )
 
@@ -136,7 +152,8 @@ class _Reader:
         return unit_map(str(unit), lower, upper)
 
     def _camera(self, entry: object, where: str) -> Camera | None:
-        keys = {"name", "topic", "type", "width_px", "height_px", "model_key", "max_age_ms"}
+        keys = {"name", "topic", "type", "width_px", "height_px", "dataset_key", "policy_key", "max_age_ms"}
+        entry = _with_new_names(entry)
         if not self._is_mapping(entry, where, keys):
             return None
         assert isinstance(entry, dict)
@@ -147,7 +164,8 @@ class _Reader:
             message_type=camera_type,
             width_px=round(self._number(entry, "width_px", where + ".", low=16, high=8192)),
             height_px=round(self._number(entry, "height_px", where + ".", low=16, high=8192)),
-            model_key=self._text(entry, "model_key", where + "."),
+            dataset_key=self._text(entry, "dataset_key", where + "."),
+            policy_key=self._text(entry, "policy_key", where + ".") if "policy_key" in entry else None,
             max_age_ns=round(self._number(entry, "max_age_ms", where + ".", low=1.0, high=10_000.0) * 1e6),
         )
 

@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "starting": {"stopping"},
     "control": FACTS,
     "model": FACTS,
-    "bags": FACTS | {"control"},
+    "bags": FACTS | {"control", "model"},
     "policy": FACTS | {"model"},
     "evaluation": FACTS | {"control", "model", "bags", "policy"},
     "sim": FACTS | {"control", "bags", "evaluation", "policy"},

@@ -81,10 +81,10 @@ WRONG = [
     (("cameras", 0, "width_px"), 1, "cameras[0].width_px must be within [16, 8192]"),
     (("cameras", 0, "height_px"), "480p", "cameras[0].height_px must be a finite number"),
     (("cameras", 0, "max_age_ms"), 0, "cameras[0].max_age_ms must be within"),
-    (("cameras", 0, "model_key"), GONE, "cameras[0].model_key must be a text"),
+    (("cameras", 0, "dataset_key"), GONE, "cameras[0].dataset_key must be a text"),
     (("cameras", 1, "name"), "up", "camera name used twice: up"),
     (("cameras", 1, "topic"), "/up_camera/image_raw", "camera topic used twice: /up_camera/image_raw"),
-    (("cameras", 1, "model_key"), "observation.images.up", "camera model_key used twice"),
+    (("cameras", 1, "dataset_key"), "observation.images.up", "camera dataset_key used twice"),
     (("state",), GONE, "state must be a mapping with max_age_ms, topic"),
     (("state", "topic"), None, "state.topic must be a text"),
     (("state", "max_age_ms"), 1e9, "state.max_age_ms must be within"),
@@ -181,7 +181,7 @@ def test_a_preset_of_another_stack_differs_from_the_so101_in_topics_alone(name: 
     assert preset.name == name
     assert preset.joints == plain.joints
     assert (preset.fps, preset.tasks, preset.action_source) == (plain.fps, plain.tasks, plain.action_source)
-    assert [camera.model_key for camera in preset.cameras] == [camera.model_key for camera in plain.cameras]
+    assert [camera.dataset_key for camera in preset.cameras] == [camera.dataset_key for camera in plain.cameras]
     topics = {preset.joint_state_topic, preset.command_topic, *(camera.topic for camera in preset.cameras)}
     assert topics != {plain.joint_state_topic, plain.command_topic, *(camera.topic for camera in plain.cameras)}
 

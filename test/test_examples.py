@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sigma_ros.evaluation.bag_writer import BagWriter
 
+from sigma_ros.bags.writer import BagWriter
 from sigma_ros.contract_file import load_contract, shipped_config_dir
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -11,11 +11,13 @@ Examples:
 """
 
 import argparse
+import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -30,7 +32,9 @@ from sigma_ros.evaluation.report import refuse_existing, write_files, write_repo
 from sigma_ros.evaluation.report_json import plain, to_text
 from sigma_ros.evaluation.scores import ArmScores, Scores
 from sigma_ros.evaluation.scoring import score
+from sigma_ros.model.cameras import NO_RENAME, read_rename
 from sigma_ros.model.runtime import SigmaRuntime
+from sigma_ros.model.runtime_load import open_checkpoint, required_normalisation
 from sigma_ros.stopping import INTERRUPTED
 
 from .check_data import check_data
@@ -47,7 +51,7 @@ ABLATIONS = ("memory", "lora", PICTURES)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What to evaluate. `train_episodes` None takes all of the training split."""
+    """What to evaluate, and how `SigmaRuntime.load` finds it. `train_episodes` None takes all of the training split."""
 
     checkpoint: str
     contract: Contract
@@ -57,6 +61,11 @@ class Plan:
     train_episodes: int | None
     allow_untrained: bool
     command: str
+    rename: Mapping[str, str] = NO_RENAME
+    base: str | None = None
+    revision: str | None = None
+    tokenizer: str | None = None
+    device: str = "auto"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +81,17 @@ class Outcome:
 
 def evaluate(plan: Plan) -> list[Outcome]:
     """Every split and seed, then every ablation on held-out episodes with the first seed."""
-    runtime = SigmaRuntime.load(plan.checkpoint, contract=plan.contract, allow_untrained=plan.allow_untrained)
-    check_data(plan.data, runtime.model.backbone, plan.contract, runtime.normalisation)
+    place: dict[str, Any] = {"contract": plan.contract, "base": plan.base, "revision": plan.revision}
+    place["rename"] = plan.rename
+    opened = open_checkpoint(plan.checkpoint, **place)
+    check_data(plan.data, opened.base, plan.contract, required_normalisation(opened), opened.camera_keys)
+    runtime = SigmaRuntime.load(
+        plan.checkpoint,
+        **place,
+        device=plan.device,
+        tokenizer=plan.tokenizer,
+        allow_untrained=plan.allow_untrained,
+    )
     held_out, train = plan.data.split(held_out=True), plan.data.split(held_out=False)
     splits = {"held out": held_out, "train": train[: plan.train_episodes]}
     jobs: list[tuple[str, int, str | None]] = [
@@ -229,6 +247,13 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--dataset_dir", type=Path, required=True, help="folder of training.preprocess")
     parser.add_argument("--out", type=Path, required=True, help="folder for the JSON files and report.html")
     parser.add_argument("--contract", default="so101", help="contract file or name (default so101)")
+    parser.add_argument(
+        "--rename", nargs="+", default=[], metavar="KEY=KEY", help="cameras of a base without Sigma: up=base_0_rgb"
+    )
+    parser.add_argument("--base", help="where the base of a Sigma checkpoint is now")
+    parser.add_argument("--revision", help="Hub revision of --base, else of --checkpoint")
+    parser.add_argument("--tokenizer", help="folder or Hub id of the tokenizer")
+    parser.add_argument("--device", default="auto", help="torch device (default auto)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds of the flow noise (default 0)")
     parser.add_argument(
         "--ablate",
@@ -258,7 +283,12 @@ def main(argv: list[str] | None = None) -> int:
             ablate=tuple(args.ablate),
             train_episodes=args.train_episodes,
             allow_untrained=args.allow_untrained,
-            command=" ".join([f"python -m {__package__}.evaluate", *given]),
+            command=shlex.join(["python", "-m", f"{__package__}.evaluate", *given]),
+            rename=read_rename(args.rename),
+            base=args.base,
+            revision=args.revision,
+            tokenizer=args.tokenizer,
+            device=args.device,
         )
         outcomes = evaluate(plan)
         write_evaluation(outcomes, plan, args.out, force=args.force)

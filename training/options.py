@@ -3,6 +3,7 @@
 
 import argparse
 import os
+import shlex
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ class TrainOptions:
         output_dir: State, logs and the checkpoint.
         base_revision: Hub revision of the base.
         contract: Robot whose joints and cameras the data has.
+        rename: Which camera of the robot feeds which of the base's, where their names differ: `up=base_0_rgb`.
+        tokenizer: Folder or Hub id; else $SIGMA_TOKENIZER, the base's own, PaliGemma's.
         batch_size: Streams per process and micro-step; each gives up to 4 consecutive windows.
         gradient_accumulation_steps: Micro-steps per optimiser step.
         max_steps: Optimiser steps.
@@ -65,6 +68,8 @@ class TrainOptions:
     output_dir: str = ""
     base_revision: str = ""
     contract: str = "so101"
+    rename: tuple[str, ...] = ()
+    tokenizer: str = ""
     batch_size: int = 4
     gradient_accumulation_steps: int = 4
     max_steps: int = 300
@@ -113,7 +118,15 @@ class TrainOptions:
 
     def run_facts(self) -> dict[str, Any]:
         """What must be the same for a run to be resumed."""
-        free = {"output_dir", "dataset_dir", "eval_every", "save_every", "base_model_id", "allow_untrained"}
+        free = {
+            "output_dir",
+            "dataset_dir",
+            "eval_every",
+            "save_every",
+            "base_model_id",
+            "tokenizer",
+            "allow_untrained",
+        }
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in free}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
@@ -122,11 +135,14 @@ class TrainOptions:
         parts = [f"python -m {__package__}.train"]
         for field in fields(self):
             value = getattr(self, field.name)
-            if value != field.default and field.name not in ("dataset_dir", "output_dir", "base_model_id"):
-                text = " ".join(value) if isinstance(value, tuple) else "" if value is True else str(value)
+            if value != field.default and field.name not in _PLACES:
+                text = shlex.join(value) if isinstance(value, tuple) else "" if value is True else str(value)
                 parts.append(f"--{field.name} {text}".rstrip())
         return " ".join(parts)
 
+
+_PLACES = ("dataset_dir", "output_dir", "base_model_id", "tokenizer")
+"""Where things are: a run may be resumed and repeated elsewhere."""
 
 _LEAST = {
     "batch_size": 1,
@@ -156,8 +172,7 @@ def read_options(argv: list[str] | None, description: str | None) -> tuple[Train
     if config is not None:
         values |= _read_config(config)
     values |= given
-    if "ablate" in values:
-        values["ablate"] = tuple(values["ablate"])
+    values |= {name: tuple(values[name]) for name in ("ablate", "rename") if name in values}
     return TrainOptions(**values), resume
 
 
@@ -174,6 +189,9 @@ def _parser(description: str | None) -> argparse.ArgumentParser:
         text = f"default {field.default}" if field.default != "" else "see the environment"
         if field.name == "ablate":
             parser.add_argument("--ablate", nargs="*", metavar="PART", help=f"any of {', '.join(ABLATIONS)}")
+        elif field.name == "rename":
+            text = "which camera of the robot feeds which of the base's: up=base_0_rgb side=left_wrist_0_rgb"
+            parser.add_argument("--rename", nargs="+", metavar="KEY=KEY", help=text)
         elif field.type is bool:
             parser.add_argument(f"--{field.name}", action=argparse.BooleanOptionalAction, help=text)
         else:

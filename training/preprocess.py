@@ -19,10 +19,12 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from sigma_ros.bags.transcode import episode_numbers
+from sigma_ros.bags.dataset_facts import check_facts
+from sigma_ros.bags.transcode import check_numbers, episode_numbers, fetcher
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
-from sigma_ros.errors import DatasetError, MachineError, SigmaError
+from sigma_ros.errors import DatasetError, MachineError, SigmaError, UsageError
+from sigma_ros.model.cameras import read_rename
 from sigma_ros.model.normalise import Normalisation
 from sigma_ros.stopping import INTERRUPTED
 
@@ -251,9 +253,25 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     source.add_argument("--dataset", help="folder or Hub id of a LeRobot data set (v2.x or v3.0)")
     parser.add_argument("--episodes", nargs="+", type=int, default=None, help="episodes of --dataset (default all)")
     parser.add_argument("--revision", help="Hub revision of --dataset")
+    parser.add_argument(
+        "--rename",
+        nargs="+",
+        default=[],
+        metavar="KEY=KEY",
+        help="front=up wrist=side: what the data set calls the contract's cameras; actions=action too",
+    )
+    parser.add_argument(
+        "--resample", action="store_true", help="accept another rate than the contract's: repeat or leave out frames"
+    )
+    parser.add_argument(
+        "--base_model_id", help="also check cameras and joints against this base, and take its picture size"
+    )
+    parser.add_argument(
+        "--base_rename", nargs="+", default=[], metavar="KEY=KEY", help="what training.train will be given as --rename"
+    )
     parser.add_argument("--contract", default="so101", help="contract file or name (default so101)")
     parser.add_argument("--out", type=Path, required=True, help="folder for shards and meta.json")
-    parser.add_argument("--image-size", type=int, default=224, help="pixels; the small model has 112 (default 224)")
+    parser.add_argument("--image-size", type=int, help="pixels; the small model has 112 (default the base's, else 224)")
     parser.add_argument("--stride", type=int, default=16, help="ticks between windows (default 16)")
     parser.add_argument("--min-motion", type=float, default=0.0, help="drop windows that move less (policy units)")
     parser.add_argument("--hold-out-every", type=int, default=5, help="hold out every n-th recording; 0: none")
@@ -272,13 +290,19 @@ def main(argv: list[str] | None = None) -> int:
         if args.bags:
             sources, described = bag_sources(args.bags), ", ".join(map(str, args.bags))
         else:
+            rename = read_rename(args.rename)
+            check_facts(fetcher(args.dataset, args.revision), contract, rename=rename, resample=args.resample)
             numbers = args.episodes or episode_numbers(args.dataset, revision=args.revision)
-            sources = dataset_sources(args.dataset, numbers, contract, revision=args.revision)
+            for doubt in check_numbers(args.dataset, numbers, contract, revision=args.revision, rename=rename):
+                console.print(f"[yellow]{doubt}[/yellow]")
+            sources = dataset_sources(
+                args.dataset, numbers, contract, revision=args.revision, rename=rename, resample=args.resample
+            )
             described = args.dataset
         options = Options(
             out=args.out,
             contract=contract,
-            image_size_px=args.image_size,
+            image_size_px=_image_size_px(args, contract),
             stride=args.stride,
             min_motion=args.min_motion,
             hold_out_every=args.hold_out_every,
@@ -301,6 +325,19 @@ def main(argv: list[str] | None = None) -> int:
         f"{len(meta.skipped)} recordings skipped: {args.out}"
     )
     return 0
+
+
+def _image_size_px(args: argparse.Namespace, contract: Contract) -> int:
+    """As asked for; else the base's, which is then checked against the contract from its small files."""
+    if args.base_model_id is None:
+        return args.image_size or 224
+    from sigma_ros.model.runtime_load import open_checkpoint  # noqa: PLC0415 - LeRobot: seconds
+
+    opened = open_checkpoint(args.base_model_id, contract=contract, rename=read_rename(args.base_rename))
+    wanted = opened.base.image_size_px
+    if args.image_size not in (None, wanted):
+        raise UsageError("the base has another picture size", expected=f"--image-size {wanted}", got=args.image_size)
+    return wanted
 
 
 def _say_problems(problems: list[str], console: Console) -> int:

@@ -32,6 +32,7 @@ from sigma_ros.errors import DatasetError, SigmaError
 from sigma_ros.model.backbone import Backbone
 from sigma_ros.model.base_checkpoint import save_base
 from sigma_ros.model.base_weights import fill_policy
+from sigma_ros.model.cameras import policy_keys, seated
 from sigma_ros.model.mini import MINI, build_mini
 from sigma_ros.model.noise import flow_noise
 from sigma_ros.model.normalise import Normalisation
@@ -202,7 +203,8 @@ class Run:
             self.parameters.values(), lr=options.learning_rate, weight_decay=options.weight_decay, betas=(0.9, 0.98)
         )
         self.step = 0
-        reading = (data.meta.statistics, self.backbone.horizon, Seats.of(contract, self.backbone))
+        cameras = seated(policy_keys(contract), self.backbone.camera_keys, where=f"contract {contract.name}")
+        reading = (data.meta.statistics, self.backbone.horizon, Seats.of(contract, cameras))
         self.train = Ticks(data.split(held_out=False), *reading)
         held_out = data.split(held_out=True)
         self.held_out = Ticks(held_out, *reading) if held_out else None

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which of the policy's cameras the robot has: pi0.5's base was made for three, a robot may have two, or none."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -24,10 +25,10 @@ class Seats:
     places: tuple[int, ...]
 
     @classmethod
-    def of(cls, contract: Contract, backbone: Backbone) -> Self:
-        """By `model_key`."""
-        keys = [camera.model_key for camera in contract.cameras]
-        return cls(tuple(keys.index(key) if key in keys else -1 for key in backbone.camera_keys))
+    def of(cls, contract: Contract, cameras: Sequence[str | None]) -> Self:
+        """`cameras`: the contract's camera for each of the policy's, as `model.cameras.seated` gives them."""
+        names = [camera.name for camera in contract.cameras]
+        return cls(tuple(-1 if name is None else names.index(name) for name in cameras))
 
     @property
     def seen(self) -> Bool[Tensor, " cameras"]:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
-from sigma_ros.evaluation.episode import Tick
 
+from sigma_ros.bags.episode import Tick
 from sigma_ros.contract import Contract
 from sigma_ros.control.window import WindowHistory
 from sigma_ros.evaluation.recorder import ReplayRecorder

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recordings as arrays: every bag and every episode of a data set goes through the robot's own frame clock."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from sigma_ros.bags.reader import Bag, open_bag
 from sigma_ros.bags.transcode import load_episode
 from sigma_ros.contract import Contract
 from sigma_ros.errors import DatasetError
+from sigma_ros.model.cameras import NO_RENAME
+from sigma_ros.model.conventions import unreal
 
 from .shards import EpisodeArrays
 from .windows import TARGET_STEPS
@@ -37,11 +40,20 @@ def bag_sources(places: list[Path]) -> list[Source]:
     return [Source(name=str(path), number=i, open=partial(open_bag, path)) for i, path in enumerate(find_bags(places))]
 
 
-def dataset_sources(dataset: str, numbers: list[int], contract: Contract, *, revision: str | None) -> list[Source]:
-    """One source per episode of a LeRobot data set."""
+def dataset_sources(
+    dataset: str,
+    numbers: list[int],
+    contract: Contract,
+    *,
+    revision: str | None,
+    rename: Mapping[str, str] = NO_RENAME,
+    resample: bool = False,
+) -> list[Source]:
+    """One source per episode of a LeRobot data set; see `load_episode` for the options."""
+    reading: dict[str, Any] = {"revision": revision, "rename": rename, "resample": resample}
 
     def opened(number: int) -> Bag:
-        return DatasetBag(load_episode(dataset, number, contract, revision=revision), contract)
+        return DatasetBag(load_episode(dataset, number, contract, **reading), contract)
 
     return [Source(name=f"{dataset} episode {n}", number=n, open=partial(opened, n)) for n in numbers]
 
@@ -118,6 +130,16 @@ class _Epoch:
                 got=f"{refused} commands refused",
                 remedy="leave the recording out (--skip-broken), or cut it before them",
             )
+        acted = self._acted[used]
+        rad = self._contract.to_rad(self._actions[used].astype(np.float64))
+        wrong = unreal(self._contract, np.where(acted[:, None], rad, self._contract.lower_rad))
+        if wrong is not None:
+            raise DatasetError(
+                "an action is out of every joint's reach",
+                where=source.name,
+                got=wrong,
+                remedy="leave the recording out (--skip-broken), or repair it",
+            )
         return EpisodeArrays(
             episode=source.number,
             task=self._task,
@@ -125,5 +147,5 @@ class _Epoch:
             states=self._states[used],
             actions=self._actions[used],
             valid=self._valid[used],
-            acted=self._acted[used],
+            acted=acted,
         )

@@ -141,12 +141,13 @@ class Assembler:
         valid = torch.from_numpy(np.pad(episode.valid[first : row + 1], (room, 0)))
         pooled = cached.pooled(first, row + 1).to(torch.float32)
         pooled = torch.nn.functional.pad(pooled, (0, 0, 0, 0, 0, 0, room, 0)) * valid[:, None, None, None]
+        base = cached.base(row)
         states = torch.from_numpy(np.pad(self._states[number][first : row + 1], ((room, 0), (0, 0))))
         return {
             "pooled": pooled,
             "seen": valid[:, None] & cached.seen,
             "states": states * valid[:, None],
             "valid": valid,
-            "base": cached.base(row),
-            "target": torch.from_numpy(self._actions[number][row : row + TARGET_STEPS]),
+            "base": base,
+            "target": torch.from_numpy(self._actions[number][row : row + min(TARGET_STEPS, len(base))]),
         }

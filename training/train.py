@@ -26,6 +26,8 @@ from torch import Tensor
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import SigmaError
 from sigma_ros.model.base_checkpoint import load_base
+from sigma_ros.model.base_folder import open_base_folder
+from sigma_ros.model.cameras import policy_keys, read_rename
 from sigma_ros.model.checkpoint import identify, save_checkpoint
 from sigma_ros.model.manifest import Training
 from sigma_ros.model.settings import SigmaConfig
@@ -59,19 +61,22 @@ class Run:
     def __init__(self, options: TrainOptions, accelerator: Accelerator) -> None:
         self.options, self.accelerator, self.step = options, accelerator, 0
         self.data = ShardData.open(Path(options.dataset_dir))
+        contract = load_contract(options.contract)
+        folder = open_base_folder(options.base_model_id, revision=options.base_revision or None)
+        self.normalisation = folder.normalisation or self.data.meta.statistics
+        keys = policy_keys(contract, rename=read_rename(options.rename), learnt=folder.rename)
+        cameras = check_data(self.data, folder, contract, self.normalisation, keys)
+        self.rename = {c.dataset_key: keys[c.name] for c in contract.cameras if keys[c.name] != c.dataset_key}
         loaded = load_base(
-            options.base_model_id,
-            revision=options.base_revision or None,
+            folder,
             device=str(accelerator.device),
             dtype={"bf16": "bfloat16"}.get(options.dtype, options.dtype),
+            tokenizer=options.tokenizer or None,
             allow_untrained=options.allow_untrained,
         )
-        self.normalisation = loaded.normalisation or self.data.meta.statistics
-        contract = load_contract(options.contract)
-        check_data(self.data, loaded.backbone, contract, self.normalisation)
         sizes = SigmaConfig.for_backbone(loaded.backbone, dof=contract.dof)
         self.model = SigmaTelepathyVLA(loaded.backbone, _settings(options, sizes), seed=options.seed)
-        self.seats = Seats.of(contract, loaded.backbone)
+        self.seats = Seats.of(contract, cameras)
         self.base = identify(self.model, loaded.info)
         self._prepare_data()
         self._prepare_training()
@@ -283,6 +288,7 @@ class Run:
                 data_hash=self.data.meta.hash,
             ),
             normalisation=self.normalisation,
+            rename=self.rename,
             scores={f"held_out_{name}": value for name, value in scores.items()},
             overwrite=True,
         )

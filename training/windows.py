@@ -4,7 +4,7 @@
 import numpy as np
 
 from sigma_ros.contract import Contract
-from sigma_ros.model.normalise import Normalisation, Quantiles
+from sigma_ros.model.normalise import Normalisation, Scaling
 
 from .shards import EpisodeArrays
 
@@ -33,21 +33,22 @@ def motion_of(arrays: EpisodeArrays, row: int) -> float:
     return float(np.linalg.norm(targets - targets[0], axis=1).max())
 
 
-def quantiles(rows: list[np.ndarray]) -> Quantiles:
+def quantiles(rows: list[np.ndarray]) -> Scaling:
     """1 % and 99 % quantiles per joint over all rows, in the policy's units."""
     values = np.concatenate(rows).astype(np.float64)
     q01, q99 = np.quantile(values, [0.01, 0.99], axis=0)
-    return Quantiles(q01=q01, q99=q99)
+    return Scaling.quantiles(q01, q99)
 
 
 def unit_problems(found: Normalisation, contract: Contract) -> list[str]:
     """Why data with these quantiles cannot be in the contract's units: beyond the joints' limits, or all but still."""
     problems = []
     for name, quantiles in (("state", found.state), ("action", found.action)):
-        ends = np.sort(np.stack([contract.to_rad(quantiles.q01), contract.to_rad(quantiles.q99)]), axis=0)
+        found_low, found_high = quantiles.usual
+        ends = np.sort(np.stack([contract.to_rad(found_low), contract.to_rad(found_high)]), axis=0)
         low, high = contract.lower_rad - _BEYOND_LIMITS_RAD, contract.upper_rad + _BEYOND_LIMITS_RAD
         problems += [
-            f"{name} of {joint.name}: {quantiles.q01[i]:.4g} to {quantiles.q99[i]:.4g} is "
+            f"{name} of {joint.name}: {found_low[i]:.4g} to {found_high[i]:.4g} is "
             f"{ends[0, i]:.3g} to {ends[1, i]:.3g} rad, its limits are {joint.lower_rad} to {joint.upper_rad} rad"
             for i, joint in enumerate(contract.joints)
             if ends[0, i] < low[i] or ends[1, i] > high[i]

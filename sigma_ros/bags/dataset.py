@@ -105,7 +105,7 @@ def _create(contract: Contract, name: str, root: Path, *, videos: bool) -> "LeRo
     joints = {"dtype": "float32", "shape": (contract.dof,), "names": [f"{joint}.pos" for joint in contract.joint_names]}
     features: dict[str, Any] = {STATE_KEY: joints, ACTION_KEY: joints}
     for camera in contract.cameras:
-        features[camera.model_key] = {
+        features[camera.dataset_key] = {
             "dtype": "video" if videos else "image",
             "shape": (camera.height_px, camera.width_px, 3),
             "names": ["height", "width", "channels"],
@@ -227,7 +227,7 @@ class _Pictures:
         for camera in self._cameras.values():
             stamp_ns = tick.item.stamp_ns - tick.window.newest.image_age_ns[camera.name]
             held = self._held[camera.name]
-            found[camera.model_key] = decode_full(held[stamp_ns], camera)
+            found[camera.dataset_key] = decode_full(held[stamp_ns], camera)
             for old in [at for at in held if at < stamp_ns]:
                 del held[old]
         return found

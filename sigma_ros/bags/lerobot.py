@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Float64, UInt8
 from numpy import ndarray
 
+from sigma_ros.contract import joint_name
 from sigma_ros.errors import DatasetError
 
 STATE_KEY = "observation.state"
@@ -84,8 +85,16 @@ def read_episode(fetch: Fetch, index: int, *, wanted: tuple[str, ...]) -> Lerobo
 
 def count_episodes(fetch: Fetch) -> int:
     """Number of episodes a data set says it has."""
-    root = fetch(["meta/info.json"])
-    return int(_info(root / "meta" / "info.json").get("total_episodes", 0))
+    return int(read_info(fetch).get("total_episodes", 0))
+
+
+def read_info(fetch: Fetch) -> dict[str, Any]:
+    """A data set's `meta/info.json`.
+
+    Raises:
+        DatasetError: it is missing, or lists no features.
+    """
+    return _info(fetch(["meta/info.json"]) / "meta" / "info.json")
 
 
 def _info(file: Path) -> dict[str, Any]:
@@ -185,13 +194,13 @@ def _matrix(table: pa.Table, key: str) -> Float64[ndarray, "ticks width"]:
 
 
 def _names(feature: dict[str, Any]) -> tuple[str, ...]:
-    """Names of a feature's entries, without LeRobot's ornaments: `shoulder_pan.pos`, `main_shoulder_pan`."""
+    """Names of a feature's entries, without LeRobot's ornaments."""
     names = feature.get("names")
     if isinstance(names, dict):
         names = next(iter(names.values()), None)
     if not isinstance(names, list):
         return ()
-    return tuple(str(name).removesuffix(".pos").removeprefix("main_") for name in names)
+    return tuple(joint_name(str(name)) for name in names)
 
 
 def _refuse_unknown(info: dict[str, Any], index: int) -> None:

@@ -6,19 +6,21 @@ frame numbers over the rate, up to their 32-bit rounding, become exact: rounded 
 their tick, and every picture would be one tick old. The bag's notes say that it was transcoded and from what.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
 from jaxtyping import Float64, UInt8
 from numpy import ndarray
 
+from sigma_ros.bags.dataset_facts import check_facts, needed_keys, original_key
 from sigma_ros.bags.lerobot import (
     ACTION_KEY,
     STATE_KEY,
+    Fetch,
     LerobotEpisode,
     count_episodes,
     read_episode,
@@ -26,35 +28,66 @@ from sigma_ros.bags.lerobot import (
 )
 from sigma_ros.bags.writer import BagWriter
 from sigma_ros.contract import Camera, Contract
-from sigma_ros.errors import DatasetError
+from sigma_ros.errors import DatasetError, SigmaError
+from sigma_ros.model.cameras import NO_RENAME
+from sigma_ros.model.conventions import DEGREES_REMEDY, certain, likely, unreal
 from sigma_ros.values import NS_PER_S
 
 TASK_TOPIC = "/sigma_policy/task"
 START_NS = 1_000_000_000 * NS_PER_S
 JPEG_QUALITY = 95
 _ROUNDING_S = 1e-4
+_EPISODES_JUDGED = 64
 
 
-def load_episode(dataset: str, index: int, contract: Contract, *, revision: str | None = None) -> LerobotEpisode:
+def load_episode(
+    dataset: str,
+    index: int,
+    contract: Contract,
+    *,
+    revision: str | None = None,
+    rename: Mapping[str, str] = NO_RENAME,
+    resample: bool = False,
+) -> LerobotEpisode:
     """An episode of a local data set folder or of one on the Hub (only the episode's files are fetched).
+
+    Args:
+        dataset: Folder or Hub id.
+        index: Of the episode.
+        contract: What it must hold.
+        revision: Of a data set on the Hub.
+        rename: The data set's feature keys -> the contract's.
+        resample: See `dataset_facts.check_facts`.
 
     Raises:
         DatasetError: the data set cannot be read, or lacks what the contract needs.
     """
-    wanted = (STATE_KEY, ACTION_KEY, *(camera.model_key for camera in contract.cameras))
-    if Path(dataset).is_dir():
-        source = read_episode(_local(Path(dataset)), index, wanted=wanted)
-    else:
-        source = read_episode(_from_hub(dataset, revision), index, wanted=wanted)
+    fetch = fetcher(dataset, revision)
+    check_facts(fetch, contract, rename=rename, resample=resample)
+    wanted = (STATE_KEY, ACTION_KEY, *(camera.dataset_key for camera in contract.cameras))
+    source = read_episode(fetch, index, wanted=tuple(original_key(key, rename) for key in wanted))
+    if not Path(dataset).is_dir():
         source = replace(source, name=f"{dataset}@{source.root.name}")  # a snapshot's folder is its commit
+    source = _renamed(source, rename)
     _check(source, contract)
     return source
 
 
+def _renamed(source: LerobotEpisode, rename: Mapping[str, str]) -> LerobotEpisode:
+    """The episode by the contract's feature keys."""
+    tables = ("features", "names", "videos", "pictures")
+    named: dict[str, Any] = {t: {rename.get(k, k): v for k, v in getattr(source, t).items()} for t in tables}
+    return replace(source, **named)
+
+
+def fetcher(dataset: str, revision: str | None = None) -> Fetch:
+    """How files of a data set folder, or of one on the Hub, are made present."""
+    return _local(Path(dataset)) if Path(dataset).is_dir() else _from_hub(dataset, revision)
+
+
 def episode_numbers(dataset: str, *, revision: str | None = None) -> list[int]:
     """All episodes of a data set here or on the Hub."""
-    local = Path(dataset)
-    return list(range(count_episodes(_local(local) if local.is_dir() else _from_hub(dataset, revision))))
+    return list(range(count_episodes(fetcher(dataset, revision))))
 
 
 def transcode(
@@ -149,7 +182,7 @@ def _check(source: LerobotEpisode, contract: Contract) -> None:
         elif len(source.names[key]) != source.features[key].shape[1]:
             problems.append(f"{key} has {source.features[key].shape[1]} entries and {len(source.names[key])} names")
     keys = (*source.videos, *source.pictures)
-    problems += [f"{camera.model_key} is missing" for camera in contract.cameras if camera.model_key not in keys]
+    problems += [f"{camera.dataset_key} is missing" for camera in contract.cameras if camera.dataset_key not in keys]
     stamps_s = source.timestamps_s
     if not np.isfinite(stamps_s).all() or (np.diff(stamps_s) <= 0).any():
         problems.append("timestamps do not increase")
@@ -167,7 +200,48 @@ def _in_contract_units(source: LerobotEpisode, key: str, contract: Contract) -> 
     values = source.features[key][:, contract.joint_order(source.names[key])]
     if not np.isfinite(values).all():
         raise DatasetError(f"{key} has values that are not finite", where=source.root)
-    return contract.to_rad(values)
+    rad = contract.to_rad(values)
+    if (wrong := unreal(contract, rad)) is not None:
+        raise DatasetError(
+            f"{key} has values that no joint of the contract can reach",
+            where=f"{source.root}, episode {source.index}",
+            got=wrong,
+            remedy="leave the episode out (--skip-broken), or repair it",
+        )
+    return rad
+
+
+def check_numbers(
+    dataset: str, numbers: Sequence[int], contract: Contract, *, revision: str | None, rename: Mapping[str, str]
+) -> list[str]:
+    """Reads states and actions of some episodes, no pictures, and says what may be in other units than the contract's.
+
+    Episodes that cannot be read are left to whoever reads them whole.
+
+    Raises:
+        DatasetError: they surely are in other units.
+    """
+    keys = needed_keys(contract)[: 1 + (contract.action_source == "command")]
+    fetch = fetcher(dataset, revision)
+    rows: dict[str, list[ndarray]] = {key: [np.zeros((0, contract.dof))] for key in keys}
+    for number in numbers[:: max(1, len(numbers) // _EPISODES_JUDGED)]:
+        try:
+            source = read_episode(fetch, number, wanted=tuple(original_key(key, rename) for key in keys))
+            source = _renamed(source, rename)
+            for key in keys:
+                rows[key].append(source.features[key][:, contract.joint_order(source.names[key])])
+        except (SigmaError, KeyError, IndexError):
+            continue
+    found = {key: values[np.isfinite(values).all(axis=1)] for key in keys if len(values := np.concatenate(rows[key]))}
+    problems = [f"{key}: {problem}" for key, values in found.items() for problem in certain(contract, values)]
+    if problems:
+        raise DatasetError(
+            "the data set is not in the contract's units",
+            where=f"{dataset}, contract {contract.name}",
+            got="; ".join(problems),
+            remedy=DEGREES_REMEDY,
+        )
+    return [f"{key}: {doubt}" for key, values in found.items() if len(values) for doubt in likely(contract, values)]
 
 
 def _stamps_ns(source: LerobotEpisode) -> list[int]:
@@ -179,12 +253,12 @@ def _stamps_ns(source: LerobotEpisode) -> list[int]:
 
 
 def _pictures(source: LerobotEpisode, camera: Camera) -> Iterator[UInt8[ndarray, "h w 3"]]:
-    part = source.videos.get(camera.model_key)
-    stream = _coded_pictures(source, camera.model_key) if part is None else video_pictures(part, source.fps)
+    part = source.videos.get(camera.dataset_key)
+    stream = _coded_pictures(source, camera.dataset_key) if part is None else video_pictures(part, source.fps)
     for picture in stream:
         if picture.shape != (camera.height_px, camera.width_px, 3):
             raise DatasetError(
-                f"the pictures of {camera.model_key} have another size than the contract's camera",
+                f"the pictures of {camera.dataset_key} have another size than the contract's camera",
                 where=source.root,
                 expected=f"{camera.width_px}x{camera.height_px}",
                 got=f"{picture.shape[1]}x{picture.shape[0]}",

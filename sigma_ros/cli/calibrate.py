@@ -17,7 +17,7 @@ from sigma_ros.errors import SigmaError, UsageError
 if TYPE_CHECKING:
     from sigma_ros.contract import Contract
     from sigma_ros.control.calibration import Fit
-    from sigma_ros.model.normalise import Quantiles
+    from sigma_ros.model.normalise import Scaling
 
 _AT_ZERO_RAD = 0.1
 """A reading by which every joint stands near its zero says nothing: any small numbers look like that."""
@@ -55,7 +55,7 @@ def check(
     quantiles = training_quantiles(checkpoint)
     if quantiles.dof != robot.dof:
         raise UsageError("the checkpoint has other joints", expected=f"{robot.dof} joints", got=f"{quantiles.dof}")
-    fits = judge(values, robot, quantiles.q01, quantiles.q99)
+    fits = judge(values, robot, *quantiles.usual)
     _tell(robot, values, quantiles, fits)
     if not fits[0].fits:
         raise typer.Exit(1)
@@ -86,7 +86,7 @@ def contract(
         typer.echo(f"{name}: policy_unit: {{scale: {scale!r}, offset: {offset!r}}}")
 
 
-def training_quantiles(checkpoint: str) -> "Quantiles":
+def training_quantiles(checkpoint: str) -> "Scaling":
     """State quantiles of a checkpoint [policy units], read from its small files; no model is loaded where they suffice.
 
     Raises:
@@ -140,15 +140,16 @@ def _live(contract: "Contract") -> ndarray:
     return joint_values(contract)
 
 
-def _tell(contract: "Contract", values: ndarray, quantiles: "Quantiles", fits: "tuple[Fit, ...]") -> None:
+def _tell(contract: "Contract", values: ndarray, quantiles: "Scaling", fits: "tuple[Fit, ...]") -> None:
     console = Console(highlight=False, markup=False)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("joint", "sent", "trained on", *(fit.reading.name.split()[-1] for fit in fits)):
         table.add_column(column, justify="left" if column == "joint" else "right", no_wrap=True)
+    low, high = quantiles.usual
     as_policy = [contract.to_policy(fit.reading.rad(values)) for fit in fits]
     for i, name in enumerate(contract.joint_names):
         marks = [f"{p[i]:.1f}{' !' if name in fit.outside else ''}" for p, fit in zip(as_policy, fits, strict=True)]
-        table.add_row(name, f"{values[i]:.3f}", f"{quantiles.q01[i]:.0f}..{quantiles.q99[i]:.0f}", *marks)
+        table.add_row(name, f"{values[i]:.3f}", f"{low[i]:.0f}..{high[i]:.0f}", *marks)
     console.print("the pose in the policy's units, if what was sent is meant as ...; ! is not like the training data")
     console.print(table)
     fitting = [fit.reading for fit in fits if fit.fits and _moved_rad(fit, values) > _AT_ZERO_RAD]

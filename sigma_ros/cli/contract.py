@@ -60,14 +60,14 @@ def _aliases(contract: Contract) -> Table:
 
 
 def _cameras(contract: Contract) -> Table:
-    table = _table("camera", "topic, type", "size [px]", "oldest", "model key")
+    table = _table("camera", "topic, type", "size [px]", "oldest", "key in data sets, of the policy")
     for camera in contract.cameras:
         table.add_row(
             camera.name,
             f"{camera.topic}\n{camera.message_type}",
             f"{camera.width_px} x {camera.height_px}",
             f"{camera.max_age_ns / 1e6:g} ms",
-            camera.model_key,
+            f"{camera.dataset_key}\n{camera.policy_key or 'as the checkpoint says'}",
         )
     return table
 

@@ -103,4 +103,4 @@ def _graph(console: Console, contract: Contract, checkpoint: str, seconds: float
         quantiles = training_quantiles(checkpoint)
     except SigmaError:
         return wrong
-    return wrong + _show(console, "units", checks.units(contract, watch.joints, quantiles.q01, quantiles.q99))
+    return wrong + _show(console, "units", checks.units(contract, watch.joints, *quantiles.usual))

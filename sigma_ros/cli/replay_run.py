@@ -32,6 +32,7 @@ from sigma_ros.evaluation.scores import Scores
 from sigma_ros.evaluation.scoring import score
 from sigma_ros.evaluation.semantics import CONDITIONS, REWORDED, UNRELATED, Texts, measure
 from sigma_ros.evaluation.verdict import verdict_of
+from sigma_ros.model.cameras import read_rename
 from sigma_ros.model.runtime import SigmaRuntime
 from sigma_ros.policy.schedule import Schedule
 from sigma_ros.stopping import INTERRUPTED, StopRequest, stop_on_signal
@@ -57,6 +58,7 @@ class Request:
     base: str | None
     revision: str | None
     tokenizer: str | None
+    rename: tuple[str, ...]
     device: str
     strict: bool
     recover: bool
@@ -92,6 +94,7 @@ def run(request: Request) -> int:
         base=request.base,
         revision=request.revision,
         tokenizer=request.tokenizer,
+        rename=read_rename(request.rename),
     )
     with stop_on_signal() as stop:
         options = _options(request, settings, runtime)

@@ -26,5 +26,9 @@ AllowUntrained = Annotated[bool, typer.Option("--allow-untrained", help="Accept 
 Base = Annotated[str | None, typer.Option("--base", help="Where the base of a Sigma checkpoint is now.")]
 Revision = Annotated[str | None, typer.Option("--revision", help="Hub revision of the base.")]
 Tokenizer = Annotated[str | None, typer.Option("--tokenizer", help="Tokenizer folder or Hub id.")]
+Rename = Annotated[
+    list[str] | None,
+    typer.Option("--rename", help="up=base_0_rgb: which camera feeds which of the policy's; once for each."),
+]
 Device = Annotated[str, typer.Option("--device", help="Torch device, or auto.")]
 Recover = Annotated[bool, typer.Option("--recover", help="Read cut-off bags as far as they go.")]

@@ -25,6 +25,12 @@ def transcode(
         int | None, typer.Option(min=1, max=100, metavar="QUALITY", help="JPEG pictures; raw ones otherwise.")
     ] = None,
     storage: Annotated[str, typer.Option(help="mcap or sqlite3.")] = "mcap",
+    rename: Annotated[
+        list[str] | None, typer.Option("--rename", help="front=up: the data set's camera is that of the contract.")
+    ] = None,
+    resample: Annotated[
+        bool, typer.Option("--resample", help="Accept another rate than the contract's; stamps stay as they are.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bag that exists.")] = False,
 ) -> None:
     """Writes one episode as a bag on the contract's topics, with the data set's own timestamps.
@@ -37,9 +43,11 @@ def transcode(
         raise UsageError("no such bag storage", expected="mcap or sqlite3", got=storage)
     from sigma_ros.bags import transcode as transcoding  # noqa: PLC0415
     from sigma_ros.contract_file import load_contract  # noqa: PLC0415 - help stays fast
+    from sigma_ros.model.cameras import read_rename  # noqa: PLC0415
 
     robot = load_contract(contract)
-    source = transcoding.load_episode(dataset, episode, robot, revision=revision)
+    renamed = read_rename(rename or [])
+    source = transcoding.load_episode(dataset, episode, robot, revision=revision, rename=renamed, resample=resample)
     with Progress(console=Console(stderr=True, markup=False)) as progress:
         bar = progress.add_task("transcoding", total=source.ticks)
         transcoding.transcode(

@@ -181,7 +181,8 @@ def judge(
     found = []
     for reading in readings(contract):
         policy = contract.to_policy(reading.rad(values))
-        beyond = np.maximum(np.maximum(q01 - policy, policy - q99), 0.0) / (q99 - q01)
+        span = np.where(q99 > q01, q99 - q01, np.inf)  # a joint that never moved in training tells nothing
+        beyond = np.maximum(np.maximum(q01 - policy, policy - q99), 0.0) / span
         bad = ~(beyond <= 1.0)
         outside = tuple(name for name, there in zip(contract.joint_names, bad, strict=True) if there)
         found.append(Fit(reading=reading, outside=outside, worst=float(np.max(np.nan_to_num(beyond, nan=np.inf)))))

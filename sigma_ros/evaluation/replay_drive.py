@@ -7,8 +7,8 @@ Where the policy and the supervisor run, in which time and how fast, is up to `w
 from collections import Counter, deque
 from collections.abc import Callable
 
+from sigma_ros.bags.episode import Tick
 from sigma_ros.errors import SigmaError
-from sigma_ros.evaluation.episode import Tick
 from sigma_ros.evaluation.latency import Arrival
 from sigma_ros.evaluation.recorder import ReplayRecorder
 from sigma_ros.evaluation.supervised import SupervisorGrid

@@ -6,10 +6,12 @@ network is laid out without memory, each tensor is read straight into its final 
 is left to chance (see `base_weights`).
 """
 
+import hashlib
 import json
 import os
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -30,7 +32,9 @@ from sigma_ros.model.base_folder import (
 )
 from sigma_ros.model.base_weights import empty_policy, fill_policy, network_tensors
 from sigma_ros.model.normalise import Normalisation
+from sigma_ros.model.peft_folder import ADAPTER_FILE, merge_adapters
 from sigma_ros.model.sizes import Sizes
+from sigma_ros.model.weights_file import file_hash
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -54,15 +58,19 @@ class BaseInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedBase:
-    """A base policy ready to run; `normalisation` is None where the checkpoint has no statistics."""
+    """A base policy ready to run; `normalisation` is None where the checkpoint has no statistics.
+
+    `rename`: see `BaseFolder`.
+    """
 
     backbone: Backbone
     info: BaseInfo
     normalisation: Normalisation | None
+    rename: Mapping[str, str]
 
 
 def load_base(
-    source: str | Path,
+    source: str | Path | BaseFolder,
     *,
     revision: str | None = None,
     device: str = "auto",
@@ -73,7 +81,7 @@ def load_base(
     """Loads a pi0.5 checkpoint from a folder or a Hub id.
 
     Args:
-        source: Folder, or Hub id such as `lerobot/pi05_base`.
+        source: Folder, Hub id such as `lerobot/pi05_base`, or what `open_base_folder` found there.
         revision: Hub commit, tag or branch.
         device: A torch device, or `auto`: cuda where there is one.
         dtype: `float32`, `bfloat16` (LeRobot's layout: vision, norms and action projections stay float32) or `auto`:
@@ -82,7 +90,7 @@ def load_base(
         allow_untrained: Without it a checkpoint that says it has random weights is refused.
     """
     started = time.perf_counter()
-    folder = open_base_folder(source, revision=revision)
+    folder = source if isinstance(source, BaseFolder) else open_base_folder(source, revision=revision)
     if not folder.trained and not allow_untrained:
         raise CheckpointError(
             "the checkpoint has random weights",
@@ -92,13 +100,18 @@ def load_base(
         )
     place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     folder.config.dtype = _choose_dtype(dtype, place, folder.config)
+    folder.fetch_weights()
     policy = empty_policy(folder.config, folder.sizes)
-    weights_hash, ignored = fill_policy(policy, folder.path, place)
+    weights_hash, ignored = fill_policy(policy, (folder.adapted or folder).path, place)
+    if folder.adapted is not None:
+        merge_adapters(policy, folder.path)
+        weights_hash = hashlib.sha256(f"{weights_hash} {file_hash(folder.path / ADAPTER_FILE)}".encode()).hexdigest()
     folder.config.device = str(place)
     return LoadedBase(
         backbone=Backbone(policy, load_tokenizer(folder, tokenizer)),
         info=_info(folder, policy, weights_hash, ignored, time.perf_counter() - started),
         normalisation=folder.normalisation,
+        rename=folder.rename,
     )
 
 
@@ -115,8 +128,8 @@ def _info(
 ) -> BaseInfo:
     parameters = list(policy.parameters())
     return BaseInfo(
-        source=folder.source,
-        revision=folder.revision,
+        source=folder.place.source,
+        revision=folder.place.commit,
         weights_hash=weights_hash,
         trained=folder.trained,
         parameters=sum(p.numel() for p in parameters),

@@ -7,119 +7,131 @@ A folder is LeRobot's (`config.json`, `model.safetensors`, `policy_preprocessor.
 
 import json
 import os
-import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import draccus
-import httpx
-import numpy as np
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from jaxtyping import Bool
 from lerobot.policies.pi05.configuration_pi05 import PI05Config
-from safetensors.numpy import load_file
+from numpy import ndarray
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from sigma_ros.errors import CheckpointError, UsageError
-from sigma_ros.model.normalise import Normalisation, Quantiles
+from sigma_ros.errors import CheckpointError, SigmaError
+from sigma_ros.model.normalise import Normalisation
+from sigma_ros.model.peft_folder import ADAPTER_CONFIG_FILE, ADAPTER_FILE, read_adapter_config
+from sigma_ros.model.places import CONFIG_FILE, Place, find_checkpoint, refuse_empty
+from sigma_ros.model.processors import read_processors
 from sigma_ros.model.sizes import FULL, Sizes
-from sigma_ros.model.weights_file import list_tensors
 
-CONFIG_FILE = "config.json"
 OWN_FILE = "sigma_base.json"
 NORMALISATION_FILE = "normalisation.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
-MINI_NAME = "mini"
-"""The small model that ships with the package, wherever it is installed."""
 TOKENIZER_ENV = "SIGMA_TOKENIZER"
 PALIGEMMA_TOKENIZER = "google/paligemma-3b-pt-224"
-
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_HUB_FILES = ("*.json", "*.safetensors", "tokenizer*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseFolder:
-    """A checkpoint on this disk. `source` is what the user wrote, `revision` the Hub commit or None."""
+    """A checkpoint before its weights: nothing large was read or fetched yet.
 
-    path: Path
-    source: str
-    revision: str | None
+    Attributes:
+        place: Where it is.
+        config: LeRobot's, of the policy.
+        sizes: Of its networks.
+        trained: False where it says that its weights are random.
+        normalisation: None where it has no statistics (as pi05_base).
+        rename: Keys of the training data's features -> the policy's, as its pre-processor does.
+        relative: See `processors.Processors`.
+        tokenizer: What its pre-processor names, else None.
+        adapted: The base that adapters in this folder belong to; None where the folder has weights of its own.
+    """
+
+    place: Place
     config: PI05Config
     sizes: Sizes
     trained: bool
     normalisation: Normalisation | None
+    rename: Mapping[str, str]
+    relative: Bool[ndarray, " dof"] | None = None
+    tokenizer: str | None = None
+    adapted: "BaseFolder | None" = None
+
+    @property
+    def path(self) -> Path:
+        """The folder on this disk."""
+        return self.place.path
+
+    @property
+    def camera_keys(self) -> tuple[str, ...]:
+        """The policy's image features, in its order."""
+        return tuple(self.config.image_features)
+
+    @property
+    def image_size_px(self) -> int:
+        """Side of the policy's square pictures."""
+        return int(self.config.image_resolution[0])
+
+    def fetch_weights(self) -> None:
+        """Brings the weights from the Hub, where they are not here yet."""
+        if self.adapted is not None:
+            self.adapted.fetch_weights()
+            self.place.fetch(ADAPTER_FILE)
+        else:
+            self.place.fetch(WEIGHTS_FILE, INDEX_FILE, "model-*.safetensors")
 
 
-def open_base_folder(source: str | Path, *, revision: str | None = None) -> BaseFolder:
+def open_base_folder(source: str | Path | Place, *, revision: str | None = None) -> BaseFolder:
     """Finds a checkpoint (`mini`, folder, or Hub id + revision) and reads everything but weights and tokenizer.
 
     Raises:
         UsageError: `source` is neither a folder nor shaped like a Hub id.
         CheckpointError: it cannot be fetched, or one of its files is missing or senseless.
     """
-    path, commit = _locate(str(source), revision)
+    place = source if isinstance(source, Place) else find_checkpoint(source, revision=revision)
+    path = place.path
+    adapted = _adapted(place) if (path / ADAPTER_CONFIG_FILE).is_file() else None
+    if not (path / CONFIG_FILE).is_file() and adapted is None:
+        refuse_empty(place, CONFIG_FILE)
+    config = _read_config((path if (path / CONFIG_FILE).is_file() or adapted is None else adapted.path) / CONFIG_FILE)
     own = read_json(path / OWN_FILE) if (path / OWN_FILE).is_file() else {}
+    processors = read_processors(path, config, read_json)
+    if processors is None and adapted is not None:
+        processors = read_processors(adapted.path, config, read_json)
+    if processors is None:
+        _refuse_without_pipelines(config, path)
     return BaseFolder(
-        path=path,
-        source=str(source),
-        revision=commit,
-        config=_read_config(path / CONFIG_FILE),
-        sizes=Sizes.from_dict(own["sizes"]) if "sizes" in own else FULL,
+        place=place,
+        config=config,
+        sizes=Sizes.from_dict(own["sizes"]) if "sizes" in own else FULL if adapted is None else adapted.sizes,
         trained=bool(own.get("trained", True)),
-        normalisation=_read_normalisation(path),
+        normalisation=(processors and processors.normalisation) or _own_normalisation(path),
+        rename={} if processors is None else processors.rename,
+        relative=None if processors is None else processors.relative,
+        tokenizer=None if processors is None else processors.tokenizer,
+        adapted=adapted,
     )
 
 
-def _locate(source: str, revision: str | None) -> tuple[Path, str | None]:
-    path = shipped_mini_dir() if source == MINI_NAME else Path(source).expanduser()
-    if path.is_dir():
-        if revision is not None:
-            raise UsageError("a revision belongs to a Hub id", where=source, got=f"a folder and revision {revision}")
-        return path, None
-    if not _HUB_ID.fullmatch(source):
-        raise UsageError(
-            "no such checkpoint",
-            where=source,
-            expected="a folder, or a Hub id such as lerobot/pi05_base",
-            remedy="give an existing folder, or `mini` for the model that ships with the package",
-        )
+def _adapted(place: Place) -> BaseFolder | None:
+    """The base that a folder's adapters belong to; None where the folder has whole weights too."""
+    if any((place.path / name).is_file() for name in (WEIGHTS_FILE, INDEX_FILE)):
+        return None
+    settings = read_adapter_config(place.path)
+    source = settings.base_model_name_or_path
     try:
-        folder = Path(snapshot_download(source, revision=revision, allow_patterns=list(_HUB_FILES)))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
+        if not source:
+            raise CheckpointError("the adapters name no base", where=place.path / ADAPTER_CONFIG_FILE)
+        return open_base_folder(source, revision=settings.revision)
+    except SigmaError as error:
         raise CheckpointError(
-            "the checkpoint cannot be fetched from the Hub",
-            where=f"{source}@{revision or 'main'}",
-            got=f"{type(error).__name__}: {error}".splitlines()[0],
-            remedy="check name, revision, network and access, or give a local folder",
+            "the base of the folder's adapters cannot be used",
+            where=place.path / ADAPTER_CONFIG_FILE,
+            got=error,
+            remedy="set base_model_name_or_path in that file to where the base is now",
         ) from error
-    return folder, folder.name
-
-
-def shipped_mini_dir() -> Path:
-    """Folder of the small base that ships with the package (source tree or install space)."""
-    return _shipped("mini", CONFIG_FILE)
-
-
-def checkpoint_folder(checkpoint: str | Path) -> Path:
-    """Where a checkpoint's files are: `mini` is the Sigma that ships with the package, trained on the base `mini`."""
-    return _shipped("mini_sigma", "sigma_config.json") if checkpoint == MINI_NAME else Path(checkpoint).expanduser()
-
-
-def _shipped(name: str, file: str) -> Path:
-    package = Path(__file__).resolve().parents[1]
-    candidates = [package / "assets" / name]
-    candidates += [parent / "share" / "sigma_ros" / "assets" / name for parent in package.parents]
-    for candidate in candidates:
-        if (candidate / file).is_file():
-            return candidate
-    raise CheckpointError(
-        "the small model that ships with the package was not found",
-        expected=candidates[0],
-        remedy="install the package again, or make one with: sigma model make-mini --out DIR",
-    )
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -151,58 +163,44 @@ def _read_config(path: Path) -> PI05Config:
             "the policy config does not fit the installed LeRobot", where=path, got=" ".join(str(error).split())
         ) from error
     config.validate_features()
-    _refuse_unsupported(config, path)
     return config
 
 
-def _refuse_unsupported(config: PI05Config, path: Path) -> None:
+def _refuse_without_pipelines(config: PI05Config, path: Path) -> None:
+    """Without LeRobot's pipelines there is pi0.5's own normalisation alone."""
     modes = {str(kind): getattr(mode, "value", mode) for kind, mode in config.normalization_mapping.items()}
-    if modes.get("STATE") != "QUANTILES" or modes.get("ACTION") != "QUANTILES":
+    relative = config.use_relative_actions
+    if relative or any(modes.get(kind) != "QUANTILES" for kind in ("STATE", "ACTION")):
         raise CheckpointError(
-            "the policy normalises in a way that is not supported",
+            "the policy's processor pipelines are missing",
             where=path,
-            expected="STATE and ACTION by QUANTILES",
-            got=modes,
-            remedy="train the policy with pi0.5's default normalisation",
-        )
-    if config.use_relative_actions:
-        raise CheckpointError(
-            "policies with relative actions are not supported", where=path, expected="use_relative_actions false"
+            expected="policy_preprocessor.json and policy_postprocessor.json beside config.json",
+            got="relative actions in config.json" if relative else f"{modes} in config.json",
+            remedy="copy them, with their .safetensors files, from the folder that the policy was trained into",
         )
 
 
-def _read_normalisation(path: Path) -> Normalisation | None:
-    """Ours, else LeRobot's pre-processor's; None where the checkpoint has none (as pi05_base)."""
+def _own_normalisation(path: Path) -> Normalisation | None:
     own = path / NORMALISATION_FILE
-    if own.is_file():
-        return Normalisation.from_dict(read_json(own), where=own)
-    pipeline = path / "policy_preprocessor.json"
-    if not pipeline.is_file():
-        return None
-    names = [step["state_file"] for step in read_json(pipeline).get("steps", []) if step.get("state_file")]
-    for name in names:
-        file = path / Path(name).name
-        list_tensors(file)
-        values = load_file(file)
-        if {"observation.state.q01", "observation.state.q99", "action.q01", "action.q99"} <= set(values):
-            return Normalisation(state=_quantiles(values, "observation.state"), action=_quantiles(values, "action"))
-    return None
-
-
-def _quantiles(values: dict[str, np.ndarray], key: str) -> Quantiles:
-    return Quantiles(q01=values[f"{key}.q01"].astype(np.float64), q99=values[f"{key}.q99"].astype(np.float64))
+    return Normalisation.from_dict(read_json(own), where=own) if own.is_file() else None
 
 
 def load_tokenizer(folder: BaseFolder, tokenizer: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer: the argument, else $SIGMA_TOKENIZER, else the checkpoint's own, else PaliGemma's from the Hub.
+    """The argument's, else $SIGMA_TOKENIZER's, else the checkpoint's own, else the one that it names (PaliGemma's).
 
     Raises:
         CheckpointError: it cannot be loaded (PaliGemma's is gated), or has more tokens than the model.
     """
-    own = folder.path if (folder.path / "tokenizer.json").is_file() else None
-    place = tokenizer or os.environ.get(TOKENIZER_ENV) or own or PALIGEMMA_TOKENIZER
+    own = str(folder.path) if (folder.path / "tokenizer.json").is_file() else None
+    named = folder.tokenizer if folder.tokenizer != PALIGEMMA_TOKENIZER else None
+    return open_tokenizer(tokenizer, own=own or named, vocabulary=folder.sizes.vocabulary)
+
+
+def open_tokenizer(place: str | None, *, own: str | None, vocabulary: int) -> PreTrainedTokenizerBase:
+    """The tokenizer at `place`, else $SIGMA_TOKENIZER, else `own`, else PaliGemma's from the Hub; see above."""
+    place = place or os.environ.get(TOKENIZER_ENV) or own or PALIGEMMA_TOKENIZER
     try:
-        loaded = AutoTokenizer.from_pretrained(str(place), trust_remote_code=False)
+        loaded = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises bare Exceptions, transformers ImportError too
         raise CheckpointError(
             "the tokenizer cannot be loaded",
@@ -211,11 +209,11 @@ def load_tokenizer(folder: BaseFolder, tokenizer: str | None = None) -> PreTrain
             remedy=f"{PALIGEMMA_TOKENIZER} is gated: accept its licence on the Hub and log in, "
             f"or give a folder with its tokenizer files by --tokenizer or {TOKENIZER_ENV}",
         ) from error
-    if len(loaded) > folder.sizes.vocabulary or loaded.pad_token_id is None:
+    if len(loaded) > vocabulary or loaded.pad_token_id is None:
         raise CheckpointError(
             "the tokenizer does not belong to the model",
             where=place,
-            expected=f"at most {folder.sizes.vocabulary} tokens and a padding token",
+            expected=f"at most {vocabulary} tokens and a padding token",
             got=f"{len(loaded)} tokens, padding {loaded.pad_token}",
             remedy=f"give the model's own tokenizer by --tokenizer or {TOKENIZER_ENV}",
         )

@@ -24,7 +24,8 @@ from torch import nn
 from tqdm import tqdm
 
 from sigma_ros.errors import CheckpointError
-from sigma_ros.model.base_folder import CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE, read_json
+from sigma_ros.model.base_folder import INDEX_FILE, WEIGHTS_FILE, read_json
+from sigma_ros.model.places import CONFIG_FILE
 from sigma_ros.model.sizes import FULL, Sizes, network_sizes
 from sigma_ros.model.weights_file import FLOAT_TYPES, StoredTensor, list_tensors, read_into
 

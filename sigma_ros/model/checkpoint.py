@@ -18,21 +18,20 @@ from sigma_ros.errors import CheckpointError
 from sigma_ros.model.base_checkpoint import BaseInfo
 from sigma_ros.model.base_folder import read_json
 from sigma_ros.model.manifest import (
-    ADAPTER_CONFIG_FILE,
-    ADAPTER_FILE,
     HASHED_FILES,
     HEADS_FILE,
     BaseIdentity,
     Manifest,
     Training,
-    file_hash,
     fingerprint,
     read_manifest,
     write_manifest,
 )
 from sigma_ros.model.model_card import model_card
 from sigma_ros.model.normalise import Normalisation
+from sigma_ros.model.peft_folder import ADAPTER_CONFIG_FILE, ADAPTER_FILE
 from sigma_ros.model.trained_tensors import read_tensors, write_tensors
+from sigma_ros.model.weights_file import file_hash
 
 if TYPE_CHECKING:
     from sigma_ros.model.sigma import SigmaTelepathyVLA
@@ -61,6 +60,7 @@ def save_checkpoint(
     base: BaseIdentity,
     training: Training,
     normalisation: Normalisation | None = None,
+    rename: Mapping[str, str] | None = None,
     scores: Mapping[str, float] | None = None,
     overwrite: bool = False,
 ) -> str:
@@ -88,6 +88,7 @@ def save_checkpoint(
             references=model.references,
             base=base,
             normalisation=normalisation,
+            rename=dict(rename or {}),
             training=training,
             scores=dict(scores or {}),
             versions={name: importlib.metadata.version(name) for name in _VERSIONS},

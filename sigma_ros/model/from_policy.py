@@ -5,12 +5,12 @@ from pathlib import Path
 
 import torch
 from lerobot.policies.pi05.modeling_pi05 import PI05Policy
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from sigma_ros.errors import CheckpointError
 from sigma_ros.model.backbone import Backbone
 from sigma_ros.model.base_checkpoint import BaseInfo, load_base
-from sigma_ros.model.base_folder import PALIGEMMA_TOKENIZER
+from sigma_ros.model.base_folder import open_tokenizer
 from sigma_ros.model.residual import head_parameters
 from sigma_ros.model.settings import SigmaConfig
 
@@ -32,7 +32,7 @@ def backbone_of(
             raise CheckpointError("give the tokenizer's place, not an object, with a base that is loaded", where=base)
         loaded = load_base(base, device=str(device or "auto"), dtype=kind or "auto", tokenizer=tokenizer)
         return loaded.backbone, loaded.info
-    backbone = base if isinstance(base, Backbone) else Backbone(base, _tokenizer(tokenizer))
+    backbone = base if isinstance(base, Backbone) else Backbone(base, _tokenizer(base, tokenizer))
     if kind is not None and kind != _NAMES.get(backbone.dtype):
         backbone.policy.model.paligemma_with_expert.to_bfloat16_for_selected_params(kind)
     if device is not None:
@@ -48,19 +48,11 @@ def _dtype_name(dtype: str | torch.dtype | None) -> str | None:
     raise CheckpointError("unknown number type", expected="float32 or bfloat16", got=dtype)
 
 
-def _tokenizer(tokenizer: PreTrainedTokenizerBase | str | None) -> PreTrainedTokenizerBase:
+def _tokenizer(base: PI05Policy, tokenizer: PreTrainedTokenizerBase | str | None) -> PreTrainedTokenizerBase:
     if tokenizer is not None and not isinstance(tokenizer, str):
         return tokenizer
-    place = tokenizer or PALIGEMMA_TOKENIZER
-    try:
-        return AutoTokenizer.from_pretrained(place, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            "the tokenizer cannot be loaded",
-            where=place,
-            got=str(error).splitlines()[0],
-            remedy="pass tokenizer=, an object or the folder with its files",
-        ) from error
+    vocabulary = base.model.paligemma_with_expert.paligemma.config.text_config.vocab_size
+    return open_tokenizer(tokenizer, own=None, vocabulary=vocabulary)
 
 
 def check_fit(config: SigmaConfig, backbone: Backbone) -> None:

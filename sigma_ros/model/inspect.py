@@ -16,11 +16,13 @@ from torch import Tensor
 
 from sigma_ros.errors import CheckpointError
 from sigma_ros.model.base_checkpoint import load_base
-from sigma_ros.model.base_folder import checkpoint_folder
 from sigma_ros.model.checkpoint import identify
-from sigma_ros.model.manifest import ADAPTER_FILE, HEADS_FILE, MANIFEST_FILE, Manifest, file_hash, read_manifest
+from sigma_ros.model.manifest import HEADS_FILE, Manifest, read_manifest
+from sigma_ros.model.peft_folder import ADAPTER_FILE
+from sigma_ros.model.places import MANIFEST_FILE
+from sigma_ros.model.runtime_load import find_sigma
 from sigma_ros.model.sigma import SigmaTelepathyVLA
-from sigma_ros.model.weights_file import list_tensors
+from sigma_ros.model.weights_file import file_hash, list_tensors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,8 +77,10 @@ def inspect_checkpoint(checkpoint: str, *, base: str | None = None, tokenizer: s
     Raises:
         CheckpointError: a file is missing, hostile, damaged or changed, or the base is another one.
     """
-    folder = checkpoint_folder(checkpoint)
+    place = find_sigma(checkpoint)
+    folder = place.path
     if (folder / MANIFEST_FILE).is_file():
+        place.fetch(HEADS_FILE, ADAPTER_FILE)
         lines = describe_sigma(folder)
         if base is not None:
             lines.append(f"base at hand    {_match(folder, base, tokenizer)}")
@@ -126,7 +130,8 @@ def _normalisation_line(manifest: Manifest) -> str:
     if manifest.normalisation is None:
         return "that of the base"
     state = manifest.normalisation.state
-    return f"own, {state.dof} joints, state q01 {state.q01.tolist()}, q99 {state.q99.tolist()}"
+    low, high = state.usual
+    return f"own, {state.mode}, {state.dof} joints, states {low.tolist()} to {high.tolist()}"
 
 
 def _match(folder: Path, base: str, tokenizer: str | None) -> str:

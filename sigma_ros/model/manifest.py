@@ -17,12 +17,12 @@ from sigma_ros.model.adapter import References
 from sigma_ros.model.base_folder import read_json
 from sigma_ros.model.base_weights import network_tensors
 from sigma_ros.model.normalise import Normalisation
+from sigma_ros.model.peft_folder import ADAPTER_CONFIG_FILE, ADAPTER_FILE
+from sigma_ros.model.places import MANIFEST_FILE
 from sigma_ros.model.settings import SigmaConfig
+from sigma_ros.model.weights_file import file_hash
 
-MANIFEST_FILE = "sigma_config.json"
 HEADS_FILE = "sigma_telepathy_heads.safetensors"
-ADAPTER_FILE = "adapter_model.safetensors"
-ADAPTER_CONFIG_FILE = "adapter_config.json"
 HASHED_FILES = (HEADS_FILE, ADAPTER_FILE, ADAPTER_CONFIG_FILE)
 
 _FORMAT = "sigma_checkpoint_1"
@@ -83,12 +83,16 @@ class Training:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """The whole of `sigma_config.json`. `files` maps file names to sha256, filled in when written."""
+    """The whole of `sigma_config.json`. `files` maps file names to sha256, filled in when written.
+
+    `rename` maps keys of the training data's cameras to the policy's, where they differ.
+    """
 
     settings: SigmaConfig
     references: References
     base: BaseIdentity
     normalisation: Normalisation | None = None
+    rename: Mapping[str, str] = field(default_factory=dict)
     training: Training = field(default_factory=Training)
     scores: Mapping[str, float] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
@@ -111,6 +115,7 @@ class Manifest:
             "references": {"r_ref": self.references.r_ref, "tau_ref": self.references.tau_ref},
             "base": _plain(self.base),
             "normalisation": None if self.normalisation is None else self.normalisation.as_dict(),
+            "rename": dict(self.rename),
             "training": _plain(self.training),
             "scores": dict(self.scores),
             "files": dict(self.files),
@@ -128,7 +133,9 @@ class Manifest:
             raise CheckpointError(
                 "this is not a Sigma checkpoint of this format", where=where, expected=_FORMAT, got=values.get("format")
             )
-        names = {"format", "settings", "references", "base", "normalisation", "training", "scores", "files", "versions"}
+        values = {"rename": {}, **values}  # younger than the format
+        names = {"format", "settings", "references", "base", "normalisation", "rename"}
+        names |= {"training", "scores", "files", "versions"}
         _exact_keys(values, names, where)
         for name in sorted(names - {"format", "normalisation"}):
             if not isinstance(values[name], dict):
@@ -144,6 +151,7 @@ class Manifest:
             references=_references(values["references"], where),
             base=BaseIdentity(**_typed(values["base"], _BASE, f"{where}: base")),
             normalisation=None if stored is None else Normalisation.from_dict(stored, where=f"{where}: normalisation"),
+            rename=_texts(values["rename"], f"{where}: rename"),
             training=Training(**_typed(values["training"], _TRAINING, f"{where}: training")),
             scores={name: _number(value, f"{where}: scores.{name}") for name, value in values["scores"].items()},
             files=_texts(values["files"], f"{where}: files"),
@@ -172,12 +180,6 @@ def write_manifest(manifest: Manifest, folder: Path) -> None:
     """Writes `sigma_config.json` into a folder that is not public yet."""
     text = json.dumps(manifest.to_json(), indent=2, sort_keys=True, allow_nan=False) + "\n"
     (folder / MANIFEST_FILE).write_text(text, encoding="utf-8")
-
-
-def file_hash(path: Path) -> str:
-    """sha256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _plain(value: BaseIdentity | Training) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from sigma_ros.model.backbone import Backbone
 from sigma_ros.model.base_checkpoint import save_base
 from sigma_ros.model.base_weights import remove_dead_heads
 from sigma_ros.model.mini_tokenizer import VOCABULARY, build_tokenizer
-from sigma_ros.model.normalise import Normalisation, Quantiles
+from sigma_ros.model.normalise import Normalisation, Scaling
 from sigma_ros.model.sizes import Sizes, network_sizes
 
 MINI = Sizes(
@@ -71,10 +71,10 @@ def build_mini(
 
 
 def mini_config(contract: Contract, *, dtype: str = "float32", full_prompt: bool = False) -> PI05Config:
-    """LeRobot's config of the small model: the contract's cameras by `model_key`, in its order."""
+    """LeRobot's config of the small model: the contract's cameras by `dataset_key`, in its order."""
     size_px = 224 if full_prompt else IMAGE_PX
     images = {
-        camera.model_key: PolicyFeature(type=FeatureType.VISUAL, shape=(3, size_px, size_px))
+        camera.dataset_key: PolicyFeature(type=FeatureType.VISUAL, shape=(3, size_px, size_px))
         for camera in contract.cameras
     }
     joints = PolicyFeature(type=FeatureType.STATE, shape=(contract.dof,))
@@ -98,7 +98,7 @@ def mini_config(contract: Contract, *, dtype: str = "float32", full_prompt: bool
 def limit_normalisation(contract: Contract) -> Normalisation:
     """Statistics that span the joints' hard limits: what an untrained model has instead of data."""
     ends = np.sort(np.stack([contract.to_policy(contract.lower_rad), contract.to_policy(contract.upper_rad)]), axis=0)
-    span = Quantiles(q01=ends[0], q99=ends[1])
+    span = Scaling.quantiles(ends[0], ends[1])
     return Normalisation(state=span, action=span)
 
 

@@ -1,90 +1,187 @@
 # SPDX-License-Identifier: Apache-2.0
-"""States and actions to the policy's [-1, 1] and back, by the 1 % and 99 % quantiles of its training data.
+"""States and actions to the policy's normalised space and back, by the statistics of its training data.
 
-Source: LeRobot's `NormalizerProcessorStep` in mode QUANTILES. It replaces a span of 0 by 1e-8, which turns a
-joint that never moved into a step function; here such statistics are refused.
+The arithmetic is LeRobot's own `NormalizerProcessorStep` and `UnnormalizerProcessorStep` in each of their modes, in the
+float type of the input. A joint that never moved has a span of 0, for which LeRobot divides by 1e-8: states beside
+the constant become huge, actions come back as the constant.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 import numpy as np
-from jaxtyping import Float, Float64
+import torch
+from jaxtyping import Bool, Float, Float64
+from lerobot.configs import FeatureType, NormalizationMode, PolicyFeature
+from lerobot.lerobot_types import TransitionKey
+from lerobot.processor.normalize_processor import NormalizerProcessorStep, UnnormalizerProcessorStep
+from lerobot.utils.constants import ACTION
 from numpy import ndarray
 
 from sigma_ros.errors import CheckpointError
 from sigma_ros.values import frozen_array
 
-_SMALLEST_SPAN = 1e-6
+NEEDED: Mapping[str, tuple[str, ...]] = {
+    "QUANTILES": ("q01", "q99"),
+    "MEAN_STD": ("mean", "std"),
+    "MIN_MAX": ("min", "max"),
+    "QUANTILE10": ("q10", "q90"),
+    "IDENTITY": (),
+}
+"""LeRobot's modes and the statistics that each needs, lower one first."""
+
+_EPS = 1e-8
+_USUAL_STD = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Quantiles:
-    """The affine map q01 -> -1, q99 -> +1 per joint, in the policy's units."""
+class Scaling:
+    """LeRobot's affine map of one vector of joints, in the policy's units.
 
-    q01: Float64[ndarray, " dof"]
-    q99: Float64[ndarray, " dof"]
+    Attributes:
+        mode: One of `NEEDED`.
+        statistics: What the mode needs, and whatever else is known of the training data; [dof] each.
+        eps: LeRobot's, for joints that never moved.
+        width: Number of joints, where no statistics say it.
+    """
+
+    mode: str
+    statistics: Mapping[str, Float64[ndarray, " dof"]]
+    eps: float = _EPS
+    width: int = 0
+    _steps: Mapping[type, tuple[Any, Any]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        q01, q99 = (np.array(values, dtype=np.float64) for values in (self.q01, self.q99))
-        if q01.ndim != 1 or q01.shape != q99.shape or q01.size == 0:
-            raise CheckpointError("quantiles have no common shape", expected="[dof]", got=f"{q01.shape}, {q99.shape}")
-        bad = [i for i in range(q01.size) if not q99[i] - q01[i] >= _SMALLEST_SPAN or not np.isfinite(q99[i] - q01[i])]
-        if bad:
-            raise CheckpointError(
-                "quantiles are degenerate",
-                where=f"joint(s) {', '.join(map(str, bad))}",
-                expected=f"finite, q99 - q01 >= {_SMALLEST_SPAN}",
-                got="; ".join(f"q01 {q01[i]}, q99 {q99[i]}" for i in bad),
-                remedy="compute the statistics on recordings in which every joint moves",
-            )
-        for name, values in (("q01", q01), ("q99", q99)):
+        if self.mode not in NEEDED:
+            raise CheckpointError("unknown normalisation", expected=", ".join(NEEDED), got=self.mode)
+        kept = {name: np.array(values, dtype=np.float64) for name, values in self.statistics.items()}
+        shapes = {values.shape for values in kept.values()}
+        if (kept and (len(shapes) != 1 or len(next(iter(shapes))) != 1)) or () in shapes or (0,) in shapes:
+            raise CheckpointError("statistics have no common shape", expected="[dof]", got=sorted(map(str, shapes)))
+        missing = [name for name in NEEDED[self.mode] if name not in kept]
+        if missing or not (kept or self.width):
+            raise CheckpointError(f"{self.mode} lacks statistics", expected=NEEDED[self.mode], got=sorted(kept))
+        self._refuse_senseless(kept)
+        for values in kept.values():
             values.flags.writeable = False
-            object.__setattr__(self, name, frozen_array(values))
+        object.__setattr__(self, "statistics", {name: frozen_array(values) for name, values in kept.items()})
+        steps = {kind: _steps(self.mode, kept, self.eps, dtype) for kind, dtype in _DTYPES.items()}
+        object.__setattr__(self, "_steps", steps)
+
+    def _refuse_senseless(self, kept: Mapping[str, ndarray]) -> None:
+        if not NEEDED[self.mode]:
+            return
+        low, high = (kept[name] for name in NEEDED[self.mode])
+        span = high if self.mode == "MEAN_STD" else high - low
+        bad = [i for i in range(low.size) if not (np.isfinite(low[i]) and np.isfinite(span[i]) and span[i] >= 0.0)]
+        if bad:
+            names = NEEDED[self.mode]
+            raise CheckpointError(
+                "statistics are degenerate",
+                where=f"joint(s) {', '.join(map(str, bad))}",
+                expected=f"finite, {'std >= 0' if self.mode == 'MEAN_STD' else f'{names[0]} <= {names[1]}'}",
+                got="; ".join(f"{names[0]} {low[i]}, {names[1]} {high[i]}" for i in bad),
+            )
+
+    @classmethod
+    def quantiles(cls, q01: ndarray, q99: ndarray) -> Self:
+        """pi0.5's own map: q01 -> -1, q99 -> +1."""
+        return cls(mode="QUANTILES", statistics={"q01": np.asarray(q01), "q99": np.asarray(q99)})
 
     @property
     def dof(self) -> int:
         """Number of joints."""
-        return int(self.q01.size)
+        return next((int(values.size) for values in self.statistics.values()), self.width)
+
+    @property
+    def constant(self) -> Bool[ndarray, " dof"]:
+        """Joints that never moved in the training data: they have no scale to measure by."""
+        if not NEEDED[self.mode]:
+            return np.zeros(self.dof, dtype=bool)
+        low, high = (self.statistics[name] for name in NEEDED[self.mode])
+        return np.asarray((high if self.mode == "MEAN_STD" else high - low) == 0.0)
+
+    @property
+    def usual(self) -> tuple[Float64[ndarray, " dof"], Float64[ndarray, " dof"]]:
+        """The range of the training data, as closely as the statistics tell; infinite where they do not."""
+        for low, high in (NEEDED["QUANTILES"], NEEDED["MIN_MAX"], NEEDED["QUANTILE10"]):
+            if low in self.statistics and high in self.statistics:
+                return self.statistics[low], self.statistics[high]
+        if "mean" in self.statistics and "std" in self.statistics:
+            half = _USUAL_STD * self.statistics["std"]
+            return self.statistics["mean"] - half, self.statistics["mean"] + half
+        return np.full(self.dof, -np.inf), np.full(self.dof, np.inf)
+
+    @property
+    def slope(self) -> Float64[ndarray, " dof"]:
+        """Policy units per normalised unit."""
+        ends = np.stack([np.full(self.dof, -1.0), np.full(self.dof, 1.0)])
+        low, high = self.denormalise(ends)
+        return np.asarray((high - low) / 2.0)
 
     def normalise(self, policy: Float[ndarray, "*batch dof"]) -> Float[ndarray, "*batch dof"]:
-        """Policy units to [-1, 1] (beyond it outside the quantiles), in the input's float type as LeRobot does."""
-        q01, span = self._constants(policy)
-        return 2.0 * (policy - q01) / span - 1.0
+        """Policy units to the normalised space, in the input's float type, bit for bit as LeRobot does."""
+        return self._apply(0, policy)
 
     def denormalise(self, normalised: Float[ndarray, "*batch dof"]) -> Float[ndarray, "*batch dof"]:
-        """[-1, 1] to policy units, in the input's float type."""
-        q01, span = self._constants(normalised)
-        return (normalised + 1.0) * span / 2.0 + q01
+        """The normalised space to policy units, in the input's float type."""
+        return self._apply(1, normalised)
 
-    def _constants(self, like: ndarray) -> tuple[ndarray, ndarray]:
-        if not np.issubdtype(like.dtype, np.floating):
-            raise TypeError(f"expected a float array, got {like.dtype}")
-        q01, q99 = self.q01.astype(like.dtype), self.q99.astype(like.dtype)
-        return q01, q99 - q01
+    def _apply(self, which: int, values: ndarray) -> ndarray:
+        if values.dtype.type not in self._steps:
+            raise TypeError(f"expected a float32 or float64 array, got {values.dtype}")
+        step = self._steps[values.dtype.type][which]
+        given: Any = {TransitionKey.ACTION: torch.from_numpy(np.array(values))}
+        return np.asarray(step(given)[TransitionKey.ACTION].numpy())
 
-    def as_dict(self) -> dict[str, list[float]]:
-        """For a checkpoint's config file."""
-        return {"q01": self.q01.tolist(), "q99": self.q99.tolist()}
+    def as_dict(self) -> dict[str, Any]:
+        """For a checkpoint's config file; pi0.5's own mode is not named, as before there were others."""
+        values = {name: array.tolist() for name, array in self.statistics.items()}
+        if self.mode == "QUANTILES":
+            return values if self.eps == _EPS else {**values, "mode": self.mode, "eps": self.eps}
+        return {**values, "mode": self.mode, "eps": self.eps, "width": self.dof}
 
     @classmethod
     def from_dict(cls, values: object, *, where: object) -> Self:
         """Reads what `as_dict` gave."""
-        if not isinstance(values, Mapping) or not {"q01", "q99"} <= set(values):
+        mode = values.get("mode", "QUANTILES") if isinstance(values, Mapping) else None
+        if not isinstance(values, Mapping) or not set(NEEDED.get(str(mode), ("mode",))) <= set(values):
             raise CheckpointError("quantiles cannot be read", where=where, expected="q01 and q99", got=values)
+        settings = {name: values[name] for name in ("eps", "width") if name in values}
         try:
-            return cls(q01=np.asarray(values["q01"], np.float64), q99=np.asarray(values["q99"], np.float64))
+            arrays = {
+                str(name): np.asarray(numbers, np.float64)
+                for name, numbers in values.items()
+                if name not in ("mode", "eps", "width")
+            }
+            return cls(mode=str(mode), statistics=arrays, **settings)
         except (TypeError, ValueError) as error:
             raise CheckpointError("quantiles are not numbers", where=where, got=error) from error
+
+
+_DTYPES = {np.float32: torch.float32, np.float64: torch.float64}
+
+
+def _steps(mode: str, statistics: Mapping[str, ndarray], eps: float, dtype: torch.dtype) -> tuple[Any, Any]:
+    """LeRobot's two steps; each float type has its own, since they would convert themselves on the way."""
+    settings: dict[str, Any] = {
+        "features": {ACTION: PolicyFeature(type=FeatureType.ACTION, shape=())},
+        "norm_map": {FeatureType.ACTION: NormalizationMode(mode)},
+        "stats": {ACTION: {name: np.array(values) for name, values in statistics.items()}},
+        "eps": eps,
+        "dtype": dtype,
+        "device": "cpu",
+    }
+    return NormalizerProcessorStep(**settings), UnnormalizerProcessorStep(**settings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Normalisation:
     """The statistics of a checkpoint: states and actions of the same joints."""
 
-    state: Quantiles
-    action: Quantiles
+    state: Scaling
+    action: Scaling
 
     def __post_init__(self) -> None:
         if self.state.dof != self.action.dof:
@@ -94,7 +191,7 @@ class Normalisation:
                 got=f"{self.action.dof}",
             )
 
-    def as_dict(self) -> dict[str, dict[str, list[float]]]:
+    def as_dict(self) -> dict[str, dict[str, Any]]:
         """For a checkpoint's config file."""
         return {"state": self.state.as_dict(), "action": self.action.as_dict()}
 
@@ -104,6 +201,6 @@ class Normalisation:
         if not isinstance(values, Mapping) or not {"state", "action"} <= set(values):
             raise CheckpointError("normalisation cannot be read", where=where, expected="state and action", got=values)
         return cls(
-            state=Quantiles.from_dict(values["state"], where=f"{where}: state"),
-            action=Quantiles.from_dict(values["action"], where=f"{where}: action"),
+            state=Scaling.from_dict(values["state"], where=f"{where}: state"),
+            action=Scaling.from_dict(values["action"], where=f"{where}: action"),
         )

@@ -7,24 +7,26 @@ same recording gives the same chunks at any speed, and a saved state continues b
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Bool, Float, Float64
 from numpy import ndarray
 from torch import Tensor
 
 from sigma_ros.contract import Contract
 from sigma_ros.errors import SigmaError
 from sigma_ros.model.backbone import RealTimeChunking
+from sigma_ros.model.cameras import NO_RENAME
 from sigma_ros.model.guidance import allow_guidance, guidance
 from sigma_ros.model.noise import flow_noise
 from sigma_ros.model.normalise import Normalisation
 from sigma_ros.model.policy_units import PolicyUnits
-from sigma_ros.model.runtime_load import CheckpointInfo, load_parts
+from sigma_ros.model.runtime_load import CheckpointInfo, load_parts, open_checkpoint
 from sigma_ros.model.sights import SightMaker
 from sigma_ros.model.sigma import Action, SigmaTelepathyVLA
 from sigma_ros.model.state import RecurrentState, load_state, save_state
@@ -56,18 +58,20 @@ class SigmaRuntime:
         normalisation: Normalisation,
         info: CheckpointInfo,
         seed: int = 0,
+        cameras: tuple[str | None, ...] | None = None,
+        relative: Bool[ndarray, " dof"] | None = None,
     ) -> None:
         self.model = model
         self.contract = contract
         self.normalisation = normalisation
-        self.units = PolicyUnits(contract=contract, normalisation=normalisation)
+        self.units = PolicyUnits(contract=contract, normalisation=normalisation, relative=relative)
         self.info = info
         self.seed = seed
         backbone = model.backbone
         self.image_size_px: int = backbone.image_size_px
         self.horizon: int = backbone.horizon
         self.memory_stride: int = model.config.memory_stride
-        self.sights = SightMaker.fitting(backbone, self.units)
+        self.sights = SightMaker.fitting(backbone, self.units, cameras)
 
     @classmethod
     def load(
@@ -82,34 +86,43 @@ class SigmaRuntime:
         base: str | None = None,
         revision: str | None = None,
         tokenizer: str | None = None,
+        rename: Mapping[str, str] = NO_RENAME,
     ) -> Self:
-        """Loads `mini` (ships with the package), a Sigma checkpoint folder, or a base pi0.5 folder or Hub id.
+        """Loads `mini` (ships with the package), a Sigma checkpoint or a base pi0.5: a folder or Hub id.
 
         Args:
             checkpoint: What to load. A base without Sigma's files runs with untrained heads: its residual is 0.
-            contract: Must have the policy's cameras (by `model_key`) and joints.
+            contract: Its cameras and joints must be the policy's.
             device: A torch device, or `auto`.
             dtype: `float32`, `bfloat16` or `auto`; see `base_checkpoint.load_base`.
             seed: Of the flow noise; with (epoch, tick) it fixes every chunk.
             allow_untrained: Accept a base that says it has random weights.
             base: For a Sigma checkpoint: where its base is now, if not where the checkpoint says.
-            revision: Hub revision of the base.
+            revision: Hub revision of what is named: of `base` if that is given, else of `checkpoint`.
             tokenizer: Folder or Hub id of the tokenizer.
+            rename: Keys of the contract's cameras in data sets -> the policy's; see `cameras.policy_keys`.
 
         Raises:
             SigmaError: it cannot be loaded, or does not fit the contract.
         """
+        opened = open_checkpoint(checkpoint, contract=contract, base=base, revision=revision, rename=rename)
         parts = load_parts(
-            checkpoint,
+            opened,
             contract=contract,
             device=device,
             dtype=dtype,
             allow_untrained=allow_untrained,
-            base=base,
-            revision=revision,
             tokenizer=tokenizer,
         )
-        return cls(parts.model, contract=contract, normalisation=parts.normalisation, info=parts.info, seed=seed)
+        return cls(
+            parts.model,
+            contract=contract,
+            normalisation=parts.normalisation,
+            info=parts.info,
+            seed=seed,
+            cameras=parts.cameras,
+            relative=opened.base.relative,
+        )
 
     def initial_state(self, *, epoch: int, task: str) -> RecurrentState:
         """An empty memory and window for a new epoch."""
@@ -158,12 +171,12 @@ class SigmaRuntime:
             commit=commit,
             baseline_diagnostics=baseline_diagnostics,
             base=None if prepared is None else prepared.base,
-            **self._guidance(left_over),
+            **self._guidance(left_over, window.newest.positions_rad),
         )
         inference = Inference(
             chunk=self._chunk(result.action, window, settings, chunk_id, started_ns),
             telepathy=_telepathy(window, result.action.belief, result.baseline, committed=result.committed),
-            base_normalised=_numpy(result.action.base[0]),
+            base_normalised=self._absolute(result.action, window),
             residual_normalised=_numpy(result.action.residual.composite[0]),
         )
         return inference, advanced
@@ -189,14 +202,15 @@ class SigmaRuntime:
         """
         started_ns = time.perf_counter_ns()
         base_rad = previous.base_rad[window.tick - previous.tick :]
-        steps = torch.from_numpy(self.units.normalise_actions(base_rad).astype(np.float32))
+        pose_rad = window.newest.positions_rad
+        steps = torch.from_numpy(self.units.normalise_chunk(base_rad, pose_rad).astype(np.float32))
         observed = self.observe(window, state)
         action = recorrect(self.model, observed, steps.to(self.model.backbone.device))
         chunk = self._chunk(action, window, settings, chunk_id, started_ns)
         inference = Inference(
             chunk=replace(chunk, base_rad=base_rad),
             telepathy=_telepathy(window, action.belief, None, committed=False),
-            base_normalised=_numpy(action.base[0]),
+            base_normalised=self._absolute(action, window),
             residual_normalised=_numpy(action.residual.composite[0]),
         )
         return inference, observed
@@ -240,13 +254,20 @@ class SigmaRuntime:
         """Why a measured pose cannot be in the units of the training data; see `PolicyUnits.problems`."""
         return self.units.problems(positions_rad)
 
-    def _guidance(self, left_over: LeftOver | None) -> RealTimeChunking:
+    def _absolute(self, action: Action, window: Window) -> Float64[ndarray, "horizon dof"]:
+        """The base's chunk where errors are measured: not relative to the pose that it was planned at."""
+        base = _numpy(action.base[0])
+        if self.units.relative is None:
+            return base
+        return self.units.normalise_actions(self.units.denormalise_chunk(base, window.newest.positions_rad))
+
+    def _guidance(self, left_over: LeftOver | None, pose_rad: Float64[ndarray, " dof"]) -> RealTimeChunking:
         if left_over is None:
             return {}
         allow_guidance(self.model.backbone)
         if self.model.plain is not None:
             allow_guidance(self.model.plain.adapted)
-        steps = torch.from_numpy(self.units.normalise_actions(left_over.base_rad).astype(np.float32))
+        steps = torch.from_numpy(self.units.normalise_chunk(left_over.base_rad, pose_rad).astype(np.float32))
         return guidance(steps.to(self.model.backbone.device), delay_steps=left_over.delay_steps)
 
     def _chunk(
@@ -264,7 +285,7 @@ class SigmaRuntime:
             stamp_ns=window.stamp_ns,
             joint_names=self.contract.joint_names,
             step_period_ns=self.contract.tick_period_ns,
-            base_rad=frozen_array(self.units.denormalise_actions(base)),
+            base_rad=frozen_array(self.units.denormalise_chunk(base, window.newest.positions_rad)),
             residual_rad=frozen_array(self.units.residual_rad(residual)),
             scale=scale_of(risk, settings) if np.isfinite(base).all() else 0.0,
             risk=risk,

@@ -20,6 +20,8 @@ LORA_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 """Where the adapters sit in each attention layer (model card: key projections q, k, v, o)."""
 
 _LARGEST = 1 << 16
+_CHUNK_STEPS, _TRAJECTORY_STEPS = 8, 16
+"""Of the paper; a base whose chunks are shorter has fewer."""
 
 BRANCHES = ("vector", "chunk", "trajectory")
 """The residual's three time scales, shortest first."""
@@ -95,8 +97,8 @@ class SigmaConfig:
     align_width: int = 256
     head_hidden: int = 512
     residual_hidden: int = 512
-    chunk_steps: int = 8
-    trajectory_steps: int = 16
+    chunk_steps: int = _CHUNK_STEPS
+    trajectory_steps: int = _TRAJECTORY_STEPS
     fade_steps: int = 4
     corrected_joints: tuple[bool, ...] = (True,) * 6
     use_memory: bool = True
@@ -169,7 +171,10 @@ class SigmaConfig:
 
     @classmethod
     def for_backbone(cls, backbone: "Backbone", **changes: Any) -> Self:
-        """Settings that fit a base: full sizes from a width of 1024 on, small ones below."""
+        """Settings that fit a base: full sizes from a width of 1024 on, small ones below.
+
+        No branch is longer than the base's chunk.
+        """
         features = backbone.policy.config.output_features["action"]
         fit = {
             "width": backbone.width,
@@ -177,6 +182,8 @@ class SigmaConfig:
             "cameras": len(backbone.camera_keys),
             "dof": features.shape[0],
         }
+        fit |= {"chunk_steps": min(_CHUNK_STEPS, backbone.horizon)}
+        fit |= {"trajectory_steps": min(_TRAJECTORY_STEPS, backbone.horizon)}
         sizes = cls.full if backbone.width >= 1024 else cls.small
         return sizes(**{**fit, **changes})
 

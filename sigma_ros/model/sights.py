@@ -12,6 +12,7 @@ from numpy import ndarray
 
 from sigma_ros.errors import SigmaError
 from sigma_ros.model.backbone import Backbone
+from sigma_ros.model.cameras import policy_keys, seated
 from sigma_ros.model.policy_units import PolicyUnits
 from sigma_ros.model.tokens import Sight
 from sigma_ros.values import Frame
@@ -26,10 +27,11 @@ class SightMaker:
     units: PolicyUnits
 
     @classmethod
-    def fitting(cls, backbone: Backbone, units: PolicyUnits) -> Self:
-        """For a policy's cameras and a contract's (by `model_key`)."""
-        names = {camera.model_key: camera.name for camera in units.contract.cameras}
-        cameras = tuple(names.get(key) for key in backbone.camera_keys)
+    def fitting(cls, backbone: Backbone, units: PolicyUnits, cameras: tuple[str | None, ...] | None = None) -> Self:
+        """For a policy and a contract; `cameras` unless they are joined by the contract's keys alone."""
+        if cameras is None:
+            contract = units.contract
+            cameras = seated(policy_keys(contract), backbone.camera_keys, where=f"contract {contract.name}")
         return cls(cameras=cameras, size_px=backbone.image_size_px, units=units)
 
     def sight(self, frame: Frame) -> Sight:

@@ -142,3 +142,9 @@ def _refuse_not_finite(piece: Tensor, stored: StoredTensor) -> None:
             got="NaN or Inf",
             remedy="use another checkpoint; this one cannot work",
         )
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

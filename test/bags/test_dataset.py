@@ -71,7 +71,7 @@ def test_a_data_set_goes_to_bags_and_back_exactly(tmp_path):
         np.testing.assert_array_equal(one, other, err_msg=key)
     assert back.features["observation.state"]["names"] == [f"{joint}.pos" for joint in contract.joint_names]
     assert [back[i]["task"] for i in (0, 39)] == ["task 0", "task 1"]
-    assert tuple(back[5][contract.cameras[0].model_key].shape) == (3, SIDE, SIDE)
+    assert tuple(back[5][contract.cameras[0].dataset_key].shape) == (3, SIDE, SIDE)
     states = np.array(back.hf_dataset.with_format("numpy")["observation.state"])
     for name, expected in (("mean", states.mean(axis=0)), ("min", states.min(axis=0)), ("max", states.max(axis=0))):
         np.testing.assert_allclose(back.meta.stats["observation.state"][name], expected, rtol=1e-5, atol=1e-4)
@@ -82,7 +82,7 @@ def test_a_data_set_goes_to_bags_and_back_exactly(tmp_path):
 def _lerobot_set(lerobot, contract, root: Path, *, episodes: int, ticks: int):
     joints = {"dtype": "float32", "shape": (6,), "names": [f"{name}.pos" for name in contract.joint_names]}
     video = {"dtype": "video", "shape": (SIDE, SIDE, 3), "names": ["height", "width", "channels"]}
-    features = {"observation.state": joints, "action": joints} | {c.model_key: video for c in contract.cameras}
+    features = {"observation.state": joints, "action": joints} | {c.dataset_key: video for c in contract.cameras}
     made = lerobot.LeRobotDataset.create("test/set", 30, features, root=root, use_videos=True)
     rng = np.random.default_rng(1)
     for index in range(episodes):
@@ -91,7 +91,7 @@ def _lerobot_set(lerobot, contract, root: Path, *, episodes: int, ticks: int):
             state[5], action[5] = abs(state[5]), abs(action[5])
             state[tick % 6] = 0.0
             pixels = np.full((SIDE, SIDE, 3), 3 * tick, np.uint8)
-            pictures = {camera.model_key: pixels for camera in contract.cameras}
+            pictures = {camera.dataset_key: pixels for camera in contract.cameras}
             made.add_frame({"observation.state": state, "action": action, "task": f"task {index}", **pictures})
         made.save_episode()
     made.finalize()
@@ -141,7 +141,7 @@ def test_a_row_is_a_tick_of_the_frame_clock_with_its_own_pictures_at_full_size(r
         np.testing.assert_array_equal(row["action"], to_units(tick.action_rad, contract))
         assert row["task"] == TASK
         for index, camera in enumerate(contract.cameras):
-            np.testing.assert_array_equal(row[camera.model_key], picture(2 * number + index))
+            np.testing.assert_array_equal(row[camera.dataset_key], picture(2 * number + index))
 
 
 def test_gaps_and_tasks_end_an_episode_and_short_stretches_are_counted(rows, tmp_path):

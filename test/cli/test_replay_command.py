@@ -75,6 +75,7 @@ def request(bag: Path, contract: Path, out: Path, **changes) -> Request:
         base=None,
         revision=None,
         tokenizer=None,
+        rename=(),
         device="cpu",
         strict=False,
         recover=False,

@@ -12,17 +12,17 @@ from typing import Any
 import pytest
 import torch
 from lerobot.policies.pi05.modeling_pi05 import PI05Policy
-from lerobot.processor import NormalizerProcessorStep
 from safetensors.torch import load_file, save_file
 from tiny_base import rewrite, save_tiny, tiny_backbone
 from torch import Tensor
 
 from sigma_ros.errors import CheckpointError, UsageError
-from sigma_ros.model import base_folder
+from sigma_ros.model import places
 from sigma_ros.model.base_checkpoint import load_base
-from sigma_ros.model.base_folder import CONFIG_FILE, OWN_FILE, WEIGHTS_FILE, open_base_folder
+from sigma_ros.model.base_folder import OWN_FILE, WEIGHTS_FILE, open_base_folder
 from sigma_ros.model.base_weights import empty_policy, fill_policy, network_tensors, normal_name
 from sigma_ros.model.mini import TINY
+from sigma_ros.model.places import CONFIG_FILE
 from sigma_ros.model.sizes import network_sizes
 
 pytestmark = pytest.mark.slow
@@ -313,11 +313,11 @@ def _edit(folder: Path, file: str, **changes: Any) -> Path:
         (CONFIG_FILE, {"type": "act"}, "not a pi0.5 policy; where: .*config.json; expected: type pi05; got: type act"),
         (CONFIG_FILE, {"surprise": 1}, "does not fit the installed LeRobot.*surprise"),
         (CONFIG_FILE, {"chunk_size": "many"}, "does not fit the installed LeRobot"),
-        (CONFIG_FILE, {"use_relative_actions": True}, "relative actions are not supported"),
+        (CONFIG_FILE, {"use_relative_actions": True}, "pipelines are missing.*relative actions"),
         (
             CONFIG_FILE,
             {"normalization_mapping": {"STATE": "MEAN_STD", "ACTION": "MEAN_STD"}},
-            "normalises in a way that is not supported",
+            "pipelines are missing.*MEAN_STD",
         ),
         (OWN_FILE, {"sizes": {"depth": 2}}, "network sizes cannot be read"),
         ("normalisation.json", {"state": {}}, "quantiles cannot be read"),
@@ -351,14 +351,16 @@ def test_a_name_that_is_no_place_is_a_usage_error(tmp_path: Path, tiny_folder: P
 def test_a_hub_id_is_fetched_at_its_revision(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, str | None]] = []
 
-    def fetch(repo: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+    def fetch(repo: str, *, revision: str | None, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
         assert not any(pattern.endswith((".bin", ".pt")) for pattern in allow_patterns)
+        assert ignore_patterns == ["*/*"], "nothing of folders inside it"
+        assert asked or not any("model" in pattern for pattern in allow_patterns), "what is small comes first"
         asked.append((repo, revision))
         return str(tiny_folder)
 
-    monkeypatch.setattr(base_folder, "snapshot_download", fetch)
+    monkeypatch.setattr(places, "snapshot_download", fetch)
     info = load_base("someone/some_pi05", revision="abc123").info
-    assert asked == [("someone/some_pi05", "abc123")]
+    assert asked == [("someone/some_pi05", "abc123"), ("someone/some_pi05", tiny_folder.name)]
     assert (info.source, info.revision) == ("someone/some_pi05", tiny_folder.name)
 
 
@@ -366,7 +368,7 @@ def test_a_hub_that_cannot_be_reached_is_one_clear_error(monkeypatch: pytest.Mon
     def fetch(repo: str, **_: Any) -> str:
         raise OSError("no route to host")
 
-    monkeypatch.setattr(base_folder, "snapshot_download", fetch)
+    monkeypatch.setattr(places, "snapshot_download", fetch)
     with pytest.raises(CheckpointError, match="cannot be fetched from the Hub; where: lerobot/pi05_base@main"):
         load_base("lerobot/pi05_base")
 
@@ -397,25 +399,6 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(damaged: Copy) -
     (folder / "tokenizer.json").write_text(json.dumps(values))
     with pytest.raises(CheckpointError, match="does not belong to the model"):
         load_base(folder)
-
-
-def test_statistics_of_lerobots_preprocessor_are_used(damaged: Copy) -> None:
-    folder = damaged()
-    (folder / "normalisation.json").unlink()
-    assert load_base(folder).normalisation is None
-    stats = {
-        key: {"q01": torch.arange(6.0) + low, "q99": torch.arange(6.0) + 9, "mean": torch.zeros(6)}
-        for key, low in (("observation.state", -1.0), ("action", -2.0))
-    }
-    state = NormalizerProcessorStep(features={}, norm_map={}, stats=stats).state_dict()
-    name = "policy_preprocessor_step_3_normalizer_processor.safetensors"
-    save_file(state, folder / name)
-    steps = [{"registry_name": "x"}, {"registry_name": "normalizer_processor", "state_file": name}]
-    (folder / "policy_preprocessor.json").write_text(json.dumps({"steps": steps}))
-    normalisation = load_base(folder).normalisation
-    assert normalisation is not None
-    assert normalisation.state.q01.tolist() == [-1.0, 0.0, 1.0, 2.0, 3.0, 4.0]
-    assert normalisation.action.q01.tolist() == [-2.0, -1.0, 0.0, 1.0, 2.0, 3.0]
 
 
 def test_an_interrupted_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,9 +13,9 @@ from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import CheckpointError
 from sigma_ros.model.base_checkpoint import load_base
-from sigma_ros.model.base_folder import shipped_mini_dir
 from sigma_ros.model.mini import MINI, TINY, build_mini, make_mini
 from sigma_ros.model.mini_tokenizer import VOCABULARY, build_tokenizer
+from sigma_ros.model.places import shipped_assets
 from sigma_ros.model.prompt import base_prompt
 from sigma_ros.model.sizes import FULL, Sizes, network_sizes
 
@@ -113,7 +113,7 @@ def test_an_existing_output_folder_is_left_alone(tmp_path: Path, so101: Contract
 
 
 def test_the_shipped_model_is_small_and_needs_to_be_asked_for_while_untrained() -> None:
-    folder = shipped_mini_dir()
+    folder = shipped_assets("mini")
     assert (folder / "model.safetensors").stat().st_size < 20e6
     assert (folder / "tokenizer.json").stat().st_size < 200e3
     loaded = load_base(folder, allow_untrained=True)

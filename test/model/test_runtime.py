@@ -73,7 +73,7 @@ def test_the_base_in_radians_is_the_policys_own_chunk_bit_for_bit(
     policy_units = so101.to_policy(frame.positions_rad).astype(np.float32)
     tokens, mask = backbone.tokenize(TASK, runtime.normalisation.state.normalise(policy_units))
     batch = {
-        camera.model_key: torch.from_numpy(frame.images[camera.name]).permute(2, 0, 1)[None] / 255.0
+        camera.dataset_key: torch.from_numpy(frame.images[camera.name]).permute(2, 0, 1)[None] / 255.0
         for camera in so101.cameras
     }
     language = {"observation.language.tokens": tokens, "observation.language.attention_mask": mask}
@@ -284,7 +284,7 @@ def test_a_sigma_checkpoint_refuses_another_base(stirred: SigmaRuntime, so101: C
 
 
 def test_what_does_not_fit_the_contract_is_refused_with_a_remedy(tiny_folder: Path, so101: Contract) -> None:
-    with pytest.raises(ContractError, match=r"top -> observation\.images\.top.*sigma model make-mini --contract cr5"):
+    with pytest.raises(ContractError, match=r"top -> observation\.images\.top.*--rename top=up.*make-mini --contract"):
         SigmaRuntime.load(str(tiny_folder), contract=load_contract("cr5"))
     with pytest.raises(ContractError, match="6 joints, as in the checkpoint's statistics; got: 5"):
         SigmaRuntime.load(str(tiny_folder), contract=replace(so101, joints=so101.joints[:5]))

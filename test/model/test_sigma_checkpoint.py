@@ -28,13 +28,13 @@ from sigma_ros.model.manifest import (
     read_manifest,
 )
 from sigma_ros.model.mini import TINY, mini_config
-from sigma_ros.model.normalise import Normalisation, Quantiles
+from sigma_ros.model.normalise import Normalisation, Scaling
 from sigma_ros.model.sigma import SigmaTelepathyVLA
 from sigma_ros.model.sizes import network_sizes
 
 
 def statistics(dof=6):
-    quantiles = Quantiles(q01=-np.arange(1.0, dof + 1), q99=np.arange(1.0, dof + 1))
+    quantiles = Scaling.quantiles(q01=-np.arange(1.0, dof + 1), q99=np.arange(1.0, dof + 1))
     return Normalisation(state=quantiles, action=quantiles)
 
 
@@ -318,7 +318,7 @@ MANIFESTS = {
     "trained text": (lambda v: v["training"].update(trained="yes"), "trained has the wrong type"),
     "nan score": (lambda v: v["scores"].update(mse_vec=float("inf")), r"scores\.mse_vec"),
     "no list": (lambda v: v.update(files=[]), "files is not an object"),
-    "statistics": (lambda v: v["normalisation"]["state"].update(q01=[0.0] * 6, q99=[0.0] * 6), "degenerate"),
+    "statistics": (lambda v: v["normalisation"]["state"].update(q01=[1.0] * 6, q99=[0.0] * 6), "degenerate"),
     "joints": (
         lambda v: v.update(normalisation=statistics(5).as_dict()),
         "settings and statistics are of different robots",

@@ -11,14 +11,14 @@ import pytest
 from node_fakes import make_chunk, spin_until
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
-from sigma_ros.evaluation.bag import open_bag
-from sigma_ros.evaluation.bag_writer import BagWriter
-from sigma_ros.evaluation.episode import recorded_task
 from sigma_ros.msg import ActionChunk, SupervisorState
 from std_msgs.msg import Bool, Float64MultiArray, String
 from std_srvs.srv import Trigger
 from test_processes import node_process
 
+from sigma_ros.bags.episode import recorded_task
+from sigma_ros.bags.reader import open_bag
+from sigma_ros.bags.writer import BagWriter
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
 from sigma_ros.contract_text import shipped_config_dir

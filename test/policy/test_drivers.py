@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from bags import START_NS, TASK, picture, pose
 from model_stand_in import CONTRACT, Model, Traced, TurnedThread, traced
-from sigma_ros.evaluation.bag import open_bag
-from sigma_ros.evaluation.bag_writer import BagWriter
 
+from sigma_ros.bags.reader import open_bag
+from sigma_ros.bags.writer import BagWriter
 from sigma_ros.evaluation.late_replay import bag_time_worker, replay_late
 from sigma_ros.evaluation.latency import Arrival, Delivery, Latency
 from sigma_ros.evaluation.replay import ReplayOptions, policy_loop, replay

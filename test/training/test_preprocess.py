@@ -20,7 +20,7 @@ from sigma_ros.contract import Contract
 from sigma_ros.errors import DatasetError, MachineError
 from training.preprocess import Options, main, preprocess, problems_of
 from training.shards import META_FILE, ShardMeta, read_shard
-from training.sources import bag_sources, dataset_sources, read_source
+from training.sources import _Epoch, bag_sources, dataset_sources, read_source
 from training.windows import TARGET_STEPS, motion_of, windows_of
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "evaluation"))
@@ -82,8 +82,7 @@ def test_statistics_come_from_the_training_split_alone(tmp_path: Path) -> None:
     meta = run(tmp_path / "out", recordings(tmp_path))
     arrays = read_shard(tmp_path / "out" / str(meta.episodes[1]["shard"]))
     low, high = np.quantile(arrays.actions.astype(np.float64), [0.01, 0.99], axis=0)
-    np.testing.assert_allclose(meta.statistics.action.q01, low)
-    np.testing.assert_allclose(meta.statistics.action.q99, high)
+    np.testing.assert_allclose(meta.statistics.action.usual, [low, high])
 
 
 def test_static_windows_are_dropped_and_listed(tmp_path: Path) -> None:
@@ -220,3 +219,15 @@ def test_a_data_set_gives_what_its_transcoded_bag_gives_without_writing_one(tmp_
     assert ours.ticks == theirs.ticks > 50
     for name in ("frames", "states", "actions", "valid", "acted"):
         np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
+
+
+def test_one_absurd_action_is_named_with_its_frame_and_left_out_on_request(tmp_path: Path) -> None:
+    contract = roomy_contract()
+    arrays = _Epoch(contract, SIZE)
+    source = bag_sources(recordings(tmp_path, 1))[0]
+    with source.open() as bag:
+        for row, tick in enumerate(episode(bag, small_contract(), image_size_px=SIZE)):
+            wild = None if tick.action_rad is None else tick.action_rad + (200.0 if row == 33 else 0.0)
+            arrays.add(replace(tick, action_rad=wild))
+    with pytest.raises(DatasetError, match=r"out of every joint's reach.*bag_0.*frame 33: .*1 such frames.*skip"):
+        arrays.arrays(source, refused=0)

@@ -12,7 +12,8 @@ from accelerate import Accelerator
 
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
-from sigma_ros.errors import DatasetError
+from sigma_ros.errors import ContractError
+from sigma_ros.model.cameras import policy_keys, seated
 from sigma_ros.model.mini import IMAGE_PX, TINY, build_mini
 from sigma_ros.model.policy_units import PolicyUnits
 from sigma_ros.model.sights import SightMaker
@@ -85,7 +86,7 @@ def test_the_small_model_of_a_robot_without_cameras_has_one_that_nobody_sees():
     contract = load_contract("cr5_joints")
     assert contract.cameras == ()
     backbone = build_mini(contract, 0, sizes=TINY)
-    seats = Seats.of(contract, backbone)
+    seats = Seats.of(contract, seated(policy_keys(contract), backbone.camera_keys, where="contract"))
     assert seats.places == (-1,)
     images = seats.images(np.zeros((3, 0, IMAGE_PX, IMAGE_PX, 3), dtype=np.uint8))
     assert images.shape == (3, 1, IMAGE_PX, IMAGE_PX, 3)
@@ -97,11 +98,11 @@ def test_the_small_model_of_a_robot_without_cameras_has_one_that_nobody_sees():
 
 def test_a_camera_that_the_base_does_not_have_is_refused_by_name(base, data, tmp_path):
     whole = yaml.safe_load((Path(__file__).parents[2] / "config" / "so101.yaml").read_text(encoding="utf-8"))
-    whole["cameras"][1]["model_key"] = "observation.images.wrist"
+    whole["cameras"][1]["dataset_key"] = "observation.images.wrist"
     file = tmp_path / "other.yaml"
     file.write_text(yaml.safe_dump({"extends": "so101", "cameras": whole["cameras"]}), encoding="utf-8")
     options = TrainOptions(
         base_model_id=str(base), dataset_dir=str(data.folder), output_dir=str(tmp_path / "run"), contract=str(file)
     )
-    with pytest.raises(DatasetError, match=r"side: the base has no observation\.images\.wrist"):
+    with pytest.raises(ContractError, match=r"side -> observation\.images\.wrist.*--rename side=side"):
         Run(options, Accelerator(cpu=True))

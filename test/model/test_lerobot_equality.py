@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The law of foreign checkpoints: LeRobot's own chunk, or one sentence before weights are read.
+
+`LOADED` run as `make_pre_post_processors` and `predict_action_chunk` do with the same noise: the normalised chunk bit
+for bit, the same in policy units up to 32-bit rounding. Pictures have the policy's size; those of another size are
+letterboxed in 8 bits here and in floats there (a difference of about 1e-3 in the normalised chunk).
+"""
+
+import copy
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lerobot.policies.factory import make_pre_post_processors
+from lerobot.policies.pi05.modeling_pi05 import PI05Policy
+from lerobot.policies.rtc.configuration_rtc import RTCConfig
+from look_alikes import (
+    BASE_CAMERAS,
+    IMAGES,
+    SO101_CAMERAS,
+    SO101_JOINTS,
+    policy,
+    save_fine_tune,
+    save_published_base,
+    statistics,
+    tokenizer_folder,
+)
+from safetensors.torch import load_file, save_file
+from tiny_base import TASK, frames, window_at
+
+from sigma_ros.contract import Contract
+from sigma_ros.errors import SigmaError
+from sigma_ros.model import runtime_load
+from sigma_ros.model.guidance import allow_guidance
+from sigma_ros.model.mini import TINY
+from sigma_ros.model.noise import flow_noise
+from sigma_ros.model.runtime import SigmaRuntime
+from sigma_ros.model.sizes import network_sizes
+from sigma_ros.values import AdapterSettings
+
+TO_BASE = dict(zip(SO101_CAMERAS, BASE_CAMERAS, strict=False))
+ROUNDING = 2e-5
+"""Of a chunk of up to 87 policy units in 32 bits there, 64 here."""
+
+
+def modes(name: str, visual: str = "IDENTITY") -> dict[str, Any]:
+    return {"normalization_mapping": {"ACTION": name, "STATE": name, "VISUAL": visual}}
+
+
+def constant(joint: int, *pairs: tuple[str, str]) -> dict[str, torch.Tensor]:
+    """Statistics of a joint that never moved."""
+    values = statistics()
+    for low, high in pairs:
+        values[high][joint] = 0.0 if low == "mean" else values[low][joint]
+    return values
+
+
+QUANTILE_PAIR, STD_PAIR = ("q01", "q99"), ("mean", "std")
+RELATIVE = {"use_relative_actions": True, "action_feature_names": list(SO101_JOINTS)}
+LOADED: dict[str, dict[str, Any]] = {
+    "quantiles": {},
+    "mean_std": modes("MEAN_STD"),
+    "min_max": modes("MIN_MAX"),
+    "quantile10": modes("QUANTILE10"),
+    "identity": modes("IDENTITY"),
+    "mixed_modes": {"normalization_mapping": {"ACTION": "MEAN_STD", "STATE": "QUANTILES", "VISUAL": "IDENTITY"}},
+    "relative": RELATIVE,
+    "relative_mean_std": RELATIVE | modes("MEAN_STD"),
+    "relative_all_joints": RELATIVE | {"relative_exclude_joints": []},
+    "still_joint": {"still": QUANTILE_PAIR},
+    "still_joint_mean_std": modes("MEAN_STD") | {"still": STD_PAIR},
+    "still_joint_min_max": modes("MIN_MAX") | {"still": ("min", "max")},
+    "renamed": {"cameras": BASE_CAMERAS, "picture": (224, 224), "rename": TO_BASE},
+    "renamed_state32": {"cameras": BASE_CAMERAS, "state": 32, "rename": TO_BASE},
+    "renamed_mean_std": {"cameras": BASE_CAMERAS, "rename": TO_BASE} | modes("MEAN_STD"),
+    "empty_camera": {"empty_cameras": 1},
+    "two_empty_cameras": {"empty_cameras": 2},
+    "chunk20": {"chunk_size": 20, "n_action_steps": 20},
+    "chunk10": {"chunk_size": 10, "n_action_steps": 10},
+    "few_action_steps": {"n_action_steps": 15},
+    "five_flow_steps": {"num_inference_steps": 5},
+    "short_prompt": {"tokenizer_max_length": 96},
+    "bfloat16": {"dtype": "bfloat16"},
+    "rtc_off": {"rtc_config": RTCConfig(enabled=False)},
+    "third_camera": {"cameras": (*SO101_CAMERAS, IMAGES + "wrist")},
+    "swapped_by_rename": {"rename": dict(zip(SO101_CAMERAS, reversed(SO101_CAMERAS), strict=True))},
+}
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "pictures_mean_std": (modes("QUANTILES", "MEAN_STD") | {"picture_stats": True}, "normalises pictures"),
+    "actions": ({"action_key": "actions"}, "the policy's actions are called actions"),
+    "front_wrist": ({"cameras": (IMAGES + "front", IMAGES + "wrist")}, "--rename up=front side=wrist"),
+    "seven_joints": ({"state": 7, "action": 7, "dof": 7}, "does not have the contract's joints"),
+    "fourteen_joints": ({"state": 14, "action": 14, "dof": 14}, "does not have the contract's joints"),
+    "other_joint_order": (RELATIVE | {"action_feature_names": list(reversed(SO101_JOINTS))}, "in another order"),
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tokenizer_folder(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(autouse=True)
+def _tokenizer(tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIGMA_TOKENIZER", str(tokenizer))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+def save(folder: Path, tokenizer: Path, case: Mapping[str, Any]) -> Path:
+    settings = dict(case)
+    rename, still = settings.pop("rename", None), settings.pop("still", None)
+    dof, pictures = settings.pop("dof", 6), settings.pop("picture_stats", False)
+    made = policy(**settings)
+    values = statistics(dof) if still is None else constant(4, still)
+    stats = {"observation.state": values, next(iter(made.config.output_features)): copy.deepcopy(values)}
+    if pictures:
+        thirds = {"mean": torch.full((3, 1, 1), 0.4), "std": torch.full((3, 1, 1), 0.3)}
+        stats |= dict.fromkeys(made.config.image_features, thirds)
+    return save_fine_tune(folder, made, tokenizer, stats=stats, rename=rename)
+
+
+def lerobot_chunk(
+    folder: Path, contract: Contract, pictures: Mapping[str, np.ndarray], pose_rad: np.ndarray, noise: torch.Tensor
+) -> tuple[np.ndarray, np.ndarray]:
+    """Normalised, and in policy units."""
+    with network_sizes(TINY):
+        theirs = PI05Policy.from_pretrained(str(folder))
+    before, after = make_pre_post_processors(theirs.config, str(folder))
+    observation: dict[str, Any] = {
+        camera.dataset_key: torch.from_numpy(pictures[camera.name]).permute(2, 0, 1).float() / 255.0
+        for camera in contract.cameras
+    }
+    state = contract.to_policy(pose_rad).astype(np.float32)
+    batch = before({**observation, "observation.state": torch.from_numpy(state), "task": TASK})
+    with torch.no_grad():
+        chunk = theirs.predict_action_chunk(batch, noise=noise)
+    return chunk[0].double().numpy(), after(chunk[0]).double().numpy()
+
+
+def our_chunk(folder: Path, contract: Contract, **loading: Any) -> tuple[Any, Any, torch.Tensor, SigmaRuntime]:
+    runtime = SigmaRuntime.load(str(folder), contract=contract, device="cpu", **loading)
+    recording = frames(1, runtime.image_size_px)
+    noise = flow_noise(seed=0, epoch=0, tick=0, horizon=runtime.horizon, max_dof=runtime.model.backbone.max_dof)
+    state = runtime.initial_state(epoch=0, task=TASK)
+    result, _ = runtime.step(window_at(recording, 0), state, commit=False, settings=AdapterSettings(), chunk_id=0)
+    return result, recording[0], noise, runtime
+
+
+@pytest.mark.parametrize("name", LOADED)
+def test_the_chunk_is_lerobots_own(name: str, tmp_path: Path, tokenizer: Path, so101: Contract) -> None:
+    folder = save(tmp_path / name, tokenizer, LOADED[name])
+    ours, frame, noise, runtime = our_chunk(folder, so101)
+    normalised, units = lerobot_chunk(folder, so101, frame.images, frame.positions_rad, noise)
+    if runtime.units.relative is None:
+        assert np.array_equal(ours.base_normalised, normalised)
+    np.testing.assert_allclose(so101.to_policy(ours.chunk.base_rad), units, atol=ROUNDING * max(1, np.abs(units).max()))
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_equal_is_one_sentence_and_no_weights_are_read(
+    name: str, tmp_path: Path, tokenizer: Path, so101: Contract, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case, words = REFUSED[name]
+    folder = save(tmp_path / name, tokenizer, case)
+    monkeypatch.setattr(runtime_load, "load_base", lambda *_, **__: pytest.fail("read the weights"))
+    with pytest.raises(SigmaError, match=words):
+        SigmaRuntime.load(str(folder), contract=so101, device="cpu")
+
+
+def test_a_step_that_is_not_pi05s_is_refused_and_no_class_of_a_path_is_imported(
+    tmp_path: Path, tokenizer: Path, so101: Contract
+) -> None:
+    folder = save(tmp_path / "foreign", tokenizer, {})
+    file = folder / "policy_preprocessor.json"
+    pipeline = json.loads(file.read_text(encoding="utf-8"))
+    pipeline["steps"].insert(0, {"class": "os.system", "config": {}})
+    file.write_text(json.dumps(pipeline), encoding="utf-8")
+    with pytest.raises(SigmaError, match=r"other steps than pi0\.5's.*os\.system"):
+        SigmaRuntime.load(str(folder), contract=so101, device="cpu")
+
+
+def test_the_bare_base_says_that_it_knows_no_units(tmp_path: Path, tokenizer: Path, so101: Contract) -> None:
+    folder = save_published_base(tmp_path / "base", tokenizer)
+    with pytest.raises(SigmaError, match="no normalisation statistics"):
+        SigmaRuntime.load(str(folder), contract=so101, device="cpu", rename=TO_BASE)
+
+
+@pytest.mark.parametrize("inside", ["", "checkpoints", "checkpoints/last", "checkpoints/last/pretrained_model"])
+def test_a_training_output_means_its_last_checkpoint(
+    inside: str, tmp_path: Path, tokenizer: Path, so101: Contract
+) -> None:
+    save(tmp_path / "run/checkpoints/000100/pretrained_model", tokenizer, {})
+    (tmp_path / "run/checkpoints/last").symlink_to("000100")
+    runtime = SigmaRuntime.load(str(tmp_path / "run" / inside), contract=so101, device="cpu")
+    assert runtime.info.trained
+
+
+@pytest.fixture
+def adapted(tmp_path: Path, tokenizer: Path) -> tuple[Path, PI05Policy]:
+    """A folder as lerobot-train --peft leaves it, and the same policy merged by PEFT."""
+    base = save(tmp_path / "base", tokenizer, {})
+    made = policy()
+    made.config.pretrained_path = str(base)
+    wrapped = made.wrap_with_peft(peft_cli_overrides={"r": 4})
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in wrapped.named_parameters():
+        if "lora_B" in name:
+            parameter.data = 0.2 * torch.randn(parameter.shape, generator=generator)
+    folder = tmp_path / "adapted"
+    wrapped.save_pretrained(folder)
+    wrapped.config.save_pretrained(folder)
+    for file in base.glob("policy_*"):
+        shutil.copy(file, folder / file.name)
+    return folder, wrapped.merge_and_unload()
+
+
+def test_adapters_are_merged_into_their_base(
+    adapted: tuple[Path, PI05Policy], tmp_path: Path, tokenizer: Path, so101: Contract
+) -> None:
+    folder, merged = adapted
+    merged.config.use_peft = False
+    whole = save_fine_tune(tmp_path / "whole", merged, tokenizer)
+    for file in folder.glob("policy_*"):
+        shutil.copy(file, whole / file.name)
+    ours, frame, noise, _ = our_chunk(folder, so101)
+    normalised, _ = lerobot_chunk(whole, so101, frame.images, frame.positions_rad, noise)
+    assert np.array_equal(ours.base_normalised, normalised)
+    plain, *_ = our_chunk(tmp_path / "base", so101)
+    assert not np.allclose(plain.base_normalised, ours.base_normalised, atol=1e-2)
+    assert plain.chunk.checkpoint_hash != ours.chunk.checkpoint_hash
+
+
+@pytest.mark.parametrize("damage", ["missing", "unexpected", "not finite", "expected"])
+def test_every_tensor_of_the_adapters_is_used_or_nothing_is(
+    damage: str, adapted: tuple[Path, PI05Policy], so101: Contract
+) -> None:
+    file = adapted[0] / "adapter_model.safetensors"
+    tensors = load_file(file)
+    name = sorted(tensors)[0]
+    change: dict[str, Callable[[], Any]] = {
+        "missing": lambda: tensors.pop(name),
+        "unexpected": lambda: tensors.update({name + "x": tensors[name].clone()}),
+        "not finite": lambda: tensors.update({name: torch.full_like(tensors[name], torch.nan)}),
+        "expected": lambda: tensors.update({name: tensors[name][:1].clone()}),
+    }
+    change[damage]()
+    save_file(tensors, file)
+    with pytest.raises(SigmaError, match=f"do not fit their base in 1 place.*{damage}"):
+        SigmaRuntime.load(str(adapted[0]), contract=so101, device="cpu")
+
+
+def test_guidance_that_the_checkpoint_switches_off_is_on_when_asked_for_and_said(
+    tmp_path: Path, tokenizer: Path, so101: Contract, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = save(tmp_path / "off", tokenizer, LOADED["rtc_off"])
+    runtime = SigmaRuntime.load(str(folder), contract=so101, device="cpu")
+    allow_guidance(runtime.model.backbone)
+    assert runtime.model.backbone.policy.model._rtc_enabled()
+    assert "enabled: false" in caplog.text
