@@ -12,14 +12,20 @@ import numpy as np
 import pytest
 
 from sigma_ros.contract import Contract
+from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import DatasetError, MachineError
 from sigma_ros.evaluation.bag import open_bag
 from sigma_ros.evaluation.bag_writer import BagWriter
 from sigma_ros.evaluation.dataset import write_dataset
 from sigma_ros.evaluation.episode import episode
 from sigma_ros.evaluation.transcode import load_episode, transcode
+from sigma_ros.sim.demonstration import demonstrations
+from sigma_ros.sim.environment import SimArm
+from sigma_ros.sim.recorder import BagFormat, write_demonstration
+from sigma_ros.sim.setups import TARGET
 from training.preprocess import Options, main, preprocess, problems_of
 from training.shards import META_FILE, ShardMeta, read_shard
+from training.simulated import simulated_sources
 from training.sources import bag_sources, dataset_sources, read_source
 from training.windows import TARGET_STEPS, motion_of, windows_of
 
@@ -220,3 +226,17 @@ def test_a_data_set_gives_what_its_transcoded_bag_gives_without_writing_one(tmp_
     assert ours.ticks == theirs.ticks > 50
     for name in ("frames", "states", "actions", "valid", "acted"):
         np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
+
+
+@pytest.mark.gl
+def test_simulated_demonstrations_are_the_ones_that_would_be_recorded(tmp_path: Path) -> None:
+    contract = load_contract("so101")
+    (made,) = simulated_sources("target", contract, count=1, seed=7, disturbance_rad=0.05)
+    (ours,) = read_source(made, contract, image_size_px=SIZE)
+    with SimArm(TARGET, contract=contract) as arm:
+        kept = next(d for d in demonstrations(arm, 7, disturbance_rad=0.05) if d is not None and d.success)
+        write_demonstration(tmp_path / "bag", arm, kept, BagFormat())
+    (theirs,) = read_source(bag_sources([tmp_path / "bag"])[0], contract, image_size_px=SIZE)
+    for name in ("states", "actions", "valid", "acted", "frames"):
+        np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name)[: ours.ticks])
+    assert ours.task == theirs.task
