@@ -35,7 +35,6 @@ from sigma_ros.values import WINDOW_TICKS
 from training.cache import TICKS_AT_ONCE
 from training.streams import UNROLL, Windows
 from training.trainee import SigmaTrainee, percepts_of
-from training.windows import TARGET_STEPS
 
 CARD_GB, NOT_COUNTED_GB = 24.0, 2.0
 BATCH = 4
@@ -100,7 +99,11 @@ def blank_windows(model: SigmaTelepathyVLA, batch: int) -> Windows:
         states=torch.zeros(batch, WINDOW_TICKS, config.dof),
         valid=torch.zeros(batch, WINDOW_TICKS, dtype=torch.bool),
         base=torch.zeros(batch, backbone.horizon, config.dof),
-        target=torch.zeros(batch, TARGET_STEPS, config.dof),
+        old_base=torch.zeros(batch, backbone.horizon, config.dof),
+        age=torch.ones(batch),
+        delay=torch.zeros(batch, dtype=torch.int64),
+        target=torch.zeros(batch, config.residual_steps, config.dof),
+        known=torch.ones(batch, config.residual_steps, dtype=torch.bool),
         present=torch.zeros(batch, dtype=torch.bool),
         tasks=(TASK,) * batch,
         names=("",) * batch,

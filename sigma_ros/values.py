@@ -140,7 +140,8 @@ class Chunk:
     """What the policy proposes from one tick on: step i is meant for `stamp_ns + i * step_period_ns`.
 
     Base and residual travel apart, so that the supervisor can form `base + scale * residual` itself.
-    `crossfade_steps`: over so many steps it asks to be faded in.
+    `crossfade_steps`: over so many steps it asks to be faded in. `trained_delay_s`: the delay from stamp to arrival for
+    which the residual was trained.
     """
 
     chunk_id: int
@@ -160,6 +161,7 @@ class Chunk:
     inference_ns: int
     checkpoint_hash: str
     crossfade_steps: int = 0
+    trained_delay_s: float = 0.0
 
     @property
     def horizon(self) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from jaxtyping import Bool, Float32, UInt8
+from jaxtyping import Bool, Float32, Int64, UInt8
 from numpy import ndarray
 from safetensors import safe_open
 
@@ -60,8 +60,12 @@ class EpisodeRows:
 
     def actions_from(self, row: int, steps: int) -> Float32[ndarray, "steps dof"]:
         """The recorded actions from a row on; behind the last one it is repeated, as LeRobot's data sets do."""
+        return self.actions[self.action_rows(row, steps)]
+
+    def action_rows(self, row: int, steps: int) -> Int64[ndarray, " steps"]:
+        """The rows of these actions; `acted` is False at some only where the recording has a gap."""
         last = int(np.flatnonzero(self.acted)[-1])
-        return self.actions[np.minimum(np.arange(row, row + steps), last)]
+        return np.minimum(np.arange(row, row + steps), last)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

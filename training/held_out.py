@@ -46,6 +46,7 @@ class WindowScores:
         for name, steps in SPANS.items():
             values[f"base_mse_{name}"] = float(self.base[:, :steps].mean())
             values[f"mse_{name}"] = float((self.sigma if adapted else self.full)[:, :steps].mean())
+        values["mse_far"] = float((self.sigma if adapted else self.full).mean())
         return values | ({"scale": float(self.scale.mean())} if adapted else {})
 
     def comparison(self, name: str, *, seed: int = 0) -> Comparison:
@@ -94,7 +95,7 @@ def score_windows(
             "sigma": (base + scale[:, None, None] * added - windows.target).square(),
             "full": (base + added - windows.target).square(),
             "scale": scale,
-            "residual_rms": added.square().mean(dim=(1, 2)).sqrt(),
+            "residual_rms": added[:, : model.config.trajectory_steps].square().mean(dim=(1, 2)).sqrt(),
             "tau_l2": torch.stack([plain.tau_l2, belief.tau_l2], dim=1).double(),
             "sem_align": torch.stack([plain.sem_align, belief.sem_align], dim=1).double(),
             "episode": torch.tensor([piece.episode for piece in pieces]),

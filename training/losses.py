@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
@@ -32,6 +32,7 @@ CONTRAST_TEMPERATURE = 0.1
 class LossWeights:
     """Largest weights of the terms beside the actions; `traf` and `tsac` switch the two schemes off for a study."""
 
+    far: float = 0.5
     smooth: float = 0.5
     semantic: float = 0.1
     intent: float = 0.1
@@ -41,24 +42,36 @@ class LossWeights:
 
 
 def action_losses(
-    residual: Residual, base: Float[Tensor, "batch horizon dof"], target: Float[Tensor, "batch steps dof"]
+    residual: Residual,
+    base: Float[Tensor, "batch horizon dof"],
+    target: Float[Tensor, "batch steps dof"],
+    known: Bool[Tensor, "batch steps"],
+    delay: Int64[Tensor, " batch"],
 ) -> dict[str, Float[Tensor, " batch"]]:
     """L_act_vec, L_act_chk, L_act_trj: mean squared error of the residual against what the base lacks (TRAF).
 
+    L_act_trj is over the 16 steps that are executed when the chunk arrives `delay` ticks late, `act_far` over all steps
+    that were recorded (both our additions: a late chunk is executed where the model card's 16 steps have ended).
     `act_smooth` is that of its second differences from step to step (our addition): a base's trembling is small beside
     its other errors, but it is what an arm's acceleration limit does not let through.
     `target` are normalised recorded actions, `base` the base's chunk for the same tick.
     """
     lacking = target - base[:, : target.shape[1]]
-    error = residual.composite[:, : target.shape[1]] - lacking
+    error = torch.where(known[..., None], residual.composite[:, : target.shape[1]] - lacking, 0.0)
     squared = error.square().mean(dim=2)
-    chunk, trajectory = residual.config.chunk_steps, residual.config.trajectory_steps
+    place = torch.arange(squared.shape[1], device=squared.device) - delay[:, None]
+    executed = known & (place >= 0) & (place < residual.config.trajectory_steps)
     return {
         "act_vec": squared[:, 0],
-        "act_chk": squared[:, :chunk].mean(dim=1),
-        "act_trj": squared[:, :trajectory].mean(dim=1),
-        "act_smooth": error[:, :trajectory].diff(n=2, dim=1).square().mean(dim=(1, 2)),
+        "act_chk": squared[:, : residual.config.chunk_steps].mean(dim=1),
+        "act_trj": _mean_where(squared, executed),
+        "act_far": _mean_where(squared, known),
+        "act_smooth": _mean_where(error.diff(n=2, dim=1).square().mean(dim=2), known[:, 2:]),
     }
+
+
+def _mean_where(values: Float[Tensor, "batch steps"], chosen: Bool[Tensor, "batch steps"]) -> Float[Tensor, " batch"]:
+    return torch.where(chosen, values, 0.0).sum(dim=1) / chosen.sum(dim=1).clamp(min=1)
 
 
 def traf_weights(
@@ -122,10 +135,11 @@ def total(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss and its parts, each a sum over samples divided by `count` (the samples of all processes' batches).
 
-    `terms` holds `act_vec`, `act_chk`, `act_trj`, `act_smooth`, `sem`, `int` and `tau`.
+    `terms` holds `act_vec`, `act_chk`, `act_trj`, `act_far`, `act_smooth`, `sem`, `int` and `tau`.
     """
     rise = curriculum(progress, enabled=weights.tsac)
     factors = {
+        "act_far": weights.far,
         "act_smooth": weights.smooth,
         "sem": rise * weights.semantic,
         "int": rise * weights.intent,

@@ -11,8 +11,9 @@ from typing import Any
 import yaml
 
 from sigma_ros.errors import UsageError
+from training.start_from import PARTS
 
-ABLATIONS = ("memory", "glance", "film", "lora", "vector", "chunk", "trajectory", "traf", "tsac")
+ABLATIONS = ("memory", "glance", "film", "lora", "vector", "chunk", "trajectory", "late", "traf", "tsac")
 """Parts that can be switched off, by the names of `SigmaConfig.use_*` and of the training schemes."""
 
 ENVIRONMENT = {
@@ -43,6 +44,7 @@ class TrainOptions:
         warmup_share: See there.
         weight_decay: AdamW's.
         clip_norm: Largest norm of a step's gradient.
+        far_weight: Weight of L_act_far.
         smooth_weight: Weight of L_act_smooth.
         semantic_weight: Largest weight of L_sem.
         intent_weight: Largest weight of L_int.
@@ -54,6 +56,12 @@ class TrainOptions:
             arXiv:2010.14876).
         phase_step: Phases of the stride are multiples of it; 16 has one phase and the smallest cache.
         noise_seed: Of the base chunks' noise; runs that share it share a cache.
+        residual_steps: Steps of the chunk that the residual corrects; 0 takes all of them.
+        late_ticks: Largest latency that is drawn for a window: the chunk's steps behind it are what is executed.
+        base_age_ticks: Oldest base chunk on which a renewed residual is trained; needs a small phase_step.
+        start_from: Checkpoint on the same base whose heads and adapters the run begins with, where they fit.
+        train_parts: all, residual, or late (its last branch): the rest stays as `start_from` has it; what its telepathy
+            path believes is computed once, so a step costs next to nothing, and its windows are drawn one by one.
         seed: Of weights, streams and dropout.
         arm: sigma, or plain_lora: adapters in the base at as many trained parameters.
         ablate: Parts that are switched off.
@@ -78,6 +86,7 @@ class TrainOptions:
     warmup_share: float = 0.05
     weight_decay: float = 0.01
     clip_norm: float = 1.0
+    far_weight: float = 0.5
     smooth_weight: float = 0.5
     semantic_weight: float = 0.1
     intent_weight: float = 0.1
@@ -87,6 +96,11 @@ class TrainOptions:
     hide_motion: float = 0.0
     phase_step: int = 4
     noise_seed: int = 0
+    residual_steps: int = 0
+    late_ticks: int = 15
+    base_age_ticks: int = 15
+    start_from: str = ""
+    train_parts: str = "all"
     seed: int = 0
     arm: str = "sigma"
     ablate: tuple[str, ...] = ()
@@ -107,6 +121,12 @@ class TrainOptions:
         problems += [f"unknown part {name} to ablate" for name in self.ablate if name not in ABLATIONS]
         if self.arm not in ("sigma", "plain_lora"):
             problems.append(f"arm must be sigma or plain_lora, got {self.arm}")
+        if self.train_parts not in PARTS:
+            problems.append(f"train_parts must be one of {', '.join(PARTS)}, got {self.train_parts}")
+        if self.train_parts != "all" and not self.start_from:
+            problems.append(f"train_parts {self.train_parts} needs start_from")
+        if self.arm == "plain_lora" and self.start_from:
+            problems.append("the comparison arm starts from its base")
         if self.arm == "plain_lora" and self.ablate:
             problems.append("the comparison arm has no parts to ablate")
         if self.dtype not in ("auto", "float32", "bfloat16", "bf16"):
@@ -154,6 +174,9 @@ _LEAST = {
     "save_every": 1,
     "eval_every": 0,
     "lora_rank": 0,
+    "residual_steps": 0,
+    "late_ticks": 0,
+    "base_age_ticks": 0,
     "warmup_share": 0.0,
 }
 

@@ -7,12 +7,13 @@ Examples:
     python -m training.preprocess --bags out/demo/recording --contract so101 --out data/demo
     python -m training.preprocess --dataset lerobot/svla_so101_pickplace --contract so101 --out data/pickplace
     python -m training.preprocess --bags recordings --out data/mine --dry-run
+    python -m training.preprocess --simulated target --count 120 --disturb 0.05 --image-size 112 --out data/sim
 """
 
 import argparse
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +31,8 @@ from sigma_ros.stopping import INTERRUPTED
 
 from .progress import counted_progress
 from .shards import EpisodeArrays, ShardMeta, file_hash, read_shard, shard_name, write_shard
-from .sources import Source, bag_sources, dataset_sources, read_source
+from .simulated import simulated_sources
+from .sources import MadeSource, Source, bag_sources, dataset_sources, read_source
 from .windows import TARGET_STEPS, motion_of, quantiles, unit_problems, windows_of
 
 
@@ -105,7 +107,9 @@ def held_out_numbers(numbers: list[int], every: int) -> tuple[int, ...]:
     return tuple(numbers[::every]) if every else ()
 
 
-def preprocess(sources: list[Source], options: Options, *, described: str, revision: str | None) -> ShardMeta:
+def preprocess(
+    sources: Sequence[Source | MadeSource], options: Options, *, described: str, revision: str | None
+) -> ShardMeta:
     """Writes one shard per epoch of every source, and `meta.json` last. Finished shards are kept on a second run.
 
     Raises:
@@ -200,7 +204,9 @@ def _meta(
     )
 
 
-def _shards_of(source: Source, options: Options, *, number: int) -> Iterator[tuple[EpisodeArrays, Path, str]]:
+def _shards_of(
+    source: Source | MadeSource, options: Options, *, number: int
+) -> Iterator[tuple[EpisodeArrays, Path, str]]:
     """Each epoch of a source with its file, written now or read back."""
     done = options.out / f".{source.number:06d}.done"
     if done.is_file():
@@ -218,7 +224,7 @@ def _shards_of(source: Source, options: Options, *, number: int) -> Iterator[tup
     done.write_text(" ".join(names), encoding="utf-8")
 
 
-def problems_of(sources: list[Source], options: Options) -> list[str]:
+def problems_of(sources: Sequence[Source | MadeSource], options: Options) -> list[str]:
     """Everything that a run would stumble over, without writing anything: the dry run."""
     collected, problems = (
         _Collected(options, held_out_numbers([source.number for source in sources], options.hold_out_every)),
@@ -251,6 +257,10 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--bags", nargs="+", type=Path, help="bags, or folders of bags")
     source.add_argument("--dataset", help="folder or Hub id of a LeRobot data set (v2.x or v3.0)")
+    source.add_argument("--simulated", metavar="SETUP", help="new demonstrations in a simulated set-up, without bags")
+    parser.add_argument("--count", type=int, default=120, help="--simulated: demonstrations (default 120)")
+    parser.add_argument("--seed", type=int, default=0, help="--simulated: of the demonstrations")
+    parser.add_argument("--disturb", type=float, default=0.0, help="--simulated: pushes, as `sigma record`'s [rad]")
     parser.add_argument("--episodes", nargs="+", type=int, default=None, help="episodes of --dataset (default all)")
     parser.add_argument("--revision", help="Hub revision of --dataset")
     parser.add_argument(
@@ -281,24 +291,34 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def _sources(
+    args: argparse.Namespace, contract: Contract, console: Console
+) -> tuple[Sequence[Source | MadeSource], str]:
+    """What is read, and how it is called in `meta.json`."""
+    if args.bags:
+        return bag_sources(args.bags), ", ".join(map(str, args.bags))
+    if args.simulated:
+        settings = {"count": args.count, "seed": args.seed, "disturbance_rad": args.disturb}
+        described = ", ".join(f"{name} {value}" for name, value in settings.items())
+        return simulated_sources(args.simulated, contract, **settings), f"simulated {args.simulated}: {described}"
+    rename = read_rename(args.rename)
+    check_facts(fetcher(args.dataset, args.revision), contract, rename=rename, resample=args.resample)
+    numbers = args.episodes or episode_numbers(args.dataset, revision=args.revision)
+    for doubt in check_numbers(args.dataset, numbers, contract, revision=args.revision, rename=rename):
+        console.print(str(doubt), style="yellow")
+    found = dataset_sources(
+        args.dataset, numbers, contract, revision=args.revision, rename=rename, resample=args.resample
+    )
+    return found, args.dataset
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; exit codes 0 done, 1 failed, 2 usage, 130 interrupted (a second run resumes)."""
     args = _arguments(argv)
     console = Console(stderr=True, markup=False)
     try:
         contract = load_contract(args.contract)
-        if args.bags:
-            sources, described = bag_sources(args.bags), ", ".join(map(str, args.bags))
-        else:
-            rename = read_rename(args.rename)
-            check_facts(fetcher(args.dataset, args.revision), contract, rename=rename, resample=args.resample)
-            numbers = args.episodes or episode_numbers(args.dataset, revision=args.revision)
-            for doubt in check_numbers(args.dataset, numbers, contract, revision=args.revision, rename=rename):
-                console.print(f"[yellow]{doubt}[/yellow]")
-            sources = dataset_sources(
-                args.dataset, numbers, contract, revision=args.revision, rename=rename, resample=args.resample
-            )
-            described = args.dataset
+        sources, described = _sources(args, contract, console)
         options = Options(
             out=args.out,
             contract=contract,

@@ -35,6 +35,15 @@ class Source:
     open: Callable[[], Bag]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MadeSource:
+    """An episode that is no recording: `make` gives its arrays at a picture size [px]."""
+
+    name: str
+    number: int
+    make: Callable[[int], EpisodeArrays]
+
+
 def bag_sources(places: list[Path]) -> list[Source]:
     """One source per bag at the given places."""
     return [Source(name=str(path), number=i, open=partial(open_bag, path)) for i, path in enumerate(find_bags(places))]
@@ -58,13 +67,16 @@ def dataset_sources(
     return [Source(name=f"{dataset} episode {n}", number=n, open=partial(opened, n)) for n in numbers]
 
 
-def read_source(source: Source, contract: Contract, *, image_size_px: int) -> Iterator[EpisodeArrays]:
+def read_source(source: Source | MadeSource, contract: Contract, *, image_size_px: int) -> Iterator[EpisodeArrays]:
     """The epochs of a recording that are long enough for one window, each as an episode of its own.
 
     Raises:
         SigmaError: the recording cannot be read or does not fit the contract.
         DatasetError: an action is not finite, or no epoch is long enough.
     """
+    if isinstance(source, MadeSource):
+        yield source.make(image_size_px)
+        return
     found = False
     with source.open() as bag:
         collected = _Epoch(contract, image_size_px)

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from sigma_ros.errors import DatasetError
@@ -25,6 +25,7 @@ UNROLL = 4
 """Consecutive windows through which a gradient flows."""
 
 _STREAM_SEED = 3
+_LATENESS_SEED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +86,42 @@ class Streams:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Lateness:
+    """How late a training run lets its windows be; each window's delay and age are drawn from `seed`.
+
+    `steps` of the chunk are its targets, up to `delay_ticks` pass before it is executed, and the residual is also asked
+    for on what is left of a base chunk that is up to `base_age_ticks` old. The defaults are in time.
+    """
+
+    steps: int = TARGET_STEPS
+    delay_ticks: int = 0
+    base_age_ticks: int = 0
+    seed: int = 0
+
+    def drawn(self, ages: Sequence[int], *, step: int, episode: int, row: int) -> tuple[int, int]:
+        """Delay and age of a window of an optimiser step: a pure function of these and the seed."""
+        rng = np.random.default_rng([self.seed, _LATENESS_SEED, step, episode, row])
+        return int(rng.integers(self.delay_ticks + 1)), int(rng.choice(ages))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Windows:
-    """One window of every stream. Absent ones (an episode has ended) are zeros with `present` False."""
+    """One window of every stream. Absent ones (an episode has ended) are zeros with `present` False.
+
+    `known` says which targets were recorded. `delay` [ticks] pass before the fresh chunk is executed; `old_base` is
+    what is left of one planned `age` [ticks] before.
+    """
 
     pooled: Float[Tensor, "batch ticks cameras pooled width"]
     seen: Bool[Tensor, "batch ticks cameras"]
     states: Float[Tensor, "batch ticks dof"]
     valid: Bool[Tensor, "batch ticks"]
     base: Float[Tensor, "batch horizon dof"]
+    old_base: Float[Tensor, "batch horizon dof"]
+    age: Float[Tensor, " batch"]
+    delay: Int64[Tensor, " batch"]
     target: Float[Tensor, "batch steps dof"]
+    known: Bool[Tensor, "batch steps"]
     present: Bool[Tensor, " batch"]
     tasks: tuple[str, ...]
     names: tuple[str, ...]
@@ -105,21 +133,24 @@ class Windows:
 
     @property
     def base_error(self) -> Float[Tensor, " batch"]:
-        """Mean squared error of the base over the trained steps: what TRAF ranks by."""
-        return (self.target - self.base[:, : self.target.shape[1]]).square().mean(dim=(1, 2))
+        """Mean squared error of the base over the card's 16 steps: what TRAF ranks by."""
+        return (self.target - self.base[:, : self.target.shape[1]])[:, :TARGET_STEPS].square().mean(dim=(1, 2))
 
 
 class Assembler:
     """Turns pieces into tensors: slices of cached numbers, normalised with the base's statistics."""
 
-    def __init__(self, episodes: Sequence[CachedEpisode], normalisation: Normalisation) -> None:
+    def __init__(
+        self, episodes: Sequence[CachedEpisode], normalisation: Normalisation, lateness: Lateness | None = None
+    ) -> None:
         self._episodes = episodes
+        self._lateness = lateness or Lateness()
         self._states = [normalisation.state.normalise(e.episode.states) for e in episodes]
         self._actions = [normalisation.action.normalise(e.episode.actions) for e in episodes]
 
-    def windows(self, pieces: Sequence[Piece], step: int) -> Windows:
-        """The `step`-th window of every piece."""
-        parts = [self.window(p.episode, p.rows[step]) if step < len(p.rows) else None for p in pieces]
+    def windows(self, pieces: Sequence[Piece], step: int, *, late_at: int | None = None) -> Windows:
+        """The `step`-th window of every piece; `late_at` is the optimiser step lateness is drawn for, if it is."""
+        parts = [self.window(p.episode, p.rows[step], late_at) if step < len(p.rows) else None for p in pieces]
         blank = self.window(pieces[0].episode, pieces[0].rows[0])
         absent = {name: torch.zeros_like(tensor) for name, tensor in blank.items()}
         stacked = {name: torch.stack([absent[name] if p is None else p[name] for p in parts]) for name in blank}
@@ -133,7 +164,23 @@ class Assembler:
             ),
         )
 
-    def window(self, number: int, row: int) -> Mapping[str, Tensor]:
+    def alone(self, places: Sequence[tuple[int, int]], *, late_at: int) -> Windows:
+        """Only what the residual needs of windows at (episode, row): their newest state, base chunks and targets."""
+        parts = [self._newest(number, row, late_at) for number, row in places]
+        stacked = {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
+        here = torch.ones(len(places), dtype=torch.bool)
+        episodes = [self._episodes[number].episode for number, _ in places]
+        return Windows(
+            **stacked,
+            pooled=torch.zeros(len(places), 0),
+            seen=here[:, None],
+            valid=here[:, None],
+            present=here,
+            tasks=tuple(episode.task for episode in episodes),
+            names=tuple(f"episode {e.episode} tick {row}" for e, (_, row) in zip(episodes, places, strict=True)),
+        )
+
+    def window(self, number: int, row: int, late_at: int | None = None) -> Mapping[str, Tensor]:
         """The 16 ticks up to a row, zeros and masked where there is none, and what belongs to the row."""
         cached, episode = self._episodes[number], self._episodes[number].episode
         first = max(0, row - WINDOW_TICKS + 1)
@@ -141,13 +188,30 @@ class Assembler:
         valid = torch.from_numpy(np.pad(episode.valid[first : row + 1], (room, 0)))
         pooled = cached.pooled(first, row + 1).to(torch.float32)
         pooled = torch.nn.functional.pad(pooled, (0, 0, 0, 0, 0, 0, room, 0)) * valid[:, None, None, None]
-        base = cached.base(row)
         states = torch.from_numpy(np.pad(self._states[number][first : row + 1], ((room, 0), (0, 0))))
         return {
+            **self._newest(number, row, late_at),
             "pooled": pooled,
             "seen": valid[:, None] & cached.seen,
             "states": states * valid[:, None],
             "valid": valid,
-            "base": base,
-            "target": torch.from_numpy(self._actions[number][row : row + min(TARGET_STEPS, len(base))]),
         }
+
+    def _newest(self, number: int, row: int, late_at: int | None) -> dict[str, Tensor]:
+        """What belongs to the row alone."""
+        cached, episode = self._episodes[number], self._episodes[number].episode
+        ahead = episode.action_rows(row, self._lateness.steps)
+        delay, age = (0, 0) if late_at is None else self._drawn(number, row, late_at)
+        return {
+            "states": torch.from_numpy(self._states[number][row : row + 1]),
+            "base": cached.base(row),
+            "old_base": cached.rest_of_base(row, age),
+            "age": torch.tensor(float(age)),
+            "delay": torch.tensor(delay),
+            "target": torch.from_numpy(self._actions[number][ahead]),
+            "known": torch.from_numpy(episode.acted[ahead]),
+        }
+
+    def _drawn(self, number: int, row: int, step: int) -> tuple[int, int]:
+        ages = self._episodes[number].ages(row, self._lateness.base_age_ticks)
+        return self._lateness.drawn(ages, step=step, episode=number, row=row)

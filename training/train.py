@@ -35,6 +35,7 @@ from sigma_ros.model.sigma import SigmaTelepathyVLA
 from sigma_ros.model.telepathy import Recurrence
 from sigma_ros.stopping import INTERRUPTED, stop_on_signal
 
+from .beliefs import Believed, believed
 from .cache import CacheSettings, cached_episodes
 from .check_data import check_data
 from .data import ShardData
@@ -45,8 +46,9 @@ from .options import TrainOptions, read_options
 from .plain import PlainFeeder, PlainTrainee
 from .resume import check_same_run, load_state, optimizer_tensors, restore_optimizer, save_state
 from .seats import Seats
-from .streams import UNROLL, Assembler, Piece, Place, Streams
-from .trainee import SigmaTrainee
+from .start_from import begin_from, chosen_parts
+from .streams import UNROLL, Assembler, Lateness, Piece, Place, Streams
+from .trainee import SigmaTrainee, action_terms
 
 CHECKPOINT = "checkpoint"
 _GLANCED_EPISODES, _GLANCED_EVERY = 64, 8
@@ -75,6 +77,7 @@ class Run:
             allow_untrained=options.allow_untrained,
         )
         sizes = SigmaConfig.for_backbone(loaded.backbone, dof=contract.dof)
+        sizes = replace(sizes, trained_delay_s=round(options.late_ticks / contract.fps, 6))
         self.model = SigmaTelepathyVLA(loaded.backbone, _settings(options, sizes), seed=options.seed)
         self.seats = Seats.of(contract, cameras)
         self.base = identify(self.model, loaded.info)
@@ -94,7 +97,14 @@ class Run:
             )
         split = {h: [i for i, e in enumerate(self.data.episodes) if e.held_out == h] for h in (False, True)}
         self.train_numbers, self.held_out_numbers = split[False], split[True]
-        self.assembler = Assembler(self.episodes, self.normalisation)
+        options = self.options
+        lateness = Lateness(
+            steps=self.model.config.residual_steps,
+            delay_ticks=options.late_ticks,
+            base_age_ticks=options.base_age_ticks,
+            seed=options.seed,
+        )
+        self.assembler = Assembler(self.episodes, self.normalisation, lateness)
         self.feeder = None
         if self.options.arm == "plain_lora":
             self.feeder = PlainFeeder(
@@ -114,7 +124,9 @@ class Run:
     def _prepare_training(self) -> None:
         options, count = self.options, self.options.gradient_accumulation_steps
         self._start_glance()
-        self.parameters: dict[str, Tensor] = dict(self.model.trained())
+        if options.start_from:
+            begin_from(self.model, options.start_from, self.base)
+        self.parameters: dict[str, Tensor] = chosen_parts(self.model, options.train_parts)
         self.optimizer = torch.optim.AdamW(
             self.parameters.values(), lr=options.learning_rate, weight_decay=options.weight_decay
         )
@@ -125,6 +137,10 @@ class Run:
             )
         else:
             trainee = PlainTrainee(self.model, self.feeder)
+        self.believed = None
+        if options.train_parts != "all":
+            rows = [(n, self.episodes[n].rows) for n in self.train_numbers]
+            self.believed = believed(self.model, self.assembler, rows)
         self.trainee = self.accelerator.prepare_model(trainee)
         self.places = [[Place()] * options.batch_size for _ in range(count)]
         config, device = self.model.config, self.model.backbone.device
@@ -181,8 +197,10 @@ class Run:
         pieces = self._pieces(micro)
         if self.feeder is not None:
             return self._plain_step(micro, pieces)
+        if self.believed is not None:
+            return self._residual_step(micro, self.believed)
         device = self.model.backbone.device
-        windows = [self.assembler.windows(pieces, step).to(device) for step in range(UNROLL)]
+        windows = [self.assembler.windows(pieces, step, late_at=self.step).to(device) for step in range(UNROLL)]
         memory = self.memories[micro]
         kept = torch.tensor([not piece.fresh for piece in pieces], device=device)
         previous = Recurrence(memory=memory.memory * kept[:, None], factors=memory.factors * kept[:, None, None])
@@ -196,6 +214,15 @@ class Run:
             outcome.terms, weights, present, scheme, progress=self.step / self.options.max_steps, count=share
         )
         return loss, parts, [name for window in windows for name in window.names]
+
+    def _residual_step(self, micro: int, known: Believed) -> tuple[Tensor, dict[str, Tensor], list[str]]:
+        place = [self.options.seed, self.step, micro, self.accelerator.process_index]
+        chosen, hidden = known.draw(self.options.batch_size * UNROLL, place, hide_motion=self.options.hide_motion)
+        windows = self.assembler.alone(known.places[chosen].tolist(), late_at=self.step).to(self.model.backbone.device)
+        terms = action_terms(self.model, known.belief(self.model, chosen, hidden), windows)
+        weights, share = self._weights(windows.base_error, windows.present)
+        loss, parts = total(terms, weights, windows.present, self._scheme(), progress=1.0, count=share)
+        return loss, parts, list(windows.names)
 
     def _plain_step(self, micro: int, pieces: list[Piece]) -> tuple[Tensor, dict[str, Tensor], list[str]]:
         ticks = [(piece.episode, row) for piece in pieces for row in piece.rows]
@@ -226,6 +253,7 @@ class Run:
     def _scheme(self) -> LossWeights:
         options = self.options
         return LossWeights(
+            far=options.far_weight,
             smooth=options.smooth_weight,
             semantic=options.semantic_weight,
             intent=options.intent_weight,
@@ -297,6 +325,8 @@ class Run:
 
 def _settings(options: TrainOptions, config: SigmaConfig) -> SigmaConfig:
     changes: dict[str, Any] = {f"use_{n}": False for n in options.ablate if n not in ("traf", "tsac")}
+    if options.residual_steps:
+        changes["residual_steps"] = options.residual_steps
     if options.lora_rank:
         changes |= {"lora_rank": options.lora_rank, "lora_alpha": 2.0 * options.lora_rank}
     if options.lora_dropout >= 0.0:

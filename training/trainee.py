@@ -54,8 +54,7 @@ class SigmaTrainee(nn.Module):
         for window in windows:
             belief = self._believe(window, previous)
             previous = _where(window.present, belief.recurrence, previous)
-            residual = self.model.correct(belief, window.states[:, -1], window.base)
-            terms = action_losses(residual, window.base, window.target)
+            terms = action_terms(self.model, belief, window)
             terms["sem"] = semantic_loss(belief, candidates)
             terms["int"] = intent_loss(belief)
             terms["tau"] = tau_loss(belief, tau_target=self.tau_target)
@@ -74,6 +73,18 @@ class SigmaTrainee(nn.Module):
             belief: Belief = checkpoint(self.model.believe, percepts, previous, use_reentrant=False)
             return belief
         return self.model.believe(percepts, previous)
+
+
+def action_terms(model: SigmaTelepathyVLA, belief: Belief, window: Windows) -> dict[str, Tensor]:
+    """Errors of a fresh chunk that is executed late, and, where bases get old, of what is left of an old one."""
+    state = window.states[:, -1]
+    fresh = model.correct(belief, state, window.base)
+    terms = action_losses(fresh, window.base, window.target, window.known, window.delay)
+    if not window.age.any():
+        return terms
+    renewed = model.correct(belief, state, window.old_base, window.age)
+    old = action_losses(renewed, window.old_base, window.target, window.known, torch.zeros_like(window.delay))
+    return {name: (terms[name] + old[name]) / 2 for name in terms}
 
 
 def percepts_of(model: SigmaTelepathyVLA, window: Windows) -> Percepts:

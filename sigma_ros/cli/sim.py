@@ -38,6 +38,9 @@ def sim(
     stitching: Annotated[
         str, typer.Option(help="latest, crossfade or rtc, as the policy node's parameter.")
     ] = "latest",
+    limits: Annotated[
+        str, typer.Option(help="The supervisor's: sim (no correction is too large), robot, or open (no own ceiling).")
+    ] = "sim",
     replan_ticks: Annotated[int, typer.Option(min=1, max=50, help="Ticks between two chunks.")] = 8,
     max_scale: Annotated[float, typer.Option(min=0.0, max=1.0, help="The adapter's largest scale.")] = 1.0,
     risk_temperature: Annotated[float, typer.Option(min=1e-3, max=1e3, help="How slowly the scale falls.")] = 1.0,
@@ -59,7 +62,7 @@ def sim(
     Example: sigma sim --episodes 50 --arms base,sigma --latency-ms 0,100,300 --out out/sim
     """
     from sigma_ros.contract_file import load_contract  # noqa: PLC0415 - help stays fast
-    from sigma_ros.sim.closed_loop import Loop, sim_limits  # noqa: PLC0415
+    from sigma_ros.sim.closed_loop import LIMITS, Loop, sim_limits  # noqa: PLC0415
     from sigma_ros.sim.environment import SimArm  # noqa: PLC0415
     from sigma_ros.sim.film import write_film  # noqa: PLC0415
     from sigma_ros.sim.setups import setup_named  # noqa: PLC0415
@@ -74,7 +77,7 @@ def sim(
         replan_ticks=replan_ticks,
         stitching=_stitching(stitching),
         time_limit_s=time_limit_s,
-        limits=sim_limits(),
+        limits=sim_limits(limits),
     )
     runtime = _load(checkpoint, robot, noise_seed, allow_untrained=allow_untrained) if _needs_model(chosen) else None
     conditions = {
@@ -86,6 +89,7 @@ def sim(
         "stitching": stitching,
         "replan_ticks": replan_ticks,
         "adapter": {"max_scale": max_scale, "risk_temperature": risk_temperature},
+        "limits": {"name": limits, "other than a robot's": dict(LIMITS[limits])},
         "time_limit_s": time_limit_s,
         "noise_seed": noise_seed,
     }

@@ -15,7 +15,7 @@ from numpy import ndarray
 from sigma_ros.control.limits import SupervisorLimits
 from sigma_ros.control.reasons import Reason
 from sigma_ros.risk import assess, scale_of
-from sigma_ros.values import Chunk
+from sigma_ros.values import NS_PER_S, Chunk
 
 _MISS_MEMORY_S = 1.0
 _MISS_CALM, _MISS_FULL = 0.2, 0.6
@@ -24,13 +24,20 @@ _MISS_CALM, _MISS_FULL = 0.2, 0.6
 _AGE_CALM = 0.5
 """Ages up to this part of their limit have no effect; at the limit the ceiling is 0."""
 
+_EXECUTED_STEPS = 16
+"""A residual that was trained for a delay was trained on so many steps behind it (model card: horizon T = 16)."""
+
 _OPPOSED_COSINE = -0.5
 _OPPOSED_RAD = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Strain:
-    """What speaks against the residual at a tick. Ages are parts of their limits (1 = at the limit)."""
+    """What speaks against the residual at a tick. Ages are parts of their limits, see `part_of_limit`.
+
+    `missed`: what the chunk asks for is further from its own request than the base would be. `opposed`: it undoes the
+    motion of a base that misses no more than itself.
+    """
 
     fault: bool
     heartbeat_age: float
@@ -43,10 +50,15 @@ class Strain:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ceiling:
-    """The own ceiling and the applied scale, a value that goes from tick to tick."""
+    """The own ceiling and the applied scale, a value that goes from tick to tick.
+
+    `asked` is what would be applied if there were no own ceiling: the residual is judged by that, not by what being
+    turned down does to the command.
+    """
 
     own: float = 1.0
     applied: float = 0.0
+    asked: float = 0.0
     miss_rate: float = 0.0
     calm_s: float = 0.0
     cause: Reason = Reason.OK
@@ -64,11 +76,14 @@ class Ceiling:
             recovers = calm_s > limits.recover_after_s
             own = min(cap, self.own + dt_s * limits.recover_per_s) if recovers else self.own
             cause = self.cause
-        goal = min(target, user_ceiling, own) if math.isfinite(target) else 0.0
-        applied = min(max(goal, self.applied - fall), self.applied + rise)
-        applied = min(1.0, max(0.0, applied))
+        wanted = min(target, user_ceiling) if math.isfinite(target) else 0.0
         return Ceiling(
-            own=own, applied=applied, miss_rate=miss_rate, calm_s=calm_s, cause=cause if own < 1.0 else Reason.OK
+            own=own,
+            applied=_slewed(self.applied, min(wanted, own), fall=fall, rise=rise),
+            asked=_slewed(self.asked, min(wanted, strain.chunk_cap), fall=fall, rise=rise),
+            miss_rate=miss_rate,
+            calm_s=calm_s,
+            cause=cause if own < 1.0 else Reason.OK,
         )
 
 
@@ -81,6 +96,21 @@ def allowed_scale(chunk: Chunk) -> float:
     )
     allowed = min(chunk.scale, scale_of(risk, chunk.settings))
     return allowed if math.isfinite(allowed) else 0.0
+
+
+def part_of_limit(age_s: float, *, trained_s: float, limit_s: float) -> float:
+    """How much of what a limit leaves beyond the age that was trained for is used up: 0 up to there, 1 at the limit."""
+    beyond_s = age_s - trained_s
+    if beyond_s <= 0.0:
+        return 0.0
+    return beyond_s / (limit_s - trained_s) if limit_s > trained_s else math.inf
+
+
+def trained_age_s(chunk: Chunk) -> float:
+    """Age of a chunk in execution up to which its residual was trained; 0 where it was trained for no delay."""
+    if chunk.trained_delay_s == 0.0:
+        return 0.0
+    return chunk.trained_delay_s + _EXECUTED_STEPS * chunk.step_period_ns / NS_PER_S
 
 
 def residual_cap(chunk: Chunk, max_residual_rad: float) -> float:
@@ -112,6 +142,11 @@ def _cap(strain: Strain, miss_rate: float) -> tuple[float, Reason]:
         (strain.chunk_cap, Reason.SCALE_RESIDUAL_LARGE),
     )
     return min(parts, key=lambda part: part[0])
+
+
+def _slewed(scale: float, goal: float, *, fall: float, rise: float) -> float:
+    """A scale in [0, 1] on its way to a goal."""
+    return min(1.0, max(0.0, min(max(goal, scale - fall), scale + rise)))
 
 
 def _falling(value: float, calm: float, full: float) -> float:

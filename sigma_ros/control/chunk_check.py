@@ -14,6 +14,7 @@ from sigma_ros.control.reasons import Reason
 from sigma_ros.values import NS_PER_S, Chunk
 
 MAX_HORIZON_STEPS = 256
+MAX_TRAINED_DELAY_S = 5.0
 
 _MIN_HORIZON_STEPS = 2
 _STAMP_BOUND_NS = 1 << 62
@@ -107,8 +108,9 @@ class ChunkCheck:
             if bad.any():
                 step, joint = (int(i) for i in np.argwhere(bad)[0])
                 return refused(Reason.CHUNK_NOT_FINITE, f"{name}, step {step}, {self._names[joint]}")
-        if not np.isfinite(chunk.scale):
-            return refused(Reason.CHUNK_NOT_FINITE, f"scale {chunk.scale}")
+        for name in ("scale", "trained_delay_s"):
+            if not np.isfinite(getattr(chunk, name)):
+                return refused(Reason.CHUNK_NOT_FINITE, f"{name} {getattr(chunk, name)}")
         return None
 
     def _fresh(self, chunk: Chunk, seen: Seen, now_ns: int) -> Verdict | None:
@@ -137,6 +139,8 @@ class ChunkCheck:
     def _plausible(self, chunk: Chunk) -> Verdict | None:
         if not 0.0 <= chunk.scale <= 1.0:
             return refused(Reason.CHUNK_IMPLAUSIBLE, f"scale {chunk.scale}")
+        if not 0.0 <= chunk.trained_delay_s <= MAX_TRAINED_DELAY_S:
+            return refused(Reason.CHUNK_IMPLAUSIBLE, f"trained for a delay of {chunk.trained_delay_s} s")
         outside = ((chunk.base_rad < self._low) | (chunk.base_rad > self._high)).any(axis=0)
         if outside.any():
             joint = int(np.argmax(outside))

@@ -8,14 +8,16 @@ from jaxtyping import Bool, Float64
 from numpy import ndarray
 
 from sigma_ros.contract import Contract
-from sigma_ros.control.ceiling import Ceiling, Strain
+from sigma_ros.control.ceiling import Ceiling, Strain, part_of_limit, trained_age_s
 from sigma_ros.control.chunk_check import ACCEPTED, Verdict, refused
 from sigma_ros.control.chunk_stream import ChunkStream
 from sigma_ros.control.evidence import Evidence
+from sigma_ros.control.follower import Follower
 from sigma_ros.control.limits import SupervisorLimits, limit_excess
 from sigma_ros.control.motion_guard import MotionGuard, Request, Step, Track
 from sigma_ros.control.reasons import Reason
 from sigma_ros.control.start_gate import Lead, anchor_of, gate, lead_to
+from sigma_ros.values import NS_PER_S
 
 VIOLATION_TOLERANCE = 1e-6
 """In SI units, for position, velocity, acceleration and jerk alike."""
@@ -45,7 +47,8 @@ class CommandLoop:
         self._ceiling = Ceiling()
         self._missed = False
         self._base_miss_s = 0.0
-        self._base_track: Track | None = None
+        self._base_is_worse = False
+        self._asked, self._base = Follower(), Follower()
         self._has_commanded = False
         self.is_slowed = False
         self._last_rad: Float64[ndarray, " dof"] | None = None
@@ -59,7 +62,7 @@ class CommandLoop:
         self.limits = limits
         self._motion = limits.motion(self._contract)
         self._guard = MotionGuard(self._motion)
-        self._base_track = None
+        self._asked, self._base = Follower(), Follower()
         if self.track is not None:
             self.track = self._guard.rest(self.track.command_rad)
 
@@ -144,29 +147,36 @@ class CommandLoop:
             self.lead = None
         request = stream.request(now_ns, scale=self._ceiling.applied, lead=self.lead) if following else None
         base_request = stream.request(now_ns, scale=0.0, lead=self.lead) if following else None
-        base_miss_rad = self._follow_base(base_request)
+        self._judge(stream, evidence, request, base_request)
         before = self.track.recent_rad
         step = self._guard.advance(self.track, request)
         self.track = step.track
         self._has_commanded = True
         excess = limit_excess(self._motion, np.concatenate((before, step.track.recent_rad[2:])))
-        return self._outcome(step, excess, base_miss_rad)
+        return self._outcome(step, excess)
 
-    def _follow_base(self, request: Request | None) -> float:
-        """How far the base alone, followed from where the arm began to follow, would be from its own request [rad]."""
-        if request is None or self.track is None:
-            self._base_track = None
-            return 0.0
-        step = self._guard.advance(self._base_track or self.track, request)
-        self._base_track = step.track
-        return float(step.miss_rad.max())
+    def _judge(
+        self, stream: ChunkStream, evidence: Evidence, request: Request | None, base_request: Request | None
+    ) -> None:
+        """How far what the chunk asks for, and the base alone, would each be from their own requests if followed.
 
-    def _outcome(self, step: Step, excess: float, base_miss_rad: float) -> Outcome:
+        The own ceiling has no part in either: a residual that was turned down is not judged by what that does.
+        """
+        asked = self._ceiling.asked
+        if request is not None and asked != self._ceiling.applied:
+            request = stream.request(evidence.observation_now_ns, scale=asked, lead=self.lead)
+        dt_s = self._motion.period_s
+        self._asked = self._asked.after(request, self.track, self._guard, dt_s=dt_s)
+        self._base = self._base.after(base_request, self.track, self._guard, dt_s=dt_s)
+        tolerance_rad = self.limits.miss_tolerance_rad
+        self._missed = self._asked.miss_rad - self._base.miss_rad > tolerance_rad
+        self._base_is_worse = self._base.usual_miss_rad - self._asked.usual_miss_rad > tolerance_rad
+
+    def _outcome(self, step: Step, excess: float) -> Outcome:
         miss_rad = float(step.miss_rad.max())
-        self._missed = miss_rad - base_miss_rad > self.limits.miss_tolerance_rad
         self.is_slowed = step.too_fast
         asked_for_too_much = miss_rad > self.limits.base_miss_rad and not step.too_fast
-        base_alone = self._ceiling.applied == 0.0 or base_miss_rad > self.limits.base_miss_rad
+        base_alone = self._ceiling.applied == 0.0 or self._base.miss_rad > self.limits.base_miss_rad
         base_misses = asked_for_too_much and base_alone
         self._base_miss_s = self._base_miss_s + self._motion.period_s if base_misses else 0.0
         return Outcome(
@@ -184,9 +194,17 @@ class CommandLoop:
         return Strain(
             fault=fault,
             heartbeat_age=evidence.heartbeat_age_s(evidence.now_ns) / limits.heartbeat_timeout_s,
-            chunk_delay=0.0 if chunk is None else stream.delay_ns / (limits.max_chunk_delay_s * 1e9),
-            chunk_age=age_ns / stream.max_age_ns,
+            chunk_delay=part_of_limit(
+                0.0 if chunk is None else stream.delay_ns / NS_PER_S,
+                trained_s=0.0 if chunk is None else chunk.trained_delay_s,
+                limit_s=limits.max_chunk_delay_s,
+            ),
+            chunk_age=part_of_limit(
+                age_ns / NS_PER_S,
+                trained_s=0.0 if chunk is None else trained_age_s(chunk),
+                limit_s=stream.max_age_ns / NS_PER_S,
+            ),
             missed=self._missed,
             chunk_cap=stream.residual_cap,
-            opposed=stream.is_opposed,
+            opposed=stream.is_opposed and not self._base_is_worse,
         )

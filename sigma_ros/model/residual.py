@@ -1,18 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """Residual actions on three time scales, in the base's normalised action space, and their sum.
 
-r[h] = trajectory[h] + [h < 8] chunk[h] + [h = 0] vector, faded to zero behind the trajectory. The last
-layer of each branch starts at zero, so an untrained Sigma equals its base.
+r[h] = late[h] + trajectory[h] + [h < 8] chunk[h] + [h = 0] vector. Trajectory (16 steps) and late (by default the whole
+chunk) hold their last step behind the steps they have: an arm that runs late is not handed to the base. The last layer
+of each branch starts at zero, so an untrained Sigma equals its base.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from sigma_ros.model.settings import SigmaConfig
+from sigma_ros.model.settings import BRANCHES, SigmaConfig
 from sigma_ros.model.telepathy import Belief, TelepathyPath
+
+_NEIGHBOURS = 2
+_BASE_GAIN = 4.0
+_WAVES = 10
+_AGE_TICKS = 16.0
+"""The late branch sees this many base steps to either side, times a gain; cosines of the step up to this number;
+the base's age in units of this many ticks."""
 
 DIFFERENCE_GAIN = 4.0
 """Brings the second differences of a trembling chunk (about 1/20 in normalised actions) nearer to its actions' size."""
@@ -41,7 +50,7 @@ class Residual:
 
     @property
     def trajectory(self) -> Float[Tensor, "batch trajectory_steps dof"]:
-        """Correction of the full trained horizon; the adapter judges its size."""
+        """Correction of the card's trajectory; the adapter judges its size."""
         return self.composite[:, : self.config.trajectory_steps]
 
 
@@ -69,9 +78,14 @@ class Branch(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(
-        self, belief: Belief, state: Float[Tensor, "batch dof"], base: Float[Tensor, "batch horizon dof"]
+        self,
+        belief: Belief,
+        state: Float[Tensor, "batch dof"],
+        base: Float[Tensor, "batch horizon dof"],
+        age_ticks: Float[Tensor, " batch"],
     ) -> Float[Tensor, "batch steps dof"]:
-        """Normalised corrections."""
+        """Normalised corrections; the age of the base is not looked at."""
+        del age_ticks
         factors = self.factors(belief.factors.flatten(1))
         actions = base[:, : self.steps]
         given = torch.cat([state, belief.glance, actions.flatten(1)], dim=1)
@@ -79,6 +93,73 @@ class Branch(nn.Module):
         trembling = DIFFERENCE_GAIN * actions.diff(n=2, dim=1).flatten(1) if self.steps > 2 else given[:, :0]
         linear = self.direct(torch.cat([given, trembling], dim=1))
         return (corrections + linear).unflatten(1, (self.steps, -1))
+
+
+class LateBranch(nn.Module):
+    """All steps of the chunk by one head, told which step it is and how many ticks old the base's chunk is.
+
+    What is linear in pictures and state has a path of its own for each of a few slow waves over the steps, what is
+    linear in the base's actions around a step another one (arXiv:2509.23224 feeds step and stale base alike).
+    """
+
+    waves: Float[Tensor, "steps waves"]
+
+    def __init__(self, config: SigmaConfig, steps: int) -> None:
+        super().__init__()
+        self.steps = steps
+        hidden, near = config.residual_hidden // 2, config.dof * (2 * _NEIGHBOURS + 1)
+        given = config.dof + config.glance_size
+        self.factors = nn.Linear(config.factor_size, config.intent_width)
+        self.context = nn.Sequential(
+            nn.Linear(2 * config.intent_width + given, hidden),
+            nn.GELU(),
+            nn.LayerNorm(hidden),
+            nn.Linear(hidden, hidden),
+        )
+        self.place = nn.Linear(_WAVES + 2, 2 * hidden)
+        self.near = nn.Linear(near, hidden)
+        self.mix = nn.Sequential(nn.GELU(), nn.LayerNorm(hidden), nn.Linear(hidden, hidden), nn.GELU())
+        self.output = nn.Linear(hidden, config.dof)
+        self.direct = nn.Linear(given, _WAVES * config.dof, bias=False)
+        self.direct_near = nn.Linear(near, config.dof, bias=False)
+        for parameter in (self.output.weight, self.output.bias, self.direct.weight, self.direct_near.weight):
+            nn.init.zeros_(parameter)
+        self.register_buffer("waves", waves(config.horizon)[:steps], persistent=False)
+
+    def forward(
+        self,
+        belief: Belief,
+        state: Float[Tensor, "batch dof"],
+        base: Float[Tensor, "batch horizon dof"],
+        age_ticks: Float[Tensor, " batch"],
+    ) -> Float[Tensor, "batch steps dof"]:
+        """Normalised corrections of the steps from the newest tick on."""
+        given = torch.cat([state, belief.glance], dim=1)
+        factors = self.factors(belief.factors.flatten(1))
+        context = self.context(torch.cat([factors, belief.intent, given], dim=1))[:, None]
+        gain, shift = self.place(self._places(age_ticks)).chunk(2, dim=2)
+        near = _BASE_GAIN * neighbours(base)[:, : self.steps]
+        corrections = self.output(self.mix(context * (1.0 + gain) + shift + self.near(near)))
+        slow = self.direct(given).unflatten(1, (_WAVES, -1))
+        return corrections + self.waves @ slow + self.direct_near(near)
+
+    def _places(self, age_ticks: Float[Tensor, " batch"]) -> Float[Tensor, "batch steps places"]:
+        """Which step of what is left, and how old that is."""
+        age = (age_ticks / _AGE_TICKS)[:, None, None].expand(-1, self.steps, 1)
+        index = self.waves.expand(len(age_ticks), -1, -1)
+        return torch.cat([index, age, age * index[..., 1:2]], dim=2)
+
+
+def waves(horizon: int) -> Float[Tensor, "horizon waves"]:
+    """Cosines over the horizon, slowest first."""
+    step = torch.arange(horizon, dtype=torch.float32)[:, None] / horizon
+    return torch.cos(math.pi * step * torch.arange(_WAVES))
+
+
+def neighbours(base: Float[Tensor, "batch horizon dof"]) -> Float[Tensor, "batch horizon near"]:
+    """Each step's actions with those of the steps around it; both ends are repeated."""
+    ends = [base[:, :1].expand(-1, _NEIGHBOURS, -1), base, base[:, -1:].expand(-1, _NEIGHBOURS, -1)]
+    return torch.cat(ends, dim=1).unfold(1, 2 * _NEIGHBOURS + 1, 1).flatten(2)
 
 
 class ResidualBranches(nn.Module):
@@ -89,22 +170,31 @@ class ResidualBranches(nn.Module):
     def __init__(self, config: SigmaConfig) -> None:
         super().__init__()
         self.config = config
-        self.branches = nn.ModuleDict({name: Branch(config, steps) for name, steps in config.branch_steps.items()})
+        kinds = dict.fromkeys(BRANCHES, Branch) | {"late": LateBranch}
+        self.branches = nn.ModuleDict({name: kinds[name](config, n) for name, n in config.branch_steps.items()})
         self.register_buffer("corrected", torch.tensor(config.corrected_joints), persistent=False)
 
     def forward(
-        self, belief: Belief, state: Float[Tensor, "batch dof"], base: Float[Tensor, "batch horizon dof"]
+        self,
+        belief: Belief,
+        state: Float[Tensor, "batch dof"],
+        base: Float[Tensor, "batch horizon dof"],
+        age_ticks: Float[Tensor, " batch"] | None = None,
     ) -> Residual:
-        """`state` is the newest, `base` the base's normalised actions; neither gets a gradient of its own."""
-        steps = {"vector": 1, "chunk": self.config.chunk_steps, "trajectory": self.config.trajectory_steps}
-        parts = {name: self._branch(name, count, belief, state, base) for name, count in steps.items()}
-        composite = compose(**parts, horizon=self.config.horizon, fade_steps=self.config.fade_steps)
-        return Residual(composite=composite, config=self.config)
+        """`state` is the newest, `base` the base's normalised actions from the newest tick on; no gradient goes there.
 
-    def _branch(self, name: str, steps: int, belief: Belief, state: Tensor, base: Tensor) -> Tensor:
+        `age_ticks`: how long ago the base's chunk was planned; None: just now.
+        """
+        age = base.new_zeros(len(base)) if age_ticks is None else age_ticks
+        steps = self.config.all_branch_steps
+        parts = {name: self._branch(name, (belief, state, base, age), steps=count) for name, count in steps.items()}
+        return Residual(composite=compose(**parts, horizon=self.config.horizon), config=self.config)
+
+    def _branch(self, name: str, given: tuple[Belief, Tensor, Tensor, Tensor], *, steps: int) -> Tensor:
         if name not in self.branches:
+            base = given[2]
             return base.new_zeros(base.shape[0], steps, base.shape[2])
-        return torch.where(self.corrected, self.branches[name](belief, state, base), 0.0)
+        return torch.where(self.corrected, self.branches[name](*given), 0.0)
 
 
 def compose(
@@ -112,17 +202,17 @@ def compose(
     vector: Float[Tensor, "batch 1 dof"],
     chunk: Float[Tensor, "batch chunk_steps dof"],
     trajectory: Float[Tensor, "batch trajectory_steps dof"],
+    late: Float[Tensor, "batch residual_steps dof"],
     horizon: int,
-    fade_steps: int,
 ) -> Float[Tensor, "batch horizon dof"]:
-    """The sum of the three scales over the horizon; behind the trajectory its last step fades out linearly."""
-    batch, steps, dof = trajectory.shape
-    fade = torch.arange(fade_steps, 0, -1, device=trajectory.device, dtype=trajectory.dtype) / (fade_steps + 1)
-    tail = trajectory[:, -1:] * fade[None, :, None]
-    rest = trajectory.new_zeros(batch, max(0, horizon - steps - fade_steps), dof)
-    whole = torch.cat([trajectory, tail, rest], dim=1)[:, :horizon]
+    """The sum of all parts over the horizon: trajectory and late hold their last step, vector and chunk just end."""
+    whole = _held(trajectory, horizon) + _held(late, horizon)
     whole = whole + nn.functional.pad(chunk, (0, 0, 0, horizon - chunk.shape[1]))
     return whole + nn.functional.pad(vector, (0, 0, 0, horizon - 1))
+
+
+def _held(steps: Float[Tensor, "batch steps dof"], horizon: int) -> Float[Tensor, "batch horizon dof"]:
+    return torch.cat([steps, steps[:, -1:].expand(-1, horizon - steps.shape[1], -1)], dim=1)
 
 
 def head_parameters(config: SigmaConfig) -> int:

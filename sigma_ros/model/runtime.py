@@ -295,6 +295,7 @@ class SigmaRuntime:
             observation_age_ns=window.newest.age_ns,
             inference_ns=time.perf_counter_ns() - started_ns,
             checkpoint_hash=self.info.hash,
+            trained_delay_s=self.model.config.trained_delay_s,
         )
 
 

@@ -23,8 +23,12 @@ _LARGEST = 1 << 16
 _CHUNK_STEPS, _TRAJECTORY_STEPS = 8, 16
 """Of the paper; a base whose chunks are shorter has fewer."""
 
-BRANCHES = ("vector", "chunk", "trajectory")
-"""The residual's three time scales, shortest first."""
+_HORIZON = 50
+_LONGEST_DELAY_S = 5.0
+_FADE = "fade_steps"
+
+BRANCHES = ("vector", "chunk", "trajectory", "late")
+"""The residual's three time scales, shortest first, and what is added for steps and base chunks that come late."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +62,9 @@ class SigmaConfig:
         head_hidden: Hidden width of the intent and factor heads.
         residual_hidden: Hidden width of a residual branch.
         chunk_steps: Steps of the chunk branch.
-        trajectory_steps: Steps of the trajectory branch; also the targets of training.
-        fade_steps: Steps over which the residual fades to zero behind the trajectory.
+        trajectory_steps: Steps of the trajectory branch; its last correction is held behind them.
+        residual_steps: Steps of the late branch, which the residual was trained on; its last one is held likewise.
+        trained_delay_s: Delay from a picture to its chunk for which the residual was trained [s]; 0: for none.
         corrected_joints: Joints that may be corrected; the others always keep the base's actions.
         use_memory: Off: every update starts from an empty memory.
         use_glance: Off: pictures reach the residual through the language model and the factors alone.
@@ -68,6 +73,7 @@ class SigmaConfig:
         use_vector: Off: no residual on the first step alone.
         use_chunk: Off: no residual on the chunk scale.
         use_trajectory: Off: no residual on the trajectory scale.
+        use_late: Off: no residual of its own for steps behind the trajectory and bases that have got old.
         plain_lora: Comparison arm: no telepathy path; adapters in the base's own prefix, with the rank
             that gives as many trained parameters, and the residual is what they change.
     """
@@ -75,7 +81,7 @@ class SigmaConfig:
     width: int = 2048
     cameras: int = 2
     dof: int = 6
-    horizon: int = 50
+    horizon: int = _HORIZON
     pooled_grid: int = 4
     glance_width: int = 16
     resampler_width: int = 512
@@ -99,7 +105,8 @@ class SigmaConfig:
     residual_hidden: int = 512
     chunk_steps: int = _CHUNK_STEPS
     trajectory_steps: int = _TRAJECTORY_STEPS
-    fade_steps: int = 4
+    residual_steps: int = _HORIZON
+    trained_delay_s: float = 0.0
     corrected_joints: tuple[bool, ...] = (True,) * 6
     use_memory: bool = True
     use_glance: bool = True
@@ -108,6 +115,7 @@ class SigmaConfig:
     use_vector: bool = True
     use_chunk: bool = True
     use_trajectory: bool = True
+    use_late: bool = True
     plain_lora: bool = False
 
     def __post_init__(self) -> None:
@@ -124,11 +132,13 @@ class SigmaConfig:
         problems = []
         if self.resampler_width % self.resampler_heads:
             problems.append(f"resampler_width {self.resampler_width} is no multiple of {self.resampler_heads} heads")
-        if not 1 <= self.chunk_steps <= self.trajectory_steps <= self.horizon:
+        if not 1 <= self.chunk_steps <= self.trajectory_steps <= self.residual_steps <= self.horizon:
             problems.append(
-                "1 <= chunk_steps <= trajectory_steps <= horizon must hold, "
-                f"got {self.chunk_steps}, {self.trajectory_steps}, {self.horizon}"
+                "1 <= chunk_steps <= trajectory_steps <= residual_steps <= horizon must hold, "
+                f"got {self.chunk_steps}, {self.trajectory_steps}, {self.residual_steps}, {self.horizon}"
             )
+        if not 0.0 <= self.trained_delay_s <= _LONGEST_DELAY_S:
+            problems.append(f"trained_delay_s must be in [0, {_LONGEST_DELAY_S:g}], got {self.trained_delay_s}")
         if len(self.corrected_joints) != self.dof:
             problems.append(f"corrected_joints needs {self.dof} entries, got {len(self.corrected_joints)}")
         if not 0.0 <= self.lora_dropout < 1.0:
@@ -144,8 +154,9 @@ class SigmaConfig:
 
     @classmethod
     def full(cls, **changes: Any) -> Self:
-        """The default sizes; `corrected_joints` follows `dof` unless given."""
+        """The default sizes; `corrected_joints` follows `dof` and `residual_steps` the horizon unless given."""
         changes.setdefault("corrected_joints", (True,) * changes.get("dof", 6))
+        changes.setdefault("residual_steps", changes.get("horizon", _HORIZON))
         return cls(**changes)
 
     @classmethod
@@ -195,8 +206,13 @@ class SigmaConfig:
     @property
     def branch_steps(self) -> dict[str, int]:
         """Steps of each residual branch that is switched on, shortest first."""
-        steps = {"vector": 1, "chunk": self.chunk_steps, "trajectory": self.trajectory_steps}
-        return {name: steps[name] for name in BRANCHES if getattr(self, f"use_{name}")}
+        return {name: steps for name, steps in self.all_branch_steps.items() if getattr(self, f"use_{name}")}
+
+    @property
+    def all_branch_steps(self) -> dict[str, int]:
+        """Steps of each residual branch, shortest first."""
+        steps = (1, self.chunk_steps, self.trajectory_steps, self.residual_steps)
+        return dict(zip(BRANCHES, steps, strict=True))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `sigma_config.json`."""
@@ -206,11 +222,13 @@ class SigmaConfig:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], *, where: object = None) -> Self:
-        """Reads what `to_json` wrote.
+        """Reads what `to_json` wrote, and settings from before the late branch: with the steps they were trained on.
 
         Raises:
             CheckpointError: a field is unknown, missing, or of the wrong type or size.
         """
+        if _FADE in values:
+            values = _before_late(values)
         names = {field.name for field in dataclasses.fields(cls)}
         unknown, missing = sorted(set(values) - names), sorted(names - set(values))
         if unknown or missing:
@@ -225,6 +243,12 @@ class SigmaConfig:
         return cls(**{**values, "corrected_joints": tuple(joints) if isinstance(joints, list) else joints})
 
 
+def _before_late(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings whose residual faded into the base behind its trajectory: the last correction is held there now."""
+    kept = {name: value for name, value in values.items() if name != _FADE}
+    return {**kept, "residual_steps": values.get("trajectory_steps", 1), "trained_delay_s": 0.0, "use_late": False}
+
+
 def _wrong_types(config: SigmaConfig) -> list[str]:
     problems = []
     for field in dataclasses.fields(config):
@@ -232,8 +256,7 @@ def _wrong_types(config: SigmaConfig) -> list[str]:
         if field.type is bool:
             good = isinstance(value, bool)
         elif field.type is int:
-            least = 0 if field.name == "fade_steps" else 1
-            good = isinstance(value, int) and not isinstance(value, bool) and least <= value <= _LARGEST
+            good = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _LARGEST
         elif field.type is float:
             good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         else:

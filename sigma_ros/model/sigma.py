@@ -176,12 +176,16 @@ class SigmaTelepathyVLA(nn.Module):
         return self.telepathy(percepts, previous, self.reader if adapted else self.plain_reader)
 
     def correct(
-        self, belief: Belief, state: Float[Tensor, "batch dof"], base: Float[Tensor, "batch horizon dof"]
+        self,
+        belief: Belief,
+        state: Float[Tensor, "batch dof"],
+        base: Float[Tensor, "batch horizon dof"],
+        age_ticks: Float[Tensor, " batch"] | None = None,
     ) -> Residual:
-        """Residual actions for the base's normalised chunk."""
+        """Residual actions for the base's normalised chunk from the newest tick on; see `ResidualBranches.forward`."""
         if self.residual is None:
             return Residual(composite=torch.zeros_like(base), config=self.config)
-        return self.residual(belief, state, base)
+        return self.residual(belief, state, base, age_ticks)
 
     def ratios(self, belief: Belief, residual: Residual) -> tuple[Tensor, Tensor, Tensor]:
         """Residual ratio, factor ratio and alignment per sample in float64: what `sigma_ros.risk` judges.

@@ -114,10 +114,14 @@ def _committed(state: RecurrentState, belief: Belief) -> tuple[bool, RecurrentSt
 
 @torch.no_grad()
 def recorrect(model: SigmaTelepathyVLA, state: RecurrentState, base: Float[Tensor, "steps dof"]) -> Action:
-    """What Sigma believes now, and its residual on normalised base steps from the newest tick on."""
+    """What Sigma believes now, and its residual on what is left of a normalised base chunk from the newest tick on.
+
+    The chunk had the whole horizon once: what is missing of it says how old it is.
+    """
     belief = model.believe(percepts_of(model, state), state.recurrence)
-    whole = torch.cat([base, base[-1:].expand(model.config.horizon - len(base), -1)])[None]
-    residual = model.correct(belief, state.ring.states[-1:], whole)
+    age = model.config.horizon - len(base)
+    whole = torch.cat([base, base[-1:].expand(age, -1)])[None]
+    residual = model.correct(belief, state.ring.states[-1:], whole, base.new_tensor([age]))
     kept = replace(residual, composite=residual.composite[:, : len(base)])
     return Action(base=base[None], residual=kept, belief=belief)
 

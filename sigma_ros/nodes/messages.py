@@ -17,7 +17,7 @@ from sigma_ros.msg import ActionChunk, TelepathyState
 from sigma_ros.nodes.sensor_messages import doubles, stamp_ns, to_duration, to_time
 from sigma_ros.values import AdapterSettings, Chunk, Gap, Risk, Telepathy
 
-_CHUNK_FLOATS = ("scale", "tau_l2", "sem_align")
+_CHUNK_FLOATS = ("scale", "tau_l2", "sem_align", "trained_delay_s")
 _SETTINGS = ("min_scale", "max_scale", "risk_temperature")
 _RISK = {
     "residual_ratio": "residual_ratio",

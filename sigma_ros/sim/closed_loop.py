@@ -20,6 +20,7 @@ from sigma_ros.control.images import letterbox
 from sigma_ros.control.limits import SupervisorLimits
 from sigma_ros.control.supervisor import Supervisor
 from sigma_ros.control.window import WindowHistory
+from sigma_ros.errors import UsageError
 from sigma_ros.evaluation.latency import Latency
 from sigma_ros.evaluation.replay_operator import ReplayOperator
 from sigma_ros.policy.job import Proposed, execute
@@ -76,13 +77,26 @@ def _policy_loop(contract: Contract, runtime: Any, loop: Loop) -> PolicyLoop:
     return PolicyLoop(contract, settings, check_units=lambda _: (), lockstep=False)
 
 
-def sim_limits() -> SupervisorLimits:
-    """The supervisor in the simulator: as live, but led slowly to a first target that is off by the arm's sag.
+LIMITS: Mapping[str, Mapping[str, float]] = {
+    "robot": {},
+    "sim": {"max_residual_rad": 3.2},
+    "open": {"max_residual_rad": 3.2, "max_chunk_delay_s": 1.0, "max_chunk_age_s": 3.0, "miss_tolerance_rad": 0.5},
+}
+"""The supervisor's settings by name, as they differ from a robot's: none; no correction is too large, for the small
+base is off by more than a real arm should ever be corrected by; and hardly anything turns the residual down."""
 
-    No correction is too large here: the small base is off by more than a real arm should ever be corrected by.
+
+def sim_limits(name: str = "sim") -> SupervisorLimits:
+    """Settings of `LIMITS`, led slowly to a first target that is off by the arm's sag.
+
     Nobody stands beside a simulated arm: it goes on by itself after any pause.
+
+    Raises:
+        UsageError: there are none of that name.
     """
-    return SupervisorLimits(start_ramp=True, max_residual_rad=3.2, authority_ages=False)
+    if name not in LIMITS:
+        raise UsageError("no such limits", expected=" or ".join(LIMITS), got=name)
+    return SupervisorLimits(start_ramp=True, authority_ages=False, **LIMITS[name])  # type: ignore[arg-type]
 
 
 def run_episode(

@@ -20,7 +20,9 @@ from sigma_ros.values import NS_PER_S, frozen_array
 _SETTLE_S = 0.6
 """Time for the brick to come to rest after the last command, before success is judged."""
 
-_FREE_PHASES = ("reach", "carry", "return")
+_FREE_PHASES = ("reach", "lower", "carry", "return")
+_NEAR_BRICK_RAD = 0.05
+"""Lowering is pushed by no more than this: 12 mm at the fingers, from where 25 of 25 demonstrations came back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +89,8 @@ class _Push:
         self._directions_rad = size_rad * rng.uniform(-1, 1, (len(path.waypoints), len(path.at(0.0))))
         self._directions_rad[:, gripper] = 0.0
         self._directions_rad[[w.phase not in _FREE_PHASES for w in path.waypoints]] = 0.0
+        lowering = [w.phase == "lower" for w in path.waypoints]
+        self._directions_rad[lowering] *= min(1.0, _NEAR_BRICK_RAD / max(size_rad, _NEAR_BRICK_RAD))
 
     def at(self, time_s: float) -> Float64[ndarray, " dof"]:
         leg, part = self._path.progress(time_s)

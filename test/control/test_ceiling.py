@@ -11,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from supervision import CONTRACT, LAW, chunk_of
 
-from sigma_ros.control.ceiling import Ceiling, Strain, allowed_scale, is_opposed, residual_cap
+from sigma_ros.control.ceiling import (
+    Ceiling,
+    Strain,
+    allowed_scale,
+    is_opposed,
+    part_of_limit,
+    residual_cap,
+    trained_age_s,
+)
 from sigma_ros.control.limits import SupervisorLimits
 from sigma_ros.control.reasons import Reason
 from sigma_ros.risk import assess
@@ -89,6 +97,35 @@ def test_missing_the_request_for_long_lowers_the_scale_but_now_and_then_does_not
     assert (rare.own, rare.applied, rare.cause) == (1.0, 1.0, Reason.OK)
     often = ticks(Ceiling(applied=1.0), 100, replace(EASE, missed=True))
     assert (often.own, often.cause) == (0.0, Reason.SCALE_MISSES)
+
+
+@LAW
+@given(st.lists(st.tuples(strains, any_number, unit), min_size=1, max_size=40))
+def test_what_is_judged_does_not_depend_on_what_the_ceiling_did(steps: list[tuple[Strain, float, float]]) -> None:
+    judged, undisturbed = Ceiling(), Ceiling()
+    for strain, target, user in steps:
+        judged = after(judged, strain, target=target, user=user)
+        undisturbed = after(undisturbed, replace(EASE, chunk_cap=strain.chunk_cap), target=target, user=user)
+        assert judged.asked == undisturbed.asked
+
+
+@LAW
+@given(st.floats(0.0, 2.0), st.floats(0.0, 2.0), st.floats(0.01, 2.0))
+def test_a_delay_counts_from_what_was_trained_for_up_to_the_limit(
+    age_s: float, trained_s: float, limit_s: float
+) -> None:
+    part = part_of_limit(age_s, trained_s=trained_s, limit_s=limit_s)
+    assert (part == 0.0) == (age_s <= trained_s)
+    assert part_of_limit(age_s, trained_s=0.0, limit_s=limit_s) == pytest.approx(age_s / limit_s)
+    if age_s >= limit_s and age_s > trained_s:
+        assert part >= 1.0 - 1e-9
+    assert part_of_limit(age_s, trained_s=trained_s + 0.1, limit_s=limit_s) <= part or part >= 1.0
+
+
+def test_a_chunk_that_was_trained_for_no_delay_is_trained_for_no_age() -> None:
+    base = np.zeros((50, CONTRACT.dof))
+    assert trained_age_s(chunk_of(base)) == 0.0
+    assert trained_age_s(chunk_of(base, trained_delay_s=0.3)) == pytest.approx(0.3 + 16 / CONTRACT.fps, abs=1e-6)
 
 
 def test_a_new_ceiling_is_open_and_nothing_is_applied_yet() -> None:

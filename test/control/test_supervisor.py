@@ -204,6 +204,27 @@ def test_a_residual_that_works_against_the_base_for_long_leaves_the_base_alone()
     assert bench.last.applied_scale > 0.5
 
 
+def test_a_base_that_misses_more_is_not_handed_the_arm_by_a_residual_that_undoes_its_motion() -> None:
+    bench, rng = Bench().running(), np.random.default_rng(5)
+    for _ in range(60):
+        base = rough(bench, rng, 0.2)
+        bench.offer(base, residual_rad=bench.pose - base, scale=1.0)
+        bench.tick(8)
+    assert State.BASE_ONLY not in bench.states
+    assert bench.last.applied_scale == 1.0
+
+
+@pytest.mark.parametrize(("trained_s", "scale"), [(0.0, 0.0), (0.5, 1.0)])
+def test_a_late_chunk_keeps_its_residual_if_it_was_trained_for_that(trained_s: float, scale: float) -> None:
+    bench = Bench().running()
+    for _ in range(60):
+        base, stamp_ns = bench.sway(size=0.1), bench.stamp_ns
+        bench.tick(24)
+        bench.offer(base, stamp_ns=stamp_ns, scale=1.0, trained_delay_s=trained_s)
+        bench.tick(1)
+    assert bench.last.applied_scale == pytest.approx(scale, abs=0.1)
+
+
 def test_a_base_that_misbehaves_on_its_own_leads_to_hold_until_somebody_engages() -> None:
     bench = Bench().running()
     bench.supervisor.set_ceiling(0.0)

@@ -26,7 +26,7 @@ def test_design_sizes_are_the_defaults():
     assert (config.resampler_queries, config.resampler_layers, config.state_tokens, config.readouts) == (32, 2, 4, 4)
     assert (config.memory_width, config.intent_width, config.factor_count, config.factor_width) == (512, 256, 8, 256)
     assert (config.lora_rank, config.lora_alpha, config.lora_dropout, config.memory_stride) == (16, 32.0, 0.05, 16)
-    assert (config.chunk_steps, config.trajectory_steps, config.fade_steps, config.pooled_grid) == (8, 16, 4, 4)
+    assert (config.chunk_steps, config.trajectory_steps, config.residual_steps, config.pooled_grid) == (8, 16, 50, 4)
 
 
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(SigmaConfig)])
@@ -43,7 +43,9 @@ def test_every_field_is_needed_and_checked(name):
     [
         ({"resampler_heads": 7}, "no multiple of 7 heads"),
         ({"chunk_steps": 17}, "chunk_steps <= trajectory_steps"),
-        ({"horizon": 15}, "trajectory_steps <= horizon"),
+        ({"horizon": 15}, "trajectory_steps <= residual_steps"),
+        ({"residual_steps": 51}, "residual_steps <= horizon"),
+        ({"trained_delay_s": -0.1}, "trained_delay_s must be in"),
         ({"lora_dropout": 1.0}, "lora_dropout must be in"),
         ({"memory_width": 0}, "memory_width is 0"),
         ({"lora_alpha": float("nan")}, "lora_alpha is nan"),
@@ -62,33 +64,43 @@ def parts(seed=0, dof=6):
         "vector": torch.randn(2, 1, dof, generator=generator),
         "chunk": torch.randn(2, 8, dof, generator=generator),
         "trajectory": torch.randn(2, 16, dof, generator=generator),
+        "late": torch.randn(2, 40, dof, generator=generator),
     }
 
 
-def test_the_residual_is_the_sum_of_its_three_scales():
+def test_the_residual_is_the_sum_of_its_scales():
     given_parts = parts()
-    whole = compose(**given_parts, horizon=50, fade_steps=4)
+    whole = compose(**given_parts, horizon=50)
     for step in range(16):
-        expected = given_parts["trajectory"][:, step].clone()
+        expected = given_parts["trajectory"][:, step] + given_parts["late"][:, step]
         if step < 8:
             expected = expected + given_parts["chunk"][:, step]
         if step == 0:
             expected = expected + given_parts["vector"][:, 0]
         torch.testing.assert_close(whole[:, step], expected)
-    assert not whole[:, 20:].any()
 
 
-def test_behind_the_trajectory_the_residual_fades_in_even_steps():
+def test_behind_the_steps_it_was_trained_on_the_residual_is_held_and_never_fades():
     given_parts = parts()
-    whole = compose(**given_parts, horizon=50, fade_steps=4)
-    last = given_parts["trajectory"][:, 15]
-    steps = (whole[:, 15:20] - whole[:, 16:21]) / last[:, None]
-    torch.testing.assert_close(steps, torch.full_like(steps, 0.2))
+    whole = compose(**given_parts, horizon=50)
+    for step in range(16, 50):
+        held = given_parts["trajectory"][:, 15] + given_parts["late"][:, min(step, 39)]
+        torch.testing.assert_close(whole[:, step], held)
 
 
-@given(horizon=st.integers(16, 40), fade=st.integers(0, 12))
-def test_the_residual_always_spans_the_horizon(horizon, fade):
-    assert compose(**parts(), horizon=horizon, fade_steps=fade).shape == (2, horizon, 6)
+@given(horizon=st.integers(40, 80))
+def test_the_residual_always_spans_the_horizon(horizon):
+    assert compose(**parts(), horizon=horizon).shape == (2, horizon, 6)
+
+
+def test_settings_from_before_the_late_branch_are_read_with_the_steps_they_were_trained_on():
+    values = SigmaConfig.full().to_json()
+    before = {name: value for name, value in values.items() if name not in ("residual_steps", "trained_delay_s")}
+    del before["use_late"]
+    config = SigmaConfig.from_json({**before, "fade_steps": 4})
+    assert (config.residual_steps, config.trained_delay_s, config.use_late) == (16, 0.0, False)
+    with pytest.raises(CheckpointError, match="missing: trajectory_steps"):
+        SigmaConfig.from_json({n: v for n, v in before.items() if n != "trajectory_steps"} | {"fade_steps": 4})
 
 
 def test_pooling_averages_square_blocks_of_the_image():

@@ -2,7 +2,7 @@
 """The closed loop in simulated time: a good policy succeeds at any latency, and a run can be continued."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 
 from sigma_ros.cli.sim import app
 from sigma_ros.contract import Contract
+from sigma_ros.control.limits import SupervisorLimits
 from sigma_ros.errors import UsageError
-from sigma_ros.sim.closed_loop import Loop, Run, run_episode, sim_limits
+from sigma_ros.sim.closed_loop import LIMITS, Loop, Run, run_episode, sim_limits
 from sigma_ros.sim.environment import SimArm
 from sigma_ros.sim.scripted import ScriptedRuntime
 from sigma_ros.sim.setups import TARGET
@@ -56,6 +57,13 @@ def test_the_experts_chunks_put_the_brick_into_the_box_at_any_latency(
 def test_the_same_seed_and_latency_give_the_same_commands(target) -> None:
     one, other = expert_run(target, latency_ms=100.0), expert_run(target, latency_ms=100.0)
     np.testing.assert_array_equal(one.commands_rad, other.commands_rad)
+
+
+def test_limits_by_name_differ_from_a_robots_only_as_they_say() -> None:
+    robot = SupervisorLimits(start_ramp=True, authority_ages=False)
+    assert sim_limits("robot") == robot
+    for name, told in LIMITS.items():
+        assert {n for n in asdict(robot) if getattr(sim_limits(name), n) != getattr(robot, n)} == set(told)
 
 
 def test_an_episode_without_success_ends_at_its_time_limit(target) -> None:
@@ -174,7 +182,14 @@ def test_the_command_runs_a_model_writes_all_three_files_and_continues(tmp_path:
 
 
 @pytest.mark.parametrize(
-    "wrong", [["--arms", "nobody"], ["--latency-ms", "soon"], ["--latency-ms", "900"], ["--stitching", "glue"]]
+    "wrong",
+    [
+        ["--limits", "none"],
+        ["--arms", "nobody"],
+        ["--latency-ms", "soon"],
+        ["--latency-ms", "900"],
+        ["--stitching", "glue"],
+    ],
 )
 def test_wrong_usage_is_refused_before_anything_is_loaded(tmp_path: Path, wrong: list[str]) -> None:
     outcome = CliRunner().invoke(app, [*wrong, "--out", str(tmp_path / "none")])

@@ -34,6 +34,12 @@ def belief(seed: int = 0, batch: int = 4) -> Belief:
     return Belief(**filled)
 
 
+def losses(composite, base, target, *, known=None, delay=0):
+    known = torch.ones(target.shape[:2], dtype=torch.bool) if known is None else known
+    residual = Residual(composite=composite, config=CONFIG)
+    return action_losses(residual, base, target, known, torch.full((len(base),), delay))
+
+
 errors = st.lists(st.floats(0.0, 1e3), min_size=1, max_size=40)
 
 
@@ -71,14 +77,34 @@ def test_the_curriculum_rises_from_nothing_to_all(a, b):
 def test_a_residual_that_is_what_the_base_lacks_costs_nothing_and_any_other_does():
     base, target = torch.randn(3, 50, 6), torch.randn(3, 16, 6)
     composite = torch.nn.functional.pad(target - base[:, :16], (0, 0, 0, 34))
-    perfect = action_losses(Residual(composite=composite, config=CONFIG), base, target)
+    perfect = losses(composite, base, target)
     assert all(not loss.any() for loss in perfect.values())
     off = composite.clone()
     off[:, 12] += 1.0
-    worse = action_losses(Residual(composite=off, config=CONFIG), base, target)
+    worse = losses(off, base, target)
     assert not worse["act_vec"].any()
     assert not worse["act_chk"].any()
     torch.testing.assert_close(worse["act_trj"], torch.full((3,), 1.0 / 16))
+
+
+@pytest.mark.parametrize(
+    ("delay", "step", "counts"), [(0, 15, 1), (0, 16, 0), (9, 8, 0), (9, 9, 1), (9, 24, 1), (9, 25, 0)]
+)
+def test_a_late_chunk_is_judged_where_it_is_executed(delay, step, counts):
+    base, target = torch.randn(3, 50, 6), torch.randn(3, 50, 6)
+    off = target - base
+    off[:, step] += 1.0
+    worse = losses(off, base, target, delay=delay)
+    torch.testing.assert_close(worse["act_trj"], torch.full((3,), counts / 16))
+    torch.testing.assert_close(worse["act_far"], torch.full((3,), 1.0 / 50))
+
+
+def test_what_was_not_recorded_costs_nothing():
+    base, target = torch.randn(2, 50, 6), torch.randn(2, 50, 6)
+    off, known = target - base, torch.ones(2, 50, dtype=torch.bool)
+    off[:, 20:30] += 1.0
+    known[:, 20:30] = False
+    assert all(not loss.any() for loss in losses(off, base, target, known=known, delay=9).values())
 
 
 def test_only_what_trembles_is_not_smooth():
@@ -87,7 +113,7 @@ def test_only_what_trembles_is_not_smooth():
     steps = torch.arange(50.0)[None, :, None]
 
     def smooth(error):
-        return action_losses(Residual(composite=lacking + error, config=CONFIG), base, target)["act_smooth"]
+        return losses(lacking + error, base, target)["act_smooth"]
 
     torch.testing.assert_close(smooth(0.3 + 0.01 * steps), torch.zeros(3), atol=1e-9, rtol=0.0)
     torch.testing.assert_close(smooth(0.1 * (-1.0) ** steps), torch.full((3,), 0.16))
@@ -114,12 +140,12 @@ def test_the_other_terms_are_zero_at_their_aim():
 
 
 def test_the_parts_add_up_and_what_is_absent_does_not_count_even_when_it_is_not_finite():
-    names = ("act_vec", "act_chk", "act_trj", "act_smooth", "sem", "int", "tau")
+    names = ("act_vec", "act_chk", "act_trj", "act_far", "act_smooth", "sem", "int", "tau")
     present = torch.tensor([True, True, False, True])
     terms = {name: torch.tensor([1.0, 2.0, math.nan, 3.0]) for name in names}
-    weights = LossWeights(smooth=1.0, semantic=0.5, intent=0.25, tau=0.125)
+    weights = LossWeights(far=1.0, smooth=1.0, semantic=0.5, intent=0.25, tau=0.125)
     loss, parts = total(terms, present.float(), present, weights, progress=1.0, count=3.0)
     assert {name: float(part) for name, part in parts.items()} == pytest.approx(dict.fromkeys(names, 2.0))
-    assert float(loss) == pytest.approx(2.0 * (4 + 0.5 + 0.25 + 0.125))
+    assert float(loss) == pytest.approx(2.0 * (5 + 0.5 + 0.25 + 0.125))
     early, _ = total(terms, present.float(), present, weights, progress=0.0, count=3.0)
-    assert float(early) == pytest.approx(2.0 * (4 + 0.125))
+    assert float(early) == pytest.approx(2.0 * (5 + 0.125))

@@ -17,9 +17,15 @@ from sigma_ros.bags.reader import open_bag
 from sigma_ros.bags.transcode import load_episode, transcode
 from sigma_ros.bags.writer import BagWriter
 from sigma_ros.contract import Contract
+from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import DatasetError, MachineError
+from sigma_ros.sim.demonstration import demonstrations
+from sigma_ros.sim.environment import SimArm
+from sigma_ros.sim.recorder import BagFormat, write_demonstration
+from sigma_ros.sim.setups import TARGET
 from training.preprocess import Options, main, preprocess, problems_of
 from training.shards import META_FILE, ShardMeta, read_shard
+from training.simulated import simulated_sources
 from training.sources import _Epoch, bag_sources, dataset_sources, read_source
 from training.windows import TARGET_STEPS, motion_of, windows_of
 
@@ -231,3 +237,17 @@ def test_one_absurd_action_is_named_with_its_frame_and_left_out_on_request(tmp_p
             arrays.add(replace(tick, action_rad=wild))
     with pytest.raises(DatasetError, match=r"out of every joint's reach.*bag_0.*frame 33: .*1 such frames.*skip"):
         arrays.arrays(source, refused=0)
+
+
+@pytest.mark.gl
+def test_simulated_demonstrations_are_the_ones_that_would_be_recorded(tmp_path: Path) -> None:
+    contract = load_contract("so101")
+    (made,) = simulated_sources("target", contract, count=1, seed=7, disturbance_rad=0.05)
+    (ours,) = read_source(made, contract, image_size_px=SIZE)
+    with SimArm(TARGET, contract=contract) as arm:
+        kept = next(d for d in demonstrations(arm, 7, disturbance_rad=0.05) if d is not None and d.success)
+        write_demonstration(tmp_path / "bag", arm, kept, BagFormat())
+    (theirs,) = read_source(bag_sources([tmp_path / "bag"])[0], contract, image_size_px=SIZE)
+    for name in ("states", "actions", "valid", "acted", "frames"):
+        np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name)[: ours.ticks])
+    assert ours.task == theirs.task
