@@ -24,7 +24,7 @@ demo: setup ## Record a simulated arm, replay it through the nodes, report: out/
 test: setup ## Run the tests; ARGS="-k supervisor -x"
 	@$(ENV) python -m pytest $(ARGS)
 
-test-fast: setup ## The tests without ROS processes, OpenGL and slow ones: about a minute
+test-fast: setup ## The tests without ROS processes, OpenGL and slow ones: about 90 s
 	@$(ENV) python -m pytest -q -n 2 --dist loadfile -m "not slow and not ros and not gl" $(ARGS)
 
 check: check-code check-architecture ## Lint, format, types, import direction

@@ -11,6 +11,8 @@ from sigma_ros.model.step import advance, initial_state, percepts_of
 from sigma_ros.model.telepathy import Percepts, Recurrence
 from sigma_ros.model.tokens import PADDING
 
+pytestmark = pytest.mark.slow
+
 
 def percepts_at(model, task, ticks, missing_camera=None):
     recording = sights(model, 20)

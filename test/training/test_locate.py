@@ -11,6 +11,8 @@ from sigma_ros.errors import DatasetError
 from training.pretrain_mini import Options, Run
 from training.scenes import Scenes, main, write_scenes
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = Options(max_steps=3, batch_size=2, warmup_steps=1, dtype="float32", locate_batch=8, locate_steps=2)
 
 
