@@ -41,7 +41,7 @@ from training.options import TrainOptions, read_options
 from training.plain import PlainFeeder, PlainTrainee
 from training.resume import check_same_run, load_state, optimizer_tensors, restore_optimizer, save_state
 from training.seats import Seats
-from training.streams import UNROLL, Assembler, Piece, Place, Streams
+from training.streams import Assembler, Piece, Place, Streams
 from training.trainee import SigmaTrainee
 
 CHECKPOINT = "checkpoint"
@@ -102,6 +102,7 @@ class Run:
             stride=self.model.config.memory_stride,
             phase_step=self.options.phase_step,
             seed=self.options.seed,
+            unroll=self.options.unroll_windows,
         )
 
     def _prepare_training(self) -> None:
@@ -175,7 +176,8 @@ class Run:
         if self.feeder is not None:
             return self._plain_step(micro, pieces)
         device = self.model.backbone.device
-        windows = [self.assembler.windows(pieces, step).to(device) for step in range(UNROLL)]
+        steps = max(self._gathered([len(piece.rows) for piece in pieces]))
+        windows = [self.assembler.windows(pieces, step).to(device) for step in range(steps)]
         memory = self.memories[micro]
         kept = torch.tensor([not piece.fresh for piece in pieces], device=device)
         previous = Recurrence(memory=memory.memory * kept[:, None], factors=memory.factors * kept[:, None, None])
@@ -206,8 +208,8 @@ class Run:
         self.places[micro] = [place for _, place in taken]
         return [replace(piece, episode=self.train_numbers[piece.episode]) for piece, _ in taken]
 
-    def _gathered(self, tasks: list[str]) -> list[str]:
-        return gather_object(tasks) if self.accelerator.num_processes > 1 else tasks
+    def _gathered[T](self, values: list[T]) -> list[T]:
+        return gather_object(values) if self.accelerator.num_processes > 1 else values
 
     def _weights(self, error: Tensor, present: Tensor) -> tuple[Tensor, float]:
         """TRAF over the samples of all processes; this process's weights, and what its sums are divided by."""
@@ -300,12 +302,12 @@ def train(run: Run, out: Path) -> bool:
     """Steps until the end (True) or a signal (False); the state is saved in both cases."""
     options, accelerator = run.options, run.accelerator
     main = accelerator.is_main_process
-    samples = options.batch_size * options.gradient_accumulation_steps * UNROLL * accelerator.num_processes
+    pieces = options.batch_size * options.gradient_accumulation_steps * accelerator.num_processes
     log = TrainingLog(
         out / "tensorboard" if main else None,
         total_steps=options.max_steps,
         first_step=run.step,
-        samples_per_step=samples,
+        samples_per_step=round(pieces * run.streams.windows_per_piece),
         quiet=not main,
     )
     with stop_on_signal() as stop, log:

@@ -21,6 +21,9 @@ LORA_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 _LARGEST = 1 << 16
 
+_ADDED = {"memory_gate_bias": 0.0}
+"""Settings that older checkpoints lack, and what they were made with."""
+
 BRANCHES = ("vector", "chunk", "trajectory")
 """The residual's three time scales, shortest first."""
 
@@ -49,6 +52,7 @@ class SigmaConfig:
         lora_dropout: Dropout in front of the adapters, in training only.
         memory_width: Semantic memory m_t.
         memory_stride: Ticks between two commits of the memory.
+        memory_gate_bias: Where the memory's gate starts in a new model: below 0 it keeps.
         intent_width: Intent z_intent.
         factor_count: Telepathy factors.
         factor_width: Width of one telepathy factor.
@@ -89,6 +93,7 @@ class SigmaConfig:
     lora_dropout: float = 0.05
     memory_width: int = 512
     memory_stride: int = 16
+    memory_gate_bias: float = -2.0
     intent_width: int = 256
     factor_count: int = 8
     factor_width: int = 256
@@ -205,6 +210,7 @@ class SigmaConfig:
             CheckpointError: a field is unknown, missing, or of the wrong type or size.
         """
         names = {field.name for field in dataclasses.fields(cls)}
+        values = {**_ADDED, **values}
         unknown, missing = sorted(set(values) - names), sorted(names - set(values))
         if unknown or missing:
             raise CheckpointError(
