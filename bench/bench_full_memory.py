@@ -33,11 +33,13 @@ from sigma_ros.model.sigma import SigmaTelepathyVLA
 from sigma_ros.model.telepathy import Recurrence
 from sigma_ros.values import WINDOW_TICKS
 from training.cache import TICKS_AT_ONCE
-from training.streams import UNROLL, Windows
+from training.streams import Windows
 from training.trainee import SigmaTrainee, percepts_of
 
 CARD_GB, NOT_COUNTED_GB = 24.0, 2.0
 BATCH = 4
+UNROLL = 4
+"""Windows of one unrolled piece; a whole episode of ten seconds has about 19."""
 TASK = "pink lego brick into the transparent box"
 
 

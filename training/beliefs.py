@@ -16,8 +16,9 @@ from torch import Tensor
 
 from sigma_ros.model.sigma import SigmaTelepathyVLA
 from sigma_ros.model.telepathy import Belief, Recurrence
-from training.streams import Assembler, Piece, Windows
-from training.trainee import percepts_of, without_motion
+
+from .streams import Assembler, Piece, Windows
+from .trainee import percepts_of, without_motion
 
 _DRAW_SEED = 6
 _KEPT = ("factors", "intent", "glance")

@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 
 from sigma_ros.errors import UsageError
-from training.start_from import PARTS
+
+from .start_from import PARTS
 
 ABLATIONS = ("memory", "glance", "film", "lora", "vector", "chunk", "trajectory", "late", "traf", "tsac")
 """Parts that can be switched off, by the names of `SigmaConfig.use_*` and of the training schemes."""
@@ -36,7 +37,7 @@ class TrainOptions:
         contract: Robot whose joints and cameras the data has.
         rename: Which camera of the robot feeds which of the base's, where their names differ: `up=base_0_rgb`.
         tokenizer: Folder or Hub id; else $SIGMA_TOKENIZER, the base's own, PaliGemma's.
-        batch_size: Streams per process and micro-step; each gives up to 4 consecutive windows.
+        batch_size: Streams per process and micro-step; each gives the windows of a piece of an episode.
         gradient_accumulation_steps: Micro-steps per optimiser step.
         max_steps: Optimiser steps.
         dtype: float32, bfloat16 (also bf16) or auto: the base's number type; heads and adapters stay float32.
@@ -65,6 +66,8 @@ class TrainOptions:
         seed: Of weights, streams and dropout.
         arm: sigma, or plain_lora: adapters in the base at as many trained parameters.
         ablate: Parts that are switched off.
+        unroll: Windows through which a gradient flows into the memory: `episode`, or a number of them. What was seen
+            longer ago than that cannot be learned to be remembered.
         gradient_checkpointing: Less memory for more time.
         eval_every: Steps between looks at held-out windows; 0 never.
         save_every: Steps between saved states.
@@ -104,7 +107,8 @@ class TrainOptions:
     seed: int = 0
     arm: str = "sigma"
     ablate: tuple[str, ...] = ()
-    gradient_checkpointing: bool = False
+    unroll: str = "episode"
+    gradient_checkpointing: bool = True
     eval_every: int = 50
     save_every: int = 50
     allow_untrained: bool = False
@@ -131,10 +135,17 @@ class TrainOptions:
             problems.append("the comparison arm has no parts to ablate")
         if self.dtype not in ("auto", "float32", "bfloat16", "bf16"):
             problems.append(f"dtype must be auto, float32 or bfloat16, got {self.dtype}")
+        if self.unroll != "episode" and not (str(self.unroll).isdecimal() and int(self.unroll) >= 1):
+            problems.append(f"unroll must be episode or a number of windows, got {self.unroll}")
         if 16 % max(1, self.phase_step):
             problems.append(f"phase_step must divide 16, got {self.phase_step}")
         if problems:
             raise UsageError("the training options make no sense", got=" | ".join(problems), remedy="see --help")
+
+    @property
+    def unroll_windows(self) -> int | None:
+        """`unroll` as `Streams` takes it."""
+        return None if self.unroll == "episode" else int(self.unroll)
 
     def run_facts(self) -> dict[str, Any]:
         """What must be the same for a run to be resumed."""
@@ -231,4 +242,10 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict) or not set(values) <= set(names):
         unknown = sorted(set(values) - set(names)) if isinstance(values, dict) else type(values).__name__
         raise UsageError("the config file has unknown names", where=path, expected=", ".join(names), got=unknown)
-    return {name: float(v) if names[name] is float and isinstance(v, int) else v for name, v in values.items()}
+    return {name: _converted(v, names[name]) for name, v in values.items()}
+
+
+def _converted(value: Any, kind: type) -> Any:
+    """YAML's 4 where the option is 4.0 or "4"."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return kind(value) if whole and kind in (float, str) else value

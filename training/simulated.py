@@ -13,8 +13,9 @@ from sigma_ros.sim.demonstration import Demonstration, demonstrate, demonstratio
 from sigma_ros.sim.environment import SimArm
 from sigma_ros.sim.recorder import check_recordable
 from sigma_ros.sim.setups import setup_named
-from training.shards import EpisodeArrays
-from training.sources import MadeSource
+
+from .shards import EpisodeArrays
+from .sources import MadeSource
 
 
 def simulated_sources(

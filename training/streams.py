@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which windows a step trains on: endless streams of episodes, each read window after window as the robot would.
 
-A step takes the next `UNROLL` windows of every stream, so memory is unrolled over consecutive windows and
-back-propagation is cut between steps. Where a stream stands is three integers, so a run resumes exactly.
+A step takes a piece of every stream: a whole episode, or its next windows with back-propagation cut between the
+pieces. A cue that a piece no longer holds cannot be learned to be remembered. Where a stream stands is three integers,
+so a run resumes exactly.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,9 +22,6 @@ from sigma_ros.values import WINDOW_TICKS
 from .cache import CachedEpisode
 from .windows import TARGET_STEPS
 
-UNROLL = 4
-"""Consecutive windows through which a gradient flows."""
-
 _STREAM_SEED = 3
 _LATENESS_SEED = 5
 
@@ -38,7 +36,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What a stream gives to a step: up to `UNROLL` rows of one episode. `fresh`: the memory starts empty."""
+    """What a stream gives to a step: consecutive rows of one episode. `fresh`: the memory starts empty."""
 
     episode: int
     rows: tuple[int, ...]
@@ -61,9 +59,12 @@ class Streams:
         stride: Ticks between two windows of an episode, as between two commits of the memory.
         phase_step: Phases of the stride are multiples of it.
         seed: Of the draws.
+        unroll: Consecutive windows through which a gradient flows; None: those of the whole episode.
     """
 
-    def __init__(self, episodes: Sequence[Rows], *, stride: int, phase_step: int, seed: int) -> None:
+    def __init__(
+        self, episodes: Sequence[Rows], *, stride: int, phase_step: int, seed: int, unroll: int | None = None
+    ) -> None:
         self._seed = seed
         self._windows = {
             (number, phase): rows
@@ -74,14 +75,21 @@ class Streams:
         self._choices = sorted(self._windows)
         if not self._choices:
             raise DatasetError("no window to train on", expected=f"episodes of at least {TARGET_STEPS} ticks")
+        self._unroll = unroll or max(len(rows) for rows in self._windows.values())
+
+    @property
+    def windows_per_piece(self) -> float:
+        """How many windows a piece has on average, for the rate that is shown."""
+        counts = [len(rows) for rows in self._windows.values()]
+        return sum(counts) / sum(-(-count // self._unroll) for count in counts)
 
     def next(self, stream: int, place: Place) -> tuple[Piece, Place]:
         """The piece at a place, and the place behind it. A pure function of seed, stream and place."""
         rng = np.random.default_rng([self._seed, _STREAM_SEED, stream, place.drawn])
         number, phase = self._choices[int(rng.integers(len(self._choices)))]
         rows = self._windows[number, phase]
-        piece = Piece(number, rows[place.taken : place.taken + UNROLL], fresh=place.taken == 0)
-        after = replace(place, taken=place.taken + UNROLL)
+        piece = Piece(number, rows[place.taken : place.taken + self._unroll], fresh=place.taken == 0)
+        after = replace(place, taken=place.taken + self._unroll)
         return piece, after if after.taken < len(rows) else Place(place.drawn + 1)
 
 

@@ -160,6 +160,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, default=16, help="streams per step (default 16)")
     parser.add_argument("--learning_rate", type=float, default=1e-3, help="default 0.001")
     parser.add_argument("--phase_step", type=int, default=16, help="as in training.train (default 16)")
+    parser.add_argument("--unroll", default="episode", help="as in training.train (default episode)")
     return parser.parse_args(argv)
 
 
@@ -178,6 +179,7 @@ def main(argv: list[str] | None = None) -> int:
             max_steps=args.max_steps,
             learning_rate=args.learning_rate,
             phase_step=args.phase_step,
+            unroll=args.unroll,
             eval_every=0,
             save_every=50,
         )

@@ -47,9 +47,11 @@ from .plain import PlainFeeder, PlainTrainee
 from .resume import check_same_run, load_state, optimizer_tensors, restore_optimizer, save_state
 from .seats import Seats
 from .start_from import begin_from, chosen_parts
-from .streams import UNROLL, Assembler, Lateness, Piece, Place, Streams
+from .streams import Assembler, Lateness, Piece, Place, Streams
 from .trainee import SigmaTrainee, action_terms
 
+RESIDUAL_WINDOWS = 4
+"""Windows per stream and micro-step where the residual alone is trained."""
 CHECKPOINT = "checkpoint"
 _GLANCED_EPISODES, _GLANCED_EVERY = 64, 8
 """Pictures of so many episodes, every so many ticks, say what is usual."""
@@ -119,6 +121,7 @@ class Run:
             stride=self.model.config.memory_stride,
             phase_step=self.options.phase_step,
             seed=self.options.seed,
+            unroll=self.options.unroll_windows,
         )
 
     def _prepare_training(self) -> None:
@@ -200,7 +203,8 @@ class Run:
         if self.believed is not None:
             return self._residual_step(micro, self.believed)
         device = self.model.backbone.device
-        windows = [self.assembler.windows(pieces, step, late_at=self.step).to(device) for step in range(UNROLL)]
+        steps = max(self._gathered([len(piece.rows) for piece in pieces]))
+        windows = [self.assembler.windows(pieces, step, late_at=self.step).to(device) for step in range(steps)]
         memory = self.memories[micro]
         kept = torch.tensor([not piece.fresh for piece in pieces], device=device)
         previous = Recurrence(memory=memory.memory * kept[:, None], factors=memory.factors * kept[:, None, None])
@@ -217,7 +221,9 @@ class Run:
 
     def _residual_step(self, micro: int, known: Believed) -> tuple[Tensor, dict[str, Tensor], list[str]]:
         place = [self.options.seed, self.step, micro, self.accelerator.process_index]
-        chosen, hidden = known.draw(self.options.batch_size * UNROLL, place, hide_motion=self.options.hide_motion)
+        chosen, hidden = known.draw(
+            RESIDUAL_WINDOWS * self.options.batch_size, place, hide_motion=self.options.hide_motion
+        )
         windows = self.assembler.alone(known.places[chosen].tolist(), late_at=self.step).to(self.model.backbone.device)
         terms = action_terms(self.model, known.belief(self.model, chosen, hidden), windows)
         weights, share = self._weights(windows.base_error, windows.present)
@@ -240,8 +246,8 @@ class Run:
         self.places[micro] = [place for _, place in taken]
         return [replace(piece, episode=self.train_numbers[piece.episode]) for piece, _ in taken]
 
-    def _gathered(self, tasks: list[str]) -> list[str]:
-        return gather_object(tasks) if self.accelerator.num_processes > 1 else tasks
+    def _gathered[T](self, values: list[T]) -> list[T]:
+        return gather_object(values) if self.accelerator.num_processes > 1 else values
 
     def _weights(self, error: Tensor, present: Tensor) -> tuple[Tensor, float]:
         """TRAF over the samples of all processes; this process's weights, and what its sums are divided by."""
@@ -338,12 +344,12 @@ def train(run: Run, out: Path) -> bool:
     """Steps until the end (True) or a signal (False); the state is saved in both cases."""
     options, accelerator = run.options, run.accelerator
     main = accelerator.is_main_process
-    samples = options.batch_size * options.gradient_accumulation_steps * UNROLL * accelerator.num_processes
+    pieces = options.batch_size * options.gradient_accumulation_steps * accelerator.num_processes
     log = TrainingLog(
         out / "tensorboard" if main else None,
         total_steps=options.max_steps,
         first_step=run.step,
-        samples_per_step=samples,
+        samples_per_step=round(pieces * run.streams.windows_per_piece),
         quiet=not main,
     )
     with stop_on_signal() as stop, log:

@@ -27,6 +27,9 @@ _HORIZON = 50
 _LONGEST_DELAY_S = 5.0
 _FADE = "fade_steps"
 
+_ADDED = {"memory_gate_bias": 0.0}
+"""Settings that older checkpoints lack, and what they were made with."""
+
 BRANCHES = ("vector", "chunk", "trajectory", "late")
 """The residual's three time scales, shortest first, and what is added for steps and base chunks that come late."""
 
@@ -55,6 +58,7 @@ class SigmaConfig:
         lora_dropout: Dropout in front of the adapters, in training only.
         memory_width: Semantic memory m_t.
         memory_stride: Ticks between two commits of the memory.
+        memory_gate_bias: Where the memory's gate starts in a new model: below 0 it keeps.
         intent_width: Intent z_intent.
         factor_count: Telepathy factors.
         factor_width: Width of one telepathy factor.
@@ -97,6 +101,7 @@ class SigmaConfig:
     lora_dropout: float = 0.05
     memory_width: int = 512
     memory_stride: int = 16
+    memory_gate_bias: float = -2.0
     intent_width: int = 256
     factor_count: int = 8
     factor_width: int = 256
@@ -230,6 +235,7 @@ class SigmaConfig:
         if _FADE in values:
             values = _before_late(values)
         names = {field.name for field in dataclasses.fields(cls)}
+        values = {**_ADDED, **values}
         unknown, missing = sorted(set(values) - names), sorted(names - set(values))
         if unknown or missing:
             raise CheckpointError(

@@ -61,13 +61,13 @@ def demonstrate(arm: SimArm, seed: int, *, disturbance_rad: float = 0.0) -> Demo
     """
     arm.reset(seed)
     path = Expert(arm).plan(seed)
-    push = _Push(path, seed, disturbance_rad, gripper=arm.contract.joint_names.index("gripper"))
+    push = Push(path, seed, disturbance_rad, gripper=arm.contract.joint_names.index("gripper"))
     rows: list[tuple[ndarray, ndarray, ndarray, ndarray]] = []
     while arm.contract.tick_offset_ns(len(rows)) <= path.duration_s * NS_PER_S:
         time_s = arm.contract.tick_offset_ns(len(rows)) / NS_PER_S
         command = path.at(time_s)
         rows.append((arm.snapshot(), arm.positions_rad(), arm.velocities_radps(), command))
-        arm.step(command + push.at(time_s), _tick_s(arm.contract, len(rows) - 1))
+        arm.step(command + push.at(time_s), tick_s(arm.contract, len(rows) - 1))
     arm.step(arm.command_rad, _SETTLE_S)
     states, positions, velocities, commands = (frozen_array(np.array(column)) for column in zip(*rows, strict=True))
     return Demonstration(
@@ -80,7 +80,7 @@ def demonstrate(arm: SimArm, seed: int, *, disturbance_rad: float = 0.0) -> Demo
     )
 
 
-class _Push:
+class Push:
     """A smooth push off the path, in a random direction on each free leg, gone at both of its ends."""
 
     def __init__(self, path: JointPath, seed: int, size_rad: float, *, gripper: int) -> None:
@@ -93,11 +93,13 @@ class _Push:
         self._directions_rad[lowering] *= min(1.0, _NEAR_BRICK_RAD / max(size_rad, _NEAR_BRICK_RAD))
 
     def at(self, time_s: float) -> Float64[ndarray, " dof"]:
+        """What is added to the command at a time."""
         leg, part = self._path.progress(time_s)
         return self._directions_rad[leg] * math.sin(math.pi * part) ** 2
 
 
-def _tick_s(contract: Contract, tick: int) -> float:
+def tick_s(contract: Contract, tick: int) -> float:
+    """Seconds from a tick to the next one."""
     return (contract.tick_offset_ns(tick + 1) - contract.tick_offset_ns(tick)) / NS_PER_S
 
 

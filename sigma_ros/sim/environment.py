@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`SimArm`: the simulated arm as a robot one can command, read and look at."""
 
+from collections.abc import Callable
 from types import TracebackType
 
 import mujoco
@@ -15,7 +16,7 @@ from sigma_ros.sim.arm import JOINTS, PADS
 from sigma_ros.sim.cameras import Cameras
 from sigma_ros.sim.scene import PHYSICS_HZ, brick_pose, build_model
 from sigma_ros.sim.servo import ServoGoals, encoder_reading
-from sigma_ros.sim.setups import SOURCE, SceneConfig
+from sigma_ros.sim.setups import SOURCE, BoxConfig, SceneConfig
 from sigma_ros.values import NS_PER_S, frozen_array
 
 _REST_SPEED_MPS = 0.02
@@ -35,12 +36,19 @@ class SimArm:
     Args:
         setup: What the scene looks like and how its servos behave.
         contract: Joint names, order and limits, camera sizes; the shipped `so101` if None.
+        furnish: Adds more to the scene before it is compiled.
     """
 
-    def __init__(self, setup: SceneConfig = SOURCE, *, contract: Contract | None = None) -> None:
+    def __init__(
+        self,
+        setup: SceneConfig = SOURCE,
+        *,
+        contract: Contract | None = None,
+        furnish: Callable[[mujoco.MjSpec], None] | None = None,
+    ) -> None:
         self.setup = setup
         self.contract = contract or load_contract("so101")
-        self.model = build_model(setup, self.contract)
+        self.model = build_model(setup, self.contract, furnish)
         self._data = mujoco.MjData(self.model)
         joints = [self.model.joint(name) for name in self._joint_names()]
         self._qpos = np.array([joint.qposadr[0] for joint in joints])
@@ -132,20 +140,27 @@ class SimArm:
 
     def brick_held(self) -> bool:
         """Whether both fingers press on the brick."""
-        return all(self._touching(pad) for pad in PADS)
+        return self.holds("brick")
+
+    def holds(self, brick: str) -> bool:
+        """Whether both fingers press on the brick of that name."""
+        return all(self._touching(pad, brick) for pad in PADS)
 
     def brick_in_box(self) -> bool:
         """Whether the brick lies still inside the box, let go by both fingers."""
-        box = self.setup.box
-        offset = self.brick_position_m() - np.array([*box.centre_m, 0.0])
+        return self.rests_in("brick", self.setup.box)
+
+    def rests_in(self, brick: str, box: BoxConfig) -> bool:
+        """Whether the brick of that name lies still inside a box, let go by both fingers."""
+        joint = self._data.joint(brick)
+        offset = joint.qpos[:3] - np.array([*box.centre_m, 0.0])
         inside = bool(
             abs(offset[0]) < box.size_m[0] / 2
             and abs(offset[1]) < box.size_m[1] / 2
             and 0.0 < offset[2] < box.size_m[2]
         )
-        velocity = self._data.qvel[self._brick_qvel : self._brick_qvel + 3]
-        still = float(np.linalg.norm(velocity)) < _REST_SPEED_MPS
-        return inside and still and not any(self._touching(pad) for pad in PADS)
+        still = float(np.linalg.norm(joint.qvel[:3])) < _REST_SPEED_MPS
+        return inside and still and not any(self._touching(pad, brick) for pad in PADS)
 
     def snapshot(self) -> Float64[ndarray, " nq"]:
         """What `Cameras.render` needs of this instant; a copy, so that another thread may draw it."""
@@ -192,6 +207,7 @@ class SimArm:
     def _joint_names(self) -> tuple[str, ...]:
         return tuple(self.model.actuator(i).name for i in range(self.model.nu))
 
-    def _touching(self, pad: str) -> bool:
-        pad_id, brick_id = self.model.geom(pad).id, self.model.geom("brick").id
-        return any({pad_id, brick_id} == {c.geom1, c.geom2} for c in self._data.contact)
+    def _touching(self, pad: str, brick: str) -> bool:
+        pad_id, brick_id = self.model.geom(pad).id, self.model.geom(brick).id
+        pairs = self._data.contact.geom
+        return bool(((pairs == pad_id) | (pairs == brick_id)).all(axis=1).any())

@@ -16,7 +16,7 @@ from sigma_ros.sim.arm import JOINTS
 from sigma_ros.sim.environment import SimArm
 from sigma_ros.sim.kinematics import ArmKinematics, Grip
 from sigma_ros.sim.motion import JointPath, Waypoint, joint_path
-from sigma_ros.sim.setups import TeacherConfig
+from sigma_ros.sim.setups import BoxConfig, TeacherConfig
 
 OPEN_RAD, CLOSED_RAD = 0.46, -0.14
 """Gripper commands: around the brick, and pressing on it."""
@@ -71,9 +71,10 @@ class Expert:
         habits = Habits.drawn(self._arm.setup.teacher, np.random.default_rng([seed, 1]))
         arm = self._arm
         rest = arm.command_rad
-        above, around, lifted = self._grasp_poses(habits)
-        over, into = self._drop_poses(habits)
-        pressed, released = self._with_gripper(around, CLOSED_RAD), self._with_gripper(into, OPEN_RAD)
+        rim_m = arm.setup.box.size_m[2]
+        above, around, lifted = self.grasp_poses(habits, arm.brick_position_m(), arm.brick_yaw_rad(), rim_m=rim_m)
+        over, into = self.drop_poses(habits, arm.setup.box)
+        pressed, released = self.with_gripper(around, CLOSED_RAD), self.with_gripper(into, OPEN_RAD)
         return joint_path(
             [
                 Waypoint(phase="rest", angles_rad=rest, pause_s=habits.pause_s),
@@ -90,30 +91,35 @@ class Expert:
             speed=habits.speed,
         )
 
-    def _grasp_poses(self, habits: Habits) -> tuple[ndarray, ndarray, ndarray]:
-        """Above the brick and around it, fingers straight down and open; then lifted off, over the box's rim."""
-        arm = self._arm
-        brick = arm.brick_position_m()
-        yaw = arm.brick_yaw_rad()
-        along = np.array([math.cos(yaw), math.sin(yaw), 0.0])
+    def grasp_poses(
+        self, habits: Habits, brick: Float64[ndarray, " 3"], yaw_rad: float, *, rim_m: float
+    ) -> tuple[ndarray, ndarray, ndarray]:
+        """Commands above a brick and around it, fingers straight down and open; then lifted off, over a box's rim.
+
+        Args:
+            habits: Of this demonstration.
+            brick: Middle of the brick [m].
+            yaw_rad: Direction of its long side.
+            rim_m: Height of the box it is for.
+        """
+        along = np.array([math.cos(yaw_rad), math.sin(yaw_rad), 0.0])
         outward = self._outward(brick)
-        closing = np.array([-math.sin(yaw), math.cos(yaw), 0.0])
+        closing = np.array([-math.sin(yaw_rad), math.cos(yaw_rad), 0.0])
         closing *= 1.0 if closing @ outward >= 0.0 else -1.0
         middle = brick + habits.grasp_shift_m * along
         above, around = (
             self._reach(middle, height_m, outward, closing)
             for height_m in (brick[2] + habits.hover_m, max(brick[2] + 0.003, _LOWEST_GRASP_M))
         )
-        lifted = self._reach(middle, arm.setup.box.size_m[2] + _LIFT_M, outward, closing, tilt_rad=_LIFT_TILT_RAD)
+        lifted = self._reach(middle, rim_m + _LIFT_M, outward, closing, tilt_rad=_LIFT_TILT_RAD)
         return (
             self._commanded(above, OPEN_RAD),
             self._commanded(around, OPEN_RAD),
             self._commanded(lifted, CLOSED_RAD),
         )
 
-    def _drop_poses(self, habits: Habits) -> tuple[ndarray, ndarray]:
-        """Over the box and lower into its opening, fingers tilted outwards, closed on the brick."""
-        box = self._arm.setup.box
+    def drop_poses(self, habits: Habits, box: BoxConfig) -> tuple[ndarray, ndarray]:
+        """Commands over a box and lower into its opening, fingers tilted outwards, closed on the brick."""
         shift_x, shift_y = habits.drop_shift_m
         point = np.array([box.centre_m[0] + shift_x, box.centre_m[1] + shift_y, 0.0])
         outward = self._outward(point)
@@ -122,6 +128,13 @@ class Expert:
             for height_m, tilt_rad in _DROP_HEIGHTS_AND_TILTS
         )
         return self._commanded(over, CLOSED_RAD), self._commanded(into, CLOSED_RAD)
+
+    def touch_poses(self, point_m: tuple[float, float], heights_m: tuple[float, ...]) -> tuple[ndarray, ...]:
+        """Commands at some heights over a point of the table, closed fingers straight down."""
+        point = np.array([*point_m, 0.0])
+        outward = self._outward(point)
+        poses = (self._reach(point, height_m, outward, outward) for height_m in heights_m)
+        return tuple(self._commanded(pose, CLOSED_RAD) for pose in poses)
 
     def _outward(self, point_m: Float64[ndarray, " 3"]) -> Float64[ndarray, " 3"]:
         """Unit vector from the pan axis to above or below a point."""
@@ -150,9 +163,10 @@ class Expert:
         """The command that brings the true joints to `angles_rad` against gravity and calibration error."""
         sag = self._kinematics.gravity_torque_nm(angles_rad) / self._arm.setup.servo.stiffness_nm_per_rad
         command = angles_rad + sag + self._arm.offset_rad
-        return self._with_gripper(command, gripper_rad)
+        return self.with_gripper(command, gripper_rad)
 
-    def _with_gripper(self, command_rad: ndarray, gripper_rad: float) -> Float64[ndarray, " dof"]:
+    def with_gripper(self, command_rad: ndarray, gripper_rad: float) -> Float64[ndarray, " dof"]:
+        """The same command with another gripper angle."""
         changed = command_rad.copy()
         changed[self._gripper] = gripper_rad + self._arm.offset_rad[self._gripper]
         return np.clip(changed, self._arm.contract.lower_rad, self._arm.contract.upper_rad)

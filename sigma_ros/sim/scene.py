@@ -2,6 +2,7 @@
 """Arm, table, brick, transparent box, lamp and cameras of a `SceneConfig`, compiled into one MuJoCo model."""
 
 import math
+from collections.abc import Callable
 
 import mujoco
 import numpy as np
@@ -22,8 +23,13 @@ _BOX_FLOOR_M = 0.04
 _STUD_PITCH_M, _STUD_RADIUS_M, _STUD_HEIGHT_M = 0.0080, 0.0024, 0.0017
 
 
-def build_model(setup: SceneConfig, contract: Contract) -> mujoco.MjModel:
-    """The whole set-up as a model; the brick is body `brick` with a free joint of the same name."""
+def build_model(
+    setup: SceneConfig, contract: Contract, furnish: Callable[[mujoco.MjSpec], None] | None = None
+) -> mujoco.MjModel:
+    """The whole set-up as a model; the brick is body `brick` with a free joint of the same name.
+
+    `furnish` may add more to the scene before it is compiled.
+    """
     spec = mujoco.MjSpec()
     spec.modelname = f"so101_{setup.name}"
     _options(spec, setup)
@@ -31,14 +37,16 @@ def build_model(setup: SceneConfig, contract: Contract) -> mujoco.MjModel:
     add_arm(spec, contract, setup)
     _table(spec)
     _room(spec.worldbody)
-    _box(spec.worldbody, setup.box)
-    _brick(spec.worldbody, setup.brick)
+    add_box(spec.worldbody, setup.box)
+    add_brick(spec.worldbody, setup.brick)
     _light(spec, setup)
     for name, view in (*setup.cameras, (BEAUTY, BEAUTY_VIEW)):
         rotation = _looking(view)
         spec.worldbody.add_camera(
             name=name, pos=view.position_m, quat=Pose(rotation, np.zeros(3)).quaternion(), fovy=view.fovy_deg
         )
+    if furnish is not None:
+        furnish(spec)
     return spec.compile()
 
 
@@ -127,10 +135,11 @@ def _room(world: mujoco.MjsBody) -> None:
         )
 
 
-def _box(world: mujoco.MjsBody, box: BoxConfig) -> None:
+def add_box(world: mujoco.MjsBody, box: BoxConfig, *, name: str = "box") -> None:
+    """A transparent box that stands on the table, as a body of that name."""
     length, width, height = box.size_m
     wall = box.wall_m
-    body = world.add_body(name="box", pos=(*box.centre_m, 0.0))
+    body = world.add_body(name=name, pos=(*box.centre_m, 0.0))
     body.add_geom(  # thicker than it looks: a falling brick must not sink through a thin floor
         type=mujoco.mjtGeom.mjGEOM_BOX,
         pos=(0, 0, wall - _BOX_FLOOR_M / 2),
@@ -176,15 +185,16 @@ def _box(world: mujoco.MjsBody, box: BoxConfig) -> None:
         )
 
 
-def _brick(world: mujoco.MjsBody, brick: BrickConfig) -> None:
-    body = world.add_body(name="brick", pos=(0.25, 0.0, brick.size_m[2] / 2))
-    body.add_freejoint(name="brick")
+def add_brick(world: mujoco.MjsBody, brick: BrickConfig, *, name: str = "brick", material: str = "brick") -> None:
+    """A loose brick as a body, joint and geom of that name."""
+    body = world.add_body(name=name, pos=(0.25, 0.0, brick.size_m[2] / 2))
+    body.add_freejoint(name=name)
     body.add_geom(
-        name="brick",
+        name=name,
         type=mujoco.mjtGeom.mjGEOM_BOX,
         size=np.array(brick.size_m) / 2,
         mass=brick.mass_kg,
-        material="brick",
+        material=material,
         contype=BRICK,
         conaffinity=STATIC | ARM,
         condim=4,
@@ -200,7 +210,7 @@ def _brick(world: mujoco.MjsBody, brick: BrickConfig) -> None:
                 pos=((i - (counts[0] - 1) / 2) * _STUD_PITCH_M, (j - (counts[1] - 1) / 2) * _STUD_PITCH_M, top),
                 size=(_STUD_RADIUS_M, _STUD_HEIGHT_M / 2, 0),
                 mass=0.0,
-                material="brick",
+                material=material,
                 contype=0,
                 conaffinity=0,
                 group=VISUAL_GROUP,

@@ -13,7 +13,10 @@ from tiny_sigma import batch_of, tiny_sigma
 from sigma_ros.errors import CheckpointError, SigmaError
 from sigma_ros.model.residual import compose
 from sigma_ros.model.settings import SigmaConfig
+from sigma_ros.model.telepathy import SemanticMemory
 from sigma_ros.model.tokens import pool_tokens
+
+ADDED = ("memory_gate_bias",)
 
 
 @pytest.mark.parametrize("config", [SigmaConfig.full(), SigmaConfig.small(dof=7, plain_lora=True)])
@@ -29,13 +32,26 @@ def test_design_sizes_are_the_defaults():
     assert (config.chunk_steps, config.trajectory_steps, config.residual_steps, config.pooled_grid) == (8, 16, 50, 4)
 
 
-@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(SigmaConfig)])
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(SigmaConfig) if field.name not in ADDED])
 def test_every_field_is_needed_and_checked(name):
     values = SigmaConfig.full().to_json()
     with pytest.raises(CheckpointError, match=f"missing: {name}"):
         SigmaConfig.from_json({key: value for key, value in values.items() if key != name})
     with pytest.raises(CheckpointError, match=name):
         SigmaConfig.from_json({**values, name: "nonsense"})
+
+
+def test_settings_of_a_checkpoint_from_before_the_gates_bias_are_read_as_what_they_were():
+    older = {name: value for name, value in SigmaConfig.full().to_json().items() if name not in ADDED}
+    assert SigmaConfig.from_json(older) == SigmaConfig.full(memory_gate_bias=0.0)
+
+
+def test_a_new_memory_keeps_most_of_what_it_holds():
+    torch.manual_seed(0)
+    memory = SemanticMemory(64, gate_bias=SigmaConfig.full().memory_gate_bias)
+    with torch.no_grad():
+        gate = torch.sigmoid(memory.gate(0.3 * torch.randn(500, 128)))
+    assert 0.85 < 1.0 - float(gate.mean()) < 0.91
 
 
 @pytest.mark.parametrize(

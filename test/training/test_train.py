@@ -32,7 +32,7 @@ from training.held_out import TYPICAL_RESIDUAL
 from training.options import TrainOptions, read_options
 from training.resume import load_state
 from training.shard_replay import replay_shard
-from training.streams import UNROLL, Place, Streams
+from training.streams import Place, Streams
 from training.train import CHECKPOINT, Run, main, run_training, train
 from training.trainee import percepts_of, without_motion
 
@@ -75,15 +75,23 @@ class FakeEpisode:
         self.rows = rows
 
 
-@given(st.lists(st.integers(17, 200), min_size=1, max_size=5), st.sampled_from([4, 8, 16]), st.integers(0, 9))
-def test_a_stream_reads_whole_episodes_in_order_and_begins_each_with_an_empty_memory(lengths, phase_step, stream):
+@given(
+    st.lists(st.integers(17, 200), min_size=1, max_size=5),
+    st.sampled_from([4, 8, 16]),
+    st.integers(0, 9),
+    st.sampled_from([1, 4, None]),
+)
+def test_a_stream_reads_whole_episodes_in_order_and_begins_each_with_an_empty_memory(
+    lengths, phase_step, stream, unroll
+):
     episodes = [FakeEpisode(tuple(range(0, length - 16, phase_step))) for length in lengths]
-    streams = Streams(episodes, stride=16, phase_step=phase_step, seed=1)
+    streams = Streams(episodes, stride=16, phase_step=phase_step, seed=1, unroll=unroll)
     place, read = Place(), []
     for _ in range(30):
         piece, after = streams.next(stream, place)
         assert (piece, after) == streams.next(stream, place)
-        assert 1 <= len(piece.rows) <= UNROLL
+        assert 1 <= len(piece.rows) <= (unroll or 200)
+        assert unroll or piece.fresh
         read.append(piece)
         place = after
     for before, piece in itertools.pairwise(read):
