@@ -220,6 +220,7 @@ class Run:
         return loss, parts, [name for window in windows for name in window.names]
 
     def _residual_step(self, micro: int, known: Believed) -> tuple[Tensor, dict[str, Tensor], list[str]]:
+        count = RESIDUAL_WINDOWS * self.options.batch_size
         place = [self.options.seed, self.step, micro, self.accelerator.process_index]
         chosen, hidden = known.draw(
             RESIDUAL_WINDOWS * self.options.batch_size, place, hide_motion=self.options.hide_motion
@@ -232,6 +233,7 @@ class Run:
 
     def _plain_step(self, micro: int, pieces: list[Piece]) -> tuple[Tensor, dict[str, Tensor], list[str]]:
         ticks = [(piece.episode, row) for piece in pieces for row in piece.rows]
+        count = RESIDUAL_WINDOWS * self.options.batch_size
         place = [self.options.seed, self.step, micro, self.accelerator.process_index]
         seed = int(np.random.SeedSequence(place).generate_state(1)[0])
         losses = self.trainee(ticks, torch.Generator().manual_seed(seed))
