@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a tick asks for (`TickRequest`), what the model is to do for it (`Job`), and what comes of it (`Outcome`).
+"""What a tick asks for, what the model is to do for it (`Job`), what comes of it (`Outcome`).
 
 `execute` is the only place that calls the model; it decides nothing.
 """
@@ -66,11 +66,13 @@ class Runtime(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TickRequest:
-    """What one tick asks for. A window that neither plans nor commits nor refreshes is inferred for its score alone.
+    """What one tick asks for.
 
-    `baseline` also measures the arm without LoRA; `refreshes`: a new residual on the chunk in execution; `guided`: the
-    base is led on from what is left of it. It came in at `since_ns`, `late_ns` after its stamp, and waited `waited_ns`
-    until its job began. `session` tells what came in before a restart from what came after.
+    A window that neither plans nor commits nor refreshes is inferred for its score alone.
+    `baseline` also measures the arm without LoRA; `refreshes`: a new residual on the chunk in
+    execution; `guided`: the base is led on from what is left of it. It came in at `since_ns`,
+    `late_ns` after its stamp, and waited `waited_ns` until its job began. `session` tells what came
+    in before a restart from what came after.
     """
 
     item: Window | Gap
@@ -107,7 +109,7 @@ class Remember:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One inference; the base is led on from `remaining`, if that is there. `state` as for `Remember`."""
+    """One inference, led on from what is `remaining`; `state` as for `Remember`."""
 
     request: TickRequest
     window: Window
@@ -150,7 +152,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unused(Outcome):
-    """The tick was a gap, or whoever executes refuses its window and, for the pose's units, its whole epoch."""
+    """The tick was a gap, or the executor refuses its window, and with it the whole epoch."""
 
     gap: Gap
 
@@ -176,7 +178,7 @@ class Remembered(Outcome):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proposed(Outcome):
-    """A chunk; it goes to the arm if `published`, else it is for the score. `host_ns`: what this machine took."""
+    """A chunk, for the arm if `published`, else for the score; `host_ns`: this machine took."""
 
     chunk: Chunk
     telepathy: Telepathy

@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The policy loop as a pure state machine: ticks go in, jobs come out; results go in, outcomes come out.
+"""The policy loop, a pure state machine: ticks in, jobs out; results in, outcomes out.
 
     on_item(tick) -> ... -> begin() -> Job        someone executes it, in this time or another
                             on_result(result)  -> outcomes()
 
-All rules are here: which tick plans, commits, refreshes, is scored; when an epoch's state begins; what a slow model
-skips; whether the pose is in units. Time is passed in, nothing waits, nothing is called but `check_units`.
+All rules are here: which tick plans, commits, refreshes, is scored; when an epoch's state begins;
+what a slow model skips; whether the pose is in units. Time is passed in, nothing waits, nothing is
+called but `check_units`.
 
-A slow model must not change the memory: a tick that commits is never skipped, however late it is worked on; where a
-newer plan waits behind it, only its memory is computed, not a chunk that would come too late. A plan that waits is
-replaced by the next tick's, so that a model that comes free works on the newest window. In lockstep every tick waits.
+A slow model must not change the memory: a tick that commits is never skipped, however late it is
+worked on; where a newer plan waits behind it, only its memory is computed, not a chunk that would
+come too late. A plan that waits is replaced by the next tick's, so that a model that comes free
+works on the newest window. In lockstep every tick waits.
 """
 
 from collections import deque
@@ -46,15 +48,16 @@ if TYPE_CHECKING:
 UnitsCheck = Callable[[Float64[ndarray, " dof"]], tuple[str, ...]]
 
 MAX_WAITING = 3
-"""With more ticks waiting a slow model cannot catch up; they are dropped, and the memory begins anew."""
+"""With more ticks waiting a model cannot catch up; they are dropped, memory begins anew."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicySettings:
     """How the policy runs; all may change while it does.
 
-    `stitching`: latest, crossfade (over `crossfade_steps`) or rtc. `residual_every_tick`: between plans the residual is
-    renewed on the chunk in execution. `baseline_diagnostics`: commits also measure the arm without LoRA.
+    `stitching`: latest, crossfade (over `crossfade_steps`) or rtc. `residual_every_tick`: between
+    plans the residual is renewed on the chunk in execution. `baseline_diagnostics`: commits also
+    measure the arm without LoRA.
     """
 
     schedule: Schedule
@@ -71,9 +74,10 @@ class PolicyLoop:
     Args:
         contract: The robot, for the words of a refusal.
         settings: In force from the start; see `configure`.
-        check_units: Why a pose [rad] cannot be in the units of the training data; asked once an epoch.
-        lockstep: For a replay: every tick that asks for something is worked on, scored windows too, and settings are in
-            force from the next chunk on, for it knows which chunks are to come.
+        check_units: Why a pose [rad] cannot be in the units of the training data; asked once an
+            epoch.
+        lockstep: For a replay: every tick that asks for something is worked on, scored windows too,
+            and settings are in force from the next chunk on, for it knows which chunks are to come.
     """
 
     def __init__(
@@ -113,7 +117,7 @@ class PolicyLoop:
         return None if self._executed is None else self._executed.chunk
 
     def judge(self, item: Window | Gap) -> Window | Gap:
-        """The item, or a gap that says why its epoch's first pose cannot be in the units of the training data."""
+        """The item, or a gap that says why its epoch's first pose cannot be in units."""
         if isinstance(item, Gap):
             return item
         if item.epoch != self._judged_epoch:
@@ -125,7 +129,7 @@ class PolicyLoop:
         return Gap(epoch=item.epoch, tick=item.tick, stamp_ns=item.stamp_ns, reasons=self._refusal)
 
     def on_item(self, item: Window | Gap, now_ns: int, *, task: str = "", late_ns: int = 0) -> bool:
-        """Takes the next tick; False: too much waits, all of it was dropped and the memory begins anew.
+        """Takes the next tick; False: too much waited, all was dropped and memory begins anew.
 
         Args:
             item: The tick.
@@ -151,7 +155,7 @@ class PolicyLoop:
         return True
 
     def begin(self, now_ns: int) -> Job | None:
-        """What a free model does now; None: nothing waits, or the job of before has no result yet."""
+        """What a free model does now; None: nothing waits, or the last job has no result yet."""
         while self._busy is None and self._waiting:
             self._busy = self._job(self._next(), now_ns)
             self.busy_since_ns = None if self._busy is None else now_ns
@@ -182,8 +186,8 @@ class PolicyLoop:
     def restart(self, inherits: "RecurrentState | None" = None) -> None:
         """Forgets ticks, outcomes and the recurrent state, also of the job that is being worked on.
 
-        The next epoch begins with the memory of what it `inherits`, if that has the same task. Chunk ids go on; in
-        lockstep they begin at 0, as in a new process.
+        The next epoch begins with the memory of what it `inherits`, if that has the same task.
+        Chunk ids go on; in lockstep they begin at 0, as in a new process.
         """
         self._session += 1
         if self._lockstep:
@@ -195,7 +199,7 @@ class PolicyLoop:
         self._judged_epoch = -1
 
     def configure(self, settings: PolicySettings) -> None:
-        """Puts settings in force. Live the chunk in execution comes again, if the adapter's have changed."""
+        """Puts settings in force; live, new adapter settings send the chunk in execution again."""
         self._settings = settings
         last = self._executed
         if self._lockstep or last is None or last.chunk.settings == settings.adapter:
@@ -232,7 +236,7 @@ class PolicyLoop:
         )
 
     def _next(self) -> TickRequest:
-        """The oldest tick. Where commits alone fill the time, every second one plans too, or no chunk would come."""
+        """The oldest tick. Where commits alone fill the time, every second one plans too."""
         request = self._waiting.popleft()
         only_remembers = request.commits and not request.plans and not self._lockstep
         if only_remembers and self._only_remembered and self.awaits_plan:
@@ -258,7 +262,7 @@ class PolicyLoop:
         return Step(request, item, state, self._chunks, remaining)
 
     def _state_of(self, window: Window, request: TickRequest) -> "RecurrentState | None":
-        """The state a window goes on from; None: an empty one. A new epoch or task begins with what is inherited."""
+        """The state a window goes on from, an epoch's first from what it inherits; None: empty."""
         state = self._state
         if state is not None and (state.epoch, state.task) == (window.epoch, window.task):
             return state

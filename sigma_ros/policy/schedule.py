@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which ticks plan a chunk, commit the memory and are scored, and what is left of a chunk at a later tick."""
+"""Which ticks plan, commit and are scored, and what is left of a chunk at a later tick."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ SCORE_STRIDE_TICKS = 16
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """A chunk every `replan_ticks`, a memory commit every `memory_stride` ticks, counted from the epoch's tick 0.
+    """A chunk every `replan_ticks`, a commit every `memory_stride`, from the epoch's tick 0 on.
 
     The memory's stride is the one it was trained with, whatever the machine's speed.
     """
@@ -42,15 +42,16 @@ class Schedule:
 
 
 def left_over(previous: Chunk | None, window: Window, *, delay_ns: int) -> LeftOver | None:
-    """What of `previous` is still to come at a window's tick; None for another epoch or where nothing is left.
+    """What of `previous` is still to come at a window's tick; None: nothing, or another epoch.
 
     Real-time chunking leads the next base chunk on from it.
 
     Args:
         previous: The chunk in execution.
         window: What the next chunk is planned from.
-        delay_ns: From a tick to its chunk's arrival, as last measured. A step counts as consumed once its time
-            has come, so the delay in steps is the index that will be consumed on arrival, not an upper bound.
+        delay_ns: From a tick to its chunk's arrival, as last measured. A step counts as consumed
+            once its time has come, so the delay in steps is the index that will be consumed on
+            arrival, not an upper bound.
     """
     if previous is None or previous.epoch != window.epoch:
         return None

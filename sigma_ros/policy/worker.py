@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who executes the loop's jobs: a thread of its own (`InferenceThread`), or the caller in given time (`TimedWorker`).
+"""Who executes the loop's jobs: a thread (`InferenceThread`), or given time (`TimedWorker`).
 
 Both only execute and feed results back; every rule is in `PolicyLoop`.
 """
@@ -121,10 +121,11 @@ class InferenceThread:
 
 
 class TimedWorker:
-    """Executes jobs at once and hands their results in when the given time has passed: no machine is fast or slow.
+    """Executes jobs at once and hands results in when the given time has passed.
 
-    Time is that of the ticks' stamps. A tick comes before the results of the same instant, so that a model that comes
-    free at a tick works on that tick. Where time goes back, what is being worked on is finished before.
+    Time is that of the ticks' stamps. A tick comes before the results of the same instant, so that
+    a model that comes free at a tick works on that tick. Where time goes back, what is being worked
+    on is finished before.
 
     Args:
         loop: Decides.
