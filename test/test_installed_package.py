@@ -60,6 +60,13 @@ def test_every_executable_runs_under_the_python_of_the_build_whatever_is_active_
     assert "contract" in result.stdout
 
 
+def test_a_sourced_workspace_has_sigma_on_its_path() -> None:
+    script = f". {INSTALLED.parent}/local_setup.bash && command -v sigma"
+    clean = {"PATH": "/usr/bin:/bin", "HOME": str(Path.home())}
+    result = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False, env=clean)
+    assert result.stdout.strip() == str(INSTALLED / "bin" / "sigma"), result.stderr
+
+
 @pytest.mark.parametrize("name", ["preprocess", "train", "evaluate", "study"])
 def test_training_is_part_of_the_installed_package(name: str) -> None:
     result = run(sys.executable, "-m", f"sigma_ros.training.{name}", "--help")

@@ -211,3 +211,17 @@ def named(*groups: str) -> set[str]:
 def test_what_is_imported_is_required(folder: str, groups: tuple[str, ...]) -> None:
     required = named(*groups)
     assert [owners for owners in third_party(folder) if not required & set(owners.split("/"))] == []
+
+
+def older_python() -> str | None:
+    found = [shutil.which(f"python3.{minor}", path="/usr/bin:/usr/local/bin") for minor in (10, 11, 9)]
+    return next((path for path in found if path is not None), None)
+
+
+@pytest.mark.skipif(older_python() is None or shutil.which("cmake") is None, reason="needs cmake and an older Python")
+def test_an_older_distribution_is_told_of_when_it_builds(tmp_path: Path) -> None:
+    """With Humble's Python the build succeeded, and every node failed with a SyntaxError."""
+    command = ["cmake", "-S", str(ROOT), "-B", str(tmp_path), f"-DPython3_EXECUTABLE={older_python()}"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode != 0
+    assert "sigma_ros needs Python 3.12 or newer" in " ".join(result.stderr.split())
