@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How much of the residual may enter the command: the adapter's scale under a ceiling of our own.
 
-`applied = min(requested, recomputed from the chunk's risk, user ceiling, own ceiling)`, slew-limited.
+`applied = min(requested, recomputed from the chunk's risk, user ceiling, own ceiling)`, slew-limited, and at once
+never more than keeps every correction of the chunk within `max_residual_rad`.
 The own ceiling falls at once with trouble and rises slowly, and only after all was well for a while.
 """
 
@@ -66,7 +67,7 @@ class Ceiling:
             cause = self.cause
         goal = min(target, user_ceiling, own) if math.isfinite(target) else 0.0
         applied = min(max(goal, self.applied - fall), self.applied + rise)
-        applied = min(1.0, max(0.0, applied))
+        applied = min(1.0, max(0.0, applied), strain.chunk_cap)
         return Ceiling(
             own=own, applied=applied, miss_rate=miss_rate, calm_s=calm_s, cause=cause if own < 1.0 else Reason.OK
         )
