@@ -182,10 +182,24 @@ def _weather(row: Row, bench: Bench, stage: Stage, storm: Storm, ticks: int) -> 
         storm(stage)
         stage.operate()
         stage.step()
-    row.report.add(oracle.check(bench.limits, stage.commands, stage.states))
+    promises = [(tick, _promised(bench.limits, settings)) for tick, settings in stage.promises]
+    report = oracle.check(bench.limits, stage.commands, stage.states, measured=stage.measured, promises=promises)
+    row.report.add(report)
     row.report.found["position"] += stage.supervisor.counters.violations
     row.clipped += stage.supervisor.counters.clipped_ticks
     row.chunks += stage.chunks
+
+
+def _promised(limits: oracle.Limits, settings: SupervisorLimits) -> oracle.Limits:
+    """The oracle's limits, tightened as the supervisor promised."""
+    return replace(
+        limits,
+        lower=limits.lower + settings.position_margin_rad,
+        upper=limits.upper - settings.position_margin_rad,
+        speed=limits.speed * settings.velocity_scale,
+        acceleration=limits.acceleration * settings.acceleration_scale,
+        jerk=limits.jerk * settings.jerk_scale,
+    )
 
 
 def tool_row(bench: Bench, ticks: int, rng: Generator) -> Iterator[Row]:

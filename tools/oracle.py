@@ -8,13 +8,15 @@ through `check`. Exit codes: 0 safe, 1 not safe, 2 the input cannot be judged.
 
     python tools/oracle.py --limits config/oracle_so101.yaml run.jsonl
 
-Rules. Between commands one period apart: positions inside the range, speed, acceleration and jerk (first,
-second and third difference of the published numbers) inside their limits. Before its first command the arm is
-taken to stand there. A command after a pause (null) begins a new motion. In HOLD, STOPPED and ESTOP the arm may
-only come to rest: it may move for `rest_within_s` after the state was entered, and not again. In DISENGAGED
-nothing is published. The supervisor is never silent for longer than `silence_s`. Where the limits file has a `tool`
-with a `max_speed_mps` or a `min_height_m`, its points are placed by the arm's joints (as a URDF gives them: place, then
-roll, pitch, yaw, then the turn about z) and held to them.
+Rules. Between commands one period apart: positions inside the range, speed, acceleration and jerk (first, second and
+third difference of the published numbers) inside their limits. Before its first command the arm is taken to stand
+there. A command after a pause (null) begins a new motion. In HOLD, STOPPED and ESTOP the arm may only come to rest:
+it may move for `rest_within_s` after the state was entered, and not again. In DISENGAGED nothing is published. Where
+the measured poses are given, the first command of a motion is one of them to an encoder count, they are its history,
+and a pose outside the range may only come back inside. Limits that were promised during the run hold from the first
+rest after the promise, which must come within `rest_within_s`. The supervisor is never silent for longer than
+`silence_s`. Where the limits file has a `tool` with a `max_speed_mps` or a `min_height_m`, its points are placed by
+the arm's joints (as a URDF gives them: place, then roll, pitch, yaw, then the turn about z) and held to them.
 """
 
 import argparse
@@ -30,7 +32,19 @@ import numpy as np
 import yaml
 from numpy import ndarray
 
-KINDS = ("position", "velocity", "acceleration", "jerk", "not_finite", "motion_at_rest", "silence", "tool")
+KINDS = (
+    "position",
+    "velocity",
+    "acceleration",
+    "jerk",
+    "not_finite",
+    "motion_at_rest",
+    "silence",
+    "tool",
+    "start",
+    "promise",
+)
+ENCODER_COUNT_RAD = 2.0 * math.pi / 4096.0
 RESTING_STATES = ("HOLD", "STOPPED", "ESTOP")
 
 
@@ -153,9 +167,19 @@ class Report:
 
 
 def check(
-    limits: Limits, commands: Sequence[ndarray | None], states: Sequence[str], stamps_ns: Sequence[int] | None = None
+    limits: Limits,
+    commands: Sequence[ndarray | None],
+    states: Sequence[str],
+    stamps_ns: Sequence[int] | None = None,
+    *,
+    measured: Sequence[ndarray] | None = None,
+    promises: Sequence[tuple[int, Limits]] = (),
 ) -> Report:
-    """Judges a run given as one entry per tick."""
+    """Judges a run given as one entry per tick.
+
+    `measured`: for each tick the last few poses before it (poses x joints); `promises`: limits that were accepted
+    before a tick, in order.
+    """
     report = Report(ticks=len(commands))
     if stamps_ns is not None:
         for index in range(1, len(stamps_ns)):
@@ -169,19 +193,65 @@ def check(
         end = start
         while end < len(commands) and commands[end] is not None:
             end += 1
-        _check_motion(limits, np.array(commands[start:end], dtype=float), states[start:end], start, report)
+        q = np.array(commands[start:end], dtype=float)
+        history = None if measured is None else _measured_start(q[0], measured[start], start, report)
+        report.motions += 1
+        for first, last, in_force in _pieces(limits, q, start, promises, report):
+            piece, known = q[first:last], history if first == 0 else q[first]
+            _check_motion(in_force, piece, states[start + first : start + last], start + first, report, history=known)
         start = end
     return report
 
 
-def _check_motion(limits: Limits, q: ndarray, states: Sequence[str], first_tick: int, report: Report) -> None:
+def _measured_start(first: ndarray, poses: ndarray, tick: int, report: Report) -> ndarray:
+    """The measured pose that the first command stands for; notes a command that is not where the arm is."""
+    pose = np.clip(first, poses.min(axis=0), poses.max(axis=0))
+    off = float(np.abs(first - pose).max())
+    if not off <= ENCODER_COUNT_RAD:
+        report.note("start", f"tick {tick}: the first command is {off:.4f} rad from the arm")
+    return pose
+
+
+def _pieces(
+    limits: Limits, q: ndarray, first_tick: int, promises: Sequence[tuple[int, Limits]], report: Report
+) -> list[tuple[int, int, Limits]]:
+    """A motion cut where promised limits come into force: at the first rest after each promise."""
+    pieces, begun, in_force = [], 0, limits
+    allowed = math.ceil(limits.rest_within_s / limits.period_s)
+    for tick, promised in promises:
+        since = tick - first_tick
+        if since >= len(q):
+            break
+        rests = (
+            i for i in range(max(since, begun, 2), len(q)) if (q[i] == q[i - 1]).all() and (q[i] == q[i - 2]).all()
+        )
+        at = 0 if since <= 0 else next(rests, len(q))
+        if at - max(since, 0) > allowed:
+            report.note("promise", f"tick {tick}: the arm did not rest within {limits.rest_within_s:g} s")
+        if at > begun:
+            pieces.append((begun, at, in_force))
+        begun, in_force = max(begun, at), promised
+    if begun < len(q):
+        pieces.append((begun, len(q), in_force))
+    return pieces
+
+
+def _check_motion(
+    limits: Limits,
+    q: ndarray,
+    states: Sequence[str],
+    first_tick: int,
+    report: Report,
+    *,
+    history: ndarray | None = None,
+) -> None:
     report.commands += len(q)
-    report.motions += 1
     bad = ~np.isfinite(q).all(axis=1)
     if bad.any():
         report.note("not_finite", f"tick {first_tick + int(bad.argmax())}")
         return
-    padded = np.vstack([q[0], q[0], q[0], q])
+    before = q[0] if history is None else history
+    padded = np.vstack([before, before, before, q])
     h = limits.period_s
     here, one, two, three = padded[3:], padded[2:-1], padded[1:-2], padded[:-3]
     ratios = {
@@ -192,7 +262,7 @@ def _check_motion(limits: Limits, q: ndarray, states: Sequence[str], first_tick:
     _note(
         report,
         "position",
-        (q > limits.upper + limits.tolerance) | (q < limits.lower - limits.tolerance),
+        _beyond(limits, q) > _allowed_beyond(limits, q, history) + limits.tolerance,
         limits,
         first_tick,
     )
@@ -202,6 +272,18 @@ def _check_motion(limits: Limits, q: ndarray, states: Sequence[str], first_tick:
     if limits.tool is not None:
         _check_tool(limits, limits.tool, q, first_tick, report)
     _check_rest(limits, here - one, states, first_tick, report)
+
+
+def _beyond(limits: Limits, q: ndarray) -> ndarray:
+    """How far each joint is outside its range; 0 inside."""
+    return np.maximum(np.maximum(q - limits.upper, limits.lower - q), 0.0)
+
+
+def _allowed_beyond(limits: Limits, q: ndarray, history: ndarray | None) -> ndarray:
+    """No further outside than the arm was measured, nor than any command before."""
+    if history is None:
+        return np.zeros_like(q)
+    return np.minimum.accumulate(_beyond(limits, np.vstack([history, q[:-1]])), axis=0)
 
 
 def _check_tool(limits: Limits, tool: Tool, q: ndarray, first_tick: int, report: Report, *, judged: int = 0) -> None:

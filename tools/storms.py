@@ -34,6 +34,10 @@ class Stage:
     epoch: int = 0
     commands: list[ndarray | None] = field(default_factory=list)
     states: list[str] = field(default_factory=list)
+    measured: list[ndarray] = field(default_factory=list)
+    settings: SupervisorLimits = field(default_factory=SupervisorLimits)
+    promises: list[tuple[int, SupervisorLimits]] = field(default_factory=list)
+    _poses: list[ndarray] = field(default_factory=list)
 
     @classmethod
     def build(cls, contract: Contract, rng: Generator, limits: SupervisorLimits) -> "Stage":
@@ -43,6 +47,7 @@ class Stage:
             contract=contract,
             rng=rng,
             supervisor=Supervisor(contract, limits),
+            settings=limits,
             now_ns=int(rng.integers(1 << 50)),
             stamp_ns=int(rng.integers(1 << 60)),
             pose_rad=contract.lower_rad + span * rng.uniform(0.05, 0.95, contract.dof),
@@ -87,12 +92,20 @@ class Stage:
         period_ns = self.contract.command_period_ns
         self.now_ns += period_ns
         self.stamp_ns += period_ns
+        self._poses = [*self._poses, self.pose_rad][-6:]
         self.supervisor.on_joints(self.stamp_ns, self.pose_rad, self.now_ns)
+        self.measured.append(np.array(self._poses))
         decision = self.supervisor.tick(self.now_ns, self.stamp_ns)
         self.commands.append(decision.command_rad)
         self.states.append(decision.state.name)
         if decision.command_rad is not None:
             self.pose_rad = decision.command_rad
+
+    def tighten(self, **changes: float) -> None:
+        """Tightens limits, and writes down what was promised."""
+        if self.supervisor.tighten(**changes).success:
+            self.settings = self.settings.tightened(**changes)
+            self.promises.append((len(self.commands), self.settings))
 
     def operate(self) -> None:
         """An operator who always wants the arm to run."""
@@ -172,6 +185,8 @@ def dying_streams(stage: Stage) -> None:
     rng, supervisor = stage.rng, stage.supervisor
     if rng.random() < 0.97:
         supervisor.on_policy_heartbeat(stage.now_ns, healthy=rng.random() < 0.995)
+    if supervisor.estop_heard:
+        supervisor.on_estop(False, stage.now_ns)  # noqa: FBT003
     if rng.random() < 0.01:
         supervisor.on_estop(bool(rng.random() < 0.5), stage.now_ns)
     if rng.random() < 0.02:
@@ -203,9 +218,7 @@ def nervous_operator(stage: Stage) -> None:
     if rng.random() < 0.02:
         supervisor.estop()
     if rng.random() < 0.02:
-        supervisor.tighten(
-            position_margin_rad=float(rng.uniform(-0.1, 0.3)), velocity_scale=float(rng.uniform(0.2, 1.1))
-        )
+        stage.tighten(position_margin_rad=float(rng.uniform(-0.1, 0.3)), velocity_scale=float(rng.uniform(0.2, 1.1)))
     if rng.random() < 0.1:
         supervisor.set_ceiling(float(rng.choice([np.nan, -1.0, 0.0, 0.5, 1.0, 1.0000001])))
     _good_chunks(stage)

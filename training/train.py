@@ -222,9 +222,7 @@ class Run:
     def _residual_step(self, micro: int, known: Believed) -> tuple[Tensor, dict[str, Tensor], list[str]]:
         count = RESIDUAL_WINDOWS * self.options.batch_size
         place = [self.options.seed, self.step, micro, self.accelerator.process_index]
-        chosen, hidden = known.draw(
-            RESIDUAL_WINDOWS * self.options.batch_size, place, hide_motion=self.options.hide_motion
-        )
+        chosen, hidden = known.draw(count, place, hide_motion=self.options.hide_motion)
         windows = self.assembler.alone(known.places[chosen].tolist(), late_at=self.step).to(self.model.backbone.device)
         terms = action_terms(self.model, known.belief(self.model, chosen, hidden), windows)
         weights, share = self._weights(windows.base_error, windows.present)
@@ -233,7 +231,6 @@ class Run:
 
     def _plain_step(self, micro: int, pieces: list[Piece]) -> tuple[Tensor, dict[str, Tensor], list[str]]:
         ticks = [(piece.episode, row) for piece in pieces for row in piece.rows]
-        count = RESIDUAL_WINDOWS * self.options.batch_size
         place = [self.options.seed, self.step, micro, self.accelerator.process_index]
         seed = int(np.random.SeedSequence(place).generate_state(1)[0])
         losses = self.trainee(ticks, torch.Generator().manual_seed(seed))

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How much of the residual may enter the command: the adapter's scale under a ceiling of our own.
 
-`applied = min(requested, recomputed from the chunk's risk, user ceiling, own ceiling)`, slew-limited.
+`applied = min(requested, recomputed from the chunk's risk, user ceiling, own ceiling)`, slew-limited, and at once
+never more than keeps every correction of the chunk within `max_residual_rad`.
 The own ceiling falls at once with trouble and rises slowly, and only after all was well for a while.
 """
 
@@ -79,8 +80,8 @@ class Ceiling:
         wanted = min(target, user_ceiling) if math.isfinite(target) else 0.0
         return Ceiling(
             own=own,
-            applied=_slewed(self.applied, min(wanted, own), fall=fall, rise=rise),
-            asked=_slewed(self.asked, min(wanted, strain.chunk_cap), fall=fall, rise=rise),
+            applied=min(_slewed(self.applied, min(wanted, own), fall=fall, rise=rise), strain.chunk_cap),
+            asked=min(_slewed(self.asked, wanted, fall=fall, rise=rise), strain.chunk_cap),
             miss_rate=miss_rate,
             calm_s=calm_s,
             cause=cause if own < 1.0 else Reason.OK,

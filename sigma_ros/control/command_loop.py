@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From course to command: start gate, lead, scale, request, guard, and the check of what comes out."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float64
@@ -13,10 +13,11 @@ from sigma_ros.control.chunk_check import ACCEPTED, Verdict, refused
 from sigma_ros.control.chunk_stream import ChunkStream
 from sigma_ros.control.evidence import Evidence
 from sigma_ros.control.follower import Follower
+from sigma_ros.control.joint_watch import ENCODER_COUNT_RAD
 from sigma_ros.control.limits import SupervisorLimits, limit_excess
 from sigma_ros.control.motion_guard import MotionGuard, Request, Step, Track
 from sigma_ros.control.reasons import Reason
-from sigma_ros.control.start_gate import Lead, anchor_of, gate, lead_to
+from sigma_ros.control.start_gate import Lead, gate, inside_of, lead_inside, lead_to
 from sigma_ros.values import NS_PER_S
 
 VIOLATION_TOLERANCE = 1e-6
@@ -51,7 +52,8 @@ class CommandLoop:
         self._asked, self._base = Follower(), Follower()
         self._has_commanded = False
         self.is_slowed = False
-        self._last_rad: Float64[ndarray, " dof"] | None = None
+        self._inside_rad: Float64[ndarray, " dof"] | None = None
+        self._way_in: Lead | None = None
         self.track: Track | None = None
         self.lead: Lead | None = None
         self.user_ceiling = 1.0
@@ -63,6 +65,7 @@ class CommandLoop:
         self._motion = limits.motion(self._contract)
         self._guard = MotionGuard(self._motion)
         self._asked, self._base = Follower(), Follower()
+        self._inside_rad = self._way_in = None
         if self.track is not None:
             self.track = self._guard.rest(self.track.command_rad)
 
@@ -82,19 +85,28 @@ class CommandLoop:
         return self._ceiling
 
     def start(self, measured_rad: Float64[ndarray, " dof"]) -> Verdict:
-        """Begins to command, standing still at the last command or the measured pose."""
-        anchor = anchor_of(
-            measured_rad,
-            self._last_rad,
-            contract=self._contract,
-            motion=self._motion,
-            tolerance_rad=self.limits.start_tolerance_rad,
+        """Begins to command, standing still at the measured pose, however near an older command was.
+
+        A pose outside the limits by no more than the tolerance is led inside first; see `_lead_inside`.
+        """
+        self.apply(self.limits)
+        inside = inside_of(
+            measured_rad, contract=self._contract, motion=self._motion, tolerance_rad=self.limits.start_tolerance_rad
         )
-        if isinstance(anchor, Verdict):
-            return anchor
+        if isinstance(inside, Verdict):
+            return inside
         workspace = self._motion.workspace
-        if workspace is not None and workspace.depth_m(anchor) > 0.0:
-            return refused(Reason.TOOL_BELOW, f"by {1e3 * workspace.depth_m(anchor):.1f} mm")
+        for pose in () if workspace is None else (measured_rad, inside):
+            if workspace is not None and workspace.depth_m(pose) > 0.0:
+                return refused(Reason.TOOL_BELOW, f"by {1e3 * workspace.depth_m(pose):.1f} mm")
+        anchor = inside
+        if float(np.abs(inside - measured_rad).max()) > ENCODER_COUNT_RAD:
+            anchor, self._inside_rad = measured_rad, inside
+            lower, upper = self._motion.lower_rad, self._motion.upper_rad
+            self._motion = replace(
+                self._motion, lower_rad=np.minimum(lower, anchor), upper_rad=np.maximum(upper, anchor)
+            )
+            self._guard = MotionGuard(self._motion)
         self.track = self._guard.rest(anchor)
         self._has_commanded = False
         self._ceiling = Ceiling()
@@ -102,8 +114,6 @@ class CommandLoop:
 
     def end(self) -> None:
         """Stops commanding; the servos keep the last command."""
-        if self.track is not None:
-            self._last_rad = self.track.command_rad
         self.track, self.lead = None, None
 
     def pass_gate(self, stream: ChunkStream, observation_now_ns: int) -> Verdict:
@@ -114,7 +124,7 @@ class CommandLoop:
         fault = stream.fault(observation_now_ns)
         if fault is not None or self.track is None or stream.chunk is None or stream.course is None:
             return fault or refused(Reason.WAITING_FOR_CHUNK)
-        if not (self.track.is_resting and self._has_commanded):
+        if not (self.track.is_resting and self._has_commanded) or self._inside_rad is not None:
             return refused(Reason.STILL_MOVING)
         anchor, scale = self.track.command_rad, self._ceiling.applied
         verdict = gate(
@@ -146,6 +156,8 @@ class CommandLoop:
         if self.lead is not None and self.lead.is_over(now_ns):
             self.lead = None
         request = stream.request(now_ns, scale=self._ceiling.applied, lead=self.lead) if following else None
+        if self._inside_rad is not None:
+            request = self._lead_inside(self._inside_rad, self.track, now_ns, fault=fault)
         base_request = stream.request(now_ns, scale=0.0, lead=self.lead) if following else None
         self._judge(stream, evidence, request, base_request)
         before = self.track.recent_rad
@@ -154,6 +166,29 @@ class CommandLoop:
         self._has_commanded = True
         excess = limit_excess(self._motion, np.concatenate((before, step.track.recent_rad[2:])))
         return self._outcome(step, excess)
+
+    def _lead_inside(
+        self, inside_rad: Float64[ndarray, " dof"], track: Track, now_ns: int, *, fault: bool
+    ) -> Request | None:
+        """The slow way from a pose just outside the limits to the nearest one inside, certified like any other.
+
+        Until it is over the limits are widened to where the arm stood; a fault stops it, and it begins anew at rest.
+        """
+        if self._way_in is not None and self._way_in.is_over(now_ns) and track.is_resting:
+            self.apply(self.limits)
+            return None
+        if fault or (self._way_in is None and not (track.is_resting and self._has_commanded)):
+            self._way_in = None
+            return None
+        if self._way_in is None:
+            self._way_in = lead_inside(track.command_rad, inside_rad, now_ns, motion=self._motion, limits=self.limits)
+        period_ns = round(self._motion.period_s * 1e9)
+        times_ns = now_ns + period_ns * np.arange(3, dtype=np.int64)
+        return Request(
+            upcoming_rad=self._way_in.towards(np.tile(inside_rad, (3, 1)), times_ns),
+            velocity_radps=np.zeros_like(inside_rad),
+            acceleration_radps2=np.zeros_like(inside_rad),
+        )
 
     def _judge(
         self, stream: ChunkStream, evidence: Evidence, request: Request | None, base_request: Request | None

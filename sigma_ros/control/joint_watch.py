@@ -18,6 +18,15 @@ _STAMP_BOUND_NS = 1 << 62
 _JUMP_RAD = 0.1
 """A change below this is never a teleport, however close two stamps are."""
 
+ENCODER_COUNT_RAD = 2.0 * np.pi / 4096.0
+"""One step of the STS3215's encoder."""
+
+_POSE_SAMPLES = (3, 5)
+"""A resting pose is the mean of at least and at most so many joint states."""
+
+_REST_COUNTS = 3
+"""Joint states of a resting arm differ by at most this many encoder counts."""
+
 _TRACKING_NS = NS_PER_S // 2
 _FROZEN_NS = 3 * NS_PER_S // 10
 _FROZEN_COMMAND_RAD = 0.1
@@ -44,6 +53,7 @@ class JointWatch:
         self.hold_ns = round(limits.joint_hold_s * NS_PER_S) or contract.joint_state_max_age_ns
         self._judged = np.array([name not in limits.untracked_joints for name in self._names])
         self.sample: Sample | None = None
+        self._recent: deque[ndarray] = deque(maxlen=_POSE_SAMPLES[1])
         self.refusals = 0
         self._off_since_ns: int | None = None
         self._pairs: deque[tuple[int, ndarray, ndarray]] = deque(maxlen=64)
@@ -54,6 +64,7 @@ class JointWatch:
         if verdict.accepted:
             positions = frozen_array(np.array(positions_rad, dtype=np.float64))
             self.sample = Sample(stamp_ns=stamp_ns, now_ns=now_ns, positions_rad=positions)
+            self._recent.append(positions)
         else:
             self.refusals += 1
         return verdict
@@ -61,12 +72,34 @@ class JointWatch:
     def forget(self) -> None:
         """Drops what was measured, after a clock jump or a reset."""
         self.sample = None
+        self._recent.clear()
         self.calm()
 
     def calm(self) -> None:
         """Drops the evidence about tracking: nothing is commanded, or commands start anew."""
         self._off_since_ns = None
         self._pairs.clear()
+
+    def resting_pose(self) -> Float64[ndarray, " dof"] | Verdict:
+        """Where the arm rests [rad]: the mean of the newest joint states, which must agree; or why that is not known.
+
+        Where joints do not follow commands (a recording), the newest joint state.
+        """
+        if self.sample is None:
+            return refused(Reason.JOINTS_MISSING)
+        newest = self.sample.positions_rad
+        if not self._limits.check_tracking:
+            return newest
+        if len(self._recent) < _POSE_SAMPLES[0]:
+            return refused(Reason.JOINTS_MISSING, f"{len(self._recent)} of {_POSE_SAMPLES[0]} that are needed")
+        off = np.abs(np.array(self._recent) - newest)
+        agree = (off <= _REST_COUNTS * ENCODER_COUNT_RAD).all(axis=1)[::-1]
+        count = len(agree) if agree.all() else int(np.argmin(agree))
+        if count < _POSE_SAMPLES[0]:
+            worst = int(np.argmax(off.max(axis=0)))
+            return refused(Reason.JOINTS_MOVING, f"{self._names[worst]} by {off[:, worst].max():.4f} rad")
+        pose: Float64[ndarray, " dof"] = np.mean(list(self._recent)[-count:], axis=0)
+        return pose
 
     def age_ns(self, now_ns: int) -> int | None:
         """Time since the newest joint state arrived; None without one."""

@@ -79,6 +79,7 @@ class Reason(Enum):
     JOINTS_FROM_FUTURE = ("a joint state is stamped in the future", "synchronise the clocks")
     JOINTS_IMPLAUSIBLE = ("a joint moved faster than it can", "check encoders and calibration")
     JOINTS_UNITS = ("a joint state is far outside the arm's range", "check that the driver publishes radians")
+    JOINTS_MOVING = ("the arm moves, or its joint states disagree", "let it rest, then engage")
     JOINTS_OUTSIDE = ("a joint is outside its limits", "move it inside by hand")
     TRACKING = ("a joint does not follow its commands", "look for a collision or a stalled servo")
     JOINTS_FROZEN = ("joint states do not change while the arm is commanded to move", "check the driver")

@@ -119,25 +119,26 @@ def gate(
     return refused(Reason.START_POSE, f"{detail}, {allowed:g} rad are allowed")
 
 
-def anchor_of(
-    measured_rad: Float64[ndarray, " dof"],
-    last_command_rad: Float64[ndarray, " dof"] | None,
+def lead_inside(
+    anchor_rad: Float64[ndarray, " dof"],
+    inside_rad: Float64[ndarray, " dof"],
+    now_ns: int,
     *,
-    contract: Contract,
     motion: MotionLimits,
-    tolerance_rad: float,
-) -> Float64[ndarray, " dof"] | Verdict:
-    """Where commands begin: at the last command where the arm still is there, else at the measured pose.
+    limits: SupervisorLimits,
+) -> Lead:
+    """A lead from a resting pose to another one that stands still."""
+    offset = np.abs(inside_rad - anchor_rad)
+    duration_s = _lead_duration_s(offset, np.zeros_like(offset), motion=motion, speed=limits.ramp_speed_radps)
+    return Lead(start_ns=now_ns, duration_ns=round(duration_s * NS_PER_S), anchor_rad=anchor_rad)
 
-    The last command is preferred because the measured pose lags it by the servo's steady-state error, and
-    starting there would be a step. A pose outside the limits by no more than the tolerance is moved onto them;
-    further outside is refused.
-    """
-    anchor = measured_rad
-    if last_command_rad is not None:
-        anchor = np.where(np.abs(measured_rad - last_command_rad) <= tolerance_rad, last_command_rad, measured_rad)
-    inside = np.clip(anchor, motion.lower_rad, motion.upper_rad)
-    outside = np.abs(inside - anchor)
+
+def inside_of(
+    anchor_rad: Float64[ndarray, " dof"], *, contract: Contract, motion: MotionLimits, tolerance_rad: float
+) -> Float64[ndarray, " dof"] | Verdict:
+    """The nearest pose inside the limits; further outside than the tolerance is refused."""
+    inside = np.clip(anchor_rad, motion.lower_rad, motion.upper_rad)
+    outside = np.abs(inside - anchor_rad)
     worst = int(np.argmax(outside))
     if outside[worst] > tolerance_rad:
         return refused(Reason.JOINTS_OUTSIDE, f"{contract.joint_names[worst]} by {outside[worst]:.3f} rad")

@@ -135,10 +135,10 @@ class Supervisor:
 
     def _take_over(self) -> Verdict | None:
         """Begins to command where the arm stands, or says why it cannot."""
-        loop, sample = self._situation.loop, self._situation.evidence.joints.sample
         if self.state is not State.DISENGAGED:
             return None
-        begun = refused(Reason.JOINTS_MISSING) if sample is None else loop.start(sample.positions_rad)
+        pose = self._situation.evidence.joints.resting_pose()
+        begun = pose if isinstance(pose, Verdict) else self._situation.loop.start(pose)
         return None if begun.accepted else begun
 
     def release(self) -> Answer:

@@ -48,6 +48,19 @@ def test_a_limit_accepted_in_motion_is_in_force_although_engage_is_called_at_onc
     assert np.abs(np.diff(bench.commands[slow:], axis=0)).max() / 0.02 <= 0.1 + 1e-9
 
 
+def test_a_large_residual_is_bounded_at_once_and_not_only_as_the_scale_falls() -> None:
+    bench = Bench(SupervisorLimits(require_heartbeat=False, max_residual_rad=0.1)).running()
+    home = np.array(bench.pose)
+    for number in range(90):
+        base = np.repeat(home[None], 50, axis=0)
+        bench.offer(base, residual_rad=np.full_like(base, 0.05 if number < 60 else 1.0), scale=1.0)
+        for _ in range(5):
+            bench.tick()
+            assert number < 60 or bench.last.applied_scale * 1.0 <= 0.1, "what is asked for"
+    assert bench.last.scale_ceiling <= 0.1
+    assert np.abs(bench.commands - home).max() <= 0.11, "the guard's approach included"
+
+
 # Leave to move
 
 

@@ -196,3 +196,38 @@ def test_silence_counts_unless_the_supervisor_was_ended_on_purpose() -> None:
     live.forget_silence()
     live.tick(9_000_000_000, "HOLD", np.zeros(6))
     assert live.report.found["silence"] == 1
+
+
+def test_a_first_command_off_the_measured_pose_is_noticed_and_differentiated() -> None:
+    poses = [np.zeros((5, 6))] * 10
+    near, far = np.full(6, 0.0005), np.full(6, 0.05)
+    check = oracle.check
+    assert check(SHIPPED, [near] * 10, ["RUN"] * 10, measured=poses).violations == 0
+    report = check(SHIPPED, [far] * 10, ["RUN"] * 10, measured=poses)
+    assert report.found["start"] == 1
+    assert report.found["velocity"] > 0, "the step to it is a command like any other"
+
+
+def test_a_pose_outside_the_range_may_only_come_back() -> None:
+    start = np.zeros(6)
+    start[0] = SHIPPED.upper[0] + 0.04
+    poses = [np.array([start] * 5)] * 30
+    way_in = [start - np.array([0.001 * min(i, 45), 0, 0, 0, 0, 0]) for i in range(30)]
+    way_out = [start + np.array([0.001 * i, 0, 0, 0, 0, 0]) for i in range(30)]
+    slow = replace(SHIPPED, jerk=np.full(6, 1e6), acceleration=np.full(6, 1e3))
+    assert oracle.check(slow, way_in, ["RUN"] * 30, measured=poses).found["position"] == 0
+    assert oracle.check(slow, way_out, ["RUN"] * 30, measured=poses).found["position"] > 0
+    assert oracle.check(slow, way_in, ["RUN"] * 30).found["position"] > 0, "nobody said that the arm was there"
+
+
+@pytest.mark.parametrize(("rests", "kind"), [(True, "velocity"), (False, "promise")])
+def test_a_promised_limit_is_judged_from_the_first_rest_which_must_come(rests: bool, kind: str) -> None:
+    fast = np.cumsum(np.full(50, 0.03))
+    rest = np.full(5 if rests else 0, fast[-1])
+    after = fast[-1] + np.cumsum(np.full(60, 0.03))
+    run = moved(np.concatenate([fast, rest, after]))
+    loose = replace(SHIPPED, jerk=np.full(6, 1e9), acceleration=np.full(6, 1e9), upper=np.full(6, 100.0))
+    tight = replace(loose, speed=loose.speed * 0.1)
+    states = ["RUN"] * len(run)
+    assert oracle.check(loose, run, states).violations == 0
+    assert oracle.check(loose, run, states, promises=[(48, tight)]).found[kind] > 0

@@ -11,7 +11,7 @@ from sigma_ros.control.chunk_check import Verdict
 from sigma_ros.control.chunks import course_of
 from sigma_ros.control.limits import SupervisorLimits
 from sigma_ros.control.reasons import Reason
-from sigma_ros.control.start_gate import anchor_of, gate, lead_to
+from sigma_ros.control.start_gate import gate, inside_of, lead_to
 from sigma_ros.values import Chunk
 
 MOTION = EASY.motion(CONTRACT)
@@ -91,27 +91,13 @@ def test_a_lead_over_a_distance_keeps_every_limit_and_the_ramp_speed(offset: flo
     assert (np.diff(path[:, 0]) <= 1e-12).all(), "it goes straight there"
 
 
-def anchor(measured: np.ndarray, last: np.ndarray | None) -> np.ndarray | Verdict:
-    return anchor_of(measured, last, contract=CONTRACT, motion=MOTION, tolerance_rad=0.05)
-
-
-def test_commands_begin_at_the_measured_pose_or_at_the_last_command_if_the_arm_is_still_there() -> None:
-    np.testing.assert_array_equal(anchor(MIDDLE, None), MIDDLE)
-    np.testing.assert_array_equal(anchor(MIDDLE, MIDDLE + 0.04), MIDDLE + 0.04)
-    moved = np.array(MIDDLE)
-    moved[2] += 0.2
-    expected = MIDDLE + 0.01
-    expected[2] = moved[2]
-    np.testing.assert_array_equal(anchor(moved, MIDDLE + 0.01), expected)
-
-
 @pytest.mark.parametrize(("outside", "accepted"), [(0.0, True), (0.04, True), (0.06, False), (2.0, False)])
-def test_an_arm_slightly_outside_is_taken_over_on_its_limit_and_far_outside_not_at_all(
+def test_the_way_in_of_an_arm_slightly_outside_ends_on_its_limit_and_far_outside_there_is_none(
     outside: float, accepted: bool
 ) -> None:
     pose = np.array(MIDDLE)
     pose[0] = CONTRACT.upper_rad[0] + outside
-    result = anchor(pose, None)
+    result = inside_of(pose, contract=CONTRACT, motion=MOTION, tolerance_rad=0.05)
     if accepted:
         assert isinstance(result, np.ndarray)
         assert result[0] == CONTRACT.upper_rad[0]
