@@ -2,17 +2,20 @@
 """Reads a contract from YAML, listing every problem at once."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from sigma_ros.border import one_line, read_yaml
 from sigma_ros.chain import read_kinematics
 from sigma_ros.contract import COMMAND_TYPES, IMAGE_TYPES, POLICY_UNITS, Camera, Contract, Joint, unit_map
-from sigma_ros.errors import ContractError
+from sigma_ros.errors import ContractError, SigmaError
 
 _ENTRIES = {"name", "fps", "settle_ms", "tasks", "joints", "cameras", "state", "action", "command", "kinematics"}
+MAX_ENTRIES = 64
+"""Joints or cameras of a robot; more is a mistake, and said once."""
+
 _DERIVATIVES = {"max_velocity_radps", "max_acceleration_radps2", "max_jerk_radps3"}
 
 
@@ -43,17 +46,18 @@ def _whole(file: Path) -> object:
     if not isinstance(document, dict) or "extends" not in document:
         return document
     name = document.pop("extends")
-    parent = _parsed(_find(name if isinstance(name, str) else str(name)))
+    parent = _parsed(_find(one_line(name)))
     if not isinstance(parent, dict) or "extends" in parent:
-        raise ContractError("a contract may extend a whole one only", where=file, got=f"extends: {name}")
+        raise ContractError("a contract may extend a whole one only", where=file, got=f"extends: {one_line(name, 40)}")
     return parent | document
 
 
 def _parsed(file: Path) -> object:
     try:
-        return yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ContractError("the contract cannot be read", where=file, got=error) from error
+        return read_yaml(file)
+    except SigmaError as error:
+        got = error.what if error.got is None else error.got
+        raise ContractError("the contract cannot be read", where=file, got=got, remedy=error.remedy) from error
 
 
 def shipped_config_dir() -> Path:
@@ -87,8 +91,17 @@ def _find(path: str | Path) -> Path:
 
 def is_contract_file(path: Path) -> bool:
     """Whether a YAML file looks like a contract (it names joints, or extends one that does)."""
-    document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    document = read_yaml(path)
     return isinstance(document, dict) and bool({"joints", "extends"} & document.keys())
+
+
+def _said(value: object) -> str:
+    """A value for a message: short, whatever stands in the file."""
+    if isinstance(value, str):
+        return repr(one_line(value, 60))
+    if isinstance(value, list | dict) and not value:
+        return repr(value)
+    return one_line(value, 60)
 
 
 class _Reader:
@@ -182,7 +195,7 @@ class _Reader:
             return scale, offset
         if unit not in POLICY_UNITS:
             self.problems.append(
-                f"{where}.policy_unit is {unit!r}, expected one of {', '.join(POLICY_UNITS)}, or scale and offset"
+                f"{where}.policy_unit is {_said(unit)}, expected one of {', '.join(POLICY_UNITS)}, or scale and offset"
             )
             return None
         return unit_map(str(unit), lower, upper)
@@ -205,9 +218,12 @@ class _Reader:
 
     def _list(self, mapping: Mapping[str, object], key: str) -> list[object]:
         value = mapping.get(key)
+        if isinstance(value, list) and len(value) > MAX_ENTRIES:
+            self.problems.append(f"{key} has {len(value)} entries, expected at most {MAX_ENTRIES}")
+            return value[:MAX_ENTRIES]
         if isinstance(value, list) and value:
             return value
-        self.problems.append(f"{key} must be a list with at least one entry, got {value!r}")
+        self.problems.append(f"{key} must be a list with at least one entry, got {_said(value)}")
         return []
 
     def _entries(self, key: str) -> list[dict[str, object]]:
@@ -221,7 +237,7 @@ class _Reader:
 
     def _is_mapping(self, value: object, where: str, keys: set[str]) -> bool:
         if not isinstance(value, dict):
-            self.problems.append(f"{where} must be a mapping with {', '.join(sorted(keys))}, got {value!r}")
+            self.problems.append(f"{where} must be a mapping with {', '.join(sorted(keys))}, got {_said(value)}")
             return False
         self._unknown(value, where + ".", keys)
         return True
@@ -229,15 +245,17 @@ class _Reader:
     def _unknown(self, mapping: Mapping[str, object], where: str, keys: set[str]) -> None:
         for key in mapping:
             if key not in keys:
-                self.problems.append(f"{where}{key} is not known, expected one of {', '.join(sorted(keys))}")
+                self.problems.append(
+                    f"{where}{one_line(key, 40)} is not known, expected one of {', '.join(sorted(keys))}"
+                )
 
     def _number(self, mapping: Mapping[str, object], key: str, where: str, *, low: float, high: float) -> float:
         value = mapping.get(key)
         if isinstance(value, bool) or not isinstance(value, int | float) or not -math.inf < value < math.inf:
-            self.problems.append(f"{where}{key} must be a finite number, got {value!r}")
+            self.problems.append(f"{where}{key} must be a finite number, got {_said(value)}")
             return 1.0
         if not low <= value <= high:
-            self.problems.append(f"{where}{key} must be within [{low:g}, {high:g}], got {value!r}")
+            self.problems.append(f"{where}{key} must be within [{low:g}, {high:g}], got {_said(value)}")
             return low
         return float(value)
 
@@ -245,22 +263,22 @@ class _Reader:
         value = mapping.get(key)
         if isinstance(value, str) and value.strip():
             return value
-        self.problems.append(f"{where}{key} must be a text, got {value!r}")
+        self.problems.append(f"{where}{key} must be a text, got {_said(value)}")
         return ""
 
     def _texts(self, value: object, where: str) -> tuple[str, ...]:
         if isinstance(value, list) and all(isinstance(v, str | int) and str(v).strip() for v in value):
             return tuple(str(v) for v in value)
-        self.problems.append(f"{where} must be a list of texts, got {value!r}")
+        self.problems.append(f"{where} must be a list of texts, got {_said(value)}")
         return ()
 
     def _choice(self, mapping: Mapping[str, object], key: str, where: str, choices: tuple[str, ...]) -> str:
         value = mapping.get(key)
         if value not in choices:
-            self.problems.append(f"{where}{key} is {value!r}, expected one of {', '.join(choices)}")
+            self.problems.append(f"{where}{key} is {_said(value)}, expected one of {', '.join(choices)}")
         return str(value)
 
     def _repeats(self, names: list[str], kind: str) -> None:
-        repeated = sorted({name for name in names if names.count(name) > 1})
+        repeated = sorted(name for name, count in Counter(names).items() if count > 1)
         if repeated:
             self.problems.append(f"{kind} used twice: {', '.join(repeated)}")

@@ -39,7 +39,7 @@ def replay(
     revision: options.Revision = None,
     tokenizer: options.Tokenizer = None,
     device: options.Device = "auto",
-    strict: Annotated[bool, typer.Option("--strict", help="Any loss in a recording is a failure.")] = False,
+    strict: options.Strict = False,
     recover: options.Recover = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a report that is there.")] = False,
     semantic: Annotated[

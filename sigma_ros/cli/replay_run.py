@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from sigma_ros.bags.files import find_bags
+from sigma_ros.bags.losses import WITH_LOSSES
 from sigma_ros.bags.reader import open_bag
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
@@ -38,7 +39,7 @@ from sigma_ros.evaluation.verdict import verdict_of
 from sigma_ros.model.runtime import SigmaRuntime
 from sigma_ros.values import AdapterSettings
 
-COMPLETE, WITH_LOSSES, INTERRUPTED = 0, 3, 130
+COMPLETE, INTERRUPTED = 0, 130
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

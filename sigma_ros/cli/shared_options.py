@@ -27,4 +27,5 @@ Base = Annotated[str | None, typer.Option("--base", help="Where the base of a Si
 Revision = Annotated[str | None, typer.Option("--revision", help="Hub revision of the base.")]
 Tokenizer = Annotated[str | None, typer.Option("--tokenizer", help="Tokenizer folder or Hub id.")]
 Device = Annotated[str, typer.Option("--device", help="Torch device, or auto.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Any loss in a recording is a failure.")]
 Recover = Annotated[bool, typer.Option("--recover", help="Read cut-off bags as far as they go.")]

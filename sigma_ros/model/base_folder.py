@@ -5,7 +5,6 @@ A folder is LeRobot's (`config.json`, `model.safetensors`, `policy_preprocessor.
 `sigma_base.json` (sizes of a smaller network, whether it was trained) and `normalisation.json`.
 """
 
-import json
 import os
 import re
 from dataclasses import dataclass
@@ -21,7 +20,8 @@ from lerobot.policies.pi05.configuration_pi05 import PI05Config
 from safetensors.numpy import load_file
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from sigma_ros.errors import CheckpointError, UsageError
+from sigma_ros import border
+from sigma_ros.errors import CheckpointError, SigmaError, UsageError
 from sigma_ros.model.normalise import Normalisation, Quantiles
 from sigma_ros.model.sizes import FULL, Sizes
 from sigma_ros.model.weights_file import list_tensors
@@ -125,9 +125,10 @@ def _shipped(name: str, file: str) -> Path:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file, or a `CheckpointError` naming the file."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError("a file of the checkpoint cannot be read", where=path, got=error) from error
+        value = border.read_json(path)
+    except SigmaError as error:
+        got = error.what if error.got is None else error.got
+        raise CheckpointError("a file of the checkpoint cannot be read", where=path, got=got) from error
     if not isinstance(value, dict):
         raise CheckpointError("a file of the checkpoint is not an object", where=path, got=type(value).__name__)
     return value

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from sigma_ros.bags.episode import recorded_task
+from sigma_ros.bags.losses import WITH_LOSSES, refuse_losses
 from sigma_ros.bags.reader import Bag, open_bag
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
@@ -27,7 +28,7 @@ from sigma_ros.control.schedule import Schedule
 from sigma_ros.errors import SigmaError, UsageError
 from sigma_ros.evaluation.conditions import conditions
 from sigma_ros.evaluation.recorder import ReplayRecorder
-from sigma_ros.evaluation.replay import bag_facts, refuse_losses
+from sigma_ros.evaluation.replay import bag_facts
 from sigma_ros.evaluation.replay_log import PolicyFacts, ReplayLog, RunFacts
 from sigma_ros.evaluation.report import refuse_existing, write_report
 from sigma_ros.evaluation.scoring import score
@@ -42,7 +43,7 @@ from sigma_ros.nodes.replay_supervisor import SupervisorPeer
 from sigma_ros.nodes.replay_waiter import InterruptedReplayError, Waiter
 from sigma_ros.values import AdapterSettings
 
-COMPLETE, WITH_LOSSES, INTERRUPTED = 0, 3, 130
+COMPLETE, INTERRUPTED = 0, 130
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -125,7 +126,7 @@ def replay_bag(
     complete = _run(replay, bag)
     wall_ns = time.perf_counter_ns() - started_ns
     log = recorder.finish(bag_facts(bag, replay.ticks), complete=complete, wall_ns=wall_ns)
-    refuse_losses(log, strict=options.strict)
+    refuse_losses(log.name, log.losses, strict=options.strict)
     return log, facts
 
 

@@ -99,7 +99,8 @@ def _write_tick(
     )
     for camera in contract.cameras:
         bag.image(camera.topic, stamp_ns, f"{camera.name}_camera", pictures[camera.name], jpeg_quality=jpeg_quality)
-    bag.array(contract.command_topic, stamp_ns, demonstration.commands_rad[tick])
+    command_rad = demonstration.commands_rad[tick]
+    bag.command(contract.command_topic, contract.command_type, stamp_ns, contract.joint_names, command_rad)
 
 
 class _Behind:
