@@ -3,16 +3,21 @@
 
 import math
 import warnings
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sigma_ros.border import one_line
 from sigma_ros.chain import read_kinematics
 from sigma_ros.contract import COMMAND_TYPES, IMAGE_TYPES, OWN_UNIT, POLICY_UNITS, Camera, Contract, Joint, unit_map
 from sigma_ros.contract_text import absolute_topic, chosen_namespace, contract_document, shipped_config_dir
 from sigma_ros.errors import ContractError
 
 _ENTRIES = {"name", "fps", "settle_ms", "tasks", "joints", "cameras", "state", "action", "command", "kinematics"}
+MAX_ENTRIES = 64
+"""Joints or cameras of a robot; more is a mistake, and said once."""
+
 _DERIVATIVES = {"max_velocity_radps", "max_acceleration_radps2", "max_jerk_radps3"}
 
 
@@ -50,6 +55,15 @@ def _with_new_names(camera: object) -> object:
         stacklevel=2,
     )
     return {"dataset_key" if key == "model_key" else key: value for key, value in camera.items()}
+
+
+def _said(value: object) -> str:
+    """A value for a message: short, whatever stands in the file."""
+    if isinstance(value, str):
+        return repr(one_line(value, 60))
+    if isinstance(value, list | dict) and not value:
+        return repr(value)
+    return one_line(value, 60)
 
 
 class _Reader:
@@ -146,7 +160,7 @@ class _Reader:
             return scale, offset
         if unit not in POLICY_UNITS:
             self.problems.append(
-                f"{where}.policy_unit is {unit!r}, expected one of {', '.join(POLICY_UNITS)}, or scale and offset"
+                f"{where}.policy_unit is {_said(unit)}, expected one of {', '.join(POLICY_UNITS)}, or scale and offset"
             )
             return None
         return unit_map(str(unit), lower, upper)
@@ -171,9 +185,12 @@ class _Reader:
 
     def _list(self, mapping: Mapping[str, object], key: str) -> list[object]:
         value = mapping.get(key)
+        if isinstance(value, list) and len(value) > MAX_ENTRIES:
+            self.problems.append(f"{key} has {len(value)} entries, expected at most {MAX_ENTRIES}")
+            return value[:MAX_ENTRIES]
         if isinstance(value, list) and value:
             return value
-        self.problems.append(f"{key} must be a list with at least one entry, got {value!r}")
+        self.problems.append(f"{key} must be a list with at least one entry, got {_said(value)}")
         return []
 
     def _entries(self, key: str) -> list[dict[str, object]]:
@@ -187,7 +204,7 @@ class _Reader:
 
     def _is_mapping(self, value: object, where: str, keys: set[str]) -> bool:
         if not isinstance(value, dict):
-            self.problems.append(f"{where} must be a mapping with {', '.join(sorted(keys))}, got {value!r}")
+            self.problems.append(f"{where} must be a mapping with {', '.join(sorted(keys))}, got {_said(value)}")
             return False
         self._unknown(value, where + ".", keys)
         return True
@@ -195,15 +212,17 @@ class _Reader:
     def _unknown(self, mapping: Mapping[str, object], where: str, keys: set[str]) -> None:
         for key in mapping:
             if key not in keys:
-                self.problems.append(f"{where}{key} is not known, expected one of {', '.join(sorted(keys))}")
+                self.problems.append(
+                    f"{where}{one_line(key, 40)} is not known, expected one of {', '.join(sorted(keys))}"
+                )
 
     def _number(self, mapping: Mapping[str, object], key: str, where: str, *, low: float, high: float) -> float:
         value = mapping.get(key)
         if isinstance(value, bool) or not isinstance(value, int | float) or not -math.inf < value < math.inf:
-            self.problems.append(f"{where}{key} must be a finite number, got {value!r}")
+            self.problems.append(f"{where}{key} must be a finite number, got {_said(value)}")
             return 1.0
         if not low <= value <= high:
-            self.problems.append(f"{where}{key} must be within [{low:g}, {high:g}], got {value!r}")
+            self.problems.append(f"{where}{key} must be within [{low:g}, {high:g}], got {_said(value)}")
             return low
         return float(value)
 
@@ -211,7 +230,7 @@ class _Reader:
         value = mapping.get(key)
         if isinstance(value, str) and value.strip():
             return value
-        self.problems.append(f"{where}{key} must be a text, got {value!r}")
+        self.problems.append(f"{where}{key} must be a text, got {_said(value)}")
         return ""
 
     def _topic(self, mapping: Mapping[str, object], where: str) -> str:
@@ -220,16 +239,16 @@ class _Reader:
     def _texts(self, value: object, where: str) -> tuple[str, ...]:
         if isinstance(value, list) and all(isinstance(v, str | int) and str(v).strip() for v in value):
             return tuple(str(v) for v in value)
-        self.problems.append(f"{where} must be a list of texts, got {value!r}")
+        self.problems.append(f"{where} must be a list of texts, got {_said(value)}")
         return ()
 
     def _choice(self, mapping: Mapping[str, object], key: str, where: str, choices: tuple[str, ...]) -> str:
         value = mapping.get(key)
         if value not in choices:
-            self.problems.append(f"{where}{key} is {value!r}, expected one of {', '.join(choices)}")
+            self.problems.append(f"{where}{key} is {_said(value)}, expected one of {', '.join(choices)}")
         return str(value)
 
     def _repeats(self, names: list[str], kind: str) -> None:
-        repeated = sorted({name for name in names if names.count(name) > 1})
+        repeated = sorted(name for name, count in Counter(names).items() if count > 1)
         if repeated:
             self.problems.append(f"{kind} used twice: {', '.join(repeated)}")

@@ -8,9 +8,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from sigma_ros.errors import UsageError
+from sigma_ros.border import read_yaml
+from sigma_ros.errors import SigmaError, UsageError
 
 from .start_from import PARTS
 
@@ -235,9 +234,9 @@ def _parser(description: str | None) -> argparse.ArgumentParser:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise UsageError("the config file cannot be read", where=path, got=error) from error
+        values = read_yaml(path)
+    except SigmaError as error:
+        raise UsageError("the config file cannot be read", where=path, got=error.got or error.what) from error
     names = {field.name: type(field.default) for field in fields(TrainOptions)}
     if not isinstance(values, dict) or not set(values) <= set(names):
         unknown = sorted(set(values) - set(names)) if isinstance(values, dict) else type(values).__name__

@@ -11,16 +11,20 @@ Examples:
 """
 
 import argparse
+import json
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from rich.console import Console
 
 from sigma_ros.bags.dataset_facts import check_facts
+from sigma_ros.bags.losses import WITH_LOSSES, described
 from sigma_ros.bags.transcode import check_numbers, episode_numbers, fetcher
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
@@ -47,6 +51,7 @@ class Options:
     min_motion: float
     hold_out_every: int
     skip_broken: bool
+    strict: bool = False
 
 
 class _Collected:
@@ -59,6 +64,7 @@ class _Collected:
         self.windows: list[tuple[int, int]] = []
         self.static: list[tuple[int, int]] = []
         self.files: dict[str, str] = {}
+        self.losses: dict[str, dict[str, int]] = {}
         self._states: list[np.ndarray] = []
         self._actions: list[np.ndarray] = []
 
@@ -81,6 +87,11 @@ class _Collected:
         if arrays.episode not in self.held_out:
             self._states.append(arrays.states[arrays.valid])
             self._actions.append(arrays.actions[arrays.acted])
+
+    def lost(self, recording: str, losses: Mapping[str, int]) -> None:
+        """Takes note of what could not be used of a recording."""
+        if losses:
+            self.losses[recording] = dict(losses)
 
     def normalisation(self) -> Normalisation:
         """Statistics of the training split alone.
@@ -123,7 +134,8 @@ def preprocess(
     with counted_progress() as progress:
         for source in progress.track(sources, description="recordings"):
             try:
-                for arrays, path, sha256 in _shards_of(source, options, number=len(collected.entries)):
+                lost = partial(collected.lost, source.name)
+                for arrays, path, sha256 in _shards_of(source, options, number=len(collected.entries), lost=lost):
                     collected.add(arrays, recording=source.name, shard=path.name, sha256=sha256)
             except MachineError:
                 raise  # a full disk is not a broken recording
@@ -201,31 +213,51 @@ def _meta(
         skipped=skipped,
         normalisation=collected.normalisation().as_dict(),
         files=collected.files,
+        losses=collected.losses,
     )
 
 
 def _shards_of(
-    source: Source | MadeSource, options: Options, *, number: int
+    source: Source | MadeSource, options: Options, *, number: int, lost: Callable[[Mapping[str, int]], None]
 ) -> Iterator[tuple[EpisodeArrays, Path, str]]:
-    """Each epoch of a source with its file, written now or read back."""
+    """Each epoch of a source with its file, written now or read back; `lost` hears what could not be used."""
     done = options.out / f".{source.number:06d}.done"
     if done.is_file():
-        paths = [options.out / name for name in done.read_text(encoding="utf-8").split()]
+        kept = json.loads(done.read_text(encoding="utf-8"))
+        paths = [options.out / name for name in kept["shards"]]
         if all(path.is_file() for path in paths):
+            lost(kept["losses"])
             for path in paths:
                 yield read_shard(path), path, file_hash(path)
             return
-    names = []
-    epochs = read_source(source, options.contract, image_size_px=options.image_size_px)
+    names: list[str] = []
+    losses: dict[str, int] = {}
+    epochs = _epochs(source, options, losses.update)
     for offset, arrays in enumerate(epochs):
         path = options.out / shard_name(number + offset)
         yield arrays, path, write_shard(path, arrays)
         names.append(path.name)
-    done.write_text(" ".join(names), encoding="utf-8")
+    lost(losses)
+    done.write_text(json.dumps({"shards": names, "losses": losses}), encoding="utf-8")
 
 
-def problems_of(sources: Sequence[Source | MadeSource], options: Options) -> list[str]:
-    """Everything that a run would stumble over, without writing anything: the dry run."""
+def _epochs(
+    source: Source | MadeSource, options: Options, lost: Callable[[Mapping[str, int]], None]
+) -> Iterator[EpisodeArrays]:
+    source: Source | MadeSource, options: Options, lost: Callable[[Mapping[str, int]], None]
+) -> Iterator[EpisodeArrays]:
+    return read_source(source, options.contract, image_size_px=options.image_size_px, strict=options.strict, lost=lost)
+
+
+class DryRun(NamedTuple):
+    """Everything that a run would stumble over, and what it would lose of each recording."""
+
+    problems: list[str]
+    losses: dict[str, dict[str, int]]
+
+
+def problems_of(sources: Sequence[Source | MadeSource], options: Options) -> DryRun:
+    """What a run would stumble over, and what it would lose of each recording; writes nothing: the dry run."""
     collected, problems = (
         _Collected(options, held_out_numbers([source.number for source in sources], options.hold_out_every)),
         [],
@@ -233,19 +265,18 @@ def problems_of(sources: Sequence[Source | MadeSource], options: Options) -> lis
     with counted_progress() as progress:
         for source in progress.track(sources, description="checking"):
             try:
-                epochs = read_source(source, options.contract, image_size_px=options.image_size_px)
-                for offset, arrays in enumerate(epochs):
+                for offset, arrays in enumerate(_epochs(source, options, partial(collected.lost, source.name))):
                     collected.add(arrays, recording=source.name, shard=shard_name(offset), sha256="")
             except SigmaError as error:
                 problems.append(f"{source.name}: {error}")
     if not collected.windows:
         problems.append("no window was found")
-        return problems
+        return DryRun(problems, collected.losses)
     try:
         collected.normalisation()
     except SigmaError as error:
         problems.append(str(error))
-    return problems
+    return DryRun(problems, collected.losses)
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -286,6 +317,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--min-motion", type=float, default=0.0, help="drop windows that move less (policy units)")
     parser.add_argument("--hold-out-every", type=int, default=5, help="hold out every n-th recording; 0: none")
     parser.add_argument("--skip-broken", action="store_true", help="leave broken recordings out, and say so")
+    parser.add_argument("--strict", action="store_true", help="any loss in a recording is a failure")
+    parser.add_argument("--recover", action="store_true", help="read cut-off bags as far as they go")
     parser.add_argument("--dry-run", action="store_true", help="list every problem and write nothing")
     parser.add_argument("--force", action="store_true", help="start anew where --out exists")
     return parser.parse_args(argv)
@@ -296,7 +329,7 @@ def _sources(
 ) -> tuple[Sequence[Source | MadeSource], str]:
     """What is read, and how it is called in `meta.json`."""
     if args.bags:
-        return bag_sources(args.bags), ", ".join(map(str, args.bags))
+        return bag_sources(args.bags, strict=args.strict, recover=args.recover), ", ".join(map(str, args.bags))
     if args.simulated:
         settings = {"count": args.count, "seed": args.seed, "disturbance_rad": args.disturb}
         described = ", ".join(f"{name} {value}" for name, value in settings.items())
@@ -313,12 +346,12 @@ def _sources(
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command; exit codes 0 done, 1 failed, 2 usage, 130 interrupted (a second run resumes)."""
+    """Runs the command; exit codes 0 done, 3 done with losses, 1 failed, 2 usage, 130 interrupted (resumes)."""
     args = _arguments(argv)
     console = Console(stderr=True, markup=False)
     try:
         contract = load_contract(args.contract)
-        sources, described = _sources(args, contract, console)
+        sources, name = _sources(args, contract, console)
         options = Options(
             out=args.out,
             contract=contract,
@@ -327,12 +360,13 @@ def main(argv: list[str] | None = None) -> int:
             min_motion=args.min_motion,
             hold_out_every=args.hold_out_every,
             skip_broken=args.skip_broken,
+            strict=args.strict,
         )
         if args.dry_run:
-            return _say_problems(problems_of(sources, options), console)
+            return _say_problems(*problems_of(sources, options), console)
         if args.force:
             shutil.rmtree(args.out, ignore_errors=True)
-        meta = preprocess(sources, options, described=described, revision=args.revision)
+        meta = preprocess(sources, options, described=name, revision=args.revision)
     except SigmaError as error:
         console.print(str(error), style="red")
         return error.exit_code
@@ -344,7 +378,8 @@ def main(argv: list[str] | None = None) -> int:
         f"({len(meta.windows_of(held_out=True))} held out), {len(meta.static_windows)} static dropped, "
         f"{len(meta.skipped)} recordings skipped: {args.out}"
     )
-    return 0
+    _say_losses(meta.losses, console)
+    return WITH_LOSSES if meta.losses else 0
 
 
 def _image_size_px(args: argparse.Namespace, contract: Contract) -> int:
@@ -360,11 +395,17 @@ def _image_size_px(args: argparse.Namespace, contract: Contract) -> int:
     return wanted
 
 
-def _say_problems(problems: list[str], console: Console) -> int:
+def _say_losses(losses: Mapping[str, Mapping[str, int]], console: Console) -> None:
+    for recording, reasons in losses.items():
+        console.print(f"LOSSES in {recording}: {described(reasons)}", style="yellow", markup=False)
+
+
+def _say_problems(problems: list[str], losses: Mapping[str, Mapping[str, int]], console: Console) -> int:
+    _say_losses(losses, console)
     for problem in problems:
         console.print(str(problem), style="red")
     console.print(f"{len(problems)} problem(s); nothing was written")
-    return 1 if problems else 0
+    return 1 if problems else WITH_LOSSES if losses else 0
 
 
 if __name__ == "__main__":

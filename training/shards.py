@@ -7,9 +7,9 @@ stored once, whatever the stride, and reading a window is slicing.
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -17,7 +17,8 @@ from jaxtyping import Bool, Float32, UInt8
 from numpy import ndarray
 from safetensors import SafetensorError, safe_open
 
-from sigma_ros.errors import DatasetError
+from sigma_ros.border import read_json
+from sigma_ros.errors import DatasetError, SigmaError
 from sigma_ros.model.normalise import Normalisation
 
 from .tensor_files import write_tensors
@@ -69,6 +70,7 @@ class ShardMeta:
     skipped: tuple[dict[str, str], ...]
     normalisation: dict[str, Any]
     files: dict[str, str]
+    losses: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """The text of `meta.json`."""
@@ -89,12 +91,12 @@ class ShardMeta:
         """
         file = folder / META_FILE
         try:
-            values = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            values = cast(dict[str, Any], read_json(file))
+        except SigmaError as error:
             raise DatasetError(
                 "the shards cannot be read",
                 where=file,
-                got=error,
+                got=error.got or error.what,
                 remedy=f"make them with: python -m {__package__}.preprocess",
             ) from error
         if values.pop("format", None) != FORMAT:

@@ -12,6 +12,7 @@ import numpy as np
 from sigma_ros.bags.episode import Tick, episode
 from sigma_ros.bags.files import find_bags
 from sigma_ros.bags.lerobot_bag import DatasetBag
+from sigma_ros.bags.losses import described, refuse_losses
 from sigma_ros.bags.reader import Bag, open_bag
 from sigma_ros.bags.transcode import load_episode
 from sigma_ros.contract import Contract
@@ -44,9 +45,10 @@ class MadeSource:
     make: Callable[[int], EpisodeArrays]
 
 
-def bag_sources(places: list[Path]) -> list[Source]:
+def bag_sources(places: list[Path], *, strict: bool = False, recover: bool = False) -> list[Source]:
     """One source per bag at the given places."""
-    return [Source(name=str(path), number=i, open=partial(open_bag, path)) for i, path in enumerate(find_bags(places))]
+    opened = partial(open_bag, strict=strict, recover=recover)
+    return [Source(name=str(path), number=i, open=partial(opened, path)) for i, path in enumerate(find_bags(places))]
 
 
 def dataset_sources(
@@ -67,8 +69,17 @@ def dataset_sources(
     return [Source(name=f"{dataset} episode {n}", number=n, open=partial(opened, n)) for n in numbers]
 
 
-def read_source(source: Source | MadeSource, contract: Contract, *, image_size_px: int) -> Iterator[EpisodeArrays]:
+def read_source(
+    source: Source | MadeSource,
+    contract: Contract,
+    *,
+    image_size_px: int,
+    strict: bool = False,
+    lost: Callable[[Mapping[str, int]], None] = lambda _: None,
+) -> Iterator[EpisodeArrays]:
     """The epochs of a recording that are long enough for one window, each as an episode of its own.
+
+    `lost` hears the recording's losses once it has been read; with `strict` there must be none.
 
     Raises:
         SigmaError: the recording cannot be read or does not fit the contract.
@@ -91,8 +102,16 @@ def read_source(source: Source | MadeSource, contract: Contract, *, image_size_p
         if collected.ticks >= TARGET_STEPS:
             found = True
             yield collected.arrays(source, refused=ticks.commands_refused)
+        losses = ticks.losses
+        refuse_losses(source.name, losses, strict=strict)
     if not found:
-        raise DatasetError("no epoch is long enough", where=source.name, expected=f"{TARGET_STEPS} ticks or more")
+        raise DatasetError(
+            "no epoch is long enough",
+            where=source.name,
+            expected=f"{TARGET_STEPS} ticks or more",
+            got=described(losses) or None,
+        )
+    lost(losses)
 
 
 class _Epoch:

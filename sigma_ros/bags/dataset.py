@@ -18,6 +18,7 @@ from numpy import ndarray
 
 from sigma_ros.bags.episode import Episode, Tick
 from sigma_ros.bags.lerobot import ACTION_KEY, STATE_KEY
+from sigma_ros.bags.losses import refuse_losses
 from sigma_ros.bags.reader import Bag, Record, open_bag
 from sigma_ros.bags.scheduling import same_scheduling
 from sigma_ros.contract import Contract
@@ -36,12 +37,13 @@ _DECIMALS = 12
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
-    """What became of the bags: rows and episodes of the data set, and ticks that are not in it, by reason."""
+    """What became of the bags: rows and episodes of the data set, ticks that are not in it, and each bag's losses."""
 
     episodes: int
     frames: int
     tasks: tuple[str, ...]
     left_out: Mapping[str, int]
+    losses: Mapping[str, Mapping[str, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,7 @@ def write_dataset(
     *,
     videos: bool = True,
     strict: bool = False,
+    recover: bool = False,
     progress: Callable[[int, float], None] = lambda *_: None,
 ) -> Written:
     """Writes a data set that `LeRobotDataset` opens, or nothing at all; `progress` is told bag number and share.
@@ -77,7 +80,7 @@ def write_dataset(
     try:
         with same_scheduling():
             dataset = _create(contract, out.name, partial, videos=videos)
-            written = _Writer(dataset).write(bags, contract, strict=strict, progress=progress)
+            written = _Writer(dataset).write(bags, contract, strict=strict, recover=recover, progress=progress)
             dataset.finalize()
         if not written.episodes:
             raise DatasetError(
@@ -121,6 +124,7 @@ class _Writer:
     def __init__(self, dataset: "LeRobotDataset") -> None:
         self._dataset = dataset
         self._left_out: Counter[str] = Counter()
+        self._losses: dict[str, dict[str, int]] = {}
         self._tasks: dict[str, None] = {}
         self._episodes = self._frames = 0
         self._held: list[_Row] = []
@@ -132,13 +136,14 @@ class _Writer:
         contract: Contract,
         *,
         strict: bool,
+        recover: bool,
         progress: Callable[[int, float], None],
     ) -> Written:
         """All bags, one after the other."""
         for number, path in enumerate(bags):
-            with open_bag(path, strict=strict) as bag:
+            with open_bag(path, strict=strict, recover=recover) as bag:
                 info = bag.info
-                for stamp_ns in self._take(bag, contract):
+                for stamp_ns in self._take(bag, contract, strict=strict):
                     progress(number, (stamp_ns - info.start_ns) / max(1, info.end_ns - info.start_ns))
             progress(number, 1.0)
         return Written(
@@ -146,13 +151,15 @@ class _Writer:
             frames=self._frames,
             tasks=tuple(self._tasks),
             left_out=dict(sorted(self._left_out.items())),
+            losses=self._losses,
         )
 
-    def _take(self, bag: Bag, contract: Contract) -> Iterator[int]:
+    def _take(self, bag: Bag, contract: Contract, *, strict: bool) -> Iterator[int]:
         """A bag's ticks; gives their stamps."""
         source = _Pictures(bag, contract)
         epoch = -1
-        for tick in Episode(cast(Bag, source), contract, image_size_px=None):
+        ticks = Episode(cast(Bag, source), contract, image_size_px=None)
+        for tick in ticks:
             row = self._row(tick, contract, source)
             if row is None or tick.item.epoch != epoch:
                 self._close()
@@ -161,6 +168,10 @@ class _Writer:
                 self._add(row)
             yield tick.item.stamp_ns
         self._close()
+        losses = ticks.losses
+        if losses:
+            self._losses[str(bag.path)] = losses
+        refuse_losses(bag.path, losses, strict=strict)
 
     def _row(self, tick: Tick, contract: Contract, source: "_Pictures") -> _Row | None:
         window = tick.window

@@ -4,7 +4,7 @@
 A tick comes out once the next one is complete, so that its recorded action is known whichever source it has.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from posixpath import commonpath
@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
+from sigma_ros.bags.losses import described
 from sigma_ros.bags.reader import Bag, Record
 from sigma_ros.contract import Camera, Contract
 from sigma_ros.control.images import check_image
@@ -23,6 +24,12 @@ from sigma_ros.errors import BagError, ContractError
 from sigma_ros.values import Gap, Window
 
 TEXT_TYPE = "std_msgs/msg/String"
+TASK_TOPIC = "/sigma_policy/task"
+MOST_MISFITS = 64
+"""A stream whose first so many messages all do not fit is the wrong contract, not a loss."""
+
+MOST_WITHOUT_ACTION = 0.05
+"""A larger share of valid ticks without a recorded action is a loss: the commands do not cover the recording."""
 
 
 class JointSample(NamedTuple):
@@ -71,13 +78,15 @@ class Episode(Iterator[Tick]):
         self._contract = contract
         self._clock = FrameClock(contract, image_size_px=image_size_px)
         self._task_topic = None if task is not None else task_topic(bag, contract)
+        self.valid_ticks = self.ticks_without_action = 0
+        self._fitting: set[str] = set()
+        self._misfits: dict[str, list[ContractError]] = {}
         self._clock.set_task(task if task is not None else recorded_task(bag, contract))
         self._routes = self._make_routes()
         self._joint_reader = JointReader(contract)
-        self._joints = _Samples(self._joint_reader)
-        self._commands = _Samples(JointReader(contract))
+        self._joints = _Samples(self._joint_reader, contract.tick_period_ns)
+        self._commands = _Samples(JointReader(contract), contract.tick_period_ns)
         self._command: JointSample | None = None
-        self._checked: set[str] = set()
         self._ticks = self._make_ticks()
 
     @property
@@ -90,18 +99,31 @@ class Episode(Iterator[Tick]):
         """Commands of wrong length or with values that are not finite."""
         return self._commands.refused
 
+    @property
+    def losses(self) -> dict[str, int]:
+        """Everything of the recording that could not be used so far, by reason: the one account of every verb."""
+        losses: Counter[str] = Counter(self._bag.info.losses)
+        for stream, count in self.counters.streams.items():
+            losses.update({f"{stream}: {reason}": n for reason, n in count.refused.items()})
+            losses.update({f"{stream}: late": count.late, f"{stream}: dropped": count.dropped})
+        losses["commands refused"] = self.commands_refused
+        losses["invalid_ticks"] = self.counters.gaps
+        if self.ticks_without_action > MOST_WITHOUT_ACTION * self.valid_ticks:
+            losses["valid ticks without a recorded action"] = self.ticks_without_action
+        return {reason: n for reason, n in sorted(losses.items()) if n}
+
     def __next__(self) -> Tick:
         return next(self._ticks)
 
     def _make_routes(self) -> dict[str, Callable[[Record], None]]:
-        routes: dict[str, Callable[[Record], None]] = {self._contract.joint_state_topic: self._push_joints}
-        for camera in self._contract.cameras:
-            place = self._bag.camera_topics(self._contract)[camera.name]
-            routes[place.topic] = self._image_route(camera)
-        if self._contract.action_source == "command":
-            routes[self._contract.command_topic] = self._push_command
+        contract, bag = self._contract, self._bag
+        routes: dict[str, Callable[[Record], None]] = {bag.topic(contract.joint_state_topic): self._push_joints}
+        for camera in contract.cameras:
+            routes[bag.camera_topics(contract)[camera.name].topic] = self._image_route(camera)
+        if contract.action_source == "command":
+            routes[bag.topic(contract.command_topic)] = self._push_command
         if self._task_topic is not None:
-            routes[self._task_topic] = lambda record: self._clock.set_task(_text(record))
+            routes[self._task_topic] = self._push_task
         return routes
 
     def _make_ticks(self) -> Iterator[Tick]:
@@ -115,6 +137,8 @@ class Episode(Iterator[Tick]):
                     yield self._tick(held, following)
                 held = following
         if held is None:
+            for stream in self._misfits.keys() - self._fitting:
+                raise self._misfits[stream][0]
             raise self._empty()
         yield self._tick(held, None)
         if self._contract.action_source == "command" and self._command is None:
@@ -122,21 +146,32 @@ class Episode(Iterator[Tick]):
 
     def _image_route(self, camera: Camera) -> Callable[[Record], None]:
         def push(record: Record) -> None:
-            message = record.message
-            if camera.name not in self._checked:  # a camera that never fits is the wrong contract, not a loss
-                check_image(message, camera)
-                self._checked.add(camera.name)
-            self._clock.push_image(camera.name, record.stamp_ns, message)
+            self._try(camera.name, lambda: check_image(record.message, camera))
+            self._clock.push_image(camera.name, record.stamp_ns, record.message)
 
         return push
 
     def _push_joints(self, record: Record) -> None:
         message = record.message
-        if "joints" not in self._checked:  # joints that never fit are the wrong contract, not a loss
-            self._joint_reader.read(message.names, np.zeros(len(message.names)))
-            self._checked.add("joints")
+        self._try("joints", lambda: self._joint_reader.read(message.names, np.zeros(len(message.names))))
         self._clock.push_joints(record.stamp_ns, message.names, message.positions_rad)
         self._joints.push(record.stamp_ns, message.names, message.positions_rad)
+
+    def _push_task(self, record: Record) -> None:
+        if _text(record):
+            self._clock.set_task(_text(record))
+
+    def _try(self, stream: str, check: Callable[[], object]) -> None:
+        """One message that does not fit is a loss, which the clock counts; a stream that never fits is an error."""
+        if stream in self._fitting:
+            return
+        try:
+            check()
+            self._fitting.add(stream)
+        except ContractError as error:
+            self._misfits.setdefault(stream, []).append(error)
+            if len(self._misfits[stream]) >= MOST_MISFITS:
+                raise self._misfits[stream][0] from error
 
     def _push_command(self, record: Record) -> None:
         message = record.message
@@ -150,9 +185,14 @@ class Episode(Iterator[Tick]):
         commands = self._commands.until(item.stamp_ns)
         if commands:
             self._command = commands[-1]
+        action_rad = self._action(item, following)
+        if isinstance(item, Window):
+            self.valid_ticks += 1
+            last = self._contract.action_source == "next_state" and (following is None or following.epoch != item.epoch)
+            self.ticks_without_action += action_rad is None and not last
         return Tick(
             item=item,
-            action_rad=self._action(item, following),
+            action_rad=action_rad,
             joint_rad=item.newest.positions_rad if isinstance(item, Window) else None,
             joint_samples=samples,
         )
@@ -174,8 +214,11 @@ class Episode(Iterator[Tick]):
             where=self._bag.path,
             expected="every stream at the same time",
             got="; ".join(
-                f"{name}: {count.received} messages, refused {dict(count.refused) or 'none'}"
-                for name, count in counters.streams.items()
+                [
+                    f"{name}: {count.received} messages, refused {dict(count.refused) or 'none'}"
+                    for name, count in counters.streams.items()
+                ]
+                + [f"lost: {described(losses)}" for losses in [self._bag.info.losses] if losses]
             ),
             remedy="compare the streams' header stamps",
         )
@@ -193,9 +236,11 @@ class Episode(Iterator[Tick]):
 class _Samples:
     """Joint messages or commands that wait for their tick; bounded, in contract order."""
 
-    def __init__(self, reader: JointReader) -> None:
+    def __init__(self, reader: JointReader, back_ns: int) -> None:
         self._reader = reader
+        self._back_ns = back_ns
         self._waiting: deque[JointSample] = deque(maxlen=4096)
+        self._after_jump: deque[JointSample] = deque(maxlen=4096)
         self._last_ns = 0
         self.refused = 0
 
@@ -208,14 +253,20 @@ class _Samples:
 
     def push(self, stamp_ns: int, names: tuple[str, ...], values: ndarray) -> None:
         try:
-            self._waiting.append(JointSample(stamp_ns, self._reader.read(names, values)))
+            sample = JointSample(stamp_ns, self._reader.read(names, values))
         except ContractError:
             self.refused += 1
+            return
+        newest_ns = self._waiting[-1].stamp_ns if self._waiting else self._last_ns
+        back = stamp_ns < newest_ns - self._back_ns
+        (self._after_jump if back else self._waiting).append(sample)
 
     def until(self, tick_ns: int) -> tuple[JointSample, ...]:
         """Samples after the last call's tick up to this one; a tick that goes back starts afresh."""
         if tick_ns < self._last_ns:
             self._last_ns = 0
+            self._waiting, self._after_jump = self._after_jump, self._waiting
+            self._after_jump.clear()
         due = sorted((s for s in self._waiting if self._last_ns < s.stamp_ns <= tick_ns), key=lambda s: s.stamp_ns)
         later = [s for s in self._waiting if s.stamp_ns > tick_ns]
         self._waiting.clear()
@@ -241,23 +292,30 @@ def episode(bag: Bag, contract: Contract, *, image_size_px: int | None, task: st
 
 
 def task_topic(bag: Bag, contract: Contract) -> str | None:
-    """The recorded topic with the task text: a String whose name ends in `task`.
+    """The recorded topic with the task text: ours, or else the only String whose name ends in `task`.
 
-    Of several, as in a recording of two arms, the one nearest to the contract's joint states by name.
+    Of several of ours, as in a recording of two arms, the one nearest to the contract's joint states by name. Several
+    foreign ones are a counted loss, and none is taken: which of them means the task, nobody knows.
     """
     info = bag.info
-    found = [topic for topic in info.topics if info.types[topic] == TEXT_TYPE and topic.split("/")[-1] == "task"]
-    found.sort(key=lambda topic: len(commonpath([topic, contract.joint_state_topic])), reverse=True)
-    return found[0] if found and info.counts[found[0]] else None
+    found = [
+        topic
+        for topic in info.topics
+        if info.types[topic] == TEXT_TYPE and topic.split("/")[-1] == "task" and info.counts[topic]
+    ]
+    ours = [topic for topic in found if topic.endswith(TASK_TOPIC.removeprefix("/"))]
+    ours.sort(key=lambda topic: len(commonpath([topic, contract.joint_state_topic])), reverse=True)
+    if not ours and len(found) > 1:
+        bag.lose_once(f"the task is not read: {len(found)} topics end in task ({', '.join(found)[:100]})")
+        return None
+    return next(iter([*ours, *found]), None)
 
 
 def recorded_task(bag: Bag, contract: Contract) -> str:
     """The task of a recording: its first task message, else its note `sigma.task`, else the contract's first task."""
     topic = task_topic(bag, contract)
-    record = bag.first(topic) if topic is not None else None
-    if record is not None:
-        return _text(record)
-    return bag.info.metadata.get("sigma.task", contract.tasks[0])
+    texts = (_text(record) for record in bag.records((topic,))) if topic is not None else iter(())
+    return next(filter(None, texts), None) or bag.info.metadata.get("sigma.task") or contract.tasks[0]
 
 
 def _text(record: Record) -> str:

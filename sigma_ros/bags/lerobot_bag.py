@@ -7,10 +7,12 @@ Pictures are decoded as they are asked for, so a pass over the records costs a p
 from collections.abc import Collection, Generator
 from typing import Literal, Self
 
+from sigma_ros.bags.episode import TASK_TOPIC
 from sigma_ros.bags.lerobot import LerobotEpisode
-from sigma_ros.bags.messages import JointMessage
+from sigma_ros.bags.losses import Losses
+from sigma_ros.bags.messages import JointMessage, TrajectoryMessage
 from sigma_ros.bags.reader import Bag, BagInfo, Record
-from sigma_ros.bags.transcode import TASK_TOPIC, Row, rows_of
+from sigma_ros.bags.transcode import Row, rows_of
 from sigma_ros.contract import Contract
 from sigma_ros.control.images import ImageMessage
 
@@ -20,7 +22,7 @@ _IMAGE, _JOINTS, _TEXT = "sensor_msgs/msg/Image", "sensor_msgs/msg/JointState", 
 class DatasetBag(Bag):
     """See the module. Cameras are raw here whatever the contract's robot sends."""
 
-    def __init__(self, source: LerobotEpisode, contract: Contract) -> None:
+    def __init__(self, source: LerobotEpisode, contract: Contract, *, strict: bool = False) -> None:
         self.path = source.root
         self._source = source
         self._contract = contract
@@ -28,6 +30,8 @@ class DatasetBag(Bag):
         self._types |= {camera.topic: _IMAGE for camera in contract.cameras}
         if contract.action_source == "command":
             self._types[contract.command_topic] = contract.command_type
+        self._foreign = {}
+        self._losses = Losses(source.root, strict=strict)
 
     def __enter__(self) -> Self:
         return self
@@ -50,7 +54,7 @@ class DatasetBag(Bag):
             end_ns=0,
             checksummed=False,
             metadata={"sigma.task": self._source.task},
-            losses={},
+            losses=self._losses.snapshot(),
         )
 
     def records(self, topics: Collection[str] | None = None) -> Generator[Record]:
@@ -63,7 +67,9 @@ class DatasetBag(Bag):
 
     def _messages(self, number: int, row: Row) -> list[tuple[str, object]]:
         contract = self._contract
-        messages: list[tuple[str, object]] = [] if number else [(TASK_TOPIC, self._source.task)]
+        tasks = self._source.tasks
+        begins = not number or tasks[number] != tasks[number - 1]
+        messages: list[tuple[str, object]] = [(TASK_TOPIC, tasks[number])] if begins else []
         for camera in contract.cameras:
             picture = row.pictures[camera.name]
             image = ImageMessage(
@@ -77,5 +83,7 @@ class DatasetBag(Bag):
             messages.append((camera.topic, image))
         messages.append((contract.joint_state_topic, JointMessage(contract.joint_names, row.state_rad)))
         if row.action_rad is not None:
-            messages.append((contract.command_topic, row.action_rad))
+            trajectory = contract.command_type.endswith("JointTrajectory")
+            command = TrajectoryMessage(contract.joint_names, row.action_rad) if trajectory else row.action_rad
+            messages.append((contract.command_topic, command))
         return messages

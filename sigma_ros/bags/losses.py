@@ -2,8 +2,29 @@
 """What could not be used of a recording, by reason: one account from the first byte to the last tick."""
 
 from collections import Counter
+from collections.abc import Mapping
 
+from sigma_ros.border import one_line
 from sigma_ros.errors import BagError
+
+WITH_LOSSES = 3
+"""Exit code of a verb that has read a recording of which something could not be used."""
+
+
+def refuse_losses(where: object, losses: Mapping[str, int], *, strict: bool) -> None:
+    """Raises a BagError in strict mode when anything of a recording was lost."""
+    if strict and losses:
+        raise BagError(
+            "the recording has losses",
+            where=where,
+            got=described(losses),
+            remedy="leave --strict out to go on and count them",
+        )
+
+
+def described(losses: Mapping[str, int]) -> str:
+    """Losses in one line."""
+    return ", ".join(f"{reason} {count}" for reason, count in losses.items())
 
 
 class Losses:
@@ -25,6 +46,7 @@ class Losses:
         Raises:
             BagError: in strict mode.
         """
+        reason = one_line(reason)
         self._counts[reason] += count
         if self._strict:
             raise BagError(
@@ -36,7 +58,7 @@ class Losses:
 
     def once(self, reason: str, count: int = 1) -> None:
         """Counts a loss that is found again on every reading."""
-        if reason not in self._counts:
+        if one_line(reason) not in self._counts:
             self.add(reason, count)
 
     def snapshot(self) -> dict[str, int]:

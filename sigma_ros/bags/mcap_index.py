@@ -34,6 +34,7 @@ from sigma_ros.bags.storage import Stretch, clock_was_set, stretches_of
 from sigma_ros.border import LFS_POINTER, MAX_OUTPUT_BYTES, most_output_bytes, one_line
 
 MAGIC = b"\x89MCAP0\r\n"
+_MOST_EMPTY_CHUNKS = 1000
 FOOTER_BYTES = 9 + 20 + len(MAGIC)
 
 
@@ -62,6 +63,7 @@ class Index:
     end_ns: int = 0
     data_end: int = 0
     has_loose_messages: bool = False
+    empty_chunks: int = 0
     checksummed: bool = True
 
     def declare(self, record: McapRecord) -> None:
@@ -266,6 +268,9 @@ def _scan_chunk(index: Index, chunk: Chunk, end: int, losses: Losses) -> None:
         losses.once(f"chunk at byte {offset + 9}: {one_line(error)}")
         return
     index.checksummed = index.checksummed and chunk.uncompressed_crc != 0
+    index.empty_chunks += not records
+    if index.empty_chunks > _MOST_EMPTY_CHUNKS:
+        raise McapError(f"more than {_MOST_EMPTY_CHUNKS} chunks are empty")
     times: dict[int, list[int]] = {}
     for record in records:
         index.declare(record)

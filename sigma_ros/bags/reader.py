@@ -27,7 +27,7 @@ from sigma_ros.bags.sqlite_file import SqliteFile
 from sigma_ros.bags.storage import StorageFile, Stored, clock_was_set
 from sigma_ros.border import most_output_bytes, one_line
 from sigma_ros.contract import IMAGE_TYPES, Contract
-from sigma_ros.errors import BagError, ContractError
+from sigma_ros.errors import BagError, ContractError, SigmaError
 
 _ZSTD_FRAME = b"\x28\xb5\x2f\xfd"
 _COMPRESSED_TYPE = "sensor_msgs/msg/CompressedImage"
@@ -112,8 +112,17 @@ class Bag:
         folder = self._stack.enter_context(TemporaryDirectory(prefix="sigma_bag_"))
         self._storages: list[StorageFile] = []
         for file in found.files:
-            self._storages.append(self._storage(unpacked(file, Path(folder)), recover=recover))
-            self._stack.callback(self._storages[-1].close)
+            try:
+                storage = self._storage(unpacked(file, Path(folder)), recover=recover)
+            except SigmaError as error:
+                if not recover or len(found.files) == 1:
+                    raise
+                self._losses.once(f"{file.name} is not read: {error.what}, {one_line(error.got, 80)}")
+                continue
+            self._storages.append(storage)
+            self._stack.callback(storage.close)
+        if not self._storages:
+            raise BagError("no file of the bag can be read", where=self.path, got=", ".join(self._losses.snapshot()))
         self._metadata: dict[str, str] = {}
         self._foreign: dict[str, tuple[str, int]] = {}
         self._types: dict[str, str] = {}
@@ -158,6 +167,11 @@ class Bag:
         self._stack.close()
 
     @property
+    def foreign(self) -> Mapping[str, tuple[str, int]]:
+        """Topics whose messages are not CDR (JSON, ROS 1): why they cannot be read, and how many there are."""
+        return self._foreign
+
+    @property
     def info(self) -> BagInfo:
         """Snapshot: losses and `checksummed` are those of what was read so far."""
         filled = [storage for storage in self._storages if sum(storage.counts.values())]
@@ -181,11 +195,18 @@ class Bag:
         Raises:
             ContractError: topics are missing, empty or of another type.
         """
-        _check_topics(self.info, contract)
+        _check_topics(self, contract)
 
     def camera_topics(self, contract: Contract) -> dict[str, CameraTopic]:
         """Camera name to where its images are in this bag: the contract's topic, or that plus `/compressed`."""
-        return _resolve_cameras(self._types, contract)
+        found = {}
+        for camera in contract.cameras:
+            for name, accepted in ((camera.topic, IMAGE_TYPES), (camera.topic + "/compressed", (_COMPRESSED_TYPE,))):
+                topic = self.topic(name)
+                if self.info.types.get(topic) in accepted:
+                    found[camera.name] = CameraTopic(topic, self.info.types[topic])
+                    break
+        return found
 
     def records(self, topics: Collection[str] | None = None) -> Generator[Record]:
         """Records of some topics (None: of all) by log time. Undecodable messages are counted and left out.
@@ -209,6 +230,15 @@ class Bag:
                 self._losses.add(f"{topic}: {error}")
                 continue
             yield Record(topic, msgtype, log_time_ns, log_time_ns if stamp_ns is None else stamp_ns, message)
+
+    def topic(self, name: str) -> str:
+        """The bag's topic of this name, with or without a leading slash; an absolute name where there is none."""
+        absolute = "/" + name.removeprefix("/")
+        return next((topic for topic in (name, absolute, absolute[1:]) if topic in self._types), absolute)
+
+    def lose_once(self, reason: str, count: int = 1) -> None:
+        """Counts a loss that whoever reads this bag has found."""
+        self._losses.once(reason, count)
 
     def first(self, topic: str) -> Record | None:
         """The first record of a topic, None if it has none."""
@@ -260,26 +290,16 @@ def _plain(data: memoryview) -> memoryview:
     return memoryview(zstd.ZstdDecompressor().decompress(data, max_length=most))
 
 
-def _resolve_cameras(types: Mapping[str, str], contract: Contract) -> dict[str, CameraTopic]:
-    """Camera name to topic: the contract's, raw or compressed, or image_transport's `/compressed` beside it."""
-    found = {}
-    for camera in contract.cameras:
-        for topic, accepted in ((camera.topic, IMAGE_TYPES), (camera.topic + "/compressed", (_COMPRESSED_TYPE,))):
-            if types.get(topic) in accepted:
-                found[camera.name] = CameraTopic(topic, types[topic])
-                break
-    return found
-
-
-def _check_topics(info: BagInfo, contract: Contract) -> None:
+def _check_topics(bag: Bag, contract: Contract) -> None:
     """Raises a ContractError that lists every topic which is missing, empty or of another type."""
-    needs: dict[str, tuple[str, ...]] = {contract.joint_state_topic: ("sensor_msgs/msg/JointState",)}
+    info = bag.info
+    needs: dict[str, tuple[str, ...]] = {bag.topic(contract.joint_state_topic): ("sensor_msgs/msg/JointState",)}
     if contract.action_source == "command":
-        needs[contract.command_topic] = (contract.command_type,)
-    cameras = _resolve_cameras(info.types, contract)
+        needs[bag.topic(contract.command_topic)] = (contract.command_type,)
+    cameras = bag.camera_topics(contract)
     for camera in contract.cameras:
         place = cameras.get(camera.name)
-        needs[place.topic if place else camera.topic] = IMAGE_TYPES
+        needs[place.topic if place else bag.topic(camera.topic)] = IMAGE_TYPES
     problems = [problem for topic, accepted in needs.items() if (problem := _problem(info, topic, accepted))]
     if problems:
         raise ContractError(
@@ -287,6 +307,7 @@ def _check_topics(info: BagInfo, contract: Contract) -> None:
             where=info.path,
             expected=", ".join(f"{topic} ({' or '.join(accepted)})" for topic, accepted in needs.items()),
             got=", ".join(f"{topic} ({info.types[topic]}, {info.counts[topic]})" for topic in info.topics)
+            or "; ".join(reason for reason, _ in bag.foreign.values())[:400]
             or "no topics",
             remedy=_remedy(info, tuple(needs)),
         )

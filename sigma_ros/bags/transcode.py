@@ -11,29 +11,30 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import cv2
 import numpy as np
 from jaxtyping import Float64, UInt8
 from numpy import ndarray
 
 from sigma_ros.bags.dataset_facts import check_facts, needed_keys, original_key
+from sigma_ros.bags.episode import TASK_TOPIC
 from sigma_ros.bags.lerobot import (
     ACTION_KEY,
     STATE_KEY,
     Fetch,
     LerobotEpisode,
-    count_episodes,
+    episode_indices,
+    film_times_s,
     read_episode,
     video_pictures,
 )
 from sigma_ros.bags.writer import BagWriter
 from sigma_ros.contract import Camera, Contract
+from sigma_ros.control.images import decode_coded
 from sigma_ros.errors import DatasetError, SigmaError
 from sigma_ros.model.cameras import NO_RENAME
 from sigma_ros.model.conventions import DEGREES_REMEDY, certain, likely, unreal
 from sigma_ros.values import NS_PER_S
 
-TASK_TOPIC = "/sigma_policy/task"
 START_NS = 1_000_000_000 * NS_PER_S
 JPEG_QUALITY = 95
 _ROUNDING_S = 1e-4
@@ -87,7 +88,7 @@ def fetcher(dataset: str, revision: str | None = None) -> Fetch:
 
 def episode_numbers(dataset: str, *, revision: str | None = None) -> list[int]:
     """All episodes of a data set here or on the Hub."""
-    return list(range(count_episodes(fetcher(dataset, revision))))
+    return episode_indices(fetcher(dataset, revision))
 
 
 def transcode(
@@ -112,14 +113,15 @@ def transcode(
     """
     with BagWriter(out, storage=storage, overwrite=overwrite, metadata=_notes(source, contract)) as bag:
         for number, row in enumerate(rows_of(source, contract)):
-            if not number:
-                bag.text(TASK_TOPIC, row.stamp_ns, source.task)
+            if not number or source.tasks[number] != source.tasks[number - 1]:
+                bag.text(TASK_TOPIC, row.stamp_ns, source.tasks[number])
             for camera in contract.cameras:
                 quality = jpeg_quality or (JPEG_QUALITY if "Compressed" in camera.message_type else None)
                 bag.image(camera.topic, row.stamp_ns, camera.name, row.pictures[camera.name], jpeg_quality=quality)
             bag.joints(contract.joint_state_topic, row.stamp_ns, contract.joint_names, row.state_rad)
             if row.action_rad is not None:
-                bag.array(contract.command_topic, row.stamp_ns, row.action_rad)
+                names, action_rad = contract.joint_names, row.action_rad
+                bag.command(contract.command_topic, contract.command_type, row.stamp_ns, names, action_rad)
             on_tick()
 
 
@@ -190,8 +192,8 @@ def _check(source: LerobotEpisode, contract: Contract) -> None:
         raise DatasetError(
             f"episode {source.index} does not hold what the contract {contract.name} needs: {'; '.join(problems)}",
             where=source.root,
-            got=", ".join((*source.features, *keys)),
-            remedy="use the data set's own contract: its camera keys are the contract's model_key",
+            got=", ".join(source.keys),
+            remedy="write the data set's camera keys as the contract's model_key",
         )
 
 
@@ -245,16 +247,18 @@ def check_numbers(
 
 
 def _stamps_ns(source: LerobotEpisode) -> list[int]:
-    counted_s = source.timestamps_s[0] + np.arange(source.ticks) / source.fps
     first_ns = START_NS + round(float(source.timestamps_s[0]) * NS_PER_S)
-    if np.abs(source.timestamps_s - counted_s).max() < _ROUNDING_S:
+    if source.on_grid:
         return [first_ns + round(tick * NS_PER_S / source.fps) for tick in range(source.ticks)]
     return [START_NS + round(stamp_s * NS_PER_S) for stamp_s in source.timestamps_s.tolist()]
 
 
 def _pictures(source: LerobotEpisode, camera: Camera) -> Iterator[UInt8[ndarray, "h w 3"]]:
     part = source.videos.get(camera.dataset_key)
-    stream = _coded_pictures(source, camera.dataset_key) if part is None else video_pictures(part, source.fps)
+    if part is None:
+        stream = _coded_pictures(source, camera.dataset_key)
+    else:
+        stream = video_pictures(part, film_times_s(source, part))
     for picture in stream:
         if picture.shape != (camera.height_px, camera.width_px, 3):
             raise DatasetError(
@@ -268,10 +272,7 @@ def _pictures(source: LerobotEpisode, camera: Camera) -> Iterator[UInt8[ndarray,
 
 def _coded_pictures(source: LerobotEpisode, key: str) -> Iterator[UInt8[ndarray, "h w 3"]]:
     for coded in source.pictures[key]:
-        picture = cv2.imdecode(np.frombuffer(coded, dtype=np.uint8), cv2.IMREAD_COLOR_RGB)
-        if picture is None:
-            raise DatasetError(f"a picture of {key} cannot be decoded", where=source.root)
-        yield picture
+        yield decode_coded(coded, where=f"{source.root}, {key}")
 
 
 def _notes(source: LerobotEpisode, contract: Contract) -> dict[str, str]:

@@ -141,6 +141,24 @@ class BagWriter:
         message = ROS_TYPES.types["std_msgs/msg/Float64MultiArray"](layout=layout, data=_doubles(values))
         self._message(topic, "std_msgs/msg/Float64MultiArray", stamp_ns, message)
 
+    def command(
+        self, topic: str, msgtype: str, stamp_ns: int, names: tuple[str, ...], positions_rad: Float64[ndarray, " n"]
+    ) -> None:
+        """A command as a contract's robot takes it: Float64MultiArray, or JointTrajectory with one point."""
+        if msgtype == "std_msgs/msg/Float64MultiArray":
+            self.array(topic, stamp_ns, positions_rad)
+            return
+        none = np.zeros(0)
+        point = ROS_TYPES.types["trajectory_msgs/msg/JointTrajectoryPoint"](
+            positions=_doubles(positions_rad),
+            velocities=none,
+            accelerations=none,
+            effort=none,
+            time_from_start=ROS_TYPES.types["builtin_interfaces/msg/Duration"](sec=0, nanosec=0),
+        )
+        message = ROS_TYPES.types[msgtype](header=header(stamp_ns, ""), joint_names=list(names), points=[point])
+        self._message(topic, msgtype, stamp_ns, message)
+
     def text(self, topic: str, stamp_ns: int, text: str, *, latched: bool = True) -> None:
         """A std_msgs/String, latched as a task is."""
         message = ROS_TYPES.types["std_msgs/msg/String"](data=text)
@@ -166,6 +184,7 @@ class BagWriter:
     def _connection(
         self, topic: str, msgtype: str, *, latched: bool = False, definition: str | None = None
     ) -> Connection:
+        topic = "/" + topic.removeprefix("/")  # as ROS records it
         known = self._connections.get((topic, msgtype))
         if known is not None:
             return known

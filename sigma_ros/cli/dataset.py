@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from sigma_ros.cli import shared_options as options
+
 app = typer.Typer(no_args_is_help=True)
 
 
@@ -18,12 +20,14 @@ def dataset(
         str, typer.Option("--contract", help="Contract file, or a shipped one's name (so101, cr5).")
     ] = "so101",
     pictures: Annotated[bool, typer.Option("--png/--video", help="Lossless pictures in place of AV1 videos.")] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Any loss in a recording is a failure.")] = False,
+    strict: options.Strict = False,
+    recover: options.Recover = False,
 ) -> None:
     """Writes a LeRobot v3.0 data set through the robot's own frame clock: a row is a tick, in the policy's units.
 
     An episode is a stretch of valid ticks with known actions; it ends at a gap and where the task changes.
-    Ticks that are left out are counted. Open it with LeRobotDataset("local/NAME", root=OUT).
+    Ticks that are left out are counted, and everything that was lost of a bag: exit code 3 then.
+    Open it with LeRobotDataset("local/NAME", root=OUT).
 
     Example: sigma dataset --bags bags --out out/pickplace
     """
@@ -31,7 +35,8 @@ def dataset(
 
     from sigma_ros.bags.dataset import write_dataset  # noqa: PLC0415
     from sigma_ros.bags.files import find_bags  # noqa: PLC0415
-    from sigma_ros.cli.replay_run import progress  # noqa: PLC0415
+    from sigma_ros.bags.losses import WITH_LOSSES, described  # noqa: PLC0415
+    from sigma_ros.cli.replay_run import COMPLETE, progress  # noqa: PLC0415
     from sigma_ros.contract_file import load_contract  # noqa: PLC0415
 
     robot = load_contract(contract)
@@ -44,9 +49,13 @@ def dataset(
             out,
             videos=not pictures,
             strict=strict,
+            recover=recover,
             progress=lambda number, share: bar.update(task, completed=number + min(1.0, max(0.0, share))),
         )
     console = Console(highlight=False, markup=False)
     console.print(f"{written.episodes} episodes, {written.frames} frames, {len(written.tasks)} task(s) in {out}")
     for reason, count in written.left_out.items():
         console.print(f"left out: {count} {reason}", style="yellow")
+    for bag, losses in written.losses.items():
+        console.print(f"LOSSES in {bag}: {described(losses)}", style="yellow", markup=False)
+    raise typer.Exit(WITH_LOSSES if written.losses else COMPLETE)

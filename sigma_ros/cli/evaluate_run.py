@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from sigma_ros.bags.files import find_bags
-from sigma_ros.cli.replay_run import COMPLETE, WITH_LOSSES, adapter_settings, progress
+from sigma_ros.bags.losses import WITH_LOSSES
+from sigma_ros.cli.replay_run import COMPLETE, adapter_settings, progress
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
 from sigma_ros.control.limits import SupervisorLimits
@@ -74,7 +75,8 @@ def run(request: Request) -> int:
     with stop_on_signal() as stop:
         rows = _evaluate(units, kept, spec, _workers(request), stop)
         document = _summarise(rows, spec, complete=len(rows) == len(units), conditions=_conditions(request, contract))
-    _show(rows, document, request.out, kept=len(kept), took_s=time.monotonic() - started_s)
+    asked = len(units)
+    _show(rows, document, request.out, kept=len(kept), asked=asked, took_s=time.monotonic() - started_s)
     return _exit_code(rows, complete=len(rows) == len(units), strict=request.strict)
 
 
@@ -159,14 +161,17 @@ def _summarise(
     return document
 
 
-def _show(rows: Sequence[BagRow], document: Mapping[str, Any], out: Path, *, kept: int, took_s: float) -> None:
+def _show(
+    rows: Sequence[BagRow], document: Mapping[str, Any], out: Path, *, kept: int, asked: int, took_s: float
+) -> None:
     console = Console(highlight=False, markup=False)
     for warning in document["verdict"]["warnings"]:
         console.print(warning, style="bold yellow")
     console.print(document["verdict"]["headline"], style="bold")
     bags = document["bags"]
     console.print(
-        f"{bags['complete'] + bags['with_losses']} of {len(rows)} bags usable ({kept} from an earlier run), "
+        f"{bags['complete'] + bags['with_losses']} of {asked} bags usable ({kept} from an earlier run"
+        f"{f', {asked - len(rows)} not reached' if len(rows) < asked else ''}), "
         f"{document['samples']} windows, {bags['duration_s'] / 60.0:.1f} min of recording in {took_s:.0f} s"
     )
     console.print(f"summary: {out / 'summary.html'}\n         {out / 'summary.json'}", soft_wrap=True)

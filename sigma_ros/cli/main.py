@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command `sigma`: finds the verb, turns failures into one message and an exit code.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted; `sigma replay` adds 3 (complete with losses).
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted; verbs that read recordings add 3 (complete with losses).
 """
 
 import sys

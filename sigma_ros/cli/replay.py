@@ -40,7 +40,7 @@ def replay(
     tokenizer: options.Tokenizer = None,
     device: options.Device = "auto",
     rename: options.Rename = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Any loss in a recording is a failure.")] = False,
+    strict: options.Strict = False,
     recover: options.Recover = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a report that is there.")] = False,
     semantic: Annotated[

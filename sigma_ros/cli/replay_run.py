@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from sigma_ros.bags.files import find_bags
+from sigma_ros.bags.losses import WITH_LOSSES
 from sigma_ros.bags.reader import open_bag
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
@@ -38,7 +39,7 @@ from sigma_ros.policy.schedule import Schedule
 from sigma_ros.stopping import INTERRUPTED, StopRequest, stop_on_signal
 from sigma_ros.values import AdapterSettings
 
-COMPLETE, WITH_LOSSES = 0, 3
+COMPLETE = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,4 +31,5 @@ Rename = Annotated[
     typer.Option("--rename", help="up=base_0_rgb: which camera feeds which of the policy's; once for each."),
 ]
 Device = Annotated[str, typer.Option("--device", help="Torch device, or auto.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Any loss in a recording is a failure.")]
 Recover = Annotated[bool, typer.Option("--recover", help="Read cut-off bags as far as they go.")]

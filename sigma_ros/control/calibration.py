@@ -6,7 +6,6 @@ counts from the middle of that range to degrees with 4095 counts a turn. A ROS d
 own: the encoder's middle (2048) or the middle of the range. Between all of them lies one affine map per joint.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,8 +16,9 @@ import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
+from sigma_ros.border import read_json
 from sigma_ros.contract import Contract
-from sigma_ros.errors import ContractError
+from sigma_ros.errors import ContractError, SigmaError
 
 COUNTS_PER_TURN = 4096
 _LAST_COUNT = COUNTS_PER_TURN - 1
@@ -78,9 +78,9 @@ def read_calibration(path: Path) -> tuple[JointCalibration, ...]:
         ContractError: it is not one, is of LeRobot's old format, or a range is empty; all problems are listed.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ContractError("the calibration file cannot be read", where=path, got=error) from error
+        content = read_json(path)
+    except SigmaError as error:
+        raise ContractError("the calibration file cannot be read", where=path, got=error.got or error.what) from error
     if isinstance(content, dict) and "calib_mode" in content:
         raise ContractError(
             "the calibration file is of LeRobot's old format",

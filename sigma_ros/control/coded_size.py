@@ -5,6 +5,7 @@ libjpeg fills the missing part of a cut image with grey and calls it a success; 
 """
 
 import struct
+from typing import Any
 
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"IEND"
@@ -25,6 +26,28 @@ def coded_size_px(coded: memoryview) -> tuple[int, int] | None:
     if coded[:2] == _JPEG_START and _JPEG_END in tail:
         return _jpeg_size_px(coded)
     return None
+
+
+def is_deep_png(coded: memoryview) -> bool:
+    """Whether this is a PNG of 16 bits a channel, as depth is sent."""
+    return len(coded) > 25 and coded[:8] == _PNG_MAGIC and coded[24] == 16
+
+
+def lacks_data(coded: memoryview) -> bool:
+    """Whether a JPEG with its end marker lacks data before it; libjpeg fills the rest of the picture with one colour.
+
+    FFmpeg's strict decoder tells, in about a millisecond: asked only where the last corner of a picture is one colour.
+    """
+    if coded[:2] != _JPEG_START:
+        return False
+    import av  # noqa: PLC0415 - a heavy library, for doubtful pictures only
+
+    decoder: Any = av.CodecContext.create("mjpeg", "r")
+    decoder.options = {"err_detect": "explode+bitstream+buffer"}
+    try:
+        return not [*decoder.decode(av.Packet(bytes(coded))), *decoder.decode(None)]
+    except av.FFmpegError:
+        return True
 
 
 def _jpeg_size_px(coded: memoryview) -> tuple[int, int] | None:

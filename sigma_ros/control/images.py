@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from numpy import ndarray
 
 from sigma_ros.contract import Camera
-from sigma_ros.control.coded_size import coded_size_px
+from sigma_ros.control.coded_size import coded_size_px, is_deep_png, lacks_data
 from sigma_ros.errors import ContractError, SigmaError
 
 Convert = Callable[[UInt8[ndarray, "h w c"]], UInt8[ndarray, "h w 3"]]
@@ -48,6 +48,8 @@ RAW_ENCODINGS = tuple(_CHANNELS)
 """Raw encodings that are read; Bayer, mono and 16-bit images are refused, for the policy wants colour."""
 
 COMPRESSED_FORMATS = ("jpeg", "png")
+_CORNER_PX = 4  # of the last block; further in, the colours of its neighbours show
+_DEPTH_WORDS = ("depth", "16uc", "16sc", "32fc", "mono16")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +112,7 @@ def decode_resized(message: ImageMessage, camera: Camera, size_px: int) -> UInt8
     """
     check_image(message, camera)
     if message.is_compressed:
-        return letterbox(_decode_compressed(message, camera), size_px)
+        return letterbox(decode_coded(message.data, where=camera.topic), size_px)
     pixels = _raw_pixels(message)
     unpack = _BEFORE_RESIZE.get(message.encoding)
     if unpack is not None:
@@ -122,9 +124,29 @@ def decode_full(message: ImageMessage, camera: Camera) -> UInt8[ndarray, "h w 3"
     """RGB pixels of a camera message at the camera's own size; raises as `decode_resized` does."""
     check_image(message, camera)
     if message.is_compressed:
-        return _decode_compressed(message, camera)
+        return decode_coded(message.data, where=camera.topic)
     convert = _BEFORE_RESIZE.get(message.encoding) or _AFTER_RESIZE[message.encoding]
     return convert(_raw_pixels(message))
+
+
+def decode_coded(data: Buffer, *, where: object) -> UInt8[ndarray, "h w 3"]:
+    """RGB pixels of a JPEG or PNG as it was coded: the same for a robot's message and a data set's row.
+
+    The orientation that EXIF asks for is not applied, as it is not live.
+
+    Raises:
+        SigmaError: it is neither, cut, of 16 bits, or cannot be decoded.
+    """
+    view = memoryview(data).cast("B")
+    if coded_size_px(view) is None or is_deep_png(view):
+        raise SigmaError("compressed image is damaged", where=where, expected="a complete 8-bit JPEG or PNG")
+    pixels = cv2.imdecode(np.frombuffer(view, dtype=np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    if pixels is None:
+        raise SigmaError("compressed image cannot be decoded", where=where, got=f"{view.nbytes} bytes")
+    corner = pixels[-_CORNER_PX:, -_CORNER_PX:]
+    if (corner == corner[-1, -1]).all() and lacks_data(view):
+        raise SigmaError("compressed image is cut", where=where, expected="a complete JPEG", got=f"{view.nbytes} bytes")
+    return pixels
 
 
 def letterbox(pixels: UInt8[ndarray, "h w c"], size_px: int, convert: Convert = _same) -> UInt8[ndarray, "size size 3"]:
@@ -152,14 +174,23 @@ def _raw_pixels(message: ImageMessage) -> UInt8[ndarray, "h w c"]:
 
 def _check_compressed(message: ImageMessage, camera: Camera) -> None:
     words = message.encoding.lower().replace("jpg", "jpeg")
-    if not any(name in words for name in COMPRESSED_FORMATS) or "depth" in words:
+    if not any(name in words for name in COMPRESSED_FORMATS) or any(word in words for word in _DEPTH_WORDS):
         raise ContractError(
             "compressed image format not supported",
             where=camera.topic,
             expected=", ".join(COMPRESSED_FORMATS),
             got=message.encoding[:40] or "no format",
         )
-    size = coded_size_px(memoryview(message.data).cast("B"))
+    coded = memoryview(message.data).cast("B")
+    if is_deep_png(coded):
+        raise ContractError(
+            "compressed image has 16 bits a channel",
+            where=camera.topic,
+            expected="a colour picture of 8 bits",
+            got=message.encoding[:40],
+            remedy="give the colour camera's topic; this one looks like depth",
+        )
+    size = coded_size_px(coded)
     if size is None:
         raise ContractError(
             "compressed image is damaged",
@@ -169,14 +200,6 @@ def _check_compressed(message: ImageMessage, camera: Camera) -> None:
         )
     if size != (camera.width_px, camera.height_px):
         raise _wrong_size(size, camera)
-
-
-def _decode_compressed(message: ImageMessage, camera: Camera) -> UInt8[ndarray, "h w 3"]:
-    coded = np.frombuffer(message.data, dtype=np.uint8)
-    pixels = cv2.imdecode(coded, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
-    if pixels is None:
-        raise SigmaError("compressed image cannot be decoded", where=camera.topic, got=f"{message.nbytes} bytes")
-    return pixels
 
 
 def _wrong_size(size: tuple[int, int], camera: Camera) -> ContractError:

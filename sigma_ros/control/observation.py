@@ -197,7 +197,7 @@ class FrameClock:
             return
         for other in self._streams.values():
             if other is not stream:
-                other.forget()
+                other.follow_jump()
         self._new_epoch()
         self._last_tick_ns = 0
 

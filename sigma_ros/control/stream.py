@@ -168,6 +168,13 @@ class Stream:
         self.newest_ns = None
         self._suspect = None
 
+    def follow_jump(self) -> None:
+        """Another stream's clock has jumped back; a message of this one that came after the jump already stays."""
+        suspect, newest_ns = self._suspect, self.newest_ns
+        self.forget()
+        if suspect is not None and newest_ns is not None and suspect.stamp_ns < newest_ns:
+            self._store(suspect, None, 0)
+
     def _jump(self, sample: Sample, grid: Grid | None, floor_ns: int) -> bool:
         suspect = self._suspect
         if suspect is None or not 0 < sample.stamp_ns - suspect.stamp_ns <= self._forward_ns:

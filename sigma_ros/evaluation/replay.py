@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sigma_ros.bags.episode import Episode, Tick, recorded_task
+from sigma_ros.bags.losses import refuse_losses
 from sigma_ros.bags.reader import Bag, BagInfo, open_bag
 from sigma_ros.contract import Contract
-from sigma_ros.errors import BagError, SigmaError
+from sigma_ros.errors import SigmaError
 from sigma_ros.evaluation.lookahead import NOTHING, Ready, ticks_ahead
 from sigma_ros.evaluation.recorder import ReplayRecorder
 from sigma_ros.evaluation.replay_drive import ReplayDrive
@@ -102,7 +103,7 @@ def replay(
         with closing(prepared):
             complete = _drive(drive, model, prepared, bag, hooks)
         log = recorder.finish(bag_facts(bag, ticks), complete=complete, wall_ns=hooks.clock_ns() - started_ns)
-        refuse_losses(log, strict=options.strict)
+        refuse_losses(log.name, log.losses, strict=options.strict)
         return log
 
 
@@ -171,11 +172,6 @@ def heads_of(runtime: "SigmaRuntime") -> dict[str, float]:
 def bag_facts(bag: Bag, ticks: Episode) -> BagFacts:
     """What a report says about a recording that was read, with everything that was lost in reading it."""
     info = bag.info
-    losses: Counter[str] = Counter(info.losses)
-    for stream, count in ticks.counters.streams.items():
-        losses.update({f"{stream}: {reason}": n for reason, n in count.refused.items()})
-        losses.update({f"{stream}: late": count.late, f"{stream}: dropped": count.dropped})
-    losses["commands refused"] = ticks.commands_refused
     return BagFacts(
         name=info.path.name,
         sha256=info.sha256(),
@@ -183,7 +179,7 @@ def bag_facts(bag: Bag, ticks: Episode) -> BagFacts:
         duration_s=info.duration_s,
         messages=info.messages,
         checksummed=info.checksummed,
-        losses={reason: n for reason, n in sorted(losses.items()) if n},
+        losses=ticks.losses,
     )
 
 
@@ -217,17 +213,6 @@ def nothing_inferred(bag: Path, reasons: Counter[str]) -> SigmaError:
         got=" | ".join(f"{reason} ({n} ticks)" for reason, n in reasons.most_common(5)),
         remedy="check topics, rates and age limits in the contract against the recording",
     )
-
-
-def refuse_losses(recording: BagFacts | ReplayLog, *, strict: bool) -> None:
-    """Raises a BagError in strict mode when anything was lost; a log also knows of ticks that could not be used."""
-    if strict and recording.losses:
-        raise BagError(
-            "the recording has losses",
-            where=recording.name,
-            got=", ".join(f"{reason} {n}" for reason, n in recording.losses.items()),
-            remedy="replay without --strict to go on and count them",
-        )
 
 
 class _Model:

@@ -86,6 +86,11 @@ class TickTrack:
     def __len__(self) -> int:
         return int(self.tick.shape[0])
 
+    @property
+    def without_action(self) -> int:
+        """Valid ticks for which no action was recorded: nothing can be scored there."""
+        return int(np.count_nonzero(self.valid & np.isnan(self.action_rad).any(axis=1)))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InferenceEntry:

@@ -116,6 +116,7 @@ def _ticks(logs: Sequence[ReplayLog]) -> dict[str, object]:
     return {
         "total": sum(len(log.ticks) for log in logs),
         "invalid": sum(log.losses.get("invalid_ticks", 0) for log in logs),
+        "without_action": sum(log.ticks.without_action for log in logs),
         "inferences": sum(len(log.inferences) for log in logs),
         "published_chunks": sum(entry.published for log in logs for entry in log.inferences),
         "reasons": dict(sorted(reasons.items())),

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A report that was written earlier, read back: its document and its scored windows."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sigma_ros.border import one_line, read_json
 from sigma_ros.errors import SigmaError, UsageError
 from sigma_ros.evaluation.report import CHUNKS, JSON
 from sigma_ros.evaluation.report_json import SCHEMA
@@ -65,10 +65,10 @@ def _read_summary(folder: Path) -> SavedReport:
 
 def _document(file: Path, schema: str) -> dict[str, Any]:
     try:
-        document = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SigmaError("the report cannot be read", where=file, got=error) from error
+        document = read_json(file)
+    except SigmaError as error:
+        raise SigmaError("the report cannot be read", where=file, got=error.got or error.what) from error
     if not isinstance(document, dict) or document.get("schema") != schema:
-        got = document.get("schema") if isinstance(document, dict) else type(document).__name__
+        got = one_line(document.get("schema") if isinstance(document, dict) else document, 80)
         raise SigmaError("the report is of another version", where=file, expected=schema, got=got)
     return document

@@ -9,6 +9,9 @@ from sigma_ros.evaluation.replay_log import ReplayLog
 from sigma_ros.evaluation.scores import Scores
 from sigma_ros.evaluation.statistics import Comparison
 
+SHARE_WITHOUT_ACTION = 0.1
+"""From this share of valid ticks without a recorded action on, the verdict says so."""
+
 PRIMARY = "mse_trj"
 """The score that decides: the whole 16-step trajectory."""
 
@@ -76,6 +79,13 @@ def _warnings(logs: Sequence[ReplayLog], scores: Scores) -> tuple[str, ...]:
     losses = sum(sum(log.losses.values()) for log in logs)
     if losses:
         warnings.append(f"LOSSES: {losses} messages or ticks of the recording could not be used; see Conditions.")
+    valid = sum(int(log.ticks.valid.sum()) for log in logs)
+    without = sum(log.ticks.without_action for log in logs)
+    if without > SHARE_WITHOUT_ACTION * valid:
+        warnings.append(
+            f"PARTLY WITHOUT ACTIONS: {without} of {valid} valid ticks have no recorded action; "
+            "the verdict does not speak of them."
+        )
     if scores.supervisor.violations or scores.supervisor.breaches:
         warnings.append(
             f"LIMITS BROKEN: {scores.supervisor.violations} violations by the supervisor's count, "

@@ -5,7 +5,6 @@ A folder is LeRobot's (`config.json`, `model.safetensors`, `policy_preprocessor.
 `sigma_base.json` (sizes of a smaller network, whether it was trained) and `normalisation.json`.
 """
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from lerobot.policies.pi05.configuration_pi05 import PI05Config
 from numpy import ndarray
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from sigma_ros import border
 from sigma_ros.errors import CheckpointError, SigmaError
 from sigma_ros.model.normalise import Normalisation
 from sigma_ros.model.peft_folder import ADAPTER_CONFIG_FILE, ADAPTER_FILE, read_adapter_config
@@ -137,9 +137,10 @@ def _adapted(place: Place) -> BaseFolder | None:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file, or a `CheckpointError` naming the file."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError("a file of the checkpoint cannot be read", where=path, got=error) from error
+        value = border.read_json(path)
+    except SigmaError as error:
+        got = error.what if error.got is None else error.got
+        raise CheckpointError("a file of the checkpoint cannot be read", where=path, got=got) from error
     if not isinstance(value, dict):
         raise CheckpointError("a file of the checkpoint is not an object", where=path, got=type(value).__name__)
     return value

@@ -49,7 +49,7 @@ def list_tensors(path: Path) -> Mapping[str, StoredTensor]:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             header = json.loads(file.read(length))
-    except (SafetensorError, OSError, ValueError, struct.error) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError, struct.error) as error:
         raise CheckpointError(
             "the weights file is damaged or not safetensors",
             where=path,

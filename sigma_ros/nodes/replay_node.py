@@ -18,13 +18,14 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
 from sigma_ros.bags.episode import recorded_task
+from sigma_ros.bags.losses import WITH_LOSSES, refuse_losses
 from sigma_ros.bags.reader import Bag, open_bag
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import UsageError
 from sigma_ros.evaluation.conditions import conditions
 from sigma_ros.evaluation.recorder import ReplayRecorder
-from sigma_ros.evaluation.replay import bag_facts, nothing_inferred, refuse_losses
+from sigma_ros.evaluation.replay import bag_facts, nothing_inferred
 from sigma_ros.evaluation.replay_log import PolicyFacts, ReplayLog, RunFacts
 from sigma_ros.evaluation.report import refuse_existing, write_report
 from sigma_ros.evaluation.scoring import score
@@ -42,7 +43,7 @@ from sigma_ros.policy.schedule import Schedule
 from sigma_ros.stopping import INTERRUPTED, end_on_signal
 from sigma_ros.values import AdapterSettings
 
-COMPLETE, WITH_LOSSES = 0, 3
+COMPLETE = 0
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -129,7 +130,7 @@ def replay_bag(
     complete = _run(node, replay, bag)
     wall_ns = time.perf_counter_ns() - started_ns
     log = recorder.finish(bag_facts(bag, replay.ticks), complete=complete, wall_ns=wall_ns)
-    refuse_losses(log, strict=options.strict)
+    refuse_losses(log.name, log.losses, strict=options.strict)
     return log, facts
 
 

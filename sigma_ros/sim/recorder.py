@@ -12,6 +12,7 @@ from typing import Literal
 from jaxtyping import UInt8
 from numpy import ndarray
 
+from sigma_ros.bags.episode import TASK_TOPIC
 from sigma_ros.bags.writer import BagWriter
 from sigma_ros.contract import Contract
 from sigma_ros.errors import ContractError
@@ -19,7 +20,6 @@ from sigma_ros.sim.demonstration import Demonstration
 from sigma_ros.sim.environment import SimArm
 from sigma_ros.values import NS_PER_S
 
-TASK_TOPIC = "/sigma_policy/task"
 START_NS = 1_735_689_600 * NS_PER_S
 """Stamp of the first tick of every recording (2025-01-01): bags of the same seed are the same bytes."""
 
@@ -99,7 +99,8 @@ def _write_tick(
     )
     for camera in contract.cameras:
         bag.image(camera.topic, stamp_ns, f"{camera.name}_camera", pictures[camera.name], jpeg_quality=jpeg_quality)
-    bag.array(contract.command_topic, stamp_ns, demonstration.commands_rad[tick])
+    command_rad = demonstration.commands_rad[tick]
+    bag.command(contract.command_topic, contract.command_type, stamp_ns, contract.joint_names, command_rad)
 
 
 class _Behind:

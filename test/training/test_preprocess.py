@@ -135,7 +135,7 @@ def test_a_dry_run_lists_all_problems_and_writes_nothing(tmp_path: Path, capsys:
     short = write_recording(tmp_path / "short", contract, ticks=TARGET_STEPS - 2)
     blind = write_recording(tmp_path / "blind", contract, leave_out=[contract.cameras[0].topic])
     sources = bag_sources([*recordings(tmp_path), short, blind])
-    problems = problems_of(sources, options(tmp_path / "out"))
+    problems = problems_of(sources, options(tmp_path / "out")).problems
     assert len(problems) == 2
     assert any("short" in problem for problem in problems)
     assert any("blind" in problem and contract.cameras[0].topic in problem for problem in problems)
@@ -210,7 +210,7 @@ def test_an_action_that_is_not_finite_stops_the_run_and_names_its_recording(tmp_
     assert not (tmp_path / "out" / META_FILE).exists()
     assert any(
         "actions are not finite" in line
-        for line in problems_of(bag_sources([tmp_path / "bag"]), options(tmp_path / "dry", contract=contract))
+        for line in problems_of(bag_sources([tmp_path / "bag"]), options(tmp_path / "dry", contract=contract)).problems
     )
 
 

@@ -1,0 +1,383 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recordings as they come: what is wrong with them is counted once, the same for every verb, and nothing is guessed."""
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from bags import MS, START_NS, TASK_TOPIC, picture, pose, small_contract, storage_file, write_recording
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+from sigma_ros.control.schedule import Schedule
+from stub_runtime import StubRuntime
+from test_transcode import CONTRACT as SET_CONTRACT
+from test_transcode import break_info, write_v2, write_v3
+
+from sigma_ros.bags.dataset import write_dataset
+from sigma_ros.bags.episode import MOST_MISFITS, Episode, Tick, episode, recorded_task
+from sigma_ros.bags.messages import ROS_TYPES
+from sigma_ros.bags.reader import open_bag
+from sigma_ros.bags.storage import Stretch, clock_was_set, stretches_of
+from sigma_ros.bags.transcode import episode_numbers, load_episode, rows_of, transcode
+from sigma_ros.bags.writer import BagWriter
+from sigma_ros.control.images import ImageMessage, check_image, decode_coded, decode_full
+from sigma_ros.control.limits import SupervisorLimits
+from sigma_ros.errors import BagError, ContractError, DatasetError, SigmaError
+from sigma_ros.evaluation.replay import ReplayOptions, replay
+from sigma_ros.values import AdapterSettings
+from training.sources import bag_sources, read_source
+
+CONTRACT = small_contract()
+STORAGES = ("mcap", "sqlite3")
+TICKS = 60
+
+
+def write(path: Path, ticks: Iterable[tuple[int, int, int]], *, storage: str = "mcap", **faults: Any) -> Path:
+    """A recording of (pose number, header stamp, log time) in the order given; faults are messages before tick 20."""
+    with BagWriter(path, storage=storage) as bag:  # type: ignore[arg-type]
+        for number, stamp_ns, log_ns in ticks:
+            if number == faults.get("at", 20):
+                for topic, msgtype, cdr in faults.get("raw", ()):
+                    bag.raw(topic, msgtype, log_ns, cdr)
+                for names in faults.get("joints", ()):
+                    bag.joints(CONTRACT.joint_state_topic, stamp_ns - MS, names, np.zeros(len(names)))
+            for index, camera in enumerate(CONTRACT.cameras):
+                bag.image(camera.topic, stamp_ns, camera.name, picture(2 * number + index), log_time_ns=log_ns)
+            joints = (CONTRACT.joint_state_topic, stamp_ns, CONTRACT.joint_names, pose(number, CONTRACT.dof))
+            bag.joints(*joints, log_time_ns=log_ns)
+            if number < faults.get("commands", TICKS * 9):
+                bag.array(CONTRACT.command_topic, log_ns, pose(number, CONTRACT.dof) + 0.01)
+    return path
+
+
+def steady(count: int = TICKS) -> list[tuple[int, int, int]]:
+    stamps = [START_NS + CONTRACT.tick_offset_ns(tick) for tick in range(count)]
+    return [(number, stamp_ns, stamp_ns) for number, stamp_ns in enumerate(stamps)]
+
+
+def set_back(*, headers: bool, logs: bool, by_ns: int) -> list[tuple[int, int, int]]:
+    half = TICKS // 2
+    moved = [(n, s - by_ns * headers, log - by_ns * logs) for n, s, log in steady()[half:]]
+    return steady()[:half] + moved
+
+
+def ticks_of(path: Path, **options: bool) -> tuple[list[Tick], Episode]:
+    with open_bag(path, **options) as bag:
+        ticks = episode(bag, CONTRACT, image_size_px=None)
+        return list(ticks), ticks
+
+
+def largest_step_rad(ticks: list[Tick]) -> float:
+    pairs = pairwise(ticks)
+    same = [(a.joint_rad, b.joint_rad) for a, b in pairs if a.item.epoch == b.item.epoch]
+    return max(float(np.abs(a - b).max()) for a, b in same if a is not None and b is not None)
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("by_ms", [100, 400, 900, 5000])
+@pytest.mark.parametrize(("headers", "logs"), [(True, True), (True, False), (False, True)])
+def test_a_clock_that_is_set_back_never_mixes_two_moments(
+    tmp_path: Path, storage: str, by_ms: int, *, headers: bool, logs: bool
+) -> None:
+    path = write(tmp_path / "bag", set_back(headers=headers, logs=logs, by_ns=by_ms * MS), storage=storage)
+    ticks, _ = ticks_of(path)
+    valid = [tick for tick in ticks if tick.window is not None]
+    assert len(valid) >= TICKS - 4
+    assert largest_step_rad(valid) < 0.06, "the recording's own steps are 0.05 rad"
+    beyond = by_ms * MS > TICKS * CONTRACT.tick_period_ns  # then the halves do not overlap, and are only swapped
+    assert len({tick.item.epoch for tick in ticks}) == (2 if headers or beyond else 1)
+    for tick in valid:
+        if tick.action_rad is not None and headers == logs:
+            assert np.abs(tick.action_rad - tick.joint_rad).max() < 0.06
+
+
+def test_only_stretches_that_overlap_mean_a_clock() -> None:
+    second = 10**9
+    up, down = [0, second // 2, second], [2 * second, 2 * second + 5 * MS, 2 * second - 5 * MS]
+    assert not clock_was_set(stretches_of([*down, *up]))
+    assert clock_was_set(stretches_of([*up, second // 4, *down]))
+    assert stretches_of(down) == [Stretch(2 * second - 5 * MS, 2 * second + 5 * MS)]
+
+
+def test_a_split_bag_whose_second_file_begins_earlier_is_read_file_by_file(tmp_path: Path) -> None:
+    halves = set_back(headers=True, logs=True, by_ns=700 * MS)
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    for part, rows in enumerate((halves[: TICKS // 2], halves[TICKS // 2 :])):
+        storage_file(write(tmp_path / f"part_{part}", rows)).rename(whole / f"whole_{part}.mcap")
+    ticks, _ = ticks_of(whole)
+    assert largest_step_rad([tick for tick in ticks if tick.window is not None]) < 0.06
+    assert {tick.item.epoch for tick in ticks} == {0, 1}
+
+
+PARTIAL = [("gripper",)] * 3
+FAULTS: dict[str, dict[str, Any]] = {
+    "none": {},
+    "an undecodable picture": {"raw": [(CONTRACT.cameras[0].topic, "sensor_msgs/msg/Image", b"\0\1\0\0" + bytes(30))]},
+    "joint messages of a second publisher": {"joints": PARTIAL},
+    "an empty joint message": {"joints": [()]},
+    "commands of wrong length and early end": {"commands": 20},
+}
+
+
+def replayed(path: Path) -> dict[str, int]:
+    options = ReplayOptions(
+        settings=AdapterSettings(), schedule=Schedule(8, 16), supervisor_limits=SupervisorLimits.for_replay()
+    )
+    return dict(replay(path, contract=CONTRACT, runtime=StubRuntime(CONTRACT), options=options).losses)
+
+
+def written(path: Path) -> dict[str, int]:
+    found = write_dataset([path], CONTRACT, path.with_name(path.name + "_set"), videos=False)
+    return dict(found.losses.get(str(path), {}))
+
+
+def preprocessed(path: Path) -> dict[str, int]:
+    found: dict[str, int] = {}
+    (source,) = bag_sources([path])
+    list(read_source(source, CONTRACT, image_size_px=16, lost=found.update))
+    return found
+
+
+@pytest.mark.parametrize("kind", sorted(FAULTS))
+@pytest.mark.parametrize("at", [0, 1, 20])
+def test_every_verb_counts_the_same_losses_wherever_the_bad_message_is(tmp_path: Path, kind: str, at: int) -> None:
+    path = write(tmp_path / "bag", steady(), at=at, **FAULTS[kind])
+    account = replayed(path)
+    assert written(path) == preprocessed(path) == account
+    assert bool(account) == (kind != "none")
+    without = sum(n for reason, n in account.items() if reason != "invalid_ticks")
+    elsewhere = replayed(write(tmp_path / "other", steady(), at=30, **FAULTS[kind]))
+    assert without == sum(n for reason, n in elsewhere.items() if reason != "invalid_ticks")
+
+
+def test_strict_refuses_in_every_verb_what_else_is_counted(tmp_path: Path) -> None:
+    path = write(tmp_path / "bag", steady(), joints=PARTIAL)
+    with pytest.raises(BagError, match="has losses"):
+        write_dataset([path], CONTRACT, tmp_path / "set", strict=True)
+    (source,) = bag_sources([path], strict=True)
+    with pytest.raises(BagError, match="has losses"):
+        list(read_source(source, CONTRACT, image_size_px=16, strict=True))
+
+
+def test_a_stream_that_never_fits_is_the_wrong_contract_and_soon_said(tmp_path: Path) -> None:
+    path = write(tmp_path / "bag", steady(), at=0, joints=[("gripper",)] * MOST_MISFITS)
+    with pytest.raises(ContractError, match="joints are missing"):
+        ticks_of(path)
+
+
+def test_ticks_without_an_action_are_counted_and_many_are_a_loss(tmp_path: Path) -> None:
+    _, few = ticks_of(write(tmp_path / "few", steady(), commands=TICKS - 1))
+    _, many = ticks_of(write(tmp_path / "many", steady(), commands=20))
+    assert few.ticks_without_action == 0
+    assert "valid ticks without a recorded action" not in few.losses
+    assert many.losses["valid ticks without a recorded action"] == many.ticks_without_action > 30
+
+
+@pytest.mark.parametrize("storage", [StoragePlugin.MCAP, StoragePlugin.SQLITE3])
+def test_zstd_by_message_is_seen_without_metadata(tmp_path: Path, storage: StoragePlugin) -> None:
+    writer = Writer(tmp_path / "bag", version=9, storage_plugin=storage)
+    writer.set_compression(CompressionMode.MESSAGE, CompressionFormat.ZSTD)
+    with writer:
+        connection = writer.add_connection("/text", "std_msgs/msg/String", typestore=ROS_TYPES)
+        message = ROS_TYPES.types["std_msgs/msg/String"](data="pick " * 40)
+        writer.write(connection, 1, ROS_TYPES.serialize_cdr(message, "std_msgs/msg/String"))
+    (tmp_path / "bag" / "metadata.yaml").unlink()
+    with open_bag(tmp_path / "bag", strict=True) as bag:
+        assert [record.message for record in bag.records()] == ["pick " * 40]
+
+
+@pytest.mark.parametrize("content", [b"", b"\x89MCAP0\r\n"])
+def test_a_split_bag_with_an_empty_last_file_is_recovered(tmp_path: Path, content: bytes) -> None:
+    path = write_recording(tmp_path / "bag", CONTRACT, ticks=5)
+    (path / "metadata.yaml").unlink()
+    (path / "bag_1.mcap").write_bytes(content)
+    with pytest.raises(BagError, match="with recover"):
+        open_bag(path)
+    with open_bag(path, recover=True) as bag:
+        assert len(list(bag.records())) == 26
+        assert any("bag_1.mcap" in reason or "index not usable" in reason for reason in bag.info.losses)
+
+
+def png(pixels: np.ndarray) -> bytes:
+    return bytes(cv2.imencode(".png", pixels)[1])
+
+
+def jpeg(pixels: np.ndarray) -> bytes:
+    return bytes(cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 90])[1])
+
+
+def compressed(data: bytes, name: str) -> ImageMessage:
+    return ImageMessage(encoding=name, height=0, width=0, step=0, data=data, is_compressed=True)
+
+
+@pytest.mark.parametrize("name", ["png", "16UC1; png compressed"])
+def test_depth_is_refused_in_words(name: str) -> None:
+    depth = np.full((24, 32), 700, dtype=np.uint16)
+    with pytest.raises(ContractError, match=r"16 bits|not supported"):
+        check_image(compressed(png(depth), name), CONTRACT.cameras[0])
+
+
+@pytest.mark.parametrize("lost", [300, 450, 600])
+def test_a_jpeg_that_lacks_data_before_its_end_is_refused(lost: int) -> None:
+    whole = jpeg(picture(1))
+    assert decode_full(compressed(whole, "jpeg"), CONTRACT.cameras[0]).shape == (24, 32, 3)
+    with pytest.raises(SigmaError, match="cut"):
+        decode_full(compressed(whole[: -2 - lost] + whole[-2:], "jpeg"), CONTRACT.cameras[0])
+
+
+def test_a_black_picture_is_whole() -> None:
+    assert not decode_full(compressed(jpeg(np.zeros((24, 32, 3), np.uint8)), "jpeg"), CONTRACT.cameras[0]).any()
+
+
+def test_exif_turns_no_picture_neither_in_a_bag_nor_in_a_data_set() -> None:
+    whole = jpeg(picture(1))
+    turned = b"\xff\xe1\x00\x22Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    data = whole[:2] + turned + whole[2:]
+    expected = decode_full(compressed(whole, "jpeg"), CONTRACT.cameras[0])
+    assert np.array_equal(decode_full(compressed(data, "jpeg"), CONTRACT.cameras[0]), expected)
+    assert np.array_equal(decode_coded(data, where="a data set"), expected)
+
+
+def test_a_git_lfs_pointer_and_a_ros_1_bag_get_their_own_advice(tmp_path: Path) -> None:
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n"
+    for name in ("a.mcap", "a.db3", "a.mcap.zstd"):
+        (tmp_path / name).write_bytes(pointer)
+        with pytest.raises(SigmaError, match="git lfs pull"):
+            open_bag(tmp_path / name)
+    (tmp_path / "demo.bag").write_bytes(b"#ROSBAG V2.0\n")
+    with pytest.raises(BagError, match="rosbags-convert"):
+        open_bag(tmp_path / "demo.bag")
+
+
+def test_our_task_topic_goes_before_others_and_of_several_others_none_is_taken(tmp_path: Path) -> None:
+    def bag_with(name: str, topics: dict[str, str]) -> Path:
+        with BagWriter(tmp_path / name) as bag:
+            for topic, text in topics.items():
+                bag.text(topic, START_NS, text)
+        return tmp_path / name
+
+    ours = bag_with("ours", {"/a_robot/task": "IDLE", TASK_TOPIC: "pick"})
+    other = bag_with("other", {"/a_robot/task": "pick"})
+    several = bag_with("several", {"/a_robot/task": "IDLE", "/b/task": "pick"})
+    empty = bag_with("empty", {TASK_TOPIC: ""})
+    for path, task in ((ours, "pick"), (other, "pick"), (several, CONTRACT.tasks[0]), (empty, CONTRACT.tasks[0])):
+        with open_bag(path) as bag:
+            assert recorded_task(bag, CONTRACT) == task
+            assert bool(bag.info.losses) == (path == several)
+
+
+def test_topics_are_found_with_and_without_a_leading_slash(tmp_path: Path) -> None:
+    path = write_recording(tmp_path / "bag", CONTRACT, ticks=20)
+    cameras = tuple(replace(camera, topic=camera.topic.removeprefix("/")) for camera in CONTRACT.cameras)
+    relative = replace(
+        CONTRACT,
+        cameras=cameras,
+        joint_state_topic=CONTRACT.joint_state_topic.removeprefix("/"),
+        command_topic=CONTRACT.command_topic.removeprefix("/"),
+    )
+    with open_bag(path) as bag:
+        assert sum(tick.window is not None for tick in episode(bag, relative, image_size_px=None)) == 20
+
+
+def test_what_transcode_writes_with_a_trajectory_contract_is_read(tmp_path: Path) -> None:
+    contract = replace(SET_CONTRACT, command_type="trajectory_msgs/msg/JointTrajectory")
+    source = load_episode(str(write_v2(tmp_path / "set")), 1, contract)
+    transcode(source, contract, tmp_path / "bag")
+    with open_bag(tmp_path / "bag", strict=True) as bag:
+        ticks = list(episode(bag, contract, image_size_px=None))
+    rows = list(rows_of(source, contract))
+    assert [tick.action_rad.tolist() for tick in ticks] == [row.action_rad.tolist() for row in rows]
+
+
+def film(file: Path, count: int, rate: int, *, without: range = range(0)) -> None:
+    import av  # noqa: PLC0415
+
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream("libx264rgb", rate=rate, options={"crf": "0"})
+        stream.width, stream.height, stream.pix_fmt = 32, 24, "rgb24"
+        for number in range(count):
+            if number not in without:
+                frame = av.VideoFrame.from_ndarray(np.full((24, 32, 3), 2 * number, np.uint8), format="rgb24")
+                frame.pts = number
+                container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def levels(root: Path, index: int = 1) -> list[int]:
+    source = load_episode(str(root), index, SET_CONTRACT)
+    camera = SET_CONTRACT.cameras[0].name
+    return [int(row.pictures[camera].mean().round()) for row in rows_of(source, SET_CONTRACT)]
+
+
+def film_of(root: Path) -> Path:
+    (file,) = root.glob(f"videos/**/{SET_CONTRACT.cameras[0].model_key}/**/*_000001.mp4")
+    return file
+
+
+def test_pictures_of_a_faster_film_are_taken_by_time(tmp_path: Path) -> None:
+    root = write_v2(tmp_path / "set")
+    film(film_of(root), 40, 60)
+    found = levels(root)
+    assert found == [4 * row for row in range(len(found))]
+
+
+def test_a_film_with_a_hole_or_of_another_rate_is_refused(tmp_path: Path) -> None:
+    for name, make in {
+        "hole": lambda file: film(file, 40, 30, without=range(4, 7)),
+        "rate": lambda file: film(file, 40, 25),
+    }.items():
+        root = write_v2(tmp_path / name)
+        make(film_of(root))
+        with pytest.raises(DatasetError, match="no picture at a row's time"):
+            levels(root)
+
+
+def test_an_episode_that_no_file_holds_is_named_and_the_others_are_read(tmp_path: Path) -> None:
+    root = write_v2(tmp_path / "set")
+    data = root / "data" / "chunk-000"
+    (data / "episode_000001.parquet").rename(data / "episode_000005.parquet")
+    numbers = episode_numbers(str(root))
+    assert 5 in numbers
+    assert 1 in numbers
+    with pytest.raises(DatasetError, match="episode 1 is not listed"):
+        load_episode(str(root), 1, SET_CONTRACT)
+
+
+HOSTILE: dict[str, Callable[[Path], None]] = {
+    "a field that is a format string": lambda root: break_info(root, video_path="{video_key:>3000000000}"),
+    "an unnamed field": lambda root: break_info(root, data_path="{0}"),
+    "an attribute": lambda root: break_info(root, data_path="{episode_index.__class__}"),
+    "out of the set": lambda root: break_info(root, data_path="../../{episode_index:06d}.parquet"),
+    "an absolute path": lambda root: break_info(root, data_path="/etc/{episode_index}"),
+    "no chunks": lambda root: break_info(root, chunks_size=0),
+    "an empty feature": lambda root: break_info(root, features={"action": None}),
+    "a deep document": lambda root: (root / "meta" / "info.json").write_text("[" * 100_000) and None,
+    "no number of episodes": lambda root: break_info(root, total_episodes="many"),
+}
+
+
+@pytest.mark.parametrize("kind", sorted(HOSTILE))
+def test_a_hostile_data_set_is_one_sentence(tmp_path: Path, kind: str) -> None:
+    root = write_v2(tmp_path / "set")
+    HOSTILE[kind](root)
+
+    def read() -> None:
+        load_episode(str(root), 1, SET_CONTRACT)
+        episode_numbers(str(root))
+
+    with pytest.raises(SigmaError) as caught:
+        read()
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+def test_v3_films_end_where_the_episode_says(tmp_path: Path) -> None:
+    root = write_v3(tmp_path / "set")
+    assert len(levels(root, 1)) > 0
+    assert json.loads((root / "meta" / "info.json").read_text())["codebase_version"] == "v3.0"
