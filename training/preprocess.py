@@ -244,8 +244,6 @@ def _shards_of(
 def _epochs(
     source: Source | MadeSource, options: Options, lost: Callable[[Mapping[str, int]], None]
 ) -> Iterator[EpisodeArrays]:
-    source: Source | MadeSource, options: Options, lost: Callable[[Mapping[str, int]], None]
-) -> Iterator[EpisodeArrays]:
     return read_source(source, options.contract, image_size_px=options.image_size_px, strict=options.strict, lost=lost)
 
 
