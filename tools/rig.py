@@ -50,7 +50,7 @@ LISTEN = QoSProfile(
     reliability=ReliabilityPolicy.RELIABLE,
     durability=DurabilityPolicy.VOLATILE,
 )
-_PATIENT = ("--estop_timeout_s", "0.5")
+_PATIENT = ("--estop_timeout_s", "0.5", "--estop_hold_s", "0.5")
 """The operator's button shares this process with everything else that the bench does."""
 
 _SETTLED_NS = 300_000_000

@@ -109,7 +109,14 @@ class Evidence:
 
     def fault(self, now_ns: int) -> Verdict | None:
         """Why the arm may not move now."""
-        return self.clock_fault or self.joint_fault(now_ns) or self._policy_fault(now_ns)
+        return (
+            self.clock_fault or self.joint_fault(now_ns) or self._policy_fault(now_ns) or self._late_estop_fault(now_ns)
+        )
+
+    def _late_estop_fault(self, now_ns: int) -> Verdict | None:
+        """A station is late: the arm waits for it, so that it has gone only a short way when silence means ESTOP."""
+        silence_s, limit_s = self.estops.silence_s(now_ns), self._limits.estop_hold_s
+        return refused(Reason.ESTOP_LATE, f"{silence_s:.3f} s, limit {limit_s:g} s") if silence_s > limit_s else None
 
     def joint_fault(self, now_ns: int) -> Verdict | None:
         """Why the measured pose cannot be trusted now: there is none, or it is old."""

@@ -90,6 +90,7 @@ class SupervisorLimits:
         0.0, 0.0, 2.0, "s", "observations of a chunk; 0 takes the contract's oldest"
     )
     max_chunk_age_s: float = _setting(0.0, 0.0, 5.0, "s", "a chunk is executed this long after its stamp; 0: 30 ticks")
+    estop_hold_s: float = _setting(0.05, 0.02, 1.0, "s", "e-stop heartbeat older: HOLD until it is heard again")
     estop_timeout_s: float = _setting(0.15, 0.1, 1.0, "s", "e-stop heartbeat older: ESTOP, once it was heard")
     max_tick_gap_s: float = _setting(0.1, 0.04, 1.0, "s", "own ticks further apart: HOLD")
     clock_jump_s: float = _setting(0.5, 0.1, 10.0, "s", "the observation clock against the own clock, between ticks")
@@ -221,6 +222,8 @@ class SupervisorLimits:
         problems = []
         if self.joint_hold_s > self.joint_stop_s:
             problems.append(f"joint_hold_s {self.joint_hold_s} must not exceed joint_stop_s {self.joint_stop_s}")
+        if self.estop_hold_s > self.estop_timeout_s:
+            problems.append(f"estop_hold_s {self.estop_hold_s} must not exceed estop_timeout_s {self.estop_timeout_s}")
         if 0.0 < self.max_chunk_age_s < self.max_chunk_delay_s:
             problems.append(
                 f"max_chunk_delay_s {self.max_chunk_delay_s} must not exceed max_chunk_age_s {self.max_chunk_age_s}"

@@ -204,6 +204,29 @@ def test_a_station_that_left_unpressed_is_forgotten_by_a_reset_and_one_that_left
     assert bench.supervisor.reset_stop(bench.now_ns).success
 
 
+@pytest.mark.parametrize("beats", range(20, 30))
+def test_a_station_that_falls_silent_at_1_radps_means_at_most_0_1_rad_of_travel(beats: int) -> None:
+    bench = Bench(SupervisorLimits(require_estop_heartbeat=False))
+    bench.pose[0] = -1.0
+    bench.running()
+    steps_s = np.arange(50) * bench.contract.tick_period_ns / 1e9
+    began_ns, home = bench.now_ns, np.array(bench.pose)
+    for tick in range(beats + 20):
+        if tick % 5 == 0:
+            base = np.repeat(home[None], 50, axis=0)
+            base[:, 0] += np.maximum(0.0, (bench.now_ns - began_ns) / 1e9 + steps_s)
+            bench.offer(base)
+        if tick <= beats:
+            beat(bench, LEFT)
+        bench.tick()
+        if tick == beats:
+            at_the_last_beat = np.array(bench.commands[-2])
+            speed = (bench.commands[-1] - bench.commands[-2])[0] / 0.02
+    assert speed == pytest.approx(1.0, abs=0.01)
+    assert bench.last.state is State.ESTOP
+    assert np.abs(bench.commands[-1] - at_the_last_beat).max() <= 0.1
+
+
 # Resets
 
 
