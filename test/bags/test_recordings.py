@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from bags import MS, START_NS, TASK_TOPIC, picture, pose, small_contract, storage_file, write_recording
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
-from sigma_ros.control.schedule import Schedule
 from stub_runtime import StubRuntime
 from test_transcode import CONTRACT as SET_CONTRACT
 from test_transcode import break_info, write_v2, write_v3
@@ -29,6 +28,7 @@ from sigma_ros.control.images import ImageMessage, check_image, decode_coded, de
 from sigma_ros.control.limits import SupervisorLimits
 from sigma_ros.errors import BagError, ContractError, DatasetError, SigmaError
 from sigma_ros.evaluation.replay import ReplayOptions, replay
+from sigma_ros.policy.schedule import Schedule
 from sigma_ros.values import AdapterSettings
 from training.sources import bag_sources, read_source
 
