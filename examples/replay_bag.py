@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sigma_ros.contract_file import load_contract
 from sigma_ros.control.limits import SupervisorLimits
-from sigma_ros.control.schedule import Schedule
+from sigma_ros.policy.schedule import Schedule
 from sigma_ros.evaluation.replay import ReplayOptions, replay
 from sigma_ros.evaluation.report import write_report
 from sigma_ros.evaluation.scoring import score

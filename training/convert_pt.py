@@ -5,7 +5,10 @@ A `.pt` file is a pickle; it is read with torch's weights-only reader, which run
 not a tensor, number or text. Samples that follow each other in an episode are joined again, so memory is unrolled over
 them. The original predicts the window that it sees; here the actions are those from the window's first tick on.
 
+`--weights` instead takes a file of weights (`.pt`, `.bin`) and writes its tensors as safetensors.
+
 Examples:
+    python -m training.convert_pt --weights sigma_telepathy_heads.pt --out sigma_telepathy_heads.safetensors
     python -m training.convert_pt --pt storage/sigma_pickplace/shard_*.pt --contract so101 --out data/pickplace \
         --image-size 224 --action_key action_trajectory
 """
@@ -29,9 +32,15 @@ from rich.progress import track
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import DatasetError, SigmaError
+<<<<<<< .merge_file_N1D9Ul
 
 from .preprocess import Options, write_episodes
 from .shards import EpisodeArrays
+=======
+from training.preprocess import Options, write_episodes
+from training.shards import EpisodeArrays
+from training.tensor_files import write_tensors
+>>>>>>> .merge_file_ihk6Dn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,25 +55,44 @@ class Keys:
     frame: str = "frame_index"
 
 
+def convert_weights(path: Path, out: Path) -> int:
+    """Writes the tensors of a weights file as safetensors, without running its code; returns how many.
+
+    Raises:
+        DatasetError: it holds anything but tensors by name, or `out` exists.
+    """
+    if out.exists():
+        raise DatasetError("the output exists already", where=out, remedy="give another --out")
+    content = _load(path, "tensors by name")
+    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise DatasetError("the file holds more than weights", where=path, expected="tensors by name")
+    write_tensors(out, {str(name): tensor.clone().contiguous() for name, tensor in content.items()}, {"format": "pt"})
+    return len(content)
+
+
 def read_samples(path: Path) -> list[dict[str, Any]]:
     """The samples of a file, without running code of it.
 
     Raises:
         DatasetError: it holds anything but samples.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, UnpicklingError, EOFError) as error:
-        raise DatasetError(
-            "the shard cannot be read without running its code",
-            where=path,
-            expected="a list of dictionaries of tensors, numbers and texts",
-            got=str(error).splitlines()[0][:200],
-        ) from error
+    content = _load(path, "a list of dictionaries of tensors, numbers and texts")
     samples = content.get("samples") if isinstance(content, dict) else content
     if not isinstance(samples, list) or not all(isinstance(sample, dict) for sample in samples):
         raise DatasetError("the shard holds no samples", where=path, expected="a list of dictionaries")
     return samples
+
+
+def _load(path: Path, expected: str) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, UnpicklingError, EOFError) as error:
+        raise DatasetError(
+            "the file cannot be read without running its code",
+            where=path,
+            expected=expected,
+            got=str(error).splitlines()[0][:200],
+        ) from error
 
 
 def episodes_of(
@@ -151,17 +179,29 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--pt", nargs="+", type=Path, required=True, help="files, in order")
+    parser.add_argument("--pt", nargs="+", type=Path, help="files of samples, in order")
     parser.add_argument("--contract", default="so101", help="contract file or name (default so101)")
-    parser.add_argument("--out", type=Path, required=True, help="folder for shards and meta.json")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for shards and meta.json, or the safetensors file"
+    )
+    parser.add_argument("--weights", type=Path, help="a file of weights in place of shards")
     parser.add_argument("--image-size", type=int, default=224, help="pixels (default 224)")
     parser.add_argument("--hold-out-every", type=int, default=5, help="hold out every n-th episode; 0: none")
     for name in Keys.__slots__:
         default = getattr(Keys(), name)
         parser.add_argument(f"--{name}_key", default=default, help=f"default {default}")
     args = parser.parse_args(argv)
+<<<<<<< .merge_file_N1D9Ul
     console = Console(stderr=True, markup=False)
+=======
+    console = Console(stderr=True)
+    if (args.pt is None) == (args.weights is None):
+        parser.error("give either --pt or --weights")
+>>>>>>> .merge_file_ihk6Dn
     try:
+        if args.weights is not None:
+            console.print(f"{convert_weights(args.weights, args.out)} tensors: {args.out}")
+            return 0
         contract = load_contract(args.contract)
         keys = Keys(**{name: getattr(args, f"{name}_key") for name in Keys.__slots__})
         samples = [sample for path in args.pt for sample in read_samples(path)]

@@ -147,16 +147,8 @@ class TrainOptions:
         return None if self.unroll == "episode" else int(self.unroll)
 
     def run_facts(self) -> dict[str, Any]:
-        """What must be the same for a run to be resumed."""
-        free = {
-            "output_dir",
-            "dataset_dir",
-            "eval_every",
-            "save_every",
-            "base_model_id",
-            "tokenizer",
-            "allow_untrained",
-        }
+        """What must be the same for a run to be resumed; with more `max_steps` it becomes longer."""
+        free = {*_PLACES, "eval_every", "save_every", "allow_untrained", "max_steps"}
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in free}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
@@ -191,14 +183,17 @@ _LEAST = {
 }
 
 
-def read_options(argv: list[str] | None, description: str | None) -> tuple[TrainOptions, bool]:
-    """Options and whether to resume; later sources win: defaults, environment, `--config`, command line.
+def read_options(argv: list[str] | None, description: str | None) -> tuple[TrainOptions, bool, bool]:
+    """Options, whether to resume and whether to overwrite.
+
+    Later sources win: defaults, environment, `--config`, command line.
 
     Raises:
         UsageError: a value makes no sense, or the file has an unknown name.
     """
     given = vars(_parser(description).parse_args(argv))
     resume, config = given.pop("resume", False), given.pop("config", None)
+    overwrite = given.pop("overwrite", False)
     values: dict[str, Any] = {
         name: os.environ[variable] for name, variable in ENVIRONMENT.items() if os.environ.get(variable)
     }
@@ -206,7 +201,7 @@ def read_options(argv: list[str] | None, description: str | None) -> tuple[Train
         values |= _read_config(config)
     values |= given
     values |= {name: tuple(values[name]) for name in ("ablate", "rename") if name in values}
-    return TrainOptions(**values), resume
+    return TrainOptions(**values), resume, overwrite
 
 
 def _parser(description: str | None) -> argparse.ArgumentParser:
@@ -218,6 +213,7 @@ def _parser(description: str | None) -> argparse.ArgumentParser:
     )
     parser.add_argument("--config", type=Path, help="YAML file with any of the options below")
     parser.add_argument("--resume", action="store_true", help="go on with the state in --output_dir")
+    parser.add_argument("--overwrite", action="store_true", help="replace the run in --output_dir")
     for field in fields(TrainOptions):
         text = f"default {field.default}" if field.default != "" else "see the environment"
         if field.name == "ablate":

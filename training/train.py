@@ -24,7 +24,7 @@ from rich.console import Console
 from torch import Tensor
 
 from sigma_ros.contract_file import load_contract
-from sigma_ros.errors import SigmaError
+from sigma_ros.errors import CheckpointError, SigmaError, UsageError
 from sigma_ros.model.base_checkpoint import load_base
 from sigma_ros.model.base_folder import open_base_folder
 from sigma_ros.model.cameras import policy_keys, read_rename
@@ -295,6 +295,13 @@ class Run:
             Recurrence(memory=stored[f"memory.{i}"], factors=stored[f"factors.{i}"]) for i in range(len(self.memories))
         ]
         torch.random.set_rng_state(tensors["random"])
+        if facts["step"] > self.options.max_steps:
+            raise CheckpointError(
+                "the run is longer already",
+                where=folder,
+                expected=f"--max_steps {facts['step']} or more",
+                got=self.options.max_steps,
+            )
         self.places = [[Place(*place) for place in row] for row in facts["places"]]
         self.step = facts["step"]
 
@@ -371,8 +378,22 @@ def _anyone(accelerator: Accelerator, *, asked: bool) -> bool:
     return bool(accelerator.reduce(torch.tensor(float(asked), device=accelerator.device), "sum") > 0)
 
 
-def run_training(options: TrainOptions, *, resume: bool) -> tuple[Run, bool]:
+def _refuse_replacing(out: Path, *, overwrite: bool) -> None:
+    """A trained checkpoint, or the state of a run, is not lost by a forgotten `--resume`."""
+    there = [name for name in (CHECKPOINT, "state") if (out / name).exists()]
+    if there and not overwrite:
+        raise UsageError(
+            "the output folder has a trained run",
+            where=out,
+            got=", ".join(there),
+            remedy="--resume goes on (with more --max_steps too), --overwrite replaces it, or give another folder",
+        )
+
+
+def run_training(options: TrainOptions, *, resume: bool, overwrite: bool = False) -> tuple[Run, bool]:
     """The whole of a run; True when it came to its end and the checkpoint is written.
+
+    `overwrite` replaces a run that is in the output folder, `resume` goes on with it.
 
     Raises:
         SigmaError: options, data, base or state do not fit, or the loss is not finite.
@@ -380,7 +401,10 @@ def run_training(options: TrainOptions, *, resume: bool) -> tuple[Run, bool]:
     accelerator = Accelerator(
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=bool(options.ablate))]
     )
-    run, out = Run(options, accelerator), Path(options.output_dir)
+    out = Path(options.output_dir)
+    if not resume:
+        _refuse_replacing(out, overwrite=overwrite)
+    run = Run(options, accelerator)
     if resume:
         run.restore(out)
     complete = train(run, out)
@@ -394,8 +418,8 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command; exit codes 0 done, 1 failed, 2 usage, 130 interrupted (--resume goes on)."""
     console = Console(stderr=True, markup=False)
     try:
-        options, resume = read_options(argv, __doc__)
-        run, complete = run_training(options, resume=resume)
+        options, resume, overwrite = read_options(argv, __doc__)
+        run, complete = run_training(options, resume=resume, overwrite=overwrite)
     except SigmaError as error:
         console.print(str(error), style="red")
         return error.exit_code

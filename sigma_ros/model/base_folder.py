@@ -119,6 +119,8 @@ def _adapted(place: Place) -> BaseFolder | None:
     """The base that a folder's adapters belong to; None where the folder has whole weights too."""
     if any((place.path / name).is_file() for name in (WEIGHTS_FILE, INDEX_FILE)):
         return None
+    if place.repo is None and not (place.path / ADAPTER_FILE).is_file():
+        refuse_empty(place, ADAPTER_FILE)
     settings = read_adapter_config(place.path)
     source = settings.base_model_name_or_path
     try:

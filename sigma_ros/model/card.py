@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from sigma_ros.errors import SigmaError
+from sigma_ros.model.backbone import Backbone
 from sigma_ros.model.residual import Residual
 from sigma_ros.model.settings import SigmaConfig
 from sigma_ros.model.telepathy import Belief, Recurrence
@@ -46,12 +47,13 @@ class SigmaOutputs(TypedDict):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SigmaBatch:
-    """A checked batch: every axis present, masks filled in."""
+    """A checked batch: every axis present, masks filled in; behind its first `joints` numbers a state is padding."""
 
     images: Tensor
     seen: Bool[Tensor, "batch ticks cameras"]
     valid: Bool[Tensor, "batch ticks"]
     states: Float[Tensor, "batch ticks dof"]
+    joints: int
     texts: list[str]
     noise: Float[Tensor, "batch horizon max_dof"] | None
     previous: Recurrence
@@ -61,8 +63,11 @@ _REQUIRED = ("vis_obs", "robot_state", "texts")
 _OPTIONAL = ("camera_mask", "tick_mask", "noise", "semantic_memory", "telepathy_factors")
 
 
-def read_batch(batch: Mapping[str, Any], config: SigmaConfig, *, device: torch.device) -> SigmaBatch:
+def read_batch(batch: Mapping[str, Any], config: SigmaConfig, backbone: Backbone) -> SigmaBatch:
     """Checks the card's keys and fills in what it leaves out.
+
+    A base that belongs to no robot yet (pi05_base: 32 numbers) takes states of fewer joints, padded with zeros as
+    LeRobot pads them; the results then have so many joints.
 
     Keys: `vis_obs` [B, T, C, H, W] or [B, T, K, C, H, W], uint8 or float in [0, 1]; `robot_state` [B, T, D];
     `texts` B strings. With one camera axis missing, the images are those of the first camera and the
@@ -75,6 +80,7 @@ def read_batch(batch: Mapping[str, Any], config: SigmaConfig, *, device: torch.d
     unknown, missing = set(batch) - {*_REQUIRED, *_OPTIONAL}, set(_REQUIRED) - set(batch)
     if unknown or missing:
         raise _wrong("keys", f"{', '.join(_REQUIRED)}; optional {', '.join(_OPTIONAL)}", sorted(batch))
+    device = backbone.device
     images, states, texts = batch["vis_obs"].to(device), batch["robot_state"].to(device), list(batch["texts"])
     single = images.ndim == 5
     if single:
@@ -84,6 +90,9 @@ def read_batch(batch: Mapping[str, Any], config: SigmaConfig, *, device: torch.d
         raise _wrong("vis_obs", f"[{size}, {WINDOW_TICKS}, (cameras,) 3, H, W]", list(batch["vis_obs"].shape))
     if cameras != config.cameras and not single:
         raise _wrong("vis_obs", f"{config.cameras} cameras", f"{cameras}")
+    joints = states.shape[-1]
+    if config.dof == backbone.max_dof and 1 <= joints < config.dof:
+        states = torch.nn.functional.pad(states, (0, config.dof - joints))
     if states.shape != (size, WINDOW_TICKS, config.dof):
         raise _wrong("robot_state", f"[{size}, {WINDOW_TICKS}, {config.dof}]", list(states.shape))
     seen = torch.zeros(size, WINDOW_TICKS, config.cameras, dtype=torch.bool, device=device)
@@ -96,6 +105,7 @@ def read_batch(batch: Mapping[str, Any], config: SigmaConfig, *, device: torch.d
         seen=seen & _mask(batch, "camera_mask", seen) & valid[..., None],
         valid=valid,
         states=states.to(torch.float32),
+        joints=joints,
         texts=texts,
         noise=batch.get("noise"),
         previous=_previous(batch, config, size, device),
@@ -116,18 +126,20 @@ def as_bytes(images: UInt8[Tensor, "*any h w"] | Float[Tensor, "*any h w"]) -> U
     return (images * 255.0).round().to(torch.uint8)
 
 
-def outputs(base: Float[Tensor, "batch horizon dof"], residual: Residual, belief: Belief) -> SigmaOutputs:
-    """A batch's results by the card's names."""
-    config = residual.config
+def outputs(
+    base: Float[Tensor, "batch horizon dof"], residual: Residual, belief: Belief, *, joints: int
+) -> SigmaOutputs:
+    """A batch's results by the card's names, of the first `joints` joints."""
+    config, base = residual.config, base[..., :joints]
     return SigmaOutputs(
         base_actions=base,
         base_action_vector=base[:, 0],
         base_action_chunk=base[:, : config.chunk_steps],
         base_action_trajectory=base[:, : config.trajectory_steps],
-        telepathy_residual=residual.composite,
-        telepathy_residual_vector=residual.vector,
-        telepathy_residual_chunk=residual.chunk,
-        telepathy_residual_trajectory=residual.trajectory,
+        telepathy_residual=residual.composite[..., :joints],
+        telepathy_residual_vector=residual.vector[..., :joints],
+        telepathy_residual_chunk=residual.chunk[..., :joints],
+        telepathy_residual_trajectory=residual.trajectory[..., :joints],
         telepathy_factors=belief.factors,
         semantic_memory=belief.memory,
         intent=belief.intent,

@@ -18,7 +18,7 @@ from sigma_ros.model.base_folder import read_json
 from sigma_ros.model.base_weights import network_tensors
 from sigma_ros.model.normalise import Normalisation
 from sigma_ros.model.peft_folder import ADAPTER_CONFIG_FILE, ADAPTER_FILE
-from sigma_ros.model.places import MANIFEST_FILE
+from sigma_ros.model.places import MANIFEST_FILE, Place, refuse_empty
 from sigma_ros.model.settings import SigmaConfig
 from sigma_ros.model.weights_file import file_hash
 
@@ -172,6 +172,8 @@ _TRAINING = {
 def read_manifest(folder: Path) -> tuple[Manifest, str]:
     """The manifest of a checkpoint folder, and the checkpoint's hash: the sha256 of the manifest itself."""
     path = folder / MANIFEST_FILE
+    if not path.is_file():
+        refuse_empty(Place(path=folder, source=str(folder)), MANIFEST_FILE)
     manifest = Manifest.from_json(read_json(path), where=path)
     return manifest, file_hash(path)
 

@@ -23,7 +23,10 @@ from sigma_ros.model.card import SigmaBatch, SigmaOutputs, as_bytes, outputs, re
 from sigma_ros.model.checkpoint import identify, load_trained, open_manifest
 from sigma_ros.model.from_policy import backbone_of, check_fit
 from sigma_ros.model.lora import LanguageReader, adapter_tensors, merge_lora, peft_config
+from sigma_ros.model.manifest import HEADS_FILE
 from sigma_ros.model.noise import flow_noise
+from sigma_ros.model.peft_folder import ADAPTER_FILE
+from sigma_ros.model.places import find_checkpoint
 from sigma_ros.model.plain_lora import PlainLora
 from sigma_ros.model.prompt import clean_task
 from sigma_ros.model.residual import Residual, ResidualBranches
@@ -90,7 +93,8 @@ class SigmaTelepathyVLA(nn.Module):
 
         Args:
             base_policy: LeRobot's policy object, or a folder or Hub id that is loaded strictly.
-            lora_dir: Folder with `adapter_config.json`, `adapter_model.safetensors`, `sigma_config.json`.
+            lora_dir: Folder with `adapter_config.json`, `adapter_model.safetensors`, `sigma_config.json`; or the Hub id
+                of a Sigma checkpoint, which brings its heads too.
             telepathy_heads_path: `sigma_telepathy_heads.safetensors`. Neither: untrained, equal to the base.
             device: Torch device; None leaves a policy object where it is.
             dtype: float32 or bfloat16 (LeRobot's layout of it); None leaves it as it is.
@@ -103,8 +107,7 @@ class SigmaTelepathyVLA(nn.Module):
         backbone, info = backbone_of(base_policy, device=device, dtype=dtype, tokenizer=tokenizer)
         if lora_dir is None and telepathy_heads_path is None:
             return cls(backbone, config or SigmaConfig.for_backbone(backbone))
-        folder = None if lora_dir is None else Path(lora_dir)
-        heads = None if telepathy_heads_path is None else Path(telepathy_heads_path)
+        folder, heads = _trained_files(lora_dir, telepathy_heads_path)
         manifest, _ = open_manifest(lora_dir=folder, heads_path=heads)
         model = cls(backbone, manifest.settings)
         manifest.base.check(identify(model, info), where=folder or heads)
@@ -212,15 +215,17 @@ class SigmaTelepathyVLA(nn.Module):
         noise: Float[Tensor, "batch horizon max_dof"],
         telepathy: bool = True,
         base: Float[Tensor, "batch horizon max_dof"] | None = None,
+        joints: int | None = None,
         **rtc: Unpack[RealTimeChunking],
     ) -> Action:
         """The base's chunk from the newest tick, what Sigma believes, and how it would correct the chunk.
 
         With `telepathy` off the adapters are off and the residual is zero: the card's baseline arm. `base` is what
-        `backbone.base_chunk` gave for the same tick, if that is known already.
+        `backbone.base_chunk` gave for the same tick, if that is known already; the prompt has the first `joints` of
+        the state, where the others are padding.
         """
         seen, states = percepts.seen[:, -1], percepts.states[:, -1]
-        tokens, mask = self._prompts(tasks, states)
+        tokens, mask = self._prompts(tasks, states[:, :joints])
         if base is None:
             base = self.backbone.base_chunk(patches, seen, tokens, mask, noise, **rtc)
         base = base[:, :, : self.config.dof]
@@ -239,9 +244,17 @@ class SigmaTelepathyVLA(nn.Module):
         pairs = [self.backbone.tokenize(task, rows[i : i + 1]) for i, task in enumerate(tasks)]
         return torch.cat([tokens for tokens, _ in pairs]), torch.cat([mask for _, mask in pairs])
 
-    def forward(self, batch: Mapping[str, Any], use_telepathy: bool = True) -> SigmaOutputs:  # noqa: FBT001, FBT002
-        """The model card's call: see `card.read_batch` for the keys and `card.SigmaOutputs` for the results."""
-        given = read_batch(batch, self.config, device=self.backbone.device)
+    def forward(
+        self,
+        batch: Mapping[str, Any] | None = None,
+        use_telepathy: bool = True,  # noqa: FBT001, FBT002
+        **named: Any,
+    ) -> SigmaOutputs:
+        """The model card's call, `sigma(**batch, use_telepathy=True)`; a mapping is taken too.
+
+        See `card.read_batch` for the keys and `card.SigmaOutputs` for the results.
+        """
+        given = read_batch({**(batch or {}), **named}, self.config, self.backbone)
         text, text_mask = self.read_text(given.texts)
         patches, pooled = self._encode_windows(given)
         percepts = Percepts(
@@ -257,9 +270,15 @@ class SigmaTelepathyVLA(nn.Module):
             sizes = {"horizon": self.backbone.horizon, "max_dof": self.backbone.max_dof}
             noise = flow_noise(seed=0, epoch=0, tick=0, **sizes).expand(len(given.texts), -1, -1)
         action = self.act(
-            percepts, given.previous, patches=patches, tasks=given.texts, noise=noise, telepathy=use_telepathy
+            percepts,
+            given.previous,
+            patches=patches,
+            tasks=given.texts,
+            noise=noise,
+            telepathy=use_telepathy,
+            joints=given.joints,
         )
-        return outputs(action.base, action.residual, action.belief)
+        return outputs(action.base, action.residual, action.belief, joints=given.joints)
 
     @torch.no_grad()
     def _encode_windows(self, given: SigmaBatch) -> tuple[Tensor, Tensor]:
@@ -271,3 +290,14 @@ class SigmaTelepathyVLA(nn.Module):
         tokens = torch.where(given.seen[..., None, None], tokens, 0.0)
         pooled = pool_tokens(tokens.flatten(0, 2), self.config.pooled_grid)
         return tokens[:, -1], pooled.unflatten(0, (batch, ticks, cameras + absent))
+
+
+def _trained_files(lora_dir: str | Path | None, heads: str | Path | None) -> tuple[Path | None, Path | None]:
+    """Folder of the adapters and file of the heads, fetched where `lora_dir` is a Hub id."""
+    file = None if heads is None else Path(heads)
+    if lora_dir is None or Path(lora_dir).is_dir():
+        return None if lora_dir is None else Path(lora_dir), file
+    place = find_checkpoint(lora_dir, mini="mini_sigma")
+    place.fetch(HEADS_FILE, ADAPTER_FILE)
+    own = place.path / HEADS_FILE
+    return place.path, own if file is None and own.is_file() else file

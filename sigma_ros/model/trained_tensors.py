@@ -28,6 +28,7 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
                 remedy="lower the learning rate, or use an earlier checkpoint",
             )
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+    path.chmod(0o644)  # the library makes it readable by its owner alone
 
 
 @torch.no_grad()

@@ -358,7 +358,7 @@ def test_an_adapter_description_of_other_adapters_is_refused(copy, change, text)
 
 
 def test_a_place_without_a_checkpoint_is_refused(tmp_path):
-    with pytest.raises(CheckpointError, match="cannot be read"):
+    with pytest.raises(CheckpointError, match="this is no checkpoint"):
         SigmaTelepathyVLA.from_base(tiny_backbone(), lora_dir=tmp_path)
 
 

@@ -23,6 +23,9 @@ from sigma_ros.errors import CheckpointError, DatasetError, SigmaError, UsageErr
 from sigma_ros.evaluation.metrics import SPANS
 from sigma_ros.evaluation.replay import ReplayOptions, replay
 from sigma_ros.evaluation.scoring import score
+from sigma_ros.model.backbone import Backbone
+from sigma_ros.model.base_checkpoint import save_base
+from sigma_ros.model.mini import TINY, build_mini, limit_normalisation
 from sigma_ros.model.runtime import SigmaRuntime
 from sigma_ros.policy.schedule import Schedule
 from sigma_ros.values import AdapterSettings
@@ -167,6 +170,38 @@ def test_another_setting_or_other_data_cannot_be_resumed(options):
         run_training(replace(options, learning_rate=2e-3), resume=True)
 
 
+def test_a_trained_run_is_not_replaced_unless_asked_and_can_be_made_longer(options, monkeypatch):
+    short = replace(options, max_steps=1)
+    run_training(short, resume=False)
+    checkpoint = Path(options.output_dir) / CHECKPOINT / "sigma_config.json"
+    before = checkpoint.read_bytes()
+    with monkeypatch.context() as patched:
+        patched.setattr("training.train.load_base", lambda *_, **__: pytest.fail("loaded"))
+        with pytest.raises(UsageError, match=r"has a trained run.*--resume.*--overwrite"):
+            run_training(short, resume=False)
+    assert checkpoint.read_bytes() == before
+    longer, complete = run_training(replace(options, max_steps=2), resume=True)
+    assert complete
+    assert longer.step == 2
+    assert json.loads(checkpoint.read_text(encoding="utf-8"))["training"]["steps"] == 2
+    with pytest.raises(CheckpointError, match="the run is longer already"):
+        run_training(short, resume=True)
+    again, _ = run_training(short, resume=False, overwrite=True)
+    assert again.step == 1
+
+
+def test_a_base_with_short_chunks_is_trained_and_evaluated(data, options, tmp_path):
+    backbone = build_mini(load_contract("so101"), 0, sizes=TINY)
+    backbone.policy.config.chunk_size = backbone.policy.config.n_action_steps = 10
+    short = Backbone(backbone.policy, backbone.tokenizer)
+    normalisation = limit_normalisation(load_contract("so101"))
+    save_base(short, tmp_path / "short", sizes=TINY, normalisation=normalisation, trained=True, made_by="a test")
+    chosen = replace(options, base_model_id=str(tmp_path / "short"), max_steps=1)
+    run, complete = run_training(chosen, resume=False)
+    assert complete
+    assert run.model.config.trajectory_steps == 10
+
+
 @pytest.mark.parametrize("arm", ["sigma", "plain_lora"])
 def test_the_robot_loads_what_was_trained_and_its_base_is_untouched(arm, options, base):
     run, complete = run_training(replace(options, arm=arm, max_steps=2, lora_dropout=0.0), resume=False)
@@ -284,9 +319,10 @@ def test_options_come_from_file_environment_and_command_line_in_this_order(tmp_p
     config.write_text("max_steps: 7\nlearning_rate: 1\nablate: [film]\noutput_dir: b\n", encoding="utf-8")
     monkeypatch.setenv("SIGMA_DATASET_DIR", "from the environment")
     monkeypatch.setenv("SIGMA_OUTPUT_DIR", "a")
-    options, resume = read_options(["--config", str(config), "--max_steps", "9", "--resume"], None)
+    options, resume, overwrite = read_options(["--config", str(config), "--max_steps", "9", "--resume"], None)
     assert (options.max_steps, options.learning_rate, options.ablate) == (9, 1.0, ("film",))
     assert (options.dataset_dir, options.output_dir, resume) == ("from the environment", "b", True)
+    assert not overwrite
 
 
 @pytest.mark.parametrize(
