@@ -32,15 +32,10 @@ from rich.progress import track
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import DatasetError, SigmaError
-<<<<<<< .merge_file_N1D9Ul
 
 from .preprocess import Options, write_episodes
 from .shards import EpisodeArrays
-=======
-from training.preprocess import Options, write_episodes
-from training.shards import EpisodeArrays
-from training.tensor_files import write_tensors
->>>>>>> .merge_file_ihk6Dn
+from .tensor_files import write_tensors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,13 +186,9 @@ def main(argv: list[str] | None = None) -> int:
         default = getattr(Keys(), name)
         parser.add_argument(f"--{name}_key", default=default, help=f"default {default}")
     args = parser.parse_args(argv)
-<<<<<<< .merge_file_N1D9Ul
     console = Console(stderr=True, markup=False)
-=======
-    console = Console(stderr=True)
     if (args.pt is None) == (args.weights is None):
         parser.error("give either --pt or --weights")
->>>>>>> .merge_file_ihk6Dn
     try:
         if args.weights is not None:
             console.print(f"{convert_weights(args.weights, args.out)} tensors: {args.out}")
