@@ -218,7 +218,8 @@ class _Pictures:
         self._bag = bag
         places = bag.camera_topics(contract)
         self._cameras = {places[camera.name].topic: camera for camera in contract.cameras}
-        self._held: dict[str, dict[int, ImageMessage]] = {camera.name: {} for camera in contract.cameras}
+        self._period_ns = contract.tick_period_ns
+        self._held: dict[str, list[tuple[int, ImageMessage]]] = {camera.name: [] for camera in contract.cameras}
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._bag, name)
@@ -228,7 +229,7 @@ class _Pictures:
         for record in self._bag.records(topics):
             camera = self._cameras.get(record.topic)
             if camera is not None:
-                self._held[camera.name].setdefault(record.stamp_ns, record.message)
+                self._held[camera.name].append((record.stamp_ns, record.message))
             yield record
 
     def pictures(self, tick: Tick) -> dict[str, UInt8[ndarray, "h w 3"]]:
@@ -238,7 +239,8 @@ class _Pictures:
         for camera in self._cameras.values():
             stamp_ns = tick.item.stamp_ns - tick.window.newest.image_age_ns[camera.name]
             held = self._held[camera.name]
-            found[camera.dataset_key] = decode_full(held[stamp_ns], camera)
-            for old in [at for at in held if at < stamp_ns]:
-                del held[old]
+            place = next(i for i, (at, _) in enumerate(held) if at == stamp_ns)
+            found[camera.dataset_key] = decode_full(held[place][1], camera)
+            # What came before it and is older is past; what is much newer is of a clock that was set back since.
+            held[:place] = [(at, m) for at, m in held[:place] if 0 < at - stamp_ns <= self._period_ns]
         return found

@@ -314,8 +314,8 @@ def task_topic(bag: Bag, contract: Contract) -> str | None:
 def recorded_task(bag: Bag, contract: Contract) -> str:
     """The task of a recording: its first task message, else its note `sigma.task`, else the contract's first task."""
     topic = task_topic(bag, contract)
-    texts = (_text(record) for record in bag.records((topic,))) if topic is not None else iter(())
-    return next(filter(None, texts), None) or bag.info.metadata.get("sigma.task") or contract.tasks[0]
+    text = bag.first_text(topic) if topic is not None else ""
+    return text or bag.info.metadata.get("sigma.task") or contract.tasks[0]
 
 
 def _text(record: Record) -> str:

@@ -240,6 +240,10 @@ class Bag:
         """Counts a loss that whoever reads this bag has found."""
         self._losses.once(reason, count)
 
+    def first_text(self, topic: str) -> str:
+        """The first text on a topic that is not empty, or an empty one."""
+        return next((str(record.message) for record in self.records((topic,)) if record.message), "")
+
     def first(self, topic: str) -> Record | None:
         """The first record of a topic, None if it has none."""
         return next(self.records((topic,)), None) if topic in self._types else None

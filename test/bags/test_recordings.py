@@ -96,6 +96,24 @@ def test_a_clock_that_is_set_back_never_mixes_two_moments(
             assert np.abs(tick.action_rad - tick.joint_rad).max() < 0.06
 
 
+def test_a_data_set_of_a_bag_whose_clock_was_set_back_has_two_episodes_with_their_own_pictures(tmp_path: Path) -> None:
+    path = write(tmp_path / "bag", set_back(headers=True, logs=True, by_ns=400 * MS))
+    written = write_dataset([path], CONTRACT, tmp_path / "set", videos=False)
+    assert written.episodes == 2
+    (file,) = (tmp_path / "set" / "data").rglob("*.parquet")
+    key = CONTRACT.cameras[0].model_key
+    stored = [cv2.imdecode(np.frombuffer(p["bytes"], np.uint8), cv2.IMREAD_COLOR_RGB) for p in column(file, key)]
+    expected = [picture(2 * number) for number in range(TICKS)]
+    numbers = [next(n for n, e in enumerate(expected) if np.array_equal(e, found)) for found in stored]
+    assert numbers == sorted(set(numbers)), "every picture once, in the order in which it was taken"
+
+
+def column(file: Path, key: str) -> list[dict[str, bytes]]:
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    return list(pq.read_table(file)[key].to_pylist())
+
+
 def test_only_stretches_that_overlap_mean_a_clock() -> None:
     second = 10**9
     up, down = [0, second // 2, second], [2 * second, 2 * second + 5 * MS, 2 * second - 5 * MS]
