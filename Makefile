@@ -8,9 +8,9 @@ ARGS ?=
 export PYTHON
 
 # The small models of tests and demo gain nothing from more threads; on a busy machine they lose much.
-demo test test-fast check train-demo study: export OMP_NUM_THREADS ?= 1
+demo test test-fast check train-demo study bed: export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo test test-fast check check-code check-architecture format build bench train-demo study safety soak mutants fuzz-bags lock clean
+.PHONY: help setup demo test test-fast check check-code check-architecture format build bench train-demo study bed safety soak mutants fuzz-bags lock clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -56,6 +56,9 @@ train-demo: setup ## Record, preprocess, train 20 steps, evaluate on a held-out 
 
 study: setup ## What each part of Sigma is worth; resumable: out/study (make study ARGS="--dataset_dir ...")
 	@$(ENV) python -m training.study --out out/study $(ARGS)
+
+bed: setup ## Test bed: tasks that need memory and text, arms, interventions; resumable, a night: out/bed
+	@$(ENV) python -m training.bed --out out/bed $(ARGS)
 
 safety: setup ## Attack the supervisor: 100,000 ticks, then every fault on its process; an independent oracle judges
 	@$(ENV) python tools/campaign.py --ticks 100000 --out out/safety

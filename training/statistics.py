@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 from numpy import ndarray
 from scipy import stats
 
@@ -54,3 +54,34 @@ def holm(p_values: dict[str, float]) -> dict[str, float]:
         largest = max(largest, min(1.0, (len(ordered) - place) * p_values[name]))
         corrected[name] = largest
     return corrected
+
+
+def nested_interval(
+    good: Float64[ndarray, "seeds episodes"],
+    counted: Float64[ndarray, "seeds episodes"],
+    *,
+    confidence: float = 0.95,
+    resamples: int = 4000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Interval of sum(good) / sum(counted): training seeds are drawn with replacement, then episodes within each.
+
+    Percentile bootstrap over two levels (Davison and Hinkley 1997, section 3.8). Episodes are drawn anew for each
+    training seed. `counted` is 0 where an episode does not count (no choice was made); NaN where none counts.
+    """
+    if not counted.sum():
+        return math.nan, math.nan
+    rng = np.random.default_rng(seed)
+    seeds, episodes = good.shape
+    rows = rng.integers(seeds, size=(resamples, seeds))[:, :, None]
+    columns = rng.integers(episodes, size=(resamples, seeds, episodes))
+    total = counted[rows, columns].sum(axis=(1, 2))
+    rates = good[rows, columns].sum(axis=(1, 2))[total > 0.0] / total[total > 0.0]
+    low, high = np.quantile(rates, [0.5 - confidence / 2.0, 0.5 + confidence / 2.0])
+    return float(low), float(high)
+
+
+def mcnemar(ours: Bool[ndarray, " episodes"], theirs: Bool[ndarray, " episodes"]) -> float:
+    """Exact two-sided p of McNemar's test on paired episodes; 1 where the two never differ."""
+    better, worse = int(np.sum(ours & ~theirs)), int(np.sum(theirs & ~ours))
+    return float(stats.binomtest(better, better + worse).pvalue) if better + worse else 1.0

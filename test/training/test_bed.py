@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The reduced bed: a cue for one second, a choice 3 s later, on a made-up arm without physics and without a base.
+
+It fails when memory is disconnected, and when its gradient does not reach from the choice back to the cue.
+"""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from sigma_ros.contract_file import load_contract
+from sigma_ros.errors import UsageError
+from sigma_ros.model.mini import limit_normalisation
+from sigma_ros.model.telepathy import Recurrence
+from sigma_ros.sim.tasks.catalogue import TASKS, draw, twin
+from sigma_ros.sim.tasks.world import FEATURES, TOKENS
+from training.bed.__main__ import main
+from training.bed.arms import ARMS, Arm
+from training.bed.assemble import bed_episodes
+from training.bed.base import BasePolicy
+from training.bed.closed_loop import Outcome, Policy, Stage
+from training.bed.episodes import BedEpisode, Demonstrations, TaskRows, encode, encoder
+from training.bed.model import BedSigma, build
+from training.bed.protocol import FINAL_SEED, Protocol, page_hash
+from training.bed.results import rows
+from training.bed.trainer import Recipe, train_arm
+from training.bed.units import UnitResult
+from training.statistics import mcnemar, nested_interval
+from training.streams import Assembler, Piece, Place, Streams
+from training.trainee import SigmaTrainee, percepts_of
+
+CUE_TICKS, GO_TICK, TICKS, STRIDE = 30, 120, 152, 16
+LAMPS, GO_LAMP = (4, 5), 7
+EPISODES = 24
+
+
+def made_up(number: int) -> TaskRows:
+    """A lamp is on for one second; at the go lamp, 3 s later, all joints jump to the side that the lamp told."""
+    side = 2 * (number % 2) - 1
+    rng = np.random.default_rng(number)
+    features = torch.zeros(TICKS, TOKENS, FEATURES)
+    features[:, 2:4, :2] = 1.0
+    features[:CUE_TICKS, LAMPS[number % 2], :4] = 1.0
+    features[GO_TICK:, GO_LAMP, :4] = 1.0
+    states = rng.normal(0.0, 0.01, (TICKS, 6)).astype(np.float32)
+    actions = np.zeros((TICKS, 6), dtype=np.float32)
+    actions[GO_TICK:] = 0.5 * side
+    return TaskRows("put the brick into the box", number, states, actions, features)
+
+
+@pytest.fixture(scope="module")
+def demonstrations() -> Demonstrations:
+    return Demonstrations(rows=tuple(made_up(number) for number in range(EPISODES)), oracle=("",) * EPISODES)
+
+
+def untaught(demonstrations: Demonstrations, arm: Arm) -> tuple[BedSigma, list[BedEpisode]]:
+    base = BasePolicy(6)
+    for parameter in base.layers[-1].parameters():
+        torch.nn.init.zeros_(parameter)
+    model = build(arm, load_contract("so101"), seed=0)
+    return model, bed_episodes(demonstrations, base, demonstrations.normalisation, model.config)
+
+
+@torch.no_grad()
+def right_choices(model: BedSigma, episodes: list[BedEpisode], demonstrations: Demonstrations) -> int:
+    """Episodes in which the joints are sent to the right side at the go lamp."""
+    assembler = Assembler(episodes, demonstrations.normalisation)
+    ticks = tuple(range(GO_TICK % STRIDE, GO_TICK + 1, STRIDE))
+    pieces = [Piece(number, ticks, fresh=True) for number in range(len(episodes))]
+    memory = Recurrence.start(model.config, batch=len(episodes))
+    for step in range(len(ticks)):
+        window = assembler.windows(pieces, step)
+        belief = model.believe(percepts_of(model, window), memory)
+        memory = belief.recurrence
+    asked = window.base + model.correct(belief, window.states[:, -1], window.base).composite
+    return int((torch.sign(asked[:, 8].mean(dim=1)) == torch.sign(window.target[:, 8].mean(dim=1))).sum())
+
+
+def taught(demonstrations: Demonstrations, name: str) -> tuple[BedSigma, list[BedEpisode]]:
+    model, episodes = untaught(demonstrations, ARMS[name])
+    recipe = Recipe(steps=100, streams=8, phase_step=8)
+    train_arm(model, episodes, demonstrations.normalisation, recipe, seed=0)
+    return model, episodes
+
+
+@pytest.mark.slow
+def test_a_cue_is_remembered_only_by_a_memory_that_is_connected_and_learned_through_the_episode(demonstrations):
+    """`without film` has the memory as its only way from window to window."""
+    right = {
+        name: right_choices(*taught(demonstrations, name), demonstrations)
+        for name in ("without film", "unroll 4", "no recurrence")
+    }
+    assert right["without film"] >= EPISODES - 1, right
+    assert right["unroll 4"] <= 0.8 * EPISODES, right
+    assert right["no recurrence"] <= 0.8 * EPISODES, right
+
+
+@pytest.mark.parametrize(
+    ("name", "reaches"),
+    [
+        ("sigma", True),
+        ("without film", True),
+        ("without memory", True),
+        ("unroll 4", False),
+        ("no recurrence", False),
+    ],
+)
+def test_the_gradient_of_the_choice_reaches_the_cue_only_through_an_unbroken_recurrence(demonstrations, name, reaches):
+    """`without memory` still carries something from window to window: the factors, through FiLM."""
+    arm = ARMS[name]
+    model, episodes = untaught(demonstrations, arm)
+    torch.nn.init.normal_(model.residual.branches["trajectory"].output.weight, std=0.1)
+    if model.telepathy.resampler.film is not None:
+        torch.nn.init.normal_(model.telepathy.resampler.film.to_gamma_beta.weight, std=0.1)
+    streams = Streams(episodes, stride=STRIDE, phase_step=8, seed=0, unroll=arm.unroll)
+    piece, place = streams.next(0, Place())
+    while piece.rows[-1] < GO_TICK - STRIDE:
+        piece, place = streams.next(0, place)
+    assembler = Assembler(episodes, demonstrations.normalisation)
+    windows = [assembler.windows([piece], step) for step in range(len(piece.rows))]
+    seen = windows[0].pooled.requires_grad_()
+    outcome = SigmaTrainee(model)(windows, Recurrence.start(model.config, batch=1), [windows[0].tasks[0]])
+    outcome.terms["act_trj"][-1].backward()
+    cue_is_there = piece.rows[0] < CUE_TICKS
+    assert (cue_is_there and seen.grad is not None and bool(seen.grad.abs().max() > 0)) == reaches
+
+
+def test_a_memory_put_back_changes_nothing_and_that_of_the_twin_is_put_in_at_the_choice(monkeypatch):
+    """On an untrained model whose residual is stirred, so that the memory shows in the arm."""
+    model = build(ARMS["sigma"], load_contract("so101"), seed=0)
+    for branch in model.residual.branches.values():
+        torch.nn.init.normal_(branch.output.weight, std=0.3)
+    normalisation = limit_normalisation(load_contract("so101"))
+    policy, stage, task = Policy(base=BasePolicy(6), model=model, normalisation=normalisation), Stage(1), TASKS["M3"]
+
+    def end_rad(intervention: str) -> np.ndarray:
+        stage.play(policy, ARMS["sigma"], task, [3], intervention=intervention)
+        return stage.arms[0].positions_rad()
+
+    untouched, swapped, reset = end_rad(""), end_rad("swap"), end_rad("reset")
+    assert not np.array_equal(untouched, swapped)
+    assert not np.array_equal(untouched, reset)
+    monkeypatch.setattr("training.bed.closed_loop.twin", lambda episode: episode)
+    np.testing.assert_array_equal(end_rad("swap"), untouched)
+
+
+def test_every_arm_with_a_window_network_has_as_many_trained_numbers_as_sigma():
+    sizes = {
+        name: sum(p.numel() for p in build(ARMS[name], load_contract("so101"), seed=0).trained().values())
+        for name in ("sigma", "window", "residual")
+    }
+    assert abs(sizes["window"] / sizes["sigma"] - 1.0) < 0.02
+    assert sizes["residual"] < sizes["sigma"]
+
+
+def test_the_token_encoder_is_fixed_and_keeps_what_it_is_given():
+    matrix = encoder(64)
+    assert torch.equal(matrix, encoder(64))
+    torch.testing.assert_close(matrix @ matrix.T, 64.0 * torch.eye(FEATURES), atol=1e-3, rtol=0)
+    scene = torch.randn(2, TOKENS, FEATURES)
+    assert encode(scene, 64).shape == (2, 1, TOKENS, 64)
+
+
+def test_the_interval_over_seeds_and_episodes_is_wider_than_one_that_takes_episodes_as_independent():
+    good = np.repeat([[1.0], [1.0], [0.0], [1.0], [0.0]], 40, axis=1)
+    low, high = nested_interval(good, np.ones_like(good))
+    assert low <= 0.2
+    assert high >= 0.9
+    one_low, one_high = nested_interval(good.reshape(1, -1), np.ones((1, 200)))
+    assert one_high - one_low < 0.16
+    assert np.isnan(nested_interval(good, np.zeros_like(good))).all()
+
+
+def test_mcnemar_is_the_sign_test_on_the_pairs_that_differ():
+    ours, theirs = np.array([True] * 8 + [False] * 4), np.array([False] * 8 + [False] * 4)
+    assert mcnemar(ours, theirs) == pytest.approx(2 * 0.5**8)
+    assert mcnemar(ours, ours) == 1.0
+
+
+def test_rows_tell_choice_success_and_what_an_intervention_made_of_them():
+    def played(chosen: list[int | None]) -> tuple[Outcome, ...]:
+        return tuple(Outcome(seed=i, goal=0, other=1, chosen=c, success=c == 0) for i, c in enumerate(chosen))
+
+    common = {"task": "M1", "loss": 0.0, "parameters": 1, "train_cpu_s": 0.0, "play_cpu_s": 0.0, "seed": 0}
+    results = [
+        UnitResult(arm="sigma", played={"": played([0, 0, 0, None]), "swap": played([1, 1, 0, None])}, **common),
+        UnitResult(arm="no recurrence", played={"": played([0, 1, 1, None])}, **common),
+    ]
+    made = {row.arm: row for row in rows(results)}
+    assert (made["sigma"].right.good, made["sigma"].right.counted, made["sigma"].chose.good) == (3, 3, 3)
+    assert made["sigma"].right_of_all.counted == 4
+    assert (made["sigma, swap"].followed.good, made["sigma, swap"].followed.counted) == (2, 3)
+    assert made["no recurrence"].p_by_seed == (0.5,)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_where_it_was_and_keeps_to_its_protocol(tmp_path, monkeypatch):
+    command = ["--out", str(tmp_path), "--reduced", "--tasks", "M3", "--arms", "sigma", "base"]
+    assert main(command) == 0
+    units = sorted((tmp_path / "units").glob("*.json"))
+    assert [unit.name for unit in units] == ["M3_base_seed0.json", "M3_sigma_seed0.json"]
+    content = json.loads((tmp_path / "bed.json").read_text())
+    assert content["conditions"]["protocol"] == page_hash()
+    before = {unit: unit.stat().st_mtime_ns for unit in units}
+    assert main([*command[:-1], "base", "oracle"]) == 0
+    assert all(unit.stat().st_mtime_ns == at for unit, at in before.items())
+    assert (tmp_path / "units" / "M3_oracle_seed0.json").is_file()
+    monkeypatch.setattr("training.bed.units.page_hash", lambda: "another page")
+    assert main(command) == UsageError.exit_code
+
+
+def test_the_final_seeds_are_not_those_of_development():
+    final = set(Protocol().episode_seeds)
+    assert min(final) == FINAL_SEED
+    assert not final & set(Protocol(final=False).episode_seeds)
+    assert len({draw(TASKS["M1"], seed).goal for seed in final}) == 2
+    assert twin(draw(TASKS["M1"], FINAL_SEED)).goal != draw(TASKS["M1"], FINAL_SEED).goal

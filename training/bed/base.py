@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The frozen base of storey A: a small policy that sees the newest scene and joints, and neither text nor history.
+
+It learns to pick, place and press from the task's demonstrations. Whatever must be remembered or read is not in what
+it sees, so every choice that is better than chance is the residual's.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from sigma_ros.model.normalise import Normalisation
+from sigma_ros.sim.tasks.world import FEATURES, TOKENS
+from training.bed.episodes import TaskRows
+from training.tensor_files import write_tensors
+from training.windows import TARGET_STEPS
+
+_WIDTH, _BATCH, _RATE = 256, 256, 1e-3
+
+
+class BasePolicy(nn.Module):
+    """Scene tokens and joints of one tick to a chunk of commands, all normalised."""
+
+    def __init__(self, dof: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(TOKENS * FEATURES + dof, _WIDTH),
+            nn.GELU(),
+            nn.LayerNorm(_WIDTH),
+            nn.Linear(_WIDTH, _WIDTH),
+            nn.GELU(),
+            nn.Linear(_WIDTH, TARGET_STEPS * dof),
+        )
+
+    def forward(
+        self, features: Float[Tensor, "batch tokens features"], state: Float[Tensor, "batch dof"]
+    ) -> Float[Tensor, "batch steps dof"]:
+        """The commands of the next `TARGET_STEPS` ticks."""
+        moves = self.layers(torch.cat([features.flatten(1), state], dim=1))
+        return state[:, None] + moves.unflatten(1, (TARGET_STEPS, -1))
+
+    @torch.no_grad()
+    def chunk(
+        self, features: Float[Tensor, "batch tokens features"], state: Float[Tensor, "batch dof"], horizon: int
+    ) -> Float[Tensor, "batch horizon dof"]:
+        """The same over a longer horizon; its end repeats the last step."""
+        steps = self(features, state)
+        return torch.cat([steps, steps[:, -1:].expand(-1, horizon - steps.shape[1], -1)], dim=1)
+
+
+def trained_base(
+    path: Path, rows: Sequence[TaskRows], normalisation: Normalisation, *, steps: int, seed: int = 0
+) -> BasePolicy:
+    """The base of a task, from its file or trained now by behaviour cloning."""
+    policy = BasePolicy(rows[0].states.shape[1])
+    if path.is_file():
+        policy.load_state_dict(load_file(path))
+        return policy.eval().requires_grad_(requires_grad=False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        policy = BasePolicy(rows[0].states.shape[1])
+        _clone(policy, *_samples(rows, normalisation), steps=steps)
+    write_tensors(path, policy.state_dict())
+    return policy.eval().requires_grad_(requires_grad=False)
+
+
+def _samples(rows: Sequence[TaskRows], normalisation: Normalisation) -> tuple[Tensor, Tensor, Tensor]:
+    features, states, targets = [], [], []
+    for row in rows:
+        count = len(row.states) - TARGET_STEPS + 1
+        actions = torch.from_numpy(normalisation.action.normalise(row.actions))
+        features.append(row.features[:count])
+        states.append(torch.from_numpy(normalisation.state.normalise(row.states))[:count])
+        targets.append(actions.unfold(0, TARGET_STEPS, 1).transpose(1, 2))
+    return torch.cat(features), torch.cat(states), torch.cat(targets)
+
+
+def _clone(policy: BasePolicy, features: Tensor, states: Tensor, targets: Tensor, *, steps: int) -> None:
+    optimizer = torch.optim.AdamW(policy.parameters(), _RATE, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=steps)
+    for _ in range(steps):
+        chosen = torch.randint(len(states), (_BATCH,))
+        loss = (policy(features[chosen], states[chosen]) - targets[chosen]).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()

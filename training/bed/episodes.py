@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Demonstrations of a task as training reads them: made once, kept as one file, in the form of cached episodes."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32
+from numpy import ndarray
+from safetensors.torch import load_file
+from torch import Tensor
+
+from sigma_ros.errors import SigmaError
+from sigma_ros.model.normalise import Normalisation, Quantiles
+from sigma_ros.sim.tasks.catalogue import draw, told
+from sigma_ros.sim.tasks.demonstration import TaskDemonstration, demonstrate_task
+from sigma_ros.sim.tasks.task import Task
+from sigma_ros.sim.tasks.world import FEATURES, TOKENS, TaskArm
+from training.progress import counted_progress
+from training.tensor_files import write_tensors
+from training.windows import TARGET_STEPS
+
+DISTURBANCE_RAD = 0.05
+"""How far demonstrations are pushed off their path at most, so that a policy learns to come back."""
+
+_FIELDS = ("tokens", "positions_rad", "commands_rad")
+_ENCODER_SEED = 18
+
+
+def encoder(width: int) -> Float[Tensor, "features width"]:
+    """The token encoder in the place of a vision tower: a fixed random map, never trained, the same in every run.
+
+    Its rows are orthonormal where the width allows, times the square root of the width: a number of size 1 in a scene
+    token becomes a token of unit root mean square.
+    """
+    generator = torch.Generator().manual_seed(_ENCODER_SEED)
+    square = torch.randn(max(width, FEATURES), max(width, FEATURES), generator=generator)
+    return torch.linalg.qr(square).Q[:FEATURES, :width] * width**0.5
+
+
+def encode(features: Float[Tensor, "*batch tokens features"], width: int) -> Float[Tensor, "*batch 1 tokens width"]:
+    """Scene tokens as the pooled image tokens of one camera."""
+    return (features @ encoder(width)).unsqueeze(-3)
+
+
+@dataclass(frozen=True)
+class TaskRows:
+    """One demonstration's numbers under the names that `training.streams.Assembler` reads."""
+
+    task: str
+    episode: int
+    states: Float32[ndarray, "ticks dof"]
+    actions: Float32[ndarray, "ticks dof"]
+    features: Float32[Tensor, "ticks tokens features"]
+
+    @cached_property
+    def valid(self) -> Bool[ndarray, " ticks"]:
+        """Every tick is there."""
+        return np.ones(len(self.states), dtype=bool)
+
+
+@dataclass(frozen=True)
+class BedEpisode:
+    """A demonstration as `training.cache.CachedEpisode`: frame tokens, and the frozen base's chunks of every tick."""
+
+    episode: TaskRows
+    tokens: Float32[Tensor, "ticks cameras pooled width"]
+    chunks: Float32[Tensor, "ticks horizon dof"]
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """Ticks that may be windows: those with all their target actions."""
+        return tuple(range(len(self.episode.states) - TARGET_STEPS + 1))
+
+    @property
+    def seen(self) -> Bool[Tensor, " cameras"]:
+        """There is one camera."""
+        return torch.ones(1, dtype=torch.bool)
+
+    def pooled(self, start: int, stop: int) -> Float[Tensor, "ticks cameras pooled width"]:
+        """Tokens of the ticks [start, stop)."""
+        return self.tokens[start:stop]
+
+    def base(self, row: int) -> Float[Tensor, "horizon dof"]:
+        """The base's normalised chunk at a tick."""
+        return self.chunks[row]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demonstrations:
+    """What one task is trained on."""
+
+    rows: tuple[TaskRows, ...]
+    oracle: tuple[str, ...]
+
+    @classmethod
+    def open(cls, folder: Path, task: Task, *, first_seed: int, count: int) -> Self:
+        """Reads the task's demonstrations, making them first if they are not there.
+
+        Args:
+            folder: Where they are kept.
+            task: Its episodes of consecutive seeds are demonstrated.
+            first_seed: The first of them.
+            count: How many seeds are tried; failed demonstrations are left out.
+        """
+        path = folder / f"{task.name}_{first_seed}_{count}.safetensors"
+        if not path.is_file():
+            write_tensors(path, _record(task, first_seed, count))
+        stored = load_file(path)
+        seeds = stored["seeds"].tolist()
+        rows, oracle = [], []
+        for number, seed in enumerate(seeds):
+            episode = draw(task, seed)
+            tokens, positions, commands = (stored[f"{name}.{seed}"] for name in _FIELDS)
+            rows.append(TaskRows(episode.text, number, positions.numpy(), commands.numpy(), tokens))
+            oracle.append(told(episode).text)
+        return cls(rows=tuple(rows), oracle=tuple(oracle))
+
+    def with_texts(self, texts: tuple[str, ...]) -> "Demonstrations":
+        """The same with other texts, one per demonstration."""
+        told_rows = tuple(replace(row, task=text) for row, text in zip(self.rows, texts, strict=True))
+        return replace(self, rows=told_rows)
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """One map for states and commands, so that a command minus a state is a movement."""
+        values = np.concatenate([row.actions for row in self.rows]).astype(np.float64)
+        low, high = np.quantile(values, [0.01, 0.99], axis=0)
+        span = Quantiles(q01=low, q99=np.maximum(high, low + 0.05))
+        return Normalisation(state=span, action=span)
+
+
+def _record(task: Task, first_seed: int, count: int) -> dict[str, Tensor]:
+    arm, made = TaskArm(), {}
+    with counted_progress() as progress:
+        for seed in progress.track(range(first_seed, first_seed + count), description=f"demonstrations of {task.name}"):
+            demonstration = _one(arm, task, seed)
+            if demonstration is not None and demonstration.success:
+                made[seed] = demonstration
+    if len(made) < count / 2:
+        raise SigmaError(
+            "the expert fails at its own task", where=task.name, expected=f"{count}", got=f"{len(made)} successes"
+        )
+    tensors = {f"{name}.{seed}": torch.tensor(getattr(one, name)) for seed, one in made.items() for name in _FIELDS}
+    return {**tensors, "seeds": torch.tensor(list(made))}
+
+
+def _one(arm: TaskArm, task: Task, seed: int) -> TaskDemonstration | None:
+    try:
+        return demonstrate_task(arm, draw(task, seed), disturbance_rad=DISTURBANCE_RAD)
+    except SigmaError:
+        return None
+
+
+def blank_scene() -> Float32[Tensor, "tokens features"]:
+    """A scene in which there is nothing."""
+    return torch.zeros(TOKENS, FEATURES)

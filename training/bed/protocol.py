@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The registered numbers of docs/protocol.md as code, and the hash of that page."""
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from training.bed.trainer import Recipe
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "protocol.md"
+
+DEVELOPMENT_SEED, FINAL_SEED, DEMONSTRATION_SEED = 30_000, 40_000, 20_000
+"""First episode seeds: for trying out, for the one final run, and for demonstrations. They never overlap."""
+
+TASKS = ("M1", "M2", "L1", "M3", "O1", "V1", "C1", "L2", "P1")
+"""In the order in which they are run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Protocol:
+    """How much is trained and played.
+
+    `final` plays the locked seeds; anything else is development and says so in its report.
+    """
+
+    demonstrations: int = 100
+    base_steps: int = 2000
+    recipe: Recipe = field(default_factory=Recipe)
+    training_seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    episodes: int = 25
+    final: bool = True
+
+    @property
+    def episode_seeds(self) -> range:
+        """Seeds of the episodes that every arm and every training seed plays."""
+        first = FINAL_SEED if self.final else DEVELOPMENT_SEED
+        return range(first, first + self.episodes)
+
+    @classmethod
+    def reduced(cls) -> Self:
+        """To see that everything runs: numbers that mean nothing."""
+        return cls(
+            demonstrations=6,
+            base_steps=20,
+            recipe=Recipe(steps=2),
+            training_seeds=(0,),
+            episodes=2,
+            final=False,
+        )
+
+
+def page_hash() -> str:
+    """SHA-256 of the registered page; it stands in every report."""
+    return hashlib.sha256(PAGE.read_bytes()).hexdigest()

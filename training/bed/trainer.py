@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trains one arm on one task: the streams, windows and losses of `training.train`, on scene tokens."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from sigma_ros.model.normalise import Normalisation
+from sigma_ros.model.telepathy import Recurrence
+from training.bed.arms import Arm
+from training.bed.episodes import BedEpisode
+from training.bed.model import BedSigma
+from training.loop import refuse_nan, warmup_cosine
+from training.losses import LossWeights, total, traf_weights
+from training.streams import Assembler, Place, Streams
+from training.trainee import SigmaTrainee
+
+_GLANCED_EVERY = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How an arm is trained.
+
+    `streams` episodes are read at once; an arm with shorter pieces reads more of them, so that every arm sees about
+    as many windows in a step. The semantic losses are off: here the actions alone decide what is remembered.
+    """
+
+    steps: int = 250
+    streams: int = 24
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-4
+    warmup_share: float = 0.05
+    clip_norm: float = 1.0
+    phase_step: int = 2
+    losses: LossWeights = field(default_factory=lambda: LossWeights(semantic=0.0, intent=0.0, tau=0.0))
+
+
+def train_arm(
+    model: BedSigma,
+    episodes: Sequence[BedEpisode],
+    normalisation: Normalisation,
+    recipe: Recipe,
+    *,
+    seed: int,
+    on_step: Callable[[int, float], None] = lambda _step, _loss: None,
+) -> float:
+    """Trains in place; returns the mean loss of the last tenth of the steps."""
+    torch.manual_seed(seed)
+    run = _Run(model, episodes, normalisation, recipe, seed)
+    losses = []
+    for step in range(recipe.steps):
+        losses.append(run.advance(step))
+        on_step(step, losses[-1])
+    model.eval()
+    last = losses[-max(1, recipe.steps // 10) :]
+    return sum(last) / len(last)
+
+
+def unroll_of(arm: Arm) -> int | None:
+    """An arm without recurrence learns the same from single windows, all in one batch."""
+    return arm.unroll if arm.recurrent else 1
+
+
+class _Run:
+    def __init__(
+        self,
+        model: BedSigma,
+        episodes: Sequence[BedEpisode],
+        normalisation: Normalisation,
+        recipe: Recipe,
+        seed: int,
+    ) -> None:
+        self._model, self._recipe = model, recipe
+        config, unroll = model.config, unroll_of(model.arm)
+        sizes = {"stride": config.memory_stride, "phase_step": recipe.phase_step, "seed": seed}
+        whole = Streams(episodes, **sizes)
+        self._streams = Streams(episodes, **sizes, unroll=unroll)
+        self._count = round(recipe.streams * whole.windows_per_piece / self._streams.windows_per_piece)
+        self._assembler = Assembler(episodes, normalisation)  # type: ignore[arg-type]  # the same by structure
+        self._places = [Place()] * self._count
+        self._memory = Recurrence.start(config, batch=self._count)
+        _start_glance(model, episodes)
+        self._trainee = SigmaTrainee(model)
+        self._parameters = list(model.trained().values())
+        self._optimizer = torch.optim.AdamW(self._parameters, weight_decay=recipe.weight_decay)
+
+    def advance(self, step: int) -> float:
+        """One optimiser step; returns its loss."""
+        recipe = self._recipe
+        self._model.train()
+        rate = recipe.learning_rate * warmup_cosine(
+            step, total=recipe.steps, warmup=max(1, round(recipe.warmup_share * recipe.steps))
+        )
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        loss, names = self._loss(step / recipe.steps)
+        refuse_nan(float(loss.detach()), step=step, samples=names)
+        self._optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self._parameters, recipe.clip_norm)
+        self._optimizer.step()
+        return float(loss.detach())
+
+    def _loss(self, progress: float) -> tuple[Tensor, list[str]]:
+        taken = [self._streams.next(i, place) for i, place in enumerate(self._places)]
+        pieces, self._places = [piece for piece, _ in taken], [place for _, place in taken]
+        windows = [self._assembler.windows(pieces, i) for i in range(max(len(p.rows) for p in pieces))]
+        kept = torch.tensor([not piece.fresh for piece in pieces])
+        previous = Recurrence(
+            memory=self._memory.memory * kept[:, None], factors=self._memory.factors * kept[:, None, None]
+        )
+        outcome = self._trainee(windows, previous, sorted(set(windows[0].tasks)))
+        self._memory = Recurrence(memory=outcome.memory.detach(), factors=outcome.factors.detach())
+        present = torch.cat([window.present for window in windows])
+        error = torch.cat([window.base_error for window in windows])
+        losses = self._recipe.losses
+        weights = traf_weights(error, present, enabled=losses.traf)
+        loss, _ = total(outcome.terms, weights, present, losses, progress=progress, count=float(present.sum()))
+        return loss, [name for window in windows for name in window.names]
+
+
+def _start_glance(model: BedSigma, episodes: Sequence[BedEpisode]) -> None:
+    if model.telepathy is None or model.telepathy.glance is None:
+        return
+    model.telepathy.glance.start_from(
+        (tokens, e.seen.expand(len(tokens), -1))
+        for e in episodes
+        for tokens in (e.pooled(0, len(e.episode.states))[::_GLANCED_EVERY],)
+    )
+
+
+def reduced(recipe: Recipe, steps: int) -> Recipe:
+    """The same recipe with other steps."""
+    return replace(recipe, steps=steps)

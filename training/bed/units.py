@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bed's work in units of task x arm x training seed, each written down when it is done, so that a run can go on."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from sigma_ros.contract_file import load_contract
+from sigma_ros.errors import UsageError
+from sigma_ros.sim.tasks.catalogue import task_named
+from training.bed.arms import Arm, Intervention
+from training.bed.assemble import bed_episodes
+from training.bed.base import BasePolicy, trained_base
+from training.bed.closed_loop import Outcome, Policy, Stage
+from training.bed.episodes import Demonstrations
+from training.bed.model import BedSigma, build
+from training.bed.protocol import DEMONSTRATION_SEED, Protocol, page_hash
+from training.bed.trainer import train_arm
+from training.tensor_files import write_tensors
+
+_CONDITIONS = "conditions.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unit:
+    """One task, one arm, one training seed."""
+
+    task: str
+    arm: Arm
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """For files: `M1_sigma_seed0`."""
+        return f"{self.task}_{self.arm.name.replace(' ', '_')}_seed{self.seed}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitResult:
+    """What a unit came to. `played` has the outcomes by intervention; "" is the untouched arm."""
+
+    task: str
+    arm: str
+    seed: int
+    loss: float
+    parameters: int
+    train_cpu_s: float
+    play_cpu_s: float
+    played: dict[str, tuple[Outcome, ...]]
+
+
+class Bed:
+    """The folder of a run.
+
+    Raises:
+        UsageError: the folder holds a run under another protocol.
+    """
+
+    def __init__(self, folder: Path, protocol: Protocol) -> None:
+        self._folder, self._protocol = folder, protocol
+        self._contract = load_contract("so101")
+        self.conditions = json.loads(json.dumps({"protocol": page_hash(), **asdict(protocol)}))
+        told = folder / _CONDITIONS
+        if told.is_file() and json.loads(told.read_text(encoding="utf-8")) != self.conditions:
+            raise UsageError(
+                "the folder holds a run under another protocol",
+                where=told,
+                remedy="give another --out; a protocol is not changed after its run has begun",
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(told, self.conditions)
+        self.demonstrations = cache(self._demonstrations)
+        self.base = cache(self._base)
+        self.stage = cache(lambda: Stage(protocol.episodes))
+
+    def done(self, unit: Unit) -> bool:
+        """Whether the unit is written down."""
+        return self._file(unit).is_file()
+
+    def run(self, unit: Unit, *, on_step: Callable[[int, float], None] = lambda _step, _loss: None) -> UnitResult:
+        """Trains and plays a unit, or reads what it came to; a trained model is not trained again."""
+        if self.done(unit):
+            return self.read(unit)
+        started_s = time.process_time()
+        model, loss = self._model(unit, on_step)
+        trained_s = time.process_time()
+        normalisation = self.demonstrations(unit.task).normalisation
+        policy = Policy(base=self.base(unit.task), model=model, normalisation=normalisation)
+        kinds: tuple[Intervention, ...] = ("", *unit.arm.interventions)
+        task, seeds = task_named(unit.task), self._protocol.episode_seeds
+        played: dict[str, tuple[Outcome, ...]] = {
+            kind: tuple(self.stage().play(policy, unit.arm, task, seeds, intervention=kind))
+            for kind in kinds
+            if not (kind in ("reset", "swap") and task.needs != "memory") and (task.options > 1 or not kind)
+        }
+        result = UnitResult(
+            task=unit.task,
+            arm=unit.arm.name,
+            seed=unit.seed,
+            loss=loss,
+            parameters=0 if model is None else sum(p.numel() for p in model.trained().values()),
+            train_cpu_s=trained_s - started_s,
+            play_cpu_s=time.process_time() - trained_s,
+            played=played,
+        )
+        _write(self._file(unit), asdict(result))
+        return result
+
+    def read(self, unit: Unit) -> UnitResult:
+        """What a finished unit came to."""
+        values = json.loads(self._file(unit).read_text(encoding="utf-8"))
+        played = {kind: tuple(Outcome(**one) for one in many) for kind, many in values.pop("played").items()}
+        return UnitResult(**values, played=played)
+
+    def _model(self, unit: Unit, on_step: Callable[[int, float], None]) -> tuple[BedSigma | None, float]:
+        if unit.arm.kind == "base":
+            return None, 0.0
+        demonstrations, base = self.demonstrations(unit.task), self.base(unit.task)
+        if unit.arm.told:
+            demonstrations = demonstrations.with_texts(demonstrations.oracle)
+        model = build(unit.arm, self._contract, seed=unit.seed)
+        weights, trained = self._folder / "models" / f"{unit.name}.safetensors", dict(model.trained())
+        if weights.is_file():
+            stored = load_file(weights)
+            for name, parameter in trained.items():
+                parameter.data.copy_(stored[name])
+            return model.eval(), float(stored["loss"])
+        normalisation = demonstrations.normalisation
+        episodes = bed_episodes(demonstrations, base, normalisation, model.config)
+        loss = train_arm(model, episodes, normalisation, self._protocol.recipe, seed=unit.seed, on_step=on_step)
+        write_tensors(weights, {**trained, "loss": torch.tensor(loss)})
+        return model, loss
+
+    def _demonstrations(self, task: str) -> Demonstrations:
+        return Demonstrations.open(
+            self._folder / "demonstrations",
+            task_named(task),
+            first_seed=DEMONSTRATION_SEED,
+            count=self._protocol.demonstrations,
+        )
+
+    def _base(self, task: str) -> BasePolicy:
+        demonstrations = self.demonstrations(task)
+        path = self._folder / "models" / f"{task}_base.safetensors"
+        return trained_base(path, demonstrations.rows, demonstrations.normalisation, steps=self._protocol.base_steps)
+
+    def _file(self, unit: Unit) -> Path:
+        return self._folder / "units" / f"{unit.name}.json"
+
+
+def _write(path: Path, values: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(values, indent=1), encoding="utf-8")
+    temporary.replace(path)
