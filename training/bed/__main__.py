@@ -20,11 +20,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from sigma_ros.errors import SigmaError
-from training.bed.arms import ARMS, arm_named
-from training.bed.protocol import TASKS, Protocol
-from training.bed.results import PAGE, write
-from training.bed.units import Bed, Unit, UnitResult
-from training.loop import INTERRUPTED, StopRequest, stop_on_signal
+from sigma_ros.stopping import INTERRUPTED, StopRequest, stop_on_signal
+
+from .arms import ARMS, arm_named
+from .protocol import TASKS, Protocol
+from .results import PAGE, write
+from .units import Bed, Unit, UnitResult
 
 _TOLD_EVERY = 25
 

@@ -5,8 +5,9 @@ import torch
 
 from sigma_ros.model.normalise import Normalisation
 from sigma_ros.model.settings import SigmaConfig
-from training.bed.base import BasePolicy
-from training.bed.episodes import BedEpisode, Demonstrations, encode
+
+from .base import BasePolicy
+from .episodes import BedEpisode, Demonstrations, encode
 
 
 def bed_episodes(

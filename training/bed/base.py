@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from sigma_ros.model.normalise import Normalisation
 from sigma_ros.sim.tasks.world import FEATURES, TOKENS
-from training.bed.episodes import TaskRows
-from training.tensor_files import write_tensors
-from training.windows import TARGET_STEPS
+
+from ..tensor_files import write_tensors
+from ..windows import TARGET_STEPS
+from .episodes import TaskRows
 
 _WIDTH, _BATCH, _RATE = 256, 256, 1e-3
 

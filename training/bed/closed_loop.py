@@ -22,10 +22,11 @@ from sigma_ros.sim.tasks.catalogue import chosen_option, draw, succeeded, told, 
 from sigma_ros.sim.tasks.task import Task, TaskEpisode
 from sigma_ros.sim.tasks.world import TaskArm
 from sigma_ros.values import WINDOW_TICKS
-from training.bed.arms import Arm, Intervention
-from training.bed.base import BasePolicy
-from training.bed.episodes import encode
-from training.bed.model import BedSigma
+
+from .arms import Arm, Intervention
+from .base import BasePolicy
+from .episodes import encode
+from .model import BedSigma
 
 REPLAN_TICKS = 8
 

@@ -14,14 +14,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from sigma_ros.errors import SigmaError
-from sigma_ros.model.normalise import Normalisation, Quantiles
+from sigma_ros.model.normalise import Normalisation, Scaling
 from sigma_ros.sim.tasks.catalogue import draw, told
 from sigma_ros.sim.tasks.demonstration import TaskDemonstration, demonstrate_task
 from sigma_ros.sim.tasks.task import Task
 from sigma_ros.sim.tasks.world import FEATURES, TOKENS, TaskArm
-from training.progress import counted_progress
-from training.tensor_files import write_tensors
-from training.windows import TARGET_STEPS
+
+from ..progress import counted_progress
+from ..tensor_files import write_tensors
+from ..windows import TARGET_STEPS
 
 DISTURBANCE_RAD = 0.05
 """How far demonstrations are pushed off their path at most, so that a policy learns to come back."""
@@ -129,7 +130,7 @@ class Demonstrations:
         """One map for states and commands, so that a command minus a state is a movement."""
         values = np.concatenate([row.actions for row in self.rows]).astype(np.float64)
         low, high = np.quantile(values, [0.01, 0.99], axis=0)
-        span = Quantiles(q01=low, q99=np.maximum(high, low + 0.05))
+        span = Scaling.quantiles(low, np.maximum(high, low + 0.05))
         return Normalisation(state=span, action=span)
 
 

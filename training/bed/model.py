@@ -18,7 +18,8 @@ from sigma_ros.model.sigma import SigmaTelepathyVLA
 from sigma_ros.model.telepathy import Belief, Percepts, Recurrence, mean_text
 from sigma_ros.sim.tasks.world import TOKENS
 from sigma_ros.values import WINDOW_TICKS
-from training.bed.arms import Arm
+
+from .arms import Arm
 
 _GRID = 3
 _SIZES = {

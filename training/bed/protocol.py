@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from training.bed.trainer import Recipe
+from .trainer import Recipe
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "protocol.md"
 

@@ -14,9 +14,10 @@ from numpy import ndarray
 
 from sigma_ros.evaluation.report import write_files
 from sigma_ros.sim.tasks.catalogue import task_named
-from training.bed.closed_loop import Outcome
-from training.bed.units import UnitResult
-from training.statistics import holm, mcnemar, nested_interval
+
+from ..statistics import holm, mcnemar, nested_interval
+from .closed_loop import Outcome
+from .units import UnitResult
 
 PAGE, DATA = "bed.md", "bed.json"
 REFERENCE = "sigma"

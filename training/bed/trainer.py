@@ -9,13 +9,14 @@ from torch import Tensor
 
 from sigma_ros.model.normalise import Normalisation
 from sigma_ros.model.telepathy import Recurrence
-from training.bed.arms import Arm
-from training.bed.episodes import BedEpisode
-from training.bed.model import BedSigma
-from training.loop import refuse_nan, warmup_cosine
-from training.losses import LossWeights, total, traf_weights
-from training.streams import Assembler, Place, Streams
-from training.trainee import SigmaTrainee
+
+from ..loop import refuse_nan, warmup_cosine
+from ..losses import LossWeights, total, traf_weights
+from ..streams import Assembler, Place, Streams
+from ..trainee import SigmaTrainee
+from .arms import Arm
+from .episodes import BedEpisode
+from .model import BedSigma
 
 _GLANCED_EVERY = 8
 

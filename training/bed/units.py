@@ -15,15 +15,16 @@ from safetensors.torch import load_file
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import UsageError
 from sigma_ros.sim.tasks.catalogue import task_named
-from training.bed.arms import Arm, Intervention
-from training.bed.assemble import bed_episodes
-from training.bed.base import BasePolicy, trained_base
-from training.bed.closed_loop import Outcome, Policy, Stage
-from training.bed.episodes import Demonstrations
-from training.bed.model import BedSigma, build
-from training.bed.protocol import DEMONSTRATION_SEED, Protocol, page_hash
-from training.bed.trainer import train_arm
-from training.tensor_files import write_tensors
+
+from ..tensor_files import write_tensors
+from .arms import Arm, Intervention
+from .assemble import bed_episodes
+from .base import BasePolicy, trained_base
+from .closed_loop import Outcome, Policy, Stage
+from .episodes import Demonstrations
+from .model import BedSigma, build
+from .protocol import DEMONSTRATION_SEED, Protocol, page_hash
+from .trainer import train_arm
 
 _CONDITIONS = "conditions.json"
 
