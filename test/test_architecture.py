@@ -216,6 +216,9 @@ PROSE = [
     *(ROOT / name for name in ("SECURITY.md", "CODE_OF_CONDUCT.md", "examples/README.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
+REGISTERED = {"docs/protocol.md"}
+"""A registered protocol: its hash stands in results, so it is not even wrapped anew."""
+
 NOT_YET_WRAPPED = {
     f"docs/{name}.md"
     for name in (
@@ -249,6 +252,8 @@ def long_lines(text: str) -> list[int]:
 @pytest.mark.parametrize("file", PROSE, ids=relative)
 def test_prose_is_wrapped_at_100_characters(file: Path) -> None:
     lines = long_lines(file.read_text(encoding="utf-8"))
+    if relative(file) in REGISTERED:
+        return
     if relative(file) in NOT_YET_WRAPPED:
         assert lines, f"{relative(file)} is wrapped: take it out of NOT_YET_WRAPPED"
     else:
