@@ -92,7 +92,8 @@ def test_launch_files_import_the_standard_library_launch_and_yaml_alone(file: Pa
 def imported(file: Path) -> set[str]:
     """Absolute names of modules, and of what is taken from them."""
     names: set[str] = set()
-    for statement in ast.walk(tree(file)):
+    lazy = file == ROOT / "sigma_ros" / "__init__.py"  # its `__getattr__` imports what is asked for, and nobody asks here
+    for statement in tree(file).body if lazy else ast.walk(tree(file)):
         if isinstance(statement, ast.Import):
             names |= {alias.name for alias in statement.names}
         elif isinstance(statement, ast.ImportFrom):
