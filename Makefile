@@ -61,17 +61,17 @@ bed: setup ## Test bed: tasks that need memory and text, arms, interventions; re
 	@$(ENV) python -m training.bed --out out/bed $(ARGS)
 
 safety: setup ## Attack the supervisor: 100,000 ticks, then every fault on its process; an independent oracle judges
-	@$(ENV) python tools/campaign.py --ticks 100000 --out out/safety
-	@$(ENV) python -m tools.fault_campaign --out out/safety $(ARGS)
+	@$(ENV) python safety/campaign.py --ticks 100000 --out out/safety
+	@$(ENV) python -m safety.fault_campaign --out out/safety $(ARGS)
 
 soak: setup ## Two hours with a fault every half minute: out/soak; a night: ARGS="--hours 8"
-	@$(ENV) python -m tools.soak --out out/soak $(ARGS)
+	@$(ENV) python -m safety.soak --out out/soak $(ARGS)
 
 mutants: setup ## Mutation testing of the supervisor's core, a sample: out/mutants; all: ARGS="--each 0"
-	@$(ENV) uv pip install -q cosmic-ray==8.7.0 && python -m tools.mutants --out out/mutants $(ARGS)
+	@$(ENV) uv pip install -q cosmic-ray==8.7.0 && python -m safety.mutants --out out/mutants $(ARGS)
 
 fuzz-bags: setup ## Replay 2,000 damaged bags: no crash, no hang, no silently wrong result: out/fuzz-bags
-	@$(ENV) python tools/fuzz_bags.py --bags 2000 --out out/fuzz-bags $(ARGS)
+	@$(ENV) python safety/fuzz_bags.py --bags 2000 --out out/fuzz-bags $(ARGS)
 
 lock: setup ## Pin requirements/*.in again in requirements/lock.txt
 	@$(ENV) uv pip compile -q requirements/*.in --python-version 3.12 --no-header --no-annotate \

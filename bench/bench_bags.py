@@ -22,7 +22,7 @@ from sigma_ros.bags.reader import open_bag
 from sigma_ros.bags.writer import BagWriter
 from sigma_ros.contract import Camera
 from sigma_ros.contract_file import load_contract
-from sigma_ros.control.images import ImageMessage, decode_resized, letterbox
+from sigma_ros.streams.images import ImageMessage, decode_resized, letterbox
 
 CONTRACT = load_contract("so101")
 CAMERAS = {camera.topic: camera for camera in CONTRACT.cameras}

@@ -17,14 +17,14 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from bench_bags import write
 
-from sigma_ros.cli.evaluate_run import load_runtime
+from sigma_ros.cli.evaluate import load_runtime
 from sigma_ros.contract_file import load_contract
-from sigma_ros.control.limits import SupervisorLimits
 from sigma_ros.evaluation.batch import BagRow, BatchSpec, Unit, unit_of
 from sigma_ros.evaluation.fleet import Workers, run_units
 from sigma_ros.evaluation.replay import ReplayOptions
-from sigma_ros.evaluation.summary import pool
+from sigma_ros.evaluation.report.summary import pool
 from sigma_ros.policy.schedule import Schedule
+from sigma_ros.supervisor.limits import SupervisorLimits
 from sigma_ros.values import AdapterSettings
 
 

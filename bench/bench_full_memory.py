@@ -24,17 +24,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from sigma_ros.contract_file import load_contract
-from sigma_ros.model.backbone import Backbone
-from sigma_ros.model.base_weights import empty_policy
-from sigma_ros.model.mini import mini_config
-from sigma_ros.model.mini_tokenizer import build_tokenizer
+from sigma_ros.model.pi05.backbone import Backbone
+from sigma_ros.model.pi05.mini import build_tokenizer, mini_config
+from sigma_ros.model.pi05.weights import empty_policy
 from sigma_ros.model.settings import SigmaConfig
 from sigma_ros.model.sigma import SigmaTelepathyVLA
 from sigma_ros.model.telepathy import Recurrence
 from sigma_ros.values import WINDOW_TICKS
 from training.cache import TICKS_AT_ONCE
+from training.losses import SigmaLossModule, telepathy_input_of
 from training.streams import Windows
-from training.trainee import SigmaTrainee, percepts_of
 
 CARD_GB, NOT_COUNTED_GB = 24.0, 2.0
 BATCH = 4
@@ -117,11 +116,11 @@ def train_two_steps(model: SigmaTelepathyVLA, *, gradient_checkpointing: bool) -
     model.train()
     parameters = list(dict(model.trained()).values())
     optimizer = torch.optim.AdamW(parameters, lr=1e-4)
-    trainee = SigmaTrainee(model, gradient_checkpointing=gradient_checkpointing)
+    loss_module = SigmaLossModule(model, gradient_checkpointing=gradient_checkpointing)
     for _ in range(2):
         optimizer.zero_grad()
         windows = [blank_windows(model, BATCH) for _ in range(UNROLL)]
-        outcome = trainee(windows, Recurrence.start(model.config, batch=BATCH, device=torch.device("cpu")), [TASK])
+        outcome = loss_module(windows, Recurrence.start(model.config, batch=BATCH, device=torch.device("cpu")), [TASK])
         torch.stack([term.mean() for term in outcome.terms.values()]).sum().backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
@@ -148,7 +147,7 @@ def live_tick(model: SigmaTelepathyVLA) -> None:
     base_chunks(model, ticks=1, chunks=1)
     window = blank_windows(model, 1)
     start = Recurrence.start(model.config, batch=1, device=torch.device("cpu"))
-    model.correct(model.believe(percepts_of(model, window), start), window.states[:, -1], window.base)
+    model.correct(model.believe(telepathy_input_of(model, window), start), window.states[:, -1], window.base)
 
 
 def main() -> int:

@@ -16,9 +16,9 @@ from lerobot.policies.utils import prepare_observation_for_inference
 from side_by_side import interleaved, table
 
 from sigma_ros.contract_file import load_contract
-from sigma_ros.control.images import ImageMessage
-from sigma_ros.control.observation import FrameClock
-from sigma_ros.model.backbone import Backbone
+from sigma_ros.model.pi05.backbone import Backbone
+from sigma_ros.streams.frame_clock import FrameClock
+from sigma_ros.streams.images import ImageMessage
 from sigma_ros.values import Window
 
 CONTRACT = load_contract("so101")

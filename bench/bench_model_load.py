@@ -26,8 +26,8 @@ from rich.console import Console
 from rich.table import Table
 
 from sigma_ros.contract_file import load_contract
-from sigma_ros.model.base_checkpoint import load_base
-from sigma_ros.model.sizes import network_sizes
+from sigma_ros.model.pi05.loading import load_base
+from sigma_ros.model.pi05.sizes import network_sizes
 
 ASKED = 0.85
 

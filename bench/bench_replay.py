@@ -22,11 +22,11 @@ PROGRAM = """
 import resource, sys, time
 from dataclasses import replace
 from sigma_ros.contract_file import load_contract
-from sigma_ros.control.limits import SupervisorLimits
+from sigma_ros.supervisor.limits import SupervisorLimits
 from sigma_ros.policy.schedule import Schedule
 from sigma_ros.evaluation.replay import ReplayOptions, replay
-from sigma_ros.evaluation.report import write_report
-from sigma_ros.evaluation.scoring import score
+from sigma_ros.evaluation.report.write import write_report
+from sigma_ros.evaluation.scoring.score import score
 from sigma_ros.model.runtime import SigmaRuntime
 from sigma_ros.values import AdapterSettings
 from pathlib import Path

@@ -24,13 +24,12 @@ from random_base import random_backbone, sizes_of
 from rich.progress import track
 
 from sigma_ros.contract_file import load_contract
-from sigma_ros.model.noise import flow_noise
-from sigma_ros.model.prompt import clean_task
+from sigma_ros.model.pi05.backbone import clean_task
+from sigma_ros.model.pi05.flow import flow_noise
 from sigma_ros.model.settings import SigmaConfig
 from sigma_ros.model.sigma import SigmaTelepathyVLA
-from sigma_ros.model.state import RecurrentState
-from sigma_ros.model.step import advance, initial_state, percepts_of, plan
-from sigma_ros.model.tokens import Sight
+from sigma_ros.model.step import RecurrentState, advance, initial_state, plan, telepathy_input_of
+from sigma_ros.model.tokens import ModelInput
 from sigma_ros.values import WINDOW_TICKS
 
 ASKED_TICK = 1.15
@@ -44,10 +43,10 @@ def make_model(size: str, dtype: str, device: str) -> SigmaTelepathyVLA:
     return SigmaTelepathyVLA(backbone, SigmaConfig.for_backbone(backbone))
 
 
-def sight(model: SigmaTelepathyVLA, tick: int) -> Sight:
+def sight(model: SigmaTelepathyVLA, tick: int) -> ModelInput:
     generator = torch.Generator().manual_seed(tick)
     px, cameras = model.backbone.image_size_px, model.config.cameras
-    return Sight(
+    return ModelInput(
         tick=tick,
         images=torch.randint(0, 256, (cameras, px, px, 3), dtype=torch.uint8, generator=generator),
         seen=torch.ones(cameras, dtype=torch.bool),
@@ -75,7 +74,7 @@ def stages(model: SigmaTelepathyVLA, state: RecurrentState) -> dict[str, Callabl
     noise = flow_noise(seed=0, epoch=0, tick=tick, horizon=backbone.horizon, max_dof=backbone.max_dof)
     noise = noise.to(backbone.device)
     ready = advance(model, state, window_of(tick), lambda _: newest)
-    percepts, previous, patches = percepts_of(model, ready), ready.recurrence, ready.ring.patches[None]
+    telepathy_input, previous, patches = telepathy_input_of(model, ready), ready.recurrence, ready.ring.patches[None]
     seen = torch.ones(1, config.cameras, dtype=torch.bool, device=backbone.device)
     tokens, mask = backbone.tokenize(TASK, torch.zeros(1, config.dof).numpy())
     prefix = backbone.prefix(patches, seen, tokens, mask)
@@ -101,7 +100,7 @@ def stages(model: SigmaTelepathyVLA, state: RecurrentState) -> dict[str, Callabl
         "prefix": lambda: backbone.prefix(patches, seen, tokens, mask),
         "flow steps": lambda: backbone.flow(prefix, noise),
         "telepathy and residual": lambda: model.correct(
-            model.believe(percepts, previous), percepts.states[:, -1], base
+            model.believe(telepathy_input, previous), telepathy_input.states[:, -1], base
         ),
         "of it: language model": lambda: model.reader(*reader_inputs(model), read=config.readouts),
     }

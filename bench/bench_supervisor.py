@@ -13,11 +13,11 @@ from collections.abc import Callable
 import numpy as np
 
 from sigma_ros.contract_file import load_contract
-from sigma_ros.control.limits import SupervisorLimits
-from sigma_ros.control.motion_guard import MotionGuard, Request
-from sigma_ros.control.stop_plan import StopPlanner
-from sigma_ros.control.supervisor import Supervisor
 from sigma_ros.risk import assess
+from sigma_ros.supervisor.guard import MotionGuard, Request
+from sigma_ros.supervisor.limits import SupervisorLimits
+from sigma_ros.supervisor.stop_plan import StopPlanner
+from sigma_ros.supervisor.supervisor import Supervisor
 from sigma_ros.values import AdapterSettings, Chunk
 
 CONTRACT = load_contract("so101")

@@ -25,8 +25,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from sigma_ros.nodes.sensor_messages import stamp_ns
-from tools.rig import Rig, rig
+from safety.rig import Rig, rig
+from sigma_ros.nodes.shared.sensor_messages import stamp_ns
 
 STARTS = 5
 
@@ -97,7 +97,7 @@ def main() -> None:
                 for helper in helpers:
                     helper.start()
             elif load == "flood":
-                command = [sys.executable, "-m", "tools.flood", "--seconds", str(options.seconds)]
+                command = [sys.executable, "-m", "safety.flood", "--seconds", str(options.seconds)]
                 helpers = [subprocess.Popen(command)]
                 bench.rest(1.5)
             gaps, made, arrived = watch(bench, options.seconds)

@@ -19,14 +19,14 @@ from peft import LoraConfig
 from side_by_side import interleaved, table
 
 from sigma_ros.contract_file import load_contract
-from sigma_ros.model.base_checkpoint import load_base
-from sigma_ros.model.mini import IMAGE_PX
+from sigma_ros.model.pi05.loading import load_base
+from sigma_ros.model.pi05.mini import IMAGE_PX
 from sigma_ros.model.settings import LORA_PROJECTIONS
+from training.data import EpisodeArrays, ShardMeta, write_shard
 from training.loop import memory_bytes
 from training.options import TrainOptions
-from training.shards import EpisodeArrays, ShardMeta, write_shard
+from training.sources import TARGET_STEPS, quantiles
 from training.train import Run
-from training.windows import TARGET_STEPS, quantiles
 
 WINDOWS = 16
 TICKS = 16 * 20

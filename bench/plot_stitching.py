@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from sigma_ros.contract_file import load_contract
-from sigma_ros.control.limits import SupervisorLimits
-from sigma_ros.control.supervisor import Supervisor
 from sigma_ros.risk import assess
+from sigma_ros.supervisor.limits import SupervisorLimits
+from sigma_ros.supervisor.supervisor import Supervisor
 from sigma_ros.values import AdapterSettings, Chunk
 
 MS = 1_000_000

@@ -10,12 +10,11 @@ import numpy as np
 import torch
 
 from sigma_ros.contract import Contract
-from sigma_ros.model.backbone import Backbone
-from sigma_ros.model.base_folder import NORMALISATION_FILE, OWN_FILE, WEIGHTS_FILE
-from sigma_ros.model.base_weights import empty_policy, network_tensors
-from sigma_ros.model.mini import MINI, limit_normalisation, mini_config
-from sigma_ros.model.mini_tokenizer import build_tokenizer
-from sigma_ros.model.sizes import FULL, Sizes
+from sigma_ros.model.pi05.backbone import Backbone
+from sigma_ros.model.pi05.folder import NORMALISATION_FILE, OWN_FILE, WEIGHTS_FILE
+from sigma_ros.model.pi05.mini import MINI, build_tokenizer, limit_normalisation, mini_config
+from sigma_ros.model.pi05.sizes import FULL, Sizes
+from sigma_ros.model.pi05.weights import empty_policy, network_tensors
 
 _TILE = 1 << 20
 EXPERT_HEAD = "model.paligemma_with_expert.gemma_expert.lm_head.weight"

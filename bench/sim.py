@@ -13,9 +13,9 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from sigma_ros.sim.cameras import chosen_backend
 from sigma_ros.sim.demonstration import Demonstration, demonstrate
 from sigma_ros.sim.environment import SimArm
-from sigma_ros.sim.gl import chosen_backend
 from sigma_ros.sim.recorder import BagFormat, write_demonstration
 from sigma_ros.sim.setups import SETUPS, SOURCE
 

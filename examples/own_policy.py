@@ -11,9 +11,9 @@ import numpy as np
 
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
-from sigma_ros.control.limits import SupervisorLimits
-from sigma_ros.control.supervisor import Supervisor
 from sigma_ros.risk import assess
+from sigma_ros.supervisor.limits import SupervisorLimits
+from sigma_ros.supervisor.supervisor import Supervisor
 from sigma_ros.values import NS_PER_S, AdapterSettings, Chunk
 
 HORIZON, REPLAN_TICKS, SECONDS = 50, 25, 4

@@ -13,13 +13,13 @@ import sys
 from pathlib import Path
 
 from sigma_ros.contract_file import load_contract
-from sigma_ros.control.limits import SupervisorLimits
 from sigma_ros.evaluation.replay import ReplayOptions, replay
-from sigma_ros.evaluation.report import write_report
-from sigma_ros.evaluation.scoring import score
-from sigma_ros.evaluation.verdict import verdict_of
+from sigma_ros.evaluation.report.write import write_report
+from sigma_ros.evaluation.scoring.score import score
+from sigma_ros.evaluation.scoring.verdict import verdict_of
 from sigma_ros.model.runtime import SigmaRuntime
 from sigma_ros.policy.schedule import Schedule
+from sigma_ros.supervisor.limits import SupervisorLimits
 from sigma_ros.values import AdapterSettings
 
 

@@ -9,8 +9,8 @@ go to /sigma/dry_run instead of the contract's command topic.
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from launch.actions import OpaqueFunction
 
-from sigma_ros.nodes.launch_policy import POLICY_ARGUMENTS, policy_and_supervisor
-from sigma_ros.nodes.launching import declared, values
+from sigma_ros.nodes.launch.arguments import declared, values
+from sigma_ros.nodes.launch.policy import POLICY_ARGUMENTS, policy_and_supervisor
 
 ARGUMENTS = POLICY_ARGUMENTS
 

@@ -5,7 +5,7 @@ from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from launch.actions import OpaqueFunction, RegisterEventHandler
 from launch.event_handlers import OnProcessExit
 
-from sigma_ros.nodes.launching import COMMON, declared, ends_all, number, sigma_node, values
+from sigma_ros.nodes.launch.arguments import COMMON, declared, ends_all, number, sigma_node, values
 
 ARGUMENTS = {
     "out": (None, "the bag's folder, which must not exist"),

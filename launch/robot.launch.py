@@ -10,8 +10,8 @@ from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from launch.actions import OpaqueFunction, RegisterEventHandler
 from launch.event_handlers import OnProcessExit
 
-from sigma_ros.nodes.launch_policy import POLICY_ARGUMENTS, policy_and_supervisor
-from sigma_ros.nodes.launching import COMMON, declared, ends_all, is_true, sigma_node, values
+from sigma_ros.nodes.launch.arguments import COMMON, declared, ends_all, is_true, sigma_node, values
+from sigma_ros.nodes.launch.policy import POLICY_ARGUMENTS, policy_and_supervisor
 
 ARGUMENTS = {
     **COMMON,

@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
-from sigma_ros.chain import Kinematics
 from sigma_ros.errors import ContractError
+from sigma_ros.kinematics import Kinematics
 from sigma_ros.values import NS_PER_S, frozen_array
 
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from sigma_ros.border import one_line
-from sigma_ros.chain import read_kinematics
 from sigma_ros.contract import COMMAND_TYPES, IMAGE_TYPES, OWN_UNIT, POLICY_UNITS, Camera, Contract, Joint, unit_map
 from sigma_ros.contract_text import absolute_topic, chosen_namespace, contract_document, shipped_config_dir
 from sigma_ros.errors import ContractError
+from sigma_ros.kinematics import read_kinematics
 
 _ENTRIES = {"name", "fps", "settle_ms", "tasks", "joints", "cameras", "state", "action", "command", "kinematics"}
 MAX_ENTRIES = 64

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from sigma_ros.bags.scheduling import same_scheduling
+from sigma_ros.bags.lerobot_dataset import same_scheduling
 
 settings.register_profile("laws", derandomize=True, deadline=None, database=None)
 settings.load_profile("laws")
@@ -29,7 +29,7 @@ def _ordinary_scheduling() -> Iterator[None]:
 def random_mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small pi0.5 with random weights: it takes any pose, and its Sigma equals its base."""
     from sigma_ros.contract_file import load_contract  # noqa: PLC0415 - most tests need no model
-    from sigma_ros.model.mini import make_mini  # noqa: PLC0415
+    from sigma_ros.model.pi05.mini import make_mini  # noqa: PLC0415
 
     folder = tmp_path_factory.mktemp("checkpoints") / "random_mini"
     make_mini(load_contract("so101"), folder, made_by="a test")

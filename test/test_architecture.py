@@ -16,28 +16,40 @@ PACKAGE = ROOT / "sigma_ros"
 
 # part -> parts it may import besides itself. A part is a module or a folder directly below sigma_ros/.
 FOUNDATION = {"errors", "stopping", "values", "risk"}
-FACTS = FOUNDATION | {"border", "chain", "contract", "contract_file", "contract_text"}
+FACTS = FOUNDATION | {
+    "border",
+    "camera_names",
+    "contract",
+    "contract_file",
+    "contract_text",
+    "conventions",
+    "kinematics",
+}
 MAY_IMPORT = {
     "errors": set(),
     "stopping": set(),
     "values": set(),
     "risk": {"values"},
-    "chain": set(),
-    "contract": {"chain", "errors", "values"},
+    "kinematics": {"errors"},
+    "contract": {"errors", "kinematics", "values"},
     "border": {"errors"},
-    "contract_file": {"border", "chain", "contract", "contract_text", "errors"},
+    "contract_file": {"border", "contract", "contract_text", "errors", "kinematics"},
     "contract_text": {"border", "errors"},
     "starting": {"stopping"},
-    "control": FACTS,
+    "camera_names": {"contract", "errors"},
+    "conventions": {"contract", "model"},
+    "calibration": FACTS,
+    "streams": FACTS,
+    "supervisor": FACTS | {"streams"},
     "model": FACTS,
-    "bags": FACTS | {"control", "model"},
+    "bags": FACTS | {"streams"},
     "policy": FACTS | {"model"},
-    "evaluation": FACTS | {"control", "model", "bags", "policy"},
-    "sim": FACTS | {"control", "bags", "evaluation", "policy"},
-    "nodes": FACTS | {"control", "model", "bags", "policy", "evaluation", "sim", "msg"},
-    "cli": FACTS | {"control", "model", "bags", "policy", "evaluation", "sim", "nodes"},
+    "evaluation": FACTS | {"streams", "supervisor", "model", "bags", "policy"},
+    "sim": FACTS | {"streams", "supervisor", "bags", "evaluation", "policy"},
+    "nodes": FACTS | {"calibration", "streams", "supervisor", "model", "bags", "policy", "evaluation", "sim", "msg"},
+    "cli": FACTS | {"calibration", "streams", "supervisor", "model", "bags", "policy", "evaluation", "sim", "nodes"},
 }
-WITHOUT_TORCH = FACTS | {"control", "policy"}
+WITHOUT_TORCH = FACTS | {"calibration", "streams", "supervisor", "policy"}
 TORCH = {"torch", "lerobot", "transformers", "peft", "safetensors"}
 ROS = {"rclpy", "launch", "launch_ros"}
 
@@ -47,7 +59,7 @@ def modules() -> list[Path]:
 
 
 def sources() -> list[Path]:
-    names = ("training", "test", "bench", "launch", "scripts", "tools", "examples")
+    names = ("training", "test", "bench", "launch", "scripts", "safety", "examples")
     folders = [PACKAGE, *(ROOT / name for name in names)]
     return sorted([ROOT / "setup.py", *(file for folder in folders for file in folder.rglob("*.py"))])
 
@@ -110,7 +122,7 @@ def test_control_and_facts_import_no_torch(file: Path) -> None:
     assert not {name.split(".")[0] for name in imported(file)} & TORCH
 
 
-@pytest.mark.parametrize("name", ["sigma_ros.control.supervisor", "sigma_ros.nodes.supervisor_node"])
+@pytest.mark.parametrize("name", ["sigma_ros.supervisor.supervisor", "sigma_ros.nodes.supervisor_node"])
 def test_the_supervisors_process_never_loads_torch(name: str) -> None:
     if "nodes" in name:
         pytest.importorskip("rclpy", reason="rclpy is not installed")

@@ -92,7 +92,9 @@ def test_launch_files_import_the_standard_library_launch_and_yaml_alone(file: Pa
 def imported(file: Path) -> set[str]:
     """Absolute names of modules, and of what is taken from them."""
     names: set[str] = set()
-    lazy = file == ROOT / "sigma_ros" / "__init__.py"  # its `__getattr__` imports what is asked for, and nobody asks here
+    lazy = (
+        file == ROOT / "sigma_ros" / "__init__.py"
+    )  # its `__getattr__` imports what is asked for, and nobody asks here
     for statement in tree(file).body if lazy else ast.walk(tree(file)):
         if isinstance(statement, ast.Import):
             names |= {alias.name for alias in statement.names}
@@ -133,13 +135,13 @@ def test_every_value_used_is_an_argument(file: Path) -> None:
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 def test_no_launch_file_hands_its_arguments_over_by_including_another(file: Path) -> None:
     """Included, `simulated:=true` given to robot.launch.py loosened the supervisor of a real arm."""
-    text = file.read_text(encoding="utf-8") + (ROOT / "sigma_ros/nodes/launch_policy.py").read_text(encoding="utf-8")
+    text = file.read_text(encoding="utf-8") + (ROOT / "sigma_ros/nodes/launch/policy.py").read_text(encoding="utf-8")
     assert "IncludeLaunchDescription" not in text
     assert not {"simulated", "lockstep"} & set(arguments(file))
 
 
 def executables() -> set[str]:
-    sources = [*FILES, ROOT / "sigma_ros" / "nodes" / "launch_policy.py"]
+    sources = [*FILES, ROOT / "sigma_ros" / "nodes" / "launch" / "policy.py"]
     return {
         ast.literal_eval(call.args[0])
         for source in sources
@@ -160,7 +162,8 @@ def test_every_executable_is_installed_and_can_run(executable: str) -> None:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 def test_every_parameter_is_one_that_the_node_declares(file: Path) -> None:
-    from sigma_ros.nodes import node_options, options  # noqa: PLC0415
+    from sigma_ros.nodes.shared import node_options  # noqa: PLC0415
+    from sigma_ros.nodes.shared import parameters as options  # noqa: PLC0415
 
     nodes = started(file)
     assert nodes
@@ -182,12 +185,12 @@ def test_a_preset_reaches_each_node_by_its_own_file() -> None:
 
 
 def test_the_simulators_launch_gives_the_supervisor_the_settings_of_sigma_sim() -> None:
-    from sigma_ros.control.limits import SupervisorLimits  # noqa: PLC0415
     from sigma_ros.sim.closed_loop import sim_limits  # noqa: PLC0415
+    from sigma_ros.supervisor.limits import SupervisorLimits  # noqa: PLC0415
 
     [given] = [
         ast.literal_eval(node.value)
-        for node in tree(ROOT / "sigma_ros" / "nodes" / "launch_policy.py").body
+        for node in tree(ROOT / "sigma_ros" / "nodes" / "launch" / "policy.py").body
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "SIMULATED"
     ]
     assert sim_limits() == SupervisorLimits(**given)
@@ -340,7 +343,7 @@ def test_the_incident_recorder_can_be_left_out_in_a_word() -> None:
 def test_what_failed_makes_the_launch_fail_and_what_was_stopped_does_not() -> None:
     context = launch_context()
     from sigma_ros.errors import SigmaError  # noqa: PLC0415
-    from sigma_ros.nodes.launching import ends_all  # noqa: PLC0415
+    from sigma_ros.nodes.launch.arguments import ends_all  # noqa: PLC0415
 
     exited = importlib.import_module("launch.events.process").ProcessExited
 

@@ -15,10 +15,10 @@ from numpy import ndarray
 from torch import Tensor
 
 from sigma_ros.model.sigma import SigmaTelepathyVLA
-from sigma_ros.model.telepathy import Belief, Recurrence
+from sigma_ros.model.telepathy import Recurrence, TelepathyOutput
 
-from .streams import Assembler, Piece, Windows
-from .trainee import percepts_of, without_motion
+from .losses import telepathy_input_of, without_motion
+from .streams import Assembler, Segment, Windows
 
 _DRAW_SEED = 6
 _KEPT = ("factors", "intent", "glance")
@@ -28,7 +28,7 @@ _KEPT = ("factors", "intent", "glance")
 class Believed:
     """Windows with what is believed there; `places` are their (episode, row), `hidden` the beliefs without motion."""
 
-    beliefs: dict[str, Float[Tensor, "windows ..."]]
+    telepathy_outputs: dict[str, Float[Tensor, "windows ..."]]
     hidden: dict[str, Float[Tensor, "windows ..."]]
     places: Int64[ndarray, "windows 2"]
 
@@ -38,15 +38,17 @@ class Believed:
         chosen = rng.integers(len(self.places), size=count)
         return chosen.tolist(), (rng.random(count) < hide_motion).tolist()
 
-    def belief(self, model: SigmaTelepathyVLA, chosen: Sequence[int], hidden: Sequence[bool]) -> Belief:
+    def telepathy_output(
+        self, model: SigmaTelepathyVLA, chosen: Sequence[int], hidden: Sequence[bool]
+    ) -> TelepathyOutput:
         """What is believed at the chosen windows; what the residual does not read is blank."""
         flag = torch.tensor(hidden)
         parts = {
             name: torch.where(_like(flag, seen[chosen]), self.hidden[name][chosen], seen[chosen])
-            for name, seen in self.beliefs.items()
+            for name, seen in self.telepathy_outputs.items()
         }
         device = model.backbone.device
-        blank = Belief.blank(model.config, batch=len(chosen), device=device)
+        blank = TelepathyOutput.blank(model.config, batch=len(chosen), device=device)
         return replace(blank, **{name: part.to(device) for name, part in parts.items()})
 
 
@@ -58,18 +60,20 @@ def believed(model: SigmaTelepathyVLA, assembler: Assembler, rows: Sequence[tupl
     """Both passes over the given episodes' rows (`CachedEpisode.rows`); leaves the model in evaluation mode."""
     stride = model.config.memory_stride
     pieces = [
-        Piece(number, kept, fresh=True)
+        Segment(number, kept, fresh=True)
         for number, all_rows in rows
         for phase in range(stride)
         if (kept := tuple(row for row in all_rows if row % stride == phase))
     ]
-    beliefs, places = _pass(model, assembler, pieces, hide=False)
-    return Believed(beliefs=beliefs, hidden=_pass(model, assembler, pieces, hide=True)[0], places=places)
+    telepathy_outputs, places = _pass(model, assembler, pieces, hide=False)
+    return Believed(
+        telepathy_outputs=telepathy_outputs, hidden=_pass(model, assembler, pieces, hide=True)[0], places=places
+    )
 
 
 @torch.no_grad()
 def _pass(
-    model: SigmaTelepathyVLA, assembler: Assembler, pieces: Sequence[Piece], *, hide: bool
+    model: SigmaTelepathyVLA, assembler: Assembler, pieces: Sequence[Segment], *, hide: bool
 ) -> tuple[dict[str, Tensor], Int64[ndarray, "windows 2"]]:
     model.eval()
     previous = Recurrence.start(model.config, batch=len(pieces), device=model.backbone.device)
@@ -77,11 +81,11 @@ def _pass(
     places: list[tuple[int, int]] = []
     for step in range(max(len(piece.rows) for piece in pieces)):
         windows: Windows = assembler.windows(pieces, step).to(model.backbone.device)
-        percepts = percepts_of(model, windows)
+        telepathy_input = telepathy_input_of(model, windows)
         if hide:
-            percepts = replace(percepts, states=without_motion(percepts, share=1.0))
-        belief = model.believe(percepts, previous)
-        previous = belief.recurrence
-        found.append({name: getattr(belief, name)[windows.present].cpu() for name in _KEPT})
+            telepathy_input = replace(telepathy_input, states=without_motion(telepathy_input, share=1.0))
+        telepathy_output = model.believe(telepathy_input, previous)
+        previous = telepathy_output.recurrence
+        found.append({name: getattr(telepathy_output, name)[windows.present].cpu() for name in _KEPT})
         places += [(piece.episode, piece.rows[step]) for piece in pieces if step < len(piece.rows)]
     return {name: torch.cat([part[name] for part in found]) for name in _KEPT}, np.array(places)

@@ -17,16 +17,15 @@ from jaxtyping import Bool, Float
 from safetensors import safe_open
 from torch import Tensor
 
-from sigma_ros.model.noise import flow_noise
 from sigma_ros.model.normalise import Normalisation
+from sigma_ros.model.pi05.flow import flow_noise
 from sigma_ros.model.sigma import SigmaTelepathyVLA
 from sigma_ros.model.tokens import pool_tokens
 
-from .data import EpisodeRows, ShardData
-from .progress import counted_progress
-from .seats import Seats
-from .tensor_files import write_tensors
-from .windows import TARGET_STEPS
+from .data import EpisodeRows, ShardData, write_tensors
+from .loop import counted_progress
+from .seats import CameraMapping
+from .sources import TARGET_STEPS
 
 TICKS_AT_ONCE = 16
 """Ticks whose pictures go through the vision tower together."""
@@ -92,7 +91,7 @@ def cached_episodes(
     normalisation: Normalisation,
     settings: CacheSettings,
     *,
-    seats: Seats,
+    seats: CameraMapping,
     base_fingerprint: str,
 ) -> list[CachedEpisode]:
     """Every episode with its cached numbers, in the order of `data.episodes`; makes what is missing."""
@@ -114,7 +113,7 @@ def _compute(
     model: SigmaTelepathyVLA,
     normalisation: Normalisation,
     settings: CacheSettings,
-    seats: Seats,
+    seats: CameraMapping,
 ) -> dict[str, Tensor]:
     backbone, rows = model.backbone, sample_rows(episode, settings.phase_step)
     wanted = set(rows)
@@ -147,7 +146,7 @@ def _compute(
     }
 
 
-def _frame_tokens(episode: EpisodeRows, model: SigmaTelepathyVLA, seats: Seats) -> Iterator[tuple[int, Tensor]]:
+def _frame_tokens(episode: EpisodeRows, model: SigmaTelepathyVLA, seats: CameraMapping) -> Iterator[tuple[int, Tensor]]:
     for start in range(0, episode.ticks, TICKS_AT_ONCE):
         images = seats.images(episode.frames(start, start + TICKS_AT_ONCE))
         yield start, seats.tokens(images, model.backbone)

@@ -3,11 +3,11 @@
 
 from collections.abc import Mapping
 
+from sigma_ros.camera_names import seated
 from sigma_ros.contract import Contract
 from sigma_ros.errors import CheckpointError, DatasetError
-from sigma_ros.model.base_folder import BaseFolder
-from sigma_ros.model.cameras import seated
 from sigma_ros.model.normalise import Normalisation
+from sigma_ros.model.pi05.folder import BaseFolder
 
 from .data import ShardData
 

@@ -33,9 +33,8 @@ from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import DatasetError, SigmaError
 
+from .data import EpisodeArrays, write_tensors
 from .preprocess import Options, write_episodes
-from .shards import EpisodeArrays
-from .tensor_files import write_tensors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

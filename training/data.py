@@ -1,19 +1,195 @@
 # SPDX-License-Identifier: Apache-2.0
 """A finished shard folder as random-access rows: nothing is read before it is asked for."""
 
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float32, Int64, UInt8
 from numpy import ndarray
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 
-from sigma_ros.errors import DatasetError
+from sigma_ros.border import read_json
+from sigma_ros.errors import DatasetError, MachineError, SigmaError
+from sigma_ros.model.normalise import Normalisation
 
-from .shards import ShardMeta
+# Writing tensors: a file is there whole or not at all, and a disk that refuses is said in one sentence.
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Writes a safetensors file.
+
+    Raises:
+        MachineError: the disk refuses; what was there before is still there.
+    """
+    temporary = path.with_suffix(".tmp")
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(plain, temporary, metadata=None if metadata is None else dict(metadata))
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise MachineError(
+            "tensors could not be written",
+            where=path,
+            got=error,
+            remedy="free some space; nothing that was finished is lost, run the same command again",
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+# Shards: whole episodes as contiguous arrays in safetensors, and `meta.json` that says what they are.
+#
+# A window is a row number: its past is the rows before it, its targets the rows from it on. So every frame is
+# stored once, whatever the stride, and reading a window is slicing.
+
+
+META_FILE = "meta.json"
+FORMAT = "sigma_shards_1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpisodeArrays:
+    """One epoch of one episode on the frame clock, in the policy's units.
+
+    `valid` is False in rows that were gaps (their frames are zeros and must not count) and `acted` where no
+    action was recorded.
+    """
+
+    episode: int
+    task: str
+    frames: UInt8[ndarray, "ticks cameras h w 3"]
+    states: Float32[ndarray, "ticks dof"]
+    actions: Float32[ndarray, "ticks dof"]
+    valid: Bool[ndarray, " ticks"]
+    acted: Bool[ndarray, " ticks"]
+
+    @property
+    def ticks(self) -> int:
+        """Number of rows."""
+        return int(self.states.shape[0])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardMeta:
+    """What `meta.json` holds. `windows` are (episode position, row) of every window that was kept."""
+
+    contract: str
+    source: str
+    source_revision: str | None
+    image_size_px: int
+    cameras: tuple[str, ...]
+    joint_names: tuple[str, ...]
+    fps: float
+    stride: int
+    target_steps: int
+    min_motion: float
+    episodes: tuple[dict[str, Any], ...]
+    windows: tuple[tuple[int, int], ...]
+    static_windows: tuple[tuple[int, int], ...]
+    held_out: tuple[int, ...]
+    skipped: tuple[dict[str, str], ...]
+    normalisation: dict[str, Any]
+    files: dict[str, str]
+    losses: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """The text of `meta.json`."""
+        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1) + "\n"
+
+    def write(self, folder: Path) -> None:
+        """Writes `meta.json`, whole or not at all: the folder is finished when it is there."""
+        temporary = folder / (META_FILE + ".tmp")
+        temporary.write_text(self.to_json(), encoding="utf-8")
+        temporary.replace(folder / META_FILE)
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Reads a finished data folder.
+
+        Raises:
+            DatasetError: there is none, or it is of another version.
+        """
+        file = folder / META_FILE
+        try:
+            values = cast(dict[str, Any], read_json(file))
+        except SigmaError as error:
+            raise DatasetError(
+                "the shards cannot be read",
+                where=file,
+                got=error.got or error.what,
+                remedy=f"make them with: python -m {__package__}.preprocess",
+            ) from error
+        if values.pop("format", None) != FORMAT:
+            raise DatasetError("the shards are of another version", where=file, expected=FORMAT)
+        for name in ("cameras", "joint_names", "episodes", "held_out", "skipped"):
+            values[name] = tuple(values[name])
+        for name in ("windows", "static_windows"):
+            values[name] = tuple((episode, row) for episode, row in values[name])
+        return cls(**values)
+
+    @property
+    def hash(self) -> str:
+        """Identity of the data: over the hashes of all shard files and the list of windows."""
+        text = json.dumps([sorted(self.files.items()), self.windows, self.held_out])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def statistics(self) -> Normalisation:
+        """Quantiles of the training split."""
+        return Normalisation.from_dict(self.normalisation, where=META_FILE)
+
+    def windows_of(self, *, held_out: bool) -> tuple[tuple[int, int], ...]:
+        """Windows of one split, by position in `episodes`."""
+        chosen = {i for i, e in enumerate(self.episodes) if (e["episode"] in self.held_out) == held_out}
+        return tuple(window for window in self.windows if window[0] in chosen)
+
+
+def shard_name(number: int) -> str:
+    """`shard_00000.safetensors` and so on."""
+    return f"shard_{number:05d}.safetensors"
+
+
+def write_shard(path: Path, episode: EpisodeArrays) -> str:
+    """Writes one episode and returns the file's sha256; the file appears whole or not at all."""
+    arrays = {name: torch.from_numpy(np.ascontiguousarray(getattr(episode, name))) for name in _ARRAYS}
+    write_tensors(path, arrays, {"episode": str(episode.episode), "task": episode.task})
+    return file_hash(path)
+
+
+def read_shard(path: Path) -> EpisodeArrays:
+    """Reads one shard.
+
+    Raises:
+        DatasetError: it is missing, damaged or holds other arrays.
+    """
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in _ARRAYS}
+    except (OSError, SafetensorError, KeyError) as error:
+        raise DatasetError(
+            "a shard cannot be read", where=path, got=error, remedy="run training.preprocess again; it resumes"
+        ) from error
+    return EpisodeArrays(episode=int(metadata["episode"]), task=metadata["task"], **arrays)
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+_ARRAYS = ("frames", "states", "actions", "valid", "acted")
 
 
 @dataclass(frozen=True)

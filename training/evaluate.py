@@ -23,24 +23,23 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from sigma_ros.camera_names import NO_RENAME, read_rename
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import SigmaError, UsageError
-from sigma_ros.evaluation.conditions import conditions
-from sigma_ros.evaluation.replay_log import ReplayLog
-from sigma_ros.evaluation.report import refuse_existing, write_files, write_report
-from sigma_ros.evaluation.report_json import plain, to_text
-from sigma_ros.evaluation.scores import ArmScores, Scores
-from sigma_ros.evaluation.scoring import score
-from sigma_ros.model.cameras import NO_RENAME, read_rename
+from sigma_ros.evaluation.log import ReplayLog
+from sigma_ros.evaluation.report.document import plain, to_text
+from sigma_ros.evaluation.report.write import refuse_existing, write_files, write_report
+from sigma_ros.evaluation.scoring.score import score
+from sigma_ros.evaluation.scoring.scores import ArmScores, Scores, conditions
+from sigma_ros.model.loading import open_checkpoint, required_normalisation
 from sigma_ros.model.runtime import SigmaRuntime
-from sigma_ros.model.runtime_load import open_checkpoint, required_normalisation
 from sigma_ros.stopping import INTERRUPTED
 
 from .check_data import check_data
 from .data import EpisodeRows, ShardData
-from .progress import counted_progress
-from .shard_replay import replay_shard
+from .held_out import replay_shard
+from .loop import counted_progress
 
 REPORT, CHECK_A, CHECK_B = "sigma_eval_report.json", "sigma_eval_checkA.json", "sigma_eval_checkB.json"
 PICTURES = "pictures"

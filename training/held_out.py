@@ -4,24 +4,40 @@
 The functions that believe and correct are the robot's; `training.evaluate` is the slow way through the whole runtime.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from jaxtyping import Float64, Int64
 from numpy import ndarray
 
-from sigma_ros.evaluation.metrics import SPANS
-from sigma_ros.evaluation.statistics import Comparison, compare
+from sigma_ros.bags.episode import Tick
+from sigma_ros.contract import Contract
+from sigma_ros.evaluation.drive import ReplayDrive
+from sigma_ros.evaluation.log import BagFacts, ReplayLog, RunFacts
+from sigma_ros.evaluation.recorder import ReplayRecorder
+from sigma_ros.evaluation.replay import policy_facts
+from sigma_ros.evaluation.scoring.metrics import SPANS
+from sigma_ros.evaluation.scoring.statistics import Comparison, compare
 from sigma_ros.model.adapter import References
+from sigma_ros.model.runtime import SigmaRuntime
 from sigma_ros.model.sigma import SigmaTelepathyVLA
 from sigma_ros.model.telepathy import Recurrence
+from sigma_ros.policy.job import execute
+from sigma_ros.policy.loop import PolicyLoop, PolicySettings
+from sigma_ros.policy.schedule import SCORE_STRIDE_TICKS, Schedule
+from sigma_ros.policy.worker import TimedWorker
+from sigma_ros.streams.frame_clock import WindowHistory
+from sigma_ros.values import NS_PER_S, AdapterSettings, Frame, Gap, Window, frozen_array
 
 from .cache import CachedEpisode
+from .data import EpisodeRows
+from .losses import telepathy_input_of
 from .plain import PlainFeeder
-from .streams import Assembler, Piece
-from .trainee import percepts_of
+from .streams import Assembler, Segment
 
 TYPICAL_RESIDUAL = 95.0
 """r_ref is this percentile of the residual's rms over the training windows: what is usual passes undiminished."""
@@ -71,21 +87,23 @@ def score_windows(
     model.eval()
     stride = model.config.memory_stride
     rows = {n: tuple(row for row in episodes[n].rows if row % stride == 0) for n in numbers}
-    pieces = [Piece(n, rows[n], fresh=True) for n in numbers if rows[n]]
+    pieces = [Segment(n, rows[n], fresh=True) for n in numbers if rows[n]]
     device = model.backbone.device
     previous = Recurrence.start(model.config, batch=len(pieces), device=device)
     found: list[dict[str, ndarray]] = []
     for step in range(max(len(piece.rows) for piece in pieces)):
         windows = assembler.windows(pieces, step).to(device)
-        belief = model.believe(percepts_of(model, windows), previous)
-        plain = model.believe(percepts_of(model, windows), previous, adapted=False)
+        telepathy_output = model.believe(telepathy_input_of(model, windows), previous)
+        plain = model.believe(telepathy_input_of(model, windows), previous, adapted=False)
         if feeder is None:
-            residual = model.correct(belief, windows.states[:, -1], windows.base)
+            residual = model.correct(telepathy_output, windows.states[:, -1], windows.base)
         else:
             ticks = [(piece.episode, piece.rows[min(step, len(piece.rows) - 1)]) for piece in pieces]
             residual = feeder.residual(ticks, windows.base)
         report = model.adapter().assess(
-            telepathy_residual=residual.trajectory, telepathy_factors=belief.factors, alignment=belief.alignment
+            telepathy_residual=residual.trajectory,
+            telepathy_factors=telepathy_output.factors,
+            alignment=telepathy_output.alignment,
         )
         scale = report.scale if feeder is None else torch.ones_like(report.scale)  # it has no telepathy to judge by
         steps = windows.target.shape[1]
@@ -96,13 +114,13 @@ def score_windows(
             "full": (base + added - windows.target).square(),
             "scale": scale,
             "residual_rms": added[:, : model.config.trajectory_steps].square().mean(dim=(1, 2)).sqrt(),
-            "tau_l2": torch.stack([plain.tau_l2, belief.tau_l2], dim=1).double(),
-            "sem_align": torch.stack([plain.sem_align, belief.sem_align], dim=1).double(),
+            "tau_l2": torch.stack([plain.tau_l2, telepathy_output.tau_l2], dim=1).double(),
+            "sem_align": torch.stack([plain.sem_align, telepathy_output.sem_align], dim=1).double(),
             "episode": torch.tensor([piece.episode for piece in pieces]),
         }
         present = windows.present.cpu().numpy()
         found.append({name: tensor.cpu().numpy()[present] for name, tensor in values.items()})
-        previous = belief.recurrence
+        previous = telepathy_output.recurrence
     return WindowScores(**{name: np.concatenate([part[name] for part in found]) for name in found[0]})
 
 
@@ -114,3 +132,85 @@ def usual(scores: WindowScores) -> References:
 def usual_size(scores: WindowScores) -> float:
     """r_ref: how large a residual usually is."""
     return max(1e-6, float(np.percentile(scores.residual_rms, TYPICAL_RESIDUAL)))
+
+
+# A shard through the robot's own runtime: the same windows, memory and scores as a replay of its recording.
+
+
+def replay_shard(
+    episode: EpisodeRows,
+    runtime: SigmaRuntime,
+    contract: Contract,
+    *,
+    name: str,
+    sha256: str,
+    pictures_of: EpisodeRows | None = None,
+) -> ReplayLog:
+    """The log of one episode; the policy is asked where windows are scored, on the memory's stride.
+
+    With `pictures_of` it is shown that episode's pictures, the last one again where that one has ended.
+    """
+    settings, started_ns = AdapterSettings(), time.perf_counter_ns()
+    run = RunFacts(
+        mode="offline",
+        task=episode.task,
+        settings=settings,
+        replan_ticks=SCORE_STRIDE_TICKS,
+        memory_stride=runtime.memory_stride,
+        seed=runtime.seed,
+        supervised=False,
+    )
+    recorder = ReplayRecorder(contract, policy_facts(runtime), run)
+    loop = PolicyLoop(
+        contract,
+        PolicySettings(schedule=Schedule(SCORE_STRIDE_TICKS, runtime.memory_stride), adapter=settings),
+        check_units=runtime.check_units,
+        lockstep=True,
+    )
+    drive = ReplayDrive(TimedWorker(loop, partial(execute, runtime=runtime)), recorder, None)
+    for tick in _ticks(episode, contract, pictures_of or episode):
+        drive.tick(tick)
+    drive.end()
+    facts = BagFacts(
+        name=name,
+        sha256=sha256,
+        storage="shard",
+        duration_s=contract.tick_offset_ns(episode.ticks) / NS_PER_S,
+        messages=episode.ticks,
+        checksummed=True,
+        losses={},
+    )
+    return recorder.finish(facts, complete=True, wall_ns=time.perf_counter_ns() - started_ns)
+
+
+def _ticks(episode: EpisodeRows, contract: Contract, pictures_of: EpisodeRows) -> Iterator[Tick]:
+    """The epoch as the frame clock gave it when the shard was made; ages are not kept in shards and are 0."""
+    history = WindowHistory()
+    positions = contract.to_rad(episode.states.astype(np.float64))
+    actions = contract.to_rad(episode.actions.astype(np.float64))
+    names = [camera.name for camera in contract.cameras]
+    for tick in range(episode.ticks):
+        stamp_ns = NS_PER_S + contract.tick_offset_ns(tick)
+        item: Window | Gap
+        if episode.valid[tick]:
+            shown = min(tick, pictures_of.ticks - 1)
+            frames = pictures_of.frames(shown, shown + 1)[0]
+            frame = Frame(
+                epoch=0,
+                tick=tick,
+                stamp_ns=stamp_ns,
+                images={camera: frozen_array(frames[i]) for i, camera in enumerate(names)},
+                positions_rad=frozen_array(positions[tick]),
+                image_age_ns=dict.fromkeys(names, 0),
+                joint_age_ns=0,
+            )
+            item = history.add(frame, task=episode.task)
+        else:
+            history.add_gap()
+            item = Gap(epoch=0, tick=tick, stamp_ns=stamp_ns, reasons=("invalid when the shard was made",))
+        yield Tick(
+            item=item,
+            action_rad=actions[tick] if episode.acted[tick] else None,
+            joint_rad=positions[tick] if episode.valid[tick] else None,
+            joint_samples=(),
+        )

@@ -6,15 +6,22 @@ design section 5: the originals are unpublished.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, normalize
+from torch.utils.checkpoint import checkpoint
 
+from sigma_ros.model.adapter import reference_tau
 from sigma_ros.model.residual import Residual
-from sigma_ros.model.telepathy import Belief
+from sigma_ros.model.sigma import SigmaTelepathyVLA
+from sigma_ros.model.telepathy import Recurrence, TelepathyInput, TelepathyOutput, mean_text
+
+from .streams import Windows
 
 HARD_SHARE = 0.25
 """TRAF: this share of the samples, those with the largest error of the base, ..."""
@@ -102,26 +109,26 @@ def curriculum(progress: float, *, enabled: bool = True) -> float:
     return 0.5 * (1.0 - math.cos(math.pi * passed))
 
 
-def semantic_loss(belief: Belief, texts: Float[Tensor, "texts width"]) -> Float[Tensor, " batch"]:
+def semantic_loss(telepathy_output: TelepathyOutput, texts: Float[Tensor, "texts width"]) -> Float[Tensor, " batch"]:
     """L_sem: 1 - cos(P m_t, mean text embedding), plus a contrast against the different texts of the batch.
 
     `texts` are text embeddings of the whole batch, repeated ones allowed. With one text the contrast is exactly 0.
     """
-    distance = 1.0 - belief.sem_align
-    logits = normalize(belief.memory_as_text, dim=1) @ normalize(texts, dim=1).T / CONTRAST_TEMPERATURE
-    same = (belief.text[:, None] == texts[None]).all(dim=2)
+    distance = 1.0 - telepathy_output.sem_align
+    logits = normalize(telepathy_output.memory_as_text, dim=1) @ normalize(texts, dim=1).T / CONTRAST_TEMPERATURE
+    same = (telepathy_output.text[:, None] == texts[None]).all(dim=2)
     own = torch.where(same, logits, -math.inf).logsumexp(dim=1)
     return distance + (logits.logsumexp(dim=1) - own)
 
 
-def intent_loss(belief: Belief) -> Float[Tensor, " batch"]:
+def intent_loss(telepathy_output: TelepathyOutput) -> Float[Tensor, " batch"]:
     """L_int: 1 - cos(P z_intent, P' tau), the alignment that the adapter's risk reads."""
-    return 1.0 - cosine_similarity(belief.intent_aligned, belief.factors_aligned, dim=1)
+    return 1.0 - cosine_similarity(telepathy_output.intent_aligned, telepathy_output.factors_aligned, dim=1)
 
 
-def tau_loss(belief: Belief, *, tau_target: float) -> Float[Tensor, " batch"]:
+def tau_loss(telepathy_output: TelepathyOutput, *, tau_target: float) -> Float[Tensor, " batch"]:
     """L_tau: how far the norm of the factors is from its target, as a squared ratio; `tau_target` is that norm."""
-    return (belief.tau_l2 / tau_target - 1.0).square()
+    return (telepathy_output.tau_l2 / tau_target - 1.0).square()
 
 
 def total(
@@ -151,3 +158,105 @@ def total(
         parts[name] = torch.where(present, values * counted, 0.0).sum() / count
     loss = torch.stack([factors.get(name, 1.0) * value for name, value in parts.items()]).sum()
     return loss, {name: value.detach() for name, value in parts.items()}
+
+
+# One training step's arithmetic: windows and memory in, losses per sample and the next memory out.
+#
+# A module, so that Accelerate can wrap it for many GPUs; the robot's own `believe` and `correct` do the work.
+
+
+class Outcome(NamedTuple):
+    """Losses by name, each [windows * batch] in the order of the windows, and the memory behind the last one."""
+
+    terms: dict[str, Float[Tensor, " samples"]]
+    memory: Float[Tensor, "batch memory_width"]
+    factors: Float[Tensor, "batch factor_count factor_width"]
+
+
+class SigmaLossModule(nn.Module):
+    """Sigma's losses over consecutive windows of several episodes.
+
+    Args:
+        model: Trained in place; its base stays frozen.
+        gradient_checkpointing: Compute each window's belief again in the backward pass instead of keeping it.
+        hide_motion: Share of windows that see the joints as if they had stood still.
+    """
+
+    def __init__(
+        self, model: SigmaTelepathyVLA, *, gradient_checkpointing: bool = False, hide_motion: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.hide_motion = hide_motion
+        self.gradient_checkpointing = gradient_checkpointing
+        self.tau_target = reference_tau(model.config.factor_size)
+
+    def forward(self, windows: Sequence[Windows], previous: Recurrence, texts: Sequence[str]) -> Outcome:
+        """Unrolls the memory over the windows; `texts` are the different task texts of the whole batch."""
+        candidates = mean_text(*self.model.read_text(list(texts)))
+        steps: list[dict[str, Tensor]] = []
+        for window in windows:
+            telepathy_output = self._believe(window, previous)
+            previous = _where(window.present, telepathy_output.recurrence, previous)
+            terms = action_terms(self.model, telepathy_output, window)
+            terms["sem"] = semantic_loss(telepathy_output, candidates)
+            terms["int"] = intent_loss(telepathy_output)
+            terms["tau"] = tau_loss(telepathy_output, tau_target=self.tau_target)
+            steps.append(terms)
+        return Outcome(
+            terms={name: torch.cat([terms[name] for terms in steps]) for name in steps[0]},
+            memory=previous.memory,
+            factors=previous.factors,
+        )
+
+    def _believe(self, window: Windows, previous: Recurrence) -> TelepathyOutput:
+        telepathy_input = telepathy_input_of(self.model, window)
+        if self.hide_motion > 0.0 and self.model.training:
+            telepathy_input = replace(telepathy_input, states=without_motion(telepathy_input, share=self.hide_motion))
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            telepathy_output: TelepathyOutput = checkpoint(
+                self.model.believe, telepathy_input, previous, use_reentrant=False
+            )
+            return telepathy_output
+        return self.model.believe(telepathy_input, previous)
+
+
+def action_terms(model: SigmaTelepathyVLA, telepathy_output: TelepathyOutput, window: Windows) -> dict[str, Tensor]:
+    """Errors of a fresh chunk that is executed late, and, where bases get old, of what is left of an old one."""
+    state = window.states[:, -1]
+    fresh = model.correct(telepathy_output, state, window.base)
+    terms = action_losses(fresh, window.base, window.target, window.known, window.delay)
+    if not window.age.any():
+        return terms
+    renewed = model.correct(telepathy_output, state, window.old_base, window.age)
+    old = action_losses(renewed, window.old_base, window.target, window.known, torch.zeros_like(window.delay))
+    return {name: (terms[name] + old[name]) / 2 for name in terms}
+
+
+def telepathy_input_of(model: SigmaTelepathyVLA, window: Windows) -> TelepathyInput:
+    """The telepathy path's view of a batch of windows."""
+    text, text_mask = model.read_text(window.tasks)
+    return TelepathyInput(
+        pooled=window.pooled,
+        seen=window.seen,
+        states=window.states,
+        valid=window.valid,
+        text=text,
+        text_mask=text_mask,
+    )
+
+
+def without_motion(telepathy_input: TelepathyInput, *, share: float) -> Float[Tensor, "batch ticks dof"]:
+    """States where a random share of the windows has the newest pose at all of its valid ticks."""
+    states = telepathy_input.states
+    hidden = torch.rand(len(states), device=states.device) < share
+    still = torch.where(telepathy_input.valid[..., None], states[:, -1:], 0.0)
+    return torch.where(hidden[:, None, None], still, states)
+
+
+def _where(present: Tensor, new: Recurrence, old: Recurrence) -> Recurrence:
+    """The new memory where there was a window, the old one elsewhere."""
+    return Recurrence(
+        memory=torch.where(present[:, None], new.memory, old.memory),
+        factors=torch.where(present[:, None, None], new.factors, old.factors),
+    )

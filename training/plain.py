@@ -9,13 +9,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sigma_ros.model.noise import flow_noise
 from sigma_ros.model.normalise import Normalisation
+from sigma_ros.model.pi05.flow import flow_noise
 from sigma_ros.model.residual import Residual
 from sigma_ros.model.sigma import SigmaTelepathyVLA
 
 from .cache import CachedEpisode
-from .seats import Seats
+from .seats import CameraMapping
 
 Tick = tuple[int, int]
 """Episode (by place in the data set) and row."""
@@ -40,7 +40,7 @@ class PlainFeeder:
         episodes: Sequence[CachedEpisode],
         normalisation: Normalisation,
         *,
-        seats: Seats,
+        seats: CameraMapping,
         cache_seed: int,
     ) -> None:
         self._model = model
@@ -87,7 +87,7 @@ class PlainFeeder:
         return Residual(composite=chunk[..., : base.shape[2]] - base, config=self._model.config)
 
 
-class PlainTrainee(nn.Module):
+class PlainLossModule(nn.Module):
     """Flow-matching loss of the adapted base; a module, so that Accelerate can wrap it."""
 
     def __init__(self, model: SigmaTelepathyVLA, feeder: PlainFeeder) -> None:

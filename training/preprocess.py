@@ -26,18 +26,28 @@ from rich.console import Console
 from sigma_ros.bags.dataset_facts import check_facts
 from sigma_ros.bags.losses import WITH_LOSSES, described
 from sigma_ros.bags.transcode import check_numbers, episode_numbers, fetcher
+from sigma_ros.camera_names import read_rename
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import DatasetError, MachineError, SigmaError, UsageError
-from sigma_ros.model.cameras import read_rename
 from sigma_ros.model.normalise import Normalisation
 from sigma_ros.stopping import INTERRUPTED
 
-from .progress import counted_progress
-from .shards import EpisodeArrays, ShardMeta, file_hash, read_shard, shard_name, write_shard
-from .simulated import simulated_sources
-from .sources import MadeSource, Source, bag_sources, dataset_sources, read_source
-from .windows import TARGET_STEPS, motion_of, quantiles, unit_problems, windows_of
+from .data import EpisodeArrays, ShardMeta, file_hash, read_shard, shard_name, write_shard
+from .loop import counted_progress
+from .sources import (
+    TARGET_STEPS,
+    MadeSource,
+    Source,
+    bag_sources,
+    dataset_sources,
+    motion_of,
+    quantiles,
+    read_source,
+    simulated_sources,
+    unit_problems,
+    windows_of,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -384,7 +394,7 @@ def _image_size_px(args: argparse.Namespace, contract: Contract) -> int:
     """As asked for; else the base's, which is then checked against the contract from its small files."""
     if args.base_model_id is None:
         return args.image_size or 224
-    from sigma_ros.model.runtime_load import open_checkpoint  # noqa: PLC0415 - LeRobot: seconds
+    from sigma_ros.model.loading import open_checkpoint  # noqa: PLC0415
 
     opened = open_checkpoint(args.base_model_id, contract=contract, rename=read_rename(args.base_rename))
     wanted = opened.base.image_size_px

@@ -12,14 +12,14 @@ from numpy import ndarray
 from torch import Tensor
 
 from sigma_ros.contract import Contract
-from sigma_ros.model.backbone import Backbone
+from sigma_ros.model.pi05.backbone import Backbone
 
 
 @dataclass(frozen=True, slots=True)
-class Seats:
+class CameraMapping:
     """For each camera of the policy its place among the contract's cameras; -1 where the robot lacks it.
 
-    The robot's runtime does the same tick by tick (`SightMaker`): a camera that is not there is black and masked.
+    The robot's runtime does the same tick by tick (`ModelInputBuilder`): a camera that is not there is black and masked.
     """
 
     places: tuple[int, ...]

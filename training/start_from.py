@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from sigma_ros.errors import UsageError
-from sigma_ros.model.checkpoint import load_trained, open_manifest
-from sigma_ros.model.manifest import HEADS_FILE, BaseIdentity
-from sigma_ros.model.runtime_load import find_sigma
+from sigma_ros.model.checkpoint.folder import load_trained, open_manifest
+from sigma_ros.model.checkpoint.manifest import HEADS_FILE, BaseIdentity
+from sigma_ros.model.loading import find_sigma
 from sigma_ros.model.sigma import SigmaTelepathyVLA
 
 _PREFIXES = {"all": "", "residual": "residual.", "late": "residual.branches.late."}

@@ -20,7 +20,7 @@ from sigma_ros.model.normalise import Normalisation
 from sigma_ros.values import WINDOW_TICKS
 
 from .cache import CachedEpisode
-from .windows import TARGET_STEPS
+from .sources import TARGET_STEPS
 
 _STREAM_SEED = 3
 _LATENESS_SEED = 5
@@ -35,7 +35,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class Segment:
     """What a stream gives to a step: consecutive rows of one episode. `fresh`: the memory starts empty."""
 
     episode: int
@@ -83,12 +83,12 @@ class Streams:
         counts = [len(rows) for rows in self._windows.values()]
         return sum(counts) / sum(-(-count // self._unroll) for count in counts)
 
-    def next(self, stream: int, place: Place) -> tuple[Piece, Place]:
+    def next(self, stream: int, place: Place) -> tuple[Segment, Place]:
         """The piece at a place, and the place behind it. A pure function of seed, stream and place."""
         rng = np.random.default_rng([self._seed, _STREAM_SEED, stream, place.drawn])
         number, phase = self._choices[int(rng.integers(len(self._choices)))]
         rows = self._windows[number, phase]
-        piece = Piece(number, rows[place.taken : place.taken + self._unroll], fresh=place.taken == 0)
+        piece = Segment(number, rows[place.taken : place.taken + self._unroll], fresh=place.taken == 0)
         after = replace(place, taken=place.taken + self._unroll)
         return piece, after if after.taken < len(rows) else Place(place.drawn + 1)
 
@@ -156,7 +156,7 @@ class Assembler:
         self._states = [normalisation.state.normalise(e.episode.states) for e in episodes]
         self._actions = [normalisation.action.normalise(e.episode.actions) for e in episodes]
 
-    def windows(self, pieces: Sequence[Piece], step: int, *, late_at: int | None = None) -> Windows:
+    def windows(self, pieces: Sequence[Segment], step: int, *, late_at: int | None = None) -> Windows:
         """The `step`-th window of every piece; `late_at` is the optimiser step lateness is drawn for, if it is."""
         parts = [self.window(p.episode, p.rows[step], late_at) if step < len(p.rows) else None for p in pieces]
         blank = self.window(pieces[0].episode, pieces[0].rows[0])

@@ -22,8 +22,8 @@ from numpy import ndarray
 from rich.console import Console
 
 from sigma_ros.errors import SigmaError
-from sigma_ros.evaluation.metrics import SPANS
-from sigma_ros.evaluation.statistics import Comparison, compare
+from sigma_ros.evaluation.scoring.metrics import SPANS
+from sigma_ros.evaluation.scoring.statistics import Comparison, compare
 from sigma_ros.stopping import INTERRUPTED
 
 from .held_out import WindowScores

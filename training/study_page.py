@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sigma_ros.evaluation.metrics import SPANS
-from sigma_ros.evaluation.report import write_files
+from sigma_ros.evaluation.report.write import write_files
+from sigma_ros.evaluation.scoring.metrics import SPANS
 
 from .statistics import holm
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from sigma_ros.evaluation.statistics import Comparison
+    from sigma_ros.evaluation.scoring.statistics import Comparison
 
     from .options import TrainOptions
     from .statistics import SeedChange

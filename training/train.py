@@ -23,32 +23,39 @@ from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from rich.console import Console
 from torch import Tensor
 
+from sigma_ros.camera_names import policy_keys, read_rename
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import CheckpointError, SigmaError, UsageError
-from sigma_ros.model.base_checkpoint import load_base
-from sigma_ros.model.base_folder import open_base_folder
-from sigma_ros.model.cameras import policy_keys, read_rename
-from sigma_ros.model.checkpoint import identify, save_checkpoint
-from sigma_ros.model.manifest import Training
+from sigma_ros.model.checkpoint.folder import identify, save_checkpoint
+from sigma_ros.model.checkpoint.manifest import Training
+from sigma_ros.model.pi05.folder import open_base_folder
+from sigma_ros.model.pi05.loading import load_base
 from sigma_ros.model.settings import SigmaConfig
 from sigma_ros.model.sigma import SigmaTelepathyVLA
 from sigma_ros.model.telepathy import Recurrence
 from sigma_ros.stopping import INTERRUPTED, stop_on_signal
 
-from .beliefs import Believed, believed
 from .cache import CacheSettings, cached_episodes
 from .check_data import check_data
 from .data import ShardData
 from .held_out import WindowScores, score_windows, usual, usual_size
-from .loop import TrainingLog, refuse_nan, warmup_cosine
-from .losses import LossWeights, total, traf_weights
+from .loop import (
+    TrainingLog,
+    check_same_run,
+    load_state,
+    optimizer_tensors,
+    refuse_nan,
+    restore_optimizer,
+    save_state,
+    warmup_cosine,
+)
+from .losses import LossWeights, SigmaLossModule, action_terms, total, traf_weights
 from .options import TrainOptions, read_options
-from .plain import PlainFeeder, PlainTrainee
-from .resume import check_same_run, load_state, optimizer_tensors, restore_optimizer, save_state
-from .seats import Seats
+from .plain import PlainFeeder, PlainLossModule
+from .seats import CameraMapping
 from .start_from import begin_from, chosen_parts
-from .streams import Assembler, Lateness, Piece, Place, Streams
-from .trainee import SigmaTrainee, action_terms
+from .streams import Assembler, Lateness, Place, Segment, Streams
+from .telepathy_outputs import Believed, believed
 
 RESIDUAL_WINDOWS = 4
 """Windows per stream and micro-step where the residual alone is trained."""
@@ -81,7 +88,7 @@ class Run:
         sizes = SigmaConfig.for_backbone(loaded.backbone, dof=contract.dof)
         sizes = replace(sizes, trained_delay_s=round(options.late_ticks / contract.fps, 6))
         self.model = SigmaTelepathyVLA(loaded.backbone, _settings(options, sizes), seed=options.seed)
-        self.seats = Seats.of(contract, cameras)
+        self.seats = CameraMapping.of(contract, cameras)
         self.base = identify(self.model, loaded.info)
         self._prepare_data()
         self._prepare_training()
@@ -133,18 +140,18 @@ class Run:
         self.optimizer = torch.optim.AdamW(
             self.parameters.values(), lr=options.learning_rate, weight_decay=options.weight_decay
         )
-        trainee: torch.nn.Module
+        loss_module: torch.nn.Module
         if self.feeder is None:
-            trainee = SigmaTrainee(
+            loss_module = SigmaLossModule(
                 self.model, gradient_checkpointing=options.gradient_checkpointing, hide_motion=options.hide_motion
             )
         else:
-            trainee = PlainTrainee(self.model, self.feeder)
+            loss_module = PlainLossModule(self.model, self.feeder)
         self.believed = None
         if options.train_parts != "all":
             rows = [(n, self.episodes[n].rows) for n in self.train_numbers]
             self.believed = believed(self.model, self.assembler, rows)
-        self.trainee = self.accelerator.prepare_model(trainee)
+        self.loss_module = self.accelerator.prepare_model(loss_module)
         self.places = [[Place()] * options.batch_size for _ in range(count)]
         config, device = self.model.config, self.model.backbone.device
         self.memories = [Recurrence.start(config, batch=options.batch_size, device=device) for _ in range(count)]
@@ -185,7 +192,7 @@ class Run:
         values: dict[str, float] = {}
         for micro in range(count):
             last = micro == count - 1
-            with nullcontext() if last else self.accelerator.no_sync(self.trainee):
+            with nullcontext() if last else self.accelerator.no_sync(self.loss_module):
                 loss, parts, names = self._micro_step(micro)
                 refuse_nan(float(loss.detach()), step=self.step, samples=names)
                 self.accelerator.backward(loss / count)
@@ -209,7 +216,7 @@ class Run:
         kept = torch.tensor([not piece.fresh for piece in pieces], device=device)
         previous = Recurrence(memory=memory.memory * kept[:, None], factors=memory.factors * kept[:, None, None])
         texts = sorted(set(self._gathered(list(windows[0].tasks))))
-        outcome = self.trainee(windows, previous, texts)
+        outcome = self.loss_module(windows, previous, texts)
         self.memories[micro] = Recurrence(memory=outcome.memory.detach(), factors=outcome.factors.detach())
         present = torch.cat([window.present for window in windows])
         weights, share = self._weights(torch.cat([window.base_error for window in windows]), present)
@@ -224,20 +231,20 @@ class Run:
         place = [self.options.seed, self.step, micro, self.accelerator.process_index]
         chosen, hidden = known.draw(count, place, hide_motion=self.options.hide_motion)
         windows = self.assembler.alone(known.places[chosen].tolist(), late_at=self.step).to(self.model.backbone.device)
-        terms = action_terms(self.model, known.belief(self.model, chosen, hidden), windows)
+        terms = action_terms(self.model, known.telepathy_output(self.model, chosen, hidden), windows)
         weights, share = self._weights(windows.base_error, windows.present)
         loss, parts = total(terms, weights, windows.present, self._scheme(), progress=1.0, count=share)
         return loss, parts, list(windows.names)
 
-    def _plain_step(self, micro: int, pieces: list[Piece]) -> tuple[Tensor, dict[str, Tensor], list[str]]:
+    def _plain_step(self, micro: int, pieces: list[Segment]) -> tuple[Tensor, dict[str, Tensor], list[str]]:
         ticks = [(piece.episode, row) for piece in pieces for row in piece.rows]
         place = [self.options.seed, self.step, micro, self.accelerator.process_index]
         seed = int(np.random.SeedSequence(place).generate_state(1)[0])
-        losses = self.trainee(ticks, torch.Generator().manual_seed(seed))
+        losses = self.loss_module(ticks, torch.Generator().manual_seed(seed))
         names = [f"episode {self.episodes[n].episode.episode} tick {row}" for n, row in ticks]
         return losses.mean(), {"flow": losses.mean().detach()}, names
 
-    def _pieces(self, micro: int) -> list[Piece]:
+    def _pieces(self, micro: int) -> list[Segment]:
         """The next piece of each of this process's streams, in places of the whole data set."""
         size = self.options.batch_size
         first = (micro * self.accelerator.num_processes + self.accelerator.process_index) * size

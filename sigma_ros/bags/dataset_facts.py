@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from sigma_ros.bags.lerobot import ACTION_KEY, STATE_KEY, Fetch, read_info
+from sigma_ros.camera_names import IMAGES
 from sigma_ros.contract import Camera, Contract
 from sigma_ros.errors import DatasetError
-from sigma_ros.model.cameras import IMAGES
 
 _RATE_ROUNDING = 1e-3
 

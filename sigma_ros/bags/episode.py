@@ -17,10 +17,10 @@ from numpy import ndarray
 from sigma_ros.bags.losses import described
 from sigma_ros.bags.reader import Bag, Record
 from sigma_ros.contract import Camera, Contract
-from sigma_ros.control.images import check_image
-from sigma_ros.control.joints import JointReader
-from sigma_ros.control.observation import FrameClock, StreamCounters
 from sigma_ros.errors import BagError, ContractError
+from sigma_ros.streams.frame_clock import FrameClock, StreamCounters
+from sigma_ros.streams.images import check_image
+from sigma_ros.streams.joints import JointReader
 from sigma_ros.values import Gap, Window
 
 TEXT_TYPE = "std_msgs/msg/String"

@@ -14,7 +14,7 @@ from sigma_ros.bags.messages import JointMessage, TrajectoryMessage
 from sigma_ros.bags.reader import Bag, BagInfo, Record
 from sigma_ros.bags.transcode import Row, rows_of
 from sigma_ros.contract import Contract
-from sigma_ros.control.images import ImageMessage
+from sigma_ros.streams.images import ImageMessage
 
 _IMAGE, _JOINTS, _TEXT = "sensor_msgs/msg/Image", "sensor_msgs/msg/JointState", "std_msgs/msg/String"
 

@@ -14,7 +14,7 @@ from jaxtyping import Float64
 from numpy import ndarray
 from rosbags.typesys import Stores, get_typestore
 
-from sigma_ros.control.images import ImageMessage
+from sigma_ros.streams.images import ImageMessage
 from sigma_ros.values import NS_PER_S
 
 ROS_TYPES = get_typestore(Stores.ROS2_JAZZY)

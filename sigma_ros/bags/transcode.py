@@ -28,11 +28,11 @@ from sigma_ros.bags.lerobot import (
     video_pictures,
 )
 from sigma_ros.bags.writer import BagWriter
+from sigma_ros.camera_names import NO_RENAME
 from sigma_ros.contract import Camera, Contract
-from sigma_ros.control.images import decode_coded
+from sigma_ros.conventions import DEGREES_REMEDY, certain, likely, unreal
 from sigma_ros.errors import DatasetError, SigmaError
-from sigma_ros.model.cameras import NO_RENAME
-from sigma_ros.model.conventions import DEGREES_REMEDY, certain, likely, unreal
+from sigma_ros.streams.images import decode_coded
 from sigma_ros.values import NS_PER_S
 
 START_NS = 1_000_000_000 * NS_PER_S

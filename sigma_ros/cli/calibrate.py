@@ -15,8 +15,8 @@ from rich.table import Table
 from sigma_ros.errors import SigmaError, UsageError
 
 if TYPE_CHECKING:
+    from sigma_ros.calibration import Fit
     from sigma_ros.contract import Contract
-    from sigma_ros.control.calibration import Fit
     from sigma_ros.model.normalise import Scaling
 
 _AT_ZERO_RAD = 0.1
@@ -45,8 +45,8 @@ def check(
 
     Example: sigma calibrate check --pose "0.1,-1.6,1.5,1.1,0,0.1" --checkpoint mini
     """
+    from sigma_ros.calibration import judge  # noqa: PLC0415
     from sigma_ros.contract_file import load_contract  # noqa: PLC0415 - help stays fast
-    from sigma_ros.control.calibration import judge  # noqa: PLC0415
 
     if sum((pose is not None, bag is not None, live)) != 1:
         raise UsageError("give exactly one source of a pose", expected="--pose, --bag or --live")
@@ -78,8 +78,8 @@ def contract(
 
     Example: sigma calibrate contract ~/.cache/huggingface/lerobot/calibration/robots/so_follower/arm.json
     """
+    from sigma_ros.calibration import policy_units, read_calibration  # noqa: PLC0415
     from sigma_ros.contract_file import load_contract  # noqa: PLC0415
-    from sigma_ros.control.calibration import policy_units, read_calibration  # noqa: PLC0415
 
     units = policy_units(read_calibration(file), load_contract(robot), convention, zero=zero)
     for name, (scale, offset) in units.items():
@@ -100,7 +100,7 @@ def training_quantiles(checkpoint: str) -> "Scaling":
         content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
         if content is not None and (key is None or content.get(key) is not None):
             return Normalisation.from_dict(content if key is None else content[key], where=file).state
-    from sigma_ros.model.base_folder import open_base_folder  # noqa: PLC0415 - LeRobot: seconds
+    from sigma_ros.model.pi05.folder import open_base_folder  # noqa: PLC0415
 
     found = open_base_folder(checkpoint).normalisation
     if found is None:
@@ -123,7 +123,7 @@ def _pose(text: str, contract: "Contract") -> ndarray:
 def _recorded(bag: Path, contract: "Contract") -> ndarray:
     """The middle of the recorded joint states, and never the first one alone."""
     from sigma_ros.bags.reader import open_bag  # noqa: PLC0415
-    from sigma_ros.control.joints import JointReader  # noqa: PLC0415
+    from sigma_ros.streams.joints import JointReader  # noqa: PLC0415
 
     reader = JointReader(contract)
     with open_bag(bag) as opened:
@@ -135,7 +135,7 @@ def _recorded(bag: Path, contract: "Contract") -> ndarray:
 
 
 def _live(contract: "Contract") -> ndarray:
-    from sigma_ros.nodes.listen import joint_values  # noqa: PLC0415 - rclpy, only for this option
+    from sigma_ros.nodes.shared.listen import joint_values  # noqa: PLC0415
 
     return joint_values(contract)
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from sigma_ros.evaluation.comparison import ReportComparison
+    from sigma_ros.evaluation.scoring.comparison import ReportComparison
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -40,10 +40,10 @@ def compare(
 
     Example: sigma compare out/before out/after --format md
     """
-    from sigma_ros.evaluation.comparison import compare_reports  # noqa: PLC0415 - help stays fast
-    from sigma_ros.evaluation.markdown import comparison_markdown  # noqa: PLC0415
-    from sigma_ros.evaluation.report_json import plain  # noqa: PLC0415
-    from sigma_ros.evaluation.saved_report import read_report  # noqa: PLC0415
+    from sigma_ros.evaluation.report.document import plain  # noqa: PLC0415
+    from sigma_ros.evaluation.report.markdown import comparison_markdown  # noqa: PLC0415
+    from sigma_ros.evaluation.report.saved import read_report  # noqa: PLC0415
+    from sigma_ros.evaluation.scoring.comparison import compare_reports  # noqa: PLC0415
 
     comparison = compare_reports(read_report(a), read_report(b), seed=seed)
     document = plain(comparison.document())

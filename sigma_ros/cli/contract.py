@@ -13,7 +13,7 @@ from rich.table import Table
 
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
-from sigma_ros.control.kinematics import ForwardKinematics
+from sigma_ros.kinematics import ForwardKinematics
 
 app = typer.Typer(no_args_is_help=True, help="A robot's contract: joints, cameras, topics, units.")
 

@@ -33,8 +33,8 @@ def dataset(
     """
     from rich.console import Console  # noqa: PLC0415 - help stays fast
 
-    from sigma_ros.bags.dataset import write_dataset  # noqa: PLC0415
     from sigma_ros.bags.files import find_bags  # noqa: PLC0415
+    from sigma_ros.bags.lerobot_dataset import write_dataset  # noqa: PLC0415
     from sigma_ros.bags.losses import WITH_LOSSES, described  # noqa: PLC0415
     from sigma_ros.cli.replay_run import COMPLETE, progress  # noqa: PLC0415
     from sigma_ros.contract_file import load_contract  # noqa: PLC0415

@@ -15,7 +15,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from sigma_ros.cli.failures import missing_package
+from sigma_ros.cli.main import missing_package
 from sigma_ros.cli.processes import Children, children, free_domain
 
 _NEEDED = ("rclpy", "sigma_ros.msg", "mujoco")

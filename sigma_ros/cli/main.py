@@ -4,7 +4,24 @@
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted; verbs that read recordings add 3 (complete with losses).
 """
 
+import platform
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from typer.core import TyperGroup
+
+from sigma_ros import __version__
+from sigma_ros.errors import MachineError, SigmaError
+from sigma_ros.stopping import INTERRUPTED
 
 OLDEST_PYTHON = (3, 12)
 
@@ -13,11 +30,8 @@ def main() -> None:
     """Entry point of the console script; always leaves through `SystemExit`."""
     if sys.version_info < OLDEST_PYTHON:
         sys.exit(_wrong_python(sys.version_info[:3]))
-    from sigma_ros.cli.failures import explained  # noqa: PLC0415 - needs the Python checked above
 
     with explained():
-        from sigma_ros.cli.verbs import app  # noqa: PLC0415
-
         app(prog_name="sigma")
 
 
@@ -31,3 +45,134 @@ def _wrong_python(version: tuple[int, ...]) -> str:
 
 if __name__ == "__main__":
     main()
+
+
+# The verbs of `sigma`. A verb's module is imported when the verb is used, so that help stays fast.
+
+
+VERBS = {
+    "calibrate": "Check the arm's units and calibration against the training data.",
+    "compare": "Put two reports of the same recordings side by side.",
+    "contract": "Check a robot's contract file.",
+    "dataset": "Write bags as a LeRobot data set.",
+    "demo": "Record, replay through the nodes and report, on this machine alone.",
+    "evaluate": "Replay many bags on many workers; one summary.",
+    "doctor": "Check machine, ROS, streams, units and checkpoint, and say what to do.",
+    "model": "Make, inspect and explain models and checkpoints.",
+    "monitor": "Watch arm and policy in the terminal.",
+    "record": "Record episodes into a bag.",
+    "replay": "Drive the policy and the supervisor from a bag and score them.",
+    "sim": "Run the closed loop on the simulated arm and count successes.",
+    "transcode": "Turn an episode of a LeRobot data set into a bag.",
+}
+"""Verb -> one line for the help; the module is `sigma_ros.cli.<verb>` and has an `app`."""
+
+
+class VerbGroup(TyperGroup):
+    """Lists the verbs without importing them; imports the one that is called."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """The called verb's command in place of its one-line stand-in."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, load_verb(name) if name is not None else command, rest
+
+
+def load_verb(name: str) -> Any:
+    """Imports the verb's module and returns its command."""
+    return typer.main.get_command(import_module(f"sigma_ros.cli.{name}").app)
+
+
+def _stand_in() -> None:
+    """Holds a verb's place in the help; `VerbGroup` calls the verb itself."""
+
+
+def _show_version(*, wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sigma_ros {__version__}")
+        typer.echo(f"python {platform.python_version()}")
+        for name in ("lerobot", "torch", "numpy", "rosbags"):
+            typer.echo(f"{name} {_installed(name)}")
+        raise typer.Exit
+
+
+def _installed(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+app = typer.Typer(cls=VerbGroup, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
+
+
+@app.callback()
+def sigma(
+    *,
+    version_: Annotated[
+        bool, typer.Option("--version", help="Show versions and leave.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """A vision-language-action model proposes, a supervisor disposes.
+
+    Example: sigma record --sim --episodes 2 --out bag && sigma replay --bag bag --checkpoint mini --out report
+    """
+
+
+for _verb, _help in VERBS.items():
+    if find_spec(f"sigma_ros.cli.{_verb}") is not None:
+        app.command(_verb, help=_help)(_stand_in)
+
+
+# What a failed command says on stderr, and the exit code it leaves with.
+
+
+_REMEDIES = {
+    "rclpy": "make setup, then . ./env.sh; or source a ROS 2 installation",
+    "sigma_ros.msg": "build the messages: make setup, then . ./env.sh; or colcon build and source install/setup.bash",
+    "ray": 'pip install "sigma_ros[fleet]"',
+    "mujoco": 'pip install "sigma_ros[sim]", or make setup',
+}
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turns a `SigmaError`, a missing package and Ctrl-C into one message and an exit code."""
+    try:
+        yield
+    except SigmaError as error:
+        show(error)
+        sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        if _is_ours(error.name):
+            raise
+        missing = missing_package(error.name or str(error))
+        show(missing)
+        sys.exit(missing.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+def missing_package(name: str) -> MachineError:
+    """The error for a package that does not import, with the extra that brings it."""
+    package = name.partition(".")[0]
+    remedy = _REMEDIES.get(name) or _REMEDIES.get(package) or "install the package again, or run make setup"
+    return MachineError(f"the Python package {name} is not installed", where=sys.executable, remedy=remedy)
+
+
+def show(error: SigmaError) -> None:
+    """Prints the error as one block on stderr; parts joined by ` | ` stand one below the other."""
+    console = Console(stderr=True, highlight=False, soft_wrap=False, markup=False)
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name in ("where", "expected", "got", "remedy"):
+        value = getattr(error, name)
+        if value is not None:
+            grid.add_row(f"  {name}", Text("\n".join(str(value).split(" | "))))
+    console.print(Text(f"error: {error.what}", style="bold red"))
+    if grid.row_count:
+        console.print(grid)
+
+
+def _is_ours(name: str | None) -> bool:
+    return name is not None and name.partition(".")[0] == "sigma_ros" and name != "sigma_ros.msg"

@@ -34,7 +34,7 @@ def make_mini(
     robot = load_contract(contract)
     from rich.console import Console  # noqa: PLC0415 - keeps `sigma --help` fast, as the next line does
 
-    from sigma_ros.model.mini import make_mini as make  # noqa: PLC0415
+    from sigma_ros.model.pi05.mini import make_mini as make  # noqa: PLC0415
 
     make(robot, out, seed=seed, made_by=f"sigma model make-mini --contract {robot.name} --seed {seed}")
     Console(highlight=False, markup=False).print(
@@ -54,7 +54,7 @@ def inspect(
 
     Example: sigma model inspect mini
     """
-    from sigma_ros.model.inspect import inspect_checkpoint  # noqa: PLC0415
+    from sigma_ros.model.checkpoint.inspect import inspect_checkpoint  # noqa: PLC0415
 
     typer.echo(inspect_checkpoint(checkpoint, base=base, tokenizer=tokenizer))
 
@@ -68,7 +68,7 @@ def explain(
 
     Example: sigma model explain --size mini
     """
-    from sigma_ros.model.explain import explain_model  # noqa: PLC0415
+    from sigma_ros.model.checkpoint.explain import explain_model  # noqa: PLC0415
 
     page = explain_model(size)
     if out is None:

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from sigma_ros.nodes.monitor import Seen
+    from sigma_ros.nodes.shared.monitor import Seen
 
 app = typer.Typer(help="Watch arm and policy in the terminal.", add_completion=False)
 _COLOURS = {"RUN": "green", "BASE_ONLY": "yellow", "HOLD": "yellow", "STOPPED": "red", "ESTOP": "bold red"}
@@ -35,8 +35,8 @@ def monitor(
 
     Example: sigma monitor
     """
-    from sigma_ros.nodes.listen import listening  # noqa: PLC0415 - rclpy
-    from sigma_ros.nodes.monitor import Monitor  # noqa: PLC0415
+    from sigma_ros.nodes.shared.listen import listening  # noqa: PLC0415
+    from sigma_ros.nodes.shared.monitor import Monitor  # noqa: PLC0415
 
     end_s = time.monotonic() + seconds if seconds else float("inf")
     with (

@@ -102,7 +102,7 @@ def record(
 
 
 def _record_live(out: Path, **options: object) -> int:
-    from sigma_ros.nodes.record_node import main  # noqa: PLC0415 - rclpy, only for a live recording
+    from sigma_ros.nodes.record_node import main  # noqa: PLC0415
 
     given = {"out": str(out), **options}
     return main([part for name, value in given.items() if value != "" for part in (f"--{name}", str(value))])
@@ -118,8 +118,10 @@ def _record(
     keep_failures: bool,
     film: Path | None,
 ) -> None:
-    from sigma_ros.sim.film import write_film  # noqa: PLC0415
-    from sigma_ros.sim.recorder import write_demonstration  # noqa: PLC0415
+    from sigma_ros.sim.recorder import (  # noqa: PLC0415
+        write_demonstration,
+        write_film,
+    )
 
     columns = (
         TextColumn("[bold]{task.description}"),

@@ -7,11 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from sigma_ros.evaluation.late_replay import bag_time_worker, replay_late
-from sigma_ros.evaluation.latency import Delivery, Latency
-from sigma_ros.evaluation.latency_cost import latency_row
+from sigma_ros.evaluation.latency import Delivery, Latency, latency_row
+from sigma_ros.evaluation.log import ReplayLog
 from sigma_ros.evaluation.replay import Hooks, ReplayOptions, policy_loop
-from sigma_ros.evaluation.replay_log import ReplayLog
-from sigma_ros.evaluation.report_json import plain
+from sigma_ros.evaluation.report.document import plain
 from sigma_ros.evaluation.supervised import LONGEST_PAUSE_NS
 from sigma_ros.model.runtime import SigmaRuntime
 from sigma_ros.policy.worker import InferenceThread

@@ -18,25 +18,24 @@ from rich.table import Table
 from sigma_ros.bags.files import find_bags
 from sigma_ros.bags.losses import WITH_LOSSES
 from sigma_ros.bags.reader import open_bag
+from sigma_ros.camera_names import read_rename
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
-from sigma_ros.control.limits import SupervisorLimits
 from sigma_ros.errors import UsageError
-from sigma_ros.evaluation.conditions import conditions
 from sigma_ros.evaluation.latency import Latency, parse_latencies
-from sigma_ros.evaluation.markdown import report_markdown
+from sigma_ros.evaluation.log import ReplayLog
 from sigma_ros.evaluation.replay import Hooks, ReplayOptions, replay
-from sigma_ros.evaluation.replay_log import ReplayLog
-from sigma_ros.evaluation.report import ReportPaths, refuse_existing, write_report
-from sigma_ros.evaluation.rerun_file import import_rerun, write_rerun
-from sigma_ros.evaluation.scores import Scores
-from sigma_ros.evaluation.scoring import score
+from sigma_ros.evaluation.report.markdown import report_markdown
+from sigma_ros.evaluation.report.rerun import import_rerun, write_rerun
+from sigma_ros.evaluation.report.write import ReportPaths, refuse_existing, write_report
+from sigma_ros.evaluation.scoring.score import score
+from sigma_ros.evaluation.scoring.scores import Scores, conditions
+from sigma_ros.evaluation.scoring.verdict import verdict_of
 from sigma_ros.evaluation.semantics import CONDITIONS, REWORDED, UNRELATED, Texts, measure
-from sigma_ros.evaluation.verdict import verdict_of
-from sigma_ros.model.cameras import read_rename
 from sigma_ros.model.runtime import SigmaRuntime
 from sigma_ros.policy.schedule import Schedule
 from sigma_ros.stopping import INTERRUPTED, StopRequest, stop_on_signal
+from sigma_ros.supervisor.limits import SupervisorLimits
 from sigma_ros.values import AdapterSettings
 
 COMPLETE = 0

@@ -64,7 +64,7 @@ def sim(
     from sigma_ros.contract_file import load_contract  # noqa: PLC0415 - help stays fast
     from sigma_ros.sim.closed_loop import LIMITS, Loop, sim_limits  # noqa: PLC0415
     from sigma_ros.sim.environment import SimArm  # noqa: PLC0415
-    from sigma_ros.sim.film import write_film  # noqa: PLC0415
+    from sigma_ros.sim.recorder import write_film  # noqa: PLC0415
     from sigma_ros.sim.setups import setup_named  # noqa: PLC0415
     from sigma_ros.sim.trials import TrialBook, trials  # noqa: PLC0415
     from sigma_ros.values import AdapterSettings  # noqa: PLC0415

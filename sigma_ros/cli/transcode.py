@@ -42,8 +42,8 @@ def transcode(
     if storage not in ("mcap", "sqlite3"):
         raise UsageError("no such bag storage", expected="mcap or sqlite3", got=storage)
     from sigma_ros.bags import transcode as transcoding  # noqa: PLC0415
+    from sigma_ros.camera_names import read_rename  # noqa: PLC0415
     from sigma_ros.contract_file import load_contract  # noqa: PLC0415 - help stays fast
-    from sigma_ros.model.cameras import read_rename  # noqa: PLC0415
 
     robot = load_contract(contract)
     renamed = read_rename(rename or [])

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from sigma_ros import __version__
 from sigma_ros.contract import Contract
 from sigma_ros.errors import SigmaError
+from sigma_ros.evaluation.log import ReplayLog
 from sigma_ros.evaluation.replay import Hooks, ReplayOptions, replay
-from sigma_ros.evaluation.replay_log import ReplayLog
-from sigma_ros.evaluation.report import write_report
-from sigma_ros.evaluation.report_json import plain
-from sigma_ros.evaluation.scores import Scores
-from sigma_ros.evaluation.scoring import score
+from sigma_ros.evaluation.report.document import plain
+from sigma_ros.evaluation.report.write import write_report
+from sigma_ros.evaluation.scoring.score import score
+from sigma_ros.evaluation.scoring.scores import Scores
 from sigma_ros.policy.schedule import Schedule
 
 if TYPE_CHECKING:

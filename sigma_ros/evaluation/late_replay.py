@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 from sigma_ros.bags.episode import Episode
 from sigma_ros.bags.reader import open_bag
 from sigma_ros.contract import Contract
+from sigma_ros.evaluation.drive import ReplayDrive
 from sigma_ros.evaluation.latency import Delivery, Latency
+from sigma_ros.evaluation.log import ReplayLog
 from sigma_ros.evaluation.recorder import ReplayRecorder
 from sigma_ros.evaluation.replay import (
     Hooks,
@@ -23,8 +25,6 @@ from sigma_ros.evaluation.replay import (
     run_facts,
     share_done,
 )
-from sigma_ros.evaluation.replay_drive import ReplayDrive
-from sigma_ros.evaluation.replay_log import ReplayLog
 from sigma_ros.policy.job import execute
 from sigma_ros.policy.worker import TimedWorker, Worker
 

@@ -16,7 +16,7 @@ from numpy import ndarray
 
 from sigma_ros.contract import Camera, Contract
 from sigma_ros.errors import SigmaError
-from sigma_ros.evaluation.replay_log import (
+from sigma_ros.evaluation.log import (
     SCORED_STEPS,
     BagFacts,
     DecisionTrack,

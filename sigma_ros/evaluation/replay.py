@@ -20,10 +20,10 @@ from sigma_ros.bags.losses import refuse_losses
 from sigma_ros.bags.reader import Bag, BagInfo, open_bag
 from sigma_ros.contract import Contract
 from sigma_ros.errors import SigmaError
-from sigma_ros.evaluation.lookahead import NOTHING, Ready, ticks_ahead
+from sigma_ros.evaluation.drive import ReplayDrive
+from sigma_ros.evaluation.log import BagFacts, PolicyFacts, ReplayLog, RunFacts
+from sigma_ros.evaluation.precompute import NOTHING, Ready, ticks_ahead
 from sigma_ros.evaluation.recorder import ReplayRecorder
-from sigma_ros.evaluation.replay_drive import ReplayDrive
-from sigma_ros.evaluation.replay_log import BagFacts, PolicyFacts, ReplayLog, RunFacts
 from sigma_ros.evaluation.supervised import LocalSupervisor, SupervisorGrid
 from sigma_ros.policy.job import Job, PassGap, Proposed, Result, execute
 from sigma_ros.policy.loop import PolicyLoop, PolicySettings
@@ -32,8 +32,8 @@ from sigma_ros.policy.worker import TimedWorker
 from sigma_ros.values import AdapterSettings, Chunk, Telepathy
 
 if TYPE_CHECKING:
-    from sigma_ros.control.limits import SupervisorLimits
     from sigma_ros.model.runtime import SigmaRuntime
+    from sigma_ros.supervisor.limits import SupervisorLimits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,7 +163,7 @@ def heads_of(runtime: "SigmaRuntime") -> dict[str, float]:
     heads = runtime.model.heads()
     if not heads:
         return {"tensors": 0}
-    from sigma_ros.model.inspect import statistics  # noqa: PLC0415 - torch, only where a model is
+    from sigma_ros.model.checkpoint.inspect import statistics  # noqa: PLC0415
 
     found = statistics(heads.values())
     return {"tensors": found.tensors, "mean": found.mean, "std": found.std, "rms": found.rms}

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A replay in the operator's place: the same hand for the graph-free replay and for the supervisor node in lockstep."""
 
-from sigma_ros.control.decision import Decision
-from sigma_ros.control.reasons import Reason, State
-from sigma_ros.control.supervisor import Supervisor
+from sigma_ros.supervisor.reasons import Decision, Reason, State
+from sigma_ros.supervisor.supervisor import Supervisor
 
 
 class ReplayOperator:

@@ -15,12 +15,12 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from sigma_ros.contract import Contract
-from sigma_ros.evaluation.metrics import SPANS
+from sigma_ros.evaluation.log import SCORED_STEPS, ReplayLog
 from sigma_ros.evaluation.replay import Hooks, ReplayOptions, replay
-from sigma_ros.evaluation.replay_log import SCORED_STEPS, ReplayLog
-from sigma_ros.evaluation.report_json import comparison_values, plain
-from sigma_ros.evaluation.statistics import Comparison, compare
-from sigma_ros.evaluation.windows import windows_of
+from sigma_ros.evaluation.report.document import comparison_values, plain
+from sigma_ros.evaluation.scoring.metrics import SPANS
+from sigma_ros.evaluation.scoring.statistics import Comparison, compare
+from sigma_ros.evaluation.scoring.windows import windows_of
 from sigma_ros.policy.schedule import SCORE_STRIDE_TICKS
 from sigma_ros.values import Chunk, Telepathy
 

@@ -7,17 +7,22 @@ All states and actions are in the base's normalised space, like the inputs and o
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
 from jaxtyping import Bool, Float, UInt8
+from lerobot.policies.pi05.modeling_pi05 import PI05Policy
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
-from sigma_ros.errors import SigmaError
-from sigma_ros.model.backbone import Backbone
-from sigma_ros.model.residual import Residual
+from sigma_ros.errors import CheckpointError, SigmaError
+from sigma_ros.model.pi05.backbone import Backbone
+from sigma_ros.model.pi05.folder import open_tokenizer
+from sigma_ros.model.pi05.loading import BaseInfo, load_base
+from sigma_ros.model.residual import Residual, head_parameters
 from sigma_ros.model.settings import SigmaConfig
-from sigma_ros.model.telepathy import Belief, Recurrence
+from sigma_ros.model.telepathy import Recurrence, TelepathyOutput
 from sigma_ros.values import WINDOW_TICKS
 
 
@@ -127,7 +132,7 @@ def as_bytes(images: UInt8[Tensor, "*any h w"] | Float[Tensor, "*any h w"]) -> U
 
 
 def outputs(
-    base: Float[Tensor, "batch horizon dof"], residual: Residual, belief: Belief, *, joints: int
+    base: Float[Tensor, "batch horizon dof"], residual: Residual, telepathy_output: TelepathyOutput, *, joints: int
 ) -> SigmaOutputs:
     """A batch's results by the card's names, of the first `joints` joints."""
     config, base = residual.config, base[..., :joints]
@@ -140,11 +145,11 @@ def outputs(
         telepathy_residual_vector=residual.vector[..., :joints],
         telepathy_residual_chunk=residual.chunk[..., :joints],
         telepathy_residual_trajectory=residual.trajectory[..., :joints],
-        telepathy_factors=belief.factors,
-        semantic_memory=belief.memory,
-        intent=belief.intent,
-        alignment=belief.alignment,
-        semantic_alignment=belief.sem_align,
+        telepathy_factors=telepathy_output.factors,
+        semantic_memory=telepathy_output.memory,
+        intent=telepathy_output.intent,
+        alignment=telepathy_output.alignment,
+        semantic_alignment=telepathy_output.sem_align,
     )
 
 
@@ -171,3 +176,72 @@ def _previous(batch: Mapping[str, Any], config: SigmaConfig, size: int, device: 
 
 def _wrong(name: str, expected: object, got: object) -> SigmaError:
     return SigmaError(f"the batch's {name} does not fit", where=f"batch[{name!r}]", expected=expected, got=got)
+
+
+# What Sigma may be given as a base: a policy object, an opened backbone, or a place to load from.
+
+
+_MOST_HEAD_PARAMETERS = 500_000_000
+_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+
+
+def backbone_of(
+    base: PI05Policy | Backbone | str | Path,
+    *,
+    device: str | torch.device | None,
+    dtype: str | torch.dtype | None,
+    tokenizer: PreTrainedTokenizerBase | str | None,
+) -> tuple[Backbone, BaseInfo | None]:
+    """The frozen base, moved and converted in place as asked; where it came from, if it was loaded here."""
+    kind = _dtype_name(dtype)
+    if isinstance(base, str | Path):
+        if tokenizer is not None and not isinstance(tokenizer, str):
+            raise CheckpointError("give the tokenizer's place, not an object, with a base that is loaded", where=base)
+        loaded = load_base(base, device=str(device or "auto"), dtype=kind or "auto", tokenizer=tokenizer)
+        return loaded.backbone, loaded.info
+    backbone = base if isinstance(base, Backbone) else Backbone(base, _tokenizer(base, tokenizer))
+    if kind is not None and kind != _NAMES.get(backbone.dtype):
+        backbone.policy.model.paligemma_with_expert.to_bfloat16_for_selected_params(kind)
+    if device is not None:
+        backbone.to(device)
+    return backbone, None
+
+
+def _dtype_name(dtype: str | torch.dtype | None) -> str | None:
+    if dtype is None or dtype in _NAMES.values():
+        return dtype  # type: ignore[return-value]
+    if isinstance(dtype, torch.dtype) and dtype in _NAMES:
+        return _NAMES[dtype]
+    raise CheckpointError("unknown number type", expected="float32 or bfloat16", got=dtype)
+
+
+def _tokenizer(base: PI05Policy, tokenizer: PreTrainedTokenizerBase | str | None) -> PreTrainedTokenizerBase:
+    if tokenizer is not None and not isinstance(tokenizer, str):
+        return tokenizer
+    vocabulary = base.model.paligemma_with_expert.paligemma.config.text_config.vocab_size
+    return open_tokenizer(tokenizer, own=None, vocabulary=vocabulary)
+
+
+def check_fit(config: SigmaConfig, backbone: Backbone) -> None:
+    """Refuses settings that belong to another base, or to no machine.
+
+    Raises:
+        CheckpointError: width, horizon or cameras differ, there are more joints than the base has room for,
+            or the heads would be larger than any real ones.
+    """
+    if (count := head_parameters(config)) > _MOST_HEAD_PARAMETERS:
+        raise CheckpointError(
+            "Sigma's settings ask for senseless sizes",
+            expected=f"at most {_MOST_HEAD_PARAMETERS:,} numbers",
+            got=f"{count:,}",
+        )
+    expected = {"width": backbone.width, "horizon": backbone.horizon, "cameras": len(backbone.camera_keys)}
+    wrong = [name for name, value in expected.items() if getattr(config, name) != value]
+    if wrong or config.dof > backbone.max_dof or config.pooled_grid > backbone.patch_grid:
+        raise CheckpointError(
+            "Sigma's settings do not fit the base policy",
+            where=", ".join(wrong) or "dof or pooled_grid",
+            expected=expected | {"dof": f"at most {backbone.max_dof}", "pooled_grid": f"at most {backbone.patch_grid}"},
+            got={name: getattr(config, name) for name in (*expected, "dof", "pooled_grid")},
+            remedy="use the base the settings were made for, or SigmaConfig.for_backbone",
+        )

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from sigma_ros.model.settings import BRANCHES, SigmaConfig
-from sigma_ros.model.telepathy import Belief, TelepathyPath
+from sigma_ros.model.telepathy import TelepathyOutput, TelepathyPath
 
 _NEIGHBOURS = 2
 _BASE_GAIN = 4.0
@@ -79,17 +79,17 @@ class Branch(nn.Module):
 
     def forward(
         self,
-        belief: Belief,
+        telepathy_output: TelepathyOutput,
         state: Float[Tensor, "batch dof"],
         base: Float[Tensor, "batch horizon dof"],
         age_ticks: Float[Tensor, " batch"],
     ) -> Float[Tensor, "batch steps dof"]:
         """Normalised corrections; the age of the base is not looked at."""
         del age_ticks
-        factors = self.factors(belief.factors.flatten(1))
+        factors = self.factors(telepathy_output.factors.flatten(1))
         actions = base[:, : self.steps]
-        given = torch.cat([state, belief.glance, actions.flatten(1)], dim=1)
-        corrections = self.output(self.hidden(torch.cat([factors, belief.intent, given], dim=1)))
+        given = torch.cat([state, telepathy_output.glance, actions.flatten(1)], dim=1)
+        corrections = self.output(self.hidden(torch.cat([factors, telepathy_output.intent, given], dim=1)))
         trembling = DIFFERENCE_GAIN * actions.diff(n=2, dim=1).flatten(1) if self.steps > 2 else given[:, :0]
         linear = self.direct(torch.cat([given, trembling], dim=1))
         return (corrections + linear).unflatten(1, (self.steps, -1))
@@ -128,15 +128,15 @@ class LateBranch(nn.Module):
 
     def forward(
         self,
-        belief: Belief,
+        telepathy_output: TelepathyOutput,
         state: Float[Tensor, "batch dof"],
         base: Float[Tensor, "batch horizon dof"],
         age_ticks: Float[Tensor, " batch"],
     ) -> Float[Tensor, "batch steps dof"]:
         """Normalised corrections of the steps from the newest tick on."""
-        given = torch.cat([state, belief.glance], dim=1)
-        factors = self.factors(belief.factors.flatten(1))
-        context = self.context(torch.cat([factors, belief.intent, given], dim=1))[:, None]
+        given = torch.cat([state, telepathy_output.glance], dim=1)
+        factors = self.factors(telepathy_output.factors.flatten(1))
+        context = self.context(torch.cat([factors, telepathy_output.intent, given], dim=1))[:, None]
         gain, shift = self.place(self._places(age_ticks)).chunk(2, dim=2)
         near = _BASE_GAIN * neighbours(base)[:, : self.steps]
         corrections = self.output(self.mix(context * (1.0 + gain) + shift + self.near(near)))
@@ -176,7 +176,7 @@ class ResidualBranches(nn.Module):
 
     def forward(
         self,
-        belief: Belief,
+        telepathy_output: TelepathyOutput,
         state: Float[Tensor, "batch dof"],
         base: Float[Tensor, "batch horizon dof"],
         age_ticks: Float[Tensor, " batch"] | None = None,
@@ -187,10 +187,12 @@ class ResidualBranches(nn.Module):
         """
         age = base.new_zeros(len(base)) if age_ticks is None else age_ticks
         steps = self.config.all_branch_steps
-        parts = {name: self._branch(name, (belief, state, base, age), steps=count) for name, count in steps.items()}
+        parts = {
+            name: self._branch(name, (telepathy_output, state, base, age), steps=count) for name, count in steps.items()
+        }
         return Residual(composite=compose(**parts, horizon=self.config.horizon), config=self.config)
 
-    def _branch(self, name: str, given: tuple[Belief, Tensor, Tensor, Tensor], *, steps: int) -> Tensor:
+    def _branch(self, name: str, given: tuple[TelepathyOutput, Tensor, Tensor, Tensor], *, steps: int) -> Tensor:
         if name not in self.branches:
             base = given[2]
             return base.new_zeros(base.shape[0], steps, base.shape[2])

@@ -18,21 +18,27 @@ from jaxtyping import Bool, Float, Float64
 from numpy import ndarray
 from torch import Tensor
 
+from sigma_ros.camera_names import NO_RENAME
 from sigma_ros.contract import Contract
 from sigma_ros.errors import SigmaError
-from sigma_ros.model.backbone import RealTimeChunking
-from sigma_ros.model.cameras import NO_RENAME
-from sigma_ros.model.guidance import allow_guidance, guidance
-from sigma_ros.model.noise import flow_noise
-from sigma_ros.model.normalise import Normalisation
-from sigma_ros.model.policy_units import PolicyUnits
-from sigma_ros.model.runtime_load import CheckpointInfo, load_parts, open_checkpoint
-from sigma_ros.model.sights import SightMaker
+from sigma_ros.model.loading import CheckpointInfo, allow_guidance, guidance, load_parts, open_checkpoint
+from sigma_ros.model.normalise import Normalisation, PolicyUnits
+from sigma_ros.model.pi05.backbone import RealTimeChunking
+from sigma_ros.model.pi05.flow import flow_noise
 from sigma_ros.model.sigma import Action, SigmaTelepathyVLA
-from sigma_ros.model.state import RecurrentState, load_state, save_state
-from sigma_ros.model.step import Prepared, advance, initial_state, plan, recorrect, remember
-from sigma_ros.model.telepathy import Belief
-from sigma_ros.model.tokens import PADDING
+from sigma_ros.model.step import (
+    Prepared,
+    RecurrentState,
+    advance,
+    initial_state,
+    load_state,
+    plan,
+    recorrect,
+    remember,
+    save_state,
+)
+from sigma_ros.model.telepathy import TelepathyOutput
+from sigma_ros.model.tokens import PADDING, ModelInputBuilder
 from sigma_ros.risk import assess, scale_of
 from sigma_ros.values import AdapterSettings, Chunk, LeftOver, Telepathy, Window, frozen_array
 
@@ -71,7 +77,7 @@ class SigmaRuntime:
         self.image_size_px: int = backbone.image_size_px
         self.horizon: int = backbone.horizon
         self.memory_stride: int = model.config.memory_stride
-        self.sights = SightMaker.fitting(backbone, self.units, cameras)
+        self.sights = ModelInputBuilder.fitting(backbone, self.units, cameras)
 
     @classmethod
     def load(
@@ -175,7 +181,7 @@ class SigmaRuntime:
         )
         inference = Inference(
             chunk=self._chunk(result.action, window, settings, chunk_id, started_ns),
-            telepathy=_telepathy(window, result.action.belief, result.baseline, committed=result.committed),
+            telepathy=_telepathy(window, result.action.telepathy_output, result.baseline, committed=result.committed),
             base_normalised=self._absolute(result.action, window),
             residual_normalised=_numpy(result.action.residual.composite[0]),
         )
@@ -184,8 +190,8 @@ class SigmaRuntime:
     @torch.no_grad()
     def remember(self, window: Window, state: RecurrentState) -> tuple[Telepathy, RecurrentState]:
         """What `step` with `commit` does to the state, without a chunk: for a tick whose chunk would come too late."""
-        belief, kept, advanced = remember(self.model, self.observe(window, state))
-        return _telepathy(window, belief, None, committed=kept), advanced
+        telepathy_output, kept, advanced = remember(self.model, self.observe(window, state))
+        return _telepathy(window, telepathy_output, None, committed=kept), advanced
 
     @torch.no_grad()
     def refresh(
@@ -209,7 +215,7 @@ class SigmaRuntime:
         chunk = self._chunk(action, window, settings, chunk_id, started_ns)
         inference = Inference(
             chunk=replace(chunk, base_rad=base_rad),
-            telepathy=_telepathy(window, action.belief, None, committed=False),
+            telepathy=_telepathy(window, action.telepathy_output, None, committed=False),
             base_normalised=self._absolute(action, window),
             residual_normalised=_numpy(action.residual.composite[0]),
         )
@@ -273,7 +279,7 @@ class SigmaRuntime:
     def _chunk(
         self, action: Action, window: Window, settings: AdapterSettings, chunk_id: int, started_ns: int
     ) -> Chunk:
-        residual_ratio, factor_ratio, alignment = self.model.ratios(action.belief, action.residual)
+        residual_ratio, factor_ratio, alignment = self.model.ratios(action.telepathy_output, action.residual)
         risk = assess(
             residual_ratio=float(residual_ratio), factor_ratio=float(factor_ratio), alignment=float(alignment)
         )
@@ -290,8 +296,8 @@ class SigmaRuntime:
             scale=scale_of(risk, settings) if np.isfinite(base).all() else 0.0,
             risk=risk,
             settings=settings,
-            tau_l2=float(action.belief.tau_l2),
-            sem_align=float(action.belief.sem_align),
+            tau_l2=float(action.telepathy_output.tau_l2),
+            sem_align=float(action.telepathy_output.sem_align),
             observation_age_ns=window.newest.age_ns,
             inference_ns=time.perf_counter_ns() - started_ns,
             checkpoint_hash=self.info.hash,
@@ -315,16 +321,18 @@ def _numpy(tensor: Float[Tensor, "*any"]) -> Float64[ndarray, "*any"]:
     return values
 
 
-def _telepathy(window: Window, belief: Belief, plain: Belief | None, *, committed: bool) -> Telepathy:
+def _telepathy(
+    window: Window, telepathy_output: TelepathyOutput, plain: TelepathyOutput | None, *, committed: bool
+) -> Telepathy:
     return Telepathy(
         epoch=window.epoch,
         tick=window.tick,
         stamp_ns=window.stamp_ns,
-        semantic_memory=_numpy(belief.memory[0]),
-        intent=_numpy(belief.intent[0]),
-        factors=_numpy(belief.factors[0]),
-        tau_l2=float(belief.tau_l2),
-        sem_align=float(belief.sem_align),
+        semantic_memory=_numpy(telepathy_output.memory[0]),
+        intent=_numpy(telepathy_output.intent[0]),
+        factors=_numpy(telepathy_output.factors[0]),
+        tau_l2=float(telepathy_output.tau_l2),
+        sem_align=float(telepathy_output.sem_align),
         baseline_tau_l2=math.nan if plain is None else float(plain.tau_l2),
         baseline_sem_align=math.nan if plain is None else float(plain.sem_align),
         committed=committed,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 from sigma_ros.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from sigma_ros.model.backbone import Backbone
+    from sigma_ros.model.pi05.backbone import Backbone
 
 LORA_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 """Where the adapters sit in each attention layer (model card: key projections q, k, v, o)."""

@@ -18,21 +18,18 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from sigma_ros.model.adapter import R_REF, References, SigmaTelepathyAdapter, reference_tau
-from sigma_ros.model.backbone import Backbone, RealTimeChunking
-from sigma_ros.model.card import SigmaBatch, SigmaOutputs, as_bytes, outputs, read_batch
-from sigma_ros.model.checkpoint import identify, load_trained, open_manifest
-from sigma_ros.model.from_policy import backbone_of, check_fit
-from sigma_ros.model.lora import LanguageReader, adapter_tensors, merge_lora, peft_config
-from sigma_ros.model.manifest import HEADS_FILE
-from sigma_ros.model.noise import flow_noise
-from sigma_ros.model.peft_folder import ADAPTER_FILE
-from sigma_ros.model.places import find_checkpoint
-from sigma_ros.model.plain_lora import PlainLora
-from sigma_ros.model.prompt import clean_task
+from sigma_ros.model.card import SigmaBatch, SigmaOutputs, as_bytes, backbone_of, check_fit, outputs, read_batch
+from sigma_ros.model.checkpoint.folder import identify, load_trained, open_manifest
+from sigma_ros.model.checkpoint.manifest import HEADS_FILE
+from sigma_ros.model.lora import LanguageReader, PlainLora, adapter_tensors, merge_lora, peft_config
+from sigma_ros.model.pi05.backbone import Backbone, RealTimeChunking, clean_task
+from sigma_ros.model.pi05.flow import flow_noise
+from sigma_ros.model.pi05.folder import ADAPTER_FILE
+from sigma_ros.model.pi05.places import find_checkpoint
 from sigma_ros.model.residual import Residual, ResidualBranches
 from sigma_ros.model.settings import LORA_PROJECTIONS, SigmaConfig
-from sigma_ros.model.telepathy import Belief, Percepts, Recurrence, TelepathyPath
-from sigma_ros.model.tokens import EncodedTick, Sight, pool_tokens
+from sigma_ros.model.telepathy import Recurrence, TelepathyInput, TelepathyOutput, TelepathyPath
+from sigma_ros.model.tokens import EncodedTick, ModelInput, pool_tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +38,7 @@ class Action:
 
     base: Float[Tensor, "batch horizon dof"]
     residual: Residual
-    belief: Belief
+    telepathy_output: TelepathyOutput
 
 
 class SigmaTelepathyVLA(nn.Module):
@@ -157,7 +154,7 @@ class SigmaTelepathyVLA(nn.Module):
             return self.backbone.embed_text(tokens), mask
 
     @torch.no_grad()
-    def encode(self, sight: Sight) -> EncodedTick:
+    def encode(self, sight: ModelInput) -> EncodedTick:
         """Runs the vision tower on the cameras of one tick that are there, one by one as the policy does."""
         seen = sight.seen.to(self.backbone.device)
         patches = torch.zeros(
@@ -172,15 +169,19 @@ class SigmaTelepathyVLA(nn.Module):
             state=sight.state.to(self.backbone.device, torch.float32),
         )
 
-    def believe(self, percepts: Percepts, previous: Recurrence, *, adapted: bool = True) -> Belief:
+    def believe(
+        self, telepathy_input: TelepathyInput, previous: Recurrence, *, adapted: bool = True
+    ) -> TelepathyOutput:
         """One update of memory, intent and factors; `adapted` False reads without LoRA (the card's baseline arm)."""
         if self.telepathy is None:
-            return Belief.blank(self.config, batch=percepts.states.shape[0], device=percepts.states.device)
-        return self.telepathy(percepts, previous, self.reader if adapted else self.plain_reader)
+            return TelepathyOutput.blank(
+                self.config, batch=telepathy_input.states.shape[0], device=telepathy_input.states.device
+            )
+        return self.telepathy(telepathy_input, previous, self.reader if adapted else self.plain_reader)
 
     def correct(
         self,
-        belief: Belief,
+        telepathy_output: TelepathyOutput,
         state: Float[Tensor, "batch dof"],
         base: Float[Tensor, "batch horizon dof"],
         age_ticks: Float[Tensor, " batch"] | None = None,
@@ -188,17 +189,17 @@ class SigmaTelepathyVLA(nn.Module):
         """Residual actions for the base's normalised chunk from the newest tick on; see `ResidualBranches.forward`."""
         if self.residual is None:
             return Residual(composite=torch.zeros_like(base), config=self.config)
-        return self.residual(belief, state, base, age_ticks)
+        return self.residual(telepathy_output, state, base, age_ticks)
 
-    def ratios(self, belief: Belief, residual: Residual) -> tuple[Tensor, Tensor, Tensor]:
+    def ratios(self, telepathy_output: TelepathyOutput, residual: Residual) -> tuple[Tensor, Tensor, Tensor]:
         """Residual ratio, factor ratio and alignment per sample in float64: what `sigma_ros.risk` judges.
 
         The comparison arm has no factors: its last two are the calm 1.
         """
         report = self.adapter().assess(
             telepathy_residual=residual.trajectory,
-            telepathy_factors=belief.factors,
-            alignment=belief.alignment,
+            telepathy_factors=telepathy_output.factors,
+            alignment=telepathy_output.alignment,
         )
         calm = torch.ones_like(report.residual_ratio)
         if self.telepathy is None:
@@ -207,7 +208,7 @@ class SigmaTelepathyVLA(nn.Module):
 
     def act(
         self,
-        percepts: Percepts,
+        telepathy_input: TelepathyInput,
         previous: Recurrence,
         *,
         patches: Float[Tensor, "batch cameras patches width"],
@@ -224,20 +225,20 @@ class SigmaTelepathyVLA(nn.Module):
         `backbone.base_chunk` gave for the same tick, if that is known already; the prompt has the first `joints` of
         the state, where the others are padding.
         """
-        seen, states = percepts.seen[:, -1], percepts.states[:, -1]
+        seen, states = telepathy_input.seen[:, -1], telepathy_input.states[:, -1]
         tokens, mask = self._prompts(tasks, states[:, :joints])
         if base is None:
             base = self.backbone.base_chunk(patches, seen, tokens, mask, noise, **rtc)
         base = base[:, :, : self.config.dof]
-        belief = self.believe(percepts, previous, adapted=telepathy)
+        telepathy_output = self.believe(telepathy_input, previous, adapted=telepathy)
         if not telepathy:
             residual = Residual(composite=torch.zeros_like(base), config=self.config)
         elif self.plain is not None:
             changed = self.plain.chunk(patches, seen, tokens, mask, noise, **rtc)[:, :, : self.config.dof]
             residual = Residual(composite=changed - base, config=self.config)
         else:
-            residual = self.correct(belief, states, base)
-        return Action(base=base, residual=residual, belief=belief)
+            residual = self.correct(telepathy_output, states, base)
+        return Action(base=base, residual=residual, telepathy_output=telepathy_output)
 
     def _prompts(self, tasks: Sequence[str], states: Float[Tensor, "batch dof"]) -> tuple[Tensor, Tensor]:
         rows = states.cpu().numpy()
@@ -257,7 +258,7 @@ class SigmaTelepathyVLA(nn.Module):
         given = read_batch({**(batch or {}), **named}, self.config, self.backbone)
         text, text_mask = self.read_text(given.texts)
         patches, pooled = self._encode_windows(given)
-        percepts = Percepts(
+        telepathy_input = TelepathyInput(
             pooled=pooled,
             seen=given.seen,
             states=given.states,
@@ -270,7 +271,7 @@ class SigmaTelepathyVLA(nn.Module):
             sizes = {"horizon": self.backbone.horizon, "max_dof": self.backbone.max_dof}
             noise = flow_noise(seed=0, epoch=0, tick=0, **sizes).expand(len(given.texts), -1, -1)
         action = self.act(
-            percepts,
+            telepathy_input,
             given.previous,
             patches=patches,
             tasks=given.texts,
@@ -278,7 +279,7 @@ class SigmaTelepathyVLA(nn.Module):
             telepathy=use_telepathy,
             joints=given.joints,
         )
-        return outputs(action.base, action.residual, action.belief, joints=given.joints)
+        return outputs(action.base, action.residual, action.telepathy_output, joints=given.joints)
 
     @torch.no_grad()
     def _encode_windows(self, given: SigmaBatch) -> tuple[Tensor, Tensor]:

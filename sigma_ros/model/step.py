@@ -5,19 +5,162 @@
 Robot, replay and evaluation all go through these two.
 """
 
+import json
+import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Unpack
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float32
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
-from sigma_ros.model.backbone import RealTimeChunking
+from sigma_ros.errors import CheckpointError
+from sigma_ros.model.pi05.backbone import RealTimeChunking
 from sigma_ros.model.sigma import Action, SigmaTelepathyVLA
-from sigma_ros.model.state import RecurrentState
-from sigma_ros.model.telepathy import Belief, Percepts, Recurrence
-from sigma_ros.model.tokens import EncodedTick, Sight, TokenRing
+from sigma_ros.model.telepathy import Recurrence, TelepathyInput, TelepathyOutput
+from sigma_ros.model.tokens import PADDING, EncodedTick, ModelInput, TokenRing
+from sigma_ros.values import WINDOW_TICKS
+
+# Sigma's recurrent state: a value that is passed in and returned, and can be kept in a file.
+
+
+_FORMAT = "sigma_recurrent_state_1"
+_RING = ("pooled", "seen", "states", "patches")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecurrentState:
+    """Everything Sigma remembers between two ticks of one epoch; an empty one starts an epoch.
+
+    `memory` and `factors` are those of the last committed update, `ring` the window as tokens,
+    `commits` the number of updates committed since the epoch began.
+    """
+
+    epoch: int
+    task: str
+    memory: Float32[Tensor, " memory_width"]
+    factors: Float32[Tensor, "factor_count factor_width"]
+    ring: TokenRing
+    commits: int = 0
+
+    @property
+    def recurrence(self) -> Recurrence:
+        """Memory and factors as the telepathy path takes them (batch of one)."""
+        return Recurrence(memory=self.memory[None], factors=self.factors[None])
+
+    def committed(self, recurrence: Recurrence) -> "RecurrentState":
+        """The state after an update was made permanent."""
+        return replace(self, memory=recurrence.memory[0], factors=recurrence.factors[0], commits=self.commits + 1)
+
+
+def save_state(state: RecurrentState, path: str | Path, *, model_hash: str) -> None:
+    """Writes the state bit for bit; `model_hash` names the model it belongs to. Its folder is made if need be.
+
+    Raises:
+        CheckpointError: something else is at that place already: only an earlier state is ever replaced.
+    """
+    target = Path(path)
+    _refuse_to_replace(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {f"ring.{name}": getattr(state.ring, name) for name in _RING}
+    tensors |= {"memory": state.memory, "factors": state.factors}
+    metadata = {
+        "format": _FORMAT,
+        "model_hash": model_hash,
+        "epoch": str(state.epoch),
+        "task": state.task,
+        "commits": str(state.commits),
+        "ticks": json.dumps(state.ring.ticks),
+    }
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, metadata)
+    temporary.replace(target)
+
+
+def _refuse_to_replace(target: Path) -> None:
+    """Lets a free place and an earlier state pass."""
+    if not (target.exists() or target.is_symlink()):
+        return
+    metadata: dict[str, str] = {}
+    if target.is_file() and not target.is_symlink():
+        with suppress(OSError, SafetensorError), safe_open(str(target), framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+    if metadata.get("format") != _FORMAT:
+        raise CheckpointError(
+            "the recurrent state would overwrite something else",
+            where=target,
+            expected=f"a free place, or a file of format {_FORMAT}",
+            got=metadata.get("format", "another file"),
+            remedy="give state_file another name",
+        )
+
+
+def load_state(path: str | Path, *, like: RecurrentState, model_hash: str) -> RecurrentState:
+    """Reads what `save_state` wrote, onto the device of `like` (any state of the same model).
+
+    Raises:
+        CheckpointError: no such state, of another model, with other shapes, or not finite.
+    """
+    try:
+        with safe_open(str(path), framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError("the recurrent state cannot be read", where=path, got=error) from error
+    _check_metadata(path, metadata, model_hash)
+    device = like.memory.device
+    expected = {f"ring.{name}": getattr(like.ring, name) for name in _RING}
+    expected |= {"memory": like.memory, "factors": like.factors}
+    for name, pattern in expected.items():
+        _check_tensor(path, name, tensors.get(name), pattern)
+    ticks = tuple(json.loads(metadata["ticks"]))
+    if len(ticks) != WINDOW_TICKS or not all(isinstance(tick, int) and tick >= PADDING for tick in ticks):
+        raise CheckpointError("the recurrent state's ticks are damaged", where=path, got=metadata["ticks"])
+    return RecurrentState(
+        epoch=int(metadata["epoch"]),
+        task=metadata["task"],
+        commits=int(metadata["commits"]),
+        memory=tensors["memory"].to(device),
+        factors=tensors["factors"].to(device),
+        ring=TokenRing(ticks=ticks, **{name: tensors[f"ring.{name}"].to(device) for name in _RING}),
+    )
+
+
+def _check_metadata(path: str | Path, metadata: dict[str, str], model_hash: str) -> None:
+    needed = {"format", "model_hash", "epoch", "task", "commits", "ticks"}
+    if metadata.get("format") != _FORMAT or not needed <= set(metadata):
+        raise CheckpointError(
+            "this is not a recurrent state of Sigma",
+            where=path,
+            expected=_FORMAT,
+            got=metadata.get("format", "no format name"),
+        )
+    if metadata["model_hash"] != model_hash:
+        raise CheckpointError(
+            "the recurrent state belongs to another model",
+            where=path,
+            expected=model_hash,
+            got=metadata["model_hash"],
+            remedy="load the checkpoint it was saved with, or start a new epoch",
+        )
+
+
+def _check_tensor(path: str | Path, name: str, tensor: Tensor | None, like: Tensor) -> None:
+    got = "nothing" if tensor is None else f"{tuple(tensor.shape)} {tensor.dtype}"
+    if tensor is None or tensor.shape != like.shape or tensor.dtype != like.dtype:
+        raise CheckpointError(
+            f"the recurrent state's tensor {name} does not fit",
+            where=path,
+            expected=f"{tuple(like.shape)} {like.dtype}",
+            got=got,
+        )
+    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        raise CheckpointError(f"the recurrent state's tensor {name} is not finite", where=path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +171,7 @@ class Plan:
     """
 
     action: Action
-    baseline: Belief | None
+    baseline: TelepathyOutput | None
     committed: bool
 
 
@@ -56,7 +199,10 @@ def initial_state(model: SigmaTelepathyVLA, *, epoch: int, task: str) -> Recurre
 
 
 def advance(
-    model: SigmaTelepathyVLA, state: RecurrentState, ticks: Sequence[int], look: Callable[[int], Sight | EncodedTick]
+    model: SigmaTelepathyVLA,
+    state: RecurrentState,
+    ticks: Sequence[int],
+    look: Callable[[int], ModelInput | EncodedTick],
 ) -> RecurrentState:
     """The state with its window at `ticks` (oldest first, `tokens.PADDING` for none).
 
@@ -88,25 +234,25 @@ def plan(
 
     The update of the memory is used at once, whatever `commit` says; only a commit keeps it for later.
     """
-    percepts = percepts_of(model, state)
+    telepathy_input = telepathy_input_of(model, state)
     previous = state.recurrence
     patches = state.ring.patches[None]
-    action = model.act(percepts, previous, patches=patches, tasks=[state.task], noise=noise, base=base, **rtc)
-    baseline = model.believe(percepts, previous, adapted=False) if baseline_diagnostics else None
-    kept, after = _committed(state, action.belief) if commit else (False, state)
+    action = model.act(telepathy_input, previous, patches=patches, tasks=[state.task], noise=noise, base=base, **rtc)
+    baseline = model.believe(telepathy_input, previous, adapted=False) if baseline_diagnostics else None
+    kept, after = _committed(state, action.telepathy_output) if commit else (False, state)
     return Plan(action=action, baseline=baseline, committed=kept), after
 
 
 @torch.no_grad()
-def remember(model: SigmaTelepathyVLA, state: RecurrentState) -> tuple[Belief, bool, RecurrentState]:
+def remember(model: SigmaTelepathyVLA, state: RecurrentState) -> tuple[TelepathyOutput, bool, RecurrentState]:
     """The commit of `plan` without its actions: belief, whether it was kept, and the same state bit for bit."""
-    belief = model.believe(percepts_of(model, state), state.recurrence)
-    return belief, *_committed(state, belief)
+    telepathy_output = model.believe(telepathy_input_of(model, state), state.recurrence)
+    return telepathy_output, *_committed(state, telepathy_output)
 
 
-def _committed(state: RecurrentState, belief: Belief) -> tuple[bool, RecurrentState]:
+def _committed(state: RecurrentState, telepathy_output: TelepathyOutput) -> tuple[bool, RecurrentState]:
     """The state with a belief's update, and True; the state itself, and False, where the update is not finite."""
-    update = belief.recurrence
+    update = telepathy_output.recurrence
     if not bool(torch.isfinite(update.memory).all() & torch.isfinite(update.factors).all()):
         return False, state
     return True, state.committed(update)
@@ -118,19 +264,19 @@ def recorrect(model: SigmaTelepathyVLA, state: RecurrentState, base: Float[Tenso
 
     The chunk had the whole horizon once: what is missing of it says how old it is.
     """
-    belief = model.believe(percepts_of(model, state), state.recurrence)
+    telepathy_output = model.believe(telepathy_input_of(model, state), state.recurrence)
     age = model.config.horizon - len(base)
     whole = torch.cat([base, base[-1:].expand(age, -1)])[None]
-    residual = model.correct(belief, state.ring.states[-1:], whole, base.new_tensor([age]))
+    residual = model.correct(telepathy_output, state.ring.states[-1:], whole, base.new_tensor([age]))
     kept = replace(residual, composite=residual.composite[:, : len(base)])
-    return Action(base=base[None], residual=kept, belief=belief)
+    return Action(base=base[None], residual=kept, telepathy_output=telepathy_output)
 
 
-def percepts_of(model: SigmaTelepathyVLA, state: RecurrentState) -> Percepts:
+def telepathy_input_of(model: SigmaTelepathyVLA, state: RecurrentState) -> TelepathyInput:
     """The state's window and task as the telepathy path takes them, batch of one."""
     text, text_mask = model.read_text([state.task])
     ring = state.ring
-    return Percepts(
+    return TelepathyInput(
         pooled=ring.pooled[None],
         seen=ring.seen[None],
         states=ring.states[None],

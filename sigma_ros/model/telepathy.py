@@ -31,7 +31,7 @@ class Reader(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Percepts:
+class TelepathyInput:
     """What the telepathy path sees of a batch of windows, all of it at or before the window's last tick."""
 
     pooled: Float[Tensor, "batch ticks cameras pooled width"]
@@ -59,7 +59,7 @@ class Recurrence:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Belief:
+class TelepathyOutput:
     """What Sigma believes at a tick, and the projections its losses and its risk compare."""
 
     semantic: Float[Tensor, "batch memory_width"]
@@ -73,7 +73,7 @@ class Belief:
     factors_aligned: Float[Tensor, "batch align_width"]
 
     @classmethod
-    def blank(cls, config: SigmaConfig, *, batch: int, device: torch.device | str = "cpu") -> "Belief":
+    def blank(cls, config: SigmaConfig, *, batch: int, device: torch.device | str = "cpu") -> "TelepathyOutput":
         """All zeros: what the comparison arm without telepathy believes."""
         sizes = {"semantic": config.memory_width, "memory": config.memory_width, "intent": config.intent_width}
         sizes |= {"text": config.width, "memory_as_text": config.width, "glance": config.glance_size}
@@ -213,17 +213,17 @@ class TelepathyPath(nn.Module):
         self.align_intent = nn.Linear(intent, config.align_width)
         self.align_factors = nn.Linear(config.factor_size, config.align_width)
 
-    def forward(self, percepts: Percepts, previous: Recurrence, reader: Reader) -> Belief:
+    def forward(self, telepathy_input: TelepathyInput, previous: Recurrence, reader: Reader) -> TelepathyOutput:
         """One update from the previous committed memory and factors; nothing is kept inside."""
-        text = mean_text(percepts.text, percepts.text_mask)
-        glance = self.glance_of(percepts)
-        semantic = self._read(percepts, previous, reader)
+        text = mean_text(telepathy_input.text, telepathy_input.text_mask)
+        glance = self.glance_of(telepathy_input)
+        semantic = self._read(telepathy_input, previous, reader)
         if self.glance_to_semantic is not None:
             semantic = semantic + self.glance_to_semantic(glance)
         memory = self.memory(previous.memory if self.use_memory else torch.zeros_like(previous.memory), semantic)
         intent = self.intent(torch.cat([memory, semantic, self.text_to_intent(text)], dim=1))
         flat = self.factors(torch.cat([memory, intent], dim=1))
-        return Belief(
+        return TelepathyOutput(
             semantic=semantic,
             memory=memory,
             intent=intent,
@@ -235,23 +235,25 @@ class TelepathyPath(nn.Module):
             factors_aligned=self.align_factors(flat),
         )
 
-    def _read(self, percepts: Percepts, previous: Recurrence, reader: Reader) -> Float[Tensor, "batch memory_width"]:
-        seen = percepts.seen & percepts.valid[..., None]
-        vision = self.resampler(percepts.pooled, seen, previous.factors)
-        states = self.state_encoder(percepts.states, percepts.valid)
+    def _read(
+        self, telepathy_input: TelepathyInput, previous: Recurrence, reader: Reader
+    ) -> Float[Tensor, "batch memory_width"]:
+        seen = telepathy_input.seen & telepathy_input.valid[..., None]
+        vision = self.resampler(telepathy_input.pooled, seen, previous.factors)
+        states = self.state_encoder(telepathy_input.states, telepathy_input.valid)
         readouts = self.readouts.expand(vision.shape[0], -1, -1)
-        kind = percepts.text.dtype
-        embeds = torch.cat([vision.to(kind), percepts.text, states.to(kind), readouts.to(kind)], dim=1)
+        kind = telepathy_input.text.dtype
+        embeds = torch.cat([vision.to(kind), telepathy_input.text, states.to(kind), readouts.to(kind)], dim=1)
         mask = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
-        mask[:, vision.shape[1] : vision.shape[1] + percepts.text.shape[1]] = percepts.text_mask
+        mask[:, vision.shape[1] : vision.shape[1] + telepathy_input.text.shape[1]] = telepathy_input.text_mask
         return self.to_semantic(reader(embeds, mask, read=readouts.shape[1]).mean(dim=1))
 
-    def glance_of(self, percepts: Percepts) -> Float[Tensor, "batch glance_size"]:
+    def glance_of(self, telepathy_input: TelepathyInput) -> Float[Tensor, "batch glance_size"]:
         """What the newest pictures show; empty where the glance is off."""
-        newest = percepts.pooled[:, -1]
+        newest = telepathy_input.pooled[:, -1]
         if self.glance is None:
             return newest.new_zeros(len(newest), 0)
-        return self.glance(newest, percepts.seen[:, -1] & percepts.valid[:, -1, None])
+        return self.glance(newest, telepathy_input.seen[:, -1] & telepathy_input.valid[:, -1, None])
 
 
 def mean_text(

@@ -7,12 +7,19 @@ Axis words: `ticks` slots of the window, oldest first; `cameras`; `patches` toke
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, UInt8
+from numpy import ndarray
 from torch import Tensor, nn
 
-from sigma_ros.values import WINDOW_TICKS
+from sigma_ros.camera_names import policy_keys, seated
+from sigma_ros.errors import SigmaError
+from sigma_ros.model.normalise import PolicyUnits
+from sigma_ros.model.pi05.backbone import Backbone
+from sigma_ros.values import WINDOW_TICKS, Frame
 
 PADDING = -1
 """Tick number of a slot that holds nothing: before the epoch's first tick, or a hole."""
@@ -30,7 +37,7 @@ def pool_tokens(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sight:
+class ModelInput:
     """One tick as the model takes it: RGB images, which cameras are there, the normalised state."""
 
     tick: int
@@ -119,3 +126,50 @@ class TokenRing:
             return encoded.pooled, encoded.seen, encoded.state
         index = self.ticks.index(tick)
         return self.pooled[index], self.seen[index], self.states[index]
+
+
+# Frames of the robot as the model takes them: the policy's cameras in its order, the normalised state.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInputBuilder:
+    """`cameras` holds the contract's name for each camera of the policy, None where the robot lacks it."""
+
+    cameras: tuple[str | None, ...]
+    size_px: int
+    units: PolicyUnits
+
+    @classmethod
+    def fitting(cls, backbone: Backbone, units: PolicyUnits, cameras: tuple[str | None, ...] | None = None) -> Self:
+        """For a policy and a contract; `cameras` unless they are joined by the contract's keys alone."""
+        if cameras is None:
+            contract = units.contract
+            cameras = seated(policy_keys(contract), backbone.camera_keys, where=f"contract {contract.name}")
+        return cls(cameras=cameras, size_px=backbone.image_size_px, units=units)
+
+    def sight(self, frame: Frame) -> ModelInput:
+        """One tick; a camera that the robot lacks is black and marked as not seen.
+
+        Raises:
+            SigmaError: an image is missing, or is not uint8 RGB of the policy's size.
+        """
+        return ModelInput(
+            tick=frame.tick,
+            images=torch.from_numpy(np.stack([self._image(frame.images, name) for name in self.cameras])),
+            seen=torch.tensor([name is not None for name in self.cameras]),
+            state=torch.from_numpy(self.units.normalise_state(frame.positions_rad)),
+        )
+
+    def _image(self, images: Mapping[str, ndarray], name: str | None) -> UInt8[ndarray, "h w 3"]:
+        form = (self.size_px, self.size_px, 3)
+        if name is None:
+            return np.zeros(form, dtype=np.uint8)
+        image = images.get(name)
+        if image is None or image.shape != form or image.dtype != np.uint8:
+            raise SigmaError(
+                "a camera image has the wrong form",
+                where=name,
+                expected=f"uint8 {form}",
+                got="none" if image is None else f"{image.dtype} {image.shape}",
+            )
+        return image

@@ -27,17 +27,17 @@ from trajectory_msgs.msg import JointTrajectory
 from sigma_ros.bags.incident import Heard, IncidentMemory, make_room, write_incident
 from sigma_ros.contract import Camera
 from sigma_ros.contract_file import load_contract
-from sigma_ros.control.images import decode_full
-from sigma_ros.control.reasons import State
 from sigma_ros.errors import SigmaError
 from sigma_ros.msg import ActionChunk, SupervisorState, TelepathyState
-from sigma_ros.nodes import qos, topics
-from sigma_ros.nodes.clocks import steady_clock
-from sigma_ros.nodes.diagnostics import Diagnostics, Level, Standing
-from sigma_ros.nodes.image_messages import image_view
-from sigma_ros.nodes.node_options import IncidentOptions
-from sigma_ros.nodes.parameters import BoundParameters
-from sigma_ros.nodes.process import run_node
+from sigma_ros.nodes.shared import qos, topics
+from sigma_ros.nodes.shared.diagnostics import Diagnostics, Level, TaskStatus
+from sigma_ros.nodes.shared.node_options import IncidentOptions
+from sigma_ros.nodes.shared.parameters import BoundParameters
+from sigma_ros.nodes.shared.process import run_node
+from sigma_ros.nodes.shared.qos import steady_clock
+from sigma_ros.nodes.shared.sensor_messages import image_view
+from sigma_ros.streams.images import decode_full
+from sigma_ros.supervisor.reasons import State
 
 NODE = "sigma_incidents"
 AFTER_S = 1.0
@@ -79,7 +79,7 @@ class IncidentRecorder(Node):
         self._listen()
         self.create_service(Trigger, "~/save", self._on_save)
         self.create_timer(0.1, self._write_if_due, clock=steady_clock())
-        Diagnostics(self, hardware_id=self._contract.name, tasks={"incidents/written": self._standing})
+        Diagnostics(self, hardware_id=self._contract.name, tasks={"incidents/written": self._task_status})
         self.get_logger().info(f"keeps {self._options.seconds:g} s; incidents go to {self._options.folder}")
 
     def _listen(self) -> None:
@@ -146,12 +146,12 @@ class IncidentRecorder(Node):
         elif self._refused is not None and time.monotonic() >= self._retry_s and not self._is_writing:
             self._begin(self._refused[0])
 
-    def _standing(self) -> Standing:
+    def _task_status(self) -> TaskStatus:
         values = {"written": len(self.written), "folder": self._options.folder, "dropped": self._memory.dropped}
         if self._refused is not None:
             incident, error = self._refused
-            return Standing(Level.ERROR, f"{incident.name} waits in memory: {error}", values)
-        return Standing(Level.OK, f"{len(self.written)} written", values)
+            return TaskStatus(Level.ERROR, f"{incident.name} waits in memory: {error}", values)
+        return TaskStatus(Level.OK, f"{len(self.written)} written", values)
 
     @property
     def _is_writing(self) -> bool:

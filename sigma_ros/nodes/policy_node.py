@@ -22,17 +22,17 @@ from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
 from sigma_ros.errors import SigmaError
-from sigma_ros.nodes import qos, topics
-from sigma_ros.nodes.clocks import steady_clock
-from sigma_ros.nodes.diagnostics import Diagnostics
-from sigma_ros.nodes.node_options import PolicyOptions
-from sigma_ros.nodes.parameters import BoundParameters
-from sigma_ros.nodes.policy_health import PolicyHealth
-from sigma_ros.nodes.policy_input import PolicyInput
-from sigma_ros.nodes.policy_model import PolicyModel, load_policy
-from sigma_ros.nodes.policy_output import PolicyOutput
-from sigma_ros.nodes.policy_session import PolicySession
-from sigma_ros.nodes.process import run_node
+from sigma_ros.nodes.policy.health import PolicyHealth
+from sigma_ros.nodes.policy.input import PolicyInput
+from sigma_ros.nodes.policy.model import PolicyModel, load_policy
+from sigma_ros.nodes.policy.output import PolicyOutput
+from sigma_ros.nodes.policy.session import PolicySession
+from sigma_ros.nodes.shared import qos, topics
+from sigma_ros.nodes.shared.diagnostics import Diagnostics
+from sigma_ros.nodes.shared.node_options import PolicyOptions
+from sigma_ros.nodes.shared.parameters import BoundParameters
+from sigma_ros.nodes.shared.process import run_node
+from sigma_ros.nodes.shared.qos import steady_clock
 from sigma_ros.policy.job import Failed
 
 CLOSE_TIMEOUT_S = 2.0

@@ -9,10 +9,13 @@ Exit codes: 0 complete, 3 complete with losses, 1 not usable, 2 wrong usage.
 import shutil
 import struct
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from queue import Full, Queue
 
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -21,14 +24,109 @@ from std_msgs.msg import String
 
 from sigma_ros.bags.writer import BagWriter
 from sigma_ros.contract_file import load_contract
-from sigma_ros.nodes import qos, topics
-from sigma_ros.nodes.clocks import steady_clock
-from sigma_ros.nodes.diagnostics import Diagnostics, Level, Standing
-from sigma_ros.nodes.node_options import RecordOptions
-from sigma_ros.nodes.parameters import BoundParameters
-from sigma_ros.nodes.process import run_node
-from sigma_ros.nodes.record_streams import RecordingThread, StreamTally, judge
-from sigma_ros.nodes.stream_watch import MESSAGE_TYPES
+from sigma_ros.errors import SigmaError
+from sigma_ros.nodes.shared import qos, topics
+from sigma_ros.nodes.shared.diagnostics import Diagnostics, Level, TaskStatus
+from sigma_ros.nodes.shared.listen import MESSAGE_TYPES
+from sigma_ros.nodes.shared.node_options import RecordOptions
+from sigma_ros.nodes.shared.parameters import BoundParameters
+from sigma_ros.nodes.shared.process import run_node
+from sigma_ros.nodes.shared.qos import steady_clock
+
+# A recording while it is made: messages go to a bag on a thread of their own, each stream is checked as it comes.
+
+
+WAITING = 120
+"""Messages that may wait for the disk: two seconds of two cameras."""
+
+_SECOND_NS = 1_000_000_000
+
+
+@dataclass(slots=True)
+class StreamTally:
+    """One stream so far. `gaps`: times without a message longer than allowed. `lost`: not written in time."""
+
+    period_ns: int | None
+    received: int = 0
+    gaps: int = 0
+    longest_gap_ns: int = 0
+    lost: int = 0
+    last_ns: int = 0
+    recent_ns: list[int] = field(default_factory=list)
+
+    def note(self, stamp_ns: int) -> None:
+        """A message with this stamp has come."""
+        self.received += 1
+        if self.last_ns:
+            gap_ns = stamp_ns - self.last_ns
+            self.longest_gap_ns = max(self.longest_gap_ns, gap_ns)
+            self.gaps += self.period_ns is not None and gap_ns > 2.5 * self.period_ns
+        self.last_ns = stamp_ns
+        self.recent_ns.append(stamp_ns)
+        del self.recent_ns[:-60]
+
+    def rate_hz(self) -> float:
+        """Over the last messages, by their stamps."""
+        if len(self.recent_ns) < 2 or self.recent_ns[-1] <= self.recent_ns[0]:
+            return 0.0
+        return (len(self.recent_ns) - 1) * _SECOND_NS / (self.recent_ns[-1] - self.recent_ns[0])
+
+
+class RecordingThread:
+    """Writes serialised messages behind the caller's back, in order.
+
+    Args:
+        bag: Open; used by this thread alone until `close`.
+    """
+
+    def __init__(self, bag: BagWriter) -> None:
+        self._bag = bag
+        self._queue: Queue[tuple[str, str, int, bytes] | None] = Queue(WAITING)
+        self.written_bytes = 0
+        self.error: SigmaError | None = None
+        self._thread = threading.Thread(target=self._write, name="recording", daemon=True)
+        self._thread.start()
+
+    def put(self, topic: str, msgtype: str, log_time_ns: int, cdr: bytes) -> bool:
+        """Queues a message; False when the disk is too slow for it, or has failed."""
+        if self.error is not None:
+            return False
+        try:
+            self._queue.put_nowait((topic, msgtype, log_time_ns, cdr))
+        except Full:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Writes what waits, then ends."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _write(self) -> None:
+        while (entry := self._queue.get()) is not None:
+            if self.error is not None:
+                continue
+            try:
+                self._bag.raw(*entry)
+            except SigmaError as error:
+                self.error = error
+            else:
+                self.written_bytes += len(entry[3])
+
+
+def judge(tallies: Mapping[str, StreamTally], fps: float) -> tuple[list[str], list[str]]:
+    """What makes a recording useless, and what it has lost: two lists of sentences, both empty when all is well."""
+    useless = [f"{name}: nothing came" for name, tally in tallies.items() if tally.period_ns and not tally.received]
+    losses = []
+    for name, tally in tallies.items():
+        if tally.lost:
+            losses.append(f"{name}: {tally.lost} messages came faster than the disk")
+        if tally.gaps:
+            losses.append(f"{name}: {tally.gaps} gaps, the longest {tally.longest_gap_ns / 1e6:.0f} ms")
+        if tally.received > fps and tally.rate_hz() < 0.9 * fps and tally.period_ns:
+            losses.append(f"{name}: {tally.rate_hz():.1f} Hz, {fps:g} are needed")
+    return useless, losses
+
 
 LISTEN = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=30, reliability=ReliabilityPolicy.BEST_EFFORT)
 """Also hears reliable publishers; deep enough for a disk that stops for a moment."""
@@ -58,7 +156,7 @@ class RecordNode(Node):
         self._subscribe()
         self.create_timer(CHECK_S, self._check, clock=steady_clock())
         self.create_timer(TELL_S, self._tell, clock=steady_clock())
-        tasks = {f"record/{name}": partial(self._standing, tally) for name, tally in self.tallies.items()}
+        tasks = {f"record/{name}": partial(self._task_status, tally) for name, tally in self.tallies.items()}
         self._diagnostics = Diagnostics(self, hardware_id=self._contract.name, tasks=tasks)
         self.get_logger().info(f"recording to {self._out}, task {self._task()!r}; Ctrl-C ends it")
 
@@ -140,14 +238,14 @@ class RecordNode(Node):
         seconds = (self._now_ns() - self._started_ns) * 1e-9
         return f"{seconds:.0f} s, {rates}; {self._thread.written_bytes / 1e6:.0f} MB, {self._free_gb():.0f} GB free"
 
-    def _standing(self, tally: StreamTally) -> Standing:
+    def _task_status(self, tally: StreamTally) -> TaskStatus:
         values = {"received": tally.received, "gaps": tally.gaps, "lost": tally.lost}
         told = f"{tally.rate_hz():.1f} Hz"
         if not tally.received:
-            return Standing(Level.STALE, "nothing came yet", values)
+            return TaskStatus(Level.STALE, "nothing came yet", values)
         if tally.lost or tally.gaps:
-            return Standing(Level.WARN, f"{told}, {tally.gaps} gaps, {tally.lost} lost", values)
-        return Standing(Level.OK, told, values)
+            return TaskStatus(Level.WARN, f"{told}, {tally.gaps} gaps, {tally.lost} lost", values)
+        return TaskStatus(Level.OK, told, values)
 
     def _free_gb(self) -> float:
         folder = next(parent for parent in self._out.absolute().parents if parent.exists())

@@ -23,22 +23,19 @@ from sigma_ros.bags.reader import Bag, open_bag
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import UsageError
-from sigma_ros.evaluation.conditions import conditions
+from sigma_ros.evaluation.log import PolicyFacts, ReplayLog, RunFacts
 from sigma_ros.evaluation.recorder import ReplayRecorder
 from sigma_ros.evaluation.replay import bag_facts, nothing_inferred
-from sigma_ros.evaluation.replay_log import PolicyFacts, ReplayLog, RunFacts
-from sigma_ros.evaluation.report import refuse_existing, write_report
-from sigma_ros.evaluation.scoring import score
-from sigma_ros.evaluation.verdict import verdict_of
-from sigma_ros.nodes import topics
-from sigma_ros.nodes.node_options import ReplayOptions
-from sigma_ros.nodes.parameters import BoundParameters
-from sigma_ros.nodes.process import command_line, guarded, ros_context
-from sigma_ros.nodes.replay_loop import NodeReplay, Setting
-from sigma_ros.nodes.replay_policy import PolicyPeer
-from sigma_ros.nodes.replay_progress import told
-from sigma_ros.nodes.replay_supervisor import SupervisorPeer
-from sigma_ros.nodes.replay_waiter import InterruptedReplayError, Waiter
+from sigma_ros.evaluation.report.write import refuse_existing, write_report
+from sigma_ros.evaluation.scoring.score import score
+from sigma_ros.evaluation.scoring.scores import conditions
+from sigma_ros.evaluation.scoring.verdict import verdict_of
+from sigma_ros.nodes.replay.loop import NodeReplay, Setting, told
+from sigma_ros.nodes.replay.peers import InterruptedReplayError, PolicyPeer, SupervisorPeer, Waiter
+from sigma_ros.nodes.shared import topics
+from sigma_ros.nodes.shared.node_options import ReplayOptions
+from sigma_ros.nodes.shared.parameters import BoundParameters
+from sigma_ros.nodes.shared.process import command_line, guarded, ros_context
 from sigma_ros.policy.schedule import Schedule
 from sigma_ros.stopping import INTERRUPTED, end_on_signal
 from sigma_ros.values import AdapterSettings

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
 from sigma_ros.contract_text import absolute_topic, chosen_namespace
-from sigma_ros.nodes import topics
+from sigma_ros.nodes.shared import topics
 
 VERSION = "0.2.0"
 PARAMETER_SERVICES = (

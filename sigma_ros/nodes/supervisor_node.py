@@ -5,6 +5,8 @@ It wires; every decision is `control.supervisor.Supervisor`'s. On a robot it sta
 until `~/engage`. With `lockstep` it follows a replay's clock and cannot reach the robot's command topic.
 """
 
+import gc
+import os
 import sys
 from collections.abc import Sequence
 
@@ -12,14 +14,43 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from sigma_ros.contract_file import load_contract
-from sigma_ros.control.limits import SupervisorLimits
-from sigma_ros.nodes import topics
-from sigma_ros.nodes.node_options import SupervisorOptions, supervisor_options
-from sigma_ros.nodes.parameters import BoundParameters, given
-from sigma_ros.nodes.process import run_node, use_shipped_dds_profile
-from sigma_ros.nodes.supervisor_live import LiveDrive
-from sigma_ros.nodes.supervisor_lockstep import LockstepDrive
-from sigma_ros.nodes.supervisor_priority import freeze_garbage, take_priority
+from sigma_ros.nodes.shared import topics
+from sigma_ros.nodes.shared.node_options import SupervisorOptions, supervisor_options
+from sigma_ros.nodes.shared.parameters import BoundParameters, given
+from sigma_ros.nodes.shared.process import run_node, use_shipped_dds_profile
+from sigma_ros.nodes.supervisor.live import LiveDrive
+from sigma_ros.nodes.supervisor.lockstep import LockstepDrive
+from sigma_ros.supervisor.limits import SupervisorLimits
+
+# Lets the supervisor's thread run before others where the system permits, and keeps the garbage collector short.
+
+
+def take_priority(level: int) -> str:
+    """Gives the calling thread SCHED_FIFO at `level` (1..99, 0: leaves it), else a better niceness; says what it got.
+
+    Threads that the middleware has made before keep theirs: a flood of messages must not run before everything else.
+    """
+    if level == 0:
+        return "ordinary scheduling, as asked"
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(level))
+    except (OSError, AttributeError):
+        return _better_niceness()
+    return f"real-time scheduling, SCHED_FIFO {level}"
+
+
+def freeze_garbage() -> None:
+    """What exists now is never looked at again by the garbage collector, so its pauses stay short."""
+    gc.collect()
+    gc.freeze()
+
+
+def _better_niceness() -> str:
+    try:
+        os.setpriority(os.PRIO_PROCESS, 0, -10)
+    except (OSError, AttributeError):
+        return "ordinary scheduling: the system permits nothing else (docs/safety.md)"
+    return "niceness -10: the system does not permit real-time scheduling"
 
 
 class SupervisorNode(Node):

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One policy loop: ticks in, chunks out. Every driver (live, replay, simulator, shards) runs this one."""
+"""The policy loop: which tick plans, commits and is scored; one for every driver. No rclpy."""

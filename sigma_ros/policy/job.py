@@ -17,7 +17,7 @@ from sigma_ros.values import AdapterSettings, Chunk, Gap, LeftOver, Telepathy, W
 
 if TYPE_CHECKING:
     from sigma_ros.model.runtime import Inference
-    from sigma_ros.model.state import RecurrentState
+    from sigma_ros.model.step import RecurrentState
 
 
 class Runtime(Protocol):

@@ -43,7 +43,7 @@ from sigma_ros.risk import scale_of
 from sigma_ros.values import AdapterSettings, Chunk, Gap, Window
 
 if TYPE_CHECKING:
-    from sigma_ros.model.state import RecurrentState
+    from sigma_ros.model.step import RecurrentState
 
 UnitsCheck = Callable[[Float64[ndarray, " dof"]], tuple[str, ...]]
 

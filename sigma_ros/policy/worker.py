@@ -18,7 +18,7 @@ from sigma_ros.policy.loop import PolicyLoop, PolicySettings
 from sigma_ros.values import Gap, Window
 
 if TYPE_CHECKING:
-    from sigma_ros.model.state import RecurrentState
+    from sigma_ros.model.step import RecurrentState
 
 NICENESS = 5
 """Of the inference thread: where cores are few, the supervisor's and our own callbacks go first."""

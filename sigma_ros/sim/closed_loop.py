@@ -15,11 +15,6 @@ from jaxtyping import Float64, UInt8
 from numpy import ndarray
 
 from sigma_ros.contract import Contract
-from sigma_ros.control.decision import Counters, Decision
-from sigma_ros.control.images import letterbox
-from sigma_ros.control.limits import SupervisorLimits
-from sigma_ros.control.supervisor import Supervisor
-from sigma_ros.control.window import WindowHistory
 from sigma_ros.errors import UsageError
 from sigma_ros.evaluation.latency import Latency
 from sigma_ros.evaluation.replay_operator import ReplayOperator
@@ -28,6 +23,11 @@ from sigma_ros.policy.loop import PolicyLoop, PolicySettings
 from sigma_ros.policy.schedule import Schedule
 from sigma_ros.policy.worker import TimedWorker
 from sigma_ros.sim.environment import SimArm
+from sigma_ros.streams.frame_clock import WindowHistory
+from sigma_ros.streams.images import letterbox
+from sigma_ros.supervisor.limits import SupervisorLimits
+from sigma_ros.supervisor.reasons import Counters, Decision
+from sigma_ros.supervisor.supervisor import Supervisor
 from sigma_ros.values import NS_PER_S, AdapterSettings, Frame
 
 _START_NS = NS_PER_S

@@ -14,8 +14,7 @@ from numpy import ndarray
 
 from sigma_ros.sim.arm import JOINTS
 from sigma_ros.sim.environment import SimArm
-from sigma_ros.sim.kinematics import ArmKinematics, Grip
-from sigma_ros.sim.motion import JointPath, Waypoint, joint_path
+from sigma_ros.sim.motion import ArmKinematics, Grip, JointPath, Waypoint, joint_path
 from sigma_ros.sim.setups import BoxConfig, TeacherConfig
 
 OPEN_RAD, CLOSED_RAD = 0.46, -0.14

@@ -15,13 +15,13 @@ from jaxtyping import Float32, Float64, UInt8
 from numpy import ndarray
 
 from sigma_ros.contract import Contract
-from sigma_ros.control.images import letterbox
 from sigma_ros.errors import SigmaError
 from sigma_ros.sim.arm import GRASP_SITE
 from sigma_ros.sim.demonstration import demonstrate
 from sigma_ros.sim.environment import SimArm
 from sigma_ros.sim.scene import brick_pose
 from sigma_ros.sim.setups import BoxConfig, BrickConfig, LightConfig, SceneConfig, StartConfig, Triple, ViewConfig
+from sigma_ros.streams.images import letterbox
 
 PLACES = (
     *("brick_x", "brick_y", "box_x", "box_y", "fingers_x", "fingers_y"),

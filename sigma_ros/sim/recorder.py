@@ -2,15 +2,18 @@
 """Writes demonstrations as bags. Pictures are drawn only here, once success is known; writing overlaps drawing."""
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
-from jaxtyping import UInt8
+import cv2
+import numpy as np
+from jaxtyping import Float64, UInt8
 from numpy import ndarray
+from PIL import Image
 
 from sigma_ros.bags.episode import TASK_TOPIC
 from sigma_ros.bags.writer import BagWriter
@@ -18,6 +21,7 @@ from sigma_ros.contract import Contract
 from sigma_ros.errors import ContractError
 from sigma_ros.sim.demonstration import Demonstration
 from sigma_ros.sim.environment import SimArm
+from sigma_ros.sim.scene import BEAUTY
 from sigma_ros.values import NS_PER_S
 
 START_NS = 1_735_689_600 * NS_PER_S
@@ -143,3 +147,55 @@ def check_recordable(contract: Contract, cameras: tuple[str, ...]) -> None:
         raise ContractError(
             "the simulator records commands as Float64MultiArray only", where=contract.name, got=contract.command_type
         )
+
+
+# An animation of an episode for documents: the arm from outside, and what the policy's cameras see.
+
+
+FRAME_TICKS = 4
+WIDTH_PX = 480
+_COLOURS = 200
+_COARSE = np.uint8(0xFC)
+_PALETTE_FRAMES = 8
+
+
+class Filmed(Protocol):
+    """An episode that can be drawn: MuJoCo's positions of each tick."""
+
+    @property
+    def states(self) -> Float64[ndarray, "ticks nq"]:
+        """See the class."""
+        ...
+
+
+def film_frames(arm: SimArm, episode: Filmed) -> Iterator[UInt8[ndarray, "height width 3"]]:
+    """Every fourth tick: a smooth picture with shadows, the two cameras side by side below it."""
+    height_px = WIDTH_PX * 3 // 4
+    half = (WIDTH_PX // 2, height_px // 2)
+    with arm.open_beauty(width_px=2 * WIDTH_PX, height_px=2 * height_px) as cameras:
+        for state in episode.states[::FRAME_TICKS]:
+            outside = cameras.render(state, BEAUTY)
+            above = cv2.resize(outside, (WIDTH_PX, height_px), interpolation=cv2.INTER_AREA)
+            seen = [arm.draw(state, camera.name) for camera in arm.contract.cameras[:2]]
+            below = [cv2.resize(picture, half, interpolation=cv2.INTER_AREA) for picture in seen]
+            yield np.concatenate([above, np.concatenate(below, axis=1)])
+
+
+def write_film(path: Path, arm: SimArm, episode: Filmed) -> None:
+    """Writes an endless GIF at real speed, with one palette for all its frames, or nothing.
+
+    Raises:
+        MachineError: no OpenGL library works here.
+    """
+    frames = list(film_frames(arm, episode))
+    chosen = frames[:: max(1, len(frames) // _PALETTE_FRAMES)]
+    # Colours count by the root of their area, so that a small pink brick keeps its pink.
+    colours, pixels = np.unique(np.concatenate(chosen).reshape(-1, 3) & _COARSE, axis=0, return_counts=True)
+    sample = np.repeat(colours, np.ceil(np.sqrt(pixels)).astype(int), axis=0)
+    palette = Image.fromarray(sample[None]).quantize(_COLOURS, kmeans=1)
+    first, *rest = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    frame_ms = round(1000 * FRAME_TICKS / arm.contract.fps)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".tmp")
+    first.save(partial, "GIF", save_all=True, append_images=rest, duration=frame_ms, loop=0)
+    partial.rename(path)

@@ -15,7 +15,7 @@ import numpy as np
 import plotly.graph_objects as go
 from scipy import stats
 
-from sigma_ros.evaluation.statistics import compare
+from sigma_ros.evaluation.scoring.statistics import compare
 from sigma_ros.sim.trials import Result, Trial
 
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Closed loop</title>

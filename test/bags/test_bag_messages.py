@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sigma_ros.bags.messages import ROS_TYPES, CdrError, JointMessage, TrajectoryMessage, decode, header
-from sigma_ros.control.images import ImageMessage
+from sigma_ros.streams.images import ImageMessage
 
 TYPES = ROS_TYPES.types
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)

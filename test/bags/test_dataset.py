@@ -12,9 +12,9 @@ import pytest
 from bags import MS, START_NS, TASK, picture, pose, small_contract, write_recording
 from typer.testing import CliRunner
 
-from sigma_ros.bags import dataset as writing
-from sigma_ros.bags.dataset import to_units, write_dataset
+from sigma_ros.bags import lerobot_dataset as writing
 from sigma_ros.bags.episode import episode
+from sigma_ros.bags.lerobot_dataset import to_units, write_dataset
 from sigma_ros.bags.reader import open_bag
 from sigma_ros.bags.transcode import load_episode, transcode
 from sigma_ros.bags.writer import BagWriter

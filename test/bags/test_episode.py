@@ -16,8 +16,8 @@ from sigma_ros.bags.messages import ROS_TYPES, header
 from sigma_ros.bags.reader import Bag, open_bag
 from sigma_ros.bags.writer import BagWriter
 from sigma_ros.contract import Contract
-from sigma_ros.control.observation import FrameClock
 from sigma_ros.errors import BagError, ContractError
+from sigma_ros.streams.frame_clock import FrameClock
 from sigma_ros.values import Gap, Window
 
 CONTRACT = small_contract()

@@ -31,8 +31,8 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 
 from sigma_ros.bags.messages import ROS_TYPES, JointMessage
 from sigma_ros.bags.reader import Bag, open_bag
-from sigma_ros.control.images import ImageMessage
 from sigma_ros.errors import BagError, ContractError
+from sigma_ros.streams.images import ImageMessage
 
 CONTRACT = small_contract()
 STORAGES = ("mcap", "sqlite3")

@@ -17,18 +17,18 @@ from stub_runtime import StubRuntime
 from test_transcode import CONTRACT as SET_CONTRACT
 from test_transcode import break_info, write_v2, write_v3
 
-from sigma_ros.bags.dataset import write_dataset
 from sigma_ros.bags.episode import MOST_MISFITS, Episode, Tick, episode, recorded_task
+from sigma_ros.bags.lerobot_dataset import write_dataset
 from sigma_ros.bags.messages import ROS_TYPES
 from sigma_ros.bags.reader import open_bag
 from sigma_ros.bags.storage import Stretch, clock_was_set, stretches_of
 from sigma_ros.bags.transcode import episode_numbers, load_episode, rows_of, transcode
 from sigma_ros.bags.writer import BagWriter
-from sigma_ros.control.images import ImageMessage, check_image, decode_coded, decode_full
-from sigma_ros.control.limits import SupervisorLimits
 from sigma_ros.errors import BagError, ContractError, DatasetError, SigmaError
 from sigma_ros.evaluation.replay import ReplayOptions, replay
 from sigma_ros.policy.schedule import Schedule
+from sigma_ros.streams.images import ImageMessage, check_image, decode_coded, decode_full
+from sigma_ros.supervisor.limits import SupervisorLimits
 from sigma_ros.values import AdapterSettings
 from training.sources import bag_sources, read_source
 

@@ -2,26 +2,22 @@
 """`sigma compare`: what is printed, as what, and what is refused."""
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
+from synthetic import synthetic_log, with_scale
 from typer.testing import CliRunner
 
 from sigma_ros.cli.compare import app
 from sigma_ros.errors import UsageError
-from sigma_ros.evaluation.report import write_report
-from sigma_ros.evaluation.scoring import score
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "evaluation"))
-from synthetic import synthetic_log, with_scale
+from sigma_ros.evaluation.report.write import write_report
+from sigma_ros.evaluation.scoring.score import score
 
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory) -> list[str]:
     folder = tmp_path_factory.mktemp("reports")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sigma_ros.evaluation.report.report_page", lambda *_: "")
+        patch.setattr("sigma_ros.evaluation.report.write.report_page", lambda *_: "")
         for name, scale in (("a", 0.0), ("b", 1.0)):
             log = with_scale(synthetic_log(), scale)
             write_report([log], score(log), folder / name)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from sigma_ros.cli import doctor_checks as checks
+from sigma_ros.cli import doctor as checks
 from sigma_ros.cli.doctor import app
 from sigma_ros.contract_file import load_contract
 
@@ -21,7 +21,7 @@ LOW, HIGH = np.array([-100.0] * 5 + [0.0]), np.full(6, 100.0)
 @pytest.fixture
 def fact():
     """A stream with nothing wrong, and what is to be changed of it."""
-    watch = pytest.importorskip("sigma_ros.nodes.stream_watch", reason="needs ROS", exc_type=ImportError)
+    watch = pytest.importorskip("sigma_ros.nodes.shared.listen", reason="needs ROS", exc_type=ImportError)
 
     def make(**changes: object):
         good = {

@@ -9,8 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from sigma_ros import __version__
-from sigma_ros.cli import failures, main
-from sigma_ros.cli.verbs import VERBS, app, load_verb
+from sigma_ros.cli import main
+from sigma_ros.cli import main as failures
+from sigma_ros.cli.main import VERBS, app, load_verb
 from sigma_ros.errors import BagError, UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,7 +37,7 @@ def test_help_lists_the_verbs_without_loading_anything_heavy() -> None:
 @pytest.mark.parametrize("verb", [verb for verb in VERBS if (ROOT / f"sigma_ros/cli/{verb}.py").is_file()])
 def test_a_verbs_help_loads_nothing_heavy_and_shows_an_example(verb: str) -> None:
     code = (
-        "import sys\nfrom sigma_ros.cli.verbs import load_verb\n"
+        "import sys\nfrom sigma_ros.cli.main import load_verb\n"
         f"load_verb('{verb}')\n"
         "print(*[m for m in ['torch', 'mujoco', 'rosbags', 'rclpy', 'pyarrow', 'cv2'] if m in sys.modules])"
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from sigma_ros.cli.verbs import app
+from sigma_ros.cli.main import app
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import CheckpointError, ContractError
 from sigma_ros.model.runtime import SigmaRuntime

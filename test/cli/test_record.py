@@ -15,7 +15,7 @@ pytest.importorskip("mujoco", reason="mujoco is not installed")
 from sigma_ros.cli import record
 from sigma_ros.contract_text import shipped_config_dir
 from sigma_ros.errors import MachineError, SigmaError, UsageError
-from sigma_ros.sim.gl import open_context
+from sigma_ros.sim.cameras import open_context
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -11,19 +11,19 @@ import pytest
 from bags import small_contract, write_recording
 from stub_runtime import StubRuntime
 
-from sigma_ros.cli import evaluate_run
-from sigma_ros.control.limits import SupervisorLimits
+from sigma_ros.cli import evaluate as evaluate_run
 from sigma_ros.errors import MachineError, SigmaError
 from sigma_ros.evaluation import batch, fleet
 from sigma_ros.evaluation.batch import MEASURED, BagRow, BatchSpec, Unit, finished, unit_of
-from sigma_ros.evaluation.comparison import compare_reports
 from sigma_ros.evaluation.fleet import Workers, run_units
-from sigma_ros.evaluation.lookahead import NOTHING
+from sigma_ros.evaluation.precompute import NOTHING
 from sigma_ros.evaluation.replay import ReplayOptions, replay
-from sigma_ros.evaluation.saved_report import read_report
-from sigma_ros.evaluation.scoring import score
-from sigma_ros.evaluation.summary import pool
+from sigma_ros.evaluation.report.saved import read_report
+from sigma_ros.evaluation.report.summary import pool
+from sigma_ros.evaluation.scoring.comparison import compare_reports
+from sigma_ros.evaluation.scoring.score import score
 from sigma_ros.policy.schedule import Schedule
+from sigma_ros.supervisor.limits import SupervisorLimits
 from sigma_ros.values import AdapterSettings
 
 CONTRACT = small_contract()

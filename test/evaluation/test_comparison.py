@@ -9,12 +9,12 @@ import pytest
 from synthetic import synthetic_log, with_scale
 
 from sigma_ros.errors import SigmaError, UsageError
-from sigma_ros.evaluation.comparison import compare_reports
-from sigma_ros.evaluation.markdown import comparison_markdown, report_markdown
-from sigma_ros.evaluation.report import write_report
-from sigma_ros.evaluation.report_json import plain, report_document
-from sigma_ros.evaluation.saved_report import SavedReport, read_report
-from sigma_ros.evaluation.scoring import score
+from sigma_ros.evaluation.report.document import plain, report_document
+from sigma_ros.evaluation.report.markdown import comparison_markdown, report_markdown
+from sigma_ros.evaluation.report.saved import SavedReport, read_report
+from sigma_ros.evaluation.report.write import write_report
+from sigma_ros.evaluation.scoring.comparison import compare_reports
+from sigma_ros.evaluation.scoring.score import score
 
 pytestmark = pytest.mark.slow
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 def no_page():
     """The page is not what is tested here, and takes most of the time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sigma_ros.evaluation.report.report_page", lambda *_: "")
+        patch.setattr("sigma_ros.evaluation.report.write.report_page", lambda *_: "")
         yield
 
 

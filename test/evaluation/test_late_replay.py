@@ -11,16 +11,15 @@ from jsonschema import Draft202012Validator
 from stub_runtime import StubRuntime
 from test_report import SCHEMA_FILE
 
-from sigma_ros.control.limits import SupervisorLimits
 from sigma_ros.errors import UsageError
 from sigma_ros.evaluation.late_replay import bag_time_worker, replay_late
-from sigma_ros.evaluation.latency import REMEMBER_SHARE, Latency, in_force, parse_latencies
-from sigma_ros.evaluation.latency_cost import LatencyRow, latency_row
+from sigma_ros.evaluation.latency import REMEMBER_SHARE, Latency, LatencyRow, in_force, latency_row, parse_latencies
 from sigma_ros.evaluation.replay import ReplayOptions, replay
-from sigma_ros.evaluation.report_html import report_page
-from sigma_ros.evaluation.report_json import plain, report_document, to_text
-from sigma_ros.evaluation.scoring import score
+from sigma_ros.evaluation.report.document import plain, report_document, to_text
+from sigma_ros.evaluation.report.page import report_page
+from sigma_ros.evaluation.scoring.score import score
 from sigma_ros.policy.schedule import Schedule
+from sigma_ros.supervisor.limits import SupervisorLimits
 from sigma_ros.values import AdapterSettings
 
 pytestmark = pytest.mark.slow

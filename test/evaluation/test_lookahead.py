@@ -9,10 +9,10 @@ import pytest
 from bags import START_NS, TASK_TOPIC, picture, pose, small_contract
 
 from sigma_ros.bags.writer import BagWriter
-from sigma_ros.control.limits import SupervisorLimits
 from sigma_ros.evaluation.replay import ReplayOptions, replay
-from sigma_ros.evaluation.scoring import score
+from sigma_ros.evaluation.scoring.score import score
 from sigma_ros.policy.schedule import Schedule
+from sigma_ros.supervisor.limits import SupervisorLimits
 from sigma_ros.values import AdapterSettings
 
 pytestmark = pytest.mark.slow

@@ -10,15 +10,14 @@ from bags import small_contract, write_recording
 from stub_runtime import StubRuntime
 
 from sigma_ros.cli.replay_late import BagClock
-from sigma_ros.control.limits import SupervisorLimits
 from sigma_ros.errors import SigmaError
 from sigma_ros.evaluation.late_replay import bag_time_worker, replay_late
-from sigma_ros.evaluation.latency import Latency
-from sigma_ros.evaluation.latency_cost import latency_row
+from sigma_ros.evaluation.latency import Latency, latency_row
 from sigma_ros.evaluation.replay import ReplayOptions, policy_loop
 from sigma_ros.policy.job import Failed, Job, Outcome, Result, execute
 from sigma_ros.policy.schedule import Schedule
 from sigma_ros.policy.worker import TimedWorker
+from sigma_ros.supervisor.limits import SupervisorLimits
 from sigma_ros.values import NS_PER_S, AdapterSettings, Gap, Window
 
 CONTRACT = small_contract()

@@ -13,15 +13,15 @@ from stub_runtime import StubRuntime
 from sigma_ros.bags.files import find_bags
 from sigma_ros.bags.reader import open_bag
 from sigma_ros.bags.writer import BagWriter
-from sigma_ros.control.limits import SupervisorLimits
 from sigma_ros.errors import BagError, ContractError, SigmaError, UsageError
+from sigma_ros.evaluation.log import ReplayLog
 from sigma_ros.evaluation.replay import Hooks, ReplayOptions, replay
-from sigma_ros.evaluation.replay_log import ReplayLog
-from sigma_ros.evaluation.report import write_report
-from sigma_ros.evaluation.report_json import report_document, to_text
-from sigma_ros.evaluation.scoring import score
+from sigma_ros.evaluation.report.document import report_document, to_text
+from sigma_ros.evaluation.report.write import write_report
+from sigma_ros.evaluation.scoring.score import score
 from sigma_ros.evaluation.supervised import LONGEST_PAUSE_NS, SupervisorTimes
 from sigma_ros.policy.schedule import Schedule
+from sigma_ros.supervisor.limits import SupervisorLimits
 from sigma_ros.values import AdapterSettings
 
 CONTRACT = small_contract()

@@ -16,11 +16,11 @@ from jsonschema import Draft202012Validator
 from synthetic import synthetic_log, with_scale
 
 from sigma_ros.errors import SigmaError, UsageError
-from sigma_ros.evaluation.replay_log import ReplayLog
-from sigma_ros.evaluation.report import FILES, write_report
-from sigma_ros.evaluation.report_html import report_page
-from sigma_ros.evaluation.report_json import MEASURED_KEYS, report_document, to_text
-from sigma_ros.evaluation.scoring import score
+from sigma_ros.evaluation.log import ReplayLog
+from sigma_ros.evaluation.report.document import MEASURED_KEYS, report_document, to_text
+from sigma_ros.evaluation.report.page import report_page
+from sigma_ros.evaluation.report.write import FILES, write_report
+from sigma_ros.evaluation.scoring.score import score
 
 pytestmark = pytest.mark.slow
 
@@ -182,7 +182,7 @@ def test_a_failing_writer_leaves_nothing_behind(log, tmp_path, monkeypatch):
     def full(*_args, **_kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("sigma_ros.evaluation.report.to_text", full)
+    monkeypatch.setattr("sigma_ros.evaluation.report.write.to_text", full)
     with pytest.raises(SigmaError, match="could not be written"):
         write_report([log], score(log), tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -195,8 +195,8 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path):
         "from pathlib import Path\n"
         "from synthetic import synthetic_log\n"
         "from sigma_ros.errors import SigmaError\n"
-        "from sigma_ros.evaluation.report import write_report\n"
-        "from sigma_ros.evaluation.scoring import score\n"
+        "from sigma_ros.evaluation.report.write import write_report\n"
+        "from sigma_ros.evaluation.scoring.score import score\n"
         "log = synthetic_log(ticks=48)\n"
         "try:\n"
         "    write_report([log], score(log), Path(sys.argv[3]))\n"

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from synthetic import synthetic_log
 
-from sigma_ros.evaluation.report import write_report
-from sigma_ros.evaluation.scoring import score
+from sigma_ros.evaluation.report.write import write_report
+from sigma_ros.evaluation.scoring.score import score
 
 CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None

@@ -7,7 +7,7 @@ import pytest
 from synthetic import synthetic_log
 
 from sigma_ros.errors import MachineError
-from sigma_ros.evaluation.rerun_file import import_rerun, write_rerun
+from sigma_ros.evaluation.report.rerun import import_rerun, write_rerun
 
 
 def test_the_recording_holds_every_curve_chunk_and_camera(tmp_path):

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from synthetic import policy_facts, synthetic_log, with_scale
 
 from sigma_ros.contract_file import load_contract
-from sigma_ros.evaluation import metrics
-from sigma_ros.evaluation.replay_log import ReplayLog, TickTrack
-from sigma_ros.evaluation.scores import Scores
-from sigma_ros.evaluation.scoring import score
+from sigma_ros.evaluation.log import ReplayLog, TickTrack
+from sigma_ros.evaluation.scoring import metrics
+from sigma_ros.evaluation.scoring.score import score
+from sigma_ros.evaluation.scoring.scores import Scores
 
 pytestmark = pytest.mark.slow
 

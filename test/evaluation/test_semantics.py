@@ -13,9 +13,9 @@ from stub_runtime import StubRuntime
 from test_report import SCHEMA_FILE
 
 from sigma_ros.evaluation.replay import ReplayOptions, replay
-from sigma_ros.evaluation.report_html import report_page
-from sigma_ros.evaluation.report_json import report_document, to_text
-from sigma_ros.evaluation.scoring import score
+from sigma_ros.evaluation.report.document import report_document, to_text
+from sigma_ros.evaluation.report.page import report_page
+from sigma_ros.evaluation.scoring.score import score
 from sigma_ros.evaluation.semantics import UNRELATED, Effect, Semantics, Texts, measure
 from sigma_ros.policy.schedule import Schedule
 from sigma_ros.values import AdapterSettings

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sigma_ros.evaluation.statistics import compare, interval, rank_correlation
+from sigma_ros.evaluation.scoring.statistics import compare, interval, rank_correlation
 
 
 def test_the_interval_covers_a_known_mean_about_as_often_as_it_says():

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from synthetic import synthetic_log, with_scale
 
-from sigma_ros.evaluation.report import write_report
-from sigma_ros.evaluation.scoring import score
-from sigma_ros.evaluation.sweep import best_scale, sweep_scales
-from sigma_ros.evaluation.windows import WindowErrors, read_windows, windows_of
+from sigma_ros.evaluation.report.write import write_report
+from sigma_ros.evaluation.scoring.score import score
+from sigma_ros.evaluation.scoring.windows import WindowErrors, best_scale, read_windows, sweep_scales, windows_of
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from tiny_base import save_tiny, tiny_backbone
 
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
-from sigma_ros.model.backbone import Backbone
+from sigma_ros.model.pi05.backbone import Backbone
 
 
 @pytest.fixture(autouse=True, scope="session")

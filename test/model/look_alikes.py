@@ -18,9 +18,8 @@ from lerobot.processor import TokenizerProcessorStep
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sigma_ros.model.mini import TINY
-from sigma_ros.model.mini_tokenizer import build_tokenizer
-from sigma_ros.model.sizes import network_sizes
+from sigma_ros.model.pi05.mini import TINY, build_tokenizer
+from sigma_ros.model.pi05.sizes import network_sizes
 
 IMAGES = "observation.images."
 BASE_CAMERAS = (IMAGES + "base_0_rgb", IMAGES + "left_wrist_0_rgb", IMAGES + "right_wrist_0_rgb")

@@ -21,8 +21,8 @@ from tiny_base import (
 
 from sigma_ros.contract import Contract
 from sigma_ros.errors import SigmaError
-from sigma_ros.model.backbone import Backbone
-from sigma_ros.model.mini import limit_normalisation
+from sigma_ros.model.pi05.backbone import Backbone
+from sigma_ros.model.pi05.mini import limit_normalisation
 
 
 @pytest.fixture(scope="module", params=["float32", "bfloat16"])

@@ -17,13 +17,13 @@ from tiny_base import rewrite, save_tiny, tiny_backbone
 from torch import Tensor
 
 from sigma_ros.errors import CheckpointError, UsageError
-from sigma_ros.model import places
-from sigma_ros.model.base_checkpoint import load_base
-from sigma_ros.model.base_folder import OWN_FILE, WEIGHTS_FILE, open_base_folder
-from sigma_ros.model.base_weights import empty_policy, fill_policy, network_tensors, normal_name
-from sigma_ros.model.mini import TINY
-from sigma_ros.model.places import CONFIG_FILE
-from sigma_ros.model.sizes import network_sizes
+from sigma_ros.model.pi05 import places
+from sigma_ros.model.pi05.folder import OWN_FILE, WEIGHTS_FILE, open_base_folder
+from sigma_ros.model.pi05.loading import load_base
+from sigma_ros.model.pi05.mini import TINY
+from sigma_ros.model.pi05.places import CONFIG_FILE
+from sigma_ros.model.pi05.sizes import network_sizes
+from sigma_ros.model.pi05.weights import empty_policy, fill_policy, network_tensors, normal_name
 
 pytestmark = pytest.mark.slow
 
@@ -405,7 +405,7 @@ def test_an_interrupted_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
     def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sigma_ros.model.base_checkpoint.save_file", stop)
+    monkeypatch.setattr("sigma_ros.model.pi05.loading.save_file", stop)
     with pytest.raises(KeyboardInterrupt):
         save_tiny(tmp_path / "tiny")
     assert list(tmp_path.iterdir()) == []

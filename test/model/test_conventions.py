@@ -11,9 +11,9 @@ from look_alikes import policy, save_fine_tune, statistics, tokenizer_folder
 
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
+from sigma_ros.conventions import certain, likely, unreal
 from sigma_ros.errors import ContractError
-from sigma_ros.model.conventions import certain, likely, unreal
-from sigma_ros.model.runtime_load import open_checkpoint
+from sigma_ros.model.loading import open_checkpoint
 
 RANGE, DEGREES = load_contract("so101"), load_contract("so101_degrees")
 

@@ -9,10 +9,10 @@ import torch
 from tiny_base import TASK, batch_noise, encode_batch, policy_batch, random_images, random_states
 
 from sigma_ros.contract import Contract
-from sigma_ros.model.backbone import Backbone
-from sigma_ros.model.base_checkpoint import load_base, save_base
-from sigma_ros.model.mini import build_mini, limit_normalisation
-from sigma_ros.model.sizes import FULL
+from sigma_ros.model.pi05.backbone import Backbone
+from sigma_ros.model.pi05.loading import load_base, save_base
+from sigma_ros.model.pi05.mini import build_mini, limit_normalisation
+from sigma_ros.model.pi05.sizes import FULL
 
 WIDE = replace(FULL, depth=2, vision_depth=2, vocabulary=1024)
 

@@ -8,17 +8,17 @@ import pytest
 import torch
 from tiny_sigma import sights, tiny_sigma
 
-from sigma_ros.model.checkpoint import load_trained, open_manifest, save_checkpoint
-from sigma_ros.model.manifest import HEADS_FILE, BaseIdentity, Training
+from sigma_ros.model.checkpoint.folder import load_trained, open_manifest, save_checkpoint
+from sigma_ros.model.checkpoint.manifest import HEADS_FILE, BaseIdentity, Training
 from sigma_ros.model.residual import LateBranch, neighbours
 from sigma_ros.model.sigma import SigmaTelepathyVLA
 from sigma_ros.model.step import advance, initial_state, recorrect
-from sigma_ros.model.telepathy import Belief
+from sigma_ros.model.telepathy import TelepathyOutput
 from training.start_from import PARTS, chosen_parts
 
 
-def believed(model: SigmaTelepathyVLA, batch: int = 2) -> Belief:
-    return Belief.blank(model.config, batch=batch)
+def believed(model: SigmaTelepathyVLA, batch: int = 2) -> TelepathyOutput:
+    return TelepathyOutput.blank(model.config, batch=batch)
 
 
 def given(model: SigmaTelepathyVLA, batch: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
@@ -74,9 +74,11 @@ def test_what_is_left_of_a_chunk_is_as_old_as_what_is_gone_of_it(monkeypatch: py
     model, seen = tiny_sigma(), []
     forward = LateBranch.forward
 
-    def watched(self: LateBranch, belief: Belief, state: torch.Tensor, base: torch.Tensor, age: torch.Tensor) -> object:
+    def watched(
+        self: LateBranch, telepathy_output: TelepathyOutput, state: torch.Tensor, base: torch.Tensor, age: torch.Tensor
+    ) -> object:
         seen.append(age.tolist())
-        return forward(self, belief, state, base, age)
+        return forward(self, telepathy_output, state, base, age)
 
     monkeypatch.setattr(LateBranch, "forward", watched)
     recording = sights(model, 1)

@@ -35,12 +35,12 @@ from tiny_base import TASK, frames, window_at
 
 from sigma_ros.contract import Contract
 from sigma_ros.errors import SigmaError
-from sigma_ros.model import runtime_load
-from sigma_ros.model.guidance import allow_guidance
-from sigma_ros.model.mini import TINY
-from sigma_ros.model.noise import flow_noise
+from sigma_ros.model import loading as runtime_load
+from sigma_ros.model.loading import allow_guidance
+from sigma_ros.model.pi05.flow import flow_noise
+from sigma_ros.model.pi05.mini import TINY
+from sigma_ros.model.pi05.sizes import network_sizes
 from sigma_ros.model.runtime import SigmaRuntime
-from sigma_ros.model.sizes import network_sizes
 from sigma_ros.values import AdapterSettings
 
 TO_BASE = dict(zip(SO101_CAMERAS, BASE_CAMERAS, strict=False))

@@ -12,12 +12,11 @@ from tiny_base import random_images
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import CheckpointError
-from sigma_ros.model.base_checkpoint import load_base
-from sigma_ros.model.mini import MINI, TINY, build_mini, make_mini
-from sigma_ros.model.mini_tokenizer import VOCABULARY, build_tokenizer
-from sigma_ros.model.places import shipped_assets
-from sigma_ros.model.prompt import base_prompt
-from sigma_ros.model.sizes import FULL, Sizes, network_sizes
+from sigma_ros.model.pi05.backbone import base_prompt
+from sigma_ros.model.pi05.loading import load_base
+from sigma_ros.model.pi05.mini import MINI, TINY, VOCABULARY, build_mini, build_tokenizer, make_mini
+from sigma_ros.model.pi05.places import shipped_assets
+from sigma_ros.model.pi05.sizes import FULL, Sizes, network_sizes
 
 TOKENIZER = build_tokenizer()
 

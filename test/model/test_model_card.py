@@ -15,10 +15,10 @@ from tiny_sigma import tiny_sigma
 
 from sigma_ros import SigmaTelepathyAdapter, SigmaTelepathyVLA
 from sigma_ros.errors import CheckpointError, SigmaError
-from sigma_ros.model import places
-from sigma_ros.model.checkpoint import identify, save_checkpoint
-from sigma_ros.model.inspect import inspect_checkpoint
-from sigma_ros.model.manifest import Training
+from sigma_ros.model.checkpoint.folder import identify, save_checkpoint
+from sigma_ros.model.checkpoint.inspect import inspect_checkpoint
+from sigma_ros.model.checkpoint.manifest import Training
+from sigma_ros.model.pi05 import places
 from sigma_ros.values import WINDOW_TICKS
 from training.convert_pt import main as convert
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sigma_ros.model.noise import flow_noise
+from sigma_ros.model.pi05.flow import flow_noise
 
 SIZES = {"horizon": 50, "max_dof": 8}
 INDEX = st.integers(0, 2**63 - 1)

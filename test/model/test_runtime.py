@@ -13,11 +13,11 @@ from tiny_base import TASK, frames, save_tiny, window_at
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import CheckpointError, ContractError, SigmaError
-from sigma_ros.model.checkpoint import identify, save_checkpoint
-from sigma_ros.model.manifest import Training
-from sigma_ros.model.noise import flow_noise
+from sigma_ros.model.checkpoint.folder import identify, save_checkpoint
+from sigma_ros.model.checkpoint.manifest import Training
+from sigma_ros.model.pi05.flow import flow_noise
 from sigma_ros.model.runtime import Inference, SigmaRuntime
-from sigma_ros.model.state import RecurrentState
+from sigma_ros.model.step import RecurrentState
 from sigma_ros.values import AdapterSettings, LeftOver
 
 CALM = AdapterSettings()

@@ -15,9 +15,8 @@ from tiny_sigma import batch_of, stir, tiny_backbone, tiny_config, tiny_sigma
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import CheckpointError
 from sigma_ros.model.adapter import References
-from sigma_ros.model.base_weights import remove_dead_heads
-from sigma_ros.model.checkpoint import identify, load_trained, save_checkpoint
-from sigma_ros.model.manifest import (
+from sigma_ros.model.checkpoint.folder import identify, load_trained, save_checkpoint
+from sigma_ros.model.checkpoint.manifest import (
     ADAPTER_CONFIG_FILE,
     ADAPTER_FILE,
     HEADS_FILE,
@@ -27,10 +26,11 @@ from sigma_ros.model.manifest import (
     fingerprint,
     read_manifest,
 )
-from sigma_ros.model.mini import TINY, mini_config
 from sigma_ros.model.normalise import Normalisation, Scaling
+from sigma_ros.model.pi05.mini import TINY, mini_config
+from sigma_ros.model.pi05.sizes import network_sizes
+from sigma_ros.model.pi05.weights import remove_dead_heads
 from sigma_ros.model.sigma import SigmaTelepathyVLA
-from sigma_ros.model.sizes import network_sizes
 
 
 def statistics(dof=6):

@@ -8,10 +8,10 @@ import torch
 from tiny_sigma import tiny_sigma
 
 from sigma_ros.errors import CheckpointError, UsageError
-from sigma_ros.model.checkpoint import identify, save_checkpoint
-from sigma_ros.model.explain import data_path, explain_model
-from sigma_ros.model.inspect import file_statistics, inspect_checkpoint, statistics
-from sigma_ros.model.manifest import ADAPTER_FILE, HEADS_FILE, MANIFEST_FILE, Training
+from sigma_ros.model.checkpoint.explain import data_path, explain_model
+from sigma_ros.model.checkpoint.folder import identify, save_checkpoint
+from sigma_ros.model.checkpoint.inspect import file_statistics, inspect_checkpoint, statistics
+from sigma_ros.model.checkpoint.manifest import ADAPTER_FILE, HEADS_FILE, MANIFEST_FILE, Training
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "model.md"
 

@@ -21,7 +21,7 @@ from tiny_sigma import (
 
 from sigma_ros.model.settings import SigmaConfig
 from sigma_ros.model.sigma import SigmaTelepathyVLA
-from sigma_ros.model.step import advance, initial_state, percepts_of, plan, remember
+from sigma_ros.model.step import advance, initial_state, plan, remember, telepathy_input_of
 from sigma_ros.model.tokens import PADDING
 
 BELIEF = ("memory", "intent", "factors")
@@ -91,13 +91,13 @@ def test_live_step_and_model_card_call_give_the_same_actions():
             "robot_state": torch.stack([sight.state for sight in window])[None],
             "texts": [TASK],
             "noise": noise_at(model, 15),
-            "semantic_memory": plans[0].action.belief.memory,
-            "telepathy_factors": plans[0].action.belief.factors,
+            "semantic_memory": plans[0].action.telepathy_output.memory,
+            "telepathy_factors": plans[0].action.telepathy_output.factors,
         }
     )
     assert torch.equal(outputs["base_actions"], plans[15].action.base)
     close(outputs["telepathy_residual"], plans[15].action.residual.composite)
-    close(outputs["semantic_memory"], plans[15].action.belief.memory)
+    close(outputs["semantic_memory"], plans[15].action.telepathy_output.memory)
 
 
 def test_nothing_after_a_tick_changes_what_was_said_at_it():
@@ -119,10 +119,10 @@ def test_a_later_task_text_leaves_what_was_said_before():
     plans, state = run(model, initial_state(model, epoch=0, task=TASK), recording, range(8))
     again, _ = plan(model, state, noise=noise_at(model, 7), commit=False)
     renamed, _ = plan(model, replace(state, task="open the gripper"), noise=noise_at(model, 7), commit=False)
-    assert not torch.equal(again.action.belief.intent, renamed.action.belief.intent)
+    assert not torch.equal(again.action.telepathy_output.intent, renamed.action.telepathy_output.intent)
     assert torch.equal(
-        plans[4].action.belief.memory,
-        run(model, initial_state(model, epoch=0, task=TASK), recording, range(5))[0][4].action.belief.memory,
+        plans[4].action.telepathy_output.memory,
+        run(model, initial_state(model, epoch=0, task=TASK), recording, range(5))[0][4].action.telepathy_output.memory,
     )
 
 
@@ -155,7 +155,7 @@ def test_ring_buffer_gives_what_encoding_the_whole_window_gives():
         commit=False,
     )
     close(plans[37].action.residual.composite, scratch.action.residual.composite)
-    close(plans[37].action.belief.memory, scratch.action.belief.memory)
+    close(plans[37].action.telepathy_output.memory, scratch.action.telepathy_output.memory)
 
 
 def test_memory_kept_over_ticks_is_the_memory_of_the_committed_windows_alone():
@@ -237,14 +237,14 @@ def test_camera_embeddings_tell_cameras_apart():
 def test_padding_of_the_text_does_not_count():
     model = tiny_sigma()
     _, state = run(model, initial_state(model, epoch=0, task=TASK), sights(model, 4), range(4))
-    percepts = percepts_of(model, state)
+    telepathy_input = telepathy_input_of(model, state)
     garbage = 50.0 * torch.randn(1, 9, model.config.width)
     longer = replace(
-        percepts,
-        text=torch.cat([percepts.text, garbage], dim=1),
-        text_mask=torch.cat([percepts.text_mask, torch.zeros(1, 9, dtype=torch.bool)], dim=1),
+        telepathy_input,
+        text=torch.cat([telepathy_input.text, garbage], dim=1),
+        text_mask=torch.cat([telepathy_input.text_mask, torch.zeros(1, 9, dtype=torch.bool)], dim=1),
     )
-    ours, theirs = (model.believe(p, state.recurrence) for p in (percepts, longer))
+    ours, theirs = (model.believe(p, state.recurrence) for p in (telepathy_input, longer))
     for name in BELIEF:
         close(getattr(ours, name), getattr(theirs, name))
 
@@ -301,7 +301,7 @@ def test_a_memory_that_is_not_finite_is_never_kept():
     proposal, after = plan(model, state, noise=noise_at(model, 2), commit=True)
     assert not proposal.committed
     assert after is state
-    ratios = model.ratios(proposal.action.belief, proposal.action.residual)
+    ratios = model.ratios(proposal.action.telepathy_output, proposal.action.residual)
     assert not all(bool(torch.isfinite(ratio)) for ratio in ratios)
     _, kept, after = remember(model, state)
     assert not kept, "a commit without a chunk has the same guard"

@@ -9,8 +9,7 @@ from safetensors.torch import load_file, save_file
 from tiny_sigma import TASK, run, sights, tiny_sigma
 
 from sigma_ros.errors import CheckpointError
-from sigma_ros.model.state import load_state, save_state
-from sigma_ros.model.step import initial_state
+from sigma_ros.model.step import initial_state, load_state, save_state
 
 HASH = "a" * 64
 
@@ -33,7 +32,7 @@ def test_a_restored_run_continues_bit_for_bit(midway, tmp_path):
     for tick, proposal in ours.items():
         assert torch.equal(proposal.action.base, theirs[tick].action.base)
         assert torch.equal(proposal.action.residual.composite, theirs[tick].action.residual.composite)
-        assert torch.equal(proposal.action.belief.intent, theirs[tick].action.belief.intent)
+        assert torch.equal(proposal.action.telepathy_output.intent, theirs[tick].action.telepathy_output.intent)
     assert torch.equal(end.memory, restored_end.memory)
     assert (restored.epoch, restored.task, restored.commits) == (2, TASK, state.commits)
     assert restored.ring.ticks == state.ring.ticks

@@ -7,21 +7,21 @@ import pytest
 import torch
 from tiny_sigma import TASK, sights, tiny_sigma, window_ticks
 
-from sigma_ros.model.step import advance, initial_state, percepts_of
-from sigma_ros.model.telepathy import Percepts, Recurrence
+from sigma_ros.model.step import advance, initial_state, telepathy_input_of
+from sigma_ros.model.telepathy import Recurrence, TelepathyInput
 from sigma_ros.model.tokens import PADDING
 
 pytestmark = pytest.mark.slow
 
 
-def percepts_at(model, task, ticks, missing_camera=None):
+def telepathy_input_at(model, task, ticks, missing_camera=None):
     recording = sights(model, 20)
     if missing_camera is not None:
         seen = torch.ones(model.config.cameras, dtype=torch.bool)
         seen[missing_camera] = False
         recording = [replace(sight, seen=seen) for sight in recording]
     state = advance(model, initial_state(model, epoch=0, task=task), ticks, lambda t: recording[t])
-    return percepts_of(model, state)
+    return telepathy_input_of(model, state)
 
 
 @pytest.mark.parametrize(("dtype", "merged"), [("float32", False), ("bfloat16", True)])
@@ -29,17 +29,17 @@ def test_the_telepathy_path_is_one_graph_without_breaks(dtype, merged):
     model = tiny_sigma(dtype)
     if merged:
         model.merge_for_serving()
-    percepts = percepts_at(model, TASK, window_ticks(17))
+    telepathy_input = telepathy_input_at(model, TASK, window_ticks(17))
     previous = Recurrence.start(model.config, batch=1)
     base = torch.randn(1, model.config.horizon, model.config.dof)
-    names = tuple(field.name for field in fields(Percepts))
+    names = tuple(field.name for field in fields(TelepathyInput))
 
     def path(memory, factors, base, *seen):
-        given = Percepts(**dict(zip(names, seen, strict=True)))
-        belief = model.believe(given, Recurrence(memory=memory, factors=factors))
-        return belief.intent, model.correct(belief, given.states[:, -1], base).composite
+        given = TelepathyInput(**dict(zip(names, seen, strict=True)))
+        telepathy_output = model.believe(given, Recurrence(memory=memory, factors=factors))
+        return telepathy_output.intent, model.correct(telepathy_output, given.states[:, -1], base).composite
 
-    inputs = (previous.memory, previous.factors, base, *(getattr(percepts, name) for name in names))
+    inputs = (previous.memory, previous.factors, base, *(getattr(telepathy_input, name) for name in names))
     with torch.no_grad():
         expected = path(*inputs)
         compiled = torch.compile(path, backend="eager", fullgraph=True)(*inputs)
@@ -52,12 +52,12 @@ def test_no_text_hole_or_missing_camera_changes_a_shape():
     early = (*(PADDING,) * 15, 0)
     holes = tuple(PADDING if slot in {3, 9} else tick for slot, tick in enumerate(window_ticks(17)))
     cases = [
-        percepts_at(model, TASK, window_ticks(17)),
-        percepts_at(model, "go", early),
-        percepts_at(model, "a text that is longer than the model reads at once", holes),
-        percepts_at(model, TASK, window_ticks(17), missing_camera=1),
+        telepathy_input_at(model, TASK, window_ticks(17)),
+        telepathy_input_at(model, "go", early),
+        telepathy_input_at(model, "a text that is longer than the model reads at once", holes),
+        telepathy_input_at(model, TASK, window_ticks(17), missing_camera=1),
     ]
-    for field in fields(Percepts):
+    for field in fields(TelepathyInput):
         assert len({tuple(getattr(case, field.name).shape) for case in cases}) == 1, field.name
 
 

@@ -7,10 +7,9 @@ import pytest
 import torch
 from tiny_sigma import TASK, batch_of, noise_at, run, sights, stir, tiny_backbone, tiny_sigma
 
-from sigma_ros.model.lora import adapter_shapes
-from sigma_ros.model.plain_lora import matching_rank
-from sigma_ros.model.step import initial_state, percepts_of
-from sigma_ros.model.telepathy import Percepts, Recurrence
+from sigma_ros.model.lora import adapter_shapes, matching_rank
+from sigma_ros.model.step import initial_state, telepathy_input_of
+from sigma_ros.model.telepathy import Recurrence, TelepathyInput
 
 
 def losses(model, windows=2):
@@ -20,7 +19,7 @@ def losses(model, windows=2):
     text, text_mask = model.read_text([TASK, "go home"])
     for _ in range(windows):
         pooled = torch.randn(2, 16, config.cameras, config.pooled_grid**2, config.width, generator=generator)
-        percepts = Percepts(
+        telepathy_input = TelepathyInput(
             pooled=pooled,
             seen=torch.ones(2, 16, config.cameras, dtype=torch.bool),
             states=torch.rand(2, 16, config.dof, generator=generator) * 2 - 1,
@@ -28,10 +27,17 @@ def losses(model, windows=2):
             text=text,
             text_mask=text_mask,
         )
-        belief = model.believe(percepts, recurrence)
-        residual = model.correct(belief, percepts.states[:, -1], torch.rand(2, 50, config.dof, generator=generator))
-        recurrence = belief.recurrence
-        total = total + (residual.composite - 0.1).square().mean() - belief.sem_align.mean() - belief.alignment.mean()
+        telepathy_output = model.believe(telepathy_input, recurrence)
+        residual = model.correct(
+            telepathy_output, telepathy_input.states[:, -1], torch.rand(2, 50, config.dof, generator=generator)
+        )
+        recurrence = telepathy_output.recurrence
+        total = (
+            total
+            + (residual.composite - 0.1).square().mean()
+            - telepathy_output.sem_align.mean()
+            - telepathy_output.alignment.mean()
+        )
     return total
 
 
@@ -173,20 +179,22 @@ def test_without_memory_the_past_does_not_count_beyond_the_factors():
     model = tiny_sigma(use_memory=False, use_film=False)
     recording = sights(model, 24)
     _, state = run(model, initial_state(model, epoch=0, task=TASK), recording, range(20))
-    percepts = percepts_of(model, state)
+    telepathy_input = telepathy_input_of(model, state)
     empty = Recurrence.start(model.config, batch=1, device="cpu")
-    assert torch.equal(model.believe(percepts, state.recurrence).memory, model.believe(percepts, empty).memory)
+    assert torch.equal(
+        model.believe(telepathy_input, state.recurrence).memory, model.believe(telepathy_input, empty).memory
+    )
 
 
 def test_with_memory_and_film_the_past_counts():
     model = tiny_sigma()
     _, state = run(model, initial_state(model, epoch=0, task=TASK), sights(model, 24), range(20))
-    percepts, empty = percepts_of(model, state), Recurrence.start(model.config, batch=1, device="cpu")
+    telepathy_input, empty = telepathy_input_of(model, state), Recurrence.start(model.config, batch=1, device="cpu")
     without_memory = replace(state.recurrence, memory=empty.memory)
     without_factors = replace(state.recurrence, factors=empty.factors)
-    ours = model.believe(percepts, state.recurrence).intent
-    assert not torch.equal(ours, model.believe(percepts, without_memory).intent)
-    assert not torch.equal(ours, model.believe(percepts, without_factors).intent)
+    ours = model.believe(telepathy_input, state.recurrence).intent
+    assert not torch.equal(ours, model.believe(telepathy_input, without_memory).intent)
+    assert not torch.equal(ours, model.believe(telepathy_input, without_factors).intent)
 
 
 @pytest.mark.parametrize(
@@ -203,19 +211,21 @@ def test_every_switch_leaves_a_model_whose_every_trained_tensor_learns(switch):
 
 def test_the_residual_sees_the_newest_pictures_past_the_language_model_and_none_that_was_not_seen():
     model = tiny_sigma()
-    percepts = percepts_of(model, run(model, initial_state(model, epoch=0, task=TASK), sights(model, 24), range(20))[1])
+    telepathy_input = telepathy_input_of(
+        model, run(model, initial_state(model, epoch=0, task=TASK), sights(model, 24), range(20))[1]
+    )
     empty = Recurrence.start(model.config, batch=1, device="cpu")
-    other = percepts.pooled.clone()
+    other = telepathy_input.pooled.clone()
     other[:, -1, 0] += 1.0
-    glance = model.believe(percepts, empty).glance
-    changed = model.believe(replace(percepts, pooled=other), empty).glance
+    glance = model.believe(telepathy_input, empty).glance
+    changed = model.believe(replace(telepathy_input, pooled=other), empty).glance
     half = model.config.glance_size // 2
     assert (glance[:, :half] != changed[:, :half]).any()
     assert torch.equal(glance[:, half:], changed[:, half:])
-    seen = percepts.seen.clone()
+    seen = telepathy_input.seen.clone()
     seen[:, -1, 0] = False
-    wild = torch.where(seen[..., None, None], percepts.pooled, torch.nan)
-    hidden = model.believe(replace(percepts, pooled=wild, seen=seen), empty).glance
+    wild = torch.where(seen[..., None, None], telepathy_input.pooled, torch.nan)
+    hidden = model.believe(replace(telepathy_input, pooled=wild, seen=seen), empty).glance
     assert not hidden[:, :half].any()
     assert torch.equal(hidden[:, half:], glance[:, half:])
 
@@ -308,6 +318,6 @@ class TestPlainLora:
     def test_its_scale_depends_on_the_residual_alone(self):
         model = tiny_sigma(plain_lora=True)
         plans, _ = run(model, initial_state(model, epoch=0, task=TASK), sights(model, 1), range(1))
-        ratios = model.ratios(plans[0].action.belief, plans[0].action.residual)
+        ratios = model.ratios(plans[0].action.telepathy_output, plans[0].action.residual)
         assert float(ratios[0]) > 0
         assert [float(ratio) for ratio in ratios[1:]] == [1.0, 1.0]

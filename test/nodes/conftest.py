@@ -13,7 +13,7 @@ try:
     import rclpy
     from rclpy.executors import SingleThreadedExecutor
 
-    from sigma_ros.nodes.process import use_shipped_dds_profile
+    from sigma_ros.nodes.shared.process import use_shipped_dds_profile
 
     import_module("sigma_ros.msg")
 except ImportError:

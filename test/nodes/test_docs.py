@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sigma_ros.nodes import topics
-from sigma_ros.nodes.node_options import (
+from sigma_ros.nodes.shared import topics
+from sigma_ros.nodes.shared.node_options import (
     DriverOptions,
     IncidentOptions,
     PolicyOptions,
@@ -15,7 +15,7 @@ from sigma_ros.nodes.node_options import (
     SimOptions,
     SupervisorOptions,
 )
-from sigma_ros.nodes.options import markdown_table, problems, specs
+from sigma_ros.nodes.shared.parameters import markdown_table, problems, specs
 
 pytestmark = pytest.mark.ros
 DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "ros_interface.md").read_text(encoding="utf-8")

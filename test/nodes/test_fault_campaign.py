@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tools.fault_campaign import main
-from tools.fault_catalogue import CATALOGUE
-from tools.fault_table import ELSEWHERE, renew
-from tools.stand_in_policy import MODES
+from safety.fault_campaign import ELSEWHERE, main, renew
+from safety.fault_catalogue import CATALOGUE
+from safety.stand_in_policy import MODES
 
 pytestmark = pytest.mark.ros
 BENCHES_OF_THEIR_OWN = {"F29", "F34", "F35", "F36", "F40", "F57", "F69"}

@@ -16,12 +16,11 @@ from std_srvs.srv import Trigger
 from sigma_ros.bags.episode import episode
 from sigma_ros.bags.incident import make_room, write_incident
 from sigma_ros.bags.reader import open_bag
-from sigma_ros.nodes import qos, topics
-from sigma_ros.nodes.diagnostics import Level
-from sigma_ros.nodes.image_messages import image_message
 from sigma_ros.nodes.incident_recorder import IncidentRecorder
-from sigma_ros.nodes.messages import chunk_message
-from sigma_ros.nodes.sensor_messages import array_message, joint_state_message
+from sigma_ros.nodes.shared import qos, topics
+from sigma_ros.nodes.shared.diagnostics import Level
+from sigma_ros.nodes.shared.messages import chunk_message
+from sigma_ros.nodes.shared.sensor_messages import array_message, image_message, joint_state_message
 
 pytestmark = pytest.mark.ros
 
@@ -109,12 +108,12 @@ def test_what_the_disk_refuses_stays_in_memory_is_told_and_written_later(graph, 
     play(3)
     play(2, SupervisorState.STOPPED, "TRACKING", first=3)
     spin_until(executor, lambda: recorder._refused, what="the refusal")
-    assert recorder._standing().level is Level.ERROR
-    assert "waits in memory" in recorder._standing().text
+    assert recorder._task_status().level is Level.ERROR
+    assert "waits in memory" in recorder._task_status().text
     folder.unlink()
     spin_until(executor, lambda: recorder.written, what="the bag")
     recorder.wait()
-    assert recorder._standing().level is Level.OK
+    assert recorder._task_status().level is Level.OK
     with open_bag(recorder.written[0]) as bag:
         assert bag.info.metadata["sigma.incident.reason"] == "TRACKING"
 

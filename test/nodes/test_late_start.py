@@ -10,10 +10,10 @@ from sigma_ros.msg import SupervisorState
 from test_live_loop import BUSY_S, Watcher, call
 from test_policy_faults import FaultyRobot, stands
 
-from sigma_ros.control.reasons import Reason
-from sigma_ros.nodes import topics
 from sigma_ros.nodes.policy_node import PolicyNode
+from sigma_ros.nodes.shared import topics
 from sigma_ros.nodes.supervisor_node import SupervisorNode
+from sigma_ros.supervisor.reasons import Reason
 
 pytestmark = pytest.mark.ros
 CONTRACT = small_contract()

@@ -19,7 +19,7 @@ from sigma_ros.msg import ActionChunk, SupervisorState
 from std_srvs.srv import Trigger
 
 from sigma_ros.contract_text import shipped_config_dir
-from sigma_ros.nodes import qos, topics
+from sigma_ros.nodes.shared import qos, topics
 
 pytestmark = pytest.mark.ros
 HERE = Path(__file__).parent

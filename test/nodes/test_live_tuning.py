@@ -18,10 +18,10 @@ from std_srvs.srv import Trigger
 from test_policy_live import LiveRobot
 
 from sigma_ros.contract_text import shipped_config_dir
-from sigma_ros.nodes import qos, topics
-from sigma_ros.nodes.node_options import PolicyOptions, SupervisorOptions
-from sigma_ros.nodes.options import problems, specs
 from sigma_ros.nodes.policy_node import PolicyNode
+from sigma_ros.nodes.shared import qos, topics
+from sigma_ros.nodes.shared.node_options import PolicyOptions, SupervisorOptions
+from sigma_ros.nodes.shared.parameters import problems, specs
 from sigma_ros.nodes.supervisor_node import SupervisorNode
 from sigma_ros.policy.loop import rescaled
 from sigma_ros.risk import scale_of
@@ -145,7 +145,7 @@ def test_ten_thousand_random_sets_never_loosen_the_supervisor(executor):
         for name in ("velocity_scale", "acceleration_scale", "jerk_scale"):
             assert getattr(after, name) <= getattr(before, name)
         assert after.position_margin_rad >= before.position_margin_rad
-        assert 0.0 <= core._situation.loop.user_ceiling <= 1.0
+        assert 0.0 <= core._machine.loop.user_ceiling <= 1.0
     assert node.drive.state == "DISENGAGED"
 
 

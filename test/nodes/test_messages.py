@@ -12,10 +12,11 @@ from sigma_ros.msg import ActionChunk, TelepathyState
 from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory
 
-from sigma_ros.control.images import decode_resized
 from sigma_ros.errors import SigmaError
-from sigma_ros.nodes import image_messages, messages, sensor_messages
+from sigma_ros.nodes.shared import messages, sensor_messages
+from sigma_ros.nodes.shared import sensor_messages as image_messages
 from sigma_ros.risk import assess
+from sigma_ros.streams.images import decode_resized
 from sigma_ros.values import Chunk, Gap, Telepathy
 
 pytestmark = pytest.mark.ros
@@ -165,10 +166,10 @@ def test_commands_of_both_types_are_read_in_contract_order():
     piece = sensor_messages.trajectory_message(
         names=names, positions_rad=np.stack([q[::-1], q[::-1] + 1.0]), period_ns=20_000_000
     )
-    course = sensor_messages.waypoints(over_the_wire(piece), CONTRACT, received_s=10.0)
-    np.testing.assert_allclose(course.at(10.02), q)
-    np.testing.assert_allclose(course.at(10.03), q + 0.5)
-    np.testing.assert_allclose(course.at(99.0), q + 1.0)
+    spline = sensor_messages.waypoints(over_the_wire(piece), CONTRACT, received_s=10.0)
+    np.testing.assert_allclose(spline.at(10.02), q)
+    np.testing.assert_allclose(spline.at(10.03), q + 0.5)
+    np.testing.assert_allclose(spline.at(99.0), q + 1.0)
 
 
 def test_a_trajectory_piece_ends_at_rest():

@@ -22,11 +22,11 @@ from sigma_ros.bags.writer import BagWriter
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
 from sigma_ros.contract_text import shipped_config_dir
-from sigma_ros.control.source import Author
 from sigma_ros.errors import ContractError
-from sigma_ros.nodes import qos, topics
-from sigma_ros.nodes.messages import chunk_message
-from sigma_ros.nodes.sensor_messages import joint_state_message
+from sigma_ros.nodes.shared import qos, topics
+from sigma_ros.nodes.shared.messages import chunk_message
+from sigma_ros.nodes.shared.sensor_messages import joint_state_message
+from sigma_ros.supervisor.identity import Author
 
 pytestmark = pytest.mark.ros
 SHARED = ("/rosout", "/parameter_events", "/diagnostics", "/clock")

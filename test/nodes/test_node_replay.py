@@ -15,20 +15,20 @@ from rclpy.parameter import Parameter
 
 from sigma_ros.bags.reader import open_bag
 from sigma_ros.bags.writer import BagWriter
-from sigma_ros.control.limits import SupervisorLimits
 from sigma_ros.errors import BagError, SigmaError, UsageError
+from sigma_ros.evaluation.log import ReplayLog
 from sigma_ros.evaluation.replay import ReplayOptions as OfflineOptions
 from sigma_ros.evaluation.replay import replay
-from sigma_ros.evaluation.replay_log import ReplayLog
-from sigma_ros.evaluation.scoring import score
-from sigma_ros.nodes import topics
-from sigma_ros.nodes.node_options import ReplayOptions
+from sigma_ros.evaluation.scoring.score import score
 from sigma_ros.nodes.policy_node import PolicyNode
+from sigma_ros.nodes.replay.peers import Waiter
 from sigma_ros.nodes.replay_node import check_same_robot, replay_bag
-from sigma_ros.nodes.replay_waiter import Waiter
+from sigma_ros.nodes.shared import topics
+from sigma_ros.nodes.shared.node_options import ReplayOptions
 from sigma_ros.nodes.supervisor_node import SupervisorNode
 from sigma_ros.policy.schedule import Schedule
 from sigma_ros.stopping import StopRequest
+from sigma_ros.supervisor.limits import SupervisorLimits
 from sigma_ros.values import AdapterSettings
 
 pytestmark = pytest.mark.ros

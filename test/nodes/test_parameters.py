@@ -14,10 +14,17 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from sigma_ros.errors import UsageError
-from sigma_ros.nodes.node_options import PolicyOptions, SupervisorOptions
-from sigma_ros.nodes.options import option, problem, problems, replaced, specs
-from sigma_ros.nodes.parameter_files import fitting, sections
-from sigma_ros.nodes.parameters import BoundParameters, note_arguments
+from sigma_ros.nodes.shared.node_options import PolicyOptions, SupervisorOptions
+from sigma_ros.nodes.shared.parameter_files import fitting, sections
+from sigma_ros.nodes.shared.parameters import (
+    BoundParameters,
+    note_arguments,
+    option,
+    problem,
+    problems,
+    replaced,
+    specs,
+)
 
 pytestmark = pytest.mark.ros
 VALUES = st.one_of(
@@ -169,7 +176,7 @@ def test_a_section_fits_exactly_where_ros_applies_it(key: str, namespace: str, s
 
 
 def started_file(node: Node) -> Path:
-    from sigma_ros.nodes import parameters  # noqa: PLC0415
+    from sigma_ros.nodes.shared import parameters  # noqa: PLC0415
 
     assert node
     return parameters._ORIGINS.get().files[0]

@@ -22,12 +22,10 @@ from sensor_msgs.msg import Image
 from test_live_loop import small_so101
 from test_policy_live import LiveRobot
 
-from sigma_ros.control.freeze import FROZEN_PICTURES, FreezeWatch
-from sigma_ros.control.images import ImageMessage
-from sigma_ros.nodes.diagnostics import Level, Standing
-from sigma_ros.nodes.image_messages import image_message
 from sigma_ros.nodes.policy_node import PolicyNode
-from sigma_ros.nodes.sensor_messages import joint_state_message
+from sigma_ros.nodes.shared.diagnostics import Level, TaskStatus
+from sigma_ros.nodes.shared.sensor_messages import image_message, joint_state_message
+from sigma_ros.streams.images import FROZEN_PICTURES, FreezeWatch, ImageMessage
 
 pytestmark = pytest.mark.ros
 HERE = Path(__file__).parent
@@ -71,7 +69,7 @@ def rig(executor):
     return robot, policy, runtime
 
 
-def stands(policy: PolicyNode, cause: str) -> Standing:
+def stands(policy: PolicyNode, cause: str) -> TaskStatus:
     return policy._diagnostics._tasks[cause]()
 
 
@@ -210,7 +208,7 @@ def test_f35_f36_a_clock_that_is_set_begins_a_new_epoch(rig, executor) -> None:
 
 def test_f28_an_inference_that_never_returns_is_told_and_parameters_still_answer(rig, executor, monkeypatch) -> None:
     _, policy, runtime = rig
-    monkeypatch.setattr("sigma_ros.nodes.policy_health.HANG_NS", 1)
+    monkeypatch.setattr("sigma_ros.nodes.policy.health.HANG_NS", 1)
     runtime.gate.clear()
     spin_until(executor, lambda: policy._session.thread.busy_ns > 0, what="an inference to hang")
     assert "has been running" in stands(policy, "policy/inference").text

@@ -9,10 +9,9 @@ from sigma_ros.msg import ActionChunk, TelepathyState
 from std_msgs.msg import Bool
 from std_srvs.srv import SetBool
 
-from sigma_ros.nodes import qos, topics
-from sigma_ros.nodes.image_messages import image_message
 from sigma_ros.nodes.policy_node import PolicyNode
-from sigma_ros.nodes.sensor_messages import joint_state_message, stamp_ns
+from sigma_ros.nodes.shared import qos, topics
+from sigma_ros.nodes.shared.sensor_messages import image_message, joint_state_message, stamp_ns
 
 pytestmark = pytest.mark.ros
 

@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 
-from sigma_ros.nodes.policy_model import leave_a_core
+from sigma_ros.nodes.policy.model import leave_a_core
 
 
 @pytest.mark.parametrize(

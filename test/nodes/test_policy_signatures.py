@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from node_fakes import make_chunk, small_contract
 
-from sigma_ros.nodes.diagnostics import Level
-from sigma_ros.nodes.policy_signatures import NORMAL, RECENT, Signatures
+from sigma_ros.nodes.policy.health import NORMAL, RECENT, Signatures
+from sigma_ros.nodes.shared.diagnostics import Level
 from sigma_ros.policy.job import Proposed, Remembered, Rescaled, TickRequest
 from sigma_ros.risk import assess
 from sigma_ros.values import WINDOW_TICKS, Chunk, Frame, Telepathy, Window

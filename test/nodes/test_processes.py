@@ -21,9 +21,9 @@ from std_msgs.msg import Bool, Float64MultiArray
 from std_srvs.srv import Trigger
 
 from sigma_ros.contract_file import load_contract
-from sigma_ros.nodes import qos, topics
-from sigma_ros.nodes.messages import chunk_message
-from sigma_ros.nodes.sensor_messages import joint_state_message
+from sigma_ros.nodes.shared import qos, topics
+from sigma_ros.nodes.shared.messages import chunk_message
+from sigma_ros.nodes.shared.sensor_messages import joint_state_message
 from sigma_ros.stopping import end_on_signal
 
 pytestmark = pytest.mark.ros
@@ -183,7 +183,7 @@ def test_a_policy_that_loads_need_not_finish_to_be_stopped(number):
     code = (
         "import sys, time\n"
         "from sigma_ros.nodes import policy_node as p, process\n"
-        "from sigma_ros.nodes.node_options import PolicyOptions\n"
+        "from sigma_ros.nodes.shared.node_options import PolicyOptions\n"
         "def load(_options, logger):\n"
         "    logger.info('loading for an hour')\n"
         "    time.sleep(3600)\n"
@@ -204,7 +204,7 @@ def test_a_policy_that_loads_need_not_finish_to_be_stopped(number):
 
 def test_the_shipped_transport_profile_is_used_unless_the_user_has_one():
     code = (
-        "import os; from sigma_ros.nodes.process import use_shipped_dds_profile as use; use('CHOSEN'); use();"
+        "import os; from sigma_ros.nodes.shared.process import use_shipped_dds_profile as use; use('CHOSEN'); use();"
         "print(os.environ['FASTDDS_DEFAULT_PROFILES_FILE'])"
     )
     bare = {name: value for name, value in os.environ.items() if not name.startswith("FAST")}

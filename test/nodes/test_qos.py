@@ -11,7 +11,7 @@ from rclpy.qos import (
     qos_profile_system_default,
 )
 
-from sigma_ros.nodes import qos
+from sigma_ros.nodes.shared import qos
 
 pytestmark = pytest.mark.ros
 OURS = {name: value for name, value in vars(qos).items() if isinstance(value, QoSProfile)}

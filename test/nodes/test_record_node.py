@@ -14,10 +14,9 @@ from test_policy_live import LiveRobot
 from sigma_ros.bags.episode import Episode, recorded_task
 from sigma_ros.bags.reader import open_bag
 from sigma_ros.errors import UsageError
-from sigma_ros.nodes import qos
-from sigma_ros.nodes.record_node import RecordNode
-from sigma_ros.nodes.record_streams import StreamTally, judge
-from sigma_ros.nodes.sensor_messages import array_message
+from sigma_ros.nodes.record_node import RecordNode, StreamTally, judge
+from sigma_ros.nodes.shared import qos
+from sigma_ros.nodes.shared.sensor_messages import array_message
 
 pytestmark = pytest.mark.ros
 MS = 1_000_000
@@ -68,7 +67,7 @@ def test_a_stream_that_never_comes_makes_the_recording_useless(rig, executor) ->
     robot.dark = "side"
     node = make()
     spin_until(executor, lambda: node.tallies["up"].received >= 5, what="pictures")
-    assert "nothing came yet" in node._standing(node.tallies["side"]).text
+    assert "nothing came yet" in node._task_status(node.tallies["side"]).text
     assert end(executor, node) == 1
 
 

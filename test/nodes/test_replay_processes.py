@@ -11,7 +11,7 @@ import pytest
 
 from sigma_ros.bags.writer import BagWriter
 from sigma_ros.contract_file import load_contract
-from sigma_ros.nodes.replay_progress import lines
+from sigma_ros.nodes.replay.loop import lines
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
 LIMIT_S = 300.0

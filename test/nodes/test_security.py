@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from sigma_ros.contract_file import load_contract
-from sigma_ros.nodes import topics
 from sigma_ros.nodes.security_policy import VERSION, enclaves, policy_xml
+from sigma_ros.nodes.shared import topics
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTRACT = load_contract("so101")

@@ -17,10 +17,9 @@ from std_msgs.msg import Float64MultiArray
 
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import SigmaError, UsageError
-from sigma_ros.nodes import qos
-from sigma_ros.nodes.sensor_messages import array_message
-from sigma_ros.nodes.so101_bus import FollowerArm
-from sigma_ros.nodes.so101_driver import So101Driver
+from sigma_ros.nodes.shared import qos
+from sigma_ros.nodes.shared.sensor_messages import array_message
+from sigma_ros.nodes.so101_driver import FollowerArm, So101Driver
 
 pytestmark = pytest.mark.ros
 for _name in ("scservo_sdk", "serial", "deepdiff"):

@@ -18,11 +18,11 @@ from std_msgs.msg import Bool, Float64MultiArray
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from sigma_ros.control.source import Author
-from sigma_ros.nodes import qos, topics
-from sigma_ros.nodes.messages import chunk_message
-from sigma_ros.nodes.sensor_messages import joint_state_message
+from sigma_ros.nodes.shared import qos, topics
+from sigma_ros.nodes.shared.messages import chunk_message
+from sigma_ros.nodes.shared.sensor_messages import joint_state_message
 from sigma_ros.nodes.supervisor_node import SupervisorNode
+from sigma_ros.supervisor.identity import Author
 
 pytestmark = pytest.mark.ros
 BEST_EFFORT = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)

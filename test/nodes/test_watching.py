@@ -10,9 +10,9 @@ from rich.console import Console
 from test_policy_live import LiveRobot
 
 from sigma_ros.cli.monitor import view
-from sigma_ros.nodes.monitor import Monitor, Seen
 from sigma_ros.nodes.policy_node import PolicyNode
-from sigma_ros.nodes.stream_watch import StreamWatch
+from sigma_ros.nodes.shared.listen import StreamWatch
+from sigma_ros.nodes.shared.monitor import Monitor, Seen
 from sigma_ros.nodes.supervisor_node import SupervisorNode
 
 pytestmark = pytest.mark.ros

@@ -13,8 +13,8 @@ from sigma_ros.errors import MachineError
 
 pytest.importorskip("mujoco", reason="mujoco is not installed")
 
+from sigma_ros.sim.cameras import open_context
 from sigma_ros.sim.environment import SimArm
-from sigma_ros.sim.gl import open_context
 from sigma_ros.sim.setups import SOURCE
 
 

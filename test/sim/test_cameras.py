@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from sigma_ros.errors import MachineError, UsageError
-from sigma_ros.sim import gl
+from sigma_ros.sim import cameras as gl
 from sigma_ros.sim.environment import SimArm
 from sigma_ros.sim.scene import BEAUTY
 from sigma_ros.sim.setups import SOURCE, TARGET, SceneConfig

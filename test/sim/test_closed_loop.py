@@ -13,14 +13,13 @@ from typer.testing import CliRunner
 
 from sigma_ros.cli.sim import app
 from sigma_ros.contract import Contract
-from sigma_ros.control.limits import SupervisorLimits
 from sigma_ros.errors import UsageError
 from sigma_ros.sim.closed_loop import LIMITS, Loop, Run, run_episode, sim_limits
 from sigma_ros.sim.environment import SimArm
-from sigma_ros.sim.scripted import ScriptedRuntime
 from sigma_ros.sim.setups import TARGET
 from sigma_ros.sim.trial_report import document, markdown
-from sigma_ros.sim.trials import Trial, TrialBook, run_trial, trials
+from sigma_ros.sim.trials import ScriptedRuntime, Trial, TrialBook, run_trial, trials
+from sigma_ros.supervisor.limits import SupervisorLimits
 from sigma_ros.values import AdapterSettings
 
 LOOP = Loop(settings=AdapterSettings(), limits=sim_limits())

@@ -8,7 +8,7 @@ from PIL import Image
 
 from sigma_ros.sim.demonstration import demonstrate
 from sigma_ros.sim.environment import SimArm
-from sigma_ros.sim.film import FRAME_TICKS, WIDTH_PX, write_film
+from sigma_ros.sim.recorder import FRAME_TICKS, WIDTH_PX, write_film
 
 pytestmark = pytest.mark.gl
 

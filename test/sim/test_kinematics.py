@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sigma_ros.errors import SigmaError
 from sigma_ros.sim.arm import GRASP_SITE
 from sigma_ros.sim.environment import SimArm
-from sigma_ros.sim.kinematics import ArmKinematics, Grip
+from sigma_ros.sim.motion import ArmKinematics, Grip
 
 DOWN = np.array([0.0, 0.0, -1.0])
 GUESS = np.array([0.0, 0.0, 0.4, 1.1, 0.0, 0.3])

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from sigma_ros.contract_file import load_contract
-from sigma_ros.control.images import letterbox
 from sigma_ros.sim.environment import SimArm
 from sigma_ros.sim.random_scenes import PLACES, in_picture, random_scenes, random_setup
 from sigma_ros.sim.setups import SOURCE, BrickConfig
+from sigma_ros.streams.images import letterbox
 
 SIZE_PX = 112
 

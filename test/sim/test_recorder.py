@@ -11,7 +11,7 @@ from rosbags.typesys import Stores, get_typestore
 
 from sigma_ros.contract import Contract
 from sigma_ros.errors import ContractError, MachineError, UsageError
-from sigma_ros.sim import gl
+from sigma_ros.sim import cameras as gl
 from sigma_ros.sim.demonstration import Demonstration, demonstrate
 from sigma_ros.sim.environment import SimArm
 from sigma_ros.sim.recorder import START_NS, TASK_TOPIC, BagFormat, bag_format, check_recordable, write_demonstration

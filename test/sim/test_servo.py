@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sigma_ros.sim.demonstration import demonstrate
-from sigma_ros.sim.environment import SimArm
-from sigma_ros.sim.servo import ServoGoals, encoder_reading
+from sigma_ros.sim.environment import ServoGoals, SimArm, encoder_reading
 from sigma_ros.sim.setups import SOURCE, TARGET, SceneConfig, ServoConfig
 
 TICK_S = 1 / 30

@@ -1,24 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """A tiny pi0.5 with random weights and shards of synthetic recordings, made once for all tests of this folder."""
 
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from bags import small_contract, write_recording  # type: ignore[import-not-found]
 
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
-from sigma_ros.model.base_checkpoint import save_base
-from sigma_ros.model.mini import IMAGE_PX, TINY, build_mini, limit_normalisation
+from sigma_ros.model.pi05.loading import save_base
+from sigma_ros.model.pi05.mini import IMAGE_PX, TINY, build_mini, limit_normalisation
 from training.data import ShardData
 from training.preprocess import Options, preprocess
 from training.sources import bag_sources
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "evaluation"))
-from bags import small_contract, write_recording  # type: ignore[import-not-found]
 
 TASKS = ("pick the brick", "put it back")
 

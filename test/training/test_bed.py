@@ -12,7 +12,7 @@ import torch
 
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import UsageError
-from sigma_ros.model.mini import limit_normalisation
+from sigma_ros.model.pi05.mini import limit_normalisation
 from sigma_ros.model.telepathy import Recurrence
 from sigma_ros.sim.tasks.catalogue import TASKS, draw, twin
 from sigma_ros.sim.tasks.world import FEATURES, TOKENS
@@ -27,9 +27,9 @@ from training.bed.protocol import FINAL_SEED, Protocol, page_hash
 from training.bed.results import rows
 from training.bed.trainer import Recipe, train_arm
 from training.bed.units import UnitResult
+from training.losses import SigmaLossModule, telepathy_input_of
 from training.statistics import mcnemar, nested_interval
-from training.streams import Assembler, Piece, Place, Streams
-from training.trainee import SigmaTrainee, percepts_of
+from training.streams import Assembler, Place, Segment, Streams
 
 CUE_TICKS, GO_TICK, TICKS, STRIDE = 30, 120, 152, 16
 LAMPS, GO_LAMP = (4, 5), 7
@@ -68,13 +68,13 @@ def right_choices(model: BedSigma, episodes: list[BedEpisode], demonstrations: D
     """Episodes in which the joints are sent to the right side at the go lamp."""
     assembler = Assembler(episodes, demonstrations.normalisation)
     ticks = tuple(range(GO_TICK % STRIDE, GO_TICK + 1, STRIDE))
-    pieces = [Piece(number, ticks, fresh=True) for number in range(len(episodes))]
+    pieces = [Segment(number, ticks, fresh=True) for number in range(len(episodes))]
     memory = Recurrence.start(model.config, batch=len(episodes))
     for step in range(len(ticks)):
         window = assembler.windows(pieces, step)
-        belief = model.believe(percepts_of(model, window), memory)
-        memory = belief.recurrence
-    asked = window.base + model.correct(belief, window.states[:, -1], window.base).composite
+        telepathy_output = model.believe(telepathy_input_of(model, window), memory)
+        memory = telepathy_output.recurrence
+    asked = window.base + model.correct(telepathy_output, window.states[:, -1], window.base).composite
     return int((torch.sign(asked[:, 8].mean(dim=1)) == torch.sign(window.target[:, 8].mean(dim=1))).sum())
 
 
@@ -121,7 +121,7 @@ def test_the_gradient_of_the_choice_reaches_the_cue_only_through_an_unbroken_rec
     assembler = Assembler(episodes, demonstrations.normalisation)
     windows = [assembler.windows([piece], step) for step in range(len(piece.rows))]
     seen = windows[0].pooled.requires_grad_()
-    outcome = SigmaTrainee(model)(windows, Recurrence.start(model.config, batch=1), [windows[0].tasks[0]])
+    outcome = SigmaLossModule(model)(windows, Recurrence.start(model.config, batch=1), [windows[0].tasks[0]])
     outcome.terms["act_trj"][-1].backward()
     cue_is_there = piece.rows[0] < CUE_TICKS
     assert (cue_is_there and seen.grad is not None and bool(seen.grad.abs().max() > 0)) == reaches

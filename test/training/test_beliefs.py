@@ -10,10 +10,10 @@ from accelerate import Accelerator
 
 from sigma_ros.model.telepathy import Recurrence
 from training.data import ShardData
+from training.losses import telepathy_input_of
 from training.options import TrainOptions
-from training.streams import Lateness, Piece
+from training.streams import Lateness, Segment
 from training.train import Run, run_training
-from training.trainee import percepts_of
 
 
 @pytest.fixture(scope="module")
@@ -48,17 +48,19 @@ def run(base: Path, data: ShardData, trained: Path, tmp_path_factory: pytest.Tem
 
 def test_what_is_believed_once_is_what_a_stream_believes(run: Run) -> None:
     number, rows = run.train_numbers[0], run.episodes[run.train_numbers[0]].rows
-    piece = Piece(number, tuple(row for row in rows if row % 16 == 4), fresh=True)
+    piece = Segment(number, tuple(row for row in rows if row % 16 == 4), fresh=True)
     previous = Recurrence.start(run.model.config, batch=1)
     run.model.eval()
     for step, row in enumerate(piece.rows):
         with torch.no_grad():
-            belief = run.model.believe(percepts_of(run.model, run.assembler.windows([piece], step)), previous)
-        previous = belief.recurrence
+            telepathy_output = run.model.believe(
+                telepathy_input_of(run.model, run.assembler.windows([piece], step)), previous
+            )
+        previous = telepathy_output.recurrence
         (place,) = np.flatnonzero((run.believed.places == (number, row)).all(axis=1))
-        known = run.believed.belief(run.model, [int(place)], [False])
+        known = run.believed.telepathy_output(run.model, [int(place)], [False])
         for name in ("factors", "intent", "glance"):
-            torch.testing.assert_close(getattr(known, name), getattr(belief, name))
+            torch.testing.assert_close(getattr(known, name), getattr(telepathy_output, name))
 
 
 def test_a_run_on_the_residual_leaves_everything_else_as_it_was(run: Run) -> None:

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from sigma_ros.errors import DatasetError
-from training.pretrain_mini import Options, Run
-from training.scenes import Scenes, main, write_scenes
+from training.toy.locate import Scenes, main, write_scenes
+from training.toy.pretrain_mini import Options, Run
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sigma_ros.model.residual import Residual
 from sigma_ros.model.settings import SigmaConfig
-from sigma_ros.model.telepathy import Belief
+from sigma_ros.model.telepathy import TelepathyOutput
 from training.losses import (
     HARD_WEIGHT,
     LossWeights,
@@ -27,11 +27,11 @@ from training.losses import (
 CONFIG = SigmaConfig.small()
 
 
-def belief(seed: int = 0, batch: int = 4) -> Belief:
-    blank = Belief.blank(CONFIG, batch=batch)
+def telepathy_output(seed: int = 0, batch: int = 4) -> TelepathyOutput:
+    blank = TelepathyOutput.blank(CONFIG, batch=batch)
     generator = torch.Generator().manual_seed(seed)
-    filled = {name: torch.randn(getattr(blank, name).shape, generator=generator) for name in Belief.__slots__}
-    return Belief(**filled)
+    filled = {name: torch.randn(getattr(blank, name).shape, generator=generator) for name in TelepathyOutput.__slots__}
+    return TelepathyOutput(**filled)
 
 
 def losses(composite, base, target, *, known=None, delay=0):
@@ -120,7 +120,7 @@ def test_only_what_trembles_is_not_smooth():
 
 
 def test_the_contrast_is_zero_for_one_text_and_falls_when_the_memory_fits_its_own():
-    one = belief()
+    one = telepathy_output()
     own = one.text[:1].expand(4, -1)
     single = replace(one, text=own)
     torch.testing.assert_close(semantic_loss(single, own[:1]), 1.0 - single.sem_align)
@@ -131,7 +131,7 @@ def test_the_contrast_is_zero_for_one_text_and_falls_when_the_memory_fits_its_ow
 
 
 def test_the_other_terms_are_zero_at_their_aim():
-    one = belief()
+    one = telepathy_output()
     aligned = replace(one, factors_aligned=3.0 * one.intent_aligned)
     torch.testing.assert_close(intent_loss(aligned), torch.zeros(4), atol=1e-6, rtol=0.0)
     norm = float(one.tau_l2[0])

@@ -2,7 +2,6 @@
 """Shards hold what the frame clock gave, whole episodes at a time, and nothing is lost without being named."""
 
 import resource
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bags import SIZE, small_contract, write_recording  # type: ignore[import-not-found]
 
-from sigma_ros.bags.dataset import write_dataset
 from sigma_ros.bags.episode import episode
+from sigma_ros.bags.lerobot_dataset import write_dataset
 from sigma_ros.bags.reader import open_bag
 from sigma_ros.bags.transcode import load_episode, transcode
 from sigma_ros.bags.writer import BagWriter
@@ -23,14 +23,18 @@ from sigma_ros.sim.demonstration import demonstrations
 from sigma_ros.sim.environment import SimArm
 from sigma_ros.sim.recorder import BagFormat, write_demonstration
 from sigma_ros.sim.setups import TARGET
+from training.data import META_FILE, ShardMeta, read_shard
 from training.preprocess import Options, main, preprocess, problems_of
-from training.shards import META_FILE, ShardMeta, read_shard
-from training.simulated import simulated_sources
-from training.sources import _Epoch, bag_sources, dataset_sources, read_source
-from training.windows import TARGET_STEPS, motion_of, windows_of
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "evaluation"))
-from bags import SIZE, small_contract, write_recording  # type: ignore[import-not-found]
+from training.sources import (
+    TARGET_STEPS,
+    _Epoch,
+    bag_sources,
+    dataset_sources,
+    motion_of,
+    read_source,
+    simulated_sources,
+    windows_of,
+)
 
 
 def roomy_contract() -> Contract:

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from sigma_ros.errors import CheckpointError
-from sigma_ros.model.base_checkpoint import load_base
-from training.augment import augmented
-from training.pretrain_mini import Options, Run, read_batch, train
+from sigma_ros.model.pi05.loading import load_base
+from training.toy.locate import augmented
+from training.toy.pretrain_mini import Options, Run, read_batch, train
 
 pytestmark = pytest.mark.slow
 

@@ -2,7 +2,6 @@
 """The README's training commands, letter for letter but for the size, on look-alikes of what they name."""
 
 import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,11 @@ import pytest
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
 from sigma_ros.errors import ContractError
-from sigma_ros.model import places
+from sigma_ros.model.pi05 import places
 from training import evaluate, preprocess, train
-from training.shards import ShardMeta
+from training.data import ShardMeta
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "test" / "model"))
 from look_alikes import SO101_JOINTS, save_published_base, tokenizer_folder  # type: ignore[import-not-found]  # noqa: E402
 
 MAINS = {"preprocess": preprocess.main, "train": train.main, "evaluate": evaluate.main}

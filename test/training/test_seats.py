@@ -10,17 +10,17 @@ import torch
 import yaml
 from accelerate import Accelerator
 
+from sigma_ros.camera_names import policy_keys, seated
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import ContractError
-from sigma_ros.model.cameras import policy_keys, seated
-from sigma_ros.model.mini import IMAGE_PX, TINY, build_mini
-from sigma_ros.model.policy_units import PolicyUnits
-from sigma_ros.model.sights import SightMaker
+from sigma_ros.model.normalise import PolicyUnits
+from sigma_ros.model.pi05.mini import IMAGE_PX, TINY, build_mini
+from sigma_ros.model.tokens import ModelInputBuilder
 from sigma_ros.values import Frame
-from training.augment import augmented
 from training.options import TrainOptions
-from training.seats import Seats
+from training.seats import CameraMapping
+from training.toy.locate import augmented
 from training.train import Run
 
 from bags import small_contract  # type: ignore[import-not-found]  # isort: skip
@@ -58,7 +58,7 @@ def test_training_reads_the_cameras_that_the_robots_runtime_will_read(fewer):
     contract = load_contract(fewer.options.contract)
     backbone = fewer.model.backbone
     units = PolicyUnits(contract=contract, normalisation=fewer.normalisation)
-    sights = SightMaker.fitting(backbone, units)
+    sights = ModelInputBuilder.fitting(backbone, units)
     episode = fewer.data.episodes[0]
     frames, row = episode.frames(20, 21)[0], 20
     frame = Frame(
@@ -86,7 +86,7 @@ def test_the_small_model_of_a_robot_without_cameras_has_one_that_nobody_sees():
     contract = load_contract("cr5_joints")
     assert contract.cameras == ()
     backbone = build_mini(contract, 0, sizes=TINY)
-    seats = Seats.of(contract, seated(policy_keys(contract), backbone.camera_keys, where="contract"))
+    seats = CameraMapping.of(contract, seated(policy_keys(contract), backbone.camera_keys, where="contract"))
     assert seats.places == (-1,)
     images = seats.images(np.zeros((3, 0, IMAGE_PX, IMAGE_PX, 3), dtype=np.uint8))
     assert images.shape == (3, 1, IMAGE_PX, IMAGE_PX, 3)

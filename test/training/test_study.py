@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sigma_ros.evaluation.metrics import SPANS
+from sigma_ros.evaluation.scoring.metrics import SPANS
 from training import study as module
 from training.held_out import WindowScores
 from training.options import TrainOptions

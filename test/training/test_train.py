@@ -20,27 +20,25 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import CheckpointError, DatasetError, SigmaError, UsageError
-from sigma_ros.evaluation.metrics import SPANS
 from sigma_ros.evaluation.replay import ReplayOptions, replay
-from sigma_ros.evaluation.scoring import score
-from sigma_ros.model.backbone import Backbone
-from sigma_ros.model.base_checkpoint import save_base
-from sigma_ros.model.mini import TINY, build_mini, limit_normalisation
+from sigma_ros.evaluation.scoring.metrics import SPANS
+from sigma_ros.evaluation.scoring.score import score
+from sigma_ros.model.pi05.backbone import Backbone
+from sigma_ros.model.pi05.loading import save_base
+from sigma_ros.model.pi05.mini import TINY, build_mini, limit_normalisation
 from sigma_ros.model.runtime import SigmaRuntime
 from sigma_ros.policy.schedule import Schedule
 from sigma_ros.values import AdapterSettings
 from training.evaluate import CHECK_A, CHECK_B, REPORT
 from training.evaluate import main as evaluate
-from training.held_out import TYPICAL_RESIDUAL
+from training.held_out import TYPICAL_RESIDUAL, replay_shard
+from training.loop import load_state
+from training.losses import telepathy_input_of, without_motion
 from training.options import TrainOptions, read_options
-from training.resume import load_state
-from training.shard_replay import replay_shard
 from training.streams import Place, Streams
 from training.train import CHECKPOINT, Run, main, run_training, train
-from training.trainee import percepts_of, without_motion
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "test" / "evaluation"))
 from bags import small_contract  # type: ignore[import-not-found]  # noqa: E402
 
 pytestmark = pytest.mark.slow
@@ -232,12 +230,14 @@ def test_hidden_motion_leaves_the_newest_pose_of_the_windows_it_is_drawn_for(opt
     run = Run(options, Accelerator())
     pieces = [run.streams.next(i, Place())[0] for i in range(2)]
     windows = run.assembler.windows([replace(p, episode=run.train_numbers[p.episode]) for p in pieces], 0)
-    percepts = percepts_of(run.model, windows)
-    assert not percepts.valid.all()
-    assert torch.equal(without_motion(percepts, share=0.0), percepts.states)
-    still = without_motion(percepts, share=1.0)
-    assert torch.equal(still[percepts.valid], percepts.states[:, -1:].expand_as(still)[percepts.valid])
-    assert not still[~percepts.valid].any()
+    telepathy_input = telepathy_input_of(run.model, windows)
+    assert not telepathy_input.valid.all()
+    assert torch.equal(without_motion(telepathy_input, share=0.0), telepathy_input.states)
+    still = without_motion(telepathy_input, share=1.0)
+    assert torch.equal(
+        still[telepathy_input.valid], telepathy_input.states[:, -1:].expand_as(still)[telepathy_input.valid]
+    )
+    assert not still[~telepathy_input.valid].any()
 
 
 def test_training_sees_what_the_robot_computes(options, data):

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from sigma_ros.model.normalise import Normalisation
 from sigma_ros.sim.tasks.world import FEATURES, TOKENS
 
-from ..tensor_files import write_tensors
-from ..windows import TARGET_STEPS
+from ..data import write_tensors
+from ..sources import TARGET_STEPS
 from .episodes import TaskRows
 
 _WIDTH, _BATCH, _RATE = 256, 256, 1e-3

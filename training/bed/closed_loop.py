@@ -16,7 +16,7 @@ from sigma_ros.control.schedule import Schedule
 from torch import Tensor
 
 from sigma_ros.model.normalise import Normalisation
-from sigma_ros.model.telepathy import Belief, Percepts, Recurrence
+from sigma_ros.model.telepathy import Recurrence, TelepathyInput, TelepathyOutput
 from sigma_ros.sim.demonstration import tick_s
 from sigma_ros.sim.tasks.catalogue import chosen_option, draw, succeeded, told, twin
 from sigma_ros.sim.tasks.task import Task, TaskEpisode
@@ -160,11 +160,11 @@ class _Round:
             self._chunk = self._policy.base.chunk(features, state, REPLAN_TICKS * 2)
             return
         base = self._policy.base.chunk(features, state, model.config.horizon)
-        belief: Belief = model.believe(self._percepts(model), before)
-        self._chunk = base + model.correct(belief, state, base).composite
+        telepathy_output: TelepathyOutput = model.believe(self._telepathy_input(model), before)
+        self._chunk = base + model.correct(telepathy_output, state, base).composite
         if self._schedule.commits(tick):
-            self._kept = self._chosen(tick, belief.recurrence, self._kept)
-            self._memory = belief.recurrence
+            self._kept = self._chosen(tick, telepathy_output.recurrence, self._kept)
+            self._memory = telepathy_output.recurrence
             if self._put_in is not None:
                 self._memory = self._chosen(tick, self._put_in, self._memory)
 
@@ -177,14 +177,14 @@ class _Round:
             factors=torch.where(now[:, None, None], new.factors, old.factors),
         )
 
-    def _percepts(self, model: BedSigma) -> Percepts:
+    def _telepathy_input(self, model: BedSigma) -> TelepathyInput:
         text, text_mask = model.read_text([episode.text for episode in self._episodes])
         held, batch = len(self._tokens), len(self._arms)
         room = WINDOW_TICKS - held
         pooled = encode(torch.from_numpy(np.stack(self._tokens, axis=1)), model.config.width)
         states = torch.from_numpy(np.stack(self._states, axis=1))
         valid = torch.arange(WINDOW_TICKS).expand(batch, -1) >= room
-        return Percepts(
+        return TelepathyInput(
             pooled=_padded(pooled, room),
             seen=valid[..., None],
             states=_padded(states, room),

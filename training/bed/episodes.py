@@ -20,9 +20,9 @@ from sigma_ros.sim.tasks.demonstration import TaskDemonstration, demonstrate_tas
 from sigma_ros.sim.tasks.task import Task
 from sigma_ros.sim.tasks.world import FEATURES, TOKENS, TaskArm
 
-from ..progress import counted_progress
-from ..tensor_files import write_tensors
-from ..windows import TARGET_STEPS
+from ..data import write_tensors
+from ..loop import counted_progress
+from ..sources import TARGET_STEPS
 
 DISTURBANCE_RAD = 0.05
 """How far demonstrations are pushed off their path at most, so that a policy learns to come back."""

@@ -12,10 +12,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from sigma_ros.contract import Contract
-from sigma_ros.model.mini import TINY, build_mini
+from sigma_ros.model.pi05.mini import TINY, build_mini
 from sigma_ros.model.settings import SigmaConfig
 from sigma_ros.model.sigma import SigmaTelepathyVLA
-from sigma_ros.model.telepathy import Belief, Percepts, Recurrence, mean_text
+from sigma_ros.model.telepathy import Recurrence, TelepathyInput, TelepathyOutput, mean_text
 from sigma_ros.sim.tasks.world import TOKENS
 from sigma_ros.values import WINDOW_TICKS
 
@@ -69,23 +69,27 @@ class BedSigma(SigmaTelepathyVLA):
         known = [self._read[text] for text in texts]
         return torch.stack([tokens for tokens, _ in known]), torch.stack([mask for _, mask in known])
 
-    def believe(self, percepts: Percepts, previous: Recurrence, *, adapted: bool = True) -> Belief:
+    def believe(
+        self, telepathy_input: TelepathyInput, previous: Recurrence, *, adapted: bool = True
+    ) -> TelepathyOutput:
         """As Sigma's; an arm that forgets starts every window anew."""
         if self.arm.forgets:
-            previous = Recurrence.start(self.config, batch=len(percepts.states))
-        return super().believe(percepts, previous, adapted=adapted)
+            previous = Recurrence.start(self.config, batch=len(telepathy_input.states))
+        return super().believe(telepathy_input, previous, adapted=adapted)
 
 
 class GlanceOnly(BedSigma):
     """The residual without telepathy: glance, joints and the base's actions; no text, no history, no memory."""
 
-    def believe(self, percepts: Percepts, previous: Recurrence, *, adapted: bool = True) -> Belief:
+    def believe(
+        self, telepathy_input: TelepathyInput, previous: Recurrence, *, adapted: bool = True
+    ) -> TelepathyOutput:
         """Nothing but the glance."""
         del previous, adapted
-        blank = Belief.blank(self.config, batch=len(percepts.states))
+        blank = TelepathyOutput.blank(self.config, batch=len(telepathy_input.states))
         assert self.telepathy is not None
-        text = mean_text(percepts.text, percepts.text_mask)
-        return replace(blank, glance=self.telepathy.glance_of(percepts), text=text)
+        text = mean_text(telepathy_input.text, telepathy_input.text_mask)
+        return replace(blank, glance=self.telepathy.glance_of(telepathy_input), text=text)
 
     def heads(self) -> dict[str, nn.Parameter]:
         """Glance and branches."""
@@ -113,19 +117,21 @@ class WindowNetwork(BedSigma):
             self.squeeze = nn.Linear(config.width, _HISTORY_WIDTH, bias=False)
             self.history = nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, outputs))
 
-    def believe(self, percepts: Percepts, previous: Recurrence, *, adapted: bool = True) -> Belief:
+    def believe(
+        self, telepathy_input: TelepathyInput, previous: Recurrence, *, adapted: bool = True
+    ) -> TelepathyOutput:
         """Intent and factors from the window alone."""
         del previous, adapted
-        config, batch = self.config, len(percepts.states)
+        config, batch = self.config, len(telepathy_input.states)
         assert self.telepathy is not None
-        seen = torch.where(percepts.seen[..., None, None], percepts.pooled, 0.0)
+        seen = torch.where(telepathy_input.seen[..., None, None], telepathy_input.pooled, 0.0)
         scene = self.squeeze(seen).flatten(1)
-        text = mean_text(percepts.text, percepts.text_mask)
-        told = self.history(torch.cat([scene, percepts.states.flatten(1), text], dim=1))
+        text = mean_text(telepathy_input.text, telepathy_input.text_mask)
+        told = self.history(torch.cat([scene, telepathy_input.states.flatten(1), text], dim=1))
         intent, factors = told.split([config.intent_width, config.factor_size], dim=1)
         return replace(
-            Belief.blank(config, batch=batch),
-            glance=self.telepathy.glance_of(percepts),
+            TelepathyOutput.blank(config, batch=batch),
+            glance=self.telepathy.glance_of(telepathy_input),
             text=text,
             intent=intent,
             factors=factors.unflatten(1, (config.factor_count, config.factor_width)),

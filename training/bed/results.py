@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool
 from numpy import ndarray
 
-from sigma_ros.evaluation.report import write_files
+from sigma_ros.evaluation.report.write import write_files
 from sigma_ros.sim.tasks.catalogue import task_named
 
 from ..statistics import holm, mcnemar, nested_interval

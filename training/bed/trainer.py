@@ -11,9 +11,8 @@ from sigma_ros.model.normalise import Normalisation
 from sigma_ros.model.telepathy import Recurrence
 
 from ..loop import refuse_nan, warmup_cosine
-from ..losses import LossWeights, total, traf_weights
+from ..losses import LossWeights, SigmaLossModule, total, traf_weights
 from ..streams import Assembler, Place, Streams
-from ..trainee import SigmaTrainee
 from .arms import Arm
 from .episodes import BedEpisode
 from .model import BedSigma
@@ -84,7 +83,7 @@ class _Run:
         self._places = [Place()] * self._count
         self._memory = Recurrence.start(config, batch=self._count)
         _start_glance(model, episodes)
-        self._trainee = SigmaTrainee(model)
+        self._trainee = SigmaLossModule(model)
         self._parameters = list(model.trained().values())
         self._optimizer = torch.optim.AdamW(self._parameters, weight_decay=recipe.weight_decay)
 

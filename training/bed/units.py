@@ -16,7 +16,7 @@ from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import UsageError
 from sigma_ros.sim.tasks.catalogue import task_named
 
-from ..tensor_files import write_tensors
+from ..data import write_tensors
 from .arms import Arm, Intervention
 from .assemble import bed_episodes
 from .base import BasePolicy, trained_base

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fault campaign: every fault of the catalogue against the real supervisor over real DDS, judged by the oracle.
+
+    python -m safety.fault_campaign --out out/safety             CI size: each fault once, five kills
+    python -m safety.fault_campaign --large --out out/safety     a hundred kills, sixty pairs of faults
+    python -m safety.fault_campaign --only joints_jump,flood     some rows
+
+Writes `faults.json`, `faults.md`, the nodes' log and, trial by trial, `faults.jsonl`; `--docs docs/safety.md` also
+renews the table there. Exit codes: 0 every reaction as expected and no violation, 1 not so, 2 usage. Arm and policy
+are mocks (`safety/rig.py`).
+"""
+
+import argparse
+import itertools
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from safety.fault_catalogue import CATALOGUE
+from safety.fault_ends import absurd_limits, clocks, supervisor_ends
+from safety.faults import Fault, Trial, attempt, attempt_pair
+from safety.rig import Rig, rig
+
+# The generated table of `docs/safety.md`: a row per fault of the safety study, measured or with the reason why not.
+
+
+ELSEWHERE: dict[str, str] = {
+    "F01": "camera off: `test_policy_node.py`, `test_observation.py` (a tick without fresh images is a gap, no chunk)",
+    "F02": "camera stuck: the policy's `frozen_camera`, `test_policy_node.py`; the supervisor sees no pictures",
+    "F03": "camera slow, delayed, intermittent: `test_observation.py`, `test_policy_node.py` (age limits per stream)",
+    "F04": "malformed images: `test_images.py`, `test_observation.py` (refused with the reason)",
+    "F05": "swapped cameras: names only, pictures are not understood; see Not covered",
+    "F26": "respawn loop: the launch file's retries; needs `launch_ros`, a ROS installation",
+    "F28": "inference hangs or fails: `test_worker.py`, `test_policy_node.py`; the supervisor sees F19, F25",
+    "F37": "system clock step: needs a machine of its own; timers are steady (`test_supervisor.py`, F34-F36)",
+    "F45": "late joiner: `test_supervisor_node.py`",
+    "F46": "unauthorised participant: `test_security.py`, where `sros2` and the security plug-ins are",
+    "F53": "pickles: `test_sigma_checkpoint.py`, `test_base_checkpoint.py`",
+    "F54": "damaged safetensors: `test_base_checkpoint.py`, `test_sigma_checkpoint.py`",
+    "F55": "wrong adapters: `test_sigma_checkpoint.py`",
+    "F56": "files replaced, links, revisions: `test_sigma_checkpoint.py`",
+}
+"""Rows that this bench does not inject: what it is, and where it is tested or why it is not."""
+
+
+def table(document: dict[str, Any]) -> str:
+    """The result as Markdown."""
+    trials = document["trials"]
+    lines = [
+        f"{len(trials)} injections, {document['ticks']:,} ticks judged by the oracle: "
+        f"**{document['violations']} violations**, "
+        f"**{document['not_as_expected']} reactions not as expected**, {document['tracebacks']} tracebacks.",
+        "",
+        "| fault | injected | expected | as expected | state, cause | noticed ms: median, worst (allowed) |",
+        "| --- | --- | --- | ---: | --- | ---: |",
+    ]
+    rows = [_row(list(same)) for _, same in itertools.groupby(trials, key=_key)]
+    rows += [f"| {row} | {text} | | | | |" for row, text in ELSEWHERE.items()]
+    return "\n".join(lines + sorted(rows)) + "\n"
+
+
+def _key(trial: dict[str, Any]) -> tuple[str, str]:
+    return trial["fault"], "pairs of faults" if trial["fault"] == "F69" else trial["name"]
+
+
+def _row(trials: list[dict[str, Any]]) -> str:
+    row, name = _key(trials[0])
+    good = sum(trial["ok"] for trial in trials)
+    times = [trial["detection_ms"] for trial in trials if trial["detection_ms"] is not None]
+    said = f"{np.median(times):.0f}, {max(times):.0f} ({trials[0]['limit_ms']:.0f})" if times else ""
+    state = " ".join(filter(None, (trials[0]["state"], trials[0]["reason"]))) if row != "F69" else ""
+    if row == "F29":
+        state = trials[0]["text"]
+    return f"| {row} | {name} | {trials[0]['expected']} | {good} of {len(trials)} | {state} | {said} |"
+
+
+def renew(page: Path, name: str, text: str) -> None:
+    """Replaces what is between `<!-- name -->` and `<!-- /name -->`.
+
+    Raises:
+        ValueError: the page has no such markers.
+    """
+    old = page.read_text(encoding="utf-8")
+    begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+    head, found, rest = old.partition(begin)
+    _, closed, tail = rest.partition(end)
+    if not (found and closed):
+        raise ValueError(f"{page} has no markers {begin.strip()} and {end}")
+    temporary = page.with_name(f"{page.name}.tmp")
+    temporary.write_text(head + begin + text + end + tail, encoding="utf-8")
+    temporary.replace(page)
+
+
+_REPEATED = ("policy_sigkill", "policy_sigstop")
+
+
+def single(bench: Rig, faults: Sequence[Fault], kills: int) -> Iterator[Trial]:
+    """Each fault once, the deaths of the policy `kills` times."""
+    for fault in faults:
+        for _ in range(kills if fault.name in _REPEATED else 1):
+            bench.prepare_policy()
+            yield attempt(bench, fault)
+
+
+def pairs(bench: Rig, count: int, seed: int) -> Iterator[Trial]:
+    """F69: two faults at once, drawn at random; only safety is judged: no violation, and the arm comes back."""
+    drawn = [fault for fault in CATALOGUE if fault.soak]
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        first, second = (drawn[int(i)] for i in rng.choice(len(drawn), 2, replace=False))
+        bench.prepare_policy()
+        yield attempt_pair(bench, first, second)
+
+
+def failed(stage: str, why: str) -> Trial:
+    """A stage whose bench did not come up."""
+    return Trial(
+        fault="bench",
+        name=stage,
+        expected="the bench comes up",
+        ok=False,
+        state="",
+        reason="",
+        text="",
+        detection_ms=None,
+        limit_ms=0.0,
+        recovered_s=0.0,
+        violations=0,
+        tick_gap_ms=0.0,
+        why=why,
+    )
+
+
+def run(options: argparse.Namespace, log: Path) -> tuple[list[Trial], dict[str, Any]]:
+    """The whole campaign; the facts are those of the long-lived supervisor."""
+    wanted = set(filter(None, options.only.split(",")))
+    faults = [fault for fault in CATALOGUE if not wanted or fault.name in wanted]
+    kills, couples = (100, 60) if options.large else (5, 4)
+    kills, couples = options.kills or kills, options.pairs or couples
+    trials: list[Trial] = []
+    total = len(faults) + sum(kills - 1 for fault in faults if fault.name in _REPEATED) + (0 if wanted else couples)
+    with tqdm(total=total, unit="fault", disable=options.quiet) as bar:
+        with rig(log) as bench:
+            for stage in (single(bench, faults, kills), pairs(bench, 0 if wanted else couples, options.seed)):
+                for trial in stage:
+                    trials.append(trial)
+                    with (options.out / "faults.jsonl").open("a", encoding="utf-8") as sofar:
+                        sofar.write(json.dumps(trial.row()) + "\n")
+                    bar.set_description(trial.name)
+                    bar.update()
+            bench.settle()
+            facts: dict[str, Any] = {"ticks": bench.oracle.report.ticks, "violations": bench.oracle.report.violations}
+            facts |= {"first": bench.oracle.report.first, "lost_commands": bench.lost_commands}
+        for ending in (supervisor_ends, clocks, absurd_limits):
+            if not wanted or ending.__name__ in wanted:
+                try:
+                    trials += ending(log)
+                except TimeoutError as error:  # the bench itself did not come up; what was measured is kept
+                    trials.append(failed(ending.__name__, str(error)))
+    return trials, facts
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The program."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--large", action="store_true")
+    parser.add_argument("--kills", type=int, default=0, help="deaths of the policy, by each signal")
+    parser.add_argument("--pairs", type=int, default=0, help="pairs of faults (F69)")
+    parser.add_argument("--only", default="", help="names of faults, separated by commas")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("out/safety"))
+    parser.add_argument("--docs", type=Path, help="renew the table between the markers of this page")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    options = parser.parse_args(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
+    log = options.out / "nodes.log"
+    log.unlink(missing_ok=True)
+    (options.out / "faults.jsonl").unlink(missing_ok=True)
+    trials, facts = run(options, log)
+    said = log.read_text(encoding="utf-8", errors="replace")
+    tracebacks = said.count("Traceback") - sum(trial.name == "policy_exception" for trial in trials)
+    document = facts | {
+        "trials": [trial.row() for trial in trials],
+        "not_as_expected": sum(not trial.ok for trial in trials),
+        "tracebacks": max(0, tracebacks),
+    }
+    text = table(document)
+    for name, content in (("faults.json", json.dumps(document, indent=1) + "\n"), ("faults.md", text)):
+        temporary = options.out / f"{name}.tmp"
+        temporary.write_text(content, encoding="utf-8")
+        temporary.replace(options.out / name)
+    if options.docs is not None:
+        renew(options.docs, "faults", text)
+    sys.stdout.write(text)
+    return 1 if document["not_as_expected"] or document["violations"] or document["tracebacks"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

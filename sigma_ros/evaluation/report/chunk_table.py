@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`chunks.parquet`: every chunk of a replay, one row each, for whoever wants to look further.
+
+No measured times are in it, so repeating a replay gives the same bytes.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Float64
+from numpy import ndarray
+
+from sigma_ros.evaluation.log import InferenceEntry, ReplayLog
+from sigma_ros.evaluation.report.document import SCHEMA
+from sigma_ros.evaluation.scoring import metrics
+
+_MATRIX = pa.list_(pa.float64())
+
+GROUP_ROWS = 256
+"""Rows that are put together at once: memory must not grow with the recording."""
+
+COLUMNS = pa.schema(
+    [
+        pa.field("recording", pa.int64(), metadata={"meaning": "its place among the report's episodes"}),
+        pa.field("episode", pa.string(), metadata={"meaning": "name of the recording"}),
+        pa.field("epoch", pa.int64()),
+        pa.field("tick", pa.int64(), metadata={"meaning": "ticks since the epoch's first"}),
+        pa.field("stamp_ns", pa.int64(), metadata={"meaning": "bag time; step i is meant for stamp_ns + i ticks"}),
+        pa.field("chunk_id", pa.int64()),
+        pa.field("published", pa.bool_(), metadata={"meaning": "handed to the supervisor"}),
+        pa.field("committed", pa.bool_(), metadata={"meaning": "advanced the recurrent memory"}),
+        pa.field("horizon", pa.int64()),
+        pa.field("base_rad", _MATRIX, metadata={"meaning": "horizon x joints, row-major"}),
+        pa.field("residual_rad", _MATRIX, metadata={"meaning": "horizon x joints, row-major"}),
+        pa.field("target_rad", _MATRIX, metadata={"meaning": "recorded, 16 x joints, row-major; null: not scored"}),
+        pa.field("scale", pa.float64()),
+        pa.field("risk", pa.float64(), metadata={"meaning": "sum of the three terms"}),
+        pa.field("residual_risk", pa.float64()),
+        pa.field("factor_risk", pa.float64()),
+        pa.field("alignment_risk", pa.float64()),
+        pa.field("tau_l2", pa.float64()),
+        pa.field("sem_align", pa.float64()),
+        pa.field("baseline_tau_l2", pa.float64()),
+        pa.field("baseline_sem_align", pa.float64()),
+        pa.field("observation_age_ns", pa.int64()),
+    ]
+)
+
+
+def write_chunks(logs: Sequence[ReplayLog], path: Path) -> None:
+    """Writes all chunks, recording by recording; joints, checkpoint and action space are in the metadata."""
+    first = logs[0]
+    metadata = {
+        "schema": SCHEMA,
+        "joint_names": ",".join(first.contract.joint_names),
+        "checkpoint_hash": first.policy.checkpoint_hash,
+        "action_scale": json.dumps(first.policy.action_scale.tolist()),
+        "action_offset": json.dumps(first.policy.action_offset.tolist()),
+    }
+    with pq.ParquetWriter(path, COLUMNS.with_metadata(metadata), compression="zstd") as writer:
+        for number, log in enumerate(logs):
+            rows = _rows(log, number)
+            while part := list(islice(rows, GROUP_ROWS)):
+                writer.write_table(pa.Table.from_pylist(part, schema=COLUMNS.with_metadata(metadata)))
+
+
+def action_map(schema: pa.Schema) -> tuple[Float64[ndarray, " dof"], Float64[ndarray, " dof"]]:
+    """Scale and offset of radians -> normalised actions, as `write_chunks` noted them."""
+    scale, offset = (np.array(json.loads(schema.metadata[key])) for key in (b"action_scale", b"action_offset"))
+    return scale, offset
+
+
+def _rows(log: ReplayLog, number: int) -> Iterator[dict[str, object]]:
+    samples = metrics.samples_of(log)
+    targets = dict(zip(samples.inference_index.tolist(), samples.target_rad, strict=True))
+    for i, entry in enumerate(log.inferences):
+        row = _row(entry)
+        target = targets.get(i)
+        yield {
+            "recording": number,
+            "episode": log.bag.name,
+            "target_rad": None if target is None else target.ravel(),
+            **row,
+        }
+
+
+def _row(entry: InferenceEntry) -> dict[str, object]:
+    chunk = entry.chunk
+    return {
+        "epoch": chunk.epoch,
+        "tick": chunk.tick,
+        "stamp_ns": chunk.stamp_ns,
+        "chunk_id": chunk.chunk_id,
+        "published": entry.published,
+        "committed": entry.committed,
+        "horizon": chunk.horizon,
+        "base_rad": chunk.base_rad.ravel(),
+        "residual_rad": chunk.residual_rad.ravel(),
+        "scale": chunk.scale,
+        "risk": chunk.risk.total,
+        "residual_risk": chunk.risk.residual_term,
+        "factor_risk": chunk.risk.factor_term,
+        "alignment_risk": chunk.risk.alignment_term,
+        "tau_l2": entry.tau_l2,
+        "sem_align": entry.sem_align,
+        "baseline_tau_l2": entry.baseline_tau_l2,
+        "baseline_sem_align": entry.baseline_sem_align,
+        "observation_age_ns": chunk.observation_age_ns,
+    }

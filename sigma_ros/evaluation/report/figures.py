@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The report's summary figures, made with Plotly: comparison, error by step and by joint, scale, risk against error.
+
+A figure is returned as Plotly's plain dictionary. Text and grid colours are left to the page, which sets
+them for light and dark; the series' colours work on both.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy import ndarray
+
+from sigma_ros.evaluation.log import ReplayLog
+from sigma_ros.evaluation.scoring import metrics
+from sigma_ros.evaluation.scoring.metrics import SPANS
+from sigma_ros.evaluation.scoring.scores import Scores
+
+BASE, SIGMA, COMMAND, RECORDED, WARN = "#e08214", "#3b82f6", "#12a17a", "#8a8f98", "#d6455d"
+
+Figure = dict[str, object]
+
+
+def figure_of(traces: Sequence[object], *, x: str, y: str, height: int = 280, **layout: object) -> Figure:
+    """A Plotly figure with the page's margins and axis titles, as a plain dictionary."""
+    figure = go.Figure(traces)
+    figure.update_layout(
+        template="none",
+        height=height,
+        margin={"l": 56, "r": 12, "t": 12, "b": 44},
+        xaxis={"title": {"text": x, "standoff": 8}, "zeroline": False},
+        yaxis={"title": {"text": y, "standoff": 8}, "zeroline": False, "exponentformat": "power", "automargin": True},
+        legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0.0},
+        hovermode="x unified",
+    )
+    figure.update_layout(**layout)
+    return figure.to_plotly_json()
+
+
+def compact(values: ndarray | Sequence[float]) -> ndarray:
+    """Single precision: enough for a curve, half the file."""
+    return np.asarray(values, dtype=np.float32)
+
+
+def summary_figures(logs: Sequence[ReplayLog], scores: Scores) -> dict[str, Figure]:
+    """Figures over all recordings, by element id; empty where nothing was scored."""
+    figures = {"scale-histogram": scale_histogram(scores)}
+    if scores.samples:
+        figures["comparison"] = comparison_figure(scores)
+        figures["step-error"] = step_error(scores)
+        figures["joint-error"] = joint_error(logs[0], scores)
+        figures["risk-error"] = risk_error(logs)
+        figures["scale-sweep"] = scale_sweep(scores)
+    return figures
+
+
+def comparison_figure(scores: Scores) -> Figure:
+    """Change of each error against the base in percent, with its interval; left of 0 is a gain."""
+    rows = [(name, value) for name, value in reversed(list(scores.comparison.items())) if value.baseline]
+    change, low, high = (
+        [100.0 * getattr(value, key) for _, value in rows] for key in ("relative", "relative_low", "relative_high")
+    )
+    trace = go.Scatter(
+        x=change,
+        y=[name for name, _ in rows],
+        error_x={
+            "type": "data",
+            "symmetric": False,
+            "array": [end - at for end, at in zip(high, change, strict=True)],
+            "arrayminus": [at - end for end, at in zip(low, change, strict=True)],
+            "thickness": 2,
+            "width": 6,
+            "color": SIGMA,
+        },
+        mode="markers",
+        marker={"size": 11, "color": SIGMA},
+        hovertemplate="%{y}: %{x:+.2f} %<extra></extra>",
+        showlegend=False,
+    )
+    zero = {"type": "line", "x0": 0, "x1": 0, "y0": 0, "y1": 1, "yref": "paper", "line": {"color": BASE, "width": 2}}
+    reach = max([abs(float(v)) for v in change] + [1.0]) * 1.6
+    return figure_of(
+        [trace],
+        x="",
+        y="",
+        height=190,
+        shapes=[zero],
+        hovermode="closest",
+        yaxis={"automargin": True},
+        xaxis={"title": {"text": "change [%]; left is better"}, "range": _range([*low, *high], reach)},
+    )
+
+
+def _range(ends: Sequence[float], reach: float) -> list[float]:
+    finite = [end for end in ends if np.isfinite(end)]
+    low, high = min([*finite, -reach * 0.25]), max([*finite, reach * 0.25])
+    pad = 0.1 * (high - low)
+    return [low - pad, high + pad]
+
+
+def step_error(scores: Scores) -> Figure:
+    """Mean squared error of each of the 16 steps, both arms."""
+    steps = list(range(len(scores.baseline.step_mse)))
+    return figure_of(
+        [
+            go.Scatter(x=steps, y=scores.baseline.step_mse, name="base", line={"color": BASE, "width": 3}),
+            go.Scatter(x=steps, y=scores.sigma.step_mse, name="Sigma", line={"color": SIGMA, "width": 2}),
+        ],
+        x="step of the chunk [ticks]",
+        y="mean squared error",
+        yaxis={"rangemode": "tozero", "title": {"text": "mse (normalised)"}},
+    )
+
+
+def joint_error(log: ReplayLog, scores: Scores) -> Figure:
+    """Root mean squared error of each joint over the trajectory, both arms, in degrees."""
+    names = log.contract.joint_names
+    return figure_of(
+        [
+            go.Bar(x=names, y=scores.baseline.joint_rmse_deg["trj"], name="base", marker={"color": BASE}),
+            go.Bar(x=names, y=scores.sigma.joint_rmse_deg["trj"], name="Sigma", marker={"color": SIGMA}),
+        ],
+        x="",
+        y="RMS error over 16 steps [deg]",
+        barmode="group",
+        bargap=0.25,
+        xaxis={"automargin": True},
+    )
+
+
+def scale_histogram(scores: Scores) -> Figure:
+    """How often the adapter asked for which scale."""
+    counts = scores.adapter.histogram
+    width = 1.0 / len(counts)
+    centres = [(i + 0.5) * width for i in range(len(counts))]
+    bars = go.Bar(
+        x=centres,
+        y=counts,
+        width=width * 0.9,
+        marker={"color": SIGMA},
+        hovertemplate="%{y} chunks at %{x:.2f}<extra></extra>",
+    )
+    return figure_of([bars], x="scale asked for by the adapter", y="chunks", xaxis={"range": [-0.02, 1.02]})
+
+
+def scale_sweep(scores: Scores) -> Figure:
+    """Sigma's error had the scale been fixed, beside what the adapter reached by choosing it."""
+    sweep = scores.sweep
+    curve = go.Scatter(x=sweep.scales, y=sweep.mse_trj, name="one fixed scale", line={"color": BASE, "width": 2.5})
+    adapter = go.Scatter(
+        x=[0.0, 1.0], y=[scores.sigma.mse_trj] * 2, name="the adapter", mode="lines", line={"color": SIGMA, "width": 2}
+    )
+    best = go.Scatter(
+        x=[sweep.best_scale],
+        y=[sweep.best_mse_trj],
+        name="best fixed scale in hindsight",
+        mode="markers",
+        marker={"color": COMMAND, "size": 11},
+    )
+    return figure_of([curve, adapter, best], x="scale", y="mse_trj (normalised)", hovermode="closest")
+
+
+def risk_error(logs: Sequence[ReplayLog]) -> Figure:
+    """Does the adapter know when Sigma is wrong? One dot per scored window."""
+    risks: list[float] = []
+    errors: list[float] = []
+    labels: list[str] = []
+    for log in logs:
+        samples = metrics.samples_of(log)
+        squared = (log.policy.normalise(samples.sigma_rad) - log.policy.normalise(samples.target_rad)) ** 2
+        errors.extend(metrics.window_mse(squared, SPANS["trj"]).tolist())
+        chunks = [log.inferences[i].chunk for i in samples.inference_index]
+        risks.extend(chunk.risk.total for chunk in chunks)
+        labels.extend(f"{log.bag.name}, tick {chunk.tick}" for chunk in chunks)
+    dots = go.Scatter(
+        x=risks,
+        y=errors,
+        text=labels,
+        mode="markers",
+        marker={"color": SIGMA, "size": 7, "opacity": 0.7},
+        hovertemplate="%{text}<br>risk %{x:.2f}, error %{y:.3g}<extra></extra>",
+    )
+    return figure_of([dots], x="adapter's risk", y="Sigma's error, mse_trj", hovermode="closest", showlegend=False)

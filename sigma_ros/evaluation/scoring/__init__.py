@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Replay logs to numbers: windows, scores, statistics, verdict. Pure."""

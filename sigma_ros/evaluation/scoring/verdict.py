@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the scores allow to say, in words. A report opens with these sentences; they promise nothing more."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sigma_ros.evaluation.log import ReplayLog
+from sigma_ros.evaluation.scoring.scores import Scores
+from sigma_ros.evaluation.scoring.statistics import Comparison
+
+SHARE_WITHOUT_ACTION = 0.1
+"""From this share of valid ticks without a recorded action on, the verdict says so."""
+
+PRIMARY = "mse_trj"
+"""The score that decides: the whole 16-step trajectory."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """`headline` is one sentence; `warnings` must be read before the numbers; `notes` limit what they mean."""
+
+    headline: str
+    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def verdict_of(logs: Sequence[ReplayLog], scores: Scores) -> Verdict:
+    """Judges pooled replays of one checkpoint."""
+    trained = all(log.policy.trained and log.policy.sigma_trained for log in logs)
+    headline = _headline(scores) if trained else _untrained_headline(scores)
+    return Verdict(headline=headline, warnings=_warnings(logs, scores), notes=_notes(scores))
+
+
+def _headline(scores: Scores) -> str:
+    if not scores.samples:
+        return "Nothing was scored: no valid tick on the 16-tick raster has 16 recorded actions from there on."
+    comparison = scores.comparison[PRIMARY]
+    if comparison.verdict == "equal":
+        return "Sigma equals its base exactly on this recording: every residual was zero, or scaled to zero."
+    if comparison.verdict == "better":
+        return f"Sigma beats its base: {_change(comparison)}."
+    if comparison.verdict == "worse":
+        return f"Sigma is worse than its base: {_change(comparison)}."
+    return f"Sigma does not beat its base: {_change(comparison)}; chance alone could explain it."
+
+
+def _untrained_headline(scores: Scores) -> str:
+    """Random weights can neither win nor lose."""
+    comparison = scores.comparison[PRIMARY]
+    if scores.samples and comparison.verdict == "equal":
+        return "The path works: an untrained Sigma equals its base exactly, as it must."
+    return f"No verdict on an untrained model. {_headline(scores) if not scores.samples else ''}".rstrip()
+
+
+def _change(comparison: Comparison) -> str:
+    if not comparison.baseline:
+        return f"{PRIMARY} {comparison.sigma:.3g} against 0 of the base"
+    less = "lower" if comparison.difference < 0.0 else "higher"
+    text = f"{PRIMARY} is {abs(comparison.relative):.1%} {less}"
+    if math.isnan(comparison.low):
+        return f"{text} on a single {comparison.unit}, which gives no interval"
+    spread = f"{comparison.relative_low:+.1%} to {comparison.relative_high:+.1%}"
+    return f"{text} ({comparison.confidence:.0%} interval {spread}, {_units(comparison)})"
+
+
+def _units(comparison: Comparison) -> str:
+    return f"{comparison.units} {comparison.unit}{'s' if comparison.units != 1 else ''}"
+
+
+def _warnings(logs: Sequence[ReplayLog], scores: Scores) -> tuple[str, ...]:
+    warnings = []
+    if not all(log.policy.trained for log in logs):
+        warnings.append("UNTRAINED MODEL: the weights are random; the numbers show that the path works, nothing else.")
+    elif not all(log.policy.sigma_trained for log in logs):
+        warnings.append("UNTRAINED SIGMA: its residual is zero by construction, so it equals its base.")
+    if not scores.complete:
+        warnings.append("INCOMPLETE: the replay was stopped before the recording's end.")
+    losses = sum(sum(log.losses.values()) for log in logs)
+    if losses:
+        warnings.append(f"LOSSES: {losses} messages or ticks of the recording could not be used; see Conditions.")
+    valid = sum(int(log.ticks.valid.sum()) for log in logs)
+    without = sum(log.ticks.without_action for log in logs)
+    if without > SHARE_WITHOUT_ACTION * valid:
+        warnings.append(
+            f"PARTLY WITHOUT ACTIONS: {without} of {valid} valid ticks have no recorded action; "
+            "the verdict does not speak of them."
+        )
+    if scores.supervisor.violations or scores.supervisor.breaches:
+        warnings.append(
+            f"LIMITS BROKEN: {scores.supervisor.violations} violations by the supervisor's count, "
+            f"{scores.supervisor.breaches} by the report's. This must never happen; please report it."
+        )
+    if not all(log.bag.checksummed for log in logs):
+        warnings.append("UNVERIFIABLE: a recording carries no checksums, so damage to it could go unnoticed.")
+    return tuple(warnings)
+
+
+def _notes(scores: Scores) -> tuple[str, ...]:
+    notes = [
+        "Both arms come from one run: the baseline is the base policy's chunk, Sigma is that chunk plus scale times "
+        "residual. The recorded arm does not answer to the commands, so this measures imitation, not success."
+    ]
+    comparison = scores.comparison[PRIMARY]
+    if scores.samples and comparison.unit == "window":
+        count = len(scores.episodes)
+        these = "this recording" if count == 1 else "these recordings"
+        notes.append(
+            f"With {count} recording{'' if count == 1 else 's'} the interval is over windows; windows of one recording "
+            f"resemble each other, so it speaks for {these} only."
+        )
+    rho, p_value = scores.adapter.risk_error_rho, scores.adapter.risk_error_p
+    if not math.isnan(rho):
+        link = "shows no link to" if p_value >= 0.05 else "rises with" if rho > 0.0 else "falls with"
+        notes.append(f"The adapter's risk {link} the error here: rank correlation {rho:+.2f}, p {p_value:.2g}.")
+    return tuple(notes)

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the policy node listens to while active: a callback only stores, then looks whether a tick is complete."""
+
+import functools
+import time
+from collections.abc import Callable
+
+import numpy as np
+from rclpy.clock import JumpThreshold
+from rclpy.duration import Duration
+from rclpy.node import Node
+from sensor_msgs.msg import CompressedImage, Image, JointState
+
+from sigma_ros.contract import Camera, Contract
+from sigma_ros.nodes.policy.session import PolicySession
+from sigma_ros.nodes.shared import qos, topics
+from sigma_ros.nodes.shared.qos import ClockWatch, steady_clock
+from sigma_ros.nodes.shared.sensor_messages import image_view, stamp_ns
+
+TICK_POLL_S = 0.01
+CLOCK_JUMP = JumpThreshold(
+    min_forward=Duration(seconds=0.5), min_backward=Duration(nanoseconds=-1), on_clock_change=True
+)
+
+
+class PolicyInput:
+    """Cameras, joints and time into a session.
+
+    Live, a tick is complete when all streams have reached it or `settle_ns` after it on the node's clock, which a
+    steady timer reads. In lockstep only messages complete a tick, and a camera may send raw or compressed images.
+    """
+
+    def __init__(self, node: Node, session: PolicySession, contract: Contract, *, lockstep: bool) -> None:
+        self._node = node
+        self._session = session
+        self._lockstep = lockstep
+        self._clock_watch = ClockWatch()
+        sensor_qos = qos.SENSOR_RELIABLE if lockstep else qos.SENSOR
+        self._subscriptions = [
+            node.create_subscription(JointState, contract.joint_state_topic, self._on_joints, sensor_qos)
+        ]
+        for camera in contract.cameras:
+            for kind, topic in self._camera_topics(camera):
+                store = functools.partial(self._on_image, camera.name)
+                self._subscriptions.append(node.create_subscription(kind, topic, store, sensor_qos))
+        self._undo: list[Callable[[], object]] = []
+        if not lockstep:
+            timer = node.create_timer(TICK_POLL_S, self._advance, clock=steady_clock())
+            jump = node.get_clock().create_jump_callback(CLOCK_JUMP, post_callback=self._on_clock_jump)
+            self._undo = [functools.partial(node.destroy_timer, timer), jump.unregister]
+
+    def destroy(self) -> None:
+        """Stops listening."""
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+        for undo in self._undo:
+            undo()
+
+    def _camera_topics(self, camera: Camera) -> list[tuple[type, str]]:
+        both = [(Image, topics.raw_topic(camera)), (CompressedImage, topics.compressed_topic(camera))]
+        return both if self._lockstep else [entry for entry in both if entry[1] == camera.topic]
+
+    def _on_image(self, camera: str, message: Image | CompressedImage) -> None:
+        self._session.push_image(camera, stamp_ns(message.header.stamp), image_view(message))
+        self._advance()
+
+    def _on_joints(self, message: JointState) -> None:
+        if self._lockstep and not message.name:
+            return  # tells the supervisor that none is to come
+        self._session.clock.push_joints(stamp_ns(message.header.stamp), tuple(message.name), np.array(message.position))
+        self._advance()
+
+    def _advance(self) -> None:
+        if self._lockstep:
+            self._session.advance(None)
+            return
+        now_ns = self._node.get_clock().now().nanoseconds
+        self._clock_watch.note(now_ns, time.monotonic_ns())
+        self._session.clock_stands = self._clock_watch.stands
+        self._session.advance(now_ns)
+
+    def _on_clock_jump(self, _jump: object) -> None:
+        self._node.get_logger().warning("the clock jumped, a new epoch begins")
+        self._session.reset()

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the policy node publishes: chunks, telepathy, its heartbeat, and latched facts about the model in use."""
+
+import dataclasses
+import json
+import uuid
+
+from rclpy.node import Node
+from std_msgs.msg import Bool, Header, String
+
+from sigma_ros.msg import ActionChunk, TelepathyState
+from sigma_ros.nodes.policy.model import PolicyModel
+from sigma_ros.nodes.shared import qos, topics
+from sigma_ros.nodes.shared.messages import chunk_message, gap_message, telepathy_message
+from sigma_ros.nodes.shared.node_options import PolicyOptions
+from sigma_ros.nodes.shared.sensor_messages import to_time
+from sigma_ros.policy.job import Failed, Outcome, Proposed, Remembered, Rescaled, Unused
+from sigma_ros.supervisor.identity import Author
+from sigma_ros.values import Gap, Window
+
+INSTANCE = uuid.uuid4().hex
+"""The random name of this process: a policy that was started again is another one."""
+
+
+class PolicyOutput:
+    """The policy's publishers. In lockstep nothing is dropped and no limit depends on machine speed."""
+
+    def __init__(self, node: Node, model: PolicyModel, *, lockstep: bool) -> None:
+        self._node = node
+        self._model = model
+        self._author = Author(robot=model.contract.name, instance=INSTANCE)
+        event_qos = qos.CHUNK_LOCKSTEP if lockstep else qos.EVENT
+        self._chunks = node.create_publisher(
+            ActionChunk, topics.ACTION_CHUNK, qos.CHUNK_LOCKSTEP if lockstep else qos.CHUNK
+        )
+        self._lockstep = lockstep
+        self._commit_chunks = node.create_publisher(ActionChunk, topics.COMMIT_CHUNK, event_qos) if lockstep else None
+        self._ticks = node.create_publisher(Header, topics.TICK, event_qos) if lockstep else None
+        self._telepathy = node.create_publisher(TelepathyState, topics.TELEPATHY, event_qos)
+        self._heartbeat = node.create_publisher(Bool, topics.POLICY_HEARTBEAT, qos.HEARTBEAT)
+        self._info = node.create_publisher(String, topics.POLICY_INFO, qos.LATCHED)
+
+    def publish(self, outcome: Outcome) -> None:
+        """Publishes what came of a tick; a failure and a gap as a telepathy state that is not valid."""
+        item, task = outcome.request.item, outcome.request.task
+        match outcome:
+            case Unused(gap=gap):
+                self._telepathy.publish(gap_message(gap, task))
+            case Failed():
+                reasons = (f"inference failed: {outcome.last_line}",)
+                gap = Gap(epoch=item.epoch, tick=item.tick, stamp_ns=item.stamp_ns, reasons=reasons)
+                self._telepathy.publish(gap_message(gap, task))
+            case Rescaled(chunk=chunk):
+                self._chunks.publish(chunk_message(chunk, self._author))
+            case Remembered(telepathy=telepathy):
+                self._telepathy.publish(telepathy_message(telepathy, task))
+            case Proposed(chunk=chunk, telepathy=telepathy):
+                publisher = self._chunks if outcome.published else self._commit_chunks
+                if publisher is not None:
+                    publisher.publish(chunk_message(chunk, self._author))
+                self._telepathy.publish(telepathy_message(telepathy, task))
+
+    def tick(self, item: Window | Gap) -> None:
+        """In lockstep: says that a tick was consumed, `EPOCH/TICK` in the header's frame."""
+        if self._ticks is not None:
+            self._ticks.publish(Header(stamp=to_time(item.stamp_ns), frame_id=f"{item.epoch}/{item.tick}"))
+
+    def heartbeat(self, *, healthy: bool) -> None:
+        """Says that the process is alive, whatever its inference does, and whether the policy can act."""
+        self._heartbeat.publish(Bool(data=healthy))
+        if not self._lockstep:
+            self._chunks.assert_liveliness()
+
+    def publish_info(self, options: PolicyOptions) -> None:
+        """Latches what a recording or a replay must know about this policy."""
+        facts = {
+            **self._model.facts,
+            "seed": options.seed,
+            "replan_ticks": options.replan_ticks,
+            "adapter": dataclasses.asdict(options.settings),
+            "task": options.task,
+            "stitching": options.stitching,
+            "crossfade_steps": options.crossfade_steps,
+            "residual_every_tick": options.residual_every_tick,
+            "lockstep": self._lockstep,
+        }
+        self._info.publish(String(data=json.dumps(facts, sort_keys=True, allow_nan=False)))
+
+    def destroy(self) -> None:
+        """Ends all publishing."""
+        for publisher in (self._chunks, self._commit_chunks, self._ticks, self._telepathy, self._heartbeat, self._info):
+            if publisher is not None:
+                self._node.destroy_publisher(publisher)

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What several nodes share: quality of service, parameters, messages, diagnostics, process."""

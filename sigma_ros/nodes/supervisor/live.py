@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The supervisor node on a robot: one steady timer, services for the operator, and an eye on who else publishes."""
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from rclpy.event_handler import SubscriptionEventCallbacks
+from rclpy.node import Node
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Bool
+from std_srvs.srv import Trigger
+
+from sigma_ros.contract import Contract
+from sigma_ros.errors import SigmaError
+from sigma_ros.msg import ActionChunk
+from sigma_ros.nodes.shared import qos, topics
+from sigma_ros.nodes.shared.diagnostics import Diagnostics
+from sigma_ros.nodes.shared.messages import chunk_author, chunk_value
+from sigma_ros.nodes.shared.node_options import SupervisorOptions
+from sigma_ros.nodes.shared.qos import steady_clock
+from sigma_ros.nodes.shared.sensor_messages import stamp_ns
+from sigma_ros.nodes.shared.topics import Senders, foreign_publishers, publishers
+from sigma_ros.nodes.supervisor.health import SupervisorHealth
+from sigma_ros.nodes.supervisor.output import SupervisorOutput
+from sigma_ros.streams.joints import JointReader
+from sigma_ros.supervisor.limits import TIGHTENED
+from sigma_ros.supervisor.reasons import Answer, Decision
+from sigma_ros.supervisor.supervisor import Supervisor
+from sigma_ros.values import NS_PER_S
+
+if TYPE_CHECKING:
+    from rclpy.subscription import MessageInfo
+
+FOREIGN_CHECK_S = 0.2
+MALFORMED_LOG_S = 1.0
+
+
+class LiveDrive:
+    """Feeds one `Supervisor` from the graph and publishes what it decides. It starts disengaged."""
+
+    def __init__(self, node: Node, contract: Contract, options: SupervisorOptions) -> None:
+        self._node = node
+        self._contract = contract
+        self._core = Supervisor(contract, options.limits)
+        self._core.set_ceiling(options.scale_ceiling)
+        self._joints = JointReader(contract)
+        self._output = SupervisorOutput(node, contract, lockstep=False)
+        self._health = SupervisorHealth(self._core, contract)
+        self._decision: Decision | None = None
+        self._senders = {
+            topic: Senders(node, (topic,)) for topic in (topics.ACTION_CHUNK, topics.POLICY_HEARTBEAT, topics.E_STOP)
+        }
+        self._subscribe()
+        for name, answer in self._operations().items():
+            node.create_service(Trigger, f"~/{name}", _service(answer))
+        node.create_timer(contract.command_period_ns / NS_PER_S, self._tick, clock=steady_clock())
+        node.create_timer(FOREIGN_CHECK_S, self._check_publishers, clock=steady_clock())
+        self._diagnostics = Diagnostics(node, hardware_id=contract.name, tasks=self._health.tasks())
+        node.get_logger().info(f"disengaged; commands would go to {node.resolve_topic_name(contract.command_topic)}")
+
+    @property
+    def state(self) -> str:
+        """The supervisor's state by name."""
+        return self._core.state.name
+
+    def stop(self) -> bool:
+        """Last words: brings the arm to rest with certified commands, and says so when the last one has arrived."""
+        self._core.release()
+        return not self._core.state.may_move and self._core.is_resting and self._output.has_arrived
+
+    def refuse_change(self, old: SupervisorOptions, new: SupervisorOptions) -> str | None:
+        """Judges and applies a change: the core alone knows whether it may be."""
+        tighter = {name: getattr(new, name) for name in TIGHTENED if getattr(new, name) != getattr(old, name)}
+        answer = self._core.tighten(**tighter) if tighter else None
+        if answer is not None and not answer.success:
+            return answer.text
+        self._core.set_ceiling(new.scale_ceiling)
+        return None
+
+    def _subscribe(self) -> None:
+        self._node.create_subscription(JointState, self._contract.joint_state_topic, self._on_joints, qos.SENSOR)
+        self._node.create_subscription(
+            ActionChunk,
+            topics.ACTION_CHUNK,
+            self._on_chunk,
+            qos.CHUNK,
+            event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._health.note_incompatible),
+        )
+        self._node.create_subscription(Bool, topics.POLICY_HEARTBEAT, self._on_heartbeat, qos.HEARTBEAT)
+        for profile in (qos.EVENT, qos.EVENT_ANY):
+            self._node.create_subscription(Bool, topics.E_STOP, self._on_estop, profile)
+
+    def _operations(self) -> dict[str, Callable[[], Answer]]:
+        return {
+            "engage": self._engage,
+            "release": self._core.release,
+            "reset_stop": self._reset_stop,
+            "estop": self._core.estop,
+        }
+
+    def _on_joints(self, message: JointState) -> None:
+        try:
+            positions_rad = self._joints.read(tuple(message.name), message.position)
+        except SigmaError as error:
+            self._health.note_refused_joints(str(error))
+            return
+        self._core.on_joints(stamp_ns(message.header.stamp), positions_rad, time.monotonic_ns())
+
+    def _on_chunk(self, message: ActionChunk, info: "MessageInfo") -> None:
+        try:
+            chunk = chunk_value(message)
+        except SigmaError as error:
+            self._health.note_malformed_chunk(str(error))
+            self._node.get_logger().error(str(error), throttle_duration_sec=MALFORMED_LOG_S)
+            return
+        source = self._senders[topics.ACTION_CHUNK].source(info, chunk_author(message))
+        verdict = self._core.on_chunk(chunk, time.monotonic_ns(), self._observation_now_ns(), source=source)
+        self._health.note_chunk(verdict)
+
+    def _on_heartbeat(self, message: Bool, info: "MessageInfo") -> None:
+        source = self._senders[topics.POLICY_HEARTBEAT].source(info)
+        self._core.on_policy_heartbeat(time.monotonic_ns(), healthy=message.data, source=source)
+
+    def _on_estop(self, message: Bool, info: "MessageInfo") -> None:
+        self._core.on_estop(message.data, time.monotonic_ns(), source=self._senders[topics.E_STOP].source(info))
+
+    def _tick(self) -> None:
+        at_ns = self._observation_now_ns()
+        decision = self._core.tick(time.monotonic_ns(), at_ns)
+        self._output.publish(decision, at_ns=at_ns)
+        if self._decision is None or (decision.state, decision.reason) != (self._decision.state, self._decision.reason):
+            self._node.get_logger().info(f"{decision.state.name}: {decision.reason_text}")
+        others = decision.other_policies
+        is_news = self._decision is None or others != self._decision.other_policies
+        self._decision = decision
+        self._health.note_decision(decision)
+        if is_news and others:
+            self._node.get_logger().warning(f"not followed: {', '.join(others)}")
+            self._diagnostics.publish()
+
+    def _check_publishers(self) -> None:
+        foreign = foreign_publishers(self._node, self._contract.command_topic)
+        for senders in self._senders.values():
+            senders.refresh()
+        self._core.on_graph(foreign=foreign, estop_publishers=self._senders[topics.E_STOP].names)
+        self._health.note_foreign(foreign)
+        policies = (topics.ACTION_CHUNK, topics.POLICY_HEARTBEAT)
+        self._health.note_policies(tuple(sorted({n for t in policies for n in self._senders[t].names.values()})))
+        if self._node.get_parameter("use_sim_time").value:
+            self._health.note_clocks(publishers(self._node, "/clock"))
+
+    def _engage(self) -> Answer:
+        self._check_publishers()
+        return self._core.engage(time.monotonic_ns())
+
+    def _reset_stop(self) -> Answer:
+        self._check_publishers()
+        return self._core.reset_stop(time.monotonic_ns())
+
+    def _observation_now_ns(self) -> int:
+        return int(self._node.get_clock().now().nanoseconds)
+
+
+def _service(answer: Callable[[], Answer]) -> Callable[[Trigger.Request, Trigger.Response], Trigger.Response]:
+    def respond(_request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        said = answer()
+        response.success = said.success
+        response.message = said.text
+        return response
+
+    return respond

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the supervisor node publishes: its state, latched, and the commands that nobody else may publish."""
+
+import array
+import math
+
+import numpy as np
+from jaxtyping import Float64
+from numpy import ndarray
+from rclpy.duration import Duration
+from rclpy.node import Node
+from std_msgs.msg import Float64MultiArray, Header
+from trajectory_msgs.msg import JointTrajectory
+
+from sigma_ros.contract import Contract
+from sigma_ros.msg import ActionChunk, SupervisorState
+from sigma_ros.nodes.shared import qos, topics
+from sigma_ros.nodes.shared.sensor_messages import array_message, to_time, trajectory_message
+from sigma_ros.supervisor.reasons import Decision, State
+
+CHUNK_RECEIVED = "CHUNK_RECEIVED"
+"""In lockstep: the reason in a state that only answers a chunk."""
+
+
+class SupervisorOutput:
+    """State and commands. In lockstep commands go to a topic of the replay, never to the robot's."""
+
+    def __init__(self, node: Node, contract: Contract, *, lockstep: bool) -> None:
+        self._node = node
+        self._contract = contract
+        self.command_topic = topics.REPLAY_COMMANDS if lockstep else contract.command_topic
+        self._is_array = contract.command_type == "std_msgs/msg/Float64MultiArray"
+        kind = Float64MultiArray if self._is_array else JointTrajectory
+        self._commands = node.create_publisher(
+            kind, self.command_topic, qos.CHUNK_LOCKSTEP if lockstep else qos.COMMAND
+        )
+        self._states = node.create_publisher(
+            SupervisorState, topics.SUPERVISOR_STATE, qos.CHUNK_LOCKSTEP if lockstep else qos.LATCHED
+        )
+
+    def publish(self, decision: Decision, *, at_ns: int) -> None:
+        """Publishes the command of a tick, then its state."""
+        if decision.command_rad is not None:
+            self._commands.publish(self._command(decision))
+        self._states.publish(state_message(decision, at_ns=at_ns))
+
+    @property
+    def has_arrived(self) -> bool:
+        """Whether every reader that acknowledges has the newest command; waits a period at most."""
+        period_ns = self._contract.command_period_ns
+        arrived: bool = self._commands.wait_for_all_acked(timeout=Duration(nanoseconds=period_ns))
+        return arrived
+
+    def echo(self, chunk: ActionChunk, *, state: State) -> None:
+        """In lockstep: says that a chunk has come in; it is judged at the next tick."""
+        self._states.publish(
+            SupervisorState(
+                header=Header(stamp=chunk.header.stamp),
+                state=int(state),
+                reason=CHUNK_RECEIVED,
+                chunk_id=chunk.chunk_id,
+                epoch=chunk.epoch,
+            )
+        )
+
+    def _command(self, decision: Decision) -> Float64MultiArray | JointTrajectory:
+        assert decision.command_rad is not None
+        if self._is_array:
+            return array_message(decision.command_rad)
+        return trajectory_message(
+            names=self._contract.joint_names,
+            positions_rad=piece_rad(decision),
+            period_ns=self._contract.command_period_ns,
+        )
+
+
+def state_message(decision: Decision, *, at_ns: int) -> SupervisorState:
+    """A decision as a message. Before the first chunk `chunk_id` and `epoch` are 0 and mean nothing."""
+    counters = decision.counters
+    command = () if decision.command_rad is None else decision.command_rad
+    return SupervisorState(
+        header=Header(stamp=to_time(at_ns)),
+        state=int(decision.state),
+        reason=decision.reason.name,
+        reason_text=decision.reason_text,
+        requested_scale=_number(decision.requested_scale),
+        scale_ceiling=float(decision.scale_ceiling),
+        applied_scale=float(decision.applied_scale),
+        clipped_joints=list(decision.clipped_joints),
+        chunk_id=max(0, decision.chunk_id),
+        epoch=max(0, decision.epoch),
+        chunk_accepted=decision.chunk_accepted,
+        chunk_age=float(decision.chunk_age_s),
+        joint_state_age=float(decision.joint_state_age_s),
+        observation_age=float(decision.observation_age_s),
+        ticks=counters.ticks,
+        clipped_ticks=counters.clipped_ticks,
+        accepted_chunks=counters.accepted_chunks,
+        refused_chunks=counters.refused_chunks,
+        engagements=counters.engagements,
+        holds=counters.holds,
+        violations=counters.violations,
+        tick_gap_max=float(counters.tick_gap_max_s),
+        followed_policy=decision.followed_policy,
+        other_policies=list(decision.other_policies),
+        command=array.array("d", command),
+    )
+
+
+def piece_rad(decision: Decision) -> Float64[ndarray, "points dof"]:
+    """The command and the certified stop after it, up to where it rests: safe if nothing else ever comes."""
+    assert decision.command_rad is not None
+    command = decision.command_rad[None]
+    if decision.stop_rad is None:
+        return command
+    moving = np.flatnonzero((decision.stop_rad != decision.stop_rad[-1]).any(axis=1))
+    last = int(moving[-1]) + 2 if moving.size else 1
+    return np.concatenate((command, decision.stop_rad[:last]))
+
+
+def _number(value: float) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan

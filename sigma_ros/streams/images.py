@@ -1,0 +1,311 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Camera messages to the model's pixels: checked against the contract, decoded and letterboxed once.
+
+The letterbox is LeRobot's `resize_with_pad_torch` (bilinear with pixel centres at half, no antialias, image centred,
+black bars) on 8-bit pixels: it differs from the float version by rounding only (`test_images` states how much).
+"""
+
+import struct
+import zlib
+from collections.abc import Buffer, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+from numpy import ndarray
+
+from sigma_ros.contract import Camera
+from sigma_ros.errors import ContractError, SigmaError
+
+# Width and height of a JPEG or PNG from its header, so that a wrong or cut image is refused before it is decoded.
+#
+# libjpeg fills the missing part of a cut image with grey and calls it a success; the end marker tells.
+
+
+_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_PNG_END = b"IEND"
+_JPEG_START = b"\xff\xd8"
+_JPEG_END = b"\xff\xd9"
+_TRAILING_BYTES = 64  # some cameras pad the end of a JPEG
+_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_LENGTHLESS = frozenset(range(0xD0, 0xD8)) | {0x01}
+
+
+def coded_size_px(coded: memoryview) -> tuple[int, int] | None:
+    """(width, height) of a complete JPEG or PNG, None if it is neither or its end is missing."""
+    if len(coded) < 24:
+        return None
+    tail = bytes(coded[-_TRAILING_BYTES:])
+    if coded[:8] == _PNG_MAGIC:
+        return struct.unpack_from(">II", coded, 16) if _PNG_END in tail else None
+    if coded[:2] == _JPEG_START and _JPEG_END in tail:
+        return _jpeg_size_px(coded)
+    return None
+
+
+def is_deep_png(coded: memoryview) -> bool:
+    """Whether this is a PNG of 16 bits a channel, as depth is sent."""
+    return len(coded) > 25 and coded[:8] == _PNG_MAGIC and coded[24] == 16
+
+
+def lacks_data(coded: memoryview) -> bool:
+    """Whether a JPEG with its end marker lacks data before it; libjpeg fills the rest of the picture with one colour.
+
+    FFmpeg's strict decoder tells, in about a millisecond: asked only where the last corner of a picture is one colour.
+    """
+    if coded[:2] != _JPEG_START:
+        return False
+    import av  # noqa: PLC0415 - a heavy library, for doubtful pictures only
+
+    decoder: Any = av.CodecContext.create("mjpeg", "r")
+    decoder.options = {"err_detect": "explode+bitstream+buffer"}
+    try:
+        return not [*decoder.decode(av.Packet(bytes(coded))), *decoder.decode(None)]
+    except av.FFmpegError:
+        return True
+
+
+def _jpeg_size_px(coded: memoryview) -> tuple[int, int] | None:
+    position = 2
+    while position + 9 <= len(coded):
+        if coded[position] != 0xFF:
+            return None
+        marker = coded[position + 1]
+        if marker == 0xFF:  # fill byte
+            position += 1
+            continue
+        if marker in _LENGTHLESS:
+            position += 2
+            continue
+        if marker in _FRAME_MARKERS:
+            height, width = struct.unpack_from(">HH", coded, position + 5)
+            return width, height
+        (length,) = struct.unpack_from(">H", coded, position + 2)
+        position += 2 + max(length, 2)
+    return None
+
+
+Convert = Callable[[UInt8[ndarray, "h w c"]], UInt8[ndarray, "h w 3"]]
+
+
+def _same(pixels: UInt8[ndarray, "h w 3"]) -> UInt8[ndarray, "h w 3"]:
+    return pixels
+
+
+def _recolour(code: int) -> Convert:
+    return lambda pixels: cv2.cvtColor(pixels, code)
+
+
+_CHANNELS: Mapping[str, int] = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4} | dict.fromkeys(
+    ("uyvy", "yuv422", "yuyv", "yuv422_yuy2"), 2
+)
+# Colour order is changed after the resize, on a twelfth of the pixels; 4:2:2 has to be unpacked before it.
+_AFTER_RESIZE: Mapping[str, Convert] = {
+    "rgb8": _same,
+    "bgr8": _recolour(cv2.COLOR_BGR2RGB),
+    "rgba8": _recolour(cv2.COLOR_RGBA2RGB),
+    "bgra8": _recolour(cv2.COLOR_BGRA2RGB),
+}
+_BEFORE_RESIZE: Mapping[str, Convert] = {
+    "uyvy": _recolour(cv2.COLOR_YUV2RGB_UYVY),
+    "yuv422": _recolour(cv2.COLOR_YUV2RGB_UYVY),
+    "yuyv": _recolour(cv2.COLOR_YUV2RGB_YUY2),
+    "yuv422_yuy2": _recolour(cv2.COLOR_YUV2RGB_YUY2),
+}
+RAW_ENCODINGS = tuple(_CHANNELS)
+"""Raw encodings that are read; Bayer, mono and 16-bit images are refused, for the policy wants colour."""
+
+COMPRESSED_FORMATS = ("jpeg", "png")
+_CORNER_PX = 4  # of the last block; further in, the colours of its neighbours show
+_DEPTH_WORDS = ("depth", "16uc", "16sc", "32fc", "mono16")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageMessage:
+    """What sensor_msgs Image or CompressedImage carry. `data` is borrowed, never written to.
+
+    `encoding` is the raw encoding (`rgb8`) or the compressed format (`jpeg`, `rgb8; jpeg compressed bgr8`).
+    `height`, `width` (pixels) and `step` (bytes of a row) are 0 for compressed images.
+    """
+
+    encoding: str
+    height: int
+    width: int
+    step: int
+    data: Buffer
+    is_compressed: bool
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of image data."""
+        return memoryview(self.data).nbytes
+
+
+def check_image(message: ImageMessage, camera: Camera) -> None:
+    """Refuses what `decode_resized` could not read, from the header alone.
+
+    Raises:
+        ContractError: encoding, size, row step or amount of data is not what the contract's camera sends.
+    """
+    if message.is_compressed:
+        _check_compressed(message, camera)
+        return
+    channels = _CHANNELS.get(message.encoding)
+    if channels is None:
+        raise ContractError(
+            "image encoding not supported",
+            where=camera.topic,
+            expected=", ".join(RAW_ENCODINGS),
+            got=message.encoding[:40] or "no encoding",
+            remedy="publish colour images (image_proc turns Bayer into rgb8)",
+        )
+    if (message.width, message.height) != (camera.width_px, camera.height_px):
+        raise _wrong_size((message.width, message.height), camera)
+    row = message.width * channels
+    if message.step < row:
+        raise ContractError("image row step too small", where=camera.topic, expected=f">= {row}", got=message.step)
+    needed = message.step * (message.height - 1) + row
+    if message.nbytes < needed:
+        raise ContractError(
+            "image data too short", where=camera.topic, expected=f">= {needed} bytes", got=f"{message.nbytes} bytes"
+        )
+
+
+def decode_resized(message: ImageMessage, camera: Camera, size_px: int) -> UInt8[ndarray, "size size 3"]:
+    """RGB pixels of a camera message, letterboxed to a `size_px` square like LeRobot's `resize_with_pad_torch`.
+
+    Raises:
+        ContractError: the message is not what the contract's camera sends (`check_image`).
+        SigmaError: the compressed data cannot be decoded.
+    """
+    check_image(message, camera)
+    if message.is_compressed:
+        return letterbox(decode_coded(message.data, where=camera.topic), size_px)
+    pixels = _raw_pixels(message)
+    unpack = _BEFORE_RESIZE.get(message.encoding)
+    if unpack is not None:
+        return letterbox(unpack(pixels), size_px)
+    return letterbox(pixels, size_px, _AFTER_RESIZE[message.encoding])
+
+
+def decode_full(message: ImageMessage, camera: Camera) -> UInt8[ndarray, "h w 3"]:
+    """RGB pixels of a camera message at the camera's own size; raises as `decode_resized` does."""
+    check_image(message, camera)
+    if message.is_compressed:
+        return decode_coded(message.data, where=camera.topic)
+    convert = _BEFORE_RESIZE.get(message.encoding) or _AFTER_RESIZE[message.encoding]
+    return convert(_raw_pixels(message))
+
+
+def decode_coded(data: Buffer, *, where: object) -> UInt8[ndarray, "h w 3"]:
+    """RGB pixels of a JPEG or PNG as it was coded: the same for a robot's message and a data set's row.
+
+    The orientation that EXIF asks for is not applied, as it is not live.
+
+    Raises:
+        SigmaError: it is neither, cut, of 16 bits, or cannot be decoded.
+    """
+    view = memoryview(data).cast("B")
+    if coded_size_px(view) is None or is_deep_png(view):
+        raise SigmaError("compressed image is damaged", where=where, expected="a complete 8-bit JPEG or PNG")
+    pixels = cv2.imdecode(np.frombuffer(view, dtype=np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    if pixels is None:
+        raise SigmaError("compressed image cannot be decoded", where=where, got=f"{view.nbytes} bytes")
+    corner = pixels[-_CORNER_PX:, -_CORNER_PX:]
+    if (corner == corner[-1, -1]).all() and lacks_data(view):
+        raise SigmaError("compressed image is cut", where=where, expected="a complete JPEG", got=f"{view.nbytes} bytes")
+    return pixels
+
+
+def letterbox(pixels: UInt8[ndarray, "h w c"], size_px: int, convert: Convert = _same) -> UInt8[ndarray, "size size 3"]:
+    """Resizes to fit a square, keeping the aspect, centred on black; `convert` makes RGB of the small image."""
+    height, width = pixels.shape[:2]
+    ratio = max(width / size_px, height / size_px)
+    fit_height, fit_width = int(height / ratio), int(width / ratio)
+    top, left = (size_px - fit_height) // 2, (size_px - fit_width) // 2
+    square = np.zeros((size_px, size_px, 3), dtype=np.uint8)
+    small = cv2.resize(pixels, (fit_width, fit_height), interpolation=cv2.INTER_LINEAR)
+    square[top : top + fit_height, left : left + fit_width] = convert(small)
+    square.flags.writeable = False
+    return square
+
+
+def _raw_pixels(message: ImageMessage) -> UInt8[ndarray, "h w c"]:
+    channels = _CHANNELS[message.encoding]
+    return np.ndarray(
+        (message.height, message.width, channels),
+        dtype=np.uint8,
+        buffer=memoryview(message.data).cast("B"),
+        strides=(message.step, channels, 1),
+    )
+
+
+def _check_compressed(message: ImageMessage, camera: Camera) -> None:
+    words = message.encoding.lower().replace("jpg", "jpeg")
+    if not any(name in words for name in COMPRESSED_FORMATS) or any(word in words for word in _DEPTH_WORDS):
+        raise ContractError(
+            "compressed image format not supported",
+            where=camera.topic,
+            expected=", ".join(COMPRESSED_FORMATS),
+            got=message.encoding[:40] or "no format",
+        )
+    coded = memoryview(message.data).cast("B")
+    if is_deep_png(coded):
+        raise ContractError(
+            "compressed image has 16 bits a channel",
+            where=camera.topic,
+            expected="a colour picture of 8 bits",
+            got=message.encoding[:40],
+            remedy="give the colour camera's topic; this one looks like depth",
+        )
+    size = coded_size_px(coded)
+    if size is None:
+        raise ContractError(
+            "compressed image is damaged",
+            where=camera.topic,
+            expected="a complete JPEG or PNG",
+            got=message.encoding[:40],
+        )
+    if size != (camera.width_px, camera.height_px):
+        raise _wrong_size(size, camera)
+
+
+def _wrong_size(size: tuple[int, int], camera: Camera) -> ContractError:
+    return ContractError(
+        "image size is not the contract's",
+        where=camera.topic,
+        expected=f"{camera.width_px}x{camera.height_px}",
+        got=f"{size[0]}x{size[1]}",
+        remedy="correct the camera's mode or the contract",
+    )
+
+
+# Does a camera hang? A real sensor never gives the same bytes twice; a driver that repeats its last picture does.
+
+
+FROZEN_PICTURES = 30
+"""So many equal pictures in a row: a second."""
+
+_SAMPLED_BYTES = 4096
+
+
+class FreezeWatch:
+    """Compares a sample of each picture's bytes with the one before; a few microseconds a picture."""
+
+    def __init__(self) -> None:
+        self._sum = 0
+        self._repeats = 0
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether the last second's pictures were all the same."""
+        return self._repeats >= FROZEN_PICTURES
+
+    def note(self, image: ImageMessage) -> None:
+        """Takes in a picture."""
+        data = memoryview(image.data).cast("B")
+        sample = zlib.crc32(data[:: max(1, len(data) // _SAMPLED_BYTES)].tobytes(), len(data))
+        self._repeats = self._repeats + 1 if sample == self._sum else 0
+        self._sum = sample

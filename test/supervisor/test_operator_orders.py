@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an operator orders happens whatever else is wrong: limits, release, leave to move, stations, resets."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from supervision import Bench
+
+from sigma_ros.supervisor.identity import Source
+from sigma_ros.supervisor.limits import SupervisorLimits
+from sigma_ros.supervisor.reasons import Reason, State
+
+LIVE = SupervisorLimits()
+LEFT, RIGHT = Source(publisher="a", name="/left"), Source(publisher="b", name="/right")
+FOLLOWING = (State.RUN, State.BASE_ONLY)
+
+
+def feed(bench: Bench, ticks: int, **sway: Any) -> None:
+    for tick in range(ticks):
+        if tick % 5 == 0 and bench.heartbeat:
+            bench.offer(bench.sway(**sway))
+        bench.tick()
+
+
+def moving(limits: SupervisorLimits = LIVE) -> Bench:
+    bench = Bench(limits).running()
+    feed(bench, 20)
+    return bench
+
+
+def beat(bench: Bench, *stations: Source, pressed: tuple[Source, ...] = ()) -> None:
+    for station in stations:
+        bench.supervisor.on_estop(station in pressed, bench.now_ns, source=station)
+
+
+# Limits
+
+
+def test_a_limit_accepted_in_motion_is_in_force_although_engage_is_called_at_once() -> None:
+    bench = moving()
+    assert bench.supervisor.tighten(velocity_scale=0.05).success
+    assert bench.engage().success
+    bench.tick(20)
+    slow = len(bench.commands)
+    feed(bench, 60, size=1.0, period_s=1.0)
+    assert bench.last.state in FOLLOWING
+    assert np.abs(np.diff(bench.commands[slow:], axis=0)).max() / 0.02 <= 0.1 + 1e-9
+
+
+def test_a_large_residual_is_bounded_at_once_and_not_only_as_the_scale_falls() -> None:
+    bench = Bench(SupervisorLimits(require_heartbeat=False, max_residual_rad=0.1)).running()
+    home = np.array(bench.pose)
+    for number in range(90):
+        base = np.repeat(home[None], 50, axis=0)
+        bench.offer(base, residual_rad=np.full_like(base, 0.05 if number < 60 else 1.0), scale=1.0)
+        for _ in range(5):
+            bench.tick()
+            assert number < 60 or bench.last.applied_scale * 1.0 <= 0.1, "what is asked for"
+    assert bench.last.scale_ceiling <= 0.1
+    assert np.abs(bench.commands - home).max() <= 0.11, "the guard's approach included"
+
+
+# Leave to move
+
+
+@pytest.mark.parametrize(
+    ("dies", "ticks", "said"), [(True, 120, "HOLD"), (False, 580, "ENGAGING")], ids=["dead", "no chunks"]
+)
+def test_after_a_long_stand_nothing_moves_without_another_engage(dies: bool, ticks: int, said: str) -> None:
+    bench = moving()
+    bench.heartbeat = not dies
+    bench.tick(ticks)
+    assert (bench.last.state, bench.last.reason) == (State.DISENGAGED, Reason.AUTHORITY_AGED)
+    assert said in bench.last.reason_text
+    bench.heartbeat = True
+    pose = np.array(bench.pose)
+    feed(bench, 100)
+    np.testing.assert_array_equal(bench.pose, pose)
+    assert bench.engage().success
+    feed(bench, 20)
+    assert bench.last.state in FOLLOWING
+
+
+def test_a_fault_that_comes_and_goes_does_not_keep_the_leave_alive() -> None:
+    bench = Bench(LIVE)
+    bench.tick(3)
+    assert bench.engage().success
+    for _ in range(12):
+        bench.heartbeat = False
+        bench.tick(20)
+        bench.heartbeat = True
+        bench.tick(12)
+    assert bench.last.reason is Reason.AUTHORITY_AGED
+
+
+def test_waiting_for_a_chunk_ends_after_a_while() -> None:
+    bench = Bench(LIVE)
+    bench.tick(3)
+    assert bench.engage().success
+    assert bench.tick(490).state is State.ENGAGING
+    assert bench.tick(20).reason is Reason.AUTHORITY_AGED
+    feed(bench, 50)
+    assert bench.last.state is State.DISENGAGED
+
+
+def test_where_leave_does_not_age_the_arm_goes_on_by_itself() -> None:
+    bench = moving(SupervisorLimits(authority_ages=False))
+    bench.heartbeat = False
+    bench.tick(500)
+    bench.heartbeat = True
+    feed(bench, 40)
+    assert bench.last.state in FOLLOWING
+
+
+# Release
+
+
+@pytest.mark.parametrize("fault", ["heartbeat", "joints", "stop", "estop", "foreign"])
+def test_release_ends_the_commands_whatever_is_wrong(fault: str) -> None:
+    bench = moving()
+    if fault in ("heartbeat", "joints"):
+        setattr(bench, fault, False)
+        bench.tick(10)
+    elif fault == "stop":
+        bench.supervisor.stop(Reason.INTERNAL_ERROR)
+    elif fault == "estop":
+        bench.supervisor.estop()
+    else:
+        bench.supervisor.on_graph(foreign=("/other",), estop_publishers=())
+    assert bench.supervisor.release().success
+    bench.tick(15)
+    latched = fault in ("stop", "estop")
+    assert bench.last.command_rad is None
+    assert bench.last.state.is_latched if latched else bench.last.state is State.DISENGAGED
+    assert bench.tick(100).command_rad is None
+
+
+# Emergency stops by station
+
+
+def test_not_pressed_of_one_station_never_clears_another() -> None:
+    bench = moving()
+    beat(bench, LEFT, RIGHT)
+    bench.supervisor.on_estop(True, bench.now_ns, source=LEFT)
+    bench.tick(20)
+    beat(bench, RIGHT)
+    answer = bench.supervisor.reset_stop(bench.now_ns)
+    assert answer.reason is Reason.ESTOP_PRESSED
+    assert "/left" in answer.text
+    beat(bench, LEFT, RIGHT)
+    assert bench.supervisor.reset_stop(bench.now_ns).success
+
+
+def test_the_silence_of_one_station_is_noticed_while_another_beats() -> None:
+    bench = moving()
+    beat(bench, LEFT)
+    for _ in range(8):
+        beat(bench, RIGHT)
+        bench.offer(bench.sway())
+        bench.tick()
+    assert bench.last.reason is Reason.ESTOP_HEARTBEAT
+    assert "/left" in bench.last.reason_text
+    bench.tick(20)
+    beat(bench, RIGHT)
+    assert "/left" in bench.supervisor.reset_stop(bench.now_ns).text
+
+
+def test_a_station_started_again_takes_its_own_place_and_nobody_elses() -> None:
+    bench = moving()
+    beat(bench, LEFT, RIGHT, pressed=(LEFT,))
+    bench.tick(20)
+    beat(bench, RIGHT, Source(publisher="c", name="/right"))
+    assert "/left" in bench.supervisor.reset_stop(bench.now_ns).text
+    again = Source(publisher="d", name="/left")
+    beat(bench, RIGHT, Source(publisher="c", name="/right"), again)
+    assert "/left" in bench.supervisor.reset_stop(bench.now_ns).text, "the first one is still there, only silent"
+    bench.supervisor.on_graph(foreign=(), estop_publishers=("b", "c", "d"))
+    beat(bench, RIGHT, Source(publisher="c", name="/right"), again)
+    assert bench.supervisor.reset_stop(bench.now_ns).success
+
+
+def test_a_namesake_that_beat_before_is_not_the_station_started_again() -> None:
+    bench = moving()
+    twin = Source(publisher="c", name="/left")
+    beat(bench, LEFT, twin)
+    beat(bench, LEFT, pressed=(LEFT,))
+    for _ in range(20):
+        beat(bench, twin)
+        bench.tick()
+    beat(bench, twin)
+    assert bench.supervisor.reset_stop(bench.now_ns).reason is Reason.ESTOP_PRESSED
+
+
+def test_a_station_that_left_unpressed_is_forgotten_by_a_reset_and_one_that_left_pressed_is_not() -> None:
+    bench = moving()
+    beat(bench, LEFT, RIGHT, pressed=(LEFT,))
+    bench.tick(20)
+    bench.supervisor.on_graph(foreign=(), estop_publishers=())
+    assert "/left" in bench.supervisor.reset_stop(bench.now_ns).text
+    beat(bench, LEFT)
+    bench.tick(20)
+    bench.supervisor.on_graph(foreign=(), estop_publishers=())
+    assert bench.supervisor.reset_stop(bench.now_ns).success
+
+
+@pytest.mark.parametrize("beats", range(20, 30))
+def test_a_station_that_falls_silent_at_1_radps_means_at_most_0_1_rad_of_travel(beats: int) -> None:
+    bench = Bench(SupervisorLimits(require_estop_heartbeat=False))
+    bench.pose[0] = -1.0
+    bench.running()
+    steps_s = np.arange(50) * bench.contract.tick_period_ns / 1e9
+    began_ns, home = bench.now_ns, np.array(bench.pose)
+    for tick in range(beats + 20):
+        if tick % 5 == 0:
+            base = np.repeat(home[None], 50, axis=0)
+            base[:, 0] += np.maximum(0.0, (bench.now_ns - began_ns) / 1e9 + steps_s)
+            bench.offer(base)
+        if tick <= beats:
+            beat(bench, LEFT)
+        bench.tick()
+        if tick == beats:
+            at_the_last_beat = np.array(bench.commands[-2])
+            speed = (bench.commands[-1] - bench.commands[-2])[0] / 0.02
+    assert speed == pytest.approx(1.0, abs=0.01)
+    assert bench.last.state is State.ESTOP
+    assert np.abs(bench.commands[-1] - at_the_last_beat).max() <= 0.1
+
+
+# Resets
+
+
+def test_a_stop_is_published_before_it_can_be_reset() -> None:
+    bench = Bench(LIVE)
+    bench.tick(3)
+    beat(bench, LEFT, pressed=(LEFT,))
+    beat(bench, LEFT)
+    assert not bench.supervisor.reset_stop(bench.now_ns).success
+    assert bench.tick().state is State.ESTOP
+    assert bench.supervisor.reset_stop(bench.now_ns).success
+
+
+def test_a_stop_for_lost_joint_states_is_not_reset_while_they_are_lost() -> None:
+    bench = moving()
+    bench.joints = False
+    bench.tick(60)
+    assert bench.last.reason is Reason.JOINTS_LOST
+    assert bench.supervisor.reset_stop(bench.now_ns).reason is Reason.JOINTS_STALE
+    bench.joints = True
+    bench.tick(2)
+    assert bench.supervisor.reset_stop(bench.now_ns).success
+
+
+def test_a_stop_for_a_foreign_publisher_is_not_reset_while_it_publishes() -> None:
+    bench = moving()
+    bench.supervisor.on_graph(foreign=("/other",), estop_publishers=())
+    assert bench.tick().reason is Reason.FOREIGN_PUBLISHER
+    bench.tick(20)
+    assert "/other" in bench.supervisor.reset_stop(bench.now_ns).text
+    bench.supervisor.on_graph(foreign=(), estop_publishers=())
+    assert bench.supervisor.reset_stop(bench.now_ns).success
+    bench.tick()
+    assert bench.engage().success
+
+
+def test_more_stations_than_can_be_watched_are_an_emergency_stop() -> None:
+    bench = moving()
+    for number in range(17):
+        bench.supervisor.on_estop(False, bench.now_ns, source=Source(publisher=str(number)))
+    assert bench.tick().state is State.ESTOP

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The state machine's table: what leads into motion, what a latch allows, and the page that shows it."""
+
+from pathlib import Path
+
+import pytest
+
+from sigma_ros.supervisor.reasons import State
+from sigma_ros.supervisor.transitions import TRANSITIONS, Event, diagram
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "safety.md"
+MOTION = (State.RUN, State.BASE_ONLY)
+
+
+def test_motion_is_entered_by_setting_off_alone_and_never_from_rest_states() -> None:
+    for (state, event), target in TRANSITIONS.items():
+        if target in MOTION:
+            assert event in (Event.SET_OFF, Event.SET_OFF_ON_BASE)
+            assert state.may_move
+
+
+def test_a_latched_stop_is_left_by_reset_alone_and_reset_never_engages() -> None:
+    for (state, event), target in TRANSITIONS.items():
+        if state.is_latched and not target.is_latched:
+            assert (event, target) == (Event.RESET, State.DISENGAGED)
+        if event is Event.RESET:
+            assert state.is_latched
+
+
+def test_only_an_operator_leads_out_of_disengaged_into_what_may_move() -> None:
+    ways = {event for (state, event), target in TRANSITIONS.items() if not state.may_move and target.may_move}
+    assert ways == {Event.ENGAGE, Event.WELL}
+    assert (State.DISENGAGED, Event.WELL) not in TRANSITIONS
+
+
+@pytest.mark.parametrize("state", [state for state in State if state is not State.ESTOP])
+def test_the_emergency_stop_is_heeded_in_every_state(state: State) -> None:
+    assert TRANSITIONS[state, Event.ESTOP] is State.ESTOP
+
+
+@pytest.mark.parametrize("state", [State.ENGAGING, State.RUN, State.BASE_ONLY, State.HOLD])
+def test_release_and_faults_are_heeded_in_every_engaged_state(state: State) -> None:
+    assert TRANSITIONS[state, Event.RELEASE] is TRANSITIONS[state, Event.FAULT] is State.HOLD
+
+
+def test_the_table_cannot_be_changed() -> None:
+    with pytest.raises(TypeError):
+        TRANSITIONS[State.HOLD, Event.SET_OFF] = State.RUN  # type: ignore[index]
+
+
+def test_the_page_shows_the_table() -> None:
+    assert diagram() in PAGE.read_text(encoding="utf-8"), f"put this into docs/safety.md:\n{diagram()}"

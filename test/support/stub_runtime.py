@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A stand-in for the model: holds the newest pose, remembers how often it committed, and writes down its calls."""
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import numpy as np
+
+from sigma_ros.contract import Contract
+from sigma_ros.risk import assess, scale_of
+from sigma_ros.values import AdapterSettings, Chunk, Telepathy, Window
+
+HORIZON = 50
+COMMIT_SHIFT_RAD = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class StubState:
+    epoch: int
+    task: str
+    memory: int = 0
+    factors: int = 0
+
+
+class StubRuntime:
+    """Base: the newest pose plus 1 mrad per committed update. Residual: one tenth of the pose, 16 steps long."""
+
+    image_size_px = 16
+    memory_stride = 16
+    horizon = HORIZON
+    seed = 0
+    model = SimpleNamespace(heads=dict)
+
+    def __init__(self, contract: Contract, *, units_problem: str | None = None, trained: bool = True) -> None:
+        self.contract = contract
+        self.calls: list[tuple[int, int, bool, bool]] = []
+        self._units_problem = units_problem
+        base = SimpleNamespace(source="stub", parameters=0, dtype="float64", device="none")
+        self.info = SimpleNamespace(
+            hash="00" * 32, trained=trained, sigma_trained=trained, base=base, sigma_parameters=0
+        )
+
+    def initial_state(self, *, epoch: int, task: str) -> StubState:
+        return StubState(epoch, task)
+
+    def check_units(self, positions_rad: np.ndarray) -> tuple[str, ...]:
+        return () if self._units_problem is None else (self._units_problem,)
+
+    def normalise_actions(self, rad: np.ndarray) -> np.ndarray:
+        return rad / np.pi
+
+    def step(
+        self,
+        window: Window,
+        state: StubState,
+        *,
+        commit: bool,
+        settings: AdapterSettings,
+        chunk_id: int,
+        baseline_diagnostics: bool = False,
+    ) -> tuple[SimpleNamespace, StubState]:
+        assert (window.epoch, window.task) == (state.epoch, state.task)
+        self.calls.append((window.epoch, window.tick, commit, baseline_diagnostics))
+        commits = state.memory + 1
+        pose = window.newest.positions_rad
+        base = np.repeat((pose + COMMIT_SHIFT_RAD * commits)[None], HORIZON, axis=0)
+        residual = np.zeros_like(base)
+        residual[:16] = 0.1 * pose
+        risk = assess(residual_ratio=1.0 + 0.01 * (window.tick % 7), factor_ratio=1.0, alignment=1.0)
+        chunk = Chunk(
+            chunk_id=chunk_id,
+            epoch=window.epoch,
+            tick=window.tick,
+            stamp_ns=window.stamp_ns,
+            joint_names=self.contract.joint_names,
+            step_period_ns=self.contract.tick_period_ns,
+            base_rad=base,
+            residual_rad=residual,
+            scale=scale_of(risk, settings),
+            risk=risk,
+            settings=settings,
+            tau_l2=float(commits),
+            sem_align=0.5,
+            observation_age_ns=window.newest.age_ns,
+            inference_ns=1,
+            checkpoint_hash=self.info.hash,
+        )
+        telepathy_output = Telepathy(
+            epoch=window.epoch,
+            tick=window.tick,
+            stamp_ns=window.stamp_ns,
+            semantic_memory=np.zeros(1),
+            intent=np.zeros(1),
+            factors=np.zeros((1, 1)),
+            tau_l2=float(commits),
+            sem_align=0.5,
+            baseline_tau_l2=1.0 if baseline_diagnostics else np.nan,
+            baseline_sem_align=0.5 if baseline_diagnostics else np.nan,
+            committed=commit,
+        )
+        advanced = StubState(state.epoch, state.task, commits if commit else state.memory)
+        return SimpleNamespace(chunk=chunk, telepathy=telepathy_output), advanced
+
+    def remember(self, window: Window, state: StubState) -> tuple[Telepathy, StubState]:
+        """A commit without a chunk."""
+        calls = len(self.calls)
+        inference, advanced = self.step(window, state, commit=True, settings=AdapterSettings(), chunk_id=-1)
+        del self.calls[calls:]
+        return inference.telepathy, advanced

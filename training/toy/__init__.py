@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The small base's own pretraining: simulated demonstrations and places in pictures."""
