@@ -13,8 +13,7 @@ from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory
 
 from sigma_ros.errors import SigmaError
-from sigma_ros.nodes.shared import messages, sensor_messages
-from sigma_ros.nodes.shared import sensor_messages as image_messages
+from sigma_ros.nodes.shared import image_messages, messages, sensor_messages
 from sigma_ros.risk import assess
 from sigma_ros.streams.images import decode_resized
 from sigma_ros.values import Chunk, Gap, Telepathy
