@@ -96,8 +96,6 @@ def test_the_loop_engages_moves_the_arm_and_ends_cleanly(tmp_path: Path, executo
             stack.enter_context(
                 process(str(HERE.parent / "support" / "waving_policy.py"), contract, str(inference_ms))
             ),
-                process(str(HERE.parent / "support" / "waving_policy.py"), contract, str(inference_ms))
-            ),
         ]
         wait = partial(spin_until, executor, timeout_s=BUSY_S)
         wait(lambda: len(watcher.chunks) >= 2, what="chunks")
