@@ -47,6 +47,7 @@ def test_a_chunk_survives_the_wire_bit_for_bit():
         base_rad=rng.normal(size=(HORIZON, 6)),
         residual_rad=rng.normal(size=(HORIZON, 6)),
         risk=assess(residual_ratio=1.3, factor_ratio=0.2, alignment=-0.4),
+        trained_delay_s=0.3,
     )
     same(chunk, messages.chunk_value(over_the_wire(messages.chunk_message(chunk, AUTHOR))))
 
