@@ -39,11 +39,11 @@ ELSEWHERE: dict[str, str] = {
     "F28": "inference hangs or fails: `test_worker.py`, `test_policy_node.py`; the supervisor sees F19, F25",
     "F37": "system clock step: needs a machine of its own; timers are steady (`test_supervisor.py`, F34-F36)",
     "F45": "late joiner: `test_supervisor_node.py`",
-    "F46": "unauthorised participant: `test_security.py`, where `sros2` and the security plug-ins are",
-    "F53": "pickles: `test_sigma_checkpoint.py`, `test_base_checkpoint.py`",
-    "F54": "damaged safetensors: `test_base_checkpoint.py`, `test_sigma_checkpoint.py`",
-    "F55": "wrong adapters: `test_sigma_checkpoint.py`",
-    "F56": "files replaced, links, revisions: `test_sigma_checkpoint.py`",
+    "F46": "unauthorised participant: `test_security_policy.py`, where `sros2` and the security plug-ins are",
+    "F53": "pickles: `test_checkpoint_folder.py`, `test_pi05_loading.py`",
+    "F54": "damaged safetensors: `test_pi05_loading.py`, `test_checkpoint_folder.py`",
+    "F55": "wrong adapters: `test_checkpoint_folder.py`",
+    "F56": "files replaced, links, revisions: `test_checkpoint_folder.py`",
 }
 """Rows that this bench does not inject: what it is, and where it is tested or why it is not."""
 

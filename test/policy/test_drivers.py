@@ -2,7 +2,7 @@
 """The law of one policy loop: the same ticks and the same latency give the same jobs and chunks from every driver.
 
 Drivers: replay in bag time, the live thread, the policy node's session, the simulator; without latency also the
-graph-free replay. Two more are held to that one: the replay through nodes (test_node_replay), shards (test_train).
+graph-free replay. Two more are held to that one: the replay through nodes (test_replay_node), shards (test_train).
 """
 
 from collections.abc import Iterator, Sequence

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_typestore
 
@@ -14,7 +15,17 @@ from sigma_ros.errors import ContractError, MachineError, UsageError
 from sigma_ros.sim import cameras as gl
 from sigma_ros.sim.demonstration import Demonstration, demonstrate
 from sigma_ros.sim.environment import SimArm
-from sigma_ros.sim.recorder import START_NS, TASK_TOPIC, BagFormat, bag_format, check_recordable, write_demonstration
+from sigma_ros.sim.recorder import (
+    FRAME_TICKS,
+    START_NS,
+    TASK_TOPIC,
+    WIDTH_PX,
+    BagFormat,
+    bag_format,
+    check_recordable,
+    write_demonstration,
+    write_film,
+)
 from sigma_ros.sim.setups import SOURCE
 
 pytestmark = pytest.mark.gl
@@ -145,3 +156,17 @@ def test_a_contract_with_other_cameras_or_commands_is_refused(contract: Contract
         check_recordable(replace(contract, cameras=(replace(contract.cameras[0], name="wrist"),)), ("up", "side"))
     with pytest.raises(ContractError, match="Float64MultiArray"):
         check_recordable(replace(contract, command_type="trajectory_msgs/msg/JointTrajectory"), ("up", "side"))
+
+
+def test_an_animation_shows_the_arm_moving_at_real_speed(arm: SimArm, tmp_path: Path) -> None:
+    episode = demonstrate(arm, 0)
+    arrays = ("states", "positions_rad", "velocities_radps", "commands_rad")
+    episode = replace(episode, **{name: getattr(episode, name)[: 4 * FRAME_TICKS] for name in arrays})
+    write_film(tmp_path / "new" / "pick.gif", arm, episode)
+    with Image.open(tmp_path / "new" / "pick.gif") as gif:
+        assert (gif.n_frames, gif.size) == (4, (WIDTH_PX, WIDTH_PX * 3 // 4 * 3 // 2))  # type: ignore[attr-defined]
+        assert gif.info["duration"] == pytest.approx(1000 * FRAME_TICKS / 30, abs=10)  # GIF counts in 10 ms
+        first = np.array(gif.convert("RGB"))
+        gif.seek(3)
+        assert not np.array_equal(np.array(gif.convert("RGB")), first)
+    assert [file.name for file in (tmp_path / "new").iterdir()] == ["pick.gif"]

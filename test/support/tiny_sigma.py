@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A Sigma on a tiny real PI05Policy, and recordings to run it on. Shared by the tests of this folder.
 
-    SIGMA_TEST_WIDTH=full python -m pytest test/model/test_sigma_laws.py
+    SIGMA_TEST_WIDTH=full python -m pytest test/model/test_sigma.py
 
 runs the same laws with every width of the published pi0.5 and Sigma's full sizes, on 2 language layers instead of
 18, 1 vision layer instead of 27, and pictures of 112 px.

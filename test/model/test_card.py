@@ -11,7 +11,7 @@ import pytest
 import torch
 from look_alikes import BASE_CAMERAS, policy, tokenizer_folder
 from safetensors.torch import load_file
-from tiny_sigma import tiny_sigma
+from tiny_sigma import batch_of, tiny_sigma
 
 from sigma_ros import SigmaTelepathyAdapter, SigmaTelepathyVLA
 from sigma_ros.errors import CheckpointError, SigmaError
@@ -142,3 +142,52 @@ def test_a_checkpoint_inside_a_repository_is_fetched_alone(tmp_path: Path, monke
     assert (place.path, seen["name"]) == (inside, "me/run")
     assert all(pattern.startswith("step_002000/pretrained_model/") for pattern in seen["allow_patterns"])
     assert seen["ignore_patterns"] == ["step_002000/pretrained_model/*/*"]
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda b: b.pop("texts"), "keys"),
+        (lambda b: b.update(depth=1), "keys"),
+        (lambda b: b.update(vis_obs=b["vis_obs"][:, :15]), "vis_obs"),
+        (lambda b: b.update(vis_obs=b["vis_obs"][:, :, :1]), "2 cameras"),
+        (lambda b: b.update(vis_obs=b["vis_obs"].float()), r"finite floats in \[0, 1\]"),
+        (lambda b: b.update(vis_obs=b["vis_obs"] / 255.0 * float("nan")), r"finite floats in \[0, 1\]"),
+        (lambda b: b.update(robot_state=b["robot_state"][..., :5]), "robot_state"),
+        (lambda b: b.update(texts=["one"]), "vis_obs"),
+        (lambda b: b.update(camera_mask=torch.ones(2, 16, 2)), "camera_mask"),
+        (lambda b: b.update(tick_mask=torch.zeros(2, 16, dtype=torch.bool)), "newest tick"),
+        (lambda b: b.update(semantic_memory=torch.zeros(2, 3)), "semantic_memory"),
+    ],
+)
+def test_a_batch_that_does_not_fit_is_refused_by_key(change, text):
+    model = tiny_sigma()
+    batch = batch_of(model, 2)
+    change(batch)
+    with pytest.raises(SigmaError, match=text):
+        model(batch)
+
+
+def test_float_images_are_the_bytes_they_came_from():
+    model = tiny_sigma()
+    batch = batch_of(model, 1)
+    ours, theirs = model(batch), model({**batch, "vis_obs": batch["vis_obs"].float() / 255.0})
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+def test_outputs_have_the_documented_shapes():
+    model = tiny_sigma()
+    config = model.config
+    shapes = {name: tuple(value.shape) for name, value in model(batch_of(model, 2)).items()}
+    actions = {"vector": (2, 6), "chunk": (2, 8, 6), "trajectory": (2, 16, 6)}
+    assert shapes == {
+        "base_actions": (2, 50, 6),
+        "telepathy_residual": (2, 50, 6),
+        **{f"base_action_{name}": shape for name, shape in actions.items()},
+        **{f"telepathy_residual_{name}": shape for name, shape in actions.items()},
+        "telepathy_factors": (2, config.factor_count, config.factor_width),
+        "semantic_memory": (2, config.memory_width),
+        "intent": (2, config.intent_width),
+        "alignment": (2,),
+        "semantic_alignment": (2,),
+    }

@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given as whatever
+from hypothesis import strategies as st
 from tiny_sigma import sights, tiny_sigma
 
 from sigma_ros.model.checkpoint.folder import load_trained, open_manifest, save_checkpoint
 from sigma_ros.model.checkpoint.manifest import HEADS_FILE, BaseIdentity, Training
-from sigma_ros.model.residual import LateBranch, neighbours
+from sigma_ros.model.residual import LateBranch, compose, neighbours
 from sigma_ros.model.sigma import SigmaTelepathyVLA
 from sigma_ros.model.step import advance, initial_state, recorrect
 from sigma_ros.model.telepathy import TelepathyOutput
@@ -110,3 +112,38 @@ def test_a_run_changes_the_parts_it_names_and_no_other(part: str) -> None:
     prefix = {"all": "", "residual": "residual.", "late": "residual.branches.late."}[part]
     assert set(chosen) == {name for name in model.trained() if name.startswith(prefix)}
     assert {name for name, p in model.trained().items() if p.requires_grad} == set(chosen)
+
+
+def scales_of(seed=0, dof=6):
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "vector": torch.randn(2, 1, dof, generator=generator),
+        "chunk": torch.randn(2, 8, dof, generator=generator),
+        "trajectory": torch.randn(2, 16, dof, generator=generator),
+        "late": torch.randn(2, 40, dof, generator=generator),
+    }
+
+
+def test_the_residual_is_the_sum_of_its_scales():
+    scales = scales_of()
+    whole = compose(**scales, horizon=50)
+    for step in range(16):
+        expected = scales["trajectory"][:, step] + scales["late"][:, step]
+        if step < 8:
+            expected = expected + scales["chunk"][:, step]
+        if step == 0:
+            expected = expected + scales["vector"][:, 0]
+        torch.testing.assert_close(whole[:, step], expected)
+
+
+def test_behind_the_steps_it_was_trained_on_the_residual_is_held_and_never_fades():
+    scales = scales_of()
+    whole = compose(**scales, horizon=50)
+    for step in range(16, 50):
+        held = scales["trajectory"][:, 15] + scales["late"][:, min(step, 39)]
+        torch.testing.assert_close(whole[:, step], held)
+
+
+@whatever(horizon=st.integers(40, 80))
+def test_the_residual_always_spans_the_horizon(horizon):
+    assert compose(**scales_of(), horizon=horizon).shape == (2, horizon, 6)
