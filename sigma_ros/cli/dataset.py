@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sigma_ros.cli import shared_options as options
+from sigma_ros.cli import options
 
 app = typer.Typer(no_args_is_help=True)
 

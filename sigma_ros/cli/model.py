@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sigma_ros.cli.shared_options import ContractName
+from sigma_ros.cli.options import ContractName
 from sigma_ros.contract_file import load_contract
 
 app = typer.Typer(no_args_is_help=True, help="Models: make the small one, look into a checkpoint.")
