@@ -8,7 +8,7 @@ import typer
 
 from sigma_ros.cli import options
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(add_completion=False, no_args_is_help=True)
 
 
 @app.command()

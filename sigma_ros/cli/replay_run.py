@@ -107,7 +107,7 @@ def show(logs: Sequence[ReplayLog], scores: Scores, paths: ReportPaths) -> None:
     console.print(table)
     supervisor, timing = scores.supervisor, scores.timing
     scale = (
-        f"{supervisor.applied_scale_mean:.2f} applied of {supervisor.requested_scale_mean:.2f} asked for"
+        f"{supervisor.applied_scale_mean:.3g} applied of {supervisor.requested_scale_mean:.3g} asked for"
         if supervisor.commanded
         else f"{scores.adapter.scale_mean:.2f} asked for"
     )

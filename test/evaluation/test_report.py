@@ -208,7 +208,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path):
     here = Path(__file__).resolve()
     out = tmp_path / "out"
     child = subprocess.run(
-        [sys.executable, "-c", script, str(here.parents[2]), str(here.parent), str(out)],
+        [sys.executable, "-c", script, str(here.parents[2]), str(here.parents[1] / "support"), str(out)],
         preexec_fn=_limit_files,
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
