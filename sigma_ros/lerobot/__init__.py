@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sigma as a policy and the simulator as an environment of LeRobot's own commands; see docs/lerobot.md."""
