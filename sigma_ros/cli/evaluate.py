@@ -16,6 +16,7 @@ from rich.progress import Progress
 
 from sigma_ros.bags.files import find_bags
 from sigma_ros.bags.losses import WITH_LOSSES
+from sigma_ros.camera_names import read_rename
 from sigma_ros.cli import shared_options as options
 from sigma_ros.cli.replay_run import COMPLETE, adapter_settings, progress
 from sigma_ros.contract import Contract
@@ -69,6 +70,7 @@ def evaluate(
     revision: options.Revision = None,
     tokenizer: options.Tokenizer = None,
     device: options.Device = "auto",
+    rename: options.Rename = None,
     pages: Annotated[bool, typer.Option("--pages", help="A report.html for every bag too.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Losses make a bag fail, a failed bag the command.")] = False,
     recover: options.Recover = False,
@@ -101,6 +103,7 @@ def evaluate(
             "base": base,
             "revision": revision,
             "tokenizer": tokenizer,
+            "rename": read_rename(rename or ()),
         },
         pages=pages,
         strict=strict,

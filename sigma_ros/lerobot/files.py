@@ -12,3 +12,9 @@ def write_lerobot_files(folder: Path, config: SigmaPolicyConfig) -> None:
     config._save_pretrained(folder)  # noqa: SLF001 - LeRobot's own hook
     for pipeline in make_sigma_pre_post_processors(config):
         pipeline.save_pretrained(folder)
+
+
+def contract_place(name: str) -> str:
+    """A contract's name, or its file's absolute path, so that it is found from another working folder."""
+    file = Path(name).expanduser()
+    return str(file.resolve()) if file.is_file() else name
