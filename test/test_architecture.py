@@ -46,6 +46,7 @@ MAY_IMPORT = {
     "policy": FACTS | {"model"},
     "evaluation": FACTS | {"streams", "supervisor", "model", "bags", "policy"},
     "sim": FACTS | {"streams", "supervisor", "bags", "evaluation", "policy"},
+    "lerobot": FACTS | {"streams", "model", "policy", "sim"},
     "nodes": FACTS | {"calibration", "streams", "supervisor", "model", "bags", "policy", "evaluation", "sim", "msg"},
     "cli": FACTS | {"calibration", "streams", "supervisor", "model", "bags", "policy", "evaluation", "sim", "nodes"},
 }
@@ -59,7 +60,7 @@ def modules() -> list[Path]:
 
 
 def sources() -> list[Path]:
-    names = ("training", "test", "bench", "launch", "scripts", "safety", "examples")
+    names = ("training", "test", "bench", "launch", "scripts", "safety", "examples", "plugins")
     folders = [PACKAGE, *(ROOT / name for name in names)]
     return sorted([ROOT / "setup.py", *(file for folder in folders for file in folder.rglob("*.py"))])
 

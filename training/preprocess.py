@@ -14,7 +14,8 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -158,9 +159,7 @@ def preprocess(
                 ) from error
             except SigmaError as error:
                 if not options.skip_broken:
-                    raise DatasetError(
-                        "a recording cannot be used", where=source.name, got=error, remedy="repair it, or --skip-broken"
-                    ) from error
+                    raise _unusable(source, sources, options, error) from error
                 skipped.append({"recording": source.name, "reason": str(error)})
     if not collected.windows:
         raise DatasetError("no window was found", where=described, expected=f"episodes of {TARGET_STEPS} ticks or more")
@@ -251,9 +250,29 @@ def _shards_of(
     done.write_text(json.dumps({"shards": names, "losses": losses}), encoding="utf-8")
 
 
+def _unusable(
+    broken: Source | MadeSource, sources: Sequence[Source | MadeSource], options: Options, error: SigmaError
+) -> DatasetError:
+    """The refusal of a recording; leaving it out is advised only where something is left."""
+    rest = (source for source in sources if source is not broken)
+    if any(_is_usable(source, options) for source in rest):
+        what, remedy = "a recording cannot be used", "repair it, or --skip-broken"
+    else:
+        what, remedy = "no recording can be used", "repair them, or give the contract that they were recorded with"
+    return DatasetError(what, where=broken.name, got=error, remedy=remedy)
+
+
+def _is_usable(source: Source | MadeSource, options: Options) -> bool:
+    try:
+        with closing(_epochs(source, options, lambda _: None)) as epochs:
+            return next(epochs, None) is not None
+    except SigmaError:
+        return False
+
+
 def _epochs(
     source: Source | MadeSource, options: Options, lost: Callable[[Mapping[str, int]], None]
-) -> Iterator[EpisodeArrays]:
+) -> Generator[EpisodeArrays]:
     return read_source(source, options.contract, image_size_px=options.image_size_px, strict=options.strict, lost=lost)
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recordings as arrays: every bag and every episode of a data set goes through the robot's own frame clock."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -135,7 +135,7 @@ def read_source(
     image_size_px: int,
     strict: bool = False,
     lost: Callable[[Mapping[str, int]], None] = lambda _: None,
-) -> Iterator[EpisodeArrays]:
+) -> Generator[EpisodeArrays]:
     """The epochs of a recording that are long enough for one window, each as an episode of its own.
 
     `lost` hears the recording's losses once it has been read; with `strict` there must be none.

@@ -26,6 +26,8 @@ from torch import Tensor
 from sigma_ros.camera_names import policy_keys, read_rename
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import CheckpointError, SigmaError, UsageError
+from sigma_ros.lerobot.configuration_sigma import SigmaPolicyConfig
+from sigma_ros.lerobot.files import contract_place, write_lerobot_files
 from sigma_ros.model.checkpoint.folder import identify, save_checkpoint
 from sigma_ros.model.checkpoint.manifest import Training
 from sigma_ros.model.pi05.folder import open_base_folder
@@ -339,6 +341,7 @@ class Run:
             scores={f"held_out_{name}": value for name, value in scores.items()},
             overwrite=True,
         )
+        write_lerobot_files(folder, SigmaPolicyConfig(contract=contract_place(self.options.contract), device="cpu"))
         return scores
 
 

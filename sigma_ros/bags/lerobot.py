@@ -238,7 +238,13 @@ def _episode(
     features = info["features"]
     texts = [tasks.get(number) for number in table["task_index"].to_pylist()]
     if not all(isinstance(text, str) for text in texts):
-        raise DatasetError(f"episode {index} has a task that no table of tasks names", where=root)
+        raise DatasetError(
+            f"episode {index} has a task that no table of tasks names",
+            where=root,
+            expected=f"task_index one of {', '.join(map(str, sorted(tasks))) or 'none: the table is empty'}",
+            got=sorted({n for n in table["task_index"].to_pylist() if not isinstance(tasks.get(n), str)}),
+            remedy="add the task to meta/tasks, or leave the episode out",
+        )
     kinds = {key: features.get(key, {}).get("dtype") for key in wanted if key in table.column_names}
     numbers = {key: _matrix(table, key) for key, kind in kinds.items() if kind != "image"}
     pictures = {

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from bags import small_contract, write_recording
 from stub_runtime import StubRuntime
+from typer.testing import CliRunner
 
 from sigma_ros.cli import evaluate_run
 from sigma_ros.cli.evaluate import EvaluateRequest
@@ -23,6 +24,7 @@ from sigma_ros.evaluation.report.saved import read_report
 from sigma_ros.evaluation.report.summary import pool
 from sigma_ros.evaluation.scoring.comparison import compare_reports
 from sigma_ros.evaluation.scoring.score import score
+from sigma_ros.model.runtime import SigmaRuntime
 from sigma_ros.policy.schedule import Schedule
 from sigma_ros.supervisor.limits import SupervisorLimits
 from sigma_ros.values import AdapterSettings
@@ -228,3 +230,19 @@ def test_a_full_disk_is_an_error_and_not_a_row(tmp_path, monkeypatch):
     (tmp_path / "out").write_text("a file where the folder should be")
     with pytest.raises(SigmaError, match="could not be written"):
         batch.failed(unit, "any")
+
+
+def test_cameras_can_be_renamed_as_in_a_replay(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(evaluate_run, "run", lambda request: asked.append(request) or 0)
+    words = ["bags", "--checkpoint", "mini", "--out", str(tmp_path), "--rename", "up=base_0_rgb", "--rename", "side=w"]
+    assert CliRunner().invoke(evaluate_run.app, words).exit_code == 0
+    renamed = {
+        "observation.images.up": "observation.images.base_0_rgb",
+        "observation.images.side": "observation.images.w",
+    }
+    assert asked[0].loading["rename"] == renamed
+    loaded = []
+    monkeypatch.setattr(SigmaRuntime, "load", lambda *_, **options: loaded.append(options))
+    evaluate_run.load_runtime("mini", CONTRACT, asked[0].loading)
+    assert loaded[0]["rename"] == renamed

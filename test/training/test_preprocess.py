@@ -129,6 +129,14 @@ def test_a_broken_recording_is_named_and_skipped_only_on_request(tmp_path: Path)
     assert len(meta.episodes) == 2
 
 
+def test_leaving_out_is_not_advised_where_nothing_would_be_left(tmp_path: Path) -> None:
+    short = [write_recording(tmp_path / name, small_contract(), ticks=TARGET_STEPS - 2) for name in ("one", "two")]
+    for broken in (short, short[:1]):
+        with pytest.raises(DatasetError, match=r"no recording can be used.*one") as refused:
+            run(tmp_path / f"out{len(broken)}", broken)
+        assert "--skip-broken" not in str(refused.value)
+
+
 def test_unfinished_data_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"python -m training\.preprocess"):
         ShardMeta.read(tmp_path)

@@ -11,13 +11,17 @@ import pyarrow.parquet as pq
 import pytest
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
-from sigma_ros.errors import ContractError
+from sigma_ros.camera_names import policy_keys
+from sigma_ros.contract_file import load_contract
+from sigma_ros.errors import CheckpointError, ContractError
 from sigma_ros.model.pi05 import places
+from sigma_ros.model.pi05.folder import open_base_folder
 from training import evaluate, preprocess, train
+from training.check_data import check_data
 from training.data import ShardMeta
 
 ROOT = Path(__file__).resolve().parents[2]
-from look_alikes import SO101_JOINTS, save_published_base, tokenizer_folder  # type: ignore[import-not-found]  # noqa: E402
+from look_alikes import SO101_JOINTS, policy, save_fine_tune, save_published_base, tokenizer_folder  # type: ignore[import-not-found]  # noqa: E402
 
 MAINS = {"preprocess": preprocess.main, "train": train.main, "evaluate": evaluate.main}
 SMALLER = {
@@ -157,3 +161,18 @@ def test_a_data_set_in_degrees_is_named_before_anything_is_decoded(
     assert "wrist_roll reaches 15" in (said := " ".join(capsys.readouterr().err.split()))
     assert "so101_degrees" in said
     assert preprocess.main([*given, "--contract", "so101_degrees"]) == 0
+
+
+def test_a_base_with_too_short_chunks_is_named_before_anything_is_decoded_or_loaded(tmp_path: Path) -> None:
+    short = save_fine_tune(
+        tmp_path / "short", policy(chunk_size=10, n_action_steps=10), tokenizer_folder(tmp_path / "t")
+    )
+    folder, contract = open_base_folder(str(short)), load_contract("so101")
+    assert folder.normalisation is not None
+    keys = policy_keys(contract)
+    with pytest.raises(CheckpointError, match=r"too short.*chunk_size 16 or more.*got: 10"):
+        check_data(NoData(), folder, contract, folder.normalisation, keys)  # type: ignore[arg-type]
+
+
+class NoData:
+    """Is not looked at."""

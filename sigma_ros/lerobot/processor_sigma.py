@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LeRobot's pipelines around Sigma: rename, batch, device. Sigma itself normalises, as its checkpoint says."""
+
+from typing import Any
+
+from lerobot.processor import (
+    AddBatchDimensionProcessorStep,
+    DeviceProcessorStep,
+    PolicyAction,
+    PolicyProcessorPipeline,
+    RenameObservationsProcessorStep,
+)
+from lerobot.processor.converters import policy_action_to_transition, transition_to_policy_action
+from lerobot.utils.constants import POLICY_POSTPROCESSOR_DEFAULT_NAME, POLICY_PREPROCESSOR_DEFAULT_NAME
+
+from sigma_ros.lerobot.configuration_sigma import SigmaPolicyConfig
+
+Pipelines = tuple[
+    PolicyProcessorPipeline[dict[str, Any], dict[str, Any]], PolicyProcessorPipeline[PolicyAction, PolicyAction]
+]
+
+
+def make_sigma_pre_post_processors(config: SigmaPolicyConfig, dataset_stats: object = None) -> Pipelines:
+    """Pre- and post-processor; `dataset_stats` are not used, for a checkpoint's own statistics are its units."""
+    before = PolicyProcessorPipeline[dict[str, Any], dict[str, Any]](
+        steps=[
+            RenameObservationsProcessorStep(rename_map={}),
+            AddBatchDimensionProcessorStep(),
+            DeviceProcessorStep(device=config.device or "cpu"),
+        ],
+        name=POLICY_PREPROCESSOR_DEFAULT_NAME,
+    )
+    after = PolicyProcessorPipeline[PolicyAction, PolicyAction](
+        steps=[DeviceProcessorStep(device="cpu")],
+        name=POLICY_POSTPROCESSOR_DEFAULT_NAME,
+        to_transition=policy_action_to_transition,
+        to_output=transition_to_policy_action,
+    )
+    return before, after
