@@ -101,7 +101,7 @@ def test_a_data_set_of_a_bag_whose_clock_was_set_back_has_two_episodes_with_thei
     written = write_dataset([path], CONTRACT, tmp_path / "set", videos=False)
     assert written.episodes == 2
     (file,) = (tmp_path / "set" / "data").rglob("*.parquet")
-    key = CONTRACT.cameras[0].model_key
+    key = CONTRACT.cameras[0].dataset_key
     stored = [cv2.imdecode(np.frombuffer(p["bytes"], np.uint8), cv2.IMREAD_COLOR_RGB) for p in column(file, key)]
     expected = [picture(2 * number) for number in range(TICKS)]
     numbers = [next(n for n, e in enumerate(expected) if np.array_equal(e, found)) for found in stored]
@@ -334,7 +334,7 @@ def levels(root: Path, index: int = 1) -> list[int]:
 
 
 def film_of(root: Path) -> Path:
-    (file,) = root.glob(f"videos/**/{SET_CONTRACT.cameras[0].model_key}/**/*_000001.mp4")
+    (file,) = root.glob(f"videos/**/{SET_CONTRACT.cameras[0].dataset_key}/**/*_000001.mp4")
     return file
 
 
