@@ -58,7 +58,7 @@ def check_facts(fetch: Fetch, contract: Contract, *, rename: Mapping[str, str], 
         problems.append("it has no " + ", ".join(original_key(key, rename) for key in missing))
         remedies.append(_rename_remedy(missing, features, contract, rename))
     for camera in contract.cameras:
-        size = _size_px(features.get(original_key(camera.dataset_key, rename), {}))
+        size = size_px(features.get(original_key(camera.dataset_key, rename), {}))
         if size not in (None, (camera.width_px, camera.height_px)):
             problems.append(_size_problem(camera, size))
             remedies.append("the data set's width_px and height_px in the contract")
@@ -98,7 +98,7 @@ def _size_problem(camera: Camera, size: tuple[int, int] | None) -> str:
     )
 
 
-def _size_px(feature: Mapping[str, Any]) -> tuple[int, int] | None:
+def size_px(feature: Mapping[str, Any]) -> tuple[int, int] | None:
     """(width, height) of an image feature; None where it does not say."""
     shape, names = feature.get("shape"), feature.get("names")
     if not isinstance(shape, list) or len(shape) != 3:

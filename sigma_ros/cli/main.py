@@ -43,21 +43,19 @@ def _wrong_python(version: tuple[int, ...]) -> str:
     )
 
 
-if __name__ == "__main__":
-    main()
-
-
 # The verbs of `sigma`. A verb's module is imported when the verb is used, so that help stays fast.
 
 
 VERBS = {
     "calibrate": "Check the arm's units and calibration against the training data.",
     "compare": "Put two reports of the same recordings side by side.",
-    "contract": "Check a robot's contract file.",
+    "contract": "Check a robot's contract file, or draft one.",
     "dataset": "Write bags as a LeRobot data set.",
     "demo": "Record, replay through the nodes and report, on this machine alone.",
     "evaluate": "Replay many bags on many workers; one summary.",
     "doctor": "Check machine, ROS, streams, units and checkpoint, and say what to do.",
+    "init": "Write a contract for your own arm from a data set and a calibration.",
+    "inspect": "Say what is in a bag, a data set or a checkpoint.",
     "model": "Make, inspect and explain models and checkpoints.",
     "monitor": "Watch arm and policy in the terminal.",
     "record": "Record episodes into a bag.",
@@ -176,3 +174,7 @@ def show(error: SigmaError) -> None:
 
 def _is_ours(name: str | None) -> bool:
     return name is not None and name.partition(".")[0] == "sigma_ros" and name != "sigma_ros.msg"
+
+
+if __name__ == "__main__":
+    main()

@@ -30,6 +30,7 @@ from sigma_ros.bags.transcode import load_episode, rows_of, transcode
 from sigma_ros.bags.writer import BagWriter
 from sigma_ros.errors import BagError, ContractError, DatasetError, SigmaError
 from sigma_ros.evaluation.replay import ReplayOptions, replay
+from sigma_ros.inspection.places import look_into
 from sigma_ros.policy.schedule import Schedule
 from sigma_ros.streams.images import ImageMessage, check_image, decode_coded, decode_full
 from sigma_ros.supervisor.limits import SupervisorLimits
@@ -166,12 +167,16 @@ def preprocessed(path: Path) -> dict[str, int]:
     return found
 
 
+def inspected(path: Path) -> dict[str, int]:
+    return dict(look_into(str(path), contract=CONTRACT).losses)
+
+
 @pytest.mark.parametrize("kind", sorted(FAULTS))
 @pytest.mark.parametrize("at", [0, 1, 20])
 def test_every_verb_counts_the_same_losses_wherever_the_bad_message_is(tmp_path: Path, kind: str, at: int) -> None:
     path = write(tmp_path / "bag", steady(), at=at, **FAULTS[kind])
     account = replayed(path)
-    assert written(path) == preprocessed(path) == account
+    assert written(path) == preprocessed(path) == inspected(path) == account
     assert bool(account) == (kind != "none")
     without = sum(n for reason, n in account.items() if reason != "invalid_ticks")
     elsewhere = replayed(write(tmp_path / "other", steady(), at=30, **FAULTS[kind]))
@@ -421,7 +426,14 @@ def set_verbs(root: Path, out: Path, index: int = 1, **reading: bool) -> dict[st
         again = episode(bag, SET_CONTRACT, image_size_px=None)
         list(again)
         replayed_too = again.losses
-    return {"transcode": transcoded, "preprocess": ticks.losses, "replay": replayed_too, "shards": shards}
+    looked = look_into(str(root), contract=SET_CONTRACT, episodes=[index], recover=reading.get("recover", False))
+    return {
+        "transcode": transcoded,
+        "preprocess": ticks.losses,
+        "replay": replayed_too,
+        "inspect": dict(looked.losses),
+        "shards": shards,
+    }
 
 
 def delay_rows(root: Path, index: int, start: int, by_s: float) -> None:
@@ -438,7 +450,7 @@ def test_every_verb_counts_the_same_losses_of_a_data_set(tmp_path: Path) -> None
     delay_rows(late, 2, 8, 0.5)
     for name, root, some in (("w", whole, False), ("l", late, True)):
         counted = set_verbs(root, tmp_path / name, 2)
-        assert counted["transcode"] == counted["preprocess"] == counted["replay"]
+        assert counted["transcode"] == counted["preprocess"] == counted["replay"] == counted["inspect"]
         assert bool(counted["transcode"]) == some
         assert counted["shards"] in ({}, counted["transcode"])
 
@@ -451,7 +463,7 @@ def test_an_episode_whose_film_ends_early_is_recovered_and_the_rest_counted(tmp_
     counted = set_verbs(root, tmp_path / "out", recover=True)
     (lost,) = [n for reason, n in counted["transcode"].items() if reason.startswith("rows not read")]
     assert lost == 3
-    assert counted["transcode"] == counted["preprocess"]
+    assert counted["transcode"] == counted["preprocess"] == counted["inspect"]
     with pytest.raises(BagError, match="has losses"):
         set_verbs(root, tmp_path / "strict", recover=True, strict=True)
     assert not (tmp_path / "strict" / "bag").exists()
