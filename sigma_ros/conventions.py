@@ -5,6 +5,8 @@ Sources: LeRobot's `motors_bus.MotorsBus._normalize`: -100 .. 100 is cut to that
 360/4095 degrees from the middle of the calibrated range.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -110,3 +112,51 @@ def _extremes(scaling: "Scaling") -> tuple[ndarray, ndarray]:
     if not found:
         return scaling.usual
     return np.min(found, axis=0), np.max(found, axis=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitGuess:
+    """In which unit a joint's numbers are (one of `contract.POLICY_UNITS`, or `unknown`), and what says so."""
+
+    joint: str
+    unit: str
+    reason: str
+    certain: bool = False
+
+
+def guessed_units(names: Sequence[str], values: Float64[ndarray, "rows dof"]) -> tuple[UnitGuess, ...]:
+    """What unit the numbers of a robot's joints are in: what is certain for some holds for its neighbours too.
+
+    A gripper is read by itself: LeRobot gives it 0 .. 100 beside joints in degrees as beside a range.
+    """
+    values = values[np.isfinite(values).all(axis=1)]
+    columns = list(zip(names, values.T, strict=True))
+    arm = [column for name, column in columns if not _is_gripper(name)] or [column for _, column in columns]
+    unit, reason, sure = _arm_unit(np.stack(arm, axis=1)) if len(values) else ("unknown", "there are no values", False)
+    found = []
+    for name, column in columns:
+        percent = (
+            _is_gripper(name) and unit not in ("radians", "unknown") and -1.0 <= column.min() <= column.max() < 101
+        )
+        own = ("range_0_100", "a gripper between 0 and 100", False) if percent else (unit, reason, sure)
+        found.append(UnitGuess(joint=name, unit=own[0], reason=own[1], certain=own[2]))
+    return tuple(found)
+
+
+def _arm_unit(values: Float64[ndarray, "rows dof"]) -> tuple[str, str, bool]:
+    largest = float(np.abs(values).max())
+    if largest > _LARGEST_DEGREES:
+        return "unknown", f"values reach {largest:.0f}: encoder counts?", False
+    if largest > _BEYOND:
+        return "degrees", f"values reach {largest:.1f}, beyond -100 .. 100", True
+    if sum(_in_servo_steps(column) for column in values.T) >= _LEAST_JOINTS:
+        return "degrees", "joints move in whole servo steps of 360/4095 degrees", True
+    if any(_is_a_range(column) for column in values.T):
+        return "range_m100_100", "a joint ends at exactly -100 and 100", False
+    if largest <= 2.0 * np.pi:
+        return "radians", f"no value is beyond {largest:.2f}", False
+    return "range_m100_100", f"values reach {largest:.1f} and no servo steps show; degrees are possible too", False
+
+
+def _is_gripper(name: str) -> bool:
+    return any(word in name.lower() for word in ("gripper", "jaw"))

@@ -8,6 +8,8 @@ import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
+from sigma_ros.border import one_line
+
 # Where the joints of an arm sit: the optional `kinematics` of a contract, and how it is read.
 #
 # Only what turns joint angles into the places of some tool points: no masses, no shapes. Lengths are in metres, in the
@@ -64,10 +66,12 @@ def read_kinematics(entry: object, joint_names: tuple[str, ...], problems: list[
             f"kinematics.{key} is not known, expected links or points" for key in entry.keys() - {"links", "points"}
         ]
     moved = [link.joint for link in links if link]
-    problems += [f"kinematics.links: {name!r} is no joint" for name in moved if name not in joint_names]
-    problems += [f"kinematics.links: {name!r} moves two links" for name in sorted(set(moved)) if moved.count(name) > 1]
+    problems += [f"kinematics.links: '{one_line(name)}' is no joint" for name in moved if name not in joint_names]
     problems += [
-        f"kinematics.points: {point.name} sits on {point.joint!r}, which moves no link"
+        f"kinematics.links: '{one_line(name)}' moves two links" for name in sorted(set(moved)) if moved.count(name) > 1
+    ]
+    problems += [
+        f"kinematics.points: {point.name} sits on '{one_line(point.joint)}', which moves no link"
         for point in points
         if point and point.joint not in moved
     ]
@@ -80,7 +84,7 @@ def _list(entry: object, key: str, problems: list[str]) -> list[object]:
     value = entry.get(key) if isinstance(entry, dict) else None
     if isinstance(value, list) and value:
         return value
-    problems.append(f"kinematics.{key} must be a list with at least one entry, got {value!r}")
+    problems.append(f"kinematics.{key} must be a list with at least one entry, got {one_line(value)}")
     return []
 
 
@@ -110,7 +114,7 @@ def _point(item: object, where: str, problems: list[str]) -> ToolPoint | None:
 def _is_mapping(item: object, keys: set[str], where: str, problems: list[str]) -> bool:
     if isinstance(item, dict) and item.keys() == keys:
         return True
-    problems.append(f"{where} must be a mapping with exactly {', '.join(sorted(keys))}, got {item!r}")
+    problems.append(f"{where} must be a mapping with exactly {', '.join(sorted(keys))}, got {one_line(item)}")
     return False
 
 
@@ -127,7 +131,7 @@ def _vector(
     if len(good) < size or (unit and length < 1e-6):
         kind = "numbers that are not all 0" if unit else "numbers"
         problems.append(
-            f"{where}.{key} must be {size} {kind} within [-{_FARTHEST_M:g}, {_FARTHEST_M:g}], got {value!r}"
+            f"{where}.{key} must be {size} {kind} within [-{_FARTHEST_M:g}, {_FARTHEST_M:g}], got {one_line(value)}"
         )
         return None
     return tuple(x / length for x in good) if unit else tuple(good)

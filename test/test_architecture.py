@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "stopping": set(),
     "values": set(),
     "risk": {"values"},
-    "kinematics": {"errors"},
+    "kinematics": {"border", "errors"},
     "contract": {"errors", "kinematics", "values"},
     "border": {"errors"},
     "contract_file": {"border", "contract", "contract_text", "errors", "kinematics"},
@@ -43,12 +43,14 @@ MAY_IMPORT = {
     "supervisor": FACTS | {"streams"},
     "model": FACTS,
     "bags": FACTS | {"streams"},
+    "inspection": FACTS | {"calibration", "streams", "bags"},
     "policy": FACTS | {"model"},
     "evaluation": FACTS | {"streams", "supervisor", "model", "bags", "policy"},
     "sim": FACTS | {"streams", "supervisor", "bags", "evaluation", "policy"},
     "lerobot": FACTS | {"streams", "model", "policy", "sim"},
     "nodes": FACTS | {"calibration", "streams", "supervisor", "model", "bags", "policy", "evaluation", "sim", "msg"},
-    "cli": FACTS | {"calibration", "streams", "supervisor", "model", "bags", "policy", "evaluation", "sim", "nodes"},
+    "cli": FACTS
+    | {"calibration", "streams", "supervisor", "model", "bags", "policy", "inspection", "evaluation", "sim", "nodes"},
 }
 WITHOUT_TORCH = FACTS | {"calibration", "streams", "supervisor", "policy"}
 TORCH = {"torch", "lerobot", "transformers", "peft", "safetensors"}

@@ -24,9 +24,8 @@ from typing import NamedTuple
 import numpy as np
 from rich.console import Console
 
-from sigma_ros.bags.dataset_facts import check_facts
+from sigma_ros.bags.dataset_facts import check_facts, check_numbers, episode_numbers, fetcher
 from sigma_ros.bags.losses import WITH_LOSSES, described
-from sigma_ros.bags.transcode import check_numbers, episode_numbers, fetcher
 from sigma_ros.camera_names import read_rename
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract

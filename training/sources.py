@@ -12,10 +12,9 @@ import numpy as np
 
 from sigma_ros.bags.episode import Tick, episode
 from sigma_ros.bags.files import find_bags
-from sigma_ros.bags.lerobot_bag import DatasetBag
 from sigma_ros.bags.losses import described, refuse_losses
 from sigma_ros.bags.reader import Bag, open_bag
-from sigma_ros.bags.transcode import load_episode
+from sigma_ros.bags.transcode import DatasetBag, load_episode
 from sigma_ros.camera_names import NO_RENAME
 from sigma_ros.contract import Contract
 from sigma_ros.conventions import unreal
@@ -118,12 +117,14 @@ def dataset_sources(
     revision: str | None,
     rename: Mapping[str, str] = NO_RENAME,
     resample: bool = False,
+    strict: bool = False,
+    recover: bool = False,
 ) -> list[Source]:
-    """One source per episode of a LeRobot data set; see `load_episode` for the options."""
+    """One source per episode of a LeRobot data set; see `load_episode` and `DatasetBag` for the options."""
     reading: dict[str, Any] = {"revision": revision, "rename": rename, "resample": resample}
 
     def opened(number: int) -> Bag:
-        return DatasetBag(load_episode(dataset, number, contract, **reading), contract)
+        return DatasetBag(load_episode(dataset, number, contract, **reading), contract, strict=strict, recover=recover)
 
     return [Source(name=f"{dataset} episode {n}", number=n, open=partial(opened, n)) for n in numbers]
 

@@ -1,15 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does a LeRobot data set hold what a contract needs? Answered from `meta/info.json`, before anything is decoded."""
+"""Where a LeRobot data set is, and does it hold what a contract needs? Answered before any picture is decoded."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from sigma_ros.bags.lerobot import ACTION_KEY, STATE_KEY, Fetch, read_info
+import numpy as np
+from numpy import ndarray
+
+from sigma_ros.bags.lerobot import (
+    ACTION_KEY,
+    STATE_KEY,
+    Fetch,
+    LerobotEpisode,
+    episode_indices,
+    read_episode,
+    read_info,
+)
 from sigma_ros.camera_names import IMAGES
 from sigma_ros.contract import Camera, Contract
-from sigma_ros.errors import DatasetError
+from sigma_ros.conventions import DEGREES_REMEDY, certain, likely
+from sigma_ros.errors import DatasetError, SigmaError
 
 _RATE_ROUNDING = 1e-3
+_EPISODES_JUDGED = 64
 
 
 def original_key(key: str, rename: Mapping[str, str]) -> str:
@@ -43,7 +58,7 @@ def check_facts(fetch: Fetch, contract: Contract, *, rename: Mapping[str, str], 
         problems.append("it has no " + ", ".join(original_key(key, rename) for key in missing))
         remedies.append(_rename_remedy(missing, features, contract, rename))
     for camera in contract.cameras:
-        size = _size_px(features.get(original_key(camera.dataset_key, rename), {}))
+        size = size_px(features.get(original_key(camera.dataset_key, rename), {}))
         if size not in (None, (camera.width_px, camera.height_px)):
             problems.append(_size_problem(camera, size))
             remedies.append("the data set's width_px and height_px in the contract")
@@ -83,7 +98,7 @@ def _size_problem(camera: Camera, size: tuple[int, int] | None) -> str:
     )
 
 
-def _size_px(feature: Mapping[str, Any]) -> tuple[int, int] | None:
+def size_px(feature: Mapping[str, Any]) -> tuple[int, int] | None:
     """(width, height) of an image feature; None where it does not say."""
     shape, names = feature.get("shape"), feature.get("names")
     if not isinstance(shape, list) or len(shape) != 3:
@@ -92,3 +107,103 @@ def _size_px(feature: Mapping[str, Any]) -> tuple[int, int] | None:
         return int(shape[names.index("width")]), int(shape[names.index("height")])
     channels_first = shape[0] in (1, 3) and shape[2] not in (1, 3)
     return (int(shape[2]), int(shape[1])) if channels_first else (int(shape[1]), int(shape[0]))
+
+
+def fetcher(dataset: str, revision: str | None = None) -> Fetch:
+    """How files of a data set folder, or of one on the Hub, are made present."""
+    return _local(Path(dataset)) if Path(dataset).is_dir() else _from_hub(dataset, revision)
+
+
+def episode_numbers(dataset: str, *, revision: str | None = None) -> list[int]:
+    """All episodes of a data set here or on the Hub."""
+    return episode_indices(fetcher(dataset, revision))
+
+
+def _local(root: Path) -> Callable[[list[str]], Path]:
+    return lambda _: root
+
+
+def _from_hub(name: str, revision: str | None) -> Callable[[list[str]], Path]:
+    def fetch(patterns: list[str]) -> Path:
+        from huggingface_hub import snapshot_download  # noqa: PLC0415 - only for data sets that are not here
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError  # noqa: PLC0415
+
+        try:
+            folder = snapshot_download(name, repo_type="dataset", revision=revision, allow_patterns=patterns)
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+            raise DatasetError(
+                "the data set is neither a folder here nor can it be fetched",
+                where=name,
+                expected="a folder with meta/info.json, or a Hub id such as lerobot/svla_so101_pickplace",
+                got=str(error).splitlines()[0][:200],
+            ) from error
+        return Path(folder)
+
+    return fetch
+
+
+def check_episode(source: LerobotEpisode, contract: Contract) -> None:
+    """Refuses an episode whose rows lack what the contract needs, or whose times do not increase.
+
+    Raises:
+        DatasetError: with every problem.
+    """
+    problems = []
+    needed = [STATE_KEY] + ([ACTION_KEY] if contract.action_source == "command" else [])
+    for key in needed:
+        if key not in source.features:
+            problems.append(f"{key} is missing")
+        elif len(source.names[key]) != source.features[key].shape[1]:
+            problems.append(f"{key} has {source.features[key].shape[1]} entries and {len(source.names[key])} names")
+    keys = (*source.videos, *source.pictures)
+    problems += [f"{camera.dataset_key} is missing" for camera in contract.cameras if camera.dataset_key not in keys]
+    stamps_s = source.timestamps_s
+    if not np.isfinite(stamps_s).all() or (np.diff(stamps_s) <= 0).any():
+        problems.append("timestamps do not increase")
+    if problems:
+        raise DatasetError(
+            f"episode {source.index} does not hold what the contract {contract.name} needs: {'; '.join(problems)}",
+            where=source.root,
+            got=", ".join(source.keys),
+            remedy="write the data set's camera keys as the contract's dataset_key",
+        )
+
+
+def check_numbers(
+    dataset: str, numbers: Sequence[int], contract: Contract, *, revision: str | None, rename: Mapping[str, str]
+) -> list[str]:
+    """Reads states and actions of some episodes, no pictures, and says what may be in other units than the contract's.
+
+    Episodes that cannot be read are left to whoever reads them whole.
+
+    Raises:
+        DatasetError: they surely are in other units.
+    """
+    keys = needed_keys(contract)[: 1 + (contract.action_source == "command")]
+    fetch = fetcher(dataset, revision)
+    rows: dict[str, list[ndarray]] = {key: [np.zeros((0, contract.dof))] for key in keys}
+    for number in numbers[:: max(1, len(numbers) // _EPISODES_JUDGED)]:
+        try:
+            source = read_episode(fetch, number, wanted=tuple(original_key(key, rename) for key in keys))
+            source = renamed_episode(source, rename)
+            for key in keys:
+                rows[key].append(source.features[key][:, contract.joint_order(source.names[key])])
+        except (SigmaError, KeyError, IndexError):
+            continue
+    found = {key: values[np.isfinite(values).all(axis=1)] for key in keys if len(values := np.concatenate(rows[key]))}
+    problems = [f"{key}: {problem}" for key, values in found.items() for problem in certain(contract, values)]
+    if problems:
+        raise DatasetError(
+            "the data set is not in the contract's units",
+            where=f"{dataset}, contract {contract.name}",
+            got="; ".join(problems),
+            remedy=DEGREES_REMEDY,
+        )
+    return [f"{key}: {doubt}" for key, values in found.items() if len(values) for doubt in likely(contract, values)]
+
+
+def renamed_episode(source: LerobotEpisode, rename: Mapping[str, str]) -> LerobotEpisode:
+    """The episode by the contract's feature keys."""
+    tables = ("features", "names", "videos", "pictures")
+    named: dict[str, Any] = {t: {rename.get(k, k): v for k, v in getattr(source, t).items()} for t in tables}
+    return replace(source, **named)

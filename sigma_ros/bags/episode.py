@@ -304,7 +304,8 @@ def task_topic(bag: Bag, contract: Contract) -> str | None:
         if info.types[topic] == TEXT_TYPE and topic.split("/")[-1] == "task" and info.counts[topic]
     ]
     ours = [topic for topic in found if topic.endswith(TASK_TOPIC.removeprefix("/"))]
-    ours.sort(key=lambda topic: len(commonpath([topic, contract.joint_state_topic])), reverse=True)
+    joints = bag.topic(contract.joint_state_topic).strip("/")
+    ours.sort(key=lambda topic: len(commonpath([topic.strip("/"), joints])), reverse=True)
     if not ours and len(found) > 1:
         bag.lose_once(f"the task is not read: {len(found)} topics end in task ({', '.join(found)[:100]})")
         return None

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which bags does a user mean, and which storage files is a bag made of."""
+"""Which bags does a user mean, which storage files is a bag made of, and in which order are its messages read."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 from backports import zstd
 
@@ -18,6 +18,11 @@ _COMPRESSED = ".zstd"
 _STORAGE = (*_SUFFIXES, *(suffix + _COMPRESSED for suffix in _SUFFIXES))
 _BLOCK_BYTES = 1 << 20
 _MOST_EXPANSION = 100
+
+DISORDER_NS = 20_000_000
+"""Log times of one topic that go back by less are a recorder's threads, not a clock that was set."""
+
+_PAUSE_NS = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,18 +71,24 @@ def find_files(path: Path, losses: Losses) -> BagFiles:
         metadata = _metadata(metadata_file, losses)
         if metadata is not None:
             return _from_metadata(path, metadata, losses)
-    files = sorted((f for f in path.iterdir() if f.name.endswith(_STORAGE) and f.is_file()), key=_natural)
+    files = _looked_for(path)
     if not files:
         raise _not_a_bag(path, ", ".join(sorted(f.name for f in path.iterdir())[:8]) or "an empty folder")
+    return BagFiles(files=files)
+
+
+def _looked_for(path: Path) -> tuple[Path, ...]:
+    """The storage files that lie in a folder, in the order of their numbers."""
+    files = sorted((f for f in path.iterdir() if f.name.endswith(_STORAGE) and f.is_file()), key=_natural)
     if len({file.name.removesuffix(_COMPRESSED).rpartition(".")[2] for file in files}) > 1:
         raise BagError(
-            "the folder mixes storage formats and has no metadata.yaml",
+            "the folder mixes storage formats, and no metadata.yaml says which is the bag",
             where=path,
             expected="one bag",
             got=", ".join(file.name for file in files[:8]),
             remedy="give one file, or: ros2 bag reindex",
         )
-    return BagFiles(files=tuple(files))
+    return tuple(files)
 
 
 def unpacked(file: Path, folder: Path) -> Path:
@@ -132,8 +143,10 @@ def _metadata(file: Path, losses: Losses) -> dict[str, Any] | None:
 
 
 def _from_metadata(folder: Path, metadata: dict[str, Any], losses: Losses) -> BagFiles:
+    """The files that metadata.yaml names; what lies in the folder instead, where some of them do not."""
     storage = metadata.get("storage_identifier")
     names = metadata.get("relative_file_paths")
+    custom_data = plain_texts(metadata.get("custom_data"))
     if storage not in ("mcap", "sqlite3", ""):  # some recorders leave it empty; the files' names tell
         raise BagError(
             "the bag's storage is not known", where=folder, expected="mcap or sqlite3", got=one_line(storage, 40)
@@ -146,13 +159,14 @@ def _from_metadata(folder: Path, metadata: dict[str, Any], losses: Losses) -> Ba
         raise BagError("the bag's compression is not known", where=folder, expected="zstd", got=compression)
     files = [folder / PurePath(one_line(name)).name for name in names]
     missing = [file.name for file in files if not file.is_file()]
+    if missing and (found := _looked_for(folder)) and not set(found) <= set(files):
+        losses.once("metadata.yaml names other files than the folder holds, files were looked for instead")
+        return BagFiles(files=found, custom_data=custom_data)
     if len(missing) == len(files):
         raise BagError("the files that metadata.yaml names are missing", where=folder, got=", ".join(missing[:8]))
     for name in missing:
         losses.once(f"{name} is missing")
-    return BagFiles(
-        files=tuple(file for file in files if file.is_file()), custom_data=plain_texts(metadata.get("custom_data"))
-    )
+    return BagFiles(files=tuple(file for file in files if file.is_file()), custom_data=custom_data)
 
 
 def _natural(file: Path) -> list[object]:
@@ -169,3 +183,91 @@ def _not_a_bag(path: Path, got: str) -> BagError:
         got=got,
         remedy="a ROS 1 bag is converted with: rosbags-convert --src FILE.bag --dst FOLDER" if ros1 else None,
     )
+
+
+# What storage files have in common, whatever their format.
+
+
+class Stored(NamedTuple):
+    """One stored message: log time, topic, serialised bytes."""
+
+    log_time_ns: int
+    topic: str
+    data: memoryview
+
+
+class StorageFile(Protocol):
+    """One opened file of a bag. `foreign` are the topics whose messages are not CDR: reason and number of messages."""
+
+    start_ns: int
+    end_ns: int
+    checksummed: bool
+
+    @property
+    def types(self) -> Mapping[str, str]:
+        """Topic to message type."""
+        ...
+
+    @property
+    def definitions(self) -> Mapping[str, str]:
+        """Message type to its definition text, where the file holds it."""
+        ...
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Messages by topic."""
+        ...
+
+    @property
+    def foreign(self) -> Mapping[str, tuple[str, int]]:
+        """Topics that cannot be read: why, and how many messages they have."""
+        ...
+
+    @property
+    def custom_data(self) -> Mapping[str, str]:
+        """The recorder's own notes."""
+        ...
+
+    def stretches(self, topic: str) -> "list[Stretch]":
+        """The topic's log times in file order, as stretches that do not go back."""
+        ...
+
+    def messages(self, topics: frozenset[str], *, by_time: bool) -> Iterator[Stored]:
+        """Messages of the topics by log time, or in the order of the file."""
+        ...
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        ...
+
+
+class Stretch(NamedTuple):
+    """Log times [ns] of neighbouring messages of a topic, first and last."""
+
+    start_ns: int
+    end_ns: int
+
+
+def stretches_of(times_ns: Iterable[int]) -> list[Stretch]:
+    """Log times in file order as stretches; a new one begins where they go back, and after a pause."""
+    found: list[Stretch] = []
+    for time_ns in times_ns:
+        last = found[-1] if found else None
+        if last is not None and -DISORDER_NS <= time_ns - last.end_ns <= _PAUSE_NS:
+            found[-1] = Stretch(min(last.start_ns, time_ns), max(last.end_ns, time_ns))
+        else:
+            found.append(Stretch(time_ns, time_ns))
+    return found
+
+
+def clock_was_set(stretches: Iterable[Stretch]) -> bool:
+    """Whether stretches of a topic overlap: sorted by time, two moments would be mixed.
+
+    Stretches that only come in another order (chunks written late, files merged) do not overlap: sorting mends them.
+    """
+    latest_ns: int | None = None
+    for stretch in sorted(stretches):
+        if latest_ns is not None and stretch.start_ns < latest_ns - DISORDER_NS:
+            return True
+        latest_ns = stretch.end_ns if latest_ns is None else max(latest_ns, stretch.end_ns)
+    return False

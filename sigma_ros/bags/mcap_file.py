@@ -17,10 +17,10 @@ from mcap.exceptions import McapError
 from mcap.records import Channel, Chunk, Message
 from mcap.stream_reader import StreamReader
 
+from sigma_ros.bags.files import Stored, Stretch
 from sigma_ros.bags.losses import Losses
 from sigma_ros.bags.mcap_index import Index, Place, read_index
 from sigma_ros.bags.mcap_index import records_of as records_of_chunk
-from sigma_ros.bags.storage import Stored, Stretch
 from sigma_ros.border import load_yaml, one_line, open_regular, plain_texts
 from sigma_ros.errors import BagError, SigmaError
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from io import BytesIO
+from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 from zlib import crc32
 
@@ -29,8 +30,8 @@ from mcap.records import (
 )
 from mcap.stream_reader import CRCValidationError, StreamReader, breakup_chunk
 
+from sigma_ros.bags.files import Stretch, clock_was_set, stretches_of
 from sigma_ros.bags.losses import Losses
-from sigma_ros.bags.storage import Stretch, clock_was_set, stretches_of
 from sigma_ros.border import LFS_POINTER, MAX_OUTPUT_BYTES, most_output_bytes, one_line
 
 MAGIC = b"\x89MCAP0\r\n"
@@ -95,7 +96,7 @@ def read_index(file: BinaryIO, losses: Losses, *, recover: bool) -> Index:
     except Exception as error:
         if not recover:
             raise
-        losses.once(f"index not usable, file read from its start: {one_line(error)}")
+        losses.once(f"{_name(file)}: index not usable, file read from its start: {one_line(error)}")
     return _from_scan(file, size, losses, recover=recover)
 
 
@@ -253,11 +254,17 @@ def _from_scan(file: BinaryIO, size: int, losses: Losses, *, recover: bool) -> I
     except Exception as error:
         if not recover:
             raise
-        losses.once(f"{size - index.data_end} bytes at the end not read: {one_line(error)}")
+        losses.once(
+            f"{_name(file)}: {size - index.data_end} bytes at the end not read, {one_line(error) or 'it is cut'}"
+        )
     for channel, found in times.items():
         index.stretches.setdefault(channel, []).extend(stretches_of(found))
     index.start_ns = min(index.start_ns, index.end_ns)
     return index
+
+
+def _name(file: BinaryIO) -> str:
+    return Path(file.name).name
 
 
 def _scan_chunk(index: Index, chunk: Chunk, end: int, losses: Losses) -> None:

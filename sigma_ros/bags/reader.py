@@ -20,11 +20,10 @@ from typing import Any, Literal, NamedTuple, Self
 from backports import zstd
 
 from sigma_ros.bags import messages
-from sigma_ros.bags.files import find_files, unpacked
+from sigma_ros.bags.files import StorageFile, Stored, clock_was_set, find_files, unpacked
 from sigma_ros.bags.losses import Losses
 from sigma_ros.bags.mcap_file import McapFile
 from sigma_ros.bags.sqlite_file import SqliteFile
-from sigma_ros.bags.storage import StorageFile, Stored, clock_was_set
 from sigma_ros.border import most_output_bytes, one_line
 from sigma_ros.contract import IMAGE_TYPES, Contract
 from sigma_ros.errors import BagError, ContractError, SigmaError

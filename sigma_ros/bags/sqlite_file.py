@@ -9,9 +9,9 @@ from typing import Any
 from rosbags.interfaces import Connection
 from rosbags.rosbag2.storage_sqlite3 import Sqlite3Reader
 
+from sigma_ros.bags.files import Stored, Stretch, stretches_of
 from sigma_ros.bags.losses import Losses
 from sigma_ros.bags.mcap_file import custom_data
-from sigma_ros.bags.storage import Stored, Stretch, stretches_of
 from sigma_ros.border import one_line, open_regular
 from sigma_ros.errors import BagError
 

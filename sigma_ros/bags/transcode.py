@@ -1,44 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An episode of a LeRobot data set as a bag, as the contract's robot would have recorded it.
+"""An episode of a LeRobot data set as the contract's robot would have recorded it: rows, a bag's records, a bag.
 
 Stamps are the data set's own timestamps; a data set has no date, so they count from a round one. Timestamps that are
 frame numbers over the rate, up to their 32-bit rounding, become exact: rounded up by a microsecond they would miss
 their tick, and every picture would be one tick old. The bag's notes say that it was transcoded and from what.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 from jaxtyping import Float64, UInt8
 from numpy import ndarray
 
-from sigma_ros.bags.dataset_facts import check_facts, needed_keys, original_key
-from sigma_ros.bags.episode import TASK_TOPIC
-from sigma_ros.bags.lerobot import (
-    ACTION_KEY,
-    STATE_KEY,
-    Fetch,
-    LerobotEpisode,
-    episode_indices,
-    film_times_s,
-    read_episode,
-    video_pictures,
-)
+from sigma_ros.bags.dataset_facts import check_episode, check_facts, fetcher, original_key, renamed_episode
+from sigma_ros.bags.episode import TASK_TOPIC, Episode
+from sigma_ros.bags.lerobot import ACTION_KEY, STATE_KEY, LerobotEpisode, film_times_s, read_episode, video_pictures
+from sigma_ros.bags.losses import Losses, refuse_losses
+from sigma_ros.bags.messages import JointMessage, TrajectoryMessage
+from sigma_ros.bags.reader import Bag, BagInfo, Record
 from sigma_ros.bags.writer import BagWriter
 from sigma_ros.camera_names import NO_RENAME
 from sigma_ros.contract import Camera, Contract
-from sigma_ros.conventions import DEGREES_REMEDY, certain, likely, unreal
-from sigma_ros.errors import DatasetError, SigmaError
-from sigma_ros.streams.images import decode_coded
+from sigma_ros.conventions import unreal
+from sigma_ros.errors import DatasetError
+from sigma_ros.streams.images import ImageMessage, decode_coded
 from sigma_ros.values import NS_PER_S
 
 START_NS = 1_000_000_000 * NS_PER_S
 JPEG_QUALITY = 95
-_ROUNDING_S = 1e-4
-_EPISODES_JUDGED = 64
 
 
 def load_episode(
@@ -69,26 +61,9 @@ def load_episode(
     source = read_episode(fetch, index, wanted=tuple(original_key(key, rename) for key in wanted))
     if not Path(dataset).is_dir():
         source = replace(source, name=f"{dataset}@{source.root.name}")  # a snapshot's folder is its commit
-    source = _renamed(source, rename)
-    _check(source, contract)
+    source = renamed_episode(source, rename)
+    check_episode(source, contract)
     return source
-
-
-def _renamed(source: LerobotEpisode, rename: Mapping[str, str]) -> LerobotEpisode:
-    """The episode by the contract's feature keys."""
-    tables = ("features", "names", "videos", "pictures")
-    named: dict[str, Any] = {t: {rename.get(k, k): v for k, v in getattr(source, t).items()} for t in tables}
-    return replace(source, **named)
-
-
-def fetcher(dataset: str, revision: str | None = None) -> Fetch:
-    """How files of a data set folder, or of one on the Hub, are made present."""
-    return _local(Path(dataset)) if Path(dataset).is_dir() else _from_hub(dataset, revision)
-
-
-def episode_numbers(dataset: str, *, revision: str | None = None) -> list[int]:
-    """All episodes of a data set here or on the Hub."""
-    return episode_indices(fetcher(dataset, revision))
 
 
 def transcode(
@@ -99,30 +74,57 @@ def transcode(
     storage: Literal["mcap", "sqlite3"] = "mcap",
     jpeg_quality: int | None = None,
     overwrite: bool = False,
+    strict: bool = False,
+    recover: bool = False,
     on_tick: Callable[[], None] = lambda: None,
-) -> None:
-    """Writes the episode as a bag, or nothing at all.
+) -> dict[str, int]:
+    """Writes the episode as a bag, or nothing at all; returns what a replay of that bag will count as lost.
 
     Commands are written where the contract's actions come from them. Pictures are raw, or JPEG with `jpeg_quality`
-    or where the contract's camera sends compressed images. `on_tick` is called after each tick.
+    or where the contract's camera sends compressed images. `recover` ends the bag before the first row that cannot be
+    read, and counts the rows from there. `on_tick` is called after each row.
 
     Raises:
         DatasetError: pictures are missing, cannot be decoded or have another size than the contract's camera.
         UsageError: `out` exists.
-        BagError: the disk refused a write.
+        BagError: the disk refused a write; in strict mode, anything was lost.
     """
     with BagWriter(out, storage=storage, overwrite=overwrite, metadata=_notes(source, contract)) as bag:
-        for number, row in enumerate(rows_of(source, contract)):
-            if not number or source.tasks[number] != source.tasks[number - 1]:
-                bag.text(TASK_TOPIC, row.stamp_ns, source.tasks[number])
-            for camera in contract.cameras:
-                quality = jpeg_quality or (JPEG_QUALITY if "Compressed" in camera.message_type else None)
-                bag.image(camera.topic, row.stamp_ns, camera.name, row.pictures[camera.name], jpeg_quality=quality)
-            bag.joints(contract.joint_state_topic, row.stamp_ns, contract.joint_names, row.state_rad)
-            if row.action_rad is not None:
-                names, action_rad = contract.joint_names, row.action_rad
-                bag.command(contract.command_topic, contract.command_type, row.stamp_ns, names, action_rad)
-            on_tick()
+        write = _RecordWriter(bag, contract, jpeg_quality, on_tick)
+        records = DatasetBag(source, contract, strict=strict, recover=recover)
+        ticks = Episode(records, contract, image_size_px=None, on_record=write)
+        for _ in ticks:
+            pass
+        losses = ticks.losses
+        refuse_losses(source.root, losses, strict=strict)
+    return losses
+
+
+class _RecordWriter:
+    """Writes a data set's records into a bag as they pass."""
+
+    def __init__(
+        self, bag: BagWriter, contract: Contract, jpeg_quality: int | None, on_tick: Callable[[], None]
+    ) -> None:
+        self._bag, self._contract, self._on_tick = bag, contract, on_tick
+        self._cameras = {camera.topic: camera for camera in contract.cameras}
+        self._jpeg_quality = jpeg_quality
+
+    def __call__(self, record: Record) -> None:
+        contract, stamp_ns = self._contract, record.stamp_ns
+        camera = self._cameras.get(record.topic)
+        if camera is not None:
+            quality = self._jpeg_quality or (JPEG_QUALITY if "Compressed" in camera.message_type else None)
+            picture = record.message.data.reshape(camera.height_px, camera.width_px, 3)
+            self._bag.image(camera.topic, stamp_ns, camera.name, picture, jpeg_quality=quality)
+        elif record.topic == contract.joint_state_topic:
+            self._bag.joints(record.topic, stamp_ns, contract.joint_names, record.message.positions_rad)
+            self._on_tick()
+        elif record.topic == contract.command_topic:
+            values = getattr(record.message, "positions_rad", record.message)
+            self._bag.command(record.topic, record.msgtype, stamp_ns, contract.joint_names, values)
+        else:
+            self._bag.text(record.topic, stamp_ns, record.message)
 
 
 class Row(NamedTuple):
@@ -152,51 +154,6 @@ def rows_of(source: LerobotEpisode, contract: Contract) -> Iterator[Row]:
         )
 
 
-def _local(root: Path) -> Callable[[list[str]], Path]:
-    return lambda _: root
-
-
-def _from_hub(name: str, revision: str | None) -> Callable[[list[str]], Path]:
-    def fetch(patterns: list[str]) -> Path:
-        from huggingface_hub import snapshot_download  # noqa: PLC0415 - only for data sets that are not here
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError  # noqa: PLC0415
-
-        try:
-            folder = snapshot_download(name, repo_type="dataset", revision=revision, allow_patterns=patterns)
-        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-            raise DatasetError(
-                "the data set is neither a folder here nor can it be fetched",
-                where=name,
-                expected="a folder with meta/info.json, or a Hub id such as lerobot/svla_so101_pickplace",
-                got=str(error).splitlines()[0][:200],
-            ) from error
-        return Path(folder)
-
-    return fetch
-
-
-def _check(source: LerobotEpisode, contract: Contract) -> None:
-    problems = []
-    needed = [STATE_KEY] + ([ACTION_KEY] if contract.action_source == "command" else [])
-    for key in needed:
-        if key not in source.features:
-            problems.append(f"{key} is missing")
-        elif len(source.names[key]) != source.features[key].shape[1]:
-            problems.append(f"{key} has {source.features[key].shape[1]} entries and {len(source.names[key])} names")
-    keys = (*source.videos, *source.pictures)
-    problems += [f"{camera.dataset_key} is missing" for camera in contract.cameras if camera.dataset_key not in keys]
-    stamps_s = source.timestamps_s
-    if not np.isfinite(stamps_s).all() or (np.diff(stamps_s) <= 0).any():
-        problems.append("timestamps do not increase")
-    if problems:
-        raise DatasetError(
-            f"episode {source.index} does not hold what the contract {contract.name} needs: {'; '.join(problems)}",
-            where=source.root,
-            got=", ".join(source.keys),
-            remedy="write the data set's camera keys as the contract's model_key",
-        )
-
-
 def _in_contract_units(source: LerobotEpisode, key: str, contract: Contract) -> Float64[ndarray, "ticks dof"]:
     """Radians in contract order, matched by name."""
     values = source.features[key][:, contract.joint_order(source.names[key])]
@@ -211,39 +168,6 @@ def _in_contract_units(source: LerobotEpisode, key: str, contract: Contract) -> 
             remedy="leave the episode out (--skip-broken), or repair it",
         )
     return rad
-
-
-def check_numbers(
-    dataset: str, numbers: Sequence[int], contract: Contract, *, revision: str | None, rename: Mapping[str, str]
-) -> list[str]:
-    """Reads states and actions of some episodes, no pictures, and says what may be in other units than the contract's.
-
-    Episodes that cannot be read are left to whoever reads them whole.
-
-    Raises:
-        DatasetError: they surely are in other units.
-    """
-    keys = needed_keys(contract)[: 1 + (contract.action_source == "command")]
-    fetch = fetcher(dataset, revision)
-    rows: dict[str, list[ndarray]] = {key: [np.zeros((0, contract.dof))] for key in keys}
-    for number in numbers[:: max(1, len(numbers) // _EPISODES_JUDGED)]:
-        try:
-            source = read_episode(fetch, number, wanted=tuple(original_key(key, rename) for key in keys))
-            source = _renamed(source, rename)
-            for key in keys:
-                rows[key].append(source.features[key][:, contract.joint_order(source.names[key])])
-        except (SigmaError, KeyError, IndexError):
-            continue
-    found = {key: values[np.isfinite(values).all(axis=1)] for key in keys if len(values := np.concatenate(rows[key]))}
-    problems = [f"{key}: {problem}" for key, values in found.items() for problem in certain(contract, values)]
-    if problems:
-        raise DatasetError(
-            "the data set is not in the contract's units",
-            where=f"{dataset}, contract {contract.name}",
-            got="; ".join(problems),
-            remedy=DEGREES_REMEDY,
-        )
-    return [f"{key}: {doubt}" for key, values in found.items() if len(values) for doubt in likely(contract, values)]
 
 
 def _stamps_ns(source: LerobotEpisode) -> list[int]:
@@ -284,3 +208,94 @@ def _notes(source: LerobotEpisode, contract: Contract) -> dict[str, str]:
         "sigma.contract": contract.name,
         "sigma.task": source.task,
     }
+
+
+_IMAGE, _JOINTS, _TEXT = "sensor_msgs/msg/Image", "sensor_msgs/msg/JointState", "std_msgs/msg/String"
+
+
+class DatasetBag(Bag):
+    """An episode of a data set in a bag's place: the records of its transcoded bag, without a file.
+
+    Pictures are decoded as they are asked for, so a pass over the records costs a pass over the videos. They are raw
+    here whatever the contract's robot sends. `recover` ends with the last row before one that cannot be read.
+    """
+
+    def __init__(
+        self, source: LerobotEpisode, contract: Contract, *, strict: bool = False, recover: bool = False
+    ) -> None:
+        self.path = source.root
+        self._recover = recover
+        self._source = source
+        self._contract = contract
+        self._types = {TASK_TOPIC: _TEXT, contract.joint_state_topic: _JOINTS}
+        self._types |= {camera.topic: _IMAGE for camera in contract.cameras}
+        if contract.action_source == "command":
+            self._types[contract.command_topic] = contract.command_type
+        self._foreign = {}
+        self._losses = Losses(source.root, strict=strict)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    @property
+    def info(self) -> BagInfo:
+        """What its transcoded bag would say; there are no files, and videos carry no checksums."""
+        storage: Literal["mcap"] = "mcap"
+        return BagInfo(
+            path=self.path,
+            storage=storage,
+            files=(),
+            topics=tuple(sorted(self._types)),
+            types=dict(self._types),
+            counts={topic: 1 if topic == TASK_TOPIC else self._source.ticks for topic in self._types},
+            start_ns=0,
+            end_ns=0,
+            checksummed=False,
+            metadata={"sigma.task": self._source.task},
+            losses=self._losses.snapshot(),
+        )
+
+    def records(self, topics: Collection[str] | None = None) -> Generator[Record]:
+        """The task, then tick by tick the cameras, the joints and the command, in the order of a transcoded bag."""
+        wanted = frozenset(self._types if topics is None else topics)
+        for number, row in enumerate(self._rows()):
+            for topic, message in self._messages(number, row):
+                if topic in wanted:
+                    yield Record(topic, self._types[topic], row.stamp_ns, row.stamp_ns, message)
+
+    def _rows(self) -> Iterator[Row]:
+        given = 0
+        try:
+            for row in rows_of(self._source, self._contract):
+                yield row
+                given += 1
+        except DatasetError as error:
+            if not self._recover or not given:
+                raise
+            self._losses.once(f"rows not read: {error.what}", self._source.ticks - given)
+
+    def _messages(self, number: int, row: Row) -> list[tuple[str, object]]:
+        contract = self._contract
+        tasks = self._source.tasks
+        begins = not number or tasks[number] != tasks[number - 1]
+        messages: list[tuple[str, object]] = [(TASK_TOPIC, tasks[number])] if begins else []
+        for camera in contract.cameras:
+            picture = row.pictures[camera.name]
+            image = ImageMessage(
+                encoding="rgb8",
+                height=picture.shape[0],
+                width=picture.shape[1],
+                step=3 * picture.shape[1],
+                data=picture.reshape(-1),
+                is_compressed=False,
+            )
+            messages.append((camera.topic, image))
+        messages.append((contract.joint_state_topic, JointMessage(contract.joint_names, row.state_rad)))
+        if row.action_rad is not None:
+            trajectory = contract.command_type.endswith("JointTrajectory")
+            command = TrajectoryMessage(contract.joint_names, row.action_rad) if trajectory else row.action_rad
+            messages.append((contract.command_topic, command))
+        return messages

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`sigma calibrate`: do the arm's numbers mean what the policy thinks they mean?"""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,7 +11,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from sigma_ros.errors import SigmaError, UsageError
+from sigma_ros.border import read_json
+from sigma_ros.errors import CheckpointError, SigmaError, UsageError
 
 if TYPE_CHECKING:
     from sigma_ros.calibration import Fit
@@ -97,7 +97,9 @@ def training_quantiles(checkpoint: str) -> "Scaling":
     folder = Path(__file__).parent.parent / "assets" / "mini" if checkpoint == "mini" else Path(checkpoint).expanduser()
     for name, key in (("sigma_config.json", "normalisation"), ("normalisation.json", None)):
         file = folder / name
-        content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+        content = read_json(file) if file.is_file() else None
+        if content is not None and not isinstance(content, dict):
+            raise CheckpointError("the file is no JSON object", where=file)
         if content is not None and (key is None or content.get(key) is not None):
             return Normalisation.from_dict(content if key is None else content[key], where=file).state
     from sigma_ros.model.pi05.folder import open_base_folder  # noqa: PLC0415

@@ -1,19 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`sigma contract`: checks a robot's contract file and shows what it means."""
+"""`sigma contract`: checks a robot's contract file and shows what it means; drafts one from a recording."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import numpy as np
 import typer
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
+from sigma_ros.errors import UsageError
 from sigma_ros.kinematics import ForwardKinematics
+
+Calibration = Annotated[
+    Path | None, typer.Option("--calibration", help="LeRobot's calibration file of the arm: limits and ranges.")
+]
+DraftOut = Annotated[Path, typer.Option("--out", help="The contract file to write; it must not exist.")]
+ZeroOption = Annotated[
+    str, typer.Option("--zero", help="Where the driver's zero is: `encoder` (count 2048) or `range` (its middle).")
+]
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="A robot's contract: joints, cameras, topics, units."
@@ -38,6 +46,58 @@ def check(
     console.print(f"contract {checked.name}: no problem found", style="bold green")
     for table in (_joints(checked), _aliases(checked), _cameras(checked), _sources(checked), *_tool(checked)):
         console.print(table)
+
+
+@app.command()
+def draft(
+    *,
+    bag: Annotated[str | None, typer.Option("--bag", help="A bag of the robot.")] = None,
+    dataset: Annotated[str | None, typer.Option("--dataset", help="A LeRobot data set: folder or Hub id.")] = None,
+    checkpoint: Annotated[str | None, typer.Option("--checkpoint", help="A policy's folder.")] = None,
+    calibration: Calibration = None,
+    zero: ZeroOption = "encoder",
+    out: DraftOut = Path("robot.yaml"),
+) -> None:
+    """Writes a valid contract from a recording, a data set or a checkpoint; every guess in it is marked GUESS.
+
+    Example: sigma contract draft --bag bags/episode_0 --out my_arm.yaml
+    """
+    places = [place for place in (bag, dataset, checkpoint) if place is not None]
+    if len(places) != 1:
+        raise UsageError("one source is needed", expected="--bag, --dataset or --checkpoint", got=f"{len(places)}")
+    write_draft(places[0], out, calibration=calibration, zero=zero, cameras=None)
+
+
+def write_draft(place: str, out: Path, *, calibration: Path | None, zero: str, cameras: str | None) -> None:
+    """Looks into a place, writes the draft, reads it back as every verb would, and says how much of it is guessed."""
+    from sigma_ros.calibration import Zero, read_calibration  # noqa: PLC0415 - help stays fast
+    from sigma_ros.inspection.draft import GUESS, draft_contract  # noqa: PLC0415
+    from sigma_ros.inspection.places import look_into  # noqa: PLC0415
+
+    if zero not in ("encoder", "range"):
+        raise UsageError("no such zero", expected="encoder or range", got=zero)
+    if out.exists():
+        raise UsageError("the output exists already", where=out, remedy="give another --out")
+    known = () if calibration is None else read_calibration(calibration)
+    chosen = None if cameras is None else _devices(cameras)
+    text = draft_contract(look_into(place), out.stem, calibration=known, zero=cast(Zero, zero), cameras=chosen)
+    partial = out.with_name(f".{out.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    try:
+        load_contract(partial)
+        partial.rename(out)
+    finally:
+        partial.unlink(missing_ok=True)
+    guesses = sum(GUESS in line for line in text.splitlines()[2:])
+    typer.echo(f"{out}: {guesses} line(s) with {GUESS} to check; then: sigma contract check {out}")
+
+
+def _devices(cameras: str) -> dict[str, str]:
+    """`up=0,side=2` as names and numbers of video devices."""
+    pairs = [entry.partition("=") for entry in cameras.split(",") if entry]
+    if not pairs or not all(name and device.isdigit() for name, _, device in pairs):
+        raise UsageError("--cameras is not understood", expected="up=0,side=2", got=cameras)
+    return {name: device for name, _, device in pairs}
 
 
 def _joints(contract: Contract) -> Table:
@@ -102,5 +162,5 @@ def _tool(contract: Contract) -> list[Table]:
 def _table(*columns: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        table.add_column(escape(column), overflow="fold", no_wrap=column == columns[0])
+        table.add_column(column, overflow="fold", no_wrap=column == columns[0])
     return table

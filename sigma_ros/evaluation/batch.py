@@ -11,9 +11,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from sigma_ros import __version__
+from sigma_ros.border import read_json
 from sigma_ros.contract import Contract
 from sigma_ros.errors import SigmaError
 from sigma_ros.evaluation.log import ReplayLog
@@ -125,10 +126,10 @@ def unit_of(bag: Path, spec: BatchSpec) -> Unit:
 def finished(unit: Unit) -> BagRow | None:
     """The row of an earlier run, if it is of this very unit and nothing was wrong with it; failures are tried again."""
     try:
-        kept = json.loads((unit.folder / UNIT).read_text(encoding="utf-8"))
+        kept = cast(dict[str, Any], read_json(unit.folder / UNIT))
         values: dict[str, Any] = {key: math.nan if value is None else value for key, value in kept["row"].items()}
         row = BagRow(**values)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (SigmaError, KeyError, TypeError, AttributeError):
         return None
     return row if kept.get("fingerprint") == unit.fingerprint and row.status != "failed" else None
 

@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 
-from sigma_ros.errors import UsageError
+from sigma_ros.border import MAX_JSON_BYTES, load_json, one_line, read_json, read_text
+from sigma_ros.errors import SigmaError, UsageError
 from sigma_ros.risk import assess
 from sigma_ros.sim.closed_loop import Loop, Run, run_episode
 from sigma_ros.sim.environment import SimArm
@@ -211,13 +212,14 @@ class TrialBook:
             os.fsync(file.fileno())
 
     def _check(self, told: Path) -> None:
-        before = json.loads(told.read_text(encoding="utf-8"))
+        document = read_json(told)
+        before = document if isinstance(document, dict) else {}
         other = [name for name in self.conditions if before.get(name) != self.conditions[name]]
         if other:
             raise UsageError(
                 "the folder holds a run under other conditions",
                 where=told,
-                expected=", ".join(f"{name} {before.get(name)!r}" for name in other),
+                expected=", ".join(f"{name} {one_line(before.get(name))}" for name in other),
                 got=", ".join(f"{name} {self.conditions[name]!r}" for name in other),
                 remedy="give another --out, or --force to begin anew",
             )
@@ -227,10 +229,10 @@ class TrialBook:
         if not self._file.exists():
             return
         whole = []
-        for line in self._file.read_text(encoding="utf-8").splitlines():
+        for line in read_text(self._file, limit=MAX_JSON_BYTES).splitlines():
             try:
-                yield Result(**json.loads(line))
-            except (ValueError, TypeError):
+                yield Result(**cast(dict[str, Any], load_json(line)))
+            except (SigmaError, TypeError):
                 continue
             whole.append(line)
         self._file.write_text("".join(line + "\n" for line in whole), encoding="utf-8")

@@ -98,13 +98,14 @@ def _recolour(code: int) -> Convert:
     return lambda pixels: cv2.cvtColor(pixels, code)
 
 
-_CHANNELS: Mapping[str, int] = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4} | dict.fromkeys(
+_CHANNELS: Mapping[str, int] = {"rgb8": 3, "bgr8": 3, "8UC3": 3, "rgba8": 4, "bgra8": 4} | dict.fromkeys(
     ("uyvy", "yuv422", "yuyv", "yuv422_yuy2"), 2
 )
 # Colour order is changed after the resize, on a twelfth of the pixels; 4:2:2 has to be unpacked before it.
 _AFTER_RESIZE: Mapping[str, Convert] = {
     "rgb8": _same,
     "bgr8": _recolour(cv2.COLOR_BGR2RGB),
+    "8UC3": _recolour(cv2.COLOR_BGR2RGB),
     "rgba8": _recolour(cv2.COLOR_RGBA2RGB),
     "bgra8": _recolour(cv2.COLOR_BGRA2RGB),
 }
@@ -115,7 +116,10 @@ _BEFORE_RESIZE: Mapping[str, Convert] = {
     "yuv422_yuy2": _recolour(cv2.COLOR_YUV2RGB_YUY2),
 }
 RAW_ENCODINGS = tuple(_CHANNELS)
-"""Raw encodings that are read; Bayer, mono and 16-bit images are refused, for the policy wants colour."""
+"""Raw encodings that are read; Bayer, mono and 16-bit images are refused, for the policy wants colour.
+
+`8UC3` names no order of colours; it is OpenCV's, blue first, as `cv_bridge` takes it.
+"""
 
 COMPRESSED_FORMATS = ("jpeg", "png")
 _CORNER_PX = 4  # of the last block; further in, the colours of its neighbours show
@@ -243,7 +247,7 @@ def _raw_pixels(message: ImageMessage) -> UInt8[ndarray, "h w c"]:
 
 
 def _check_compressed(message: ImageMessage, camera: Camera) -> None:
-    words = message.encoding.lower().replace("jpg", "jpeg")
+    words = message.encoding.lower().replace("jpg", "jpeg").strip() or COMPRESSED_FORMATS[0]  # the data itself tells
     if not any(name in words for name in COMPRESSED_FORMATS) or any(word in words for word in _DEPTH_WORDS):
         raise ContractError(
             "compressed image format not supported",

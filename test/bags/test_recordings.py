@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recordings as they come: what is wrong with them is counted once, the same for every verb, and nothing is guessed."""
 
+import contextlib
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -10,6 +11,8 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from bags import MS, START_NS, TASK_TOPIC, picture, pose, small_contract, storage_file, write_recording
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
@@ -17,20 +20,22 @@ from stub_runtime import StubRuntime
 from test_transcode import CONTRACT as SET_CONTRACT
 from test_transcode import break_info, write_v2, write_v3
 
+from sigma_ros.bags.dataset_facts import episode_numbers
 from sigma_ros.bags.episode import MOST_MISFITS, Episode, Tick, episode, recorded_task
+from sigma_ros.bags.files import Stretch, clock_was_set, stretches_of
 from sigma_ros.bags.lerobot_dataset import write_dataset
 from sigma_ros.bags.messages import ROS_TYPES
 from sigma_ros.bags.reader import open_bag
-from sigma_ros.bags.storage import Stretch, clock_was_set, stretches_of
-from sigma_ros.bags.transcode import episode_numbers, load_episode, rows_of, transcode
+from sigma_ros.bags.transcode import load_episode, rows_of, transcode
 from sigma_ros.bags.writer import BagWriter
 from sigma_ros.errors import BagError, ContractError, DatasetError, SigmaError
 from sigma_ros.evaluation.replay import ReplayOptions, replay
+from sigma_ros.inspection.places import look_into
 from sigma_ros.policy.schedule import Schedule
 from sigma_ros.streams.images import ImageMessage, check_image, decode_coded, decode_full
 from sigma_ros.supervisor.limits import SupervisorLimits
 from sigma_ros.values import AdapterSettings
-from training.sources import bag_sources, read_source
+from training.sources import bag_sources, dataset_sources, read_source
 
 CONTRACT = small_contract()
 STORAGES = ("mcap", "sqlite3")
@@ -101,7 +106,7 @@ def test_a_data_set_of_a_bag_whose_clock_was_set_back_has_two_episodes_with_thei
     written = write_dataset([path], CONTRACT, tmp_path / "set", videos=False)
     assert written.episodes == 2
     (file,) = (tmp_path / "set" / "data").rglob("*.parquet")
-    key = CONTRACT.cameras[0].model_key
+    key = CONTRACT.cameras[0].dataset_key
     stored = [cv2.imdecode(np.frombuffer(p["bytes"], np.uint8), cv2.IMREAD_COLOR_RGB) for p in column(file, key)]
     expected = [picture(2 * number) for number in range(TICKS)]
     numbers = [next(n for n, e in enumerate(expected) if np.array_equal(e, found)) for found in stored]
@@ -162,12 +167,16 @@ def preprocessed(path: Path) -> dict[str, int]:
     return found
 
 
+def inspected(path: Path) -> dict[str, int]:
+    return dict(look_into(str(path), contract=CONTRACT).losses)
+
+
 @pytest.mark.parametrize("kind", sorted(FAULTS))
 @pytest.mark.parametrize("at", [0, 1, 20])
 def test_every_verb_counts_the_same_losses_wherever_the_bad_message_is(tmp_path: Path, kind: str, at: int) -> None:
     path = write(tmp_path / "bag", steady(), at=at, **FAULTS[kind])
     account = replayed(path)
-    assert written(path) == preprocessed(path) == account
+    assert written(path) == preprocessed(path) == inspected(path) == account
     assert bool(account) == (kind != "none")
     without = sum(n for reason, n in account.items() if reason != "invalid_ticks")
     elsewhere = replayed(write(tmp_path / "other", steady(), at=30, **FAULTS[kind]))
@@ -334,7 +343,7 @@ def levels(root: Path, index: int = 1) -> list[int]:
 
 
 def film_of(root: Path) -> Path:
-    (file,) = root.glob(f"videos/**/{SET_CONTRACT.cameras[0].model_key}/**/*_000001.mp4")
+    (file,) = root.glob(f"videos/**/{SET_CONTRACT.cameras[0].dataset_key}/**/*_000001.mp4")
     return file
 
 
@@ -399,3 +408,134 @@ def test_v3_films_end_where_the_episode_says(tmp_path: Path) -> None:
     root = write_v3(tmp_path / "set")
     assert len(levels(root, 1)) > 0
     assert json.loads((root / "meta" / "info.json").read_text())["codebase_version"] == "v3.0"
+
+
+def set_verbs(root: Path, out: Path, index: int = 1, **reading: bool) -> dict[str, dict[str, int]]:
+    """What each verb that reads a data set counts as lost of an episode; a replay reads the transcoded bag."""
+    source = load_episode(str(root), index, SET_CONTRACT)
+    transcoded = transcode(source, SET_CONTRACT, out / "bag", **reading)
+    (made,) = dataset_sources(str(root), [index], SET_CONTRACT, revision=None, **reading)
+    shards: dict[str, int] = {}
+    with contextlib.suppress(DatasetError):  # short episodes hold no training window
+        list(read_source(made, SET_CONTRACT, image_size_px=16, lost=shards.update))
+    with made.open() as records:
+        ticks = episode(records, SET_CONTRACT, image_size_px=None)
+        list(ticks)
+    replayed_too: dict[str, int] = {}
+    with open_bag(out / "bag") as bag:
+        again = episode(bag, SET_CONTRACT, image_size_px=None)
+        list(again)
+        replayed_too = again.losses
+    looked = look_into(str(root), contract=SET_CONTRACT, episodes=[index], recover=reading.get("recover", False))
+    return {
+        "transcode": transcoded,
+        "preprocess": ticks.losses,
+        "replay": replayed_too,
+        "inspect": dict(looked.losses),
+        "shards": shards,
+    }
+
+
+def delay_rows(root: Path, index: int, start: int, by_s: float) -> None:
+    file = root / "data" / "chunk-000" / f"episode_{index:06d}.parquet"
+    table = pq.read_table(file)
+    stamps = table["timestamp"].to_numpy().copy()
+    stamps[start:] += by_s
+    place = table.column_names.index("timestamp")
+    pq.write_table(table.set_column(place, "timestamp", pa.array(stamps)), file)
+
+
+def test_every_verb_counts_the_same_losses_of_a_data_set(tmp_path: Path) -> None:
+    whole, late = write_v2(tmp_path / "whole"), write_v2(tmp_path / "late")
+    delay_rows(late, 2, 8, 0.5)
+    for name, root, some in (("w", whole, False), ("l", late, True)):
+        counted = set_verbs(root, tmp_path / name, 2)
+        assert counted["transcode"] == counted["preprocess"] == counted["replay"] == counted["inspect"]
+        assert bool(counted["transcode"]) == some
+        assert counted["shards"] in ({}, counted["transcode"])
+
+
+def test_an_episode_whose_film_ends_early_is_recovered_and_the_rest_counted(tmp_path: Path) -> None:
+    root = write_v2(tmp_path / "set")
+    film(film_of(root), 6, 30)
+    with pytest.raises(DatasetError, match="fewer pictures"):
+        set_verbs(root, tmp_path / "refused")
+    counted = set_verbs(root, tmp_path / "out", recover=True)
+    (lost,) = [n for reason, n in counted["transcode"].items() if reason.startswith("rows not read")]
+    assert lost == 3
+    assert counted["transcode"] == counted["preprocess"] == counted["inspect"]
+    with pytest.raises(BagError, match="has losses"):
+        set_verbs(root, tmp_path / "strict", recover=True, strict=True)
+    assert not (tmp_path / "strict" / "bag").exists()
+
+
+def test_several_tasks_of_an_episode_reach_the_bag_and_its_windows(tmp_path: Path) -> None:
+    root = write_v2(tmp_path / "set")
+    set_column(root, 2, "task_index", [0] * 7 + [1] * 8)
+    source = load_episode(str(root), 2, SET_CONTRACT)
+    assert source.task == source.tasks[0] != source.tasks[-1]
+    transcode(source, SET_CONTRACT, tmp_path / "bag")
+    with open_bag(tmp_path / "bag") as bag:
+        tasks = [tick.window.task for tick in episode(bag, SET_CONTRACT, image_size_px=None) if tick.window]
+    assert tasks == list(source.tasks)
+
+
+def set_column(root: Path, index: int, name: str, values: list[int]) -> None:
+    file = root / "data" / "chunk-000" / f"episode_{index:06d}.parquet"
+    table = pq.read_table(file)
+    pq.write_table(table.set_column(table.column_names.index(name), name, pa.array(values)), file)
+
+
+def test_a_task_that_no_table_names_is_one_sentence(tmp_path: Path) -> None:
+    root = write_v2(tmp_path / "set")
+    set_column(root, 2, "task_index", [7] * 15)
+    with pytest.raises(DatasetError, match="no table of tasks names"):
+        load_episode(str(root), 2, SET_CONTRACT)
+
+
+def with_image_paths(root: Path, names: list[str]) -> Path:
+    """The set with pictures in rows, each a file that the row names."""
+    file = root / "data" / "chunk-000" / "episode_000001.parquet"
+    table = pq.read_table(file)
+    info = json.loads((root / "meta" / "info.json").read_text())
+    for camera in SET_CONTRACT.cameras:
+        info["features"][camera.dataset_key]["dtype"] = "image"
+        rows = [{"bytes": None, "path": name} for name in names]
+        table = table.append_column(camera.dataset_key, pa.array(rows))
+    pq.write_table(table, file)
+    (root / "meta" / "info.json").write_text(json.dumps(info))
+    return root
+
+
+def test_pictures_that_rows_name_by_path_are_read_below_the_set_and_nowhere_else(tmp_path: Path) -> None:
+    root = with_image_paths(write_v2(tmp_path / "set"), [f"images/{n}.png" for n in range(9)])
+    (root / "images").mkdir()
+    for number in range(9):
+        (root / "images" / f"{number}.png").write_bytes(png(np.full((24, 32, 3), 9 * number, np.uint8)))
+    assert levels(root) == [9 * n for n in range(9)]
+    (tmp_path / "secret.png").write_bytes(png(np.zeros((24, 32, 3), np.uint8)))
+    outside = with_image_paths(write_v2(tmp_path / "outside"), ["../secret.png"] * 9)
+    with pytest.raises(SigmaError, match="leads out"):
+        levels(outside)
+
+
+def test_metadata_that_names_other_files_is_a_counted_loss(tmp_path: Path) -> None:
+    path = write_recording(tmp_path / "bag", CONTRACT, ticks=5)
+    storage_file(path).rename(path / "renamed.mcap")
+    with open_bag(path) as bag:
+        assert len(list(bag.records())) == 26
+        assert list(bag.info.losses.values()) == [1]
+        assert "names other files" in next(iter(bag.info.losses))
+    with pytest.raises(BagError, match="names other files"):
+        open_bag(path, strict=True)
+
+
+def test_opencv_s_own_colour_order_and_a_format_that_is_not_said_are_read() -> None:
+    whole = picture(3)
+    raw = {"height": 24, "width": 32, "step": 96, "is_compressed": False}
+    blue_first = ImageMessage(encoding="8UC3", data=np.ascontiguousarray(whole[..., ::-1]).reshape(-1), **raw)
+    assert np.array_equal(decode_full(blue_first, CONTRACT.cameras[0]), whole)
+    unsaid = decode_full(compressed(jpeg(whole), ""), CONTRACT.cameras[0])
+    assert np.array_equal(unsaid, decode_full(compressed(jpeg(whole), "jpeg"), CONTRACT.cameras[0]))
+    with pytest.raises(ContractError, match="damaged"):
+        check_image(compressed(b"neither" * 40, ""), CONTRACT.cameras[0])

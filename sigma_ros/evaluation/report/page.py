@@ -26,9 +26,13 @@ from sigma_ros.values import NS_PER_S
 
 
 def render(template: str, figures: Mapping[str, Figure], **values: object) -> str:
-    """A page from one of the templates beside this module; `figures` are drawn in the elements of their names."""
+    """A page from one of the templates beside this module; `figures` are drawn in the elements of their names.
+
+    Plotly is inside where there are figures.
+    """
     page = _templates().get_template(template)
-    return page.render(**values, figures={key: _json(figure) for key, figure in figures.items()}, plotly=_plotly())
+    drawn = {key: _json(figure) for key, figure in figures.items()}
+    return page.render(**values, figures=drawn, plotly=_plotly() if drawn else "")
 
 
 def _json(figure: Figure) -> str:
@@ -201,10 +205,11 @@ def _strip(log: ReplayLog, strip: Strip) -> dict[str, object]:
         "time_s": (stamps[0] - first) / NS_PER_S,
         "error": strip.error,
         "ages_s": [age * tick_s for age in strip.age_ticks],
-        "cameras": {camera: [_data_uri(image) for image in images] for camera, images in strip.images.items()},
+        "cameras": {camera: [data_uri(image) for image in images] for camera, images in strip.images.items()},
     }
 
 
-def _data_uri(image: ndarray) -> str:
+def data_uri(image: ndarray) -> str:
+    """An RGB picture (height, width, 3) as a JPEG that stands in a page."""
     _, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()

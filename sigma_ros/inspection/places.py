@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What lies at a path: a bag, a LeRobot data set or a checkpoint, found without a contract.
+
+With a contract the losses are those that every other verb counts; without one they are what could not be read at all.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sigma_ros.bags.files import is_bag
+from sigma_ros.border import one_line, read_json
+from sigma_ros.contract import Contract
+from sigma_ros.errors import UsageError
+from sigma_ros.inspection.bag import bag_contents
+from sigma_ros.inspection.data_set import data_set_contents
+from sigma_ros.inspection.facts import Contents, StreamFacts
+
+
+def look_into(
+    place: str,
+    *,
+    contract: Contract | None = None,
+    recover: bool = False,
+    revision: str | None = None,
+    episodes: Sequence[int] = (),
+) -> Contents:
+    """What lies at a place: a bag, a data set's folder or Hub id, or a checkpoint's folder.
+
+    Args:
+        place: Path or Hub id.
+        contract: Count what this robot could not use.
+        recover: Read what is cut off as far as it goes.
+        revision: Of a data set on the Hub.
+        episodes: Of a data set; none given means some of all.
+
+    Raises:
+        SigmaError: it is none of these, or cannot be read.
+    """
+    path = Path(place)
+    if path.exists() and is_bag(path):
+        return bag_contents(path, contract, recover=recover)
+    if (path / "meta" / "info.json").exists() or (not path.exists() and place.count("/") == 1):
+        return data_set_contents(place, contract, revision, episodes, recover=recover)
+    if any((path / name).is_file() for name in ("config.json", "sigma_config.json")):
+        return _checkpoint(path)
+    raise UsageError(
+        "there is nothing to look into",
+        where=place,
+        expected="a bag, a LeRobot data set (meta/info.json) or its Hub id, or a checkpoint (config.json)",
+        got="no such path" if not path.exists() else ", ".join(sorted(f.name for f in path.parent.iterdir())[:8]),
+    )
+
+
+def _checkpoint(path: Path) -> Contents:
+    own = path / "sigma_config.json"
+    document = read_json(own if own.is_file() else path / "config.json")
+    config = document if isinstance(document, dict) else {}
+    streams = []
+    for place in ("input_features", "output_features"):
+        features = config.get(place)
+        for key, feature in features.items() if isinstance(features, dict) else ():
+            shape = feature.get("shape") if isinstance(feature, dict) else None
+            picture = isinstance(shape, list) and len(shape) == 3
+            streams.append(
+                StreamFacts(
+                    name=one_line(key, 80),
+                    kind="image" if picture else f"{place.removesuffix('_features')} {one_line(str(shape), 40)}",
+                    messages=0,
+                    size_px=(int(shape[2]), int(shape[1])) if picture and isinstance(shape, list) else None,
+                )
+            )
+    kinds = {key: one_line(value, 60) for key, value in config.items() if isinstance(value, str | int | float)}
+    weights = [file for file in path.iterdir() if file.suffix == ".safetensors"]
+    facts: dict[str, object] = {
+        "file": own.name if own.is_file() else "config.json",
+        **{key: kinds[key] for key in ("type", "base", "chunk_size", "n_action_steps") if key in kinds},
+        "bytes of weights": sum(file.stat().st_size for file in weights),
+    }
+    return Contents(path=str(path), kind="checkpoint", facts=facts, streams=tuple(streams))

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Inspection tells what is there, counts what every other verb counts; drafts are valid and mark what they guess."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bags import MS, START_NS, TASK, picture, small_contract, write_recording
+from test_transcode import CONTRACT as SET_CONTRACT
+from test_transcode import write_v2, write_v3
+from typer.testing import CliRunner
+
+from sigma_ros.bags.episode import episode
+from sigma_ros.bags.reader import open_bag
+from sigma_ros.bags.transcode import load_episode
+from sigma_ros.bags.writer import BagWriter
+from sigma_ros.calibration import JointCalibration
+from sigma_ros.cli.contract import app as contract_app
+from sigma_ros.cli.init import app as init_app
+from sigma_ros.cli.inspect import PAGE, app
+from sigma_ros.contract_file import load_contract
+from sigma_ros.errors import SigmaError, UsageError
+from sigma_ros.inspection.draft import GUESS, draft_contract
+from sigma_ros.inspection.places import look_into
+
+CONTRACT = small_contract()
+RUN = CliRunner()
+MINI = Path(__file__).resolve().parents[2] / "sigma_ros" / "assets" / "mini"
+
+
+def test_a_bag_is_described_stream_by_stream(tmp_path: Path) -> None:
+    found = look_into(str(write_recording(tmp_path / "bag", CONTRACT, ticks=60)))
+    streams = {stream.name: stream for stream in found.streams}
+    camera = streams[CONTRACT.cameras[0].topic]
+    assert (camera.messages, camera.size_px, camera.encoding) == (60, (32, 24), "rgb8")
+    assert camera.rhythm is not None
+    assert camera.rhythm.rate_hz == pytest.approx(30.0, rel=1e-3)
+    assert len(camera.pictures) == 4
+    assert streams[CONTRACT.joint_state_topic].joints == CONTRACT.joint_names
+    assert {guess.unit for guess in found.units} == {"radians"}
+    assert (found.tasks, found.losses, found.episodes) == ({TASK: 1}, {}, 1)
+
+
+@pytest.mark.parametrize("write", [write_v2, write_v3])
+def test_a_data_set_is_described_from_its_own_files(tmp_path: Path, write: object) -> None:
+    found = look_into(str(write(tmp_path / "set")))  # type: ignore[operator]
+    streams = {stream.name: stream for stream in found.streams}
+    assert found.episodes == 3
+    assert found.facts["fps"] == 30.0
+    assert sum(found.tasks.values()) == 3
+    for camera in SET_CONTRACT.cameras:
+        assert streams[camera.dataset_key].size_px == (32, 24)
+        assert len(streams[camera.dataset_key].pictures) == 4
+    assert streams["action"].joints == SET_CONTRACT.joint_names
+
+
+def test_a_checkpoint_is_described_from_its_small_files() -> None:
+    found = look_into(str(MINI))
+    assert found.kind == "checkpoint"
+    assert len(found.cameras()) == 2
+
+
+def test_what_is_nothing_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("-")
+    for place in (tmp_path, tmp_path / "notes.txt", tmp_path / "absent"):
+        with pytest.raises(SigmaError, match="nothing to look into"):
+            look_into(str(place))
+
+
+def test_the_command_writes_json_and_a_page_that_asks_nothing_of_the_network(tmp_path: Path) -> None:
+    bag = write_recording(tmp_path / "<b>bag", CONTRACT, ticks=40)
+    result = RUN.invoke(app, [str(bag), "--json", "--out", str(tmp_path / "look")])
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert document["kind"] == "bag"
+    assert {stream["name"] for stream in document["streams"]} >= {CONTRACT.joint_state_topic}
+    page = (tmp_path / "look" / PAGE).read_text(encoding="utf-8")
+    assert len(page) < 200_000
+    assert page.count('<img src="data:image/jpeg') == 8
+    assert "default-src 'none'" in page
+    assert "http" not in page.replace("http-equiv", "")
+    assert "<b>bag" not in page
+
+
+def test_losses_of_the_command_are_exit_code_3_and_strict_fails(tmp_path: Path) -> None:
+    bag = write_recording(tmp_path / "bag", CONTRACT, ticks=40)
+    (bag / "metadata.yaml").write_text("[")
+    assert RUN.invoke(app, [str(bag)]).exit_code == 3
+    result = RUN.invoke(app, [str(bag), "--strict"])
+    assert isinstance(result.exception, SigmaError)
+
+
+def test_a_clock_that_was_set_back_is_seen(tmp_path: Path) -> None:
+    with BagWriter(tmp_path / "bag") as bag:
+        for tick in range(60):
+            stamp_ns = START_NS + tick * 33 * MS - (tick > 30) * 500 * MS
+            bag.joints("/joint_states", stamp_ns, ("a",), np.array([0.1 * np.sin(tick)]))
+    found = look_into(str(tmp_path / "bag"))
+    assert any("a clock was set" in finding for finding in found.findings)
+
+
+def test_a_camera_that_hangs_is_seen(tmp_path: Path) -> None:
+    with BagWriter(tmp_path / "bag") as bag:
+        for tick in range(80):
+            bag.image("/up/image_raw", START_NS + tick * 33 * MS, "up", picture(min(tick, 20)))
+    assert any("repeats one picture" in finding for finding in look_into(str(tmp_path / "bag")).findings)
+
+
+# Drafts.
+
+
+def drafted(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_the_draft_of_a_bag_reads_that_bag(tmp_path: Path) -> None:
+    bag = write_recording(tmp_path / "bag", CONTRACT, ticks=40)
+    contract = load_contract(drafted(tmp_path / "arm.yaml", draft_contract(look_into(str(bag)), "arm")))
+    assert contract.joint_names == CONTRACT.joint_names
+    assert {camera.topic for camera in contract.cameras} == {camera.topic for camera in CONTRACT.cameras}
+    assert (contract.fps, contract.action_source, contract.tasks) == (30.0, "command", (TASK,))
+    with open_bag(bag) as opened:
+        ticks = episode(opened, contract, image_size_px=None)
+        assert sum(tick.window is not None for tick in ticks) == 40
+        assert ticks.losses == {}
+
+
+def test_the_draft_of_a_data_set_reads_that_data_set(tmp_path: Path) -> None:
+    root = write_v2(tmp_path / "set")
+    contract = load_contract(drafted(tmp_path / "arm.yaml", draft_contract(look_into(str(root)), "arm")))
+    assert load_episode(str(root), 1, contract).ticks == 9
+
+
+def test_a_draft_without_commands_takes_the_next_state(tmp_path: Path) -> None:
+    bag = write_recording(tmp_path / "bag", CONTRACT, ticks=40, commands=False)
+    assert load_contract(drafted(tmp_path / "a.yaml", draft_contract(look_into(str(bag)), "a"))).action_source == (
+        "next_state"
+    )
+
+
+def test_limits_come_from_the_calibration_and_are_no_guess(tmp_path: Path) -> None:
+    bag = write_recording(tmp_path / "bag", CONTRACT, ticks=40)
+    known = [
+        JointCalibration(name=name, range_min=1000 + i, range_max=3000, flipped=False)
+        for i, name in enumerate(CONTRACT.joint_names)
+    ]
+    text = draft_contract(look_into(str(bag)), "arm", calibration=known)
+    contract = load_contract(drafted(tmp_path / "arm.yaml", text))
+    expected = [joint.counts_to_rad(joint.range_min, zero="encoder") for joint in known]
+    assert contract.lower_rad == pytest.approx(expected, abs=1e-4)
+    assert not [line for line in text.splitlines() if "lower_rad" in line and GUESS in line]
+    with pytest.raises(SigmaError, match="no joint gripper"):
+        draft_contract(look_into(str(bag)), "arm", calibration=known[:-1])
+
+
+def test_foreign_joints_get_limits_around_what_was_recorded(tmp_path: Path) -> None:
+    with BagWriter(tmp_path / "bag") as bag:
+        for tick in range(60):
+            bag.joints("/joint_states", START_NS + tick * 33 * MS, ("hip", "knee"), np.sin([0.1 * tick, 0.2 * tick]))
+    text = draft_contract(look_into(str(tmp_path / "bag")), "leg")
+    contract = load_contract(drafted(tmp_path / "leg.yaml", text))
+    assert contract.joint_names == ("hip", "knee")
+    assert (contract.lower_rad < -0.9).all()
+    assert all(GUESS in line for line in text.splitlines() if "_rad" in line)
+
+
+def test_the_commands_write_valid_contracts_and_name_the_real_cameras(tmp_path: Path) -> None:
+    root, bag = write_v2(tmp_path / "set"), write_recording(tmp_path / "bag", CONTRACT, ticks=40)
+    calibration = {n: {"range_min": 900, "range_max": 3100, "drive_mode": 0} for n in CONTRACT.joint_names}
+    (tmp_path / "arm.json").write_text(json.dumps(calibration))
+    name = SET_CONTRACT.cameras[0].dataset_key.rpartition(".")[2]
+    init = ["--dataset", str(root), "--calibration", str(tmp_path / "arm.json"), "--cameras"]
+    done = RUN.invoke(init_app, [*init, f"{name}=0", "--out", str(tmp_path / "mine.yaml")])
+    assert done.exit_code == 0, done.output
+    mine = load_contract(tmp_path / "mine.yaml")
+    assert [camera.name for camera in mine.cameras] == [name]
+    assert "/dev/video0" in (tmp_path / "mine.yaml").read_text()
+    wrong = RUN.invoke(init_app, [*init, "front=0", "--out", str(tmp_path / "not.yaml")])
+    assert isinstance(wrong.exception, UsageError)
+    assert name in str(wrong.exception)
+    assert not (tmp_path / "not.yaml").exists()
+    for source in (["--bag", str(bag)], ["--dataset", str(root)], ["--checkpoint", str(MINI)]):
+        out = tmp_path / f"{source[0]}.yaml"
+        assert RUN.invoke(contract_app, ["draft", *source, "--out", str(out)]).exit_code == 0
+        load_contract(out)
+        again = RUN.invoke(contract_app, ["draft", *source, "--out", str(out)])
+        assert isinstance(again.exception, UsageError)
