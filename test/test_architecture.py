@@ -234,11 +234,8 @@ REGISTERED = {"docs/protocol.md"}
 NOT_YET_WRAPPED = {
     f"docs/{name}.md"
     for name in (
-        "evaluation",
         "model",
         "performance",
-        "recordings",
-        "report",
         "results",
         "ros_interface",
         "runtime",
