@@ -11,7 +11,6 @@ are mocks (`safety/rig.py`).
 """
 
 import argparse
-import itertools
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -26,14 +25,14 @@ from safety.fault_ends import absurd_limits, clocks, supervisor_ends
 from safety.faults import Fault, Trial, attempt, attempt_pair
 from safety.rig import Rig, rig
 
-# The generated table of `docs/safety.md`: a row per fault of the safety study, measured or with the reason why not.
+# The generated table of `docs/safety.md`: a row per fault and expectation of the study, or the reason why there is none.
 
 
 ELSEWHERE: dict[str, str] = {
-    "F01": "camera off: `test_policy_node.py`, `test_observation.py` (a tick without fresh images is a gap, no chunk)",
+    "F01": "camera off: `test_policy_node.py`, `test_frame_clock.py` (a tick without fresh images is a gap, no chunk)",
     "F02": "camera stuck: the policy's `frozen_camera`, `test_policy_node.py`; the supervisor sees no pictures",
-    "F03": "camera slow, delayed, intermittent: `test_observation.py`, `test_policy_node.py` (age limits per stream)",
-    "F04": "malformed images: `test_images.py`, `test_observation.py` (refused with the reason)",
+    "F03": "camera slow, delayed, intermittent: `test_frame_clock.py`, `test_policy_node.py` (age limits per stream)",
+    "F04": "malformed images: `test_images.py`, `test_frame_clock.py` (refused with the reason)",
     "F05": "swapped cameras: names only, pictures are not understood; see Not covered",
     "F26": "respawn loop: the launch file's retries; needs `launch_ros`, a ROS installation",
     "F28": "inference hangs or fails: `test_worker.py`, `test_policy_node.py`; the supervisor sees F19, F25",
@@ -59,24 +58,29 @@ def table(document: dict[str, Any]) -> str:
         "| fault | injected | expected | as expected | state, cause | noticed ms: median, worst (allowed) |",
         "| --- | --- | --- | ---: | --- | ---: |",
     ]
-    rows = [_row(list(same)) for _, same in itertools.groupby(trials, key=_key)]
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for trial in trials:
+        groups.setdefault(_key(trial), []).append(trial)
+    rows = [_row(same) for same in groups.values()]
     rows += [f"| {row} | {text} | | | | |" for row, text in ELSEWHERE.items()]
     return "\n".join(lines + sorted(rows)) + "\n"
 
 
-def _key(trial: dict[str, Any]) -> tuple[str, str]:
-    return trial["fault"], "pairs of faults" if trial["fault"] == "F69" else trial["name"]
+def _key(trial: dict[str, Any]) -> tuple[str, ...]:
+    """Trials with one key share a row: the same fault and expectation; what is repeated has a row of its own."""
+    apart = trial["name"] if trial["name"] in _REPEATED else ""
+    return trial["fault"], apart, trial["expected"], f"{trial['limit_ms']:.0f}"
 
 
 def _row(trials: list[dict[str, Any]]) -> str:
-    row, name = _key(trials[0])
+    fault, _, expected, allowed = _key(trials[0])
+    name = "pairs of faults" if fault == "F69" else ", ".join(dict.fromkeys(trial["name"] for trial in trials))
     good = sum(trial["ok"] for trial in trials)
     times = [trial["detection_ms"] for trial in trials if trial["detection_ms"] is not None]
-    said = f"{np.median(times):.0f}, {max(times):.0f} ({trials[0]['limit_ms']:.0f})" if times else ""
-    state = " ".join(filter(None, (trials[0]["state"], trials[0]["reason"]))) if row != "F69" else ""
-    if row == "F29":
-        state = trials[0]["text"]
-    return f"| {row} | {name} | {trials[0]['expected']} | {good} of {len(trials)} | {state} | {said} |"
+    said = f"{np.median(times):.0f}, {max(times):.0f} ({allowed})" if times else ""
+    states = sorted({" ".join(filter(None, (trial["state"], trial["reason"]))) for trial in trials})
+    state = {"F69": "", "F29": max(trial["text"] or "" for trial in trials)}.get(fault, ", ".join(states))
+    return f"| {fault} | {name} | {expected} | {good} of {len(trials)} | {state} | {said} |"
 
 
 def renew(page: Path, name: str, text: str) -> None:

@@ -239,7 +239,6 @@ NOT_YET_WRAPPED = {
         "results",
         "ros_interface",
         "runtime",
-        "safety",
         "scale",
         "simulator",
         "training",

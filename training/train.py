@@ -55,7 +55,7 @@ from .plain import PlainFeeder, PlainLossModule
 from .seats import CameraMapping
 from .start_from import begin_from, chosen_parts
 from .streams import Assembler, Lateness, Place, Segment, Streams
-from .telepathy_outputs import Believed, believed
+from .beliefs import Believed, believed
 
 RESIDUAL_WINDOWS = 4
 """Windows per stream and micro-step where the residual alone is trained."""

@@ -95,7 +95,10 @@ class Reason(Enum):
 
     SCALE_FAULT = ("the residual was turned off by a fault and comes back slowly", "")
     SCALE_HEARTBEAT = ("the policy's heartbeat is late, the residual is turned down", "")
-    SCALE_DELAY = ("chunks arrive late, the residual is turned down", "make inference faster")
+    SCALE_DELAY = (
+        "chunks arrive later than the residual was trained for (`trained_delay_s` of the chunk), it is turned down",
+        "make inference faster, or train for the delay",
+    )
     SCALE_AGE = ("chunks come too rarely, the residual is turned down", "replan sooner")
     SCALE_MISSES = (
         "the arm follows worse than the base alone, the residual is turned down",
