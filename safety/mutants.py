@@ -48,21 +48,20 @@ _SAME = ("_Is_Eq", "_Eq_Is", "_IsNot_NotEq", "_NotEq_IsNot")
 """Operators whose mutants are the same program: `is` and `==` of enumeration members and None."""
 
 MODULES = {
-    "stop_plan": "test_stop_plan",
-    "motion_guard": "test_motion_guard test_limits test_workspace",
+    "supervisor/stop_plan": "test_stop_plan",
+    "supervisor/guard": "test_guard test_limits test_workspace",
     "kinematics": "test_tool_kinematics",
-    "workspace": "test_workspace test_limits",
-    "limits": "test_limits test_workspace test_supervisor",
-    "ceiling": "test_ceiling test_limits",
-    "chunk_check": "test_chunk_check test_limits",
-    "chunks": "test_chunks test_limits",
-    "start_gate": "test_start_gate test_limits test_supervisor",
-    "joint_watch": "test_joint_watch test_limits",
-    "evidence": "test_evidence test_supervisor",
-    "chunk_stream": "test_chunk_stream test_supervisor",
-    "command_loop": "test_limits test_supervisor test_workspace",
-    "situation": "test_supervisor test_workspace",
-    "supervisor": "test_supervisor test_workspace",
+    "supervisor/workspace": "test_workspace test_limits",
+    "supervisor/limits": "test_limits test_workspace test_supervisor",
+    "supervisor/scale_limiter": "test_scale_limiter test_limits",
+    "supervisor/chunks": "test_chunk_check test_chunks test_limits",
+    "supervisor/trajectory": "test_start_gate test_chunk_stream test_limits test_supervisor",
+    "supervisor/inputs": "test_joint_watch test_inputs test_limits test_supervisor",
+    "supervisor/identity": "test_identity test_operator_orders",
+    "supervisor/command_loop": "test_limits test_first_command test_supervisor test_workspace",
+    "supervisor/transitions": "test_transitions test_operator_orders",
+    "supervisor/state_machine": "test_operator_orders test_supervisor test_workspace",
+    "supervisor/supervisor": "test_operator_orders test_supervisor test_workspace",
 }
 """The core's modules and the tests that are tried first."""
 
@@ -110,10 +109,11 @@ def survivors(session: Path) -> tuple[int, list[dict[str, Any]]]:
 def mutate(copy: Path, module: str, tests: str, *, each: int, seed: int) -> dict[str, Any]:
     """Tries a module's mutants in a copy of the repository."""
     files = " ".join(f"test/supervisor/{name}.py" for name in tests.split())
-    config, session = copy / f"{module}.toml", copy / f"{module}.sqlite"
+    name = module.replace("/", "_")
+    config, session = copy / f"{name}.toml", copy / f"{name}.sqlite"
     config.write_text(
         f"""[cosmic-ray]
-module-path = "sigma_ros/control/{module}.py"
+module-path = "sigma_ros/{module}.py"
 timeout = {_TIMEOUT_S}
 excluded-modules = []
 test-command = "sh -c '{_PYTEST} {files} && {_CAMPAIGN}'"

@@ -24,8 +24,8 @@ from sigma_ros.nodes.shared.parameter_files import Origins, fitting, origins
 
 # What a user can set on a node, as frozen dataclasses whose fields carry description, unit and range.
 #
-# No ROS here: `parameters` declares these on a node, the documentation's tables are tested against them,
-# and the command line can build them. Values are checked exactly and as a whole by `problems`.
+# `BoundParameters` declares these on a node; the documentation's tables are tested against them. Values are checked
+# exactly and as a whole by `problems`.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -105,7 +105,7 @@ def waypoints(message: Float64MultiArray | JointTrajectory, contract: Contract, 
 
 # Images <-> values.
 #
-# Images stay in the message's own memory as views that cannot be written; decoding and resizing is `control.images`,
+# Images stay in the message's own memory as views that cannot be written; decoding and resizing is `streams.images`,
 # the same for a bag, so no image library of ROS is needed and a broken cv_bridge cannot break a node.
 
 
