@@ -25,7 +25,7 @@ from safety.fault_ends import absurd_limits, clocks, supervisor_ends
 from safety.faults import Fault, Trial, attempt, attempt_pair
 from safety.rig import Rig, rig
 
-# The generated table of `docs/safety.md`: a row per fault and expectation of the study, or the reason why there is none.
+# The table of `docs/safety.md`: a row per fault and expectation of the study, or why there is none.
 
 
 ELSEWHERE: dict[str, str] = {

@@ -241,7 +241,6 @@ NOT_YET_WRAPPED = {
         "runtime",
         "scale",
         "simulator",
-        "training",
     )
 }
 """This list only shrinks: who rewrites a page wraps it and takes it out."""
