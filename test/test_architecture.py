@@ -236,7 +236,6 @@ NOT_YET_WRAPPED = {
     for name in (
         "model",
         "performance",
-        "results",
         "ros_interface",
         "runtime",
         "scale",
