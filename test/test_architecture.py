@@ -235,11 +235,8 @@ NOT_YET_WRAPPED = {
     f"docs/{name}.md"
     for name in (
         "model",
-        "performance",
         "ros_interface",
         "runtime",
-        "scale",
-        "simulator",
     )
 }
 """This list only shrinks: who rewrites a page wraps it and takes it out."""
