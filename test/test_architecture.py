@@ -235,8 +235,6 @@ NOT_YET_WRAPPED = {
     f"docs/{name}.md"
     for name in (
         "model",
-        "ros_interface",
-        "runtime",
     )
 }
 """This list only shrinks: who rewrites a page wraps it and takes it out."""
