@@ -52,11 +52,13 @@ def likely(contract: Contract, policy: Float64[ndarray, "rows dof"]) -> list[str
 
 
 def of_statistics(contract: Contract, normalisation: "Normalisation") -> list[str]:
-    """Why a checkpoint's statistics cannot be of the contract's units."""
+    """Why a checkpoint's statistics cannot be of the contract's units; statistics that it lacks say nothing."""
     problems = []
     for kind, scaling in (("state", normalisation.state), ("action", normalisation.action)):
         low, high = _extremes(scaling)
         for i, joint in enumerate(contract.joints):
+            if not np.isfinite([low[i], high[i]]).all():
+                continue
             if joint.policy_unit == "range_m100_100" and max(-low[i], high[i]) > _BEYOND:
                 problems.append(
                     f"{kind} of {joint.name}: {low[i]:.1f} to {high[i]:.1f} is beyond -100 .. 100 (degrees?)"
@@ -96,9 +98,7 @@ def _is_beyond_motion(joint: Joint, low: float, high: float) -> bool:
     """Outside the limits by more than a quarter of the range: calibrations differ by less."""
     ends = (np.array([low, high]) - joint.policy_offset) / joint.policy_scale
     room = 0.25 * (joint.upper_rad - joint.lower_rad)
-    return bool(
-        np.isfinite(ends).all() and (ends.min() < joint.lower_rad - room or ends.max() > joint.upper_rad + room)
-    )
+    return bool(ends.min() < joint.lower_rad - room or ends.max() > joint.upper_rad + room)
 
 
 def _extremes(scaling: "Scaling") -> tuple[ndarray, ndarray]:

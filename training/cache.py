@@ -20,11 +20,10 @@ from torch import Tensor
 from sigma_ros.model.normalise import Normalisation
 from sigma_ros.model.pi05.flow import flow_noise
 from sigma_ros.model.sigma import SigmaTelepathyVLA
-from sigma_ros.model.tokens import pool_tokens
+from sigma_ros.model.tokens import CameraMapping, pool_tokens
 
 from .data import EpisodeRows, ShardData, write_tensors
 from .loop import counted_progress
-from .seats import CameraMapping
 from .sources import TARGET_STEPS
 
 TICKS_AT_ONCE = 16
@@ -91,7 +90,7 @@ def cached_episodes(
     normalisation: Normalisation,
     settings: CacheSettings,
     *,
-    seats: CameraMapping,
+    mapping: CameraMapping,
     base_fingerprint: str,
 ) -> list[CachedEpisode]:
     """Every episode with its cached numbers, in the order of `data.episodes`; makes what is missing."""
@@ -103,7 +102,7 @@ def cached_episodes(
         with counted_progress() as progress:
             for episode, path in progress.track(missing, description="base chunks and frame tokens"):
                 if not path.is_file():  # another run on the same data may have made it by now
-                    write_tensors(path, _compute(episode, model, normalisation, settings, seats))
+                    write_tensors(path, _compute(episode, model, normalisation, settings, mapping))
     return [CachedEpisode(e, p) for e, p in zip(data.episodes, paths, strict=True)]
 
 
@@ -113,14 +112,14 @@ def _compute(
     model: SigmaTelepathyVLA,
     normalisation: Normalisation,
     settings: CacheSettings,
-    seats: CameraMapping,
+    mapping: CameraMapping,
 ) -> dict[str, Tensor]:
     backbone, rows = model.backbone, sample_rows(episode, settings.phase_step)
     wanted = set(rows)
     states = normalisation.state.normalise(episode.states)
     sizes = {"horizon": backbone.horizon, "max_dof": backbone.max_dof}
     pooled, chunks = [], []
-    for start, tokens in _frame_tokens(episode, model, seats):
+    for start, tokens in _frame_tokens(episode, model, mapping):
         flat = pool_tokens(tokens.flatten(0, 1), model.config.pooled_grid)
         pooled.append(flat.unflatten(0, tokens.shape[:2]).to(backbone.dtype).cpu())
         here = [row for row in range(start, start + len(tokens)) if row in wanted]
@@ -131,7 +130,7 @@ def _compute(
             chosen = tokens[[row - start for row in here]]
             chunk = backbone.base_chunk(
                 chosen,
-                seats.mask(len(here), backbone.device),
+                mapping.mask(len(here), backbone.device),
                 torch.cat([tokens for tokens, _ in pairs]),
                 torch.cat([mask for _, mask in pairs]),
                 torch.cat(noise),
@@ -140,13 +139,15 @@ def _compute(
     empty = torch.zeros(0, backbone.horizon, model.config.dof)
     return {
         "rows": torch.tensor(rows, dtype=torch.int64),
-        "seen": seats.seen,
+        "seen": mapping.seen,
         "pooled": torch.cat(pooled),
         "base": torch.cat(chunks) if chunks else empty,
     }
 
 
-def _frame_tokens(episode: EpisodeRows, model: SigmaTelepathyVLA, seats: CameraMapping) -> Iterator[tuple[int, Tensor]]:
+def _frame_tokens(
+    episode: EpisodeRows, model: SigmaTelepathyVLA, mapping: CameraMapping
+) -> Iterator[tuple[int, Tensor]]:
     for start in range(0, episode.ticks, TICKS_AT_ONCE):
-        images = seats.images(episode.frames(start, start + TICKS_AT_ONCE))
-        yield start, seats.tokens(images, model.backbone)
+        images = mapping.images(episode.frames(start, start + TICKS_AT_ONCE))
+        yield start, mapping.patches(images, model.backbone)

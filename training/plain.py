@@ -13,9 +13,9 @@ from sigma_ros.model.normalise import Normalisation
 from sigma_ros.model.pi05.flow import flow_noise
 from sigma_ros.model.residual import Residual
 from sigma_ros.model.sigma import SigmaTelepathyVLA
+from sigma_ros.model.tokens import CameraMapping
 
 from .cache import CachedEpisode
-from .seats import CameraMapping
 
 Tick = tuple[int, int]
 """Episode (by place in the data set) and row."""
@@ -40,13 +40,13 @@ class PlainFeeder:
         episodes: Sequence[CachedEpisode],
         normalisation: Normalisation,
         *,
-        seats: CameraMapping,
+        mapping: CameraMapping,
         cache_seed: int,
     ) -> None:
         self._model = model
         self._episodes = episodes
         self._normalisation = normalisation
-        self._seats = seats
+        self._mapping = mapping
         self._cache_seed = cache_seed
         self._states = [normalisation.state.normalise(e.episode.states) for e in episodes]
 
@@ -57,8 +57,8 @@ class PlainFeeder:
         frames = np.concatenate([self._episodes[n].episode.frames(row, row + 1) for n, row in ticks])
         pairs = [backbone.tokenize(self._episodes[n].episode.task, self._states[n][row : row + 1]) for n, row in ticks]
         return BaseInputs(
-            image_tokens=self._seats.tokens(self._seats.images(frames), backbone),
-            image_mask=self._seats.mask(len(ticks), backbone.device),
+            image_tokens=self._mapping.patches(self._mapping.images(frames), backbone),
+            image_mask=self._mapping.mask(len(ticks), backbone.device),
             tokens=torch.cat([tokens for tokens, _ in pairs]),
             mask=torch.cat([mask for _, mask in pairs]),
         )

@@ -33,6 +33,7 @@ from sigma_ros.model.pi05.loading import load_base
 from sigma_ros.model.settings import SigmaConfig
 from sigma_ros.model.sigma import SigmaTelepathyVLA
 from sigma_ros.model.telepathy import Recurrence
+from sigma_ros.model.tokens import CameraMapping
 from sigma_ros.stopping import INTERRUPTED, stop_on_signal
 
 from .beliefs import Believed, believed
@@ -53,7 +54,6 @@ from .loop import (
 from .losses import LossWeights, SigmaLossModule, action_terms, total, traf_weights
 from .options import TrainOptions, read_options
 from .plain import PlainFeeder, PlainLossModule
-from .seats import CameraMapping
 from .start_from import begin_from, chosen_parts
 from .streams import Assembler, Lateness, Place, Segment, Streams
 
@@ -88,7 +88,7 @@ class Run:
         sizes = SigmaConfig.for_backbone(loaded.backbone, dof=contract.dof)
         sizes = replace(sizes, trained_delay_s=round(options.late_ticks / contract.fps, 6))
         self.model = SigmaTelepathyVLA(loaded.backbone, _settings(options, sizes), seed=options.seed)
-        self.seats = CameraMapping.of(contract, cameras)
+        self.mapping = CameraMapping.of(contract, cameras)
         self.base = identify(self.model, loaded.info)
         self._prepare_data()
         self._prepare_training()
@@ -101,7 +101,7 @@ class Run:
                 self.model,
                 self.normalisation,
                 settings,
-                seats=self.seats,
+                mapping=self.mapping,
                 base_fingerprint=self.base.fingerprint,
             )
         split = {h: [i for i, e in enumerate(self.data.episodes) if e.held_out == h] for h in (False, True)}
@@ -120,7 +120,7 @@ class Run:
                 self.model,
                 self.episodes,
                 self.normalisation,
-                seats=self.seats,
+                mapping=self.mapping,
                 cache_seed=self.options.noise_seed,
             )
         self.streams = Streams(

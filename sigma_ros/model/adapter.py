@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """The risk-aware blend of the model card: `base + scale * residual`, and why the scale is what it is.
 
-The same formula as `sigma_ros.risk` (which the supervisor uses on scalars), on batches of tensors.
+The formula is `sigma_ros.risk`, which the supervisor uses too; here it judges each sample of a batch.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from sigma_ros.model.telepathy import FACTOR_RMS
-from sigma_ros.values import AdapterSettings
+from sigma_ros.risk import assess, scale_of
+from sigma_ros.values import AdapterSettings, Risk
 
 R_REF = 0.1
 """Residual size an untrained Sigma is measured against, in normalised actions (5 % of their range)."""
@@ -95,6 +97,21 @@ class SigmaTelepathyAdapter(nn.Module):
         blended = base_action_vector.to(torch.float64) + scale * telepathy_residual.to(torch.float64)
         return torch.where(scale == 0.0, base_action_vector, blended.to(base_action_vector.dtype))
 
+    def ratios(
+        self,
+        telepathy_residual: Float[Tensor, "batch *steps dof"],
+        telepathy_factors: Float[Tensor, "batch factor_count factor_width"],
+        alignment: Float[Tensor, " batch"] | None = None,
+    ) -> tuple[Float64[Tensor, " batch"], Float64[Tensor, " batch"], Float64[Tensor, " batch"]]:
+        """Residual ratio, factor ratio and alignment (1 if None): what `risk.assess` judges."""
+        residual = telepathy_residual.to(torch.float64).flatten(1)
+        factors = telepathy_factors.to(torch.float64).flatten(1)
+        tau_ref = reference_tau(factors.shape[1]) if self.tau_ref is None else self.tau_ref
+        residual_ratio = residual.square().mean(dim=1).sqrt() / self.r_ref
+        cosine = torch.ones_like(residual_ratio) if alignment is None else alignment.to(torch.float64)
+        return residual_ratio, factors.norm(dim=1) / tau_ref, cosine
+
+    @torch.no_grad()
     def assess(
         self,
         *,
@@ -102,44 +119,24 @@ class SigmaTelepathyAdapter(nn.Module):
         telepathy_factors: Float[Tensor, "batch factor_count factor_width"],
         alignment: Float[Tensor, " batch"] | None = None,
     ) -> AdapterReport:
-        """The terms behind the scale, in float64.
+        """The terms behind the scale, in float64; no gradient goes through them.
 
         `alignment` is the model's output of that name. The card's call has no such argument: without
         it the alignment is taken as 1 and only residual and factors are judged.
         """
-        residual = telepathy_residual.to(torch.float64).flatten(1)
-        factors = telepathy_factors.to(torch.float64).flatten(1)
-        tau_ref = reference_tau(factors.shape[1]) if self.tau_ref is None else self.tau_ref
-        residual_ratio = residual.square().mean(dim=1).sqrt() / self.r_ref
-        factor_ratio = factors.norm(dim=1) / tau_ref
-        cosine = torch.ones_like(residual_ratio) if alignment is None else alignment.to(torch.float64)
-        terms = (_residual_term(residual_ratio), _factor_term(factor_ratio), _alignment_term(cosine))
+        residual_ratio, factor_ratio, cosine = self.ratios(telepathy_residual, telepathy_factors, alignment)
+        samples = zip(residual_ratio.tolist(), factor_ratio.tolist(), cosine.tolist(), strict=True)
+        risks = [assess(residual_ratio=r, factor_ratio=f, alignment=a) for r, f, a in samples]
+
+        def values(of: Callable[[Risk], float]) -> Tensor:
+            return residual_ratio.new_tensor([of(risk) for risk in risks])
+
         return AdapterReport(
             residual_ratio=residual_ratio,
             factor_ratio=factor_ratio,
             alignment=cosine,
-            residual_term=terms[0],
-            factor_term=terms[1],
-            alignment_term=terms[2],
-            scale=self._scale(terms[0] + terms[1] + terms[2]),
+            residual_term=values(lambda risk: risk.residual_term),
+            factor_term=values(lambda risk: risk.factor_term),
+            alignment_term=values(lambda risk: risk.alignment_term),
+            scale=values(lambda risk: scale_of(risk, self.settings)),
         )
-
-    def _scale(self, risk: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-        low, high = self.settings.min_scale, self.settings.max_scale
-        weight = torch.exp(-risk / self.settings.risk_temperature)
-        scale = torch.where(weight == 1.0, high, (low + (high - low) * weight).clamp(max=high))
-        return torch.where(torch.isfinite(risk), scale, 0.0)
-
-
-def _residual_term(ratio: Tensor) -> Tensor:
-    return torch.where(torch.isfinite(ratio), (ratio - 1.0).clamp(min=0.0), math.inf)
-
-
-def _factor_term(ratio: Tensor) -> Tensor:
-    usable = torch.isfinite(ratio) & (ratio > 0.0)
-    distance = torch.where(usable, ratio, 1.0).log().abs() - math.log(2.0)
-    return torch.where(usable, distance.clamp(min=0.0), math.inf)
-
-
-def _alignment_term(cosine: Tensor) -> Tensor:
-    return torch.where(torch.isfinite(cosine), 1.0 - cosine.clamp(0.0, 1.0), math.inf)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sigma_ros.model.pi05.flow import flow_noise
 from sigma_ros.model.runtime import SigmaRuntime
-from sigma_ros.model.tokens import EncodedTick, pool_tokens
+from sigma_ros.model.tokens import EncodedTick, camera_patches
 from sigma_ros.values import Window
 
 IMAGES_PER_CALL = 16
@@ -40,24 +40,11 @@ class Ahead:
     @torch.no_grad()
     def encode(self, windows: Sequence[Window]) -> list[EncodedTick]:
         """The newest tick of each window, as `SigmaTelepathyVLA.encode` gives it."""
-        config, grid = self._model.config, self._backbone.patch_grid
-        sights = [self._runtime.sights.sight(window.newest) for window in windows]
-        present = [sight.images[sight.seen] for sight in sights]
-        tokens = self._backbone.encode_images(torch.cat(present), per_call=IMAGES_PER_CALL).to(torch.float32)
-        encoded = []
-        for sight, own in zip(sights, tokens.split([len(images) for images in present]), strict=True):
-            patches = torch.zeros(config.cameras, grid**2, config.width, device=self._backbone.device)
-            patches[sight.seen.to(patches.device)] = own
-            encoded.append(
-                EncodedTick(
-                    tick=sight.tick,
-                    patches=patches,
-                    pooled=pool_tokens(patches, config.pooled_grid),
-                    seen=sight.seen.to(self._backbone.device),
-                    state=sight.state.to(self._backbone.device, torch.float32),
-                )
-            )
-        return encoded
+        inputs = [self._runtime.inputs.model_input(window.newest) for window in windows]
+        images, seen = torch.stack([each.images for each in inputs]), torch.stack([each.seen for each in inputs])
+        patches = camera_patches(self._backbone, images, seen, per_call=IMAGES_PER_CALL)
+        grid = self._model.config.pooled_grid
+        return [EncodedTick.of(each, own, pooled_grid=grid) for each, own in zip(inputs, patches, strict=True)]
 
     @torch.no_grad()
     def base_chunks(self, ticks: Sequence[Planned]) -> list[Float[Tensor, "1 horizon max_dof"]]:

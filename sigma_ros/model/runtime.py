@@ -77,7 +77,7 @@ class SigmaRuntime:
         self.image_size_px: int = backbone.image_size_px
         self.horizon: int = backbone.horizon
         self.memory_stride: int = model.config.memory_stride
-        self.sights = ModelInputBuilder.fitting(backbone, self.units, cameras)
+        self.inputs = ModelInputBuilder.fitting(backbone, self.units, cameras)
 
     @classmethod
     def load(
@@ -231,7 +231,7 @@ class SigmaRuntime:
         valid = {frame.tick: frame for frame, there in zip(window.frames, window.mask, strict=True) if there}
         ticks = tuple(frame.tick if there else PADDING for frame, there in zip(window.frames, window.mask, strict=True))
         known = {} if prepared is None else prepared.encoded
-        return advance(self.model, state, ticks, lambda tick: known.get(tick) or self.sights.sight(valid[tick]))
+        return advance(self.model, state, ticks, lambda tick: known.get(tick) or self.inputs.model_input(valid[tick]))
 
     def save(self, state: RecurrentState, path: Path) -> None:
         """Writes a recurrent state bit for bit (safetensors)."""

@@ -29,7 +29,7 @@ from sigma_ros.model.pi05.places import find_checkpoint
 from sigma_ros.model.residual import Residual, ResidualBranches
 from sigma_ros.model.settings import LORA_PROJECTIONS, SigmaConfig
 from sigma_ros.model.telepathy import Recurrence, TelepathyInput, TelepathyOutput, TelepathyPath
-from sigma_ros.model.tokens import EncodedTick, ModelInput, pool_tokens
+from sigma_ros.model.tokens import EncodedTick, ModelInput, camera_patches, pool_tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,20 +154,10 @@ class SigmaTelepathyVLA(nn.Module):
             return self.backbone.embed_text(tokens), mask
 
     @torch.no_grad()
-    def encode(self, sight: ModelInput) -> EncodedTick:
+    def encode(self, given: ModelInput) -> EncodedTick:
         """Runs the vision tower on the cameras of one tick that are there, one by one as the policy does."""
-        seen = sight.seen.to(self.backbone.device)
-        patches = torch.zeros(
-            self.config.cameras, self.backbone.patch_grid**2, self.config.width, device=self.backbone.device
-        )
-        patches[seen] = self.backbone.encode_images(sight.images[sight.seen]).to(torch.float32)
-        return EncodedTick(
-            tick=sight.tick,
-            patches=patches,
-            pooled=pool_tokens(patches, self.config.pooled_grid),
-            seen=seen,
-            state=sight.state.to(self.backbone.device, torch.float32),
-        )
+        patches = camera_patches(self.backbone, given.images[None], given.seen[None])[0]
+        return EncodedTick.of(given, patches, pooled_grid=self.config.pooled_grid)
 
     def believe(
         self, telepathy_input: TelepathyInput, previous: Recurrence, *, adapted: bool = True
@@ -196,15 +186,9 @@ class SigmaTelepathyVLA(nn.Module):
 
         The comparison arm has no factors: its last two are the calm 1.
         """
-        report = self.adapter().assess(
-            telepathy_residual=residual.trajectory,
-            telepathy_factors=telepathy_output.factors,
-            alignment=telepathy_output.alignment,
-        )
-        calm = torch.ones_like(report.residual_ratio)
-        if self.telepathy is None:
-            return report.residual_ratio, calm, calm
-        return report.residual_ratio, report.factor_ratio, report.alignment
+        found = self.adapter().ratios(residual.trajectory, telepathy_output.factors, telepathy_output.alignment)
+        calm = torch.ones_like(found[0])
+        return found if self.telepathy is not None else (found[0], calm, calm)
 
     def act(
         self,

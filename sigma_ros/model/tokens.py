@@ -16,6 +16,7 @@ from numpy import ndarray
 from torch import Tensor, nn
 
 from sigma_ros.camera_names import policy_keys, seated
+from sigma_ros.contract import Contract
 from sigma_ros.errors import SigmaError
 from sigma_ros.model.normalise import PolicyUnits
 from sigma_ros.model.pi05.backbone import Backbone
@@ -55,6 +56,34 @@ class EncodedTick:
     pooled: Float[Tensor, "cameras pooled width"]
     seen: Bool[Tensor, " cameras"]
     state: Float32[Tensor, " dof"]
+
+    @classmethod
+    def of(cls, given: ModelInput, patches: Float[Tensor, "cameras patches width"], *, pooled_grid: int) -> Self:
+        """A tick whose image tokens are known."""
+        return cls(
+            tick=given.tick,
+            patches=patches,
+            pooled=pool_tokens(patches, pooled_grid),
+            seen=given.seen.to(patches.device),
+            state=given.state.to(patches.device, torch.float32),
+        )
+
+
+def camera_patches(
+    backbone: Backbone,
+    images: UInt8[Tensor, "ticks cameras h w 3"] | UInt8[Tensor, "ticks cameras 3 h w"],
+    seen: Bool[Tensor, "ticks cameras"],
+    *,
+    per_call: int = 1,
+) -> Float[Tensor, "ticks cameras patches width"]:
+    """Image tokens in float32; zeros for cameras that are not there, which cost no time.
+
+    `per_call` images go through the vision tower together; see `Backbone.encode_images`.
+    """
+    patches = torch.zeros(*seen.shape, backbone.patch_grid**2, backbone.width, device=backbone.device)
+    found = backbone.encode_images(images[seen], per_call=max(1, per_call))
+    patches[seen.to(patches.device)] = found.to(torch.float32)
+    return patches
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,38 +161,80 @@ class TokenRing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelInputBuilder:
-    """`cameras` holds the contract's name for each camera of the policy, None where the robot lacks it."""
+class CameraMapping:
+    """Which of the policy's cameras the robot has; one that it lacks is black and masked, as in LeRobot.
+
+    `cameras` holds the contract's name for each camera of the policy, None where the robot lacks it (as
+    `camera_names.seated` gives them), `own` all names of the contract in its order.
+    """
 
     cameras: tuple[str | None, ...]
+    own: tuple[str, ...]
+
+    @classmethod
+    def of(cls, contract: Contract, cameras: Sequence[str | None]) -> Self:
+        """For a contract and what `camera_names.seated` says of it."""
+        return cls(cameras=tuple(cameras), own=tuple(camera.name for camera in contract.cameras))
+
+    @property
+    def seen(self) -> Bool[Tensor, " cameras"]:
+        """Which of the policy's cameras are there."""
+        return torch.tensor([name is not None for name in self.cameras], dtype=torch.bool)
+
+    def mask(self, ticks: int, device: torch.device | str = "cpu") -> Bool[Tensor, "ticks cameras"]:
+        """`seen` for each of some ticks."""
+        return self.seen.to(device).expand(ticks, -1)
+
+    def images(self, frames: UInt8[ndarray, "ticks own h w 3"]) -> UInt8[Tensor, "ticks cameras h w 3"]:
+        """Pictures in the contract's order as those of the policy."""
+        images = np.zeros((len(frames), len(self.cameras), *frames.shape[2:]), dtype=np.uint8)
+        for place, name in enumerate(self.cameras):
+            if name is not None:
+                images[:, place] = frames[:, self.own.index(name)]
+        return torch.from_numpy(images)
+
+    def patches(
+        self, images: UInt8[Tensor, "ticks cameras h w 3"], backbone: Backbone
+    ) -> Float[Tensor, "ticks cameras patches width"]:
+        """Their tokens, all in one call of the vision tower."""
+        seen = self.mask(len(images))
+        return camera_patches(backbone, images, seen, per_call=int(seen.sum()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInputBuilder:
+    """Frames of the robot's runtime as the model takes them."""
+
+    mapping: CameraMapping
     size_px: int
     units: PolicyUnits
 
     @classmethod
     def fitting(cls, backbone: Backbone, units: PolicyUnits, cameras: tuple[str | None, ...] | None = None) -> Self:
         """For a policy and a contract; `cameras` unless they are joined by the contract's keys alone."""
+        contract = units.contract
         if cameras is None:
-            contract = units.contract
             cameras = seated(policy_keys(contract), backbone.camera_keys, where=f"contract {contract.name}")
-        return cls(cameras=cameras, size_px=backbone.image_size_px, units=units)
+        return cls(mapping=CameraMapping.of(contract, cameras), size_px=backbone.image_size_px, units=units)
 
-    def sight(self, frame: Frame) -> ModelInput:
-        """One tick; a camera that the robot lacks is black and marked as not seen.
+    def model_input(self, frame: Frame) -> ModelInput:
+        """One tick.
 
         Raises:
             SigmaError: an image is missing, or is not uint8 RGB of the policy's size.
         """
+        images = [self._image(frame.images, name) for name in self.mapping.own]
+        form = (0, self.size_px, self.size_px, 3)
+        frames = np.stack(images) if images else np.zeros(form, dtype=np.uint8)
         return ModelInput(
             tick=frame.tick,
-            images=torch.from_numpy(np.stack([self._image(frame.images, name) for name in self.cameras])),
-            seen=torch.tensor([name is not None for name in self.cameras]),
+            images=self.mapping.images(frames[None])[0],
+            seen=self.mapping.seen,
             state=torch.from_numpy(self.units.normalise_state(frame.positions_rad)),
         )
 
-    def _image(self, images: Mapping[str, ndarray], name: str | None) -> UInt8[ndarray, "h w 3"]:
+    def _image(self, images: Mapping[str, ndarray], name: str) -> UInt8[ndarray, "h w 3"]:
         form = (self.size_px, self.size_px, 3)
-        if name is None:
-            return np.zeros(form, dtype=np.uint8)
         image = images.get(name)
         if image is None or image.shape != form or image.dtype != np.uint8:
             raise SigmaError(

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where things are in a picture: a second task for the small base's vision, beside the flow of actions.
+"""python -m training.toy.locate: pictures of random simulated tables, and where brick, box and fingers are in them.
 
-Pi0.5 was trained on bounding boxes together with robot data (arXiv:2504.16054); from a few hundred
-demonstrations alone a vision tower hardly learns to look. Three linear heads read the tokens: in which patch a thing is
-(learned first); each token's share of its place, which is the place in the patch that holds it and nothing elsewhere,
-so that averages of tokens still hold it; and all places, from tokens averaged to 4 x 4. The heads go with the run.
+What the small base's vision learns to locate things from (`training.toy.pretrain_mini --scenes_dir`), as pi0.5 was
+trained on bounding boxes beside robot data (arXiv:2504.16054): from a few hundred demonstrations alone a vision tower
+hardly learns to look. The target set-up is not among the tables. A run that was stopped goes on.
+
+Examples:
+    python -m training.toy.locate --out data/scenes
+    python -m training.toy.locate --setups 100 --seed 7 --out data/few_scenes
 """
 
 import argparse
@@ -34,16 +37,6 @@ from sigma_ros.stopping import INTERRUPTED
 
 from ..data import write_tensors
 from ..loop import counted_progress
-
-# python -m training.toy.locate: pictures of random simulated tables, and where brick, box and fingers are in them.
-#
-# What the small base's vision learns to locate things from (`training.toy.pretrain_mini --scenes_dir`), as pi0.5 was
-# trained on bounding boxes beside robot data. The target set-up is not among them. A run that was stopped goes on.
-#
-# Examples:
-#     python -m training.toy.locate --out data/scenes
-#     python -m training.toy.locate --setups 100 --seed 7 --out data/few_scenes
-
 
 SETUPS_PER_FILE = 50
 PICTURES_PER_SETUP = 16

@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""python -m training.toy.pretrain_mini: the small pi0.5 learns simulated demonstrations of the source set-up.
+r"""python -m training.toy.pretrain_mini: the small pi0.5 learns simulated demonstrations of the source set-up.
 
 LeRobot's own network and loss, on the shards of `training.preprocess`; several draws of noise and time per picture,
-because the pictures are what costs; each picture is seen as another camera in another light would have taken it
-(`training.toy.locate`). With `--scenes_dir` the vision tower also learns to say where things are, for `--locate_steps`
-alone and then beside the flow. The weights that are kept are an exponential average over the steps.
+because the pictures are what costs; each picture is seen as another camera in another light would have taken it. With
+`--scenes_dir` the vision tower also learns to say where things are, for `--locate_steps` alone and then beside the
+flow (both: `training.toy.locate`). The weights that are kept are an exponential average over the steps.
 
 Examples:
     sigma record --sim --setup source --episodes 160 --seed 1000 --jpeg 90 --disturb 0.05 --out data/source
     python -m training.preprocess --bags data/source --image-size 112 --hold-out-every 16 --out data/source_shards
     python -m training.toy.locate --out data/scenes
     python -m training.toy.pretrain_mini --dataset_dir data/source_shards --scenes_dir data/scenes --output_dir out/mini
-    python -m training.toy.pretrain_mini --dataset_dir data/source_shards --init_model out/mini/model --output_dir more
+    python -m training.toy.pretrain_mini --dataset_dir data/source_shards --output_dir out/more \
+        --init_model out/mini/model
 """
 
 import argparse
@@ -36,6 +37,7 @@ from sigma_ros.model.pi05.flow import flow_noise
 from sigma_ros.model.pi05.loading import save_base
 from sigma_ros.model.pi05.mini import MINI, build_mini
 from sigma_ros.model.pi05.weights import fill_policy
+from sigma_ros.model.tokens import CameraMapping
 from sigma_ros.stopping import INTERRUPTED, stop_on_signal
 
 from ..data import EpisodeRows, ShardData
@@ -49,7 +51,6 @@ from ..loop import (
     save_state,
     warmup_cosine,
 )
-from ..seats import CameraMapping
 from ..toy.locate import Locator, Scenes, augmented
 
 _STEP_STREAM = 1
@@ -60,9 +61,10 @@ _NOISE_STREAM = 2
 class Options:
     """Settings of a run; all of them are needed to repeat it.
 
-    `augment` is the strength of the changed pictures (0: as they were taken); `init_model` a checkpoint folder whose
-    weights the run begins with (empty: random ones). `scenes_dir` is a folder of `training.toy.locate` (empty: the flow
-    alone); its task has weight `locate_weight`, `locate_batch` pictures a step and the first `locate_steps` alone.
+    `augment` is the strength of `locate.augmented` (0: pictures as they were taken); `init_model` a checkpoint folder
+    whose weights the run begins with (empty: random ones). `scenes_dir` is a folder of `training.toy.locate` (empty:
+    the flow alone); its task has weight `locate_weight`, `locate_batch` pictures a step and the first `locate_steps`
+    alone.
     """
 
     contract: str = "so101"
@@ -88,7 +90,7 @@ class Options:
 class Batch:
     """Pictures, normalised states and actions of some ticks."""
 
-    seats: CameraMapping
+    mapping: CameraMapping
     images: UInt8[Tensor, "batch cameras h w 3"]
     states: Float[np.ndarray, "batch dof"]
     actions: Float[Tensor, "batch horizon dof"]
@@ -100,10 +102,10 @@ class Ticks:
     """Every valid tick with a recorded action of one split, as samples."""
 
     def __init__(
-        self, episodes: tuple[EpisodeRows, ...], normalisation: Normalisation, horizon: int, seats: CameraMapping
+        self, episodes: tuple[EpisodeRows, ...], normalisation: Normalisation, horizon: int, mapping: CameraMapping
     ) -> None:
         self._episodes = episodes
-        self._seats = seats
+        self._mapping = mapping
         self._normalisation = normalisation
         self._horizon = horizon
         self.index = [
@@ -129,8 +131,8 @@ class Ticks:
         rows = [(self._episodes[number], row) for number, row in chosen]
         actions = np.stack([episode.actions_from(row, self._horizon) for episode, row in rows])
         return Batch(
-            seats=self._seats,
-            images=self._seats.images(np.concatenate([episode.frames(row, row + 1) for episode, row in rows])),
+            mapping=self._mapping,
+            images=self._mapping.images(np.concatenate([episode.frames(row, row + 1) for episode, row in rows])),
             states=self._normalisation.state.normalise(np.stack([episode.states[row] for episode, row in rows])),
             actions=torch.from_numpy(self._normalisation.action.normalise(actions)),
             tasks=tuple(episode.task for episode, _ in rows),
@@ -140,13 +142,13 @@ class Ticks:
 
 def read_batch(backbone: Backbone, batch: Batch) -> dict[str, Any]:
     """What `Backbone.prefix` takes; the prompt is cut to the longest of the batch."""
-    count, seats = len(batch.names), batch.seats
+    count, mapping = len(batch.names), batch.mapping
     pairs = [backbone.tokenize(task, batch.states[i : i + 1]) for i, task in enumerate(batch.tasks)]
     mask = torch.cat([mask for _, mask in pairs])
     longest = int(mask.sum(dim=1).max())
     return {
-        "image_tokens": seats.tokens(batch.images, backbone),
-        "image_mask": seats.mask(count, backbone.device),
+        "image_tokens": mapping.patches(batch.images, backbone),
+        "image_mask": mapping.mask(count, backbone.device),
         "tokens": torch.cat([tokens for tokens, _ in pairs])[:, :longest],
         "mask": mask[:, :longest],
     }

@@ -16,10 +16,9 @@ from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import ContractError
 from sigma_ros.model.normalise import PolicyUnits
 from sigma_ros.model.pi05.mini import IMAGE_PX, TINY, build_mini
-from sigma_ros.model.tokens import ModelInputBuilder
+from sigma_ros.model.tokens import CameraMapping, ModelInputBuilder
 from sigma_ros.values import Frame
 from training.options import TrainOptions
-from training.seats import CameraMapping
 from training.toy.locate import augmented
 from training.train import Run
 
@@ -58,7 +57,7 @@ def test_training_reads_the_cameras_that_the_robots_runtime_will_read(fewer):
     contract = load_contract(fewer.options.contract)
     backbone = fewer.model.backbone
     units = PolicyUnits(contract=contract, normalisation=fewer.normalisation)
-    sights = ModelInputBuilder.fitting(backbone, units)
+    inputs = ModelInputBuilder.fitting(backbone, units)
     episode = fewer.data.episodes[0]
     frames, row = episode.frames(20, 21)[0], 20
     frame = Frame(
@@ -70,7 +69,7 @@ def test_training_reads_the_cameras_that_the_robots_runtime_will_read(fewer):
         image_age_ns={camera.name: 0 for camera in contract.cameras},
         joint_age_ns=0,
     )
-    encoded = fewer.model.encode(sights.sight(frame))
+    encoded = fewer.model.encode(inputs.model_input(frame))
     window = fewer.assembler.window(0, row)
     assert torch.equal(window["seen"][-1], encoded.seen)
     torch.testing.assert_close(window["pooled"][-1], encoded.pooled, rtol=1e-4, atol=1e-4)
@@ -86,12 +85,12 @@ def test_the_small_model_of_a_robot_without_cameras_has_one_that_nobody_sees():
     contract = load_contract("cr5_joints")
     assert contract.cameras == ()
     backbone = build_mini(contract, 0, sizes=TINY)
-    seats = CameraMapping.of(contract, seated(policy_keys(contract), backbone.camera_keys, where="contract"))
-    assert seats.places == (-1,)
-    images = seats.images(np.zeros((3, 0, IMAGE_PX, IMAGE_PX, 3), dtype=np.uint8))
+    mapping = CameraMapping.of(contract, seated(policy_keys(contract), backbone.camera_keys, where="contract"))
+    assert mapping.cameras == (None,)
+    images = mapping.images(np.zeros((3, 0, IMAGE_PX, IMAGE_PX, 3), dtype=np.uint8))
     assert images.shape == (3, 1, IMAGE_PX, IMAGE_PX, 3)
-    assert not seats.mask(3, backbone.device).any()
-    assert not seats.tokens(images, backbone).any()
+    assert not mapping.mask(3, backbone.device).any()
+    assert not mapping.patches(images, backbone).any()
     none = images[:, :0]
     assert augmented(none, strength=1.0, seed=0, step=0) is none
 
