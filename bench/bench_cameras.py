@@ -28,8 +28,9 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Empty
 
 from sigma_ros.nodes.shared import qos
+from sigma_ros.nodes.shared.image_messages import image_message
 from sigma_ros.nodes.shared.process import use_shipped_dds_profile
-from sigma_ros.nodes.shared.sensor_messages import image_message, stamp_ns
+from sigma_ros.nodes.shared.sensor_messages import stamp_ns
 
 CAMERAS = ("up", "side")
 RATE_HZ = 30

@@ -38,6 +38,7 @@ def sim(
     stitching: Annotated[
         str, typer.Option(help="latest, crossfade or rtc, as the policy node's parameter.")
     ] = "latest",
+    crossfade_steps: Annotated[int, typer.Option(min=1, max=16, help="Steps over which `crossfade` fades in.")] = 4,
     limits: Annotated[
         str, typer.Option(help="The supervisor's: sim (no correction is too large), robot, or open (no own ceiling).")
     ] = "sim",
@@ -76,6 +77,7 @@ def sim(
         settings=settings,
         replan_ticks=replan_ticks,
         stitching=_stitching(stitching),
+        crossfade_steps=crossfade_steps,
         time_limit_s=time_limit_s,
         limits=sim_limits(limits),
     )
@@ -87,6 +89,7 @@ def sim(
         "contract": robot.name,
         "setup": scene.name,
         "stitching": stitching,
+        "crossfade_steps": crossfade_steps,
         "replan_ticks": replan_ticks,
         "adapter": {"max_scale": max_scale, "risk_temperature": risk_temperature},
         "limits": {"name": limits, "other than a robot's": dict(LIMITS[limits])},

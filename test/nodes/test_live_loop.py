@@ -93,7 +93,9 @@ def test_the_loop_engages_moves_the_arm_and_ends_cleanly(tmp_path: Path, executo
         nodes = [
             stack.enter_context(process("-m", "sigma_ros.nodes.sim_node", "--contract", contract)),
             stack.enter_context(process("-m", "sigma_ros.nodes.supervisor_node", "--contract", contract)),
-            stack.enter_context(process(str(HERE / "waving_policy.py"), contract, str(inference_ms))),
+            stack.enter_context(
+                process(str(HERE.parent / "support" / "waving_policy.py"), contract, str(inference_ms))
+            ),
         ]
         wait = partial(spin_until, executor, timeout_s=BUSY_S)
         wait(lambda: len(watcher.chunks) >= 2, what="chunks")

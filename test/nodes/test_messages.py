@@ -13,8 +13,7 @@ from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory
 
 from sigma_ros.errors import SigmaError
-from sigma_ros.nodes.shared import messages, sensor_messages
-from sigma_ros.nodes.shared import sensor_messages as image_messages
+from sigma_ros.nodes.shared import image_messages, messages, sensor_messages
 from sigma_ros.risk import assess
 from sigma_ros.streams.images import decode_resized
 from sigma_ros.values import Chunk, Gap, Telepathy
@@ -48,6 +47,7 @@ def test_a_chunk_survives_the_wire_bit_for_bit():
         base_rad=rng.normal(size=(HORIZON, 6)),
         residual_rad=rng.normal(size=(HORIZON, 6)),
         risk=assess(residual_ratio=1.3, factor_ratio=0.2, alignment=-0.4),
+        trained_delay_s=0.3,
     )
     same(chunk, messages.chunk_value(over_the_wire(messages.chunk_message(chunk, AUTHOR))))
 

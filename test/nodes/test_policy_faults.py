@@ -24,7 +24,8 @@ from test_policy_live import LiveRobot
 
 from sigma_ros.nodes.policy_node import PolicyNode
 from sigma_ros.nodes.shared.diagnostics import Level, TaskStatus
-from sigma_ros.nodes.shared.sensor_messages import image_message, joint_state_message
+from sigma_ros.nodes.shared.image_messages import image_message
+from sigma_ros.nodes.shared.sensor_messages import joint_state_message
 from sigma_ros.streams.images import FROZEN_PICTURES, FreezeWatch, ImageMessage
 
 pytestmark = pytest.mark.ros

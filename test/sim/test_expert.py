@@ -81,5 +81,7 @@ def test_a_disturbed_episode_moves_otherwise_but_keeps_the_experts_own_commands(
     assert np.abs(pushed.positions_rad - calm.positions_rad).max() > 0.05
     gripper = arm.contract.joint_names.index("gripper")
     held = calm.commands_rad[:, gripper] < 0.0
-    assert np.abs(pushed.positions_rad - calm.positions_rad)[held, gripper].max() < 0.05
+    difference = np.abs(pushed.positions_rad - calm.positions_rad)[:, gripper]
+    assert difference[~held].max() < 0.05, "the gripper itself is never pushed"
+    assert difference[held].max() < 0.1, "a push while lowering may turn the brick between the fingers"
     assert pushed.success

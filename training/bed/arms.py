@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The arms of storey A: what is trained, what is left out, and what is done to a trained model in the closed loop."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from sigma_ros.errors import UsageError
@@ -75,8 +75,3 @@ def arm_named(name: str) -> Arm:
     if name not in ARMS:
         raise UsageError("no such arm", expected=", ".join(ARMS), got=name)
     return ARMS[name]
-
-
-def small(arm: Arm) -> Arm:
-    """The arm without its interventions."""
-    return replace(arm, interventions=())

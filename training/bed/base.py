@@ -18,7 +18,7 @@ from sigma_ros.sim.tasks.world import FEATURES, TOKENS
 
 from ..data import write_tensors
 from ..sources import TARGET_STEPS
-from .episodes import TaskRows
+from .episodes import NOISE, TaskRows
 
 _WIDTH, _BATCH, _RATE = 256, 256, 1e-3
 
@@ -85,7 +85,11 @@ def _clone(policy: BasePolicy, features: Tensor, states: Tensor, targets: Tensor
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=steps)
     for _ in range(steps):
         chosen = torch.randint(len(states), (_BATCH,))
-        loss = (policy(features[chosen], states[chosen]) - targets[chosen]).square().mean()
+        seen = features[chosen] + NOISE * torch.randn_like(features[chosen]) * (features[chosen] != 0.0)
+        state = states[chosen]
+        moves = targets[chosen] - state[:, None]
+        known = state + NOISE * torch.randn_like(state)
+        loss = (policy(seen, known) - known[:, None] - moves).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -25,7 +25,7 @@ class Protocol:
     """
 
     demonstrations: int = 100
-    base_steps: int = 2000
+    base_steps: int = 3000
     recipe: Recipe = field(default_factory=Recipe)
     training_seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     episodes: int = 25

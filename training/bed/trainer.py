@@ -9,15 +9,17 @@ from torch import Tensor
 
 from sigma_ros.model.normalise import Normalisation
 from sigma_ros.model.telepathy import Recurrence
+from sigma_ros.sim.tasks.world import FEATURES
 
 from ..loop import refuse_nan, warmup_cosine
 from ..losses import LossWeights, SigmaLossModule, total, traf_weights
-from ..streams import Assembler, Place, Streams
+from ..streams import Assembler, Place, Streams, Windows
 from .arms import Arm
-from .episodes import BedEpisode
+from .episodes import NOISE, BedEpisode, encoder
 from .model import BedSigma
 
 _GLANCED_EVERY = 8
+_LAST_LAYERS = (".output.weight", ".output.bias", ".direct.weight")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,12 +28,18 @@ class Recipe:
 
     `streams` episodes are read at once; an arm with shorter pieces reads more of them, so that every arm sees about
     as many windows in a step. The semantic losses are off: here the actions alone decide what is remembered.
+
+    `learning_rate` is that of the telepathy path; the residual's layers that start at zero learn `last_layer_gain`
+    times as fast. Adam moves a weight by the whole rate however small its gradient: with one rate for all, glance and
+    intent shrank to constants within 25 steps, to be rid of the noise of the new layers beside a good base, before
+    these had learned to read them (docs/bed.md).
     """
 
-    steps: int = 250
-    streams: int = 24
-    learning_rate: float = 2e-3
+    steps: int = 400
+    streams: int = 16
+    learning_rate: float = 2e-4
     weight_decay: float = 1e-4
+    last_layer_gain: float = 5.0
     warmup_share: float = 0.05
     clip_norm: float = 1.0
     phase_step: int = 2
@@ -85,7 +93,10 @@ class _Run:
         _start_glance(model, episodes)
         self._trainee = SigmaLossModule(model)
         self._parameters = list(model.trained().values())
-        self._optimizer = torch.optim.AdamW(self._parameters, weight_decay=recipe.weight_decay)
+        last = [p for name, p in model.trained().items() if name.endswith(_LAST_LAYERS)]
+        first = [p for p in self._parameters if all(p is not other for other in last)]
+        groups = [{"params": first, "gain": 1.0}, {"params": last, "gain": recipe.last_layer_gain}]
+        self._optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
 
     def advance(self, step: int) -> float:
         """One optimiser step; returns its loss."""
@@ -95,7 +106,7 @@ class _Run:
             step, total=recipe.steps, warmup=max(1, round(recipe.warmup_share * recipe.steps))
         )
         for group in self._optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["gain"]
         loss, names = self._loss(step / recipe.steps)
         refuse_nan(float(loss.detach()), step=step, samples=names)
         self._optimizer.zero_grad()
@@ -107,7 +118,8 @@ class _Run:
     def _loss(self, progress: float) -> tuple[Tensor, list[str]]:
         taken = [self._streams.next(i, place) for i, place in enumerate(self._places)]
         pieces, self._places = [piece for piece, _ in taken], [place for _, place in taken]
-        windows = [self._assembler.windows(pieces, i) for i in range(max(len(p.rows) for p in pieces))]
+        steps = max(len(piece.rows) for piece in pieces)
+        windows = [_noisy(self._assembler.windows(pieces, i)) for i in range(steps)]
         kept = torch.tensor([not piece.fresh for piece in pieces])
         previous = Recurrence(
             memory=self._memory.memory * kept[:, None], factors=self._memory.factors * kept[:, None, None]
@@ -122,6 +134,14 @@ class _Run:
         return loss, [name for window in windows for name in window.names]
 
 
+def _noisy(windows: Windows) -> Windows:
+    """The same windows seen a little wrong, as the base was taught; what is not there stays zero."""
+    there = (windows.pooled != 0.0).any(dim=-1, keepdim=True)
+    noise = NOISE * torch.randn(*windows.pooled.shape[:-1], FEATURES) @ encoder(windows.pooled.shape[-1])
+    states = windows.states + NOISE * torch.randn_like(windows.states) * windows.valid[..., None]
+    return replace(windows, pooled=windows.pooled + noise * there, states=states)
+
+
 def _start_glance(model: BedSigma, episodes: Sequence[BedEpisode]) -> None:
     if model.telepathy is None or model.telepathy.glance is None:
         return
@@ -130,8 +150,3 @@ def _start_glance(model: BedSigma, episodes: Sequence[BedEpisode]) -> None:
         for e in episodes
         for tokens in (e.pooled(0, len(e.episode.states))[::_GLANCED_EVERY],)
     )
-
-
-def reduced(recipe: Recipe, steps: int) -> Recipe:
-    """The same recipe with other steps."""
-    return replace(recipe, steps=steps)

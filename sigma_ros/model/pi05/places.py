@@ -99,7 +99,7 @@ def _fetch(repo: str, revision: str | None, inside: str, patterns: tuple[str, ..
 
 def shipped_assets(name: str) -> Path:
     """Folder of a model that ships with the package (source tree or install space): `mini` or `mini_sigma`."""
-    package = Path(__file__).resolve().parents[1]
+    package = Path(__file__).resolve().parents[2]
     candidates = [package / "assets" / name]
     candidates += [parent / "share" / "sigma_ros" / "assets" / name for parent in package.parents]
     for candidate in candidates:

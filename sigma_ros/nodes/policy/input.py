@@ -14,8 +14,9 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 from sigma_ros.contract import Camera, Contract
 from sigma_ros.nodes.policy.session import PolicySession
 from sigma_ros.nodes.shared import qos, topics
+from sigma_ros.nodes.shared.image_messages import image_view
 from sigma_ros.nodes.shared.qos import ClockWatch, steady_clock
-from sigma_ros.nodes.shared.sensor_messages import image_view, stamp_ns
+from sigma_ros.nodes.shared.sensor_messages import stamp_ns
 
 TICK_POLL_S = 0.01
 CLOCK_JUMP = JumpThreshold(

@@ -19,8 +19,9 @@ from trajectory_msgs.msg import JointTrajectory
 from sigma_ros.contract import Camera, Contract
 from sigma_ros.errors import SigmaError
 from sigma_ros.nodes.shared import qos
+from sigma_ros.nodes.shared.image_messages import image_view
 from sigma_ros.nodes.shared.process import ros_context
-from sigma_ros.nodes.shared.sensor_messages import image_view, stamp_ns
+from sigma_ros.nodes.shared.sensor_messages import stamp_ns
 from sigma_ros.streams.images import check_image
 from sigma_ros.streams.joints import JointReader
 
