@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _AT_ZERO_RAD = 0.1
 """A reading by which every joint stands near its zero says nothing: any small numbers look like that."""
 
-app = typer.Typer(no_args_is_help=True, help="Units and calibration of the arm.")
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Units and calibration of the arm.")
 
 
 @app.callback()

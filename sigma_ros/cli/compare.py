@@ -11,10 +11,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from sigma_ros.cli.options import GroupedCommand, verb
+
 if TYPE_CHECKING:
     from sigma_ros.evaluation.scoring.comparison import ReportComparison
 
-app = typer.Typer(no_args_is_help=True)
+app = verb()
 
 
 class Format(StrEnum):
@@ -25,7 +27,7 @@ class Format(StrEnum):
     JSON = "json"
 
 
-@app.command()
+@app.command(cls=GroupedCommand)
 def compare(
     a: Annotated[Path, typer.Argument(help="Folder of a report (or of an evaluation): the one to compare with.")],
     b: Annotated[Path, typer.Argument(help="Folder of the other report.")],
@@ -57,6 +59,8 @@ def compare(
 
 
 def _show(comparison: "ReportComparison") -> None:
+    from sigma_ros.evaluation.scoring.comparison import ARMS  # noqa: PLC0415
+
     console = Console(highlight=False, markup=False)
     for warning in comparison.warnings:
         console.print(warning, style="bold yellow")
@@ -64,8 +68,8 @@ def _show(comparison: "ReportComparison") -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("error", "A", "B", "change", "95 % interval", "p", "d"):
         table.add_column(column, justify="left" if column == "error" else "right", no_wrap=True)
-    for title, rows in (("Sigma", comparison.sigma), ("base", comparison.base)):
-        for name, row in rows.items():
+    for arm, title in ARMS.items():
+        for name, row in getattr(comparison, arm).items():
             table.add_row(
                 f"{title} {name}",
                 f"{row.baseline:.4g}",

@@ -15,7 +15,9 @@ from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
 from sigma_ros.kinematics import ForwardKinematics
 
-app = typer.Typer(no_args_is_help=True, help="A robot's contract: joints, cameras, topics, units.")
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="A robot's contract: joints, cameras, topics, units."
+)
 
 
 @app.callback()

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from sigma_ros.cli import shared_options as options
+from sigma_ros.cli import options
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(add_completion=False, no_args_is_help=True)
 
 
 @app.command()

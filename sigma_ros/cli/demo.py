@@ -9,15 +9,16 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from sigma_ros.cli.options import GroupedCommand, verb
 from sigma_ros.errors import UsageError
 
-app = typer.Typer()
+app = verb(no_args_is_help=False)
 
 _OURS = {"recording", "log", "report.json", "report.html", "chunks.parquet"}
 """What the command leaves in its folder; a folder that holds anything else is not replaced."""
 
 
-@app.command()
+@app.command(cls=GroupedCommand)
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the recording and the report.")] = Path("out/demo"),
     seed: Annotated[int, typer.Option(min=0, help="Where the brick lies.")] = 1,
@@ -33,11 +34,13 @@ def demo(
     Example: sigma demo && xdg-open out/demo/report.html
     """
     from sigma_ros.cli import demo_nodes  # noqa: PLC0415 - help stays fast
+    from sigma_ros.evaluation.report.write import refuse_unwritable  # noqa: PLC0415
 
     console = Console(highlight=False, markup=False)
     started_s = time.monotonic()
     demo_nodes.check_ros()
     _clear(out)
+    refuse_unwritable(out)
     with demo_nodes.running(checkpoint, domain=domain, log_dir=out / "log") as nodes:
         console.print(f"1/2 recording an episode of the simulated arm into {out / 'recording'}", style="bold")
         bag = _record(out / "recording", seed)
@@ -66,5 +69,5 @@ def _clear(out: Path) -> None:
 def _record(recording: Path, seed: int) -> Path:
     from sigma_ros.cli.record import record  # noqa: PLC0415
 
-    record(recording, sim=True, episodes=1, seed=seed, jpeg=90, setup="target")
+    record(recording, sim=True, episodes=1, seed=seed)
     return recording / "episode_000000"

@@ -78,20 +78,28 @@ def show(out: Path, console: Console) -> None:
     report: dict[str, Any] = json.loads((out / "report.json").read_text(encoding="utf-8"))
     if not report["checkpoint"]["trained"]:
         console.print("untrained model: the path works, the numbers mean nothing", style="bold yellow")
+    console.print(report["verdict"]["headline"], style="bold")
+    console.print(report["verdict"]["supervised"])
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("mean squared error", "base", "Sigma"):
+    for column in ("mean squared error", "base", "Sigma", "after the supervisor"):
         table.add_column(column, justify="right" if column != "mean squared error" else "left")
     for name, text in _ERRORS.items():
-        table.add_row(f"{name} ({text})", f"{report['baseline'][name]:.4g}", f"{report['sigma'][name]:.4g}")
+        table.add_row(f"{name} ({text})", *(_number(report[arm][name]) for arm in ("baseline", "sigma", "commanded")))
     console.print(table)
     supervisor, timing = report["supervisor"], report["timing"]
+    limits = ", ".join(f"{name} {count}" for name, count in supervisor["bounded_limits"].items() if count)
     console.print(
-        f"{report['samples']} windows; scale {report['adapter']['scale_mean']:.2f}; supervisor: {supervisor['ticks']} "
-        f"ticks, {supervisor['clipped']} bounded, {supervisor['violations']} violations; "
-        f"policy tick {timing['tick_ms_p50']:.0f} ms"
+        f"{report['samples']} windows; scale {_number(supervisor['applied_scale_mean'])} applied of "
+        f"{_number(supervisor['requested_scale_mean'])} asked for; {supervisor['ticks']} supervisor ticks, "
+        f"{supervisor['clipped']} with a bounded joint{f' ({limits})' if limits else ''}, "
+        f"{supervisor['violations']} violations; policy tick {timing['tick_ms_p50']:.0f} ms"
     )
     for name in ("recording", "report.json", "report.html"):
         console.print(f"  {out / name}", soft_wrap=True)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
 
 
 def _node(name: str) -> list[str]:

@@ -43,10 +43,6 @@ def _wrong_python(version: tuple[int, ...]) -> str:
     )
 
 
-if __name__ == "__main__":
-    main()
-
-
 # The verbs of `sigma`. A verb's module is imported when the verb is used, so that help stays fast.
 
 
@@ -176,3 +172,7 @@ def show(error: SigmaError) -> None:
 
 def _is_ours(name: str | None) -> bool:
     return name is not None and name.partition(".")[0] == "sigma_ros" and name != "sigma_ros.msg"
+
+
+if __name__ == "__main__":
+    main()

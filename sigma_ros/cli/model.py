@@ -6,10 +6,12 @@ from typing import Annotated
 
 import typer
 
-from sigma_ros.cli.shared_options import ContractName
+from sigma_ros.cli.options import ContractName
 from sigma_ros.contract_file import load_contract
 
-app = typer.Typer(no_args_is_help=True, help="Models: make the small one, look into a checkpoint.")
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="Models: make the small one, look into a checkpoint."
+)
 
 TokenizerPlace = Annotated[
     str | None, typer.Option("--tokenizer", help="Tokenizer folder or Hub id; also the variable SIGMA_TOKENIZER.")

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from sigma_ros.cli.options import JPEG_QUALITY, SETUP, GroupedCommand, Jpeg, Setup, verb
 from sigma_ros.contract import Contract
 from sigma_ros.errors import MachineError, SigmaError, UsageError
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from sigma_ros.sim.environment import SimArm
     from sigma_ros.sim.recorder import BagFormat
 
-app = typer.Typer(help="Record episodes into bags.", add_completion=False)
+app = verb("Record episodes into bags.", no_args_is_help=False)
 
 _LOWEST_SUCCESS = 0.5
 _FEWEST_JUDGED = 20
@@ -39,7 +40,7 @@ class _Tally:
     started_s: float = 0.0
 
 
-@app.command()
+@app.command(cls=GroupedCommand)
 def record(
     out: Annotated[Path, typer.Option(help="Folder for the bags: OUT/episode_000000, OUT/episode_000001, ...")],
     *,
@@ -49,11 +50,9 @@ def record(
     seconds: Annotated[float, typer.Option(min=0.0, help="With --live: how long; 0: until Ctrl-C.")] = 0.0,
     episodes: Annotated[int, typer.Option(min=1, help="Number of episodes.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bags.")] = 0,
-    setup: Annotated[str, typer.Option(help="Simulated set-up: source or target.")] = "source",
+    setup: Setup = SETUP,
     contract: Annotated[str, typer.Option(help="Contract file, or the name of a shipped one.")] = "so101",
-    jpeg: Annotated[
-        int | None, typer.Option(min=1, max=100, metavar="QUALITY", help="JPEG pictures; raw ones otherwise.")
-    ] = None,
+    jpeg: Jpeg = JPEG_QUALITY,
     storage: Annotated[Literal["mcap", "sqlite3"], typer.Option(help="The bag's file format.")] = "mcap",
     disturb: Annotated[
         float, typer.Option(min=0.0, max=0.3, metavar="RAD", help="Push free movements off their path by up to this.")
@@ -68,10 +67,10 @@ def record(
 ) -> None:
     """Records episodes of the simulated arm, one bag each; Ctrl-C keeps the finished ones.
 
-    A raw episode takes about half a gigabyte, one with --jpeg 90 about 12 MB. With --live the running robot is recorded
-    instead, and checked meanwhile: exit code 3 tells of gaps and losses, 1 of a stream that never came.
+    An episode takes about 12 MB, one of raw pictures (--jpeg 0) half a gigabyte. With --live the running robot is
+    recorded instead, and checked meanwhile: exit code 3 tells of gaps and losses, 1 of a stream that never came.
 
-    Example: sigma record --sim --episodes 5 --seed 1 --jpeg 90 --out recording
+    Example: sigma record --sim --episodes 5 --seed 1 --out recording
     """
     if sim == live:
         raise UsageError("say what is to be recorded", expected="--sim or --live")
@@ -86,7 +85,7 @@ def record(
     robot = load_contract(contract)
     scene = setup_named(setup)
     check_recordable(robot, scene.camera_names)
-    how = bag_format(robot, jpeg_quality=jpeg, storage=storage, overwrite=overwrite)
+    how = bag_format(robot, jpeg_quality=jpeg or None, storage=storage, overwrite=overwrite)
     folders = [out / f"episode_{i:06d}" for i in range(episodes)]
     _check_target(folders, overwrite=overwrite)
     _check_disk(out, _bytes_needed(robot, how) * episodes)
@@ -189,7 +188,7 @@ def _check_disk(out: Path, needed_bytes: float) -> None:
             where=folder,
             expected=f"about {needed_bytes / 1e9:.1f} GB",
             got=f"{free_bytes / 1e9:.1f} GB free",
-            remedy="record fewer episodes, use --jpeg 90, or give another --out",
+            remedy="record fewer episodes, use --jpeg 90 where it was not, or give another --out",
         )
 
 

@@ -6,7 +6,6 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import typer
@@ -18,101 +17,61 @@ from rich.table import Table
 from sigma_ros.bags.files import find_bags
 from sigma_ros.bags.losses import WITH_LOSSES
 from sigma_ros.bags.reader import open_bag
-from sigma_ros.camera_names import read_rename
+from sigma_ros.cli.replay import ReplayRequest
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import UsageError
+from sigma_ros.evaluation.late_replay import row_on_the_clock, rows_in_bag_time
 from sigma_ros.evaluation.latency import Latency, parse_latencies
 from sigma_ros.evaluation.log import ReplayLog
 from sigma_ros.evaluation.replay import Hooks, ReplayOptions, replay
 from sigma_ros.evaluation.report.markdown import report_markdown
 from sigma_ros.evaluation.report.rerun import import_rerun, write_rerun
-from sigma_ros.evaluation.report.write import ReportPaths, refuse_existing, write_report
+from sigma_ros.evaluation.report.write import (
+    ReportPaths,
+    refuse_existing,
+    refuse_unwritable,
+    refuse_unwritable_file,
+    write_or_keep,
+)
 from sigma_ros.evaluation.scoring.score import score
 from sigma_ros.evaluation.scoring.scores import Scores, conditions
 from sigma_ros.evaluation.scoring.verdict import verdict_of
 from sigma_ros.evaluation.semantics import CONDITIONS, REWORDED, UNRELATED, Texts, measure
 from sigma_ros.model.runtime import SigmaRuntime
-from sigma_ros.policy.schedule import Schedule
 from sigma_ros.stopping import INTERRUPTED, StopRequest, stop_on_signal
-from sigma_ros.supervisor.limits import SupervisorLimits
-from sigma_ros.values import AdapterSettings
 
 COMPLETE = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """The command's arguments; `scales` are the adapter's least and largest scale and its risk temperature."""
-
-    bags: tuple[Path, ...]
-    out: Path
-    checkpoint: str
-    contract: str
-    task: str | None
-    replan_ticks: int
-    seed: int
-    scales: tuple[float, float, float]
-    supervised: bool
-    allow_untrained: bool
-    base: str | None
-    revision: str | None
-    tokenizer: str | None
-    rename: tuple[str, ...]
-    device: str
-    strict: bool
-    recover: bool
-    force: bool
-    semantic: bool = False
-    other_texts: tuple[str | None, str | None] = (None, None)
-    latency: str | None = None
-    realtime: bool = False
-    rerun: Path | None = None
-    as_markdown: bool = False
-
-
-def run(request: Request) -> int:
+def run(request: ReplayRequest) -> int:
     """Replays, writes the report and shows its summary; gives the exit code."""
     refuse_existing(request.out, force=request.force)
+    refuse_unwritable(request.out)
     contract = load_contract(request.contract)
-    settings = adapter_settings(request.scales)
+    request.adapter()
     if request.latency is not None and request.realtime:
         raise UsageError("--latency is in bag time, --realtime on this machine's clock", remedy="ask for one of them")
     _latencies(request)
     if request.rerun is not None:
         import_rerun()
+        refuse_unwritable_file(request.rerun)
     bags = find_bags(request.bags)
     for bag in bags:
         with open_bag(bag, strict=request.strict, recover=request.recover) as opened:
             opened.check_against(contract)
-    runtime = SigmaRuntime.load(
-        request.checkpoint,
-        contract=contract,
-        device=request.device,
-        seed=request.seed,
-        allow_untrained=request.allow_untrained,
-        base=request.base,
-        revision=request.revision,
-        tokenizer=request.tokenizer,
-        rename=read_rename(request.rename),
-    )
+    runtime = SigmaRuntime.load(request.checkpoint, contract=contract, **request.loading())
     with stop_on_signal() as stop:
-        options = _options(request, settings, runtime)
+        options = request.replaying(memory_stride=runtime.memory_stride, strict=request.strict)
         logs = _replay_all(bags, contract, runtime, options, stop)
         scores = score(*logs, complete=len(logs) == len(bags))
         extras = _studies(request, bags, runtime, options, stop)
-        paths = write_report(
-            logs,
-            scores,
-            request.out,
-            conditions=_conditions(request, contract),
-            force=request.force,
-            extras=extras,
-        )
+        facts = conditions(shlex.join(["sigma", *sys.argv[1:]]), checkpoint=request.checkpoint, contract=contract)
+        paths = write_or_keep(logs, scores, request.out, conditions=facts, force=request.force, extras=extras)
     if request.rerun is not None:
         for log in logs:
             write_rerun(log, _rerun_path(request.rerun, log, alone=len(logs) == 1))
-    if request.as_markdown:
+    if request.form == "md":
         typer.echo(report_markdown(json.loads(paths.json.read_text(encoding="utf-8"))), nl=False)
     else:
         show(logs, scores, paths)
@@ -128,58 +87,36 @@ def show(logs: Sequence[ReplayLog], scores: Scores, paths: ReportPaths) -> None:
     for warning in verdict.warnings:
         console.print(warning, style="bold yellow")
     console.print(verdict.headline, style="bold")
+    if verdict.supervised:
+        console.print(verdict.supervised)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("score", "base", "Sigma", "change", "95 % interval"):
+    for column in ("score", "base", "Sigma", "change", "after the\nsupervisor", "change"):
         table.add_column(column, justify="left" if column == "score" else "right", no_wrap=True)
+    commanded = scores.commanded
     for name, row in scores.comparison.items():
+        after = commanded.comparison[name]
         table.add_row(
             name,
             f"{row.baseline:.4g}",
             f"{row.sigma:.4g}",
-            f"{row.relative:+.2%}",
-            f"{row.relative_low:+.1%} .. {row.relative_high:+.1%}",
+            f"{row.relative:+.1%}",
+            *((f"{getattr(commanded, name):.4g}", f"{after.relative:+.1%}") if commanded.windows else ("-", "")),
         )
     for name in ("tau_l2", "sem_align"):
-        table.add_row(name, f"{getattr(scores.baseline, name):.4g}", f"{getattr(scores.sigma, name):.4g}", "", "")
+        table.add_row(name, f"{getattr(scores.baseline, name):.4g}", f"{getattr(scores.sigma, name):.4g}", "", "", "")
     console.print(table)
     supervisor, timing = scores.supervisor, scores.timing
+    scale = (
+        f"{supervisor.applied_scale_mean:.3g} applied of {supervisor.requested_scale_mean:.3g} asked for"
+        if supervisor.commanded
+        else f"{scores.adapter.scale_mean:.2f} asked for"
+    )
     console.print(
-        f"{scores.samples} windows of {len(logs)} recording(s); scale {scores.adapter.scale_mean:.3f}; "
+        f"{scores.samples} windows of {len(logs)} recording(s); scale {scale}; "
         f"supervisor {supervisor.ticks} ticks, {supervisor.clipped} bounded, {supervisor.violations} violations; "
         f"tick {timing.tick_ms_p50:.0f} ms (p99 {timing.tick_ms_p99:.0f}), {timing.realtime_factor:.1f}x real time"
     )
     console.print(f"report: {paths.page}\n        {paths.json}", soft_wrap=True)
-
-
-def _conditions(request: Request, contract: Contract) -> dict[str, object]:
-    return conditions(shlex.join(["sigma", *sys.argv[1:]]), checkpoint=request.checkpoint, contract=contract)
-
-
-def adapter_settings(scales: tuple[float, float, float]) -> AdapterSettings:
-    """From the least and largest scale and the risk temperature.
-
-    Raises:
-        UsageError: they contradict each other.
-    """
-    low, high, temperature = scales
-    try:
-        return AdapterSettings(min_scale=low, max_scale=high, risk_temperature=temperature)
-    except ValueError as error:
-        raise UsageError(
-            "the adapter's settings cannot be right", got=error, remedy="change --min-scale or --max-scale"
-        ) from error
-
-
-def _options(request: Request, settings: AdapterSettings, runtime: SigmaRuntime) -> ReplayOptions:
-    return ReplayOptions(
-        settings=settings,
-        schedule=Schedule(request.replan_ticks, runtime.memory_stride),
-        supervisor_limits=SupervisorLimits.for_replay() if request.supervised else None,
-        task=request.task,
-        strict=request.strict,
-        recover=request.recover,
-        ahead=True,
-    )
 
 
 def _replay_all(
@@ -201,18 +138,17 @@ def _rerun_path(path: Path, log: ReplayLog, *, alone: bool) -> Path:
     return path if alone else path.with_stem(f"{path.stem}_{log.name}")
 
 
-def _latencies(request: Request) -> tuple[Latency, ...]:
+def _latencies(request: ReplayRequest) -> tuple[Latency, ...]:
     return parse_latencies(request.latency, seed=request.seed) if request.latency is not None else ()
 
 
 def _studies(
-    request: Request, bags: Sequence[Path], runtime: SigmaRuntime, options: ReplayOptions, stop: StopRequest
+    request: ReplayRequest, bags: Sequence[Path], runtime: SigmaRuntime, options: ReplayOptions, stop: StopRequest
 ) -> dict[str, object]:
     """The optional studies that were asked for, by their keys in the report."""
     studies: dict[str, object] = {}
     if request.semantic:
-        wrong, reworded = request.other_texts
-        texts = Texts(wrong=wrong or UNRELATED, reworded=reworded or REWORDED)
+        texts = Texts(wrong=request.wrong_text or UNRELATED, reworded=request.reworded_text or REWORDED)
         with _study_progress(CONDITIONS * len(bags), len(bags)) as told:
             found = measure(
                 bags,
@@ -226,13 +162,11 @@ def _studies(
         studies["semantics"] = found.document()
     latencies = _latencies(request)
     if latencies or request.realtime:
-        from sigma_ros.cli import replay_late  # noqa: PLC0415 - the live worker, only where it is asked for
-
         with _study_progress(max(1, len(latencies)) * len(bags), len(bags)) as told:
             studies["latency"] = (
-                replay_late.in_bag_time(bags, latencies, runtime, options, told=told, stopped=stop)
+                rows_in_bag_time(bags, latencies, runtime, options, told=told, stopped=stop)
                 if latencies
-                else replay_late.on_the_wall_clock(bags, runtime, options, told=told, stopped=stop)
+                else row_on_the_clock(bags, runtime, options, told=told, stopped=stop)
             )
     return studies
 

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from sigma_ros.cli.options import SETUP, GroupedCommand, Setup, verb
 from sigma_ros.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,10 +18,10 @@ if TYPE_CHECKING:
     from sigma_ros.sim.environment import SimArm
     from sigma_ros.sim.trials import ArmName, Trial, TrialBook
 
-app = typer.Typer(help="Run the closed loop on the simulated arm.", add_completion=False)
+app = verb("Run the closed loop on the simulated arm.", no_args_is_help=False)
 
 
-@app.command()
+@app.command(cls=GroupedCommand)
 def sim(
     *,
     out: Annotated[Path, typer.Option(help="Folder for sim.json, sim.md, sim.html and the episodes.")] = Path(
@@ -34,7 +35,7 @@ def sim(
     ] = "0",
     checkpoint: Annotated[str, typer.Option(help="`mini`, a Sigma checkpoint folder, or a base.")] = "mini",
     contract: Annotated[str, typer.Option(help="Contract file, or the name of a shipped one.")] = "so101",
-    setup: Annotated[str, typer.Option(help="Simulated set-up: source or target.")] = "target",
+    setup: Setup = SETUP,
     stitching: Annotated[
         str, typer.Option(help="latest, crossfade or rtc, as the policy node's parameter.")
     ] = "latest",
@@ -44,7 +45,9 @@ def sim(
     ] = "sim",
     replan_ticks: Annotated[int, typer.Option(min=1, max=50, help="Ticks between two chunks.")] = 8,
     max_scale: Annotated[float, typer.Option(min=0.0, max=1.0, help="The adapter's largest scale.")] = 1.0,
-    risk_temperature: Annotated[float, typer.Option(min=1e-3, max=1e3, help="How slowly the scale falls.")] = 1.0,
+    risk_temperature: Annotated[
+        float, typer.Option(min=1e-3, max=1e3, metavar="T", help="The scale falls as exp(-risk / T).")
+    ] = 1.0,
     time_limit_s: Annotated[
         float, typer.Option(min=0.5, help="Simulated seconds before an episode has failed.")
     ] = 20.0,
@@ -63,6 +66,7 @@ def sim(
     Example: sigma sim --episodes 50 --arms base,sigma --latency-ms 0,100,300 --out out/sim
     """
     from sigma_ros.contract_file import load_contract  # noqa: PLC0415 - help stays fast
+    from sigma_ros.evaluation.report.write import refuse_unwritable, refuse_unwritable_file  # noqa: PLC0415
     from sigma_ros.sim.closed_loop import LIMITS, Loop, sim_limits  # noqa: PLC0415
     from sigma_ros.sim.environment import SimArm  # noqa: PLC0415
     from sigma_ros.sim.recorder import write_film  # noqa: PLC0415
@@ -70,6 +74,9 @@ def sim(
     from sigma_ros.sim.trials import TrialBook, trials  # noqa: PLC0415
     from sigma_ros.values import AdapterSettings  # noqa: PLC0415
 
+    refuse_unwritable(out)
+    if film is not None:
+        refuse_unwritable_file(film)
     chosen = trials(_arms(arms), _latencies(latency_ms))
     robot, scene = load_contract(contract), setup_named(setup)
     settings = AdapterSettings(max_scale=max_scale, risk_temperature=risk_temperature)

@@ -10,7 +10,7 @@ from rich.progress import Progress
 
 from sigma_ros.errors import UsageError
 
-app = typer.Typer(help="Turn an episode of a LeRobot data set into a bag.")
+app = typer.Typer(add_completion=False, help="Turn an episode of a LeRobot data set into a bag.")
 
 
 @app.command()

@@ -18,7 +18,7 @@ from sigma_ros.contract import Contract
 from sigma_ros.errors import SigmaError
 from sigma_ros.evaluation.log import ReplayLog
 from sigma_ros.evaluation.replay import Hooks, ReplayOptions, replay
-from sigma_ros.evaluation.report.document import plain
+from sigma_ros.evaluation.report.document import SCHEMA, plain
 from sigma_ros.evaluation.report.write import write_report
 from sigma_ros.evaluation.scoring.score import score
 from sigma_ros.evaluation.scoring.scores import Scores
@@ -73,12 +73,18 @@ class BagRow:
     sigma_mse_vec: float = math.nan
     sigma_mse_chk: float = math.nan
     sigma_mse_trj: float = math.nan
+    commanded_mse_vec: float = math.nan
+    commanded_mse_chk: float = math.nan
+    commanded_mse_trj: float = math.nan
     baseline_tau_l2: float = math.nan
     baseline_sem_align: float = math.nan
     sigma_tau_l2: float = math.nan
     sigma_sem_align: float = math.nan
     scale_mean: float = math.nan
     supervisor_ticks: int = 0
+    commanded: int = 0
+    requested_scale_mean: float = math.nan
+    applied_scale_mean: float = math.nan
     clipped: int = 0
     holds: int = 0
     violations: int = 0
@@ -105,7 +111,7 @@ class Unit:
 def unit_of(bag: Path, spec: BatchSpec) -> Unit:
     """The unit for a bag. Its files' sizes and times stand for their content: hashing waits for the worker."""
     files = [_stat(file) for file in _storage_files(bag)]
-    settings = [spec.contract, spec.options, spec.stamp, spec.pages, __version__]
+    settings = [spec.contract, spec.options, spec.stamp, spec.pages, __version__, SCHEMA]
     text = json.dumps([str(bag.resolve()), files, *(repr(value) for value in settings)])
     name = f"{bag.name}-{hashlib.sha256(str(bag.resolve()).encode()).hexdigest()[:8]}"
     return Unit(
@@ -191,6 +197,9 @@ def _row(unit: Unit, log: ReplayLog, scores: Scores, *, wall_s: float) -> BagRow
         sigma_tau_l2=scores.sigma.tau_l2,
         sigma_sem_align=scores.sigma.sem_align,
         supervisor_ticks=supervisor.ticks,
+        commanded=supervisor.commanded,
+        requested_scale_mean=supervisor.requested_scale_mean,
+        applied_scale_mean=supervisor.applied_scale_mean,
         clipped=supervisor.clipped,
         holds=supervisor.holds,
         violations=supervisor.violations,

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A replay in which inference takes time: in bag time with a given latency, or on this machine's clock."""
 
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +13,7 @@ from sigma_ros.bags.episode import Episode
 from sigma_ros.bags.reader import open_bag
 from sigma_ros.contract import Contract
 from sigma_ros.evaluation.drive import ReplayDrive
-from sigma_ros.evaluation.latency import Delivery, Latency
+from sigma_ros.evaluation.latency import Delivery, Latency, latency_row
 from sigma_ros.evaluation.log import ReplayLog
 from sigma_ros.evaluation.recorder import ReplayRecorder
 from sigma_ros.evaluation.replay import (
@@ -25,11 +27,17 @@ from sigma_ros.evaluation.replay import (
     run_facts,
     share_done,
 )
+from sigma_ros.evaluation.report.document import plain
+from sigma_ros.evaluation.supervised import LONGEST_PAUSE_NS
 from sigma_ros.policy.job import execute
-from sigma_ros.policy.worker import TimedWorker, Worker
+from sigma_ros.policy.worker import InferenceThread, TimedWorker, Worker
+from sigma_ros.values import NS_PER_S
 
 if TYPE_CHECKING:
     from sigma_ros.model.runtime import SigmaRuntime
+
+Told = Callable[[str, int, float], None]
+"""Hears a row's name, the recording's number and the share of it that is done."""
 
 
 def bag_time_worker(runtime: "SigmaRuntime", options: ReplayOptions, latency: Latency) -> TimedWorker:
@@ -85,3 +93,97 @@ def replay_late(
             arrivals=tuple(drive.arrivals), skipped=skipped, overruns=worker.loop.overruns, late_ticks=late_ticks
         )
         return log, delivery
+
+
+# The rows of a report: the same recordings once more, with chunks that come late.
+
+
+def rows_in_bag_time(
+    bags: Sequence[Path],
+    latencies: Sequence[Latency],
+    runtime: "SigmaRuntime",
+    options: ReplayOptions,
+    *,
+    told: Told,
+    stopped: Callable[[], bool],
+) -> object:
+    """One row per latency: exact, whatever the machine's speed."""
+    rows = []
+    for latency in latencies:
+        runs = []
+        for number, bag in enumerate(bags):
+            worker = bag_time_worker(runtime, options, latency)
+            hooks = Hooks(stopped=stopped, progress=_teller(told, f"{latency.name} ms", number))
+            runs.append(
+                replay_late(
+                    bag, contract=runtime.contract, runtime=runtime, options=options, worker=worker, hooks=hooks
+                )
+            )
+        rows.append(asdict(latency_row(latency.name, runs)))
+    return plain({"clock": "bag", "rows": rows})
+
+
+def row_on_the_clock(
+    bags: Sequence[Path],
+    runtime: "SigmaRuntime",
+    options: ReplayOptions,
+    *,
+    told: Told,
+    stopped: Callable[[], bool],
+) -> object:
+    """One row: the live worker on this machine, the recordings played at their own speed."""
+    runs: list[tuple[ReplayLog, Delivery]] = []
+    for number, bag in enumerate(bags):
+        clock = BagClock()
+        thread = InferenceThread(policy_loop(runtime.contract, runtime, options, lockstep=False), runtime)
+        try:
+            runs.append(
+                replay_late(
+                    bag,
+                    contract=runtime.contract,
+                    runtime=runtime,
+                    options=options,
+                    worker=thread,
+                    pace=clock.wait_for,
+                    hooks=Hooks(stopped=stopped, progress=_teller(told, "real time", number)),
+                )
+            )
+        finally:
+            thread.close(timeout_s=10.0)
+    return plain({"clock": "wall", "rows": [asdict(latency_row("measured", runs))]})
+
+
+def _teller(told: Told, name: str, number: int) -> Callable[[float], None]:
+    return lambda share: told(name, number, share)
+
+
+class BagClock:
+    """Bag time that goes on with the wall clock; it begins with the first stamp, and again after a long jump.
+
+    Args:
+        now_ns: A clock that never goes back.
+        sleep: Waits for seconds of that clock.
+    """
+
+    def __init__(
+        self, now_ns: Callable[[], int] = time.monotonic_ns, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        self._wall_ns = now_ns
+        self._sleep = sleep
+        self._offset_ns: int | None = None
+        self._last_ns = 0
+
+    def now_ns(self) -> int:
+        """Bag time now."""
+        return self._wall_ns() + (self._offset_ns or 0)
+
+    def wait_for(self, stamp_ns: int) -> int:
+        """Waits until bag time has come to a stamp; returns by how much it is past it then."""
+        jump_ns = stamp_ns - self._last_ns
+        if self._offset_ns is None or not 0 <= jump_ns <= LONGEST_PAUSE_NS:
+            self._offset_ns = stamp_ns - self._wall_ns()
+        self._last_ns = stamp_ns
+        ahead_ns = stamp_ns - self.now_ns()
+        if ahead_ns > 0:
+            self._sleep(ahead_ns / NS_PER_S)
+        return max(0, self.now_ns() - stamp_ns)

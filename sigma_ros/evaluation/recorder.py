@@ -28,6 +28,8 @@ from sigma_ros.evaluation.log import (
     Strip,
     TickTrack,
 )
+from sigma_ros.evaluation.scoring.metrics import TRJ
+from sigma_ros.evaluation.scoring.windows import missed
 from sigma_ros.policy.schedule import SCORE_STRIDE_TICKS
 from sigma_ros.values import WINDOW_TICKS, Chunk, Gap, Telepathy, Window
 
@@ -197,11 +199,11 @@ class ReplayRecorder:
         actions = [action for action in pending.actions if action is not None]
         if pending.sigma_rad is None or len(actions) < SCORED_STEPS:
             return
-        error = self._policy.normalise(pending.sigma_rad) - self._policy.normalise(np.stack(actions))
+        errors = missed(pending.sigma_rad[None], np.stack(actions)[None], self._policy.normalise)
         strip = Strip(
             epoch=pending.epoch,
             tick=pending.tick,
-            error=float(np.mean(error**2)),
+            error=float(errors.spans[0, TRJ]),
             images=pending.images,
             age_ticks=STRIP_AGES_TICKS,
         )

@@ -18,6 +18,7 @@ import numpy as np
 from sigma_ros.bags.episode import Episode, Tick, recorded_task
 from sigma_ros.bags.losses import refuse_losses
 from sigma_ros.bags.reader import Bag, BagInfo, open_bag
+from sigma_ros.border import one_line
 from sigma_ros.contract import Contract
 from sigma_ros.errors import SigmaError
 from sigma_ros.evaluation.drive import ReplayDrive
@@ -180,6 +181,7 @@ def bag_facts(bag: Bag, ticks: Episode) -> BagFacts:
         messages=info.messages,
         checksummed=info.checksummed,
         losses=ticks.losses,
+        setup=one_line(info.metadata.get("sigma.setup", ""), 40),
     )
 
 

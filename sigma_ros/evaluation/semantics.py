@@ -18,7 +18,7 @@ from sigma_ros.contract import Contract
 from sigma_ros.evaluation.log import SCORED_STEPS, ReplayLog
 from sigma_ros.evaluation.replay import Hooks, ReplayOptions, replay
 from sigma_ros.evaluation.report.document import comparison_values, plain
-from sigma_ros.evaluation.scoring.metrics import SPANS
+from sigma_ros.evaluation.scoring.metrics import TRJ
 from sigma_ros.evaluation.scoring.statistics import Comparison, compare
 from sigma_ros.evaluation.scoring.windows import windows_of
 from sigma_ros.policy.schedule import SCORE_STRIDE_TICKS
@@ -32,7 +32,6 @@ REWORDED = "please do the following: {task}"
 CONDITIONS = 5
 """Replays of each recording: recorded, wrong, reworded and empty text, and the memory cut."""
 
-_TRJ = tuple(SPANS).index("trj")
 
 LIMITS = (
     "sem_align is the cosine of the memory, mapped into the space of text embeddings, and the mean embedding of the "
@@ -171,8 +170,8 @@ class _Study:
             chunk = entries[key].chunk
             seen[number, *key] = _Window(
                 recording=number,
-                sigma=float(errors.sigma[row, _TRJ]),
-                baseline=float(errors.baseline[row, _TRJ]),
+                sigma=float(errors.sigma.spans[row, TRJ]),
+                baseline=float(errors.baseline.spans[row, TRJ]),
                 sigma_rad=chunk.blended_rad(chunk.scale)[:SCORED_STEPS],
                 base_rad=chunk.base_rad[:SCORED_STEPS],
                 sem_align=chunk.sem_align,

@@ -14,7 +14,8 @@ import pytest
 
 from sigma_ros.bags.writer import BagWriter
 from sigma_ros.cli import replay_run
-from sigma_ros.cli.replay_run import COMPLETE, WITH_LOSSES, Request, run
+from sigma_ros.cli.replay import ReplayRequest
+from sigma_ros.cli.replay_run import COMPLETE, WITH_LOSSES, run
 from sigma_ros.contract_file import load_contract
 from sigma_ros.contract_text import shipped_config_dir
 from sigma_ros.errors import BagError, CheckpointError, ContractError, SigmaError, UsageError
@@ -60,26 +61,9 @@ def recording(path: Path, contract_file: Path, *, skip_images: range = range(0),
     return path
 
 
-def request(bag: Path, contract: Path, out: Path, **changes) -> Request:
-    default = Request(
-        bags=(bag,),
-        out=out,
-        checkpoint="mini",
-        contract=str(contract),
-        task=None,
-        replan_ticks=8,
-        seed=0,
-        scales=(0.0, 1.0, 1.0),
-        supervised=True,
-        allow_untrained=True,
-        base=None,
-        revision=None,
-        tokenizer=None,
-        rename=(),
-        device="cpu",
-        strict=False,
-        recover=False,
-        force=False,
+def request(bag: Path, contract: Path, out: Path, **changes) -> ReplayRequest:
+    default = ReplayRequest(
+        bags=[bag], out=out, checkpoint="mini", contract=str(contract), allow_untrained=True, device="cpu"
     )
     return replace(default, **changes)
 
@@ -164,7 +148,7 @@ def test_random_weights_are_refused_unless_asked_for(bag, small, tmp_path, rando
 
 def test_settings_that_contradict_each_other_are_wrong_usage(bag, small, tmp_path):
     with pytest.raises(UsageError, match="settings"):
-        run(request(bag, small, tmp_path / "report", scales=(0.8, 0.2, 1.0)))
+        run(request(bag, small, tmp_path / "report", min_scale=0.8, max_scale=0.2))
 
 
 def test_ctrl_c_leaves_a_report_marked_incomplete_and_130(bag, small, tmp_path, monkeypatch):

@@ -11,7 +11,8 @@ import pytest
 from bags import small_contract, write_recording
 from stub_runtime import StubRuntime
 
-from sigma_ros.cli import evaluate as evaluate_run
+from sigma_ros.cli import evaluate_run
+from sigma_ros.cli.evaluate import EvaluateRequest
 from sigma_ros.errors import MachineError, SigmaError
 from sigma_ros.evaluation import batch, fleet
 from sigma_ros.evaluation.batch import MEASURED, BagRow, BatchSpec, Unit, finished, unit_of
@@ -172,28 +173,8 @@ def test_without_ray_the_message_says_how_to_get_it(monkeypatch):
         fleet.import_ray()
 
 
-def request(bags, out, **changes) -> evaluate_run.Request:
-    return evaluate_run.Request(
-        **{
-            "bags": tuple(bags),
-            "out": out,
-            "checkpoint": "stub",
-            "contract": "so101",
-            "workers": 0,
-            "ray_address": None,
-            "per_worker": (1.0, 0.0),
-            "task": None,
-            "replan_ticks": 8,
-            "scales": (0.0, 1.0, 1.0),
-            "supervised": True,
-            "loading": {},
-            "pages": False,
-            "strict": False,
-            "recover": False,
-            "fresh": False,
-            **changes,
-        }
-    )
+def request(bags, out, **changes) -> EvaluateRequest:
+    return EvaluateRequest(**{"bags": list(bags), "out": out, "checkpoint": "stub", "workers": 0, **changes})
 
 
 def one_by_one(ticks, *_args, **_options):

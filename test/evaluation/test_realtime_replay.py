@@ -9,9 +9,8 @@ import pytest
 from bags import small_contract, write_recording
 from stub_runtime import StubRuntime
 
-from sigma_ros.cli.replay_late import BagClock
 from sigma_ros.errors import SigmaError
-from sigma_ros.evaluation.late_replay import bag_time_worker, replay_late
+from sigma_ros.evaluation.late_replay import BagClock, bag_time_worker, replay_late
 from sigma_ros.evaluation.latency import Latency, latency_row
 from sigma_ros.evaluation.replay import ReplayOptions, policy_loop
 from sigma_ros.policy.job import Failed, Job, Outcome, Result, execute

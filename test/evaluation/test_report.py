@@ -108,7 +108,7 @@ def test_an_incomplete_replay_says_so_before_its_numbers(log):
 
 def test_a_sigma_that_does_not_win_is_not_praised():
     worse = document(synthetic_log(residual_share=-0.5))["verdict"]["headline"]
-    assert worse.startswith("Sigma is worse than its base")
+    assert worse.startswith("After the supervisor, Sigma is worse than its base")
     equal = document(with_scale(synthetic_log(), 0.0))["verdict"]["headline"]
     assert equal.startswith("Sigma equals its base exactly")
     nothing = document(synthetic_log(ticks=10))["verdict"]["headline"]
@@ -117,7 +117,7 @@ def test_a_sigma_that_does_not_win_is_not_praised():
 
 def test_a_sigma_that_wins_is_stated_with_its_interval(log):
     headline = document(log)["verdict"]["headline"]
-    assert headline.startswith("Sigma beats its base: mse_trj is")
+    assert headline.startswith("After the supervisor, Sigma beats its base: mse_trj is")
     assert "95% interval" in headline
 
 
@@ -127,8 +127,9 @@ def test_a_gain_that_chance_could_explain_is_not_called_one(log):
         replace(entry, chunk=replace(entry.chunk, residual_rad=entry.chunk.residual_rad * (1 if i % 4 else -1)))
         for i, entry in enumerate(log.inferences)
     )
-    headline = document(replace(log, inferences=entries))["verdict"]["headline"]
-    assert headline.startswith("Sigma does not beat its base")
+    silent = replace(log.decisions, command_rad=np.full_like(log.decisions.command_rad, np.nan))
+    headline = document(replace(log, inferences=entries, decisions=silent))["verdict"]["headline"]
+    assert headline.startswith("Proposed only, nothing was commanded: Sigma does not beat its base")
 
 
 def test_broken_limits_are_shouted_about(log):
@@ -207,7 +208,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path):
     here = Path(__file__).resolve()
     out = tmp_path / "out"
     child = subprocess.run(
-        [sys.executable, "-c", script, str(here.parents[2]), str(here.parent), str(out)],
+        [sys.executable, "-c", script, str(here.parents[2]), str(here.parents[1] / "support"), str(out)],
         preexec_fn=_limit_files,
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,

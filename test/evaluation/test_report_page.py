@@ -100,7 +100,7 @@ def visit(page: Path, folder: Path, *, width_px: int, dark: bool) -> dict:
 def test_the_page_draws_everything_and_fits(page, tmp_path, width_px, dark):
     seen = visit(page, tmp_path, width_px=width_px, dark=dark)
     assert seen["console"] == []
-    assert int(seen["plots"]) == 16, "6 summary figures, 6 joints and 4 timelines of the open recording"
+    assert int(seen["plots"]) == 17, "6 summary figures; 6 joints, a strip and 4 timelines of the open recording"
     assert all(paths > 0 for _, paths in seen["curves"])
     assert seen["images"]
     assert (seen["hovered"]["before"], seen["hovered"]["picture"]) == ("0.00 s", "data:image/jpeg;base64")

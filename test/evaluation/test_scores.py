@@ -14,6 +14,7 @@ from sigma_ros.evaluation.log import ReplayLog, TickTrack
 from sigma_ros.evaluation.scoring import metrics
 from sigma_ros.evaluation.scoring.score import score
 from sigma_ros.evaluation.scoring.scores import Scores
+from sigma_ros.evaluation.scoring.windows import actions_of, missed
 
 pytestmark = pytest.mark.slow
 
@@ -112,9 +113,9 @@ def test_errors_grow_with_the_square_of_the_unit(factor):
 
 
 def test_an_error_of_one_degree_is_one_degree(log):
-    target = metrics.samples_of(log).target_rad
-    shifted = target + np.radians(1.0)
-    np.testing.assert_allclose(metrics.joint_rmse_deg(shifted, target, 16), 1.0, rtol=1e-9)
+    target = actions_of(log).target_rad
+    errors = missed(target + np.radians(1.0), target, log.policy.normalise)
+    np.testing.assert_allclose(metrics.joint_rmse_deg(errors.degrees, 16), 1.0, rtol=1e-9)
 
 
 def test_a_window_needs_sixteen_recorded_actions_of_its_own_epoch():

@@ -57,7 +57,8 @@ def synthetic_log(
             chunk = _chunk(contract, settings, tick, stamp_ns, path=path, rng=rng, miss=miss)
             recorder.inference(chunk, telepathy(chunk), published=True, host_ns=int(rng.integers(80e6, 120e6)))
     _decide(recorder, contract, ticks, path, rng)
-    return recorder.finish(bag_facts(contract, ticks, name), complete=complete, wall_ns=2_000_000_000)
+    log = recorder.finish(bag_facts(contract, ticks, name), complete=complete, wall_ns=2_000_000_000)
+    return following(log, path)
 
 
 def policy_facts(contract: Contract, *, trained: bool = True) -> PolicyFacts:
@@ -198,6 +199,23 @@ def _decide(
             host_ns=int(rng.integers(2e5, 6e5)),
         )
     recorder.supervisor_counters(violations=0, refused_chunks=0, holds=0, engagements=1)
+
+
+def following(log: ReplayLog, path: np.ndarray | None = None) -> ReplayLog:
+    """The same log with commands that miss the recording by as much as the chunks do at the scale that was applied.
+
+    Each scored window's miss is held for 12 ticks and led over to the next one's in 4, so that no limit is broken.
+    """
+    chunks = [entry.chunk for entry in log.inferences if entry.chunk.tick % 16 == 0]
+    if not chunks:
+        return log
+    path = log.ticks.action_rad if path is None else path
+    applied = float(log.decisions.applied_scale.max(initial=0.0))
+    misses = [chunk.blended_rad(applied)[8] - path[chunk.tick + 8] for chunk in chunks]
+    known = np.array([[chunk.tick, chunk.tick + 11] for chunk in chunks]).ravel()
+    at = (log.decisions.stamp_ns - START_NS) * log.contract.fps / 1e9
+    miss = np.stack([np.interp(at, known, np.repeat(column, 2)) for column in np.array(misses).T], axis=1)
+    return replace(log, decisions=replace(log.decisions, command_rad=log.decisions.command_rad + miss))
 
 
 def with_scale(log: ReplayLog, scale: float) -> ReplayLog:

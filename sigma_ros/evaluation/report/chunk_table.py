@@ -15,11 +15,17 @@ import pyarrow.parquet as pq
 from jaxtyping import Float64
 from numpy import ndarray
 
-from sigma_ros.evaluation.log import InferenceEntry, ReplayLog
+from sigma_ros.errors import SigmaError
+from sigma_ros.evaluation.log import SCORED_STEPS, InferenceEntry, ReplayLog
 from sigma_ros.evaluation.report.document import SCHEMA
 from sigma_ros.evaluation.scoring import metrics
+from sigma_ros.evaluation.scoring.windows import Normalise, WindowActions, actions_of
 
 _MATRIX = pa.list_(pa.float64())
+
+_KEYS = ("recording", "epoch", "tick", "scale", "risk")
+_ACTIONS = ("target_rad", "base_rad", "residual_rad", "commanded_rad")
+_WINDOW_COLUMNS = (*_KEYS, *_ACTIONS)
 
 GROUP_ROWS = 256
 """Rows that are put together at once: memory must not grow with the recording."""
@@ -38,6 +44,7 @@ COLUMNS = pa.schema(
         pa.field("base_rad", _MATRIX, metadata={"meaning": "horizon x joints, row-major"}),
         pa.field("residual_rad", _MATRIX, metadata={"meaning": "horizon x joints, row-major"}),
         pa.field("target_rad", _MATRIX, metadata={"meaning": "recorded, 16 x joints, row-major; null: not scored"}),
+        pa.field("commanded_rad", _MATRIX, metadata={"meaning": "commanded at those times; NaN: nothing"}),
         pa.field("scale", pa.float64()),
         pa.field("risk", pa.float64(), metadata={"meaning": "sum of the three terms"}),
         pa.field("residual_risk", pa.float64()),
@@ -69,23 +76,50 @@ def write_chunks(logs: Sequence[ReplayLog], path: Path) -> None:
                 writer.write_table(pa.Table.from_pylist(part, schema=COLUMNS.with_metadata(metadata)))
 
 
-def action_map(schema: pa.Schema) -> tuple[Float64[ndarray, " dof"], Float64[ndarray, " dof"]]:
-    """Scale and offset of radians -> normalised actions, as `write_chunks` noted them."""
+def read_windows(path: Path) -> tuple[WindowActions, Normalise]:
+    """The scored windows of a report's `chunks.parquet`, and the map to the action space that it was scored in.
+
+    Raises:
+        SigmaError: the file cannot be read, or is of an older report that lacks a column.
+    """
+    try:
+        schema = pq.read_schema(path)
+        missing = [name for name in _WINDOW_COLUMNS if name not in schema.names]
+        if missing:
+            raise SigmaError(
+                "the report's chunks cannot be compared",
+                where=path,
+                expected=f"the column {missing[0]}",
+                got="a report of an older version",
+                remedy="replay the recording again",
+            )
+        table = pq.read_table(path, columns=list(_WINDOW_COLUMNS))
+    except (OSError, pa.ArrowException) as error:
+        raise SigmaError("the report's chunks cannot be read", where=path, got=error) from error
+    scored = table.filter(table["target_rad"].is_valid())
     scale, offset = (np.array(json.loads(schema.metadata[key])) for key in (b"action_scale", b"action_offset"))
-    return scale, offset
+    columns = {name: scored[name].to_numpy() for name in _KEYS}
+    actions = WindowActions(**columns, **{name: _matrix(scored[name], len(scale)) for name in _ACTIONS})
+    return actions, lambda rad: rad * scale + offset
+
+
+def _matrix(column: pa.ChunkedArray, dof: int) -> Float64[ndarray, "windows steps dof"]:
+    rows = [np.asarray(row.values.to_numpy()).reshape(-1, dof)[:SCORED_STEPS] for row in column]
+    return np.array(rows, dtype=np.float64).reshape(-1, SCORED_STEPS, dof)
 
 
 def _rows(log: ReplayLog, number: int) -> Iterator[dict[str, object]]:
     samples = metrics.samples_of(log)
-    targets = dict(zip(samples.inference_index.tolist(), samples.target_rad, strict=True))
+    actions = actions_of(log, samples=samples)
+    scored = dict(zip(samples.inference_index.tolist(), range(len(samples)), strict=True))
     for i, entry in enumerate(log.inferences):
-        row = _row(entry)
-        target = targets.get(i)
+        window = scored.get(i)
         yield {
             "recording": number,
             "episode": log.bag.name,
-            "target_rad": None if target is None else target.ravel(),
-            **row,
+            "target_rad": None if window is None else actions.target_rad[window].ravel(),
+            "commanded_rad": None if window is None else actions.commanded_rad[window].ravel(),
+            **_row(entry),
         }
 
 

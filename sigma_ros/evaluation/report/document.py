@@ -14,12 +14,12 @@ from dataclasses import asdict
 
 from sigma_ros.contract import Contract
 from sigma_ros.evaluation.log import SCORED_STEPS, ReplayLog
-from sigma_ros.evaluation.scoring.scores import ArmScores, Scores, SweepScores
+from sigma_ros.evaluation.scoring.scores import CommandedScores, ErrorScores, Scores, SweepScores
 from sigma_ros.evaluation.scoring.statistics import Comparison
-from sigma_ros.evaluation.scoring.verdict import verdict_of
+from sigma_ros.evaluation.scoring.verdict import setups_of, verdict_of
 from sigma_ros.policy.schedule import SCORE_STRIDE_TICKS
 
-SCHEMA = "sigma_ros/report/1"
+SCHEMA = "sigma_ros/report/2"
 STUDIES = ("semantics", "latency")
 """Top-level keys that are null unless they were asked for."""
 
@@ -44,7 +44,8 @@ def report_document(
         "batches": scores.batches,
         "baseline": _arm(scores.baseline, first.contract),
         "sigma": _arm(scores.sigma, first.contract),
-        "comparison": {name: comparison_values(value) for name, value in scores.comparison.items()},
+        "commanded": commanded_values(scores.commanded, first.contract),
+        "comparison": comparisons(scores.comparison),
         "adapter": {**asdict(scores.adapter), "settings": asdict(first.run.settings)},
         "supervisor": {"enabled": first.run.supervised, **asdict(scores.supervisor)},
         "sweep": sweep_values(scores.sweep),
@@ -75,7 +76,17 @@ def to_text(document: Mapping[str, object]) -> str:
     return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _arm(arm: ArmScores, contract: Contract) -> dict[str, object]:
+def commanded_values(commanded: CommandedScores, contract: Contract) -> dict[str, object]:
+    """What was commanded as a document."""
+    return {**_arm(commanded, contract), "comparison": comparisons(commanded.comparison)}
+
+
+def comparisons(rows: Mapping[str, Comparison]) -> dict[str, object]:
+    """Comparisons by the error they are of, as a document."""
+    return {name: comparison_values(row) for name, row in rows.items()}
+
+
+def _arm(arm: ErrorScores, contract: Contract) -> dict[str, object]:
     by_joint = {
         key: {
             joint: {span: values[i] for span, values in getattr(arm, key).items()}
@@ -139,6 +150,7 @@ def _bags(logs: Sequence[ReplayLog]) -> dict[str, object]:
         "sha256": hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest(),
         "duration_s": sum(log.bag.duration_s for log in logs),
         "messages": sum(log.bag.messages for log in logs),
+        "setup": ", ".join(setups_of(logs)),
         "storage": ", ".join(sorted({log.bag.storage for log in logs})),
         "checksummed": all(log.bag.checksummed for log in logs),
         "losses": dict(sorted(losses.items())),

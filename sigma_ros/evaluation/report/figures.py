@@ -12,9 +12,8 @@ import plotly.graph_objects as go
 from numpy import ndarray
 
 from sigma_ros.evaluation.log import ReplayLog
-from sigma_ros.evaluation.scoring import metrics
-from sigma_ros.evaluation.scoring.metrics import SPANS
-from sigma_ros.evaluation.scoring.scores import Scores
+from sigma_ros.evaluation.scoring.metrics import TRJ
+from sigma_ros.evaluation.scoring.scores import ErrorScores, Scores
 
 BASE, SIGMA, COMMAND, RECORDED, WARN = "#e08214", "#3b82f6", "#12a17a", "#8a8f98", "#d6455d"
 
@@ -49,7 +48,7 @@ def summary_figures(logs: Sequence[ReplayLog], scores: Scores) -> dict[str, Figu
         figures["comparison"] = comparison_figure(scores)
         figures["step-error"] = step_error(scores)
         figures["joint-error"] = joint_error(logs[0], scores)
-        figures["risk-error"] = risk_error(logs)
+        figures["risk-error"] = risk_error(logs, scores)
         figures["scale-sweep"] = scale_sweep(scores)
     return figures
 
@@ -99,12 +98,18 @@ def _range(ends: Sequence[float], reach: float) -> list[float]:
 
 
 def step_error(scores: Scores) -> Figure:
-    """Mean squared error of each of the 16 steps, both arms."""
+    """Mean squared error of each of the 16 steps, as proposed and as commanded."""
     steps = list(range(len(scores.baseline.step_mse)))
+    arms: list[tuple[str, ErrorScores, str, int]] = [
+        ("base", scores.baseline, BASE, 3),
+        ("Sigma", scores.sigma, SIGMA, 2),
+    ]
+    if scores.commanded.windows:
+        arms.append(("after the supervisor", scores.commanded, COMMAND, 2))
     return figure_of(
         [
-            go.Scatter(x=steps, y=scores.baseline.step_mse, name="base", line={"color": BASE, "width": 3}),
-            go.Scatter(x=steps, y=scores.sigma.step_mse, name="Sigma", line={"color": SIGMA, "width": 2}),
+            go.Scatter(x=steps, y=arm.step_mse, name=name, line={"color": colour, "width": width})
+            for name, arm, colour, width in arms
         ],
         x="step of the chunk [ticks]",
         y="mean squared error",
@@ -113,12 +118,15 @@ def step_error(scores: Scores) -> Figure:
 
 
 def joint_error(log: ReplayLog, scores: Scores) -> Figure:
-    """Root mean squared error of each joint over the trajectory, both arms, in degrees."""
+    """Root mean squared error of each joint over the trajectory in degrees, as proposed and as commanded."""
     names = log.contract.joint_names
+    arms: list[tuple[str, ErrorScores, str]] = [("base", scores.baseline, BASE), ("Sigma", scores.sigma, SIGMA)]
+    if scores.commanded.windows:
+        arms.append(("after the supervisor", scores.commanded, COMMAND))
     return figure_of(
         [
-            go.Bar(x=names, y=scores.baseline.joint_rmse_deg["trj"], name="base", marker={"color": BASE}),
-            go.Bar(x=names, y=scores.sigma.joint_rmse_deg["trj"], name="Sigma", marker={"color": SIGMA}),
+            go.Bar(x=names, y=arm.joint_rmse_deg["trj"], name=name, marker={"color": colour})
+            for name, arm, colour in arms
         ],
         x="",
         y="RMS error over 16 steps [deg]",
@@ -160,22 +168,14 @@ def scale_sweep(scores: Scores) -> Figure:
     return figure_of([curve, adapter, best], x="scale", y="mse_trj (normalised)", hovermode="closest")
 
 
-def risk_error(logs: Sequence[ReplayLog]) -> Figure:
+def risk_error(logs: Sequence[ReplayLog], scores: Scores) -> Figure:
     """Does the adapter know when Sigma is wrong? One dot per scored window."""
-    risks: list[float] = []
-    errors: list[float] = []
-    labels: list[str] = []
-    for log in logs:
-        samples = metrics.samples_of(log)
-        squared = (log.policy.normalise(samples.sigma_rad) - log.policy.normalise(samples.target_rad)) ** 2
-        errors.extend(metrics.window_mse(squared, SPANS["trj"]).tolist())
-        chunks = [log.inferences[i].chunk for i in samples.inference_index]
-        risks.extend(chunk.risk.total for chunk in chunks)
-        labels.extend(f"{log.bag.name}, tick {chunk.tick}" for chunk in chunks)
+    windows = scores.windows
+    names = zip(windows.recording.tolist(), windows.tick.tolist(), strict=True)
     dots = go.Scatter(
-        x=risks,
-        y=errors,
-        text=labels,
+        x=windows.risk.tolist(),
+        y=windows.sigma.spans[:, TRJ].tolist(),
+        text=[f"{logs[recording].bag.name}, tick {tick}" for recording, tick in names],
         mode="markers",
         marker={"color": SIGMA, "size": 7, "opacity": 0.7},
         hovertemplate="%{text}<br>risk %{x:.2f}, error %{y:.3g}<extra></extra>",

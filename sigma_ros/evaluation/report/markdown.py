@@ -4,6 +4,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sigma_ros.evaluation.scoring.comparison import ARMS
+
 _MEANINGS = {"mse_vec": "next step", "mse_chk": "8 steps", "mse_trj": "16 steps"}
 
 
@@ -12,12 +14,17 @@ def report_markdown(report: Mapping[str, Any]) -> str:
     checkpoint, bag, adapter = report["checkpoint"], report["bag"], report["adapter"]
     supervisor = report["supervisor"]
     watched = (
-        f"{supervisor['ticks']} ticks, {supervisor['clipped']} bounded, {supervisor['violations']} violations"
+        f"{supervisor['ticks']} ticks, {supervisor['clipped']} bounded, {supervisor['violations']} violations; "
+        f"scale {_number(supervisor['applied_scale_mean'])} of {_number(supervisor['requested_scale_mean'])} asked for"
         if supervisor["enabled"]
         else "off"
     )
     rows = [
-        [f"{name} ({meaning})", *_errors(report["comparison"][name], "baseline", "sigma")]
+        [
+            f"{name} ({meaning})",
+            *_errors(report["comparison"][name], "baseline", "sigma"),
+            *_after(report["commanded"], name),
+        ]
         for name, meaning in _MEANINGS.items()
     ]
     sweep = report["sweep"]
@@ -34,8 +41,8 @@ def report_markdown(report: Mapping[str, Any]) -> str:
     return _page(
         report["verdict"]["headline"],
         report["verdict"]["warnings"],
-        _table(["error", "base", "Sigma", "change", "95 % interval", "p", "d"], rows),
-        facts,
+        _table(["error", "base", "Sigma", "change", "95 % interval", "p", "d", "after the supervisor", "change"], rows),
+        [report["verdict"]["supervised"], *facts] if report["verdict"]["supervised"] else facts,
     )
 
 
@@ -43,7 +50,7 @@ def comparison_markdown(comparison: Mapping[str, Any]) -> str:
     """The document of a `ReportComparison` as a page of Markdown."""
     rows = [
         [f"{title} {name}", *_errors(comparison[arm][name], "a", "b")]
-        for arm, title in (("sigma", "Sigma"), ("base", "base"))
+        for arm, title in ARMS.items()
         for name in _MEANINGS
     ]
     facts = [f"{comparison['windows']} paired windows of {comparison['recordings']} recording(s)"]
@@ -71,6 +78,10 @@ def _errors(row: Mapping[str, Any], before: str, after: str) -> list[str]:
         _number(row["p_value"], 2),
         _number(row["effect_size"], 2),
     ]
+
+
+def _after(commanded: Mapping[str, Any], name: str) -> list[str]:
+    return [_number(commanded[name]), _percent(commanded["comparison"][name]["relative"])]
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

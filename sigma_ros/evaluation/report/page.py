@@ -18,6 +18,7 @@ from numpy import ndarray
 from plotly.offline import get_plotlyjs
 
 from sigma_ros.evaluation.log import ReplayLog, Strip
+from sigma_ros.evaluation.report.bounded import bounded_strip
 from sigma_ros.evaluation.report.curves import SERIES, joint_figures, study_figures, timeline_figures
 from sigma_ros.evaluation.report.figures import Figure, summary_figures
 from sigma_ros.evaluation.scoring.scores import Scores
@@ -113,6 +114,7 @@ class _Episode(NamedTuple):
     name: str
     joints: tuple[_Plot, ...]
     timeline: tuple[_Plot, ...]
+    bounded: _Plot | None
     shots: str
     cameras: tuple[str, ...]
 
@@ -124,7 +126,8 @@ def report_page(logs: Sequence[ReplayLog], scores: Scores, document: Mapping[str
     summary = summary_figures(logs, scores) | study_figures(document)
     figures = dict(summary)
     for episode in episodes:
-        figures |= {plot.element: plot.figure for plot in (*episode.joints, *episode.timeline)}
+        strip = (episode.bounded,) if episode.bounded else ()
+        figures |= {plot.element: plot.figure for plot in (*episode.joints, *strip, *episode.timeline)}
     return render(
         "report_page.html.jinja",
         figures,
@@ -161,6 +164,7 @@ def _episode(prefix: str, log: ReplayLog) -> _Episode:
             _Plot(f"{prefix}-{name}", TIMELINE_TITLES[name], "", figure)
             for name, figure in timeline_figures(log).items()
         ),
+        bounded=_Plot(f"{prefix}-bounded", "", "", bounded_strip(log)) if len(log.decisions) else None,
         shots=json.dumps(shots) if log.shots else "",
         cameras=tuple(camera.name for camera in log.contract.cameras),
     )

@@ -20,19 +20,28 @@ from sigma_ros.values import NS_PER_S
 
 TIMELINE = "bag"
 
-STYLES: dict[str, tuple[str, float]] = {
-    "base": (BASE, 1.5),
-    "sigma": (SIGMA, 1.5),
-    "recorded_action": (RECORDED, 3.0),
-    "measured": ("#c5cad3", 1.0),
-    "commanded": (COMMAND, 1.5),
-    "asked_for": (SIGMA, 1.5),
-    "applied": (COMMAND, 1.5),
-    "residual": (SIGMA, 1.5),
-    "factors": (BASE, 1.5),
-    "alignment": (COMMAND, 1.5),
-    "sem_align": (SIGMA, 1.5),
-    "tau_l2": (SIGMA, 1.5),
+Rgb = tuple[int, int, int]
+
+
+def rgb(colour: str) -> Rgb:
+    """A colour of the report (`#rrggbb`) as the three bytes that the SDK takes."""
+    red, green, blue = bytes.fromhex(colour.removeprefix("#"))
+    return red, green, blue
+
+
+STYLES: dict[str, tuple[Rgb, float]] = {
+    "base": (rgb(BASE), 1.5),
+    "sigma": (rgb(SIGMA), 1.5),
+    "recorded_action": (rgb(RECORDED), 3.0),
+    "measured": ((197, 202, 211), 1.0),
+    "commanded": (rgb(COMMAND), 1.5),
+    "asked_for": (rgb(SIGMA), 1.5),
+    "applied": (rgb(COMMAND), 1.5),
+    "residual": (rgb(SIGMA), 1.5),
+    "factors": (rgb(BASE), 1.5),
+    "alignment": (rgb(COMMAND), 1.5),
+    "sem_align": (rgb(SIGMA), 1.5),
+    "tau_l2": (rgb(SIGMA), 1.5),
 }
 """Colour and width of each curve by its name: the report's colours."""
 

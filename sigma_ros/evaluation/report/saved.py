@@ -8,11 +8,12 @@ from typing import Any
 
 from sigma_ros.border import one_line, read_json
 from sigma_ros.errors import SigmaError, UsageError
+from sigma_ros.evaluation.report.chunk_table import read_windows
 from sigma_ros.evaluation.report.document import SCHEMA
 from sigma_ros.evaluation.report.write import CHUNKS, JSON
-from sigma_ros.evaluation.scoring.windows import Normalise, WindowActions, read_windows
+from sigma_ros.evaluation.scoring.windows import Normalise, WindowActions, renumbered
 
-SUMMARY, SUMMARY_SCHEMA = "summary.json", "sigma_ros/evaluation/1"
+SUMMARY, SUMMARY_SCHEMA = "summary.json", "sigma_ros/evaluation/2"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +60,7 @@ def _read_summary(folder: Path) -> SavedReport:
     if not document["episodes"]:
         raise UsageError("no bag of the evaluation could be used", where=folder)
     parts = [read_windows(folder / "bags" / row["folder"] / CHUNKS) for row in document["episodes"]]
-    windows = WindowActions.joined([actions for actions, _ in parts])
+    windows = WindowActions.joined([renumbered(actions, number) for number, (actions, _) in enumerate(parts)])
     return SavedReport(place=folder, document=document, windows=windows, normalise=parts[0][1])
 
 

@@ -6,7 +6,7 @@ Everything but the top-level keys `timing` and `conditions` is the same however 
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sigma_ros.evaluation.batch import MEASURED, BagRow
-from sigma_ros.evaluation.report.document import comparison_values, plain, sweep_values
+from sigma_ros.evaluation.report.document import comparisons, plain, sweep_values
 from sigma_ros.evaluation.report.figures import BASE, COMMAND, SIGMA, Figure, figure_of
 from sigma_ros.evaluation.report.page import render
 from sigma_ros.evaluation.report.saved import SUMMARY_SCHEMA, SavedReport, read_report
-from sigma_ros.evaluation.scoring.metrics import SPANS
-from sigma_ros.evaluation.scoring.score import BATCH
-from sigma_ros.evaluation.scoring.scores import SweepScores
-from sigma_ros.evaluation.scoring.statistics import Comparison, compare, rank_correlation
-from sigma_ros.evaluation.scoring.windows import WindowErrors, sweep_scales
+from sigma_ros.evaluation.scoring.metrics import SPANS, TRJ
+from sigma_ros.evaluation.scoring.score import BATCH, commanded_scores, compare_arms
+from sigma_ros.evaluation.scoring.scores import CommandedScores, SweepScores
+from sigma_ros.evaluation.scoring.statistics import Comparison, rank_correlation
+from sigma_ros.evaluation.scoring.sweep import sweep_scales
+from sigma_ros.evaluation.scoring.verdict import headline_of
+from sigma_ros.evaluation.scoring.windows import WindowErrors, renumbered
 
-PRIMARY = "mse_trj"
-_TRJ = tuple(SPANS).index("trj")
+_ARMS = ("baseline", "sigma", "commanded")
 _WEIGHED = ("tau_l2", "sem_align")
 
 
@@ -37,34 +38,27 @@ class Pooled:
 
     errors: WindowErrors
     comparison: Mapping[str, Comparison]
+    commanded: CommandedScores
     sweep: SweepScores
 
 
 def pool(folders: Sequence[Path], *, seed: int = 0) -> tuple[Pooled, Mapping[str, Any]] | None:
     """Reads the bags' reports one after the other and pools their windows; also the first report's document.
 
-    Only errors are kept of each, so that memory grows by a few hundred bytes per window.
+    Only errors are kept of each, so that memory grows by about 5 kB per window.
     """
     parts: list[WindowErrors] = []
     first: SavedReport | None = None
     for number, folder in enumerate(folders):
         report = read_report(folder)
         first = first or report
-        errors = report.windows.errors(report.normalise)
-        parts.append(
-            WindowErrors(
-                **{field.name: getattr(errors, field.name) for field in fields(errors) if field.name != "recording"},
-                recording=np.full(len(errors), number, dtype=np.int64),
-            )
-        )
+        parts.append(renumbered(report.windows, number).errors(report.normalise))
     if first is None:
         return None
     errors = WindowErrors.joined(parts)
-    comparison = {
-        f"mse_{name}": compare(errors.baseline[:, i], errors.sigma[:, i], errors.recording, seed=seed)
-        for i, name in enumerate(SPANS)
-    }
-    return Pooled(errors=errors, comparison=comparison, sweep=sweep_scales(errors, seed=seed)), first.document
+    comparison = compare_arms(errors.baseline, errors.sigma, errors.recording, seed=seed)
+    commanded, sweep = commanded_scores(errors, seed=seed), sweep_scales(errors, seed=seed)
+    return Pooled(errors=errors, comparison=comparison, commanded=commanded, sweep=sweep), first.document
 
 
 def summary_document(
@@ -80,7 +74,10 @@ def summary_document(
     document = {
         "schema": SUMMARY_SCHEMA,
         "complete": complete,
-        "verdict": {"headline": _headline(pooled), "warnings": _warnings(rows, first, complete=complete)},
+        "verdict": {
+            "headline": headline_of(pooled.comparison, pooled.commanded) if pooled else "Nothing was scored.",
+            "warnings": _warnings(rows, first, complete=complete),
+        },
         "bags": {
             "total": len(rows),
             "complete": sum(row.status == "complete" for row in rows),
@@ -92,11 +89,13 @@ def summary_document(
         "batches": 0 if pooled is None else math.ceil(len(pooled.errors) / BATCH),
         "baseline": _arm(pooled, usable, "baseline"),
         "sigma": _arm(pooled, usable, "sigma"),
-        "comparison": {} if pooled is None else {k: comparison_values(v) for k, v in pooled.comparison.items()},
+        "commanded": _commanded(pooled),
+        "comparison": {} if pooled is None else comparisons(pooled.comparison),
         "sweep": None if pooled is None else sweep_values(pooled.sweep),
         "adapter": {**_adapter(pooled), "settings": first.get("adapter", {}).get("settings")},
         "supervisor": {
             "enabled": first.get("supervisor", {}).get("enabled"),
+            **{name: _weighed(usable, name, "commanded") for name in ("requested_scale_mean", "applied_scale_mean")},
             **{
                 total: sum(getattr(row, name) for row in usable)
                 for total, name in (
@@ -127,40 +126,36 @@ def write_rows(rows: Sequence[BagRow], path: Path) -> None:
 
 
 def _arm(pooled: Pooled | None, usable: Sequence[BagRow], arm: str) -> dict[str, float]:
-    samples = np.array([row.samples for row in usable], dtype=np.float64)
     values = {f"mse_{name}": math.nan for name in SPANS}
     if pooled is not None and len(pooled.errors):
-        means = getattr(pooled.errors, arm).mean(axis=0)
+        means = getattr(pooled.errors, arm).spans.mean(axis=0)
         values = {f"mse_{name}": float(means[i]) for i, name in enumerate(SPANS)}
-    for name in _WEIGHED:
-        column = np.array([getattr(row, f"{arm}_{name}") for row in usable], dtype=np.float64)
-        scored = samples > 0
-        values[name] = float(np.average(column[scored], weights=samples[scored])) if scored.any() else math.nan
+    values |= {name: _weighed(usable, f"{arm}_{name}", "samples") for name in _WEIGHED}
     return values
+
+
+def _weighed(rows: Sequence[BagRow], name: str, weight: str) -> float:
+    """The mean of a field over the bags, each with its own weight; NaN without any."""
+    values, weights = (np.array([getattr(row, field) for row in rows], dtype=np.float64) for field in (name, weight))
+    counted = weights > 0
+    return float(np.average(values[counted], weights=weights[counted])) if counted.any() else math.nan
+
+
+def _commanded(pooled: Pooled | None) -> dict[str, object]:
+    """Over the windows of which every step was commanded."""
+    if pooled is None or not pooled.commanded.windows:
+        return {"windows": 0, "comparison": {}}
+    names = ("windows", *(f"mse_{name}" for name in SPANS), *(f"{arm}_rmse_deg" for arm in _ARMS))
+    values = {name: getattr(pooled.commanded, name) for name in names}
+    return {**values, "comparison": comparisons(pooled.commanded.comparison)}
 
 
 def _adapter(pooled: Pooled | None) -> dict[str, float]:
     """Over scored windows (a report's own `adapter` is over published chunks)."""
     if pooled is None or not len(pooled.errors):
         return {"scale_mean": math.nan, "risk_error_rho": math.nan, "risk_error_p": math.nan}
-    rho, p_value = rank_correlation(pooled.errors.risk, pooled.errors.sigma[:, _TRJ])
+    rho, p_value = rank_correlation(pooled.errors.risk, pooled.errors.sigma.spans[:, TRJ])
     return {"scale_mean": float(pooled.errors.scale.mean()), "risk_error_rho": rho, "risk_error_p": p_value}
-
-
-def _headline(pooled: Pooled | None) -> str:
-    if pooled is None or not len(pooled.errors):
-        return "Nothing was scored."
-    row = pooled.comparison[PRIMARY]
-    if row.verdict == "equal":
-        return "Sigma equals its base exactly on these recordings."
-    words = {"better": "beats", "worse": "is worse than"}.get(row.verdict, "does not beat")
-    if not row.baseline or math.isnan(row.low):
-        return f"Sigma {words} its base: {PRIMARY} {row.sigma:.3g} against {row.baseline:.3g}."
-    return (
-        f"Sigma {words} its base: {PRIMARY} is {abs(row.relative):.1%} {'lower' if row.difference < 0 else 'higher'} "
-        f"({row.confidence:.0%} interval {row.relative_low:+.1%} to {row.relative_high:+.1%}, "
-        f"p {row.p_value:.2g}, {row.units} {row.unit}s)."
-    )
 
 
 def _warnings(rows: Sequence[BagRow], first: Mapping[str, Any], *, complete: bool) -> list[str]:

@@ -6,11 +6,12 @@ disk are they renamed, `report.json` last: where it stands, the other two belong
 """
 
 import os
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sigma_ros.errors import SigmaError, UsageError
+from sigma_ros.errors import MachineError, SigmaError, UsageError
 from sigma_ros.evaluation.log import ReplayLog
 from sigma_ros.evaluation.report.chunk_table import write_chunks
 from sigma_ros.evaluation.report.document import report_document, to_text
@@ -43,6 +44,69 @@ def refuse_existing(out_dir: Path, *, force: bool = False) -> None:
             got=", ".join(present),
             remedy="give another folder to --out, or --force to replace it",
         )
+
+
+def refuse_unwritable(out_dir: Path) -> None:
+    """Makes sure, before costly work, that a folder can be made here and files can be written; leaves nothing behind.
+
+    Raises:
+        UsageError: it is no folder.
+        MachineError: the machine refuses it (no permission, read-only, full).
+    """
+    if out_dir.exists() and not out_dir.is_dir():
+        raise UsageError("the output is not a folder", where=out_dir, remedy="give a folder to --out")
+    made = [folder for folder in (out_dir, *out_dir.absolute().parents) if not folder.exists()]
+    try:
+        try:
+            out_dir.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=out_dir):
+                pass
+        finally:
+            for folder in made:
+                if folder.is_dir():
+                    folder.rmdir()
+    except OSError as error:
+        raise MachineError(
+            "the output folder cannot be written", where=out_dir, got=error, remedy="give another --out"
+        ) from error
+
+
+def refuse_unwritable_file(file: Path) -> None:
+    """The same for a file that is written after everything else.
+
+    Raises:
+        UsageError: there is a folder of this name.
+        MachineError: its folder cannot be written.
+    """
+    if file.is_dir():
+        raise UsageError("the output is a folder", where=file, remedy="give a file's name")
+    refuse_unwritable(file.parent)
+
+
+def write_or_keep(
+    logs: Sequence[ReplayLog],
+    scores: Scores,
+    out_dir: Path,
+    *,
+    conditions: Mapping[str, object],
+    force: bool = False,
+    extras: Mapping[str, object] | None = None,
+) -> ReportPaths:
+    """As `write_report`, but hours of work are not lost with the disk: a report that is refused goes elsewhere.
+
+    Raises:
+        SigmaError: the report could not be written into `out_dir`; the error says where it is instead, if anywhere.
+    """
+    try:
+        return write_report(logs, scores, out_dir, conditions=conditions, force=force, extras=extras)
+    except UsageError:
+        raise
+    except SigmaError as error:
+        spare = Path(tempfile.mkdtemp(prefix="sigma_report_"))
+        write_report(logs, scores, spare, conditions=conditions, page=False, extras=extras)
+        raise SigmaError(
+            error.what, where=error.where, got=error.got, remedy=f"its numbers and chunks were kept in {spare}"
+        ) from error
 
 
 def write_report(

@@ -15,10 +15,12 @@ from numpy import ndarray
 
 from sigma_ros.errors import UsageError
 from sigma_ros.evaluation.report.saved import SavedReport
-from sigma_ros.evaluation.scoring.metrics import SPANS
-from sigma_ros.evaluation.scoring.statistics import Comparison, compare
+from sigma_ros.evaluation.scoring.score import compare_arms
+from sigma_ros.evaluation.scoring.statistics import Comparison
 
 PRIMARY = "mse_trj"
+ARMS = {"sigma": "Sigma", "base": "base", "commanded": "commanded"}
+"""What is compared, and what it is called."""
 _CONDITIONS = {
     "checkpoint": ("checkpoint", "hash"),
     "base": ("checkpoint", "base"),
@@ -37,7 +39,8 @@ _CONDITIONS = {
 class ReportComparison:
     """B minus A over the windows that both scored: a negative difference is a gain of B.
 
-    `sigma` and `base` map mse_vec, mse_chk, mse_trj to a comparison whose `baseline` is A and whose `sigma` is B.
+    `sigma`, `base` and `commanded` (over the windows that both have commands for) map mse_vec, mse_chk, mse_trj to a
+    comparison whose `baseline` is A and whose `sigma` is B.
     `differences` holds the conditions in which the reports differ, A's value first.
     """
 
@@ -48,11 +51,12 @@ class ReportComparison:
     recordings: int
     sigma: Mapping[str, Comparison]
     base: Mapping[str, Comparison]
+    commanded: Mapping[str, Comparison]
     differences: Mapping[str, tuple[Any, Any]]
 
     def document(self) -> dict[str, Any]:
         """As plain JSON values, the two sides called a and b."""
-        rows = {arm: {name: _sides(row) for name, row in getattr(self, arm).items()} for arm in ("sigma", "base")}
+        rows = {arm: {name: _sides(row) for name, row in getattr(self, arm).items()} for arm in ARMS}
         return {
             "schema": "sigma_ros/comparison/1",
             "a": self.places[0],
@@ -85,12 +89,13 @@ def compare_reports(a: SavedReport, b: SavedReport, *, seed: int = 0) -> ReportC
         )
     episodes = a.windows.recording[rows_a]
     errors_a, errors_b = a.windows.errors(a.normalise).rows(rows_a), b.windows.errors(a.normalise).rows(rows_b)
+    both = errors_a.commanded.known & errors_b.commanded.known
     arms = {
-        arm: {
-            f"mse_{name}": compare(getattr(errors_a, key)[:, i], getattr(errors_b, key)[:, i], episodes, seed=seed)
-            for i, name in enumerate(SPANS)
-        }
-        for arm, key in (("sigma", "sigma"), ("base", "baseline"))
+        "sigma": compare_arms(errors_a.sigma, errors_b.sigma, episodes, seed=seed),
+        "base": compare_arms(errors_a.baseline, errors_b.baseline, episodes, seed=seed),
+        "commanded": compare_arms(
+            errors_a.rows(both).commanded, errors_b.rows(both).commanded, episodes[both], seed=seed
+        ),
     }
     return ReportComparison(
         places=(str(a.place), str(b.place)),
@@ -100,6 +105,7 @@ def compare_reports(a: SavedReport, b: SavedReport, *, seed: int = 0) -> ReportC
         recordings=len(np.unique(episodes)),
         sigma=arms["sigma"],
         base=arms["base"],
+        commanded=arms["commanded"],
         differences=_differences(a.document, b.document),
     )
 

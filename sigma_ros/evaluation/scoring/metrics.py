@@ -24,16 +24,16 @@ CHUNK_STEPS = 8
 SPANS = {"vec": 1, "chk": CHUNK_STEPS, "trj": SCORED_STEPS}
 """Steps that each of the three errors averages over."""
 
+TRJ = tuple(SPANS).index("trj")
+"""Place of the trajectory among the spans."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Samples:
-    """The scored windows of one replay: what was recorded and what both arms proposed for the next 16 ticks."""
+    """The scored windows of one replay: which ticks they begin at, and which inferences answer for them."""
 
     tick_index: Int64[ndarray, " samples"]
     inference_index: Int64[ndarray, " samples"]
-    target_rad: Float64[ndarray, "samples steps dof"]
-    baseline_rad: Float64[ndarray, "samples steps dof"]
-    sigma_rad: Float64[ndarray, "samples steps dof"]
 
     def __len__(self) -> int:
         return int(self.tick_index.shape[0])
@@ -55,22 +55,11 @@ def scored_ticks(ticks: TickTrack) -> Int64[ndarray, " samples"]:
 
 def samples_of(log: ReplayLog) -> Samples:
     """Pairs each scored tick with the policy's answer for it; ticks without one (a stopped run) are left out."""
-    dof = log.contract.dof
     answers = {(entry.chunk.epoch, entry.chunk.tick): i for i, entry in enumerate(log.inferences)}
-    pairs = []
-    for index in scored_ticks(log.ticks):
-        answer = answers.get((int(log.ticks.epoch[index]), int(log.ticks.tick[index])))
-        if answer is not None:
-            pairs.append((int(index), answer))
-    chunks = [log.inferences[answer].chunk for _, answer in pairs]
-    shape = (len(pairs), SCORED_STEPS, dof)
-    return Samples(
-        tick_index=np.array([index for index, _ in pairs], dtype=np.int64),
-        inference_index=np.array([answer for _, answer in pairs], dtype=np.int64),
-        target_rad=np.array([log.ticks.action_rad[i : i + SCORED_STEPS] for i, _ in pairs]).reshape(shape),
-        baseline_rad=np.array([chunk.base_rad[:SCORED_STEPS] for chunk in chunks]).reshape(shape),
-        sigma_rad=np.array([chunk.blended_rad(chunk.scale)[:SCORED_STEPS] for chunk in chunks]).reshape(shape),
-    )
+    places = scored_ticks(log.ticks)
+    keys = zip(log.ticks.epoch[places].tolist(), log.ticks.tick[places].tolist(), strict=True)
+    found = np.array([answers.get(key, -1) for key in keys], dtype=np.int64)
+    return Samples(tick_index=places[found >= 0], inference_index=found[found >= 0])
 
 
 def window_mse(squared: Float64[ndarray, "samples steps dof"], steps: int) -> Float64[ndarray, " samples"]:
@@ -92,14 +81,11 @@ def joint_mse(squared: Float64[ndarray, "samples steps dof"], steps: int) -> Flo
     return squared[:, :steps].mean(axis=(0, 1))
 
 
-def joint_rmse_deg(
-    arm_rad: Float64[ndarray, "samples steps dof"], target_rad: Float64[ndarray, "samples steps dof"], steps: int
-) -> Float64[ndarray, " dof"]:
+def joint_rmse_deg(error_deg: Float64[ndarray, "samples steps dof"], steps: int) -> Float64[ndarray, " dof"]:
     """Root mean squared error of each joint in degrees over the first `steps` steps; NaN without windows."""
-    if not len(arm_rad):
-        return np.full(arm_rad.shape[2], np.nan)
-    error_deg = np.degrees(arm_rad[:, :steps] - target_rad[:, :steps])
-    return np.sqrt(np.mean(error_deg**2, axis=(0, 1)))
+    if not len(error_deg):
+        return np.full(error_deg.shape[2], np.nan)
+    return np.sqrt(np.mean(error_deg[:, :steps] ** 2, axis=(0, 1)))
 
 
 def border_jumps_deg(log: ReplayLog) -> dict[str, Float64[ndarray, "borders dof"]]:

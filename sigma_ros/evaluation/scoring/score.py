@@ -7,43 +7,36 @@ was measured on a clock.
 
 import math
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Int64
 from numpy import ndarray
 
-from sigma_ros.evaluation.log import ReplayLog
+from sigma_ros.evaluation.log import InferenceEntry, ReplayLog
 from sigma_ros.evaluation.scoring import metrics
-from sigma_ros.evaluation.scoring.metrics import SPANS, Samples
+from sigma_ros.evaluation.scoring.commands import LIMITS, bounding_limits, is_commanded, residual_held_back
+from sigma_ros.evaluation.scoring.metrics import SPANS, TRJ
 from sigma_ros.evaluation.scoring.scores import (
     AdapterScores,
     ArmScores,
+    CommandedScores,
     EpisodeScores,
     Scores,
     Smoothness,
     SupervisorScores,
     Timing,
 )
-from sigma_ros.evaluation.scoring.statistics import compare, rank_correlation
-from sigma_ros.evaluation.scoring.windows import WindowErrors, sweep_scales, windows_of
+from sigma_ros.evaluation.scoring.statistics import Comparison, compare, rank_correlation
+from sigma_ros.evaluation.scoring.sweep import sweep_scales
+from sigma_ros.evaluation.scoring.windows import ArmErrors, WindowErrors, actions_of
 from sigma_ros.values import NS_PER_S
 
 BATCH = 4
 """Samples per batch of the model card's evaluation: 723 samples are 181 batches."""
 
 HISTOGRAM_BINS = 20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Errors:
-    """Squared normalised errors of one log's windows, with what goes along with them."""
-
-    samples: Samples
-    baseline: Float64[ndarray, "samples steps dof"]
-    sigma: Float64[ndarray, "samples steps dof"]
-    full: Float64[ndarray, "samples steps dof"]
 
 
 def score(*logs: ReplayLog, seed: int = 0, complete: bool = True) -> Scores:
@@ -53,75 +46,78 @@ def score(*logs: ReplayLog, seed: int = 0, complete: bool = True) -> Scores:
     """
     if not logs:
         raise ValueError("score needs at least one replay")
-    errors = [_errors(log) for log in logs]
-    baseline = np.concatenate([e.baseline for e in errors])
-    sigma = np.concatenate([e.sigma for e in errors])
-    episode = np.concatenate([np.full(len(e.samples), i) for i, e in enumerate(errors)])
+    samples = [metrics.samples_of(log) for log in logs]
+    tables = [
+        actions_of(log, i, samples=found).errors(log.policy.normalise)
+        for i, (log, found) in enumerate(zip(logs, samples, strict=True))
+    ]
+    windows = WindowErrors.joined(tables)
+    answers = [log.inferences[i] for log, found in zip(logs, samples, strict=True) for i in found.inference_index]
     return Scores(
-        samples=len(baseline),
-        batches=math.ceil(len(baseline) / BATCH),
-        baseline=_arm(logs, errors, baseline, "baseline"),
-        sigma=_arm(logs, errors, sigma, "sigma"),
-        comparison={
-            f"mse_{name}": compare(
-                metrics.window_mse(baseline, steps), metrics.window_mse(sigma, steps), episode, seed=seed
-            )
-            for name, steps in SPANS.items()
-        },
-        adapter=_adapter(logs, errors),
-        sweep=sweep_scales(WindowErrors.joined([windows_of(log, i) for i, log in enumerate(logs)]), seed=seed),
+        windows=windows,
+        samples=len(windows),
+        batches=math.ceil(len(windows) / BATCH),
+        baseline=_arm(answers, windows.baseline, "baseline_"),
+        sigma=_arm(answers, windows.sigma, ""),
+        commanded=commanded_scores(windows, seed=seed),
+        comparison=compare_arms(windows.baseline, windows.sigma, windows.recording, seed=seed),
+        adapter=_adapter(logs, windows),
+        sweep=sweep_scales(windows, seed=seed),
         supervisor=_supervisor(logs),
         smoothness=_smoothness(logs),
         timing=_timing(logs),
-        episodes=tuple(_episode(log, e) for log, e in zip(logs, errors, strict=True)),
+        episodes=tuple(_episode(log, table) for log, table in zip(logs, tables, strict=True)),
         complete=complete and all(log.complete for log in logs),
     )
 
 
-def _errors(log: ReplayLog) -> _Errors:
-    samples = metrics.samples_of(log)
-    normalise = log.policy.normalise
-    target = normalise(samples.target_rad)
-    shape = samples.target_rad.shape
-    chunks = [log.inferences[i].chunk for i in samples.inference_index]
-    full = np.array([chunk.blended_rad(1.0)[: shape[1]] for chunk in chunks]).reshape(shape)
-    return _Errors(
-        samples=samples,
-        baseline=(normalise(samples.baseline_rad) - target) ** 2,
-        sigma=(normalise(samples.sigma_rad) - target) ** 2,
-        full=(normalise(full) - target) ** 2,
-    )
-
-
-def _arm(logs: tuple[ReplayLog, ...], errors: list[_Errors], squared: ndarray, arm: str) -> ArmScores:
-    target = np.concatenate([e.samples.target_rad for e in errors])
-    proposed = np.concatenate([getattr(e.samples, f"{arm}_rad") for e in errors])
-    prefix = "baseline_" if arm == "baseline" else ""
-    entries = [log.inferences[i] for log, e in zip(logs, errors, strict=True) for i in e.samples.inference_index]
-    return ArmScores(
-        mse_vec=_mean(metrics.window_mse(squared, SPANS["vec"])),
-        mse_chk=_mean(metrics.window_mse(squared, SPANS["chk"])),
-        mse_trj=_mean(metrics.window_mse(squared, SPANS["trj"])),
-        tau_l2=_mean(np.array([getattr(entry, f"{prefix}tau_l2") for entry in entries])),
-        sem_align=_mean(np.array([getattr(entry, f"{prefix}sem_align") for entry in entries])),
-        step_mse=tuple(metrics.step_mse(squared).tolist()),
-        joint_mse={name: tuple(metrics.joint_mse(squared, steps).tolist()) for name, steps in SPANS.items()},
-        joint_rmse_deg={
-            name: tuple(metrics.joint_rmse_deg(proposed, target, steps).tolist()) for name, steps in SPANS.items()
-        },
-    )
-
-
-def _adapter(logs: tuple[ReplayLog, ...], errors: list[_Errors]) -> AdapterScores:
-    scale = np.array([entry.chunk.scale for log in logs for entry in log.inferences if entry.published])
-    chunks = [log.inferences[i].chunk for log, e in zip(logs, errors, strict=True) for i in e.samples.inference_index]
-    risk = np.array([chunk.risk.total for chunk in chunks])
-    trajectory = {
-        arm: np.concatenate([metrics.window_mse(getattr(e, arm), SPANS["trj"]) for e in errors])
-        for arm in ("baseline", "sigma", "full")
+def compare_arms(
+    before: ArmErrors, after: ArmErrors, recording: Int64[ndarray, " windows"], *, seed: int = 0
+) -> dict[str, Comparison]:
+    """One arm against another over the same windows, by mse_vec, mse_chk and mse_trj."""
+    return {
+        f"mse_{name}": compare(before.spans[:, i], after.spans[:, i], recording, seed=seed)
+        for i, name in enumerate(SPANS)
     }
-    error_rho, error_p = rank_correlation(risk, trajectory["sigma"])
-    harm_rho, harm_p = rank_correlation(risk, trajectory["full"] - trajectory["baseline"])
+
+
+def commanded_scores(windows: WindowErrors, *, seed: int = 0) -> CommandedScores:
+    """What was commanded, over the windows that have commands for all their steps, beside both arms' chunks there."""
+    some = windows.rows(windows.commanded.known)
+    return CommandedScores(
+        **_errors(some.commanded),
+        windows=len(some),
+        baseline_rmse_deg=_rmse(some.baseline.degrees),
+        sigma_rmse_deg=_rmse(some.sigma.degrees),
+        commanded_rmse_deg=_rmse(some.commanded.degrees),
+        comparison=compare_arms(some.baseline, some.commanded, some.recording, seed=seed),
+    )
+
+
+def _errors(arm: ArmErrors) -> dict[str, Any]:
+    """The fields of `ErrorScores`."""
+    return {
+        **{f"mse_{name}": _mean(arm.spans[:, i]) for i, name in enumerate(SPANS)},
+        "step_mse": tuple(metrics.step_mse(arm.squared).tolist()),
+        "joint_mse": {name: tuple(metrics.joint_mse(arm.squared, steps).tolist()) for name, steps in SPANS.items()},
+        "joint_rmse_deg": {
+            name: tuple(metrics.joint_rmse_deg(arm.degrees, steps).tolist()) for name, steps in SPANS.items()
+        },
+    }
+
+
+def _arm(answers: Sequence[InferenceEntry], errors: ArmErrors, prefix: str) -> ArmScores:
+    return ArmScores(
+        **_errors(errors),
+        tau_l2=_mean(np.array([getattr(entry, f"{prefix}tau_l2") for entry in answers])),
+        sem_align=_mean(np.array([getattr(entry, f"{prefix}sem_align") for entry in answers])),
+    )
+
+
+def _adapter(logs: tuple[ReplayLog, ...], windows: WindowErrors) -> AdapterScores:
+    scale = np.array([entry.chunk.scale for log in logs for entry in log.inferences if entry.published])
+    error_rho, error_p = rank_correlation(windows.risk, windows.sigma.spans[:, TRJ])
+    harm_rho, harm_p = rank_correlation(windows.risk, (2.0 * windows.cross + windows.energy)[:, TRJ])
     return AdapterScores(
         scale_mean=_mean(scale),
         scale_std=float(np.std(scale)) if len(scale) else math.nan,
@@ -139,11 +135,11 @@ def _supervisor(logs: tuple[ReplayLog, ...]) -> SupervisorScores:
     tracks = [log.decisions for log in logs]
     names = logs[0].contract.joint_names
     clipped = np.concatenate([track.clipped for track in tracks])
-    commanded = [np.isfinite(track.command_rad).all(axis=1) for track in tracks]
-    applied = np.concatenate([track.applied_scale[active] for track, active in zip(tracks, commanded, strict=True)])
+    bounded = np.concatenate([bounding_limits(log.decisions, log.contract) for log in logs])
+    held = residual_held_back(tracks)
     return SupervisorScores(
         ticks=sum(len(track) for track in tracks),
-        commanded=sum(int(np.count_nonzero(active)) for active in commanded),
+        commanded=sum(int(np.count_nonzero(is_commanded(track))) for track in tracks),
         clipped=int(np.count_nonzero(clipped.any(axis=1))),
         violations=sum(track.violations for track in tracks),
         breaches=sum(metrics.limit_breaches(log.decisions.command_rad, log.contract) for log in logs),
@@ -153,7 +149,12 @@ def _supervisor(logs: tuple[ReplayLog, ...]) -> SupervisorScores:
         clipped_joints=dict(zip(names, clipped.sum(axis=0).tolist(), strict=True)),
         states=_counted(state for track in tracks for state in track.state),
         reasons=_counted(reason for track in tracks for reason in track.reason),
-        applied_scale_mean=_mean(applied[np.isfinite(applied)]),
+        applied_scale_mean=held.applied_scale_mean,
+        requested_scale_mean=held.requested_scale_mean,
+        held_back_share=held.share,
+        held_back_ticks=held.ticks,
+        held_back_reasons=held.reasons,
+        bounded_limits={name: int(np.count_nonzero(bounded == i)) for i, name in enumerate(LIMITS, start=1)},
     )
 
 
@@ -206,16 +207,19 @@ def _replayed_s(log: ReplayLog) -> float:
     return float(stamps[-1] - stamps[0]) / NS_PER_S if len(stamps) else 0.0
 
 
-def _episode(log: ReplayLog, errors: _Errors) -> EpisodeScores:
+def _episode(log: ReplayLog, windows: WindowErrors) -> EpisodeScores:
     scale = np.array([entry.chunk.scale for entry in log.inferences if entry.published])
+    arms = {
+        "baseline": windows.baseline,
+        "sigma": windows.sigma,
+        "commanded": windows.rows(windows.commanded.known).commanded,
+    }
     mse = {
-        f"{arm}_mse_{name}": _mean(metrics.window_mse(getattr(errors, arm), steps))
-        for arm in ("baseline", "sigma")
-        for name, steps in SPANS.items()
+        f"{arm}_mse_{name}": _mean(errors.spans[:, i]) for arm, errors in arms.items() for i, name in enumerate(SPANS)
     }
     return EpisodeScores(
         name=log.bag.name,
-        samples=len(errors.samples),
+        samples=len(windows),
         ticks=len(log.ticks),
         invalid_ticks=int(np.count_nonzero(~log.ticks.valid)),
         epochs=len(np.unique(log.ticks.epoch)),
@@ -224,6 +228,10 @@ def _episode(log: ReplayLog, errors: _Errors) -> EpisodeScores:
         complete=log.complete,
         **mse,
     )
+
+
+def _rmse(error_deg: ndarray) -> float:
+    return float(np.sqrt(np.mean(error_deg**2))) if error_deg.size else math.nan
 
 
 def _mean(values: ndarray) -> float:

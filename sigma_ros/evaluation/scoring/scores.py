@@ -9,20 +9,42 @@ from importlib.metadata import PackageNotFoundError, version
 from sigma_ros import __version__
 from sigma_ros.contract import Contract
 from sigma_ros.evaluation.scoring.statistics import Comparison
+from sigma_ros.evaluation.scoring.windows import WindowErrors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ArmScores:
-    """One arm. Errors are on normalised actions; `joint_*` map vec, chk, trj to values per joint."""
+class ErrorScores:
+    """What one arm missed by, on normalised actions; `joint_*` map vec, chk, trj to values per joint."""
 
     mse_vec: float
     mse_chk: float
     mse_trj: float
-    tau_l2: float
-    sem_align: float
     step_mse: tuple[float, ...]
     joint_mse: Mapping[str, tuple[float, ...]]
     joint_rmse_deg: Mapping[str, tuple[float, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmScores(ErrorScores):
+    """A proposing arm, base or Sigma, over all scored windows."""
+
+    tau_l2: float
+    sem_align: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandedScores(ErrorScores):
+    """What the supervisor commanded, over the scored windows of which every step was commanded (`windows` of them).
+
+    `comparison` holds the commands against the base's chunks in these windows.
+    `*_rmse_deg` are over these windows, all their steps and joints.
+    """
+
+    windows: int
+    baseline_rmse_deg: float
+    sigma_rmse_deg: float
+    commanded_rmse_deg: float
+    comparison: Mapping[str, Comparison]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +87,11 @@ class SweepScores:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SupervisorScores:
-    """What the supervisor did. `violations` is its own count, `breaches` the report's: both must be 0."""
+    """What the supervisor did. `violations` is its own count, `breaches` the report's: both must be 0.
+
+    `held_back_share` is the part of the asked scale that was not applied, in `held_back_ticks`, by
+    `held_back_reasons`. `bounded_limits` counts joints and ticks by what bounded them.
+    """
 
     ticks: int
     commanded: int
@@ -79,6 +105,11 @@ class SupervisorScores:
     states: Mapping[str, int]
     reasons: Mapping[str, int]
     applied_scale_mean: float
+    requested_scale_mean: float
+    held_back_share: float
+    held_back_ticks: int
+    held_back_reasons: Mapping[str, int]
+    bounded_limits: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +156,9 @@ class EpisodeScores:
     sigma_mse_vec: float
     sigma_mse_chk: float
     sigma_mse_trj: float
+    commanded_mse_vec: float
+    commanded_mse_chk: float
+    commanded_mse_trj: float
     scale_mean: float
     losses: Mapping[str, int]
     complete: bool
@@ -132,12 +166,14 @@ class EpisodeScores:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """Everything that the report states."""
+    """Everything that the report states, and the windows that it was computed from."""
 
+    windows: WindowErrors
     samples: int
     batches: int
     baseline: ArmScores
     sigma: ArmScores
+    commanded: CommandedScores
     comparison: Mapping[str, Comparison]
     adapter: AdapterScores
     sweep: SweepScores

@@ -20,7 +20,7 @@ from lerobot.policies.pi05.configuration_pi05 import PI05Config
 from lerobot.policies.pi05.modeling_pi05 import PI05Policy
 from safetensors.torch import save_file
 
-from sigma_ros.errors import CheckpointError
+from sigma_ros.errors import CheckpointError, MachineError
 from sigma_ros.model.normalise import Normalisation
 from sigma_ros.model.pi05.backbone import Backbone
 from sigma_ros.model.pi05.folder import (
@@ -99,7 +99,7 @@ def load_base(
             expected="a trained policy",
             remedy="ask for it with --allow-untrained where that is what you want",
         )
-    place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    place = torch_device(device)
     folder.config.dtype = _choose_dtype(dtype, place, folder.config)
     folder.fetch_weights()
     policy = empty_policy(folder.config, folder.sizes)
@@ -113,6 +113,24 @@ def load_base(
         info=_info(folder, policy, weights_hash, ignored, time.perf_counter() - started),
         normalisation=folder.normalisation,
         rename=folder.rename,
+    )
+
+
+def torch_device(name: str) -> torch.device:
+    """The device of a name; `auto` takes a GPU where there is one.
+
+    Raises:
+        MachineError: there is no such device on this machine.
+    """
+    has_gpu = torch.cuda.is_available()
+    try:
+        place = torch.device(("cuda" if has_gpu else "cpu") if name == "auto" else name)
+        if place.type != "cuda" or (place.index or 0) < torch.cuda.device_count():
+            return place
+    except RuntimeError as error:
+        raise MachineError("no such device", where="--device", got=f"{name}: {error}".splitlines()[0]) from error
+    raise MachineError(
+        "there is no such GPU", where="--device", got=name, remedy="use auto or cpu, or look at nvidia-smi"
     )
 
 

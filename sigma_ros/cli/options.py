@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options that several verbs share, and how a verb's options become one value.
+
+A verb with many options is a frozen dataclass: each field is an option, its docstring the verb's help. Help is printed
+in groups (`rich_help_panel` of an option) and never cuts a name off.
+"""
+
+import inspect
+import sys
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+from typer.core import TyperCommand
+
+from sigma_ros.errors import UsageError
+from sigma_ros.values import AdapterSettings
+
+if TYPE_CHECKING:
+    from sigma_ros.evaluation.replay import ReplayOptions
+
+MODEL, ADAPTER, RECORDING, OUTPUT, STUDIES, WORKERS = "Model", "Adapter", "Recording", "Output", "Studies", "Workers"
+"""Groups of options in a verb's help."""
+
+UNKNOWN_STRIDE = 16
+"""Ticks between two updates of the memory, until the checkpoint's own are known."""
+
+ContractName = Annotated[
+    str, typer.Option("--contract", metavar="NAME", help="Contract file, or a shipped one's name (so101, cr5).")
+]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Any loss in a recording is a failure.", rich_help_panel=RECORDING)
+]
+Recover = Annotated[
+    bool, typer.Option("--recover", help="Read cut-off bags as far as they go.", rich_help_panel=RECORDING)
+]
+JPEG_QUALITY = 90
+"""What recorded pictures are coded with unless raw ones are asked for."""
+Jpeg = Annotated[
+    int,
+    typer.Option("--jpeg", min=0, max=100, metavar="QUALITY", help="Quality of the JPEG pictures; 0: raw pictures."),
+]
+Setup = Annotated[
+    str,
+    typer.Option(
+        "--setup",
+        metavar="NAME",
+        help="Simulated set-up: target (somebody's table) or source (what the small base was trained on).",
+    ),
+]
+SETUP = "target"
+"""The set-up of every simulated recording and run, unless another is asked for."""
+
+
+class GroupedCommand(TyperCommand):
+    """A command whose help lists the options under their groups, each name in full at any width."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Writes the options group by group, in the order in which the groups first appear."""
+        groups: dict[str, list[tuple[str, str]]] = defaultdict(list)
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                is_argument = parameter.param_type_name == "argument"
+                title = "Arguments" if is_argument else getattr(parameter, "rich_help_panel", None) or "Options"
+                groups[title].append(record)
+        for title, records in groups.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+def verb(help_text: str | None = None, *, no_args_is_help: bool = True) -> typer.Typer:
+    """The application of a verb: plain help without the shell's completion options."""
+    return typer.Typer(help=help_text, no_args_is_help=no_args_is_help, add_completion=False, rich_markup_mode=None)
+
+
+def command_of[Value](kind: type[Value], run: Callable[[Value], int]) -> Callable[..., None]:
+    """A function for Typer whose options are the fields of a dataclass; it builds the value and runs it.
+
+    Args:
+        kind: A dataclass whose annotations are Typer's; its docstring is the help.
+        run: Gets the value; its result is the exit code.
+    """
+
+    def command(**given: Any) -> None:
+        sys.exit(run(kind(**given)))
+
+    hints = get_type_hints(kind, include_extras=True)
+    parameters = [
+        inspect.Parameter(
+            entry.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if entry.default is MISSING else entry.default,
+            annotation=hints[entry.name],
+        )
+        for entry in fields(kind)  # type: ignore[arg-type]
+    ]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {entry.name: entry.annotation for entry in parameters}
+    command.__doc__ = kind.__doc__
+    return command
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyOptions:
+    """What every verb needs that replays recordings through a policy."""
+
+    checkpoint: Annotated[
+        str,
+        typer.Option(
+            "--checkpoint",
+            metavar="PLACE",
+            help="`mini`, a Sigma checkpoint folder, or a base folder or Hub id.",
+            rich_help_panel=MODEL,
+        ),
+    ]
+    contract: ContractName = "so101"
+    base: Annotated[
+        str | None,
+        typer.Option(
+            "--base", metavar="PLACE", help="Where the base of a Sigma checkpoint is now.", rich_help_panel=MODEL
+        ),
+    ] = None
+    revision: Annotated[
+        str | None, typer.Option("--revision", metavar="TEXT", help="Hub revision of the base.", rich_help_panel=MODEL)
+    ] = None
+    tokenizer: Annotated[
+        str | None,
+        typer.Option("--tokenizer", metavar="PLACE", help="Tokenizer folder or Hub id.", rich_help_panel=MODEL),
+    ] = None
+    device: Annotated[
+        str,
+        typer.Option("--device", metavar="NAME", help="Torch device (cpu, cuda), or auto.", rich_help_panel=MODEL),
+    ] = "auto"
+    allow_untrained: Annotated[
+        bool,
+        typer.Option("--allow-untrained", help="Accept a base with random weights.", rich_help_panel=MODEL),
+    ] = False
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, metavar="N", help="Of the flow noise.", rich_help_panel=MODEL)
+    ] = 0
+    replan_ticks: Annotated[
+        int,
+        typer.Option("--replan-ticks", min=1, metavar="N", help="Ticks between two chunks.", rich_help_panel=MODEL),
+    ] = 8
+    min_scale: Annotated[
+        float,
+        typer.Option("--min-scale", min=0, max=1, metavar="S", help="Least scale.", rich_help_panel=ADAPTER),
+    ] = 0.0
+    max_scale: Annotated[
+        float,
+        typer.Option("--max-scale", min=0, max=1, metavar="S", help="Largest scale.", rich_help_panel=ADAPTER),
+    ] = 1.0
+    risk_temperature: Annotated[
+        float,
+        typer.Option(
+            "--risk-temperature",
+            min=1e-6,
+            metavar="T",
+            help="The scale falls as exp(-risk / T): at risk T it is 0.37 of the largest; more is bolder.",
+            rich_help_panel=ADAPTER,
+        ),
+    ] = 1.0
+    supervisor: Annotated[
+        bool,
+        typer.Option(
+            "--supervisor/--no-supervisor",
+            help="Run the supervisor at 50 Hz of bag time.",
+            rich_help_panel=RECORDING,
+        ),
+    ] = True
+    task: Annotated[
+        str | None,
+        typer.Option(
+            "--task", metavar="TEXT", help="Task text in place of the recorded one.", rich_help_panel=RECORDING
+        ),
+    ] = None
+    rename: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--rename",
+            metavar="OURS=THEIRS",
+            help="up=base_0_rgb: which camera feeds which of the policy's; once for each.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None
+    recover: Recover = False
+
+    def adapter(self) -> AdapterSettings:
+        """The adapter's settings.
+
+        Raises:
+            UsageError: they contradict each other.
+        """
+        try:
+            return AdapterSettings(
+                min_scale=self.min_scale, max_scale=self.max_scale, risk_temperature=self.risk_temperature
+            )
+        except ValueError as error:
+            raise UsageError(
+                "the adapter's settings cannot be right", got=error, remedy="change --min-scale or --max-scale"
+            ) from error
+
+    def loading(self) -> dict[str, Any]:
+        """How `SigmaRuntime.load` is called, but for checkpoint and contract."""
+        from sigma_ros.camera_names import read_rename  # noqa: PLC0415 - help stays fast
+
+        return {
+            "device": self.device,
+            "seed": self.seed,
+            "allow_untrained": self.allow_untrained,
+            "base": self.base,
+            "revision": self.revision,
+            "tokenizer": self.tokenizer,
+            "rename": read_rename(self.rename or ()),
+        }
+
+    def replaying(self, *, memory_stride: int, strict: bool) -> "ReplayOptions":
+        """How a recording is replayed.
+
+        Raises:
+            UsageError: the adapter's settings contradict each other.
+        """
+        from sigma_ros.evaluation.replay import ReplayOptions  # noqa: PLC0415 - help stays fast
+        from sigma_ros.policy.schedule import Schedule  # noqa: PLC0415
+        from sigma_ros.supervisor.limits import SupervisorLimits  # noqa: PLC0415
+
+        return ReplayOptions(
+            settings=self.adapter(),
+            schedule=Schedule(self.replan_ticks, memory_stride),
+            supervisor_limits=SupervisorLimits.for_replay() if self.supervisor else None,
+            task=self.task,
+            strict=strict,
+            recover=self.recover,
+            ahead=True,
+        )

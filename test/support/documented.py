@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands that texts of this repository print: README, docs, examples and the help of `sigma` itself."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+TEXTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("*.*"), ROOT / "Makefile"])
+FENCE = re.compile(r"```\w*\n(.*?)```", re.DOTALL)
+SPAN = re.compile(r"`([^`\n]+)`")
+INDENTED = re.compile(r"^ {4}(\S.*)$", re.MULTILINE)
+STARTS = re.compile(
+    r"^(sigma( |$)|make |ros2 launch sigma_ros |python -m (training|sigma_ros|safety)\b|python (examples|bench)/)"
+)
+PLACEHOLDERS = {"N": "1", "QUALITY": "90"}
+"""Words that stand for a number in a text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Printed:
+    """A command in a text. `whole`: it stands there to be typed as it is, not as a mention of a few options."""
+
+    where: str
+    text: str
+    whole: bool
+
+    @property
+    def words(self) -> list[str]:
+        """As a shell would split it, without brackets around what may be left out."""
+        bare = re.sub(r"\[(-[^\]]*)\]", r"\1", self.text)
+        words = shlex.split(bare, comments=True)
+        return [PLACEHOLDERS.get(word, word) for word in words if word != "..."]
+
+
+def printed_commands() -> list[Printed]:
+    """All of them, each text's in order."""
+    return [command for text in TEXTS for command in _of(text)]
+
+
+def _of(file: Path) -> Iterator[Printed]:
+    text = file.read_text(encoding="utf-8")
+    name = str(file.relative_to(ROOT))
+    if file.suffix == ".md":
+        for block in FENCE.findall(text):
+            yield from _lines(block, name)
+        for span in SPAN.findall(FENCE.sub("", text)):
+            yield from _parts(span, name, whole=False)
+    elif file.suffix == ".py":
+        yield from _lines("\n".join(INDENTED.findall(text.split('"""')[1])), name)
+
+
+def _lines(block: str, name: str) -> Iterator[Printed]:
+    for line in block.replace("\\\n", " ").splitlines():
+        yield from _parts(line, name, whole="..." not in line)
+
+
+def _parts(line: str, name: str, *, whole: bool) -> Iterator[Printed]:
+    for part in re.split(r"&&|;|\|\||\$\(|^\s*\.\s", line):
+        command = part.strip()
+        if STARTS.match(command):
+            yield Printed(name, command, whole)
+
+
+def example_of(help_text: str) -> list[Printed]:
+    """What a verb's help prints after `Example:`."""
+    found = re.search(r"Example: (.*)", " ".join(help_text.split()))
+    return list(_parts(found.group(1), "--help", whole=True)) if found else []

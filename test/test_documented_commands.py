@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every command that a text prints is taken by the program's own parser; sibling verbs agree in their defaults."""
+
+import json
+import re
+import subprocess
+import sys
+from typing import Any
+
+import launch_loading
+import pytest
+from documented import ROOT, Printed, example_of, printed_commands
+
+from sigma_ros.cli.main import VERBS, app, load_verb
+
+COMMANDS = printed_commands()
+SIGMA = [command for command in COMMANDS if command.words[0] == "sigma"]
+PYTHON = [command for command in COMMANDS if command.words[0] == "python" and command.whole]
+LAUNCH = [command for command in COMMANDS if command.words[0] == "ros2"]
+MAKE = [command for command in COMMANDS if command.words[0] == "make"]
+
+PARSE = """
+import argparse, json, os, runpy, sys
+class Parsed(BaseException): pass
+real = argparse.ArgumentParser.parse_args
+def parse_args(self, *args, **kwargs):
+    real(self, *args, **kwargs)
+    raise Parsed
+argparse.ArgumentParser.parse_args = parse_args
+for words in json.loads(sys.argv[1]):
+    is_module = words[0] == "-m"
+    sys.argv = words[1:] if is_module else words
+    said = "it parsed no arguments"
+    try:
+        (runpy.run_module(words[1], run_name="__main__", alter_sys=True) if is_module
+         else runpy.run_path(words[0], run_name="__main__"))
+    except Parsed:
+        said = ""
+    except SystemExit as error:
+        said = f"left with {error.code}"
+    print("SAID " + json.dumps([words, said]), flush=True)
+"""
+
+
+def names(command: Printed) -> str:
+    return f"{command.where}: {command.text[:60]}"
+
+
+def refused(command: Printed) -> str:
+    """What `sigma`'s own parser has against a command; empty where it takes it."""
+    words = command.words[1:]
+    if not words or words[0].startswith("-"):
+        return ""
+    if words[0] not in VERBS:
+        return f"there is no verb {words[0]}"
+    parser: Any = load_verb(words[0])
+    name, rest = words[0], words[1:]
+    while True:
+        try:
+            context = parser.make_context(name, list(rest))
+        except Exception as error:
+            kind = type(error).__name__
+            mention = not command.whole and kind in ("MissingParameter", "NoArgsIsHelpError")
+            return "" if mention else f"{kind}: {error}"
+        if not hasattr(parser, "commands"):
+            return ""
+        rest = [*getattr(context, "_protected_args", []), *context.args]
+        if not rest:
+            return ""
+        if rest[0] not in parser.commands:
+            return f"sigma {name} has no {rest[0]}"
+        name, parser, rest = rest[0], parser.commands[rest[0]], rest[1:]
+
+
+def test_there_are_commands_of_every_kind_to_look_at():
+    assert min(len(SIGMA), len(PYTHON), len(LAUNCH), len(MAKE)) > 5
+
+
+@pytest.mark.parametrize("command", SIGMA, ids=names)
+def test_every_printed_sigma_command_is_taken_by_its_parser(command: Printed) -> None:
+    assert not refused(command), f"{command.where}: {command.text}"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_example_in_help_is_taken_by_its_parser(verb: str) -> None:
+    parser: Any = load_verb(verb)
+    commands = [parser, *getattr(parser, "commands", {}).values()]
+    examples = [example for command in commands for example in example_of(command.help or "")]
+    assert examples, f"sigma {verb} --help prints no example"
+    for example in examples:
+        if example.words[0] == "sigma":
+            assert not refused(example), example.text
+
+
+def test_the_example_of_sigma_itself_is_taken() -> None:
+    for example in example_of(app.registered_callback.callback.__doc__):  # type: ignore[union-attr,arg-type]
+        assert not refused(example), example.text
+
+
+def test_what_the_law_refuses() -> None:
+    """A verb, an option or a choice that is not there, and a command without what it must have."""
+    for text in ("sigma inspect bag", "sigma replay --bags x", "sigma replay --out x", "sigma record --jpeg much"):
+        assert refused(Printed("here", text, whole=True)), text
+    assert not refused(Printed("here", "sigma replay --out x", whole=False))
+
+
+@pytest.mark.slow
+def test_every_printed_python_command_is_taken_by_its_parser() -> None:
+    asked = [command.words[1:] for command in PYTHON]
+    done = subprocess.run(
+        [sys.executable, "-c", PARSE, json.dumps(asked)], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    said = [json.loads(line.removeprefix("SAID ")) for line in done.stdout.splitlines() if line.startswith("SAID ")]
+    assert [words for words, _ in said] == asked, done.stderr[-2000:]
+    assert [(words, problem) for words, problem in said if problem] == [], done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("command", LAUNCH, ids=names)
+def test_every_printed_launch_has_its_file_and_arguments(command: Printed) -> None:
+    _, _, _, file, *given = command.words
+    assert (ROOT / "launch" / file).is_file()
+    known = launch_loading.arguments(ROOT / "launch" / file)
+    assert {word.partition(":=")[0] for word in given if ":=" in word} <= known.keys()
+
+
+@pytest.mark.parametrize("command", MAKE, ids=names)
+def test_every_printed_make_target_exists(command: Printed) -> None:
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert command.words[1] in targets
+
+
+def defaults(verb: str) -> dict[str, object]:
+    """The default of each option by its name."""
+    return {name: entry.default for entry in load_verb(verb).params for name in entry.opts}
+
+
+@pytest.mark.parametrize("option", ["--setup", "--checkpoint", "--contract", "--seed", "--replan-ticks", "--max-scale"])
+def test_sibling_verbs_have_the_same_default(option: str) -> None:
+    """What `record` makes is what `sim` runs on, `demo` shows and `replay` scores."""
+    found = {verb: defaults(verb).get(option) for verb in ("record", "sim", "replay", "evaluate")}
+    given = {verb: value for verb, value in found.items() if value not in (None, ...) and "<" not in str(value)}
+    assert len(set(given.values())) <= 1, found
+
+
+def test_a_recording_is_of_the_target_setup_and_coded() -> None:
+    assert (defaults("record")["--setup"], defaults("record")["--jpeg"]) == ("target", 90)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_at_80_columns_cuts_no_name_off_and_offers_no_completion(verb: str) -> None:
+    command: Any = load_verb(verb)
+    for path, each in [
+        ((verb,), command),
+        *(((verb, name), c) for name, c in getattr(command, "commands", {}).items()),
+    ]:
+        done = subprocess.run(
+            [sys.executable, "-m", "sigma_ros.cli.main", *path, "--help"],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=ROOT,
+            env={"PATH": "/usr/bin", "COLUMNS": "80", "TERMINAL_WIDTH": "80", "PYTHONPATH": str(ROOT)},
+        )
+        missing = [name for entry in each.params for name in entry.opts if "-" in name and name not in done.stdout]
+        assert missing == [], " ".join(path)
+        assert "--install-completion" not in done.stdout
