@@ -31,7 +31,7 @@ def drive(latencies_ms: list[int], jumps_rad: list[float], *, fade: int) -> tupl
     waiting: list[tuple[int, object]] = []
     bench.offer(sway(origin, origin), crossfade_steps=fade)
     bench.tick()
-    bench.supervisor.engage(bench.now_ns)
+    assert bench.engage().success
     plans = [
         (origin + (i + 1) * REPLAN_NS, latency * MS, jump)
         for i, (latency, jump) in enumerate(zip(latencies_ms, jumps_rad, strict=True))
