@@ -12,7 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from sigma_ros.cli import shared_options as options
+from sigma_ros.cli import options
 
 if TYPE_CHECKING:
     from sigma_ros.inspection.facts import Contents, StreamFacts

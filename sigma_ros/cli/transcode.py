@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from sigma_ros.cli import shared_options as options
+from sigma_ros.cli import options
 from sigma_ros.errors import UsageError
 
 app = typer.Typer(add_completion=False, help="Turn an episode of a LeRobot data set into a bag.")

@@ -35,7 +35,7 @@ class AdapterReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class References:
-    """What is usual: statistics of training, kept in the checkpoint; defined values before training.
+    """Reference values: statistics of training, kept in the checkpoint; defined values before training.
 
     `r_ref` is the rms of the residual over the trajectory steps, `tau_ref` the norm of all factors.
     """
@@ -62,8 +62,8 @@ class SigmaTelepathyAdapter(nn.Module):
         min_scale: Scale at infinite but finite-valued risk, in [0, max_scale].
         max_scale: Scale at no risk, in [min_scale, 1].
         risk_temperature: Risk at which the scale has fallen to 37 % of its span; above 0.
-        r_ref: Usual rms of a residual: a statistic of training (`SigmaTelepathyVLA.adapter` fills it in).
-        tau_ref: Usual ||tau||, likewise; None takes that of an untrained model.
+        r_ref: Reference rms of a residual: a statistic of training (`SigmaTelepathyVLA.adapter` fills it in).
+        tau_ref: Reference ||tau||, likewise; None takes that of an untrained model.
     """
 
     def __init__(

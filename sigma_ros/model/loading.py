@@ -140,7 +140,7 @@ def load_parts(
     allow_untrained: bool,
     tokenizer: str | None,
 ) -> LoadedParts:
-    """See `SigmaRuntime.load`."""
+    """The parts of a runtime from an opened Sigma checkpoint; arguments and errors are those of `SigmaRuntime.load`."""
     normalisation = required_normalisation(opened)
     loaded = load_base(opened.base, device=device, dtype=dtype, tokenizer=tokenizer, allow_untrained=allow_untrained)
     manifest = opened.manifest
@@ -224,9 +224,9 @@ _LOG = logging.getLogger(__name__)
 
 
 def allow_guidance(backbone: Backbone) -> None:
-    """Gives the policy LeRobot's processor; without a left-over its actions stay the same, bit for bit.
+    """Gives the policy LeRobot's processor; where no chunk remains its actions stay the same, bit for bit.
 
-    A checkpoint whose own config switches guidance off is overruled, as lerobot-rollout does, and that is said.
+    A checkpoint whose own config switches guidance off is overruled with a log line, as lerobot-rollout does.
     """
     policy = backbone.policy
     found = policy.config.rtc_config

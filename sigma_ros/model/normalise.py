@@ -105,7 +105,7 @@ class Scaling:
 
     @property
     def usual(self) -> tuple[Float64[ndarray, " dof"], Float64[ndarray, " dof"]]:
-        """The range of the training data, as closely as the statistics tell; infinite where they do not."""
+        """The range of the training data, as closely as the statistics allow; infinite where they have none."""
         for low, high in (NEEDED["QUANTILES"], NEEDED["MIN_MAX"], NEEDED["QUANTILE10"]):
             if low in self.statistics and high in self.statistics:
                 return self.statistics[low], self.statistics[high]

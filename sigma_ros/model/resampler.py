@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the window's image tokens to a few vision tokens, modulated by what Sigma believed before.
+"""From the window's image tokens to a few vision tokens, modulated by the previous telepathy factors.
 
 Source: reviews of arXiv:2512.00783 name a perceiver resampler with learned queries, and FiLM from
 telepathy factors scaled by a learned `tau_log_scale`; sizes and the order inside are ours.

@@ -55,7 +55,7 @@ class Residual:
 
 
 class Branch(nn.Module):
-    """One scale: `steps` corrections from belief, newest pictures and state, and the base's actions of that scale.
+    """One scale: `steps` corrections from telepathy output, newest pictures, state and the base's actions.
 
     What is linear in pictures, state and actions has a path of its own: where things lie, offsets and gains, and
     trembling from step to step, for which it also reads the actions' second differences.
@@ -96,7 +96,7 @@ class Branch(nn.Module):
 
 
 class LateBranch(nn.Module):
-    """All steps of the chunk by one head, told which step it is and how many ticks old the base's chunk is.
+    """All steps of the chunk by one head that is given the step's index and how many ticks old the base's chunk is.
 
     What is linear in pictures and state has a path of its own for each of a few slow waves over the steps, what is
     linear in the base's actions around a step another one (arXiv:2509.23224 feeds step and stale base alike).

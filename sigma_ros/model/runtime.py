@@ -156,8 +156,8 @@ class SigmaRuntime:
             settings: The adapter's bounds and temperature.
             chunk_id: Number of the chunk.
             baseline_diagnostics: Also run the telepathy path without LoRA, for the card's baseline arm.
-            left_over: Of the previous chunk: the base is led on from it (LeRobot's real-time chunking).
-            prepared: What `ahead.Ahead` worked out for this tick; without a `left_over` only.
+            left_over: What remains of the previous chunk; the base continues it (LeRobot's real-time chunking).
+            prepared: What `precompute` computed for this tick in a group; only without a `left_over`.
 
         Raises:
             SigmaError: window and state are of different epochs or tasks, or an image has the wrong size.

@@ -34,7 +34,7 @@ from sigma_ros.model.tokens import EncodedTick, ModelInput, camera_patches, pool
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Action:
-    """Normalised actions of a batch: the base's chunk, its correction, and the belief behind that."""
+    """Normalised actions of a batch: the base's chunk, its correction, and the telepathy output behind it."""
 
     base: Float[Tensor, "batch horizon dof"]
     residual: Residual
@@ -42,7 +42,7 @@ class Action:
 
 
 class SigmaTelepathyVLA(nn.Module):
-    """See `from_base` for the public way in; the constructor takes parts and gives untrained heads.
+    """Sigma: a frozen pi0.5, the telepathy path and the residual; `from_base` loads it, this gives untrained heads.
 
     Args:
         backbone: The frozen base.
@@ -203,7 +203,7 @@ class SigmaTelepathyVLA(nn.Module):
         joints: int | None = None,
         **rtc: Unpack[RealTimeChunking],
     ) -> Action:
-        """The base's chunk from the newest tick, what Sigma believes, and how it would correct the chunk.
+        """The base's chunk from the newest tick, the telepathy output, and the residual on the chunk.
 
         With `telepathy` off the adapters are off and the residual is zero: the card's baseline arm. `base` is what
         `backbone.base_chunk` gave for the same tick, if that is known already; the prompt has the first `joints` of

@@ -165,7 +165,7 @@ def _check_tensor(path: str | Path, name: str, tensor: Tensor | None, like: Tens
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What came out of a tick, batch of one. `baseline` is the belief without adapters, if it was asked for.
+    """The result of a tick, batch of one. `baseline` is the telepathy output without adapters, if asked for.
 
     `committed` is False on a commit tick whose new memory was not finite: then the old one is kept.
     """
@@ -177,7 +177,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """What an offline run worked out ahead: ticks by their number, and the base's chunk of the newest one."""
+    """What an offline run computed beforehand: encoded ticks by number, and the base's chunk of the newest one."""
 
     encoded: Mapping[int, EncodedTick]
     base: Float[Tensor, "1 horizon max_dof"] | None
@@ -210,7 +210,7 @@ def advance(
         model: Sigma.
         state: Before.
         ticks: Tick of each of the 16 slots.
-        look: Gives the sight of a tick, encoded already or not; asked only for ticks that are not in the state yet.
+        look: Gives the model input of a tick, encoded already or not; called only for ticks that the state lacks.
     """
     fresh = {}
     for tick in state.ring.missing(ticks):
@@ -232,7 +232,7 @@ def plan(
 ) -> tuple[Plan, RecurrentState]:
     """Proposes actions for the newest tick of the window; `base` is its base chunk, if that is known already.
 
-    The update of the memory is used at once, whatever `commit` says; only a commit keeps it for later.
+    The update of the memory is used at once, with or without `commit`; only a commit keeps it for later.
     """
     telepathy_input = telepathy_input_of(model, state)
     previous = state.recurrence
@@ -245,13 +245,13 @@ def plan(
 
 @torch.no_grad()
 def remember(model: SigmaTelepathyVLA, state: RecurrentState) -> tuple[TelepathyOutput, bool, RecurrentState]:
-    """The commit of `plan` without its actions: belief, whether it was kept, and the same state bit for bit."""
+    """The commit of `plan` without its actions: telepathy output, whether it was kept, the same state bit for bit."""
     telepathy_output = model.believe(telepathy_input_of(model, state), state.recurrence)
     return telepathy_output, *_committed(state, telepathy_output)
 
 
 def _committed(state: RecurrentState, telepathy_output: TelepathyOutput) -> tuple[bool, RecurrentState]:
-    """The state with a belief's update, and True; the state itself, and False, where the update is not finite."""
+    """The state with the output's memory, and True; the state itself, and False, where the update is not finite."""
     update = telepathy_output.recurrence
     if not bool(torch.isfinite(update.memory).all() & torch.isfinite(update.factors).all()):
         return False, state
@@ -260,7 +260,7 @@ def _committed(state: RecurrentState, telepathy_output: TelepathyOutput) -> tupl
 
 @torch.no_grad()
 def recorrect(model: SigmaTelepathyVLA, state: RecurrentState, base: Float[Tensor, "steps dof"]) -> Action:
-    """What Sigma believes now, and its residual on what is left of a normalised base chunk from the newest tick on.
+    """The telepathy output now, and the residual on what remains of a normalised base chunk from the newest tick on.
 
     The chunk had the whole horizon once: what is missing of it says how old it is.
     """

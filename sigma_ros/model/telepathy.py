@@ -60,7 +60,7 @@ class Recurrence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TelepathyOutput:
-    """What Sigma believes at a tick, and the projections its losses and its risk compare."""
+    """The telepathy path's output at a tick, with the projections that its losses and its risk compare."""
 
     semantic: Float[Tensor, "batch memory_width"]
     memory: Float[Tensor, "batch memory_width"]
@@ -74,7 +74,7 @@ class TelepathyOutput:
 
     @classmethod
     def blank(cls, config: SigmaConfig, *, batch: int, device: torch.device | str = "cpu") -> "TelepathyOutput":
-        """All zeros: what the comparison arm without telepathy believes."""
+        """All zeros: the output of the comparison arm without telepathy."""
         sizes = {"semantic": config.memory_width, "memory": config.memory_width, "intent": config.intent_width}
         sizes |= {"text": config.width, "memory_as_text": config.width, "glance": config.glance_size}
         sizes |= {"intent_aligned": config.align_width, "factors_aligned": config.align_width}
@@ -150,7 +150,7 @@ class Glance(nn.Module):
     def start_from(
         self, parts: Iterable[tuple[Float[Tensor, "ticks cameras pooled width"], Bool[Tensor, "ticks cameras"]]]
     ) -> None:
-        """Takes what pictures of the data usually show, so as to see what differs; one part is in memory at a time.
+        """Takes the mean of the data's pictures as its zero, so as to see what differs; one part in memory at a time.
 
         Table and arm are most of a token, a brick is a small part of it.
         """

@@ -173,7 +173,7 @@ class CameraMapping:
 
     @classmethod
     def of(cls, contract: Contract, cameras: Sequence[str | None]) -> Self:
-        """For a contract and what `camera_names.seated` says of it."""
+        """For a contract and the cameras that `camera_names.seated` found in it."""
         return cls(cameras=tuple(cameras), own=tuple(camera.name for camera in contract.cameras))
 
     @property

@@ -202,7 +202,7 @@ Result = tuple[Outcome, "RecurrentState | None"]
 
 
 def execute(job: Job, runtime: Runtime, *, clock_ns: Callable[[], int] = time.monotonic_ns, **options: Any) -> Result:
-    """Does what a job says; what it raises is the model's.
+    """Runs one job on the model; what it raises is the model's.
 
     Args:
         job: From `PolicyLoop.begin`.

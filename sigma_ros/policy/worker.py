@@ -60,7 +60,7 @@ class InferenceThread:
         return 0 if since_ns is None else self._clock_ns() - since_ns
 
     def on_item(self, item: Window | Gap, *, task: str = "", late_ns: int = 0) -> bool:
-        """See `PolicyLoop.on_item`."""
+        """Gives the loop a tick and wakes the thread; False: too much waited, all was dropped."""
         with self._changed:
             is_kept = self.loop.on_item(item, self._clock_ns(), task=task, late_ns=late_ns)
             self._changed.notify()
@@ -76,12 +76,12 @@ class InferenceThread:
         return self.outcomes()
 
     def restart(self, inherits: "RecurrentState | None" = None) -> None:
-        """See `PolicyLoop.restart`."""
+        """Begins the memory anew; results still being computed are dropped (`PolicyLoop.restart`)."""
         with self._changed:
             self.loop.restart(inherits)
 
     def configure(self, settings: PolicySettings) -> None:
-        """See `PolicyLoop.configure`."""
+        """Puts settings in force; new adapter settings send the chunk in execution again."""
         with self._changed:
             self.loop.configure(settings)
         self._wake()

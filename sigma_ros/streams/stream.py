@@ -102,7 +102,7 @@ def image_of(sample: Sample, camera: Camera, size_px: int) -> UInt8[ndarray, "si
 
 
 class Stream:
-    """See the module. `push` and `take` are the whole life of a message.
+    """One stream: `push` takes a message in, `take` gives the newest at a tick; between them it waits here.
 
     Args:
         max_age_ns: Older than this at a tick means the tick is not valid.

@@ -32,7 +32,7 @@ def test_faults_injected_into_a_real_supervisor_are_noticed_in_time(tmp_path: Pa
     assert [trial["ok"] for trial in document["trials"]] == [True] * 4
     assert document["violations"] == 0
     assert document["ticks"] > 100
-    assert "| F12 | joints_jump | STOPPED | 1 of 1 |" in (tmp_path / "faults.md").read_text(encoding="utf-8")
+    assert "| STOPPED | F12 joints_jump | 1 of 1 |" in (tmp_path / "faults.md").read_text(encoding="utf-8")
 
 
 def test_the_table_is_renewed_between_its_markers_alone(tmp_path: Path) -> None:

@@ -25,8 +25,12 @@ from sigma_ros.values import WINDOW_TICKS
 
 _INTRODUCTION = """# The model, from pixels to actions
 
-Written by `sigma model explain --out docs/model.md`: the shapes are those of the model's own code, run without
-memory. `K` cameras, 16 ticks of window; batch axes are left out. Sizes are fields of `SigmaConfig`.
+This page lists the stages between two camera images and the actions, with the shape of each stage's
+output and its parameters. It is for those who read or change the model's code.
+
+`sigma model explain --out docs/model.md` writes it: the shapes come from the model's own code, run
+on tensors without data. 16 ticks of window; batch axes are left out. Sizes are fields of
+`SigmaConfig`.
 """
 
 
@@ -114,7 +118,10 @@ def _telepathy_rows(model: SigmaTelepathyVLA, patches: Tensor, base: Tensor) -> 
     glance = [] if telepathy.glance is None else [telepathy.glance]
     return [
         *_sequence_rows(model, telepathy, telepathy_input, shapes),
-        *[_row("glance: the newest pictures, past the language model", shapes["glance"], [part]) for part in glance],
+        *[
+            _row("visual shortcut (`glance`): newest pictures, around the language model", shapes["glance"], [part])
+            for part in glance
+        ],
         _row(
             "semantic state s_t", shapes["to_semantic"], _present(telepathy.to_semantic, telepathy.glance_to_semantic)
         ),

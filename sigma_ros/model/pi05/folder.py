@@ -37,7 +37,7 @@ ADAPTER_FILE = "adapter_model.safetensors"
 
 
 def read_adapter_config(folder: Path) -> LoraConfig:
-    """What `adapter_config.json` says.
+    """The contents of `adapter_config.json`.
 
     Raises:
         CheckpointError: it cannot be read, or the adapters are not LoRA's, or change the base when they start.
@@ -107,7 +107,7 @@ class BaseFolder:
         place: Where it is.
         config: LeRobot's, of the policy.
         sizes: Of its networks.
-        trained: False where it says that its weights are random.
+        trained: False where its weights are marked as random.
         normalisation: None where it has no statistics (as pi05_base).
         rename: Keys of the training data's features -> the policy's, as its pre-processor does.
         relative: See `processors.Processors`.

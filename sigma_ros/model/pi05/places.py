@@ -23,7 +23,7 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 _HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[\w.-]+)(?P<inside>(/[\w.-]+)*)")
 _INSIDE = ("", "pretrained_model", "last/pretrained_model", "checkpoints/last/pretrained_model", "checkpoint")
-"""Where a checkpoint is below the folder that lerobot-train or training.train was told to write to."""
+"""Where a checkpoint is below the folder that lerobot-train or training.train wrote to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

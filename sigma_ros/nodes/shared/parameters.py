@@ -129,12 +129,13 @@ def replaced[OptionsT: Options](options: OptionsT, changes: dict[str, object]) -
 
 
 def markdown_table(options_type: type[Options]) -> str:
-    """The table of an options class for `docs/ros_interface.md`."""
-    lines = ["| parameter | default | allowed | unit | when | meaning |", "| --- | --- | --- | --- | --- | --- |"]
+    """The table of an options class for `docs/ros_interface.md`; live: it can change while the node runs."""
+    lines = ["| parameter | default | allowed | unit | meaning |", "| --- | --- | --- | --- | --- |"]
     for spec in specs(options_type):
         default = f"`{str(spec.default).lower()}`" if spec.kind is bool else f"`{spec.default!r}`".replace("'", '"')
-        when = "start" if spec.read_only else "any time"
-        lines.append(f"| `{spec.name}` | {default} | {spec.allowed} | {spec.unit} | {when} | {spec.description} |")
+        allowed = {"any text": "text", "true, false": "bool"}.get(spec.allowed, spec.allowed)
+        meaning = spec.description if spec.read_only else f"**live**: {spec.description}"
+        lines.append(f"| `{spec.name}` | {default} | {allowed} | {spec.unit} | {meaning} |")
     return "\n".join(lines)
 
 
