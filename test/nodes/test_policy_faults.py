@@ -249,7 +249,7 @@ def test_f45_a_robot_that_starts_later_than_the_policy_is_waited_for(executor) -
 def test_sigint_at_a_random_moment_ends_the_node_with_code_0_or_by_the_signal(tmp_path: Path, seed: int) -> None:
     """Before Python has set up its handler, the signal itself ends it."""
     contract = str(small_so101(tmp_path))
-    command = [sys.executable, str(HERE / "waving_policy.py"), contract, "30"]
+    command = [sys.executable, str(HERE.parent / "support" / "waving_policy.py"), contract, "30"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=dict(os.environ))
     try:
         time.sleep(random.Random(seed).uniform(0.0, 3.0))  # the moment is what is tested
