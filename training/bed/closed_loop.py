@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 from numpy import ndarray
-from sigma_ros.control.schedule import Schedule
 from torch import Tensor
 
 from sigma_ros.model.normalise import Normalisation
 from sigma_ros.model.telepathy import Recurrence, TelepathyInput, TelepathyOutput
+from sigma_ros.policy.schedule import Schedule
 from sigma_ros.sim.demonstration import tick_s
 from sigma_ros.sim.tasks.catalogue import chosen_option, draw, succeeded, told, twin
 from sigma_ros.sim.tasks.task import Task, TaskEpisode
