@@ -19,7 +19,7 @@ from sigma_ros.model.pi05.backbone import Backbone
 class CameraMapping:
     """For each camera of the policy its place among the contract's cameras; -1 where the robot lacks it.
 
-    The robot's runtime does the same tick by tick (`ModelInputBuilder`): a camera that is not there is black and masked.
+    The robot's runtime does the same tick by tick (`ModelInputBuilder`): a camera that is absent is black and masked.
     """
 
     places: tuple[int, ...]

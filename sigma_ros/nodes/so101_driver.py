@@ -36,8 +36,8 @@ from sigma_ros.nodes.shared.sensor_messages import Waypoints, joint_state_messag
 
 # An SO-101 on its serial bus, through LeRobot's own follower class: radians in, radians out, torque never dropped.
 #
-# LeRobot does bus, registers and calibration; counts are turned into radians here (`control.calibration`), for LeRobot's
-# way back to counts cuts off fractions. Nothing is asked on a terminal and nothing is calibrated here.
+# LeRobot does bus, registers and calibration; counts are turned into radians here (`calibration`), for LeRobot's way
+# back to counts cuts off fractions. Nothing is asked on a terminal and nothing is calibrated here.
 
 
 _RETRIES, _ATTEMPTS = 2, 3

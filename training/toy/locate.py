@@ -37,8 +37,8 @@ from ..loop import counted_progress
 
 # python -m training.toy.locate: pictures of random simulated tables, and where brick, box and fingers are in them.
 #
-# What the small base's vision learns to locate things from (`training.toy.pretrain_mini --scenes_dir`), as pi0.5 was trained
-# on bounding boxes beside robot data. The target set-up is not among them. A run that was stopped goes on.
+# What the small base's vision learns to locate things from (`training.toy.pretrain_mini --scenes_dir`), as pi0.5 was
+# trained on bounding boxes beside robot data. The target set-up is not among them. A run that was stopped goes on.
 #
 # Examples:
 #     python -m training.toy.locate --out data/scenes

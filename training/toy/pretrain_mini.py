@@ -3,15 +3,15 @@
 
 LeRobot's own network and loss, on the shards of `training.preprocess`; several draws of noise and time per picture,
 because the pictures are what costs; each picture is seen as another camera in another light would have taken it
-(`training.toy.locate`). With `--scenes_dir` the vision tower also learns to say where things are (`training.toy.locate`), for
-`--locate_steps` alone and then beside the flow. The weights that are kept are an exponential average over the steps.
+(`training.toy.locate`). With `--scenes_dir` the vision tower also learns to say where things are, for `--locate_steps`
+alone and then beside the flow. The weights that are kept are an exponential average over the steps.
 
 Examples:
     sigma record --sim --setup source --episodes 160 --seed 1000 --jpeg 90 --disturb 0.05 --out data/source
     python -m training.preprocess --bags data/source --image-size 112 --hold-out-every 16 --out data/source_shards
     python -m training.toy.locate --out data/scenes
     python -m training.toy.pretrain_mini --dataset_dir data/source_shards --scenes_dir data/scenes --output_dir out/mini
-    python -m training.toy.pretrain_mini --dataset_dir data/source_shards --output_dir out/more --init_model out/mini/model
+    python -m training.toy.pretrain_mini --dataset_dir data/source_shards --init_model out/mini/model --output_dir more
 """
 
 import argparse
@@ -60,9 +60,9 @@ _NOISE_STREAM = 2
 class Options:
     """Settings of a run; all of them are needed to repeat it.
 
-    `augment` is the strength of `training.toy.locate` (0: pictures as they were taken); `init_model` a checkpoint folder
-    whose weights the run begins with (empty: random ones). `scenes_dir` is a folder of `training.toy.locate` (empty: the
-    flow alone); its task has weight `locate_weight`, `locate_batch` pictures a step and the first `locate_steps` alone.
+    `augment` is the strength of the changed pictures (0: as they were taken); `init_model` a checkpoint folder whose
+    weights the run begins with (empty: random ones). `scenes_dir` is a folder of `training.toy.locate` (empty: the flow
+    alone); its task has weight `locate_weight`, `locate_batch` pictures a step and the first `locate_steps` alone.
     """
 
     contract: str = "so101"
