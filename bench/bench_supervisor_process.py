@@ -97,7 +97,7 @@ def main() -> None:
                 for helper in helpers:
                     helper.start()
             elif load == "flood":
-                command = [sys.executable, "-m", "safety.flood", "--seconds", str(options.seconds)]
+                command = [sys.executable, "-m", "safety.fault_acts", "--seconds", str(options.seconds)]
                 helpers = [subprocess.Popen(command)]
                 bench.rest(1.5)
             gaps, made, arrived = watch(bench, options.seconds)

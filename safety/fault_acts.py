@@ -4,6 +4,7 @@
 An `AssertionError` raised in here is a finding: the supervisor answered what it must not.
 """
 
+import argparse
 import os
 import random
 import socket
@@ -12,12 +13,15 @@ import sys
 import time
 
 import numpy as np
+from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import JointState
 from sigma_ros.msg import ActionChunk
 from std_msgs.msg import Bool, Float64MultiArray
 
 from safety.rig import Process, Rig, pause, resume
 from sigma_ros.nodes.shared import qos, topics
+from sigma_ros.nodes.shared.process import ros_context
 from sigma_ros.supervisor.reasons import State
 
 
@@ -34,7 +38,7 @@ def kill_policy(rig: Rig) -> None:
 
 def flood(rig: Rig) -> None:
     """Floods the inputs for three seconds from a process of its own."""
-    command = [sys.executable, "-m", "safety.flood", "--seconds", "3"]
+    command = [sys.executable, "-m", "safety.fault_acts", "--seconds", "3"]
     subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # it ends by itself
     rig.rest(3.5)
 
@@ -209,3 +213,36 @@ def heal_partition(rig: Rig) -> None:
     resume(rig.policy)
     rig.estop, rig.arm.mode = "calm", "normal"
     rig.rest(0.3)
+
+
+# The process that floods the inputs: python -m safety.fault_acts --seconds 3
+
+
+def main() -> int:
+    """Joint states of an unknown arm and malformed chunks, as fast as Python can."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--seconds", type=float, default=3.0)
+    options = parser.parse_args()
+    with ros_context([sys.argv[0]]):
+        node = Node("flood")
+        joints = node.create_publisher(JointState, "/joint_states", qos.SENSOR)
+        chunks = node.create_publisher(ActionChunk, topics.ACTION_CHUNK, qos.CHUNK)
+        other = node.create_publisher(Float64MultiArray, "/sigma/flood", qos.SENSOR)
+        joint_state = JointState(name=[f"x{i}" for i in range(6)], position=[0.0] * 6)
+        chunk = ActionChunk(horizon=3, joint_names=["a"])
+        megabyte = Float64MultiArray(data=[0.0] * 125_000)
+        count, end_s = 0, time.monotonic() + options.seconds
+        while time.monotonic() < end_s:
+            joints.publish(joint_state)
+            count += 1
+            if count % 50 == 0:
+                chunks.publish(chunk)
+            if count % 2000 == 0:
+                other.publish(megabyte)
+        sys.stdout.write(f"{count / options.seconds:.0f} joint states a second\n")
+        node.destroy_node()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

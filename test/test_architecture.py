@@ -1,11 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Imports flow one way; rclpy stays in nodes/, torch out of the supervisor's process; every file is ours to share."""
+"""Imports flow one way; rclpy stays in nodes/, torch out of the supervisor's process; files are found and shared.
+
+Lists of exceptions only shrink: an entry that is no longer needed is an error that says so.
+"""
 
 import ast
+import functools
+import graphlib
 import os
 import re
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -71,11 +78,21 @@ def part_of(file: Path) -> str:
     return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
+@functools.cache
+def tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
 def imported(file: Path) -> set[str]:
     """Full names of what a file imports, anywhere in it; relative imports are made absolute."""
+    return imported_by(ast.walk(tree(file)), file)
+
+
+def imported_by(nodes: Iterable[ast.AST], file: Path) -> set[str]:
+    """Full names of what the imports among these nodes of a file bring in."""
     names: set[str] = set()
     package = (*file.relative_to(ROOT).parts[:-1],)
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    for node in nodes:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -323,3 +340,183 @@ def test_what_a_page_names_wrongly_is_found() -> None:
     gone = "streams/images.py config/none.yaml test_none.py sigma_ros.none sigma_ros.values.None_ sigma_ros/none/"
     for name in gone.split():
         assert unknown_places(f"see `{name}`") == [name]
+
+
+# How the house is built: no circles, folders of a size that one takes in, one meaning a name, a test a module.
+
+LARGEST_FOLDER = 14
+LARGER_FOLDERS = {
+    "bench": 20,
+    "safety": 17,
+    "sigma_ros/bags": 16,
+    "sigma_ros/cli": 19,
+    "sigma_ros/sim": 15,
+    "test": 15,
+    "test/model": 21,
+    "test/nodes": 26,
+    "test/supervisor": 20,
+    "training": 18,
+}
+"""Python files beside `__init__.py` of folders that are not yet small enough: these numbers only shrink."""
+
+SHARED_CLASS_NAMES = {
+    "Arm",
+    "EpisodeArrays",
+    "Event",
+    "Format",
+    "Options",
+    "Outcome",
+    "Place",
+    "Plan",
+    "Rate",
+    "Record",
+    "ReplayOptions",
+    "Request",
+    "Result",
+    "Row",
+    "Run",
+    "Sample",
+    "Source",
+    "Stage",
+    "Step",
+    "Trial",
+    "Unit",
+    "Verdict",
+}
+"""Public classes of several modules that still share a name; this list only shrinks."""
+
+
+WITHOUT_A_TEST_OF_THEIR_NAME = {
+    f"{folder}/{name}.py"
+    for folder, names in {
+        "safety": (
+            "attacks bag_mutations campaign fault_acts fault_campaign fault_catalogue fault_ends faults mock_arm "
+            "mutants rig soak stand_in_policy storms"
+        ),
+        "sigma_ros": "camera_names contract_text errors kinematics values",
+        "sigma_ros/bags": (
+            "dataset_facts files lerobot lerobot_bag lerobot_dataset losses mcap_file mcap_index messages "
+            "sqlite_file storage"
+        ),
+        "sigma_ros/cli": (
+            "contract dataset demo_nodes evaluate monitor replay replay_late replay_run shared_options sim transcode"
+        ),
+        "sigma_ros/evaluation": "drive fleet latency log precompute recorder replay_operator supervised",
+        "sigma_ros/evaluation/report": "chunk_table curves document figures markdown rerun saved summary write",
+        "sigma_ros/evaluation/scoring": "metrics score verdict",
+        "sigma_ros/model": "lora precompute resampler",
+        "sigma_ros/model/checkpoint": "explain manifest",
+        "sigma_ros/model/pi05": "folder places processors sizes tensors weights",
+        "sigma_ros/nodes": "sim_node",
+        "sigma_ros/nodes/launch": "arguments policy",
+        "sigma_ros/nodes/policy": "input output session",
+        "sigma_ros/nodes/replay": "loop peers",
+        "sigma_ros/nodes/shared": "diagnostics node_options parameter_files sensor_messages topics",
+        "sigma_ros/nodes/supervisor": "health live lockstep output",
+        "sigma_ros/policy": "job",
+        "sigma_ros/sim": "arm_shapes expert scene shapes trial_report trials",
+        "sigma_ros/sim/tasks": "demonstration expert task world",
+        "sigma_ros/streams": "joints stream",
+        "sigma_ros/supervisor": "command_loop state_machine trajectory",
+        "training": (
+            "cache check_data data evaluate held_out loop options plain sources statistics streams study_page"
+        ),
+        "training/bed": "arms base closed_loop episodes model protocol results trainer units",
+    }.items()
+    for name in names.split()
+}
+"""Modules that other tests hold, or none; this list only shrinks."""
+
+
+def product() -> list[Path]:
+    """Modules of the package, of training and of the safety campaigns, without files that only name a folder."""
+    found = [*modules(), *sorted((ROOT / "training").rglob("*.py")), *sorted((ROOT / "safety").rglob("*.py"))]
+    return [file for file in found if file.name not in ("__init__.py", "__main__.py")]
+
+
+def dotted(file: Path) -> str:
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def outside_type_checking(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """What a module runs when it is imported, as far as imports may stand there."""
+    for statement in body:
+        if isinstance(statement, ast.If):
+            guarded = "TYPE_CHECKING" in ast.unparse(statement.test)
+            yield from outside_type_checking(statement.orelse if guarded else statement.body + statement.orelse)
+        elif isinstance(statement, ast.Try):
+            yield from outside_type_checking(statement.body + statement.orelse)
+        else:
+            yield statement
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """One circle of modules, if there is one."""
+    try:
+        list(graphlib.TopologicalSorter(graph).static_order())
+    except graphlib.CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_no_circle_of_files_import_each_other() -> None:
+    files = {dotted(file): file for file in [*sources(), *modules()] if file.parent != ROOT / "launch"}
+    graph = {
+        name: (imported_by(list(outside_type_checking(tree(file).body)), file) & set(files)) - {name}
+        for name, file in files.items()
+    }
+    assert circle(graph) == []
+
+
+def test_a_circle_is_seen() -> None:
+    assert circle({"a": {"b"}, "b": {"c"}, "c": set()}) == []
+    assert set(circle({"a": {"b"}, "b": {"c"}, "c": {"a"}})) == {"a", "b", "c"}
+
+
+def folders() -> list[Path]:
+    return sorted({file.parent for file in sources()} - {ROOT})
+
+
+@pytest.mark.parametrize("folder", folders(), ids=relative)
+def test_a_folder_can_be_taken_in_at_a_glance(folder: Path) -> None:
+    count, name = len([file for file in folder.glob("*.py") if file.name != "__init__.py"]), relative(folder)
+    if name not in LARGER_FOLDERS:
+        assert count <= LARGEST_FOLDER, f"{name} has {count} files: fold modules with one importer, or make a folder"
+        return
+    assert count <= LARGER_FOLDERS[name], f"{name} grew to {count} files; its number only shrinks"
+    assert count > LARGEST_FOLDER, f"{name} is small enough: take it out of LARGER_FOLDERS"
+
+
+def test_a_public_class_name_has_one_meaning() -> None:
+    classes = [
+        statement.name for file in product() for statement in tree(file).body if isinstance(statement, ast.ClassDef)
+    ]
+    shared = {name for name, count in Counter(classes).items() if count > 1 and not name.startswith("_")}
+    assert not shared - SHARED_CLASS_NAMES, "rename one of them"
+    assert not SHARED_CLASS_NAMES - shared, "these have one meaning now: take them out of SHARED_CLASS_NAMES"
+
+
+def homes_of(file: Path) -> set[str]:
+    """Where a module's test may stand: in the folder of `test/` that its own is, or one of those around it."""
+    parts = file.relative_to(ROOT).parts
+    inside = parts[1:-1] if parts[0] == "sigma_ros" else parts[:-1]
+    names = {f"test_{file.stem}.py", f"test_{parts[-2]}_{file.stem}.py"}
+    homes = [Path("test", *inside[:depth]) for depth in range(min(1, len(inside)), len(inside) + 1)]
+    return {str(home / name) for home in homes for name in names}
+
+
+def has_test(file: Path) -> bool:
+    return any((ROOT / name).is_file() for name in homes_of(file))
+
+
+@pytest.mark.parametrize("file", product(), ids=relative)
+def test_a_module_has_a_test_of_its_name(file: Path) -> None:
+    if relative(file) in WITHOUT_A_TEST_OF_THEIR_NAME:
+        assert not has_test(file), f"{relative(file)} has a test: take it out of WITHOUT_A_TEST_OF_THEIR_NAME"
+    else:
+        assert has_test(file), f"{relative(file)}: write one of {', '.join(sorted(homes_of(file)))}"
+
+
+def test_only_modules_that_are_there_may_be_without_a_test_of_their_name() -> None:
+    assert sorted(WITHOUT_A_TEST_OF_THEIR_NAME - {relative(file) for file in product()}) == []

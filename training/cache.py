@@ -62,11 +62,6 @@ class CachedEpisode:
         """Ages [ticks] up to `oldest` at which a base chunk was cached, seen from one of `rows`; 0 is one of them."""
         return tuple(age for age in range(oldest + 1) if row - age in self._place)
 
-    def rest_of_base(self, row: int, age: int) -> Float[Tensor, "horizon dof"]:
-        """What is left at a row of the chunk of `age` ticks before; its last step is repeated, as on the robot."""
-        chunk = self.base(row - age)
-        return torch.cat([chunk[age:], chunk[-1:].expand(age, -1)])
-
 
 def sample_rows(episode: EpisodeRows, phase_step: int) -> list[int]:
     """Ticks that may be windows: every `phase_step`-th one that is valid and has all its target actions."""

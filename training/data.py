@@ -236,12 +236,13 @@ class EpisodeRows:
 
     def actions_from(self, row: int, steps: int) -> Float32[ndarray, "steps dof"]:
         """The recorded actions from a row on; behind the last one it is repeated, as LeRobot's data sets do."""
-        return self.actions[self.action_rows(row, steps)]
+        return self.actions[action_rows(self.acted, row, steps)]
 
-    def action_rows(self, row: int, steps: int) -> Int64[ndarray, " steps"]:
-        """The rows of these actions; `acted` is False at some only where the recording has a gap."""
-        last = int(np.flatnonzero(self.acted)[-1])
-        return np.minimum(np.arange(row, row + steps), last)
+
+def action_rows(acted: Bool[ndarray, " ticks"], row: int, steps: int) -> Int64[ndarray, " steps"]:
+    """Rows of the actions from a row on, the last recorded one repeated behind the end; some have none at a gap."""
+    last = int(np.flatnonzero(acted)[-1])
+    return np.minimum(np.arange(row, row + steps), last)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,9 +18,14 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.tensorboard import SummaryWriter
 
-from sigma_ros.errors import CheckpointError, SigmaError
+from sigma_ros.errors import CheckpointError, SigmaError, UsageError
+from sigma_ros.model.checkpoint.folder import load_trained, open_manifest
+from sigma_ros.model.checkpoint.manifest import HEADS_FILE, BaseIdentity
+from sigma_ros.model.loading import find_sigma
+from sigma_ros.model.sigma import SigmaTelepathyVLA
 
 from .data import write_tensors
+from .options import PARTS
 
 _PLAIN_EVERY_S = 30.0
 
@@ -187,6 +192,49 @@ def check_same_run(facts: Mapping[str, Any], wanted: Mapping[str, Any], *, where
             got=", ".join(f"{name} {wanted[name]}" for name in differing),
             remedy="give the settings of the first call, or another --output_dir",
         )
+
+
+# A run that begins with another run's weights, and may keep most of them.
+
+
+@torch.no_grad()
+def begin_from(model: SigmaTelepathyVLA, checkpoint: str, base: BaseIdentity) -> tuple[str, ...]:
+    """Copies every trained tensor of a checkpoint that has its name and shape here; gives the names that stay new.
+
+    Args:
+        model: Filled in place; its settings may differ from the checkpoint's.
+        checkpoint: `mini` or a checkpoint folder.
+        base: What `model` runs on.
+
+    Raises:
+        CheckpointError: it cannot be read, or belongs to another base.
+        UsageError: nothing in it fits.
+    """
+    place = find_sigma(checkpoint)
+    place.fetch("*.safetensors")
+    folder = place.path
+    manifest, _ = open_manifest(lora_dir=folder, heads_path=folder / HEADS_FILE)
+    manifest.base.check(base, where=folder)
+    other = SigmaTelepathyVLA(model.backbone, manifest.settings)
+    load_trained(other, manifest, heads_path=folder / HEADS_FILE, lora_dir=folder)
+    known, new = other.trained(), []
+    for name, parameter in model.trained().items():
+        if name in known and known[name].shape == parameter.shape:
+            parameter.copy_(known[name])
+        else:
+            new.append(name)
+    if len(new) == len(model.trained()):
+        raise UsageError("no weight of the checkpoint fits the run", where=folder)
+    model.references = manifest.references
+    return tuple(new)
+
+
+def chosen_parts(model: SigmaTelepathyVLA, parts: str) -> dict[str, Tensor]:
+    """The parameters that a run changes; the others take no gradient any more."""
+    chosen = {name: p for name, p in model.trained().items() if name.startswith(PARTS[parts])}
+    for name, parameter in model.trained().items():
+        parameter.requires_grad_(name in chosen)
+    return dict(chosen)
 
 
 # The bar that long work over recordings and episodes shows, with the time that is left.

@@ -222,15 +222,16 @@ class SigmaLossModule(nn.Module):
 
 
 def action_terms(model: SigmaTelepathyVLA, telepathy_output: TelepathyOutput, window: Windows) -> dict[str, Tensor]:
-    """Errors of a fresh chunk that is executed late, and, where bases get old, of what is left of an old one."""
+    """Errors of a fresh chunk that is executed late; of a window with an old base the mean with those of its rest."""
     state = window.states[:, -1]
     fresh = model.correct(telepathy_output, state, window.base)
     terms = action_losses(fresh, window.base, window.target, window.known, window.delay)
-    if not window.age.any():
+    aged = window.age > 0
+    if not aged.any():
         return terms
     renewed = model.correct(telepathy_output, state, window.old_base, window.age)
     old = action_losses(renewed, window.old_base, window.target, window.known, torch.zeros_like(window.delay))
-    return {name: (terms[name] + old[name]) / 2 for name in terms}
+    return {name: torch.where(aged, (terms[name] + old[name]) / 2, terms[name]) for name in terms}
 
 
 def telepathy_input_of(model: SigmaTelepathyVLA, window: Windows) -> TelepathyInput:

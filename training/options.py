@@ -11,10 +11,11 @@ from typing import Any
 from sigma_ros.border import read_yaml
 from sigma_ros.errors import SigmaError, UsageError
 
-from .start_from import PARTS
-
 ABLATIONS = ("memory", "glance", "film", "lora", "vector", "chunk", "trajectory", "late", "traf", "tsac")
 """Parts that can be switched off, by the names of `SigmaConfig.use_*` and of the training schemes."""
+
+PARTS = {"all": "", "residual": "residual.", "late": "residual.branches.late."}
+"""What a run may train: everything, the residual branches, the late one alone; and how those names begin."""
 
 ENVIRONMENT = {
     "base_model_id": "SIGMA_BASE_MODEL",

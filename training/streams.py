@@ -20,6 +20,7 @@ from sigma_ros.model.normalise import Normalisation
 from sigma_ros.values import WINDOW_TICKS
 
 from .cache import CachedEpisode
+from .data import action_rows
 from .sources import TARGET_STEPS
 
 _STREAM_SEED = 3
@@ -145,6 +146,11 @@ class Windows:
         return (self.target - self.base[:, : self.target.shape[1]])[:, :TARGET_STEPS].square().mean(dim=(1, 2))
 
 
+def rest_of_chunk(chunk: Float[Tensor, "horizon dof"], age: int) -> Float[Tensor, "horizon dof"]:
+    """What is left of a chunk after `age` ticks; its last step is repeated, as on the robot."""
+    return torch.cat([chunk[age:], chunk[-1:].expand(age, -1)])
+
+
 class Assembler:
     """Turns pieces into tensors: slices of cached numbers, normalised with the base's statistics."""
 
@@ -208,12 +214,12 @@ class Assembler:
     def _newest(self, number: int, row: int, late_at: int | None) -> dict[str, Tensor]:
         """What belongs to the row alone."""
         cached, episode = self._episodes[number], self._episodes[number].episode
-        ahead = episode.action_rows(row, self._lateness.steps)
+        ahead = action_rows(episode.acted, row, self._lateness.steps)
         delay, age = (0, 0) if late_at is None else self._drawn(number, row, late_at)
         return {
             "states": torch.from_numpy(self._states[number][row : row + 1]),
             "base": cached.base(row),
-            "old_base": cached.rest_of_base(row, age),
+            "old_base": rest_of_chunk(cached.base(row - age), age),
             "age": torch.tensor(float(age)),
             "delay": torch.tensor(delay),
             "target": torch.from_numpy(self._actions[number][ahead]),

@@ -44,7 +44,9 @@ from .data import ShardData
 from .held_out import WindowScores, score_windows, usual, usual_size
 from .loop import (
     TrainingLog,
+    begin_from,
     check_same_run,
+    chosen_parts,
     load_state,
     optimizer_tensors,
     refuse_nan,
@@ -55,7 +57,6 @@ from .loop import (
 from .losses import LossWeights, SigmaLossModule, action_terms, total, traf_weights
 from .options import TrainOptions, read_options
 from .plain import PlainFeeder, PlainLossModule
-from .start_from import begin_from, chosen_parts
 from .streams import Assembler, Lateness, Place, Segment, Streams
 from .telepathy_outputs import Believed, believed
 

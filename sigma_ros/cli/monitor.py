@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from sigma_ros.nodes.shared.monitor import Seen
+    from sigma_ros.nodes.shared.listen import MonitorView
 
 app = typer.Typer(help="Watch arm and policy in the terminal.", add_completion=False)
 _COLOURS = {"RUN": "green", "BASE_ONLY": "yellow", "HOLD": "yellow", "STOPPED": "red", "ESTOP": "bold red"}
@@ -35,8 +35,7 @@ def monitor(
 
     Example: sigma monitor
     """
-    from sigma_ros.nodes.shared.listen import listening  # noqa: PLC0415
-    from sigma_ros.nodes.shared.monitor import Monitor  # noqa: PLC0415
+    from sigma_ros.nodes.shared.listen import Monitor, listening  # noqa: PLC0415 - rclpy loads when it is used
 
     end_s = time.monotonic() + seconds if seconds else float("inf")
     with (
@@ -49,7 +48,7 @@ def monitor(
             live.update(view(seen, time.monotonic()))
 
 
-def view(seen: "Seen", now_s: float) -> RenderableType:
+def view(seen: "MonitorView", now_s: float) -> RenderableType:
     """The whole view of one moment."""
     if not seen.heard_s:
         return Panel("nothing heard yet; start the nodes, and look at ROS_DOMAIN_ID", title="sigma")
@@ -57,7 +56,7 @@ def view(seen: "Seen", now_s: float) -> RenderableType:
     return Group(top, _lists(seen))
 
 
-def _supervisor(seen: "Seen") -> Panel:
+def _supervisor(seen: "MonitorView") -> Panel:
     told = seen.supervisor
     if told is None:
         return Panel("no supervisor", title="supervisor")
@@ -75,7 +74,7 @@ def _supervisor(seen: "Seen") -> Panel:
     return Panel(table, title="supervisor")
 
 
-def _policy(seen: "Seen", now_s: float) -> Panel:
+def _policy(seen: "MonitorView", now_s: float) -> Panel:
     chunk, telepathy = seen.chunk, seen.telepathy
     table = Table.grid(padding=(0, 1))
     rates = ", ".join(f"{name} {rate.hz(now_s):.1f}" for name, rate in seen.rates.items())
@@ -97,7 +96,7 @@ def _policy(seen: "Seen", now_s: float) -> Panel:
     return Panel(table, title="policy")
 
 
-def _lists(seen: "Seen") -> Columns:
+def _lists(seen: "MonitorView") -> Columns:
     reasons = "\n".join(seen.reasons) or "-"
     troubles = "\n".join(f"{name}: {text}" for name, text in sorted(seen.troubles.items())) or "all well"
     return Columns([Panel(reasons, title="last reasons"), Panel(troubles, title="diagnostics")], expand=True)

@@ -16,7 +16,8 @@ from sigma_ros.model.residual import LateBranch, compose, neighbours
 from sigma_ros.model.sigma import SigmaTelepathyVLA
 from sigma_ros.model.step import advance, initial_state, recorrect
 from sigma_ros.model.telepathy import TelepathyOutput
-from training.start_from import PARTS, chosen_parts
+from training.loop import chosen_parts
+from training.options import PARTS
 
 
 def believed(model: SigmaTelepathyVLA, batch: int = 2) -> TelepathyOutput:

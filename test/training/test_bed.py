@@ -18,7 +18,6 @@ from sigma_ros.sim.tasks.catalogue import TASKS, draw, twin
 from sigma_ros.sim.tasks.world import FEATURES, TOKENS
 from training.bed.__main__ import main
 from training.bed.arms import ARMS, Arm
-from training.bed.assemble import bed_episodes
 from training.bed.base import BasePolicy
 from training.bed.closed_loop import Outcome, Policy, Stage
 from training.bed.episodes import BedEpisode, Demonstrations, TaskRows, encode, encoder
@@ -26,7 +25,7 @@ from training.bed.model import BedSigma, build
 from training.bed.protocol import FINAL_SEED, Protocol, page_hash
 from training.bed.results import rows
 from training.bed.trainer import Recipe, train_arm
-from training.bed.units import UnitResult
+from training.bed.units import UnitResult, bed_episodes
 from training.losses import SigmaLossModule, telepathy_input_of
 from training.statistics import mcnemar, nested_interval
 from training.streams import Assembler, Place, Segment, Streams

@@ -34,7 +34,7 @@ def test_what_is_there_is_not_made_again(scenes):
 
 
 def test_no_scenes_are_said_in_one_sentence(tmp_path):
-    with pytest.raises(DatasetError, match=r"no scenes.*training\.scenes"):
+    with pytest.raises(DatasetError, match=r"no scenes.*training\.toy\.locate"):
         Scenes.open(tmp_path)
 
 

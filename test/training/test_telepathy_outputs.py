@@ -10,9 +10,9 @@ from accelerate import Accelerator
 
 from sigma_ros.model.telepathy import Recurrence
 from training.data import ShardData
-from training.losses import telepathy_input_of
+from training.losses import action_terms, telepathy_input_of
 from training.options import TrainOptions
-from training.streams import Lateness, Segment
+from training.streams import Lateness, Segment, rest_of_chunk
 from training.train import Run, run_training
 
 
@@ -78,9 +78,28 @@ def test_an_old_chunk_is_what_is_left_of_one_that_was_cached(run: Run) -> None:
     row = cached.rows[4]
     assert cached.ages(row, 15) == (0, 4, 8, 12)
     assert cached.ages(cached.rows[0], 15) == (0,)
-    old = cached.rest_of_base(row, 8)
+    old = rest_of_chunk(cached.base(row - 8), 8)
     torch.testing.assert_close(old[:-8], cached.base(row - 8)[8:])
     torch.testing.assert_close(old[-8:], cached.base(row - 8)[-1:].expand(8, -1))
+
+
+def test_the_losses_of_a_window_do_not_depend_on_the_others_of_its_batch(run: Run) -> None:
+    chosen = list(range(0, 24, 3))
+
+    def terms(some: list[int]) -> dict[str, torch.Tensor]:
+        windows = run.assembler.alone(run.believed.places[some].tolist(), late_at=7)
+        ages.update(windows.age.tolist())
+        return action_terms(run.model, run.believed.telepathy_output(run.model, some, [False] * len(some)), windows)
+
+    ages: set[float] = set()
+    run.model.eval()
+    with torch.no_grad():
+        together = terms(chosen)
+        for place, one in enumerate(chosen):
+            for name, value in terms([one]).items():
+                torch.testing.assert_close(together[name][place], value[0], rtol=1e-4, atol=1e-6)
+    assert 0.0 in ages, "with bases of now"
+    assert len(ages) > 1, "and old ones"
 
 
 def test_lateness_is_a_function_of_seed_step_and_window_and_reaches_its_bounds() -> None:

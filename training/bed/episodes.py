@@ -66,6 +66,11 @@ class TaskRows:
         """Every tick is there."""
         return np.ones(len(self.states), dtype=bool)
 
+    @property
+    def acted(self) -> Bool[ndarray, " ticks"]:
+        """And has its command."""
+        return self.valid
+
 
 @dataclass(frozen=True)
 class BedEpisode:

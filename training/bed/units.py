@@ -14,14 +14,15 @@ from safetensors.torch import load_file
 
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import UsageError
+from sigma_ros.model.normalise import Normalisation
+from sigma_ros.model.settings import SigmaConfig
 from sigma_ros.sim.tasks.catalogue import task_named
 
 from ..data import write_tensors
 from .arms import Arm, Intervention
-from .assemble import bed_episodes
 from .base import BasePolicy, trained_base
 from .closed_loop import Outcome, Policy, Stage
-from .episodes import Demonstrations
+from .episodes import BedEpisode, Demonstrations, encode
 from .model import BedSigma, build
 from .protocol import DEMONSTRATION_SEED, Protocol, page_hash
 from .trainer import train_arm
@@ -161,3 +162,19 @@ def _write(path: Path, values: dict[str, Any]) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(values, indent=1), encoding="utf-8")
     temporary.replace(path)
+
+
+def bed_episodes(
+    demonstrations: Demonstrations, base: BasePolicy, normalisation: Normalisation, config: SigmaConfig
+) -> list[BedEpisode]:
+    """Every demonstration, encoded once."""
+    return [
+        BedEpisode(
+            episode=row,
+            tokens=encode(row.features, config.width),
+            chunks=base.chunk(
+                row.features, torch.from_numpy(normalisation.state.normalise(row.states)), config.horizon
+            ),
+        )
+        for row in demonstrations.rows
+    ]

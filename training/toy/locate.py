@@ -62,7 +62,7 @@ class Scenes:
                 "no scenes found",
                 where=folder,
                 expected="files of training.toy.locate",
-                remedy=f"python -m {__package__}.scenes",
+                remedy=f"python -m {__package__}.locate",
             )
         parts = [_read(file) for file in files]
         return cls(
@@ -114,7 +114,7 @@ def write_scenes(out: Path, *, contract: str, setups: int, seed: int) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; exit codes 0 done, 1 failed, 2 usage, 130 interrupted."""
     parser = argparse.ArgumentParser(
-        prog=f"python -m {__package__}.scenes",
+        prog=f"python -m {__package__}.locate",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

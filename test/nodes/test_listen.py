@@ -11,14 +11,13 @@ from test_policy_live import LiveRobot
 
 from sigma_ros.cli.monitor import view
 from sigma_ros.nodes.policy_node import PolicyNode
-from sigma_ros.nodes.shared.listen import StreamWatch
-from sigma_ros.nodes.shared.monitor import Monitor, Seen
+from sigma_ros.nodes.shared.listen import Monitor, MonitorView, StreamWatch
 from sigma_ros.nodes.supervisor_node import SupervisorNode
 
 pytestmark = pytest.mark.ros
 
 
-def text_of(seen: Seen) -> str:
+def text_of(seen: MonitorView) -> str:
     console = Console(width=160, record=True, file=None, quiet=False)
     with console.capture() as captured:
         console.print(view(seen, time.monotonic()))
