@@ -83,7 +83,8 @@ install_packages() {
   for group in "${groups[@]}"; do arguments+=(-r "requirements/$group.in"); done
   echo "set-up: installing the pinned packages (some gigabytes the first time)"
   .venv/bin/uv pip install -q --compile-bytecode --python .venv/bin/python "${arguments[@]}" -c requirements/lock.txt
-  .venv/bin/uv pip install -q --python .venv/bin/python --no-deps --no-build-isolation -e .
+  .venv/bin/uv pip install -q --python .venv/bin/python --no-deps --no-build-isolation -e . \
+    -e ./plugins/lerobot_policy_sigma -e ./plugins/lerobot_env_sigma
 }
 
 # The workspace is a link to the repository: CMake refuses include folders below the source folder,

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""docs/lerobot.md, command for command but for the size: degrees, cameras front and wrist, a MEAN_STD fine-tune."""
+
+import json
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from lerobot.configs import NormalizationMode
+from lerobot.datasets.lerobot_dataset import LeRobotDataset
+from look_alikes import IMAGES, SO101_JOINTS, policy, save_fine_tune, tokenizer_folder
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "lerobot.md"
+SMALLER = {
+    "training.preprocess": "--hold-out-every 2",
+    "training.train": "--max_steps 2 --batch_size 1 --gradient_accumulation_steps 1 --phase_step 16 --eval_every 0",
+    "training.evaluate": "",
+    "sigma transcode": "",
+    "sigma evaluate": "--workers 0",
+    "lerobot-eval": "--policy.device=cpu --env.episode_s=0.3 --eval.n_episodes=1",
+}
+"""The page's commands in its order, and what makes each small."""
+
+NOT_RUN = ("pip install", "ros2 launch")
+"""The plugins' wheels are on the children's path; launch files have their own tests."""
+
+
+def commands() -> list[list[str]]:
+    blocks = PAGE.read_text(encoding="utf-8").split("```sh\n")[1:]
+    text = "\n".join(block.split("```", 1)[0] for block in blocks).replace("\\\n", " ")
+    return [shlex.split(line) for line in text.splitlines() if line.strip()]
+
+
+def name_of(words: list[str]) -> str:
+    return (
+        words[2] if words[:2] == ["python", "-m"] else words[0] if words[0] == "lerobot-eval" else " ".join(words[:2])
+    )
+
+
+def with_smaller(words: list[str]) -> list[str]:
+    """LeRobot takes an option once: ours takes the place of the page's."""
+    extra = shlex.split(SMALLER[name_of(words)])
+    names = {word.split("=")[0] for word in extra if "=" in word}
+    return [*(word for word in words if word.split("=")[0] not in names), *extra]
+
+
+def write_pick(root: Path) -> None:
+    """SYNTHETIC: two episodes of 20 frames in degrees, as lerobot-record names things now."""
+    joints = {"dtype": "float32", "shape": (6,), "names": list(SO101_JOINTS)}
+    video = {"dtype": "video", "shape": (480, 640, 3), "names": ["height", "width", "channels"]}
+    features: dict[str, Any] = {"action": joints, "observation.state": joints}
+    features |= {IMAGES + camera: video for camera in ("front", "wrist")}
+    data = LeRobotDataset.create("local/pick", 30, features, root=root, robot_type="so101_follower")
+    for number in range(2):
+        for tick in range(20):
+            pose = 70.0 * np.sin(0.12 * tick + number + np.arange(6))
+            pose[5] = 30.0 + 0.3 * pose[5]
+            row: dict[str, Any] = {"observation.state": pose.astype(np.float32), "task": "pick the brick"}
+            row["action"] = (pose + 2.0).astype(np.float32)
+            for index, camera in enumerate(("front", "wrist")):
+                picture = np.full((480, 640, 3), 40 + 60 * index, dtype=np.uint8)
+                picture[100:180, 20 * tick : 20 * tick + 80] = 220
+                row[IMAGES + camera] = picture
+            data.add_frame(row)
+        data.save_episode()
+    data.finalize()
+
+
+def test_the_page_is_short_and_has_all_commands() -> None:
+    assert len(PAGE.read_text(encoding="utf-8").split()) <= 500
+    run = [words for words in commands() if not " ".join(words).startswith(NOT_RUN)]
+    assert [name_of(words) for words in run] == list(SMALLER)
+    assert len(commands()) == len(run) + len(NOT_RUN)
+
+
+@pytest.mark.slow
+@pytest.mark.gl
+def test_the_pages_commands_run_as_printed(with_plugins: dict[str, str], tmp_path: Path) -> None:
+    mean_std = {"STATE": "MEAN_STD", "ACTION": "MEAN_STD", "VISUAL": "IDENTITY"}
+    modes = {kind: NormalizationMode(mode) for kind, mode in mean_std.items()}
+    made = policy(cameras=(IMAGES + "front", IMAGES + "wrist"), normalization_mapping=modes)
+    save_fine_tune(tmp_path / "me" / "pi05_pick", made, tokenizer_folder(tmp_path / "tokenizer"))
+    write_pick(tmp_path / "me" / "pick")
+    for words in commands():
+        if " ".join(words).startswith(NOT_RUN):
+            continue
+        command = with_smaller(words)
+        done = subprocess.run(command, env=with_plugins, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout[-1000:]}\n{done.stderr[-3000:]}"
+    assert (tmp_path / "out/evaluation/report.html").is_file()
+    assert (tmp_path / "out/bags_report/summary.html").is_file()
+    found = json.loads((tmp_path / "out/lerobot_eval/eval_info.json").read_text(encoding="utf-8"))
+    assert found["overall"]["n_episodes"] == 1
