@@ -10,7 +10,7 @@ from typing import Literal, Self
 from sigma_ros.bags.episode import TASK_TOPIC
 from sigma_ros.bags.lerobot import LerobotEpisode
 from sigma_ros.bags.losses import Losses
-from sigma_ros.bags.messages import JointMessage, TrajectoryMessage
+from sigma_ros.bags.messages import JointMessage, command_value
 from sigma_ros.bags.reader import Bag, BagInfo, Record
 from sigma_ros.bags.transcode import Row, rows_of
 from sigma_ros.contract import Contract
@@ -83,7 +83,6 @@ class DatasetBag(Bag):
             messages.append((camera.topic, image))
         messages.append((contract.joint_state_topic, JointMessage(contract.joint_names, row.state_rad)))
         if row.action_rad is not None:
-            trajectory = contract.command_type.endswith("JointTrajectory")
-            command = TrajectoryMessage(contract.joint_names, row.action_rad) if trajectory else row.action_rad
+            command = command_value(contract.command_type, contract.joint_names, row.action_rad)
             messages.append((contract.command_topic, command))
         return messages
