@@ -8,7 +8,7 @@ package knows a joint name, a limit or a topic.
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Float64
@@ -19,7 +19,10 @@ from sigma_ros.kinematics import Kinematics
 from sigma_ros.values import NS_PER_S, frozen_array
 
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
-COMMAND_TYPES = ("std_msgs/msg/Float64MultiArray", "trajectory_msgs/msg/JointTrajectory")
+CommandType = Literal[
+    "std_msgs/msg/Float64MultiArray", "trajectory_msgs/msg/JointTrajectory", "sensor_msgs/msg/JointState"
+]
+COMMAND_TYPES: tuple[CommandType, ...] = get_args(CommandType)
 POLICY_UNITS = ("range_m100_100", "range_0_100", "degrees", "radians")
 OWN_UNIT = "scale and offset"
 
@@ -77,7 +80,7 @@ class Contract:
     joint_state_topic: str
     joint_state_max_age_ns: int
     command_topic: str
-    command_type: Literal["std_msgs/msg/Float64MultiArray", "trajectory_msgs/msg/JointTrajectory"]
+    command_type: CommandType
     command_period_ns: int
     action_source: Literal["command", "next_state"]
     fps: float

@@ -105,6 +105,8 @@ class _Reader:
         self._repeats([j.name for j in joints] + [a for j in joints for a in j.aliases], "joint name or alias")
         self._repeats([c.name for c in cameras], "camera name")
         self._repeats([c.topic for c in cameras], "camera topic")
+        if fields["command_topic"] == fields["joint_state_topic"]:
+            self.problems.append("command.topic and state.topic are the same: commands would be taken for measurements")
         self._repeats([c.dataset_key for c in cameras], "camera dataset_key")
         self._repeats([c.policy_key for c in cameras if c.policy_key is not None], "camera policy_key")
         named = tuple(str(entry["name"]) for entry in self._entries("joints") if "name" in entry)

@@ -89,6 +89,7 @@ WRONG = [
     (("state", "topic"), None, "state.topic must be a text"),
     (("state", "max_age_ms"), 1e9, "state.max_age_ms must be within"),
     (("action", "source"), "guess", "source is 'guess', expected one of command, next_state"),
+    (("command", "topic"), "joint_states", "command.topic and state.topic are the same"),
     (("command", "type"), "Twist", "type is 'Twist', expected one of std_msgs/msg/Float64MultiArray"),
     (("command", "rate_hz"), 0.0, "command.rate_hz must be within [1, 1000]"),
     (("command", "topic"), 3, "command.topic must be a text, got 3"),
@@ -184,6 +185,28 @@ def test_a_preset_of_another_stack_differs_from_the_so101_in_topics_alone(name: 
     assert [camera.dataset_key for camera in preset.cameras] == [camera.dataset_key for camera in plain.cameras]
     topics = {preset.joint_state_topic, preset.command_topic, *(camera.topic for camera in preset.cameras)}
     assert topics != {plain.joint_state_topic, plain.command_topic, *(camera.topic for camera in plain.cameras)}
+
+
+def test_the_data_sets_of_ros_physical_ai_are_in_degrees_from_zero_at_50_hz() -> None:
+    """Law: policy units are plain degrees of the message's radians, on every joint and at both limits."""
+    preset, plain = load_contract("so101_rospai_degrees"), load_contract("so101_rospai")
+    for pose in (preset.lower_rad, preset.upper_rad):
+        assert preset.to_policy(pose).tolist() == pytest.approx([math.degrees(value) for value in pose])
+    assert preset.fps == 50
+    assert [camera.dataset_key.rsplit(".", 1)[1] for camera in preset.cameras] == ["static", "wrist"]
+    assert [camera.topic for camera in preset.cameras] == [camera.topic for camera in plain.cameras]
+    assert (preset.joint_names, preset.kinematics) == (plain.joint_names, plain.kinematics)
+    for name in ("lower_rad", "upper_rad", "max_velocity_radps", "max_acceleration_radps2", "max_jerk_radps3"):
+        assert getattr(preset, name).tolist() == getattr(plain, name).tolist()
+
+
+def test_rosettas_arm_is_commanded_on_the_leaders_topic() -> None:
+    preset, plain = load_contract("so101_rosetta"), load_contract("so101")
+    assert (preset.command_topic, preset.command_type) == ("/leader_arm/joint_states", "sensor_msgs/msg/JointState")
+    assert {camera.message_type for camera in preset.cameras} == {"sensor_msgs/msg/CompressedImage"}
+    assert preset.joint_names[2:] == ("elbow", "wrist_pitch", "wrist_roll", "wrist_yaw")
+    assert preset.lower_rad[:5].tolist() == plain.lower_rad[:5].tolist()
+    assert preset.kinematics is None
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,18 @@ class TrajectoryMessage:
     positions_rad: Float64[ndarray, " n"]
 
 
+def command_value(msgtype: str, names: tuple[str, ...], positions_rad: Float64[ndarray, " n"]) -> object:
+    """What `decode` gives of a command of one of `COMMAND_TYPES` with these positions."""
+    return _COMMANDS[msgtype](names, positions_rad)
+
+
+_COMMANDS: Mapping[str, Callable[[tuple[str, ...], ndarray], object]] = {
+    "std_msgs/msg/Float64MultiArray": lambda _names, positions_rad: positions_rad,
+    "trajectory_msgs/msg/JointTrajectory": TrajectoryMessage,
+    "sensor_msgs/msg/JointState": JointMessage,
+}
+
+
 def header(stamp_ns: int, frame_id: str) -> Any:
     """A std_msgs/Header."""
     seconds, nanoseconds = divmod(stamp_ns, NS_PER_S)

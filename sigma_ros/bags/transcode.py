@@ -19,7 +19,7 @@ from sigma_ros.bags.dataset_facts import check_episode, check_facts, fetcher, or
 from sigma_ros.bags.episode import TASK_TOPIC, Episode
 from sigma_ros.bags.lerobot import ACTION_KEY, STATE_KEY, LerobotEpisode, film_times_s, read_episode, video_pictures
 from sigma_ros.bags.losses import Losses, refuse_losses
-from sigma_ros.bags.messages import JointMessage, TrajectoryMessage
+from sigma_ros.bags.messages import JointMessage, command_value
 from sigma_ros.bags.reader import Bag, BagInfo, Record
 from sigma_ros.bags.writer import BagWriter
 from sigma_ros.camera_names import NO_RENAME
@@ -295,7 +295,6 @@ class DatasetBag(Bag):
             messages.append((camera.topic, image))
         messages.append((contract.joint_state_topic, JointMessage(contract.joint_names, row.state_rad)))
         if row.action_rad is not None:
-            trajectory = contract.command_type.endswith("JointTrajectory")
-            command = TrajectoryMessage(contract.joint_names, row.action_rad) if trajectory else row.action_rad
+            command = command_value(contract.command_type, contract.joint_names, row.action_rad)
             messages.append((contract.command_topic, command))
         return messages

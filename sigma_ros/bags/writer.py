@@ -8,7 +8,7 @@ package's own values.
 import os
 import shutil
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -214,10 +214,17 @@ class BagWriter:
     def command(
         self, topic: str, msgtype: str, stamp_ns: int, names: tuple[str, ...], positions_rad: Float64[ndarray, " n"]
     ) -> None:
-        """A command as a contract's robot takes it: Float64MultiArray, or JointTrajectory with one point."""
-        if msgtype == "std_msgs/msg/Float64MultiArray":
-            self.array(topic, stamp_ns, positions_rad)
-            return
+        """A command as a contract's robot takes it; a JointTrajectory has one point."""
+        writers: dict[str, Callable[[], None]] = {
+            "std_msgs/msg/Float64MultiArray": lambda: self.array(topic, stamp_ns, positions_rad),
+            "trajectory_msgs/msg/JointTrajectory": lambda: self._trajectory(topic, stamp_ns, names, positions_rad),
+            "sensor_msgs/msg/JointState": lambda: self.joints(topic, stamp_ns, names, positions_rad),
+        }
+        writers[msgtype]()
+
+    def _trajectory(
+        self, topic: str, stamp_ns: int, names: tuple[str, ...], positions_rad: Float64[ndarray, " n"]
+    ) -> None:
         none = np.zeros(0)
         point = ROS_TYPES.types["trajectory_msgs/msg/JointTrajectoryPoint"](
             positions=_doubles(positions_rad),
@@ -226,6 +233,7 @@ class BagWriter:
             effort=none,
             time_from_start=ROS_TYPES.types["builtin_interfaces/msg/Duration"](sec=0, nanosec=0),
         )
+        msgtype = "trajectory_msgs/msg/JointTrajectory"
         message = ROS_TYPES.types[msgtype](header=header(stamp_ns, ""), joint_names=list(names), points=[point])
         self._message(topic, msgtype, stamp_ns, message)
 

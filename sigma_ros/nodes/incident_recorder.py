@@ -20,9 +20,8 @@ from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CompressedImage, Image, JointState
-from std_msgs.msg import Bool, Float64MultiArray, String
+from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
-from trajectory_msgs.msg import JointTrajectory
 
 from sigma_ros.bags.incident import Heard, IncidentMemory, make_room, write_incident
 from sigma_ros.contract import Camera
@@ -36,6 +35,7 @@ from sigma_ros.nodes.shared.node_options import IncidentOptions
 from sigma_ros.nodes.shared.parameters import BoundParameters
 from sigma_ros.nodes.shared.process import run_node
 from sigma_ros.nodes.shared.qos import steady_clock
+from sigma_ros.nodes.shared.sensor_messages import COMMAND_KINDS
 from sigma_ros.streams.images import decode_full
 from sigma_ros.supervisor.reasons import State
 
@@ -84,10 +84,9 @@ class IncidentRecorder(Node):
 
     def _listen(self) -> None:
         contract = self._contract
-        command = Float64MultiArray if contract.command_type.startswith("std_msgs") else JointTrajectory
         plain = (
             (JointState, contract.joint_state_topic),
-            (command, contract.command_topic),
+            (COMMAND_KINDS[contract.command_type].message, contract.command_topic),
             (ActionChunk, topics.ACTION_CHUNK),
             (TelepathyState, topics.TELEPATHY),
             (Bool, topics.E_STOP),

@@ -184,8 +184,8 @@ class RecordNode(Node):
         for camera in contract.cameras:
             self._record(camera.name, camera.topic, camera.message_type, tick_ns, stamped=True)
         self._record("joints", contract.joint_state_topic, "sensor_msgs/msg/JointState", tick_ns, stamped=True)
-        trajectory = contract.command_type.startswith("trajectory_msgs")
-        self._record("commands", contract.command_topic, contract.command_type, None, stamped=trajectory)
+        stamped = hasattr(MESSAGE_TYPES[contract.command_type], "header")
+        self._record("commands", contract.command_topic, contract.command_type, None, stamped=stamped)
         self.create_subscription(String, topics.TASK, self._on_task, qos.LATCHED)
 
     def _record(self, name: str, topic: str, msgtype: str, period_ns: int | None, *, stamped: bool) -> None:

@@ -14,9 +14,8 @@ from collections.abc import Sequence
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image, JointState
-from std_msgs.msg import Float64MultiArray, String
+from std_msgs.msg import String
 from std_srvs.srv import Trigger
-from trajectory_msgs.msg import JointTrajectory
 
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import SigmaError
@@ -26,7 +25,7 @@ from sigma_ros.nodes.shared.node_options import SimOptions
 from sigma_ros.nodes.shared.parameters import BoundParameters
 from sigma_ros.nodes.shared.process import run_node
 from sigma_ros.nodes.shared.qos import steady_clock
-from sigma_ros.nodes.shared.sensor_messages import Waypoints, joint_state_message, waypoints
+from sigma_ros.nodes.shared.sensor_messages import COMMAND_KINDS, Command, Waypoints, joint_state_message, waypoints
 from sigma_ros.sim.environment import SimArm
 from sigma_ros.sim.setups import setup_named
 
@@ -54,7 +53,7 @@ class SimNode(Node):
         self._joints = self.create_publisher(JointState, self._contract.joint_state_topic, qos.SENSOR)
         self._success = self.create_publisher(String, "~/outcome", qos.LATCHED)
         self._told = ""
-        kind = Float64MultiArray if self._contract.command_type.startswith("std_msgs") else JointTrajectory
+        kind = COMMAND_KINDS[self._contract.command_type].message
         self.create_subscription(kind, self._contract.command_topic, self._on_command, qos.COMMAND)
         self.create_service(Trigger, "~/reset", self._on_reset)
         self.create_timer(JOINT_PERIOD_S, self._step, clock=steady_clock())
@@ -67,7 +66,7 @@ class SimNode(Node):
         self._drawer.join(CLOSE_TIMEOUT_S)
         return True
 
-    def _on_command(self, message: Float64MultiArray | JointTrajectory) -> None:
+    def _on_command(self, message: Command) -> None:
         try:
             self._goal = waypoints(message, self._contract, received_s=time.monotonic())
         except SigmaError as error:

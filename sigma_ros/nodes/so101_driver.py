@@ -19,8 +19,6 @@ from numpy import ndarray
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import JointState
-from std_msgs.msg import Float64MultiArray
-from trajectory_msgs.msg import JointTrajectory
 
 from sigma_ros.calibration import Zero, read_calibration
 from sigma_ros.contract import Contract
@@ -32,7 +30,7 @@ from sigma_ros.nodes.shared.node_options import DriverOptions
 from sigma_ros.nodes.shared.parameters import BoundParameters
 from sigma_ros.nodes.shared.process import run_node
 from sigma_ros.nodes.shared.qos import steady_clock
-from sigma_ros.nodes.shared.sensor_messages import Waypoints, joint_state_message, waypoints
+from sigma_ros.nodes.shared.sensor_messages import COMMAND_KINDS, Command, Waypoints, joint_state_message, waypoints
 
 # An SO-101 on its serial bus, through LeRobot's own follower class: radians in, radians out, torque never dropped.
 #
@@ -181,7 +179,7 @@ class So101Driver(Node):
         self._why = ""
         self._retry_s = 0.0
         self._joints = self.create_publisher(JointState, self._contract.joint_state_topic, qos.SENSOR)
-        kind = Float64MultiArray if self._contract.command_type.startswith("std_msgs") else JointTrajectory
+        kind = COMMAND_KINDS[self._contract.command_type].message
         self.create_subscription(kind, self._contract.command_topic, self._on_command, qos.COMMAND)
         self.create_timer(1.0 / options.rate_hz, self._cycle, clock=steady_clock())
         self._diagnostics = Diagnostics(self, hardware_id=self._contract.name, tasks={"driver/bus": self._bus})
@@ -192,7 +190,7 @@ class So101Driver(Node):
         self._arm.close()
         return True
 
-    def _on_command(self, message: Float64MultiArray | JointTrajectory) -> None:
+    def _on_command(self, message: Command) -> None:
         try:
             self._goal = waypoints(message, self._contract, received_s=time.monotonic())
         except SigmaError as error:

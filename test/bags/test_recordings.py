@@ -28,6 +28,7 @@ from sigma_ros.bags.messages import ROS_TYPES
 from sigma_ros.bags.reader import open_bag
 from sigma_ros.bags.transcode import load_episode, rows_of, transcode
 from sigma_ros.bags.writer import BagWriter
+from sigma_ros.contract import COMMAND_TYPES, CommandType
 from sigma_ros.errors import BagError, ContractError, DatasetError, SigmaError
 from sigma_ros.evaluation.replay import ReplayOptions, replay
 from sigma_ros.inspection.places import look_into
@@ -312,8 +313,9 @@ def test_topics_are_found_with_and_without_a_leading_slash(tmp_path: Path) -> No
         assert sum(tick.window is not None for tick in episode(bag, relative, image_size_px=None)) == 20
 
 
-def test_what_transcode_writes_with_a_trajectory_contract_is_read(tmp_path: Path) -> None:
-    contract = replace(SET_CONTRACT, command_type="trajectory_msgs/msg/JointTrajectory")
+@pytest.mark.parametrize("command_type", COMMAND_TYPES)
+def test_what_transcode_writes_is_read_whatever_the_command_type(tmp_path: Path, command_type: CommandType) -> None:
+    contract = replace(SET_CONTRACT, command_type=command_type)
     source = load_episode(str(write_v2(tmp_path / "set")), 1, contract)
     transcode(source, contract, tmp_path / "bag")
     with open_bag(tmp_path / "bag", strict=True) as bag:

@@ -2,16 +2,18 @@
 """Messages and values: a round trip keeps every bit, wrong shapes are refused, images are read-only views."""
 
 import array
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from node_fakes import AUTHOR, HORIZON, make_chunk, small_contract
 from rclpy.serialization import deserialize_message, serialize_message
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CompressedImage, Image, JointState
 from sigma_ros.msg import ActionChunk, TelepathyState
 from std_msgs.msg import Float64MultiArray
-from trajectory_msgs.msg import JointTrajectory
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
+from sigma_ros.contract import COMMAND_TYPES
 from sigma_ros.errors import SigmaError
 from sigma_ros.nodes.shared import image_messages, messages, sensor_messages
 from sigma_ros.risk import assess
@@ -158,6 +160,28 @@ def test_stamps_are_exact(ns):
     assert sensor_messages.stamp_ns(sensor_messages.to_time(ns)) == ns
 
 
+def test_every_command_type_of_contracts_is_written_and_read():
+    """Law: what is written by a type's entry is read back by the same entry, first row first."""
+    assert tuple(sensor_messages.COMMAND_KINDS) == COMMAND_TYPES
+    positions_rad = np.random.default_rng(4).uniform(-1.0, 1.0, (3, 6))
+    for name, kind in sensor_messages.COMMAND_KINDS.items():
+        contract = replace(CONTRACT, command_type=name)
+        message = over_the_wire(kind.write(contract, positions_rad, 5_000_000_007))
+        read = sensor_messages.waypoints(message, contract, received_s=10.0)
+        np.testing.assert_array_equal(read.positions_rad[0], positions_rad[0])
+
+
+def test_a_joint_state_command_is_matched_by_name_and_stamped():
+    q = np.arange(6.0)
+    message = sensor_messages.joint_state_message(
+        at_ns=5_000_000_007, names=("other", *reversed(CONTRACT.joint_names)), positions_rad=np.array([9.0, *q[::-1]])
+    )
+    read = sensor_messages.waypoints(over_the_wire(message), CONTRACT, received_s=10.0)
+    np.testing.assert_array_equal(read.at(10.0), q)
+    kind = sensor_messages.COMMAND_KINDS["sensor_msgs/msg/JointState"]
+    assert sensor_messages.stamp_ns(kind.write(CONTRACT, q[None], 5_000_000_007).header.stamp) == 5_000_000_007
+
+
 def test_commands_of_both_types_are_read_in_contract_order():
     q = np.arange(6.0)
     straight = sensor_messages.waypoints(sensor_messages.array_message(q), CONTRACT, received_s=10.0)
@@ -186,6 +210,11 @@ def test_a_trajectory_piece_ends_at_rest():
         Float64MultiArray(data=[float("nan")] * 6),
         JointTrajectory(joint_names=list(CONTRACT.joint_names)),
         JointTrajectory(joint_names=["other"]),
+        JointTrajectory(joint_names=list(CONTRACT.joint_names), points=[JointTrajectoryPoint(positions=[1.0])]),
+        JointState(),
+        JointState(name=list(CONTRACT.joint_names), position=[1.0]),
+        JointState(name=["other"] * 6, position=[1.0] * 6),
+        JointState(name=list(CONTRACT.joint_names), position=[float("nan")] * 6),
     ],
 )
 def test_commands_that_cannot_be_are_refused(message):

@@ -16,11 +16,10 @@ from sensor_msgs.msg import JointState
 from sigma_ros.msg import ActionChunk, SupervisorState
 from std_msgs.msg import Bool, Float64MultiArray
 from std_srvs.srv import Trigger
-from trajectory_msgs.msg import JointTrajectory
 
 from sigma_ros.nodes.shared import qos, topics
 from sigma_ros.nodes.shared.messages import chunk_message
-from sigma_ros.nodes.shared.sensor_messages import joint_state_message
+from sigma_ros.nodes.shared.sensor_messages import COMMAND_KINDS, Command, joint_state_message, stamp_ns
 from sigma_ros.nodes.supervisor_node import SupervisorNode
 from sigma_ros.supervisor.identity import Author
 
@@ -37,7 +36,7 @@ class Rig(Node):
         self.contract = contract
         self.executor_ = executor
         self.states: list[SupervisorState] = []
-        self.commands: list[Float64MultiArray | JointTrajectory] = []
+        self.commands: list[Command] = []
         self.alive = True
         self.chunk_id = 0
         self.measured = POSE
@@ -45,7 +44,7 @@ class Rig(Node):
         self.joints = self.create_publisher(JointState, contract.joint_state_topic, qos.SENSOR)
         self.chunks = self.create_publisher(ActionChunk, topics.ACTION_CHUNK, qos.CHUNK)
         self.heartbeat = self.create_publisher(Bool, topics.POLICY_HEARTBEAT, qos.HEARTBEAT)
-        kind = Float64MultiArray if contract.command_type.startswith("std_msgs") else JointTrajectory
+        kind = COMMAND_KINDS[contract.command_type].message
         self.create_subscription(SupervisorState, topics.SUPERVISOR_STATE, self.states.append, qos.LATCHED)
         self.create_subscription(kind, contract.command_topic, self.commands.append, qos.COMMAND)
         self.create_timer(0.02, self._live)
@@ -377,6 +376,16 @@ def test_a_trajectory_contract_gets_pieces_that_end_at_rest(contract, start):
         times = [p.time_from_start.nanosec for p in piece.points]
         assert times == sorted(times)
         assert times[0] == 20_000_000
+
+
+def test_a_joint_state_contract_gets_commands_by_name(contract, start):
+    rig, _ = start(replace(contract, command_type="sensor_msgs/msg/JointState"))
+    rig.run()
+    rig.until(lambda: len(rig.commands) > 5, "commands")
+    last = rig.commands[-1]
+    assert tuple(last.name) == contract.joint_names
+    np.testing.assert_allclose(last.position, rig.measured, atol=0.02)
+    assert stamp_ns(last.header.stamp) > 0
 
 
 def test_the_last_words_bring_the_arm_to_rest(contract, start):

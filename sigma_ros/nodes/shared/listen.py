@@ -14,8 +14,6 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image, JointState
-from std_msgs.msg import Float64MultiArray
-from trajectory_msgs.msg import JointTrajectory
 
 from sigma_ros.contract import Camera, Contract
 from sigma_ros.errors import SigmaError
@@ -23,7 +21,7 @@ from sigma_ros.msg import ActionChunk, SupervisorState, TelepathyState
 from sigma_ros.nodes.shared import qos, topics
 from sigma_ros.nodes.shared.image_messages import image_view
 from sigma_ros.nodes.shared.process import ros_context
-from sigma_ros.nodes.shared.sensor_messages import stamp_ns
+from sigma_ros.nodes.shared.sensor_messages import COMMAND_KINDS, stamp_ns
 from sigma_ros.streams.images import check_image
 from sigma_ros.streams.joints import JointReader
 
@@ -84,8 +82,7 @@ MESSAGE_TYPES = {
     "sensor_msgs/msg/Image": Image,
     "sensor_msgs/msg/CompressedImage": CompressedImage,
     "sensor_msgs/msg/JointState": JointState,
-    "std_msgs/msg/Float64MultiArray": Float64MultiArray,
-    "trajectory_msgs/msg/JointTrajectory": JointTrajectory,
+    **{name: kind.message for name, kind in COMMAND_KINDS.items()},
 }
 
 

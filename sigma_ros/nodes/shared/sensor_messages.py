@@ -2,8 +2,9 @@
 """Stamps, joint states and commands <-> values."""
 
 import array
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
@@ -15,6 +16,7 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from sigma_ros.contract import Contract
 from sigma_ros.errors import SigmaError
+from sigma_ros.streams.joints import JointReader
 from sigma_ros.values import NS_PER_S
 
 
@@ -79,24 +81,84 @@ class Waypoints:
         return np.array(columns)
 
 
-def waypoints(message: Float64MultiArray | JointTrajectory, contract: Contract, *, received_s: float) -> Waypoints:
-    """A command message of either type, in contract order.
+Command = Float64MultiArray | JointTrajectory | JointState
+"""A message of one of `COMMAND_TYPES`."""
+
+_Timed = list[tuple[float, Float64[ndarray, " dof"]]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandKind:
+    """How commands of one type are written and read.
+
+    `write` takes a contract, positions [rad] from now on, one row a command period, and a stamp [ns]; types that hold
+    one row take the first. `read` gives seconds after arrival and positions in contract order.
+    """
+
+    message: type[Command]
+    write: Callable[[Contract, Float64[ndarray, "points dof"], int], Command]
+    read: Callable[[Any, Contract], _Timed]
+
+
+def _read_trajectory(message: JointTrajectory, contract: Contract) -> _Timed:
+    reader, names = JointReader(contract), tuple(message.joint_names)
+    return [
+        (stamp_ns(point.time_from_start) / NS_PER_S, reader.read(names, np.asarray(point.positions)))
+        for point in message.points
+    ]
+
+
+COMMAND_KINDS: Mapping[str, CommandKind] = {
+    "std_msgs/msg/Float64MultiArray": CommandKind(
+        message=Float64MultiArray,
+        write=lambda _contract, positions_rad, _at_ns: array_message(positions_rad[0]),
+        read=lambda message, contract: [
+            (0.0, JointReader(contract).read(contract.joint_names, np.asarray(message.data)))
+        ],
+    ),
+    "trajectory_msgs/msg/JointTrajectory": CommandKind(
+        message=JointTrajectory,
+        write=lambda contract, positions_rad, _at_ns: trajectory_message(
+            names=contract.joint_names, positions_rad=positions_rad, period_ns=contract.command_period_ns
+        ),
+        read=_read_trajectory,
+    ),
+    "sensor_msgs/msg/JointState": CommandKind(
+        message=JointState,
+        write=lambda contract, positions_rad, at_ns: joint_state_message(
+            at_ns=at_ns, names=contract.joint_names, positions_rad=positions_rad[0]
+        ),
+        read=lambda message, contract: [
+            (0.0, JointReader(contract).read(tuple(message.name), np.asarray(message.position)))
+        ],
+    ),
+}
+"""One entry for each of `COMMAND_TYPES`; a law holds them together."""
+
+_READERS = {kind.message: kind.read for kind in COMMAND_KINDS.values()}
+
+
+def waypoints(message: Command, contract: Contract, *, received_s: float) -> Waypoints:
+    """A command message of any type, in contract order.
 
     Raises:
         SigmaError: its length or joint names are not the contract's, or a value is not finite.
     """
-    if isinstance(message, JointTrajectory):
-        order = contract.joint_order(tuple(message.joint_names))
-        rows = [np.array(point.positions)[order] for point in message.points]
-        times = [received_s + stamp_ns(point.time_from_start) / NS_PER_S for point in message.points]
-    else:
-        rows, times = [np.array(message.data)], [received_s]
-    if not rows or any(row.shape != (contract.dof,) or not np.isfinite(row).all() for row in rows):
-        raise SigmaError(
-            "a command cannot be used",
-            where=contract.command_topic,
-            expected=f"{contract.dof} finite joint positions [rad]",
-            got=f"{rows[0] if rows else 'no point'}",
-            remedy="let the supervisor be the only publisher of commands",
-        )
-    return Waypoints(times_s=np.array(times), positions_rad=np.stack(rows))
+    try:
+        timed = _READERS[type(message)](message, contract)
+    except SigmaError as error:
+        raise _unusable(contract, error.what if error.got is None else f"{error.what}: {error.got}") from error
+    if not timed:
+        raise _unusable(contract, "no point")
+    times, rows = zip(*timed, strict=True)
+    return Waypoints(times_s=received_s + np.array(times), positions_rad=np.stack(rows))
+
+
+def _unusable(contract: Contract, got: str) -> SigmaError:
+    return SigmaError(
+        "a command cannot be used",
+        where=contract.command_topic,
+        expected=f"{contract.dof} finite joint positions [rad]",
+        got=got,
+        remedy="let the supervisor be the only publisher of commands",
+    )

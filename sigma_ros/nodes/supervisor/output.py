@@ -9,13 +9,12 @@ from jaxtyping import Float64
 from numpy import ndarray
 from rclpy.duration import Duration
 from rclpy.node import Node
-from std_msgs.msg import Float64MultiArray, Header
-from trajectory_msgs.msg import JointTrajectory
+from std_msgs.msg import Header
 
 from sigma_ros.contract import Contract
 from sigma_ros.msg import ActionChunk, SupervisorState
 from sigma_ros.nodes.shared import qos, topics
-from sigma_ros.nodes.shared.sensor_messages import array_message, to_time, trajectory_message
+from sigma_ros.nodes.shared.sensor_messages import COMMAND_KINDS, to_time
 from sigma_ros.supervisor.reasons import Decision, State
 
 CHUNK_RECEIVED = "CHUNK_RECEIVED"
@@ -29,10 +28,9 @@ class SupervisorOutput:
         self._node = node
         self._contract = contract
         self.command_topic = topics.REPLAY_COMMANDS if lockstep else contract.command_topic
-        self._is_array = contract.command_type == "std_msgs/msg/Float64MultiArray"
-        kind = Float64MultiArray if self._is_array else JointTrajectory
+        self._kind = COMMAND_KINDS[contract.command_type]
         self._commands = node.create_publisher(
-            kind, self.command_topic, qos.CHUNK_LOCKSTEP if lockstep else qos.COMMAND
+            self._kind.message, self.command_topic, qos.CHUNK_LOCKSTEP if lockstep else qos.COMMAND
         )
         self._states = node.create_publisher(
             SupervisorState, topics.SUPERVISOR_STATE, qos.CHUNK_LOCKSTEP if lockstep else qos.LATCHED
@@ -41,7 +39,7 @@ class SupervisorOutput:
     def publish(self, decision: Decision, *, at_ns: int) -> None:
         """Publishes the command of a tick, then its state."""
         if decision.command_rad is not None:
-            self._commands.publish(self._command(decision))
+            self._commands.publish(self._kind.write(self._contract, piece_rad(decision), at_ns))
         self._states.publish(state_message(decision, at_ns=at_ns))
 
     @property
@@ -61,16 +59,6 @@ class SupervisorOutput:
                 chunk_id=chunk.chunk_id,
                 epoch=chunk.epoch,
             )
-        )
-
-    def _command(self, decision: Decision) -> Float64MultiArray | JointTrajectory:
-        assert decision.command_rad is not None
-        if self._is_array:
-            return array_message(decision.command_rad)
-        return trajectory_message(
-            names=self._contract.joint_names,
-            positions_rad=piece_rad(decision),
-            period_ns=self._contract.command_period_ns,
         )
 
 
