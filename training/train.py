@@ -36,7 +36,6 @@ from sigma_ros.model.telepathy import Recurrence
 from sigma_ros.model.tokens import CameraMapping
 from sigma_ros.stopping import INTERRUPTED, stop_on_signal
 
-from .beliefs import Believed, believed
 from .cache import CacheSettings, cached_episodes
 from .check_data import check_data
 from .data import ShardData
@@ -56,6 +55,7 @@ from .options import TrainOptions, read_options
 from .plain import PlainFeeder, PlainLossModule
 from .start_from import begin_from, chosen_parts
 from .streams import Assembler, Lateness, Place, Segment, Streams
+from .telepathy_outputs import Believed, believed
 
 RESIDUAL_WINDOWS = 4
 """Windows per stream and micro-step where the residual alone is trained."""

@@ -17,6 +17,7 @@ from scipy import stats
 
 from sigma_ros.evaluation.scoring.statistics import compare
 from sigma_ros.sim.trials import Result, Trial
+from sigma_ros.supervisor.limits import SupervisorLimits
 
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Closed loop</title>
 <style>body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
@@ -156,7 +157,18 @@ def _headline(content: dict[str, Any]) -> str:
     told = f"{min(counts)}" if len(counts) == 1 else f"{min(counts)}-{max(counts)}"
     trained = "" if conditions["trained"] else " UNTRAINED (random weights): success means nothing."
     setup, checkpoint = conditions["setup"], conditions["checkpoint"]
-    return f"{told} episodes per row, set-up `{setup}`, checkpoint `{checkpoint}`.{trained}"
+    return f"{told} episodes per row, set-up `{setup}`, checkpoint `{checkpoint}`.{_limits(conditions)}{trained}"
+
+
+def _limits(conditions: dict[str, Any]) -> str:
+    """Where the supervisor let through more than a robot's would, the rates must not be read without that."""
+    limits = conditions.get("limits", {})
+    loose = limits.get("other than a robot's", {})
+    if not loose:
+        return ""
+    robot = SupervisorLimits()
+    named = ", ".join(f"{name} {value:g} (a robot's: {getattr(robot, name):g})" for name, value in loose.items())
+    return f" Supervisor's limits `{limits['name']}`: {named}."
 
 
 def _cells(row: dict[str, Any]) -> list[str]:

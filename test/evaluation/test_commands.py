@@ -2,6 +2,7 @@
 """What was commanded is what a report judges first: the path, what was held back of the residual, what bounded it."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,11 @@ PERIOD_NS = 20_000_000
 @pytest.fixture(scope="module")
 def log() -> ReplayLog:
     return synthetic_log()
+
+
+def document_of(log: ReplayLog) -> dict[str, Any]:
+    """The content of `report.json`."""
+    return report_document([log], score(log), {})
 
 
 def commanding(log: ReplayLog, command_rad: np.ndarray, **changes: object) -> ReplayLog:
@@ -46,7 +52,7 @@ def test_a_report_judges_the_commands_whatever_was_proposed(log):
     assert score(log).comparison["mse_trj"].verdict == "better"
     for commands, word, verdict in ((at_rest(log), "is worse than", "worse"), (on_the_path(log), "beats", "better")):
         scores = score(commands)
-        document = report_document([commands], scores, {})
+        document = document_of(commands)
         assert document["verdict"]["headline"].startswith(f"After the supervisor, Sigma {word} its base: mse_trj")
         assert document["commanded"]["comparison"]["mse_trj"]["verdict"] == verdict
         assert "Proposed by Sigma: mse_trj is" in document["verdict"]["supervised"]
@@ -88,10 +94,10 @@ def test_the_second_line_says_how_much_was_held_back_where_and_why(log):
     assert supervisor.held_back_ticks == count
     assert supervisor.held_back_reasons == {"SCALE_RESIDUAL_LARGE": count}
     assert supervisor.held_back_share == pytest.approx(count * 0.6 / (commanded * 0.8))
-    text = report_document([held], score(held), {})["verdict"]["supervised"]
+    text = document_of(held)["verdict"]["supervised"]
     assert f"held back {supervisor.held_back_share:.0%} of the residual, in {count} of {commanded} ticks" in text
     assert f"{count}: the residual is too large, it is turned down (SCALE_RESIDUAL_LARGE)" in text
-    assert "held nothing" in report_document([log], score(log), {})["verdict"]["supervised"]
+    assert "held nothing" in document_of(log)["verdict"]["supervised"]
 
 
 @settings(max_examples=30, deadline=None)
@@ -162,7 +168,7 @@ def test_commands_that_follow_the_chunks_miss_as_much_as_they_do(log):
 
 def test_the_setup_of_a_simulated_recording_is_named(log):
     named = replace(log, bag=replace(log.bag, setup="source"))
-    document = report_document([named], score(named), {})
+    document = document_of(named)
     assert document["bag"]["setup"] == "source"
     assert any("set-up source: the base's own training set-up" in note for note in document["verdict"]["notes"])
-    assert not any("set-up" in note for note in report_document([log], score(log), {})["verdict"]["notes"])
+    assert not any("set-up" in note for note in document_of(log)["verdict"]["notes"])

@@ -151,6 +151,14 @@ def test_the_report_has_wilsons_interval_and_compares_seed_by_seed(target) -> No
     assert "9/10 = 90%" in markdown(content)
 
 
+@pytest.mark.parametrize("name", ["sim", "robot"])
+def test_limits_that_are_looser_than_a_robots_stand_beside_the_rates(name: str) -> None:
+    conditions = {"setup": "t", "checkpoint": "c", "trained": True}
+    limits = {"name": name, "other than a robot's": dict(LIMITS[name])}
+    said = "max_residual_rad 3.2 (a robot's: 0.5)" in markdown(document(conditions | {"limits": limits}, [], ()))
+    assert said is (name == "sim")
+
+
 class Still(ScriptedRuntime):
     """A model that stays where the arm is."""
 

@@ -58,7 +58,7 @@ def _lines(block: str, name: str) -> Iterator[Printed]:
 
 
 def _parts(line: str, name: str, *, whole: bool) -> Iterator[Printed]:
-    for part in re.split(r"&&|;|\|\||\$\(|^\s*\.\s", line):
+    for part in re.split(r"&&|;|\|\||^\s*\.\s", re.sub(r"\$\([^)]*\)", "0", line)):
         command = part.strip()
         if STARTS.match(command):
             yield Printed(name, command, whole)
