@@ -58,15 +58,15 @@ class GroupedCommand(TyperCommand):
     """A command whose help lists the options under their groups, each name in full at any width."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Writes the options group by group, in the order in which the groups first appear."""
-        groups: dict[str, list[tuple[str, str]]] = defaultdict(list)
+        """Writes the options group by group: those of the verb alone first, then as the groups first appear."""
+        groups: dict[str, list[tuple[str, str]]] = defaultdict(list, {"Arguments": [], "Options": []})
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             if record is not None:
                 is_argument = parameter.param_type_name == "argument"
                 title = "Arguments" if is_argument else getattr(parameter, "rich_help_panel", None) or "Options"
                 groups[title].append(record)
-        for title, records in groups.items():
+        for title, records in ((title, records) for title, records in groups.items() if records):
             with formatter.section(title):
                 formatter.write_dl(records)
 

@@ -84,7 +84,7 @@ def _replay(node: Node, options: ReplayOptions, waiter: Waiter, *, command: str)
     verdict = verdict_of([log], scores)
     for line in (*verdict.warnings, *_losses(log)):
         node.get_logger().warning(line)
-    for line in (verdict.headline, f"report: {paths.page}"):
+    for line in filter(None, (verdict.headline, verdict.supervised, f"report: {paths.page}")):
         node.get_logger().info(line)
     if not log.complete:
         return INTERRUPTED

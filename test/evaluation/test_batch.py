@@ -109,7 +109,8 @@ def test_the_pooled_scores_are_those_of_one_replay_of_all(bags, here):
 @pytest.mark.slow
 def test_workers_on_ray_give_the_same_rows_and_chunks_as_this_process(bags, here, tmp_path, monkeypatch):
     pytest.importorskip("ray", reason="ray is not installed (the extra sigma_ros[fleet])")
-    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}:{Path(__file__).parents[2]}")
+    root = Path(__file__).parents[2]
+    monkeypatch.setenv("PYTHONPATH", f"{root / 'test' / 'support'}:{root}")
     rows, out = here
     theirs = evaluated(bags, tmp_path, workers=Workers(count=2))
     assert repeatable(theirs) == repeatable(rows)
