@@ -2,9 +2,11 @@
 """Every command that a text prints is taken by the program's own parser; sibling verbs agree in their defaults."""
 
 import json
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import launch_loading
@@ -126,6 +128,24 @@ def test_every_printed_python_command_is_taken_by_its_parser() -> None:
     said = [json.loads(line.removeprefix("SAID ")) for line in done.stdout.splitlines() if line.startswith("SAID ")]
     assert [words for words, _ in said] == asked, done.stderr[-2000:]
     assert [(words, problem) for words, problem in said if problem] == [], done.stderr[-2000:]
+
+
+@pytest.mark.slow
+@pytest.mark.gl
+def test_the_readmes_recording_and_replay_show_a_sigma_that_beats_its_base(tmp_path: Path) -> None:
+    """As typed, defaults and all: a set-up that is the base's own would show the contrary."""
+    typed = [c for c in SIGMA if c.where == "README.md" and c.whole and c.words[1] in ("record", "replay")]
+    assert [command.words[1] for command in typed] == ["record", "replay"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    for command in typed:
+        words = [sys.executable, "-m", "sigma_ros.cli.main", *command.words[1:]]
+        done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "out" / "report" / "report.json").read_text(encoding="utf-8"))
+    assert report["bag"]["setup"] == "target"
+    assert report["verdict"]["headline"].startswith("After the supervisor, Sigma beats its base")
+    assert report["comparison"]["mse_trj"]["verdict"] == "better"
+    assert "applied of" in " ".join(done.stdout.split())
 
 
 @pytest.mark.parametrize("command", LAUNCH, ids=names)
