@@ -18,7 +18,7 @@ from sigma_ros.model.normalise import Normalisation, Scaling
 from sigma_ros.sim.tasks.catalogue import draw, told
 from sigma_ros.sim.tasks.demonstration import TaskDemonstration, demonstrate_task
 from sigma_ros.sim.tasks.task import Task
-from sigma_ros.sim.tasks.world import FEATURES, TOKENS, TaskArm
+from sigma_ros.sim.tasks.world import FEATURES, TaskArm
 
 from ..data import write_tensors
 from ..loop import counted_progress
@@ -159,8 +159,3 @@ def _one(arm: TaskArm, task: Task, seed: int) -> TaskDemonstration | None:
         return demonstrate_task(arm, draw(task, seed), disturbance_rad=DISTURBANCE_RAD)
     except SigmaError:
         return None
-
-
-def blank_scene() -> Float32[Tensor, "tokens features"]:
-    """A scene in which there is nothing."""
-    return torch.zeros(TOKENS, FEATURES)
