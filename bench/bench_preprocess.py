@@ -22,7 +22,7 @@ from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.policies.common.vla_utils import resize_with_pad_torch
 
 from sigma_ros.contract_file import load_contract
-from training.preprocess import Options, preprocess
+from training.preprocess import PreprocessOptions, preprocess
 from training.sources import dataset_sources
 
 CONTRACT = load_contract("so101")
@@ -31,7 +31,7 @@ TICKS = 16
 
 def ours(dataset: Path, out: Path, size_px: int) -> int:
     """Windows that `training.preprocess` made."""
-    options = Options(
+    options = PreprocessOptions(
         out=out,
         contract=CONTRACT,
         image_size_px=size_px,

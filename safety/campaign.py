@@ -22,7 +22,7 @@ import yaml
 from attacks import ATTACKS, Attack, View
 from numpy import ndarray
 from numpy.random import Generator
-from storms import STORMS, Stage, Storm
+from storms import STORMS, Storm, StormStage
 from tqdm import tqdm
 
 from sigma_ros.contract import Contract
@@ -38,7 +38,7 @@ _LIMITS_FILE = Path(__file__).resolve().parent.parent / "config" / "oracle_so101
 
 
 @dataclass(kw_only=True)
-class Row:
+class CampaignRow:
     """What one adversary achieved."""
 
     adversary: str
@@ -57,11 +57,11 @@ class Bench:
     limits: oracle.Limits
 
 
-def attack_row(bench: Bench, name: str, attack: Attack, ticks: int, rng: Generator) -> Iterator[Row]:
+def attack_row(bench: Bench, name: str, attack: Attack, ticks: int, rng: Generator) -> Iterator[CampaignRow]:
     """One attack on the guard, motion by motion."""
     guard = MotionGuard(bench.motion)
     span = bench.motion.upper_rad - bench.motion.lower_rad
-    row = Row(adversary=name)
+    row = CampaignRow(adversary=name)
     while row.report.ticks < ticks:
         start = bench.motion.lower_rad + span * rng.uniform(0.0, 1.0, bench.motion.dof)
         view = View(limits=bench.motion, track=guard.rest(start))
@@ -76,10 +76,10 @@ def attack_row(bench: Bench, name: str, attack: Attack, ticks: int, rng: Generat
         yield row
 
 
-def climb_row(bench: Bench, ticks: int, rng: Generator) -> Iterator[Row]:
+def climb_row(bench: Bench, ticks: int, rng: Generator) -> Iterator[CampaignRow]:
     """A search that mutates sequences of goals towards the highest jerk and the deepest overshoot."""
     guard = MotionGuard(bench.motion)
-    row = Row(adversary="hill_climb")
+    row = CampaignRow(adversary="hill_climb")
     dof = bench.motion.dof
     best, best_score = rng.uniform(-2.0, 2.0, (_CLIMB_TICKS, dof)), -np.inf
     while row.report.ticks < ticks:
@@ -100,7 +100,7 @@ def climb_row(bench: Bench, ticks: int, rng: Generator) -> Iterator[Row]:
         yield row
 
 
-def _judge(row: Row, bench: Bench, commands: list[ndarray | None]) -> None:
+def _judge(row: CampaignRow, bench: Bench, commands: list[ndarray | None]) -> None:
     """Adds a motion; its first command is where the arm stood and is no tick of its own."""
     report = oracle.check(bench.limits, commands, ["RUN"] * len(commands))
     report.ticks -= 1
@@ -116,9 +116,9 @@ def _overuse(bench: Bench, stream: ndarray) -> float:
     return float((jerk + acceleration).max() + 1e6 * over.max())
 
 
-def limits_row(ticks: int, rng: Generator) -> Iterator[Row]:
+def limits_row(ticks: int, rng: Generator) -> Iterator[CampaignRow]:
     """Random robots: any limits, any control period, so that nothing holds by the luck of one set of numbers."""
-    row = Row(adversary="random_limits")
+    row = CampaignRow(adversary="random_limits")
     names = sorted(ATTACKS)
     while row.report.ticks < ticks:
         bench = _random_bench(rng)
@@ -157,11 +157,11 @@ def _random_bench(rng: Generator) -> Bench:
     return Bench(contract=load_contract("so101"), motion=motion, limits=limits)
 
 
-def storm_row(bench: Bench, name: str, storm: Storm, ticks: int, rng: Generator) -> Iterator[Row]:
+def storm_row(bench: Bench, name: str, storm: Storm, ticks: int, rng: Generator) -> Iterator[CampaignRow]:
     """One storm on the whole supervisor, motion by motion."""
-    row = Row(adversary=name)
+    row = CampaignRow(adversary=name)
     while row.report.ticks < ticks:
-        stage = Stage.build(bench.contract, rng, _storm_limits(name, rng))
+        stage = StormStage.build(bench.contract, rng, _storm_limits(name, rng))
         _weather(row, bench, stage, storm, ticks)
         yield row
 
@@ -176,7 +176,7 @@ def _storm_limits(name: str, rng: Generator) -> SupervisorLimits:
     )
 
 
-def _weather(row: Row, bench: Bench, stage: Stage, storm: Storm, ticks: int) -> None:
+def _weather(row: CampaignRow, bench: Bench, stage: StormStage, storm: Storm, ticks: int) -> None:
     """One motion under a storm."""
     for _ in range(min(MOTION_TICKS, ticks - row.report.ticks)):
         storm(stage)
@@ -202,15 +202,15 @@ def _promised(limits: oracle.Limits, settings: SupervisorLimits) -> oracle.Limit
     )
 
 
-def tool_row(bench: Bench, ticks: int, rng: Generator) -> Iterator[Row]:
+def tool_row(bench: Bench, ticks: int, rng: Generator) -> Iterator[CampaignRow]:
     """Every attack and storm in turn on a supervisor that also bounds the tool's speed and height."""
-    row = Row(adversary="tool_limits")
+    row = CampaignRow(adversary="tool_limits")
     turn = 0
     while row.report.ticks < ticks:
         names = sorted(ATTACKS if turn % 2 else STORMS)
         name = names[turn // 2 % len(names)]
         turn += 1
-        stage = Stage.build(bench.contract, rng, SupervisorLimits())
+        stage = StormStage.build(bench.contract, rng, SupervisorLimits())
         bounded = replace(
             _storm_limits(name, rng),
             cap_tool_speed=True,
@@ -248,12 +248,12 @@ def _with_tool(limits: oracle.Limits, settings: SupervisorLimits) -> oracle.Limi
     return replace(limits, tool=oracle.Tool.read(raw | bounds))
 
 
-def run(ticks: int, seed: int, *, quiet: bool = False) -> list[Row]:
+def run(ticks: int, seed: int, *, quiet: bool = False) -> list[CampaignRow]:
     """The campaign: `ticks` shared equally among all adversaries."""
     contract = load_contract("so101")
     limits = oracle.Limits.read(_LIMITS_FILE)
     bench = Bench(contract=contract, motion=SupervisorLimits().motion(contract), limits=limits)
-    plans: dict[str, Callable[[int, Generator], Iterator[Row]]] = {}
+    plans: dict[str, Callable[[int, Generator], Iterator[CampaignRow]]] = {}
     for name, attack in ATTACKS.items():
         plans[name] = lambda n, rng, name=name, attack=attack: attack_row(bench, name, attack, n, rng)  # type: ignore[misc]
     plans["hill_climb"] = lambda n, rng: climb_row(bench, n, rng)
@@ -275,7 +275,7 @@ def run(ticks: int, seed: int, *, quiet: bool = False) -> list[Row]:
     return rows
 
 
-def table(rows: Sequence[Row]) -> str:
+def table(rows: Sequence[CampaignRow]) -> str:
     """The result as Markdown."""
     lines = [
         "| adversary | ticks | chunks | bounded ticks | position | velocity | acceleration | jerk | motion at rest "

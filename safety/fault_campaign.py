@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from safety.fault_catalogue import CATALOGUE
 from safety.fault_ends import absurd_limits, clocks, supervisor_ends
-from safety.faults import Fault, Trial, attempt, attempt_pair
+from safety.faults import Fault, FaultTrial, attempt, attempt_pair
 from safety.rig import Rig, rig
 
 # The table of `docs/safety.md`: a row per fault and expectation of the study, or why there is none.
@@ -103,7 +103,7 @@ def renew(page: Path, name: str, text: str) -> None:
 _REPEATED = ("policy_sigkill", "policy_sigstop")
 
 
-def single(bench: Rig, faults: Sequence[Fault], kills: int) -> Iterator[Trial]:
+def single(bench: Rig, faults: Sequence[Fault], kills: int) -> Iterator[FaultTrial]:
     """Each fault once, the deaths of the policy `kills` times."""
     for fault in faults:
         for _ in range(kills if fault.name in _REPEATED else 1):
@@ -111,7 +111,7 @@ def single(bench: Rig, faults: Sequence[Fault], kills: int) -> Iterator[Trial]:
             yield attempt(bench, fault)
 
 
-def pairs(bench: Rig, count: int, seed: int) -> Iterator[Trial]:
+def pairs(bench: Rig, count: int, seed: int) -> Iterator[FaultTrial]:
     """F69: two faults at once, drawn at random; only safety is judged: no violation, and the arm comes back."""
     drawn = [fault for fault in CATALOGUE if fault.soak]
     rng = np.random.default_rng(seed)
@@ -121,9 +121,9 @@ def pairs(bench: Rig, count: int, seed: int) -> Iterator[Trial]:
         yield attempt_pair(bench, first, second)
 
 
-def failed(stage: str, why: str) -> Trial:
+def failed(stage: str, why: str) -> FaultTrial:
     """A stage whose bench did not come up."""
-    return Trial(
+    return FaultTrial(
         fault="bench",
         name=stage,
         expected="the bench comes up",
@@ -140,13 +140,13 @@ def failed(stage: str, why: str) -> Trial:
     )
 
 
-def run(options: argparse.Namespace, log: Path) -> tuple[list[Trial], dict[str, Any]]:
+def run(options: argparse.Namespace, log: Path) -> tuple[list[FaultTrial], dict[str, Any]]:
     """The whole campaign; the facts are those of the long-lived supervisor."""
     wanted = set(filter(None, options.only.split(",")))
     faults = [fault for fault in CATALOGUE if not wanted or fault.name in wanted]
     kills, couples = (100, 60) if options.large else (5, 4)
     kills, couples = options.kills or kills, options.pairs or couples
-    trials: list[Trial] = []
+    trials: list[FaultTrial] = []
     total = len(faults) + sum(kills - 1 for fault in faults if fault.name in _REPEATED) + (0 if wanted else couples)
     with tqdm(total=total, unit="fault", disable=options.quiet) as bar:
         with rig(log) as bench:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from rosgraph_msgs.msg import Clock
 
-from safety.faults import Fault, Trial, attempt, is_in, nothing, now
+from safety.faults import Fault, FaultTrial, attempt, is_in, nothing, now
 from safety.rig import ROOT, Process, Rig, Setup, rig
 from sigma_ros.nodes.shared.qos import steady_clock
 from sigma_ros.nodes.shared.sensor_messages import to_time
@@ -35,7 +35,7 @@ def trajectory_contract(folder: Path) -> Path:
     return path
 
 
-def supervisor_ends(log: Path) -> list[Trial]:
+def supervisor_ends(log: Path) -> list[FaultTrial]:
     """F29: killed, stopped and terminated in motion, for both kinds of command; then started again."""
     with tempfile.TemporaryDirectory() as folder:
         kinds = (("array", "so101"), ("trajectory", str(trajectory_contract(Path(folder)))))
@@ -46,7 +46,7 @@ def supervisor_ends(log: Path) -> list[Trial]:
         ]
 
 
-def _ended(log: Path, *, name: str, contract: str, number: signal.Signals) -> Trial:
+def _ended(log: Path, *, name: str, contract: str, number: signal.Signals) -> FaultTrial:
     with rig(log, setup=Setup(contract=contract)) as bench:
         assert bench.supervisor is not None
         bench.policy_mode("fast")
@@ -72,7 +72,7 @@ def _ended(log: Path, *, name: str, contract: str, number: signal.Signals) -> Tr
             )
             if bad
         ]
-        return Trial(
+        return FaultTrial(
             fault="F29",
             name=name,
             expected=f"at most {MOST_MOTION_RAD} rad of motion, then rest; a new one starts DISENGAGED",
@@ -140,7 +140,7 @@ class LyingClock:
         return jump
 
 
-def clocks(log: Path) -> list[Trial]:
+def clocks(log: Path) -> list[FaultTrial]:
     """F34-F36 and F40: the supervisor on a simulated time that stops, goes back, jumps, or has two masters."""
     clock = LyingClock()
     setup = Setup(sim_time=True)
@@ -210,7 +210,7 @@ ABSURD = {
 }
 
 
-def absurd_limits(log: Path) -> list[Trial]:
+def absurd_limits(log: Path) -> list[FaultTrial]:
     """F57: a contract with absurd limits never becomes a running supervisor."""
     trials = []
     with tempfile.TemporaryDirectory() as folder:
@@ -225,7 +225,7 @@ def absurd_limits(log: Path) -> list[Trial]:
             took_ms = round(1e3 * (time.monotonic() - began_s))
             ok = code == 2
             trials.append(
-                Trial(
+                FaultTrial(
                     fault="F57",
                     name=f"contract: {name}",
                     expected="refused at start, exit code 2",

@@ -134,7 +134,7 @@ _CLOCK_SLACK_S = 0.002
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trial:
+class FaultTrial:
     """What became of one injection. `detection_ms` counts from the fault to the first message with the reaction."""
 
     fault: str
@@ -156,7 +156,7 @@ class Trial:
         return dataclasses.asdict(self)
 
 
-def attempt(bench: Rig, fault: Fault) -> Trial:
+def attempt(bench: Rig, fault: Fault) -> FaultTrial:
     """Injects a fault in RUN, waits for the reaction, heals, recovers; never raises for what the supervisor does."""
     violations = bench.oracle.report.violations
     before = bench.states[-1][1]
@@ -197,7 +197,7 @@ def attempt(bench: Rig, fault: Fault) -> Trial:
         why = why or "the reaction did not last"
     found_more = bench.oracle.report.violations - violations
     ok = not why and in_time and stayed and not found_more and recovered_s >= 0.0 and bench.state in RUNNING
-    return Trial(
+    return FaultTrial(
         fault=fault.row,
         name=fault.name,
         expected=fault.expected,
@@ -214,7 +214,7 @@ def attempt(bench: Rig, fault: Fault) -> Trial:
     )
 
 
-def attempt_pair(bench: Rig, first: Fault, second: Fault) -> Trial:
+def attempt_pair(bench: Rig, first: Fault, second: Fault) -> FaultTrial:
     """Injects two faults one after the other, without waiting for the first reaction; judges safety alone."""
     violations, bench.gap_ns = bench.oracle.report.violations, 0
     why, recovered_s = "", -1.0
@@ -233,7 +233,7 @@ def attempt_pair(bench: Rig, first: Fault, second: Fault) -> Trial:
     except TimeoutError as error:
         why = str(error)
     found_more = bench.oracle.report.violations - violations
-    return Trial(
+    return FaultTrial(
         fault="F69",
         name=f"{first.name} + {second.name}",
         expected="no limit broken, the operator gets the arm back",

@@ -77,7 +77,7 @@ class Case:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
+class FuzzResult:
     """A replay's end: an error's text, or a digest of everything in the log, with what was lost."""
 
     error: str = ""
@@ -118,7 +118,7 @@ def case_of(number: int, seed: int, folder: Path, *, keep: Path | None = None) -
     return Case(number=number, mutation=mutation.name, storage=storage, outcome=outcome, problem=problem)
 
 
-def judged(mutation: Mutation, storage: str, bag: Path, *, expected: Result) -> tuple[str, str]:
+def judged(mutation: Mutation, storage: str, bag: Path, *, expected: FuzzResult) -> tuple[str, str]:
     """What became of the damaged bag, and what is wrong with that."""
     result = replayed(bag)
     same = result.digest == expected.digest
@@ -139,7 +139,7 @@ def judged(mutation: Mutation, storage: str, bag: Path, *, expected: Result) -> 
     return ("unverifiable" if outcome == "changed" and not result.checksummed else outcome), ""
 
 
-def replayed(bag: Path, *, strict: bool = False, recover: bool = False) -> Result:
+def replayed(bag: Path, *, strict: bool = False, recover: bool = False) -> FuzzResult:
     """A replay with a time limit."""
 
     def too_long(_signal: int, _frame: FrameType | None) -> None:
@@ -151,11 +151,11 @@ def replayed(bag: Path, *, strict: bool = False, recover: bool = False) -> Resul
     try:
         log = replay(bag, contract=CONTRACT, runtime=Watching(CONTRACT), options=options)
     except SigmaError as error:
-        return Result(error=str(error))
+        return FuzzResult(error=str(error))
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
-    return Result(digest=digest(log), losses=sum(log.losses.values()), checksummed=log.bag.checksummed)
+    return FuzzResult(digest=digest(log), losses=sum(log.losses.values()), checksummed=log.bag.checksummed)
 
 
 def digest(log: ReplayLog) -> str:
@@ -180,7 +180,7 @@ def pristine(folder: Path, storage: str) -> Path:
 
 
 @cache
-def expected(folder: Path, storage: str) -> Result:
+def expected(folder: Path, storage: str) -> FuzzResult:
     """Its replay."""
     return replayed(pristine(folder, storage))
 

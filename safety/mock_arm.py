@@ -55,7 +55,7 @@ LIES: dict[str, Callable[[Saying], Saying]] = {
 """Joint states gone wrong, by name."""
 
 
-class Arm:
+class MockArm:
     """A first-order lag on the commanded positions that holds the last one.
 
     `mode` is `normal`, `silent` (no joint states), `stalled` (it does not move), `frozen` (it moves, its joint states

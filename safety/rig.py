@@ -35,7 +35,7 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from safety import oracle
-from safety.mock_arm import Arm
+from safety.mock_arm import MockArm
 from safety.stand_in_policy import DONE, MODE
 from sigma_ros.contract_file import load_contract
 from sigma_ros.nodes.shared import qos, topics
@@ -134,7 +134,7 @@ class Rig(Node):
         self.log = log
         self._spinner = executor
         executor.add_node(self)
-        self.arm = Arm(np.array([0.1, -0.2, 0.3, -0.1, 0.05, 0.4]))
+        self.arm = MockArm(np.array([0.1, -0.2, 0.3, -0.1, 0.05, 0.4]))
         self.oracle = oracle.Live(oracle.Limits.read(ROOT / "config" / "oracle_so101.yaml"))
         self.states: deque[tuple[int, SupervisorState]] = deque(maxlen=2000)
         self.commands: deque[tuple[int, ndarray]] = deque(maxlen=2000)

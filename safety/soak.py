@@ -20,7 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from safety.fault_catalogue import CATALOGUE
-from safety.faults import Fault, Trial, attempt
+from safety.faults import Fault, FaultTrial, attempt
 from safety.rig import Rig, rig
 
 RSS_GROWTH_MB = 20.0
@@ -28,12 +28,12 @@ _WRITE_EVERY_S = 300.0
 _WARM_UP_S = 120.0
 
 
-class Record:
+class SoakRecord:
     """What the soak has seen, and how it reads."""
 
     def __init__(self, seed: int, hours: float) -> None:
         self.facts: dict[str, Any] = {"seed": seed, "hours_asked": hours, "began": time.strftime("%Y-%m-%d %H:%M:%S")}
-        self.trials: list[Trial] = []
+        self.trials: list[FaultTrial] = []
         self.samples: list[dict[str, Any]] = []
         self._began_s = time.monotonic()
 
@@ -115,7 +115,7 @@ def table(document: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def soak(bench: Rig, record: Record, *, hours: float, every_s: float, out: Path, quiet: bool) -> None:
+def soak(bench: Rig, record: SoakRecord, *, hours: float, every_s: float, out: Path, quiet: bool) -> None:
     """Draws faults until the time is over."""
     rng = np.random.default_rng(record.facts["seed"])
     drawn = [fault for fault in CATALOGUE if fault.soak]
@@ -144,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
-    record = Record(options.seed, options.hours)
+    record = SoakRecord(options.seed, options.hours)
     with rig(options.out / "nodes.log") as bench:
         record.sample(bench)
         soak(bench, record, hours=options.hours, every_s=options.every, out=options.out, quiet=options.quiet)

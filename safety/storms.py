@@ -20,7 +20,7 @@ from sigma_ros.values import AdapterSettings, Chunk
 
 
 @dataclass(kw_only=True)
-class Stage:
+class StormStage:
     """A supervisor on a bench: its clocks, an arm that follows with one tick of lag, and what was published."""
 
     contract: Contract
@@ -40,7 +40,7 @@ class Stage:
     _poses: list[ndarray] = field(default_factory=list)
 
     @classmethod
-    def build(cls, contract: Contract, rng: Generator, limits: SupervisorLimits) -> "Stage":
+    def build(cls, contract: Contract, rng: Generator, limits: SupervisorLimits) -> "StormStage":
         """A disengaged supervisor and an arm somewhere inside its range."""
         span = contract.upper_rad - contract.lower_rad
         return cls(
@@ -116,10 +116,10 @@ class Stage:
             self.supervisor.engage(self.now_ns)
 
 
-Storm = Callable[[Stage], None]
+Storm = Callable[[StormStage], None]
 
 
-def jumping_chunks(stage: Stage) -> None:
+def jumping_chunks(stage: StormStage) -> None:
     """Every few ticks a chunk that starts anywhere in the range: a jump at every border."""
     if stage.rng.random() < 0.2:
         span = stage.contract.upper_rad - stage.contract.lower_rad
@@ -127,14 +127,14 @@ def jumping_chunks(stage: Stage) -> None:
         stage.offer(stage.chunk(stage.wave(size=0.3, frequency=0.5) + jump))
 
 
-def noisy_chunks(stage: Stage) -> None:
+def noisy_chunks(stage: StormStage) -> None:
     """Chunks of white noise of any size."""
     if stage.rng.random() < 0.25:
         noise = stage.rng.normal(0.0, 10.0 ** stage.rng.uniform(-4.0, 0.5), (20, stage.contract.dof))
         stage.offer(stage.chunk(stage.pose_rad + noise))
 
 
-def flapping_scale(stage: Stage) -> None:
+def flapping_scale(stage: StormStage) -> None:
     """A large residual whose scale, ceiling and sign flap between the extremes."""
     stage.supervisor.set_ceiling(float(stage.rng.integers(2)))
     if stage.rng.random() < 0.3:
@@ -143,7 +143,7 @@ def flapping_scale(stage: Stage) -> None:
         stage.offer(stage.chunk(base, np.broadcast_to(residual, base.shape).copy(), scale=float(stage.rng.integers(2))))
 
 
-def late_and_disordered(stage: Stage) -> None:
+def late_and_disordered(stage: StormStage) -> None:
     """Good chunks with stamps, ids and epochs from the past and the future, repeated and swapped."""
     if stage.rng.random() < 0.4:
         chunk = stage.chunk(stage.wave(size=0.5, frequency=0.4))
@@ -157,7 +157,7 @@ def late_and_disordered(stage: Stage) -> None:
         stage.offer(chunk)
 
 
-def poisoned_chunks(stage: Stage) -> None:
+def poisoned_chunks(stage: StormStage) -> None:
     """Good chunks among ones with NaN, infinities, wrong shapes, wrong names, wrong types."""
     if stage.rng.random() > 0.4:
         return
@@ -180,7 +180,7 @@ def poisoned_chunks(stage: Stage) -> None:
     stage.offer(stage.chunk(stage.wave(size=0.3, frequency=0.5)))
 
 
-def dying_streams(stage: Stage) -> None:
+def dying_streams(stage: StormStage) -> None:
     """Heartbeats, joint states and the emergency stop fail and come back at random."""
     rng, supervisor = stage.rng, stage.supervisor
     if rng.random() < 0.97:
@@ -198,7 +198,7 @@ def dying_streams(stage: Stage) -> None:
     _good_chunks(stage)
 
 
-def lying_clocks(stage: Stage) -> None:
+def lying_clocks(stage: StormStage) -> None:
     """The observation clock jumps, stalls and runs backwards; the own clock is asked to."""
     rng = stage.rng
     if rng.random() < 0.01:
@@ -210,7 +210,7 @@ def lying_clocks(stage: Stage) -> None:
     _good_chunks(stage)
 
 
-def nervous_operator(stage: Stage) -> None:
+def nervous_operator(stage: StormStage) -> None:
     """Engage, release, stop, reset, ceilings and tighter limits, all the time."""
     supervisor, rng = stage.supervisor, stage.rng
     if rng.random() < 0.05:
@@ -224,7 +224,7 @@ def nervous_operator(stage: Stage) -> None:
     _good_chunks(stage)
 
 
-def _good_chunks(stage: Stage) -> None:
+def _good_chunks(stage: StormStage) -> None:
     if stage.rng.random() < 0.15:
         stage.offer(stage.chunk(stage.wave(size=0.4, frequency=0.4)))
 

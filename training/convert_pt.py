@@ -34,7 +34,7 @@ from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import DatasetError, SigmaError
 
 from .data import EpisodeArrays, write_tensors
-from .preprocess import Options, write_episodes
+from .preprocess import PreprocessOptions, write_episodes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,7 +196,7 @@ def main(argv: list[str] | None = None) -> int:
         keys = Keys(**{name: getattr(args, f"{name}_key") for name in Keys.__slots__})
         samples = [sample for path in args.pt for sample in read_samples(path)]
         episodes = episodes_of(samples, contract, keys, image_size_px=args.image_size)
-        options = Options(
+        options = PreprocessOptions(
             out=args.out,
             contract=contract,
             image_size_px=args.image_size,

@@ -49,7 +49,7 @@ ABLATIONS = ("memory", "lora", PICTURES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class EvaluationPlan:
     """What to evaluate, and how `SigmaRuntime.load` finds it. `train_episodes` None takes all of the training split."""
 
     checkpoint: str
@@ -68,7 +68,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class EvaluationOutcome:
     """Logs and scores of one arm of the evaluation: a split, a seed, and what was switched off."""
 
     split: str
@@ -78,7 +78,7 @@ class Outcome:
     scores: Scores
 
 
-def evaluate(plan: Plan) -> list[Outcome]:
+def evaluate(plan: EvaluationPlan) -> list[EvaluationOutcome]:
     """Every split and seed, then every ablation on held-out episodes with the first seed."""
     place: dict[str, Any] = {"contract": plan.contract, "base": plan.base, "revision": plan.revision}
     place["rename"] = plan.rename
@@ -110,11 +110,15 @@ def evaluate(plan: Plan) -> list[Outcome]:
                 for episode, following in zip(episodes, (*episodes[1:], *episodes[:1]), strict=True):
                     logs.append(_log(episode, runtime, plan, following if part == PICTURES else None))
                     progress.advance(bar)
-            outcomes.append(Outcome(split=split, seed=seed, ablated=part, logs=tuple(logs), scores=score(*logs)))
+            outcomes.append(
+                EvaluationOutcome(split=split, seed=seed, ablated=part, logs=tuple(logs), scores=score(*logs))
+            )
     return outcomes
 
 
-def _log(episode: EpisodeRows, runtime: SigmaRuntime, plan: Plan, pictures_of: EpisodeRows | None) -> ReplayLog:
+def _log(
+    episode: EpisodeRows, runtime: SigmaRuntime, plan: EvaluationPlan, pictures_of: EpisodeRows | None
+) -> ReplayLog:
     entry = next(e for e in plan.data.meta.episodes if e["shard"] == episode.path.name)
     name = f"{Path(entry['recording']).name} ({'held out' if episode.held_out else 'train'})"
     sha256 = plan.data.meta.files[episode.path.name]
@@ -141,7 +145,7 @@ def switched_off(runtime: SigmaRuntime, part: str | None) -> Iterator[None]:
         model.telepathy.use_memory, model.reader = kept
 
 
-def write_evaluation(outcomes: Sequence[Outcome], plan: Plan, out: Path, *, force: bool) -> None:
+def write_evaluation(outcomes: Sequence[EvaluationOutcome], plan: EvaluationPlan, out: Path, *, force: bool) -> None:
     """The card's three JSON files, and the replay's report of the held-out episodes with the first seed."""
     first = outcomes[0]
     facts = conditions(plan.command, checkpoint=plan.checkpoint, contract=plan.contract)
@@ -163,7 +167,7 @@ def write_evaluation(outcomes: Sequence[Outcome], plan: Plan, out: Path, *, forc
     write_files(writers, out)
 
 
-def check_a(outcome: Outcome) -> dict[str, object]:
+def check_a(outcome: EvaluationOutcome) -> dict[str, object]:
     """The card's geometry check: the heads are the same in both arms; factors and alignment should be alike."""
     heads, scores = outcome.logs[0].policy.details["heads"], outcome.scores
     return {
@@ -187,13 +191,13 @@ def check_b(scores: Scores) -> dict[str, object]:
     }
 
 
-def over_seeds(outcomes: Sequence[Outcome]) -> dict[str, dict[str, float]]:
+def over_seeds(outcomes: Sequence[EvaluationOutcome]) -> dict[str, dict[str, float]]:
     """Mean and standard deviation over noise seeds of each relative gain (negative is better)."""
     gains = {name: [o.scores.comparison[name].relative for o in outcomes] for name in outcomes[0].scores.comparison}
     return {name: {"mean": float(np.mean(v)), "std": float(np.std(v)), "seeds": len(v)} for name, v in gains.items()}
 
 
-def _arm(outcome: Outcome) -> dict[str, object]:
+def _arm(outcome: EvaluationOutcome) -> dict[str, object]:
     scores = outcome.scores
     return {
         "split": outcome.split,
@@ -206,7 +210,7 @@ def _arm(outcome: Outcome) -> dict[str, object]:
     }
 
 
-def _title(outcome: Outcome) -> str:
+def _title(outcome: EvaluationOutcome) -> str:
     part = f"without {outcome.ablated}" if outcome.ablated != PICTURES else "another episode's pictures"
     return f"{outcome.split}, seed {outcome.seed}{', ' + part if outcome.ablated else ''}"
 
@@ -217,7 +221,7 @@ def _text(document: object) -> str:
     return to_text(ready)
 
 
-def show(outcomes: Sequence[Outcome], out: Path) -> None:
+def show(outcomes: Sequence[EvaluationOutcome], out: Path) -> None:
     """Prints CHECK B with intervals, and where the files are."""
     table = Table("episodes", "score", "base", "Sigma", "change", "95 % interval", "p")
     for outcome in outcomes:
@@ -274,7 +278,7 @@ def main(argv: list[str] | None = None) -> int:
     console = Console(stderr=True, markup=False)
     try:
         refuse_existing(args.out, force=args.force)
-        plan = Plan(
+        plan = EvaluationPlan(
             checkpoint=args.checkpoint,
             contract=load_contract(args.contract),
             data=ShardData.open(args.dataset_dir),

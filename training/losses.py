@@ -165,7 +165,7 @@ def total(
 # A module, so that Accelerate can wrap it for many GPUs; the robot's own `believe` and `correct` do the work.
 
 
-class Outcome(NamedTuple):
+class UnrolledLosses(NamedTuple):
     """Losses by name, each [windows * batch] in the order of the windows, and the memory behind the last one."""
 
     terms: dict[str, Float[Tensor, " samples"]]
@@ -191,7 +191,7 @@ class SigmaLossModule(nn.Module):
         self.gradient_checkpointing = gradient_checkpointing
         self.tau_target = reference_tau(model.config.factor_size)
 
-    def forward(self, windows: Sequence[Windows], previous: Recurrence, texts: Sequence[str]) -> Outcome:
+    def forward(self, windows: Sequence[Windows], previous: Recurrence, texts: Sequence[str]) -> UnrolledLosses:
         """Unrolls the memory over the windows; `texts` are the different task texts of the whole batch."""
         candidates = mean_text(*self.model.read_text(list(texts)))
         steps: list[dict[str, Tensor]] = []
@@ -203,7 +203,7 @@ class SigmaLossModule(nn.Module):
             terms["int"] = intent_loss(telepathy_output)
             terms["tau"] = tau_loss(telepathy_output, tau_target=self.tau_target)
             steps.append(terms)
-        return Outcome(
+        return UnrolledLosses(
             terms={name: torch.cat([terms[name] for terms in steps]) for name in steps[0]},
             memory=previous.memory,
             factors=previous.factors,

@@ -51,7 +51,7 @@ from .sources import (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class PreprocessOptions:
     """What the command line asks for. `min_motion` is in the policy's units, see `motion_of`."""
 
     out: Path
@@ -67,7 +67,7 @@ class Options:
 class _Collected:
     """What the finished shards add up to; pictures are not kept."""
 
-    def __init__(self, options: Options, held_out: tuple[int, ...]) -> None:
+    def __init__(self, options: PreprocessOptions, held_out: tuple[int, ...]) -> None:
         self._options = options
         self.held_out = held_out
         self.entries: list[dict[str, object]] = []
@@ -129,7 +129,7 @@ def held_out_numbers(numbers: list[int], every: int) -> tuple[int, ...]:
 
 
 def preprocess(
-    sources: Sequence[Source | MadeSource], options: Options, *, described: str, revision: str | None
+    sources: Sequence[Source | MadeSource], options: PreprocessOptions, *, described: str, revision: str | None
 ) -> ShardMeta:
     """Writes one shard per epoch of every source, and `meta.json` last. Finished shards are kept on a second run.
 
@@ -167,7 +167,7 @@ def preprocess(
     return meta
 
 
-def write_episodes(episodes: list[EpisodeArrays], options: Options, *, described: str) -> ShardMeta:
+def write_episodes(episodes: list[EpisodeArrays], options: PreprocessOptions, *, described: str) -> ShardMeta:
     """Writes episodes that are arrays already."""
     _make_folder(options)
     collected = _Collected(options, held_out_numbers([e.episode for e in episodes], options.hold_out_every))
@@ -180,7 +180,7 @@ def write_episodes(episodes: list[EpisodeArrays], options: Options, *, described
     return meta
 
 
-def _make_folder(options: Options) -> None:
+def _make_folder(options: PreprocessOptions) -> None:
     """The output folder; one that was begun with other options is refused, so that shards never mix."""
     options.out.mkdir(parents=True, exist_ok=True)
     mark = options.out / ".options"
@@ -196,7 +196,7 @@ def _make_folder(options: Options) -> None:
 
 def _meta(
     collected: _Collected,
-    options: Options,
+    options: PreprocessOptions,
     *,
     described: str,
     revision: str | None,
@@ -226,7 +226,7 @@ def _meta(
 
 
 def _shards_of(
-    source: Source | MadeSource, options: Options, *, number: int, lost: Callable[[Mapping[str, int]], None]
+    source: Source | MadeSource, options: PreprocessOptions, *, number: int, lost: Callable[[Mapping[str, int]], None]
 ) -> Iterator[tuple[EpisodeArrays, Path, str]]:
     """Each epoch of a source with its file, written now or read back; `lost` hears what could not be used."""
     done = options.out / f".{source.number:06d}.done"
@@ -250,7 +250,7 @@ def _shards_of(
 
 
 def _unusable(
-    broken: Source | MadeSource, sources: Sequence[Source | MadeSource], options: Options, error: SigmaError
+    broken: Source | MadeSource, sources: Sequence[Source | MadeSource], options: PreprocessOptions, error: SigmaError
 ) -> DatasetError:
     """The refusal of a recording; leaving it out is advised only where something is left."""
     rest = (source for source in sources if source is not broken)
@@ -261,7 +261,7 @@ def _unusable(
     return DatasetError(what, where=broken.name, got=error, remedy=remedy)
 
 
-def _is_usable(source: Source | MadeSource, options: Options) -> bool:
+def _is_usable(source: Source | MadeSource, options: PreprocessOptions) -> bool:
     try:
         with closing(_epochs(source, options, lambda _: None)) as epochs:
             return next(epochs, None) is not None
@@ -270,7 +270,7 @@ def _is_usable(source: Source | MadeSource, options: Options) -> bool:
 
 
 def _epochs(
-    source: Source | MadeSource, options: Options, lost: Callable[[Mapping[str, int]], None]
+    source: Source | MadeSource, options: PreprocessOptions, lost: Callable[[Mapping[str, int]], None]
 ) -> Generator[EpisodeArrays]:
     return read_source(source, options.contract, image_size_px=options.image_size_px, strict=options.strict, lost=lost)
 
@@ -282,7 +282,7 @@ class DryRun(NamedTuple):
     losses: dict[str, dict[str, int]]
 
 
-def problems_of(sources: Sequence[Source | MadeSource], options: Options) -> DryRun:
+def problems_of(sources: Sequence[Source | MadeSource], options: PreprocessOptions) -> DryRun:
     """What a run would stumble over, and what it would lose of each recording; writes nothing: the dry run."""
     collected, problems = (
         _Collected(options, held_out_numbers([source.number for source in sources], options.hold_out_every)),
@@ -378,7 +378,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         contract = load_contract(args.contract)
         sources, name = _sources(args, contract, console)
-        options = Options(
+        options = PreprocessOptions(
             out=args.out,
             contract=contract,
             image_size_px=_image_size_px(args, contract),

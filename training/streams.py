@@ -28,7 +28,7 @@ _LATENESS_SEED = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class StreamPlace:
     """Where a stream stands: its `drawn`-th episode, at the `taken`-th window of it."""
 
     drawn: int = 0
@@ -84,14 +84,14 @@ class Streams:
         counts = [len(rows) for rows in self._windows.values()]
         return sum(counts) / sum(-(-count // self._unroll) for count in counts)
 
-    def next(self, stream: int, place: Place) -> tuple[Segment, Place]:
+    def next(self, stream: int, place: StreamPlace) -> tuple[Segment, StreamPlace]:
         """The piece at a place, and the place behind it. A pure function of seed, stream and place."""
         rng = np.random.default_rng([self._seed, _STREAM_SEED, stream, place.drawn])
         number, phase = self._choices[int(rng.integers(len(self._choices)))]
         rows = self._windows[number, phase]
         piece = Segment(number, rows[place.taken : place.taken + self._unroll], fresh=place.taken == 0)
         after = replace(place, taken=place.taken + self._unroll)
-        return piece, after if after.taken < len(rows) else Place(place.drawn + 1)
+        return piece, after if after.taken < len(rows) else StreamPlace(place.drawn + 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

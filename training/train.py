@@ -57,7 +57,7 @@ from .loop import (
 from .losses import LossWeights, SigmaLossModule, action_terms, total, traf_weights
 from .options import TrainOptions, read_options
 from .plain import PlainFeeder, PlainLossModule
-from .streams import Assembler, Lateness, Place, Segment, Streams
+from .streams import Assembler, Lateness, Segment, StreamPlace, Streams
 from .telepathy_outputs import Believed, believed
 
 RESIDUAL_WINDOWS = 4
@@ -155,7 +155,7 @@ class Run:
             rows = [(n, self.episodes[n].rows) for n in self.train_numbers]
             self.believed = believed(self.model, self.assembler, rows)
         self.loss_module = self.accelerator.prepare_model(loss_module)
-        self.places = [[Place()] * options.batch_size for _ in range(count)]
+        self.places = [[StreamPlace()] * options.batch_size for _ in range(count)]
         config, device = self.model.config, self.model.backbone.device
         self.memories = [Recurrence.start(config, batch=options.batch_size, device=device) for _ in range(count)]
         torch.manual_seed(options.seed * 1000 + self.accelerator.process_index)
@@ -312,7 +312,7 @@ class Run:
                 expected=f"--max_steps {facts['step']} or more",
                 got=self.options.max_steps,
             )
-        self.places = [[Place(*place) for place in row] for row in facts["places"]]
+        self.places = [[StreamPlace(*place) for place in row] for row in facts["places"]]
         self.step = facts["step"]
 
     def _own(self, folder: Path) -> Path:

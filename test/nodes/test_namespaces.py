@@ -14,7 +14,7 @@ from sensor_msgs.msg import JointState
 from sigma_ros.msg import ActionChunk, SupervisorState
 from std_msgs.msg import Bool, Float64MultiArray, String
 from std_srvs.srv import Trigger
-from test_processes import node_process
+from test_process import node_process
 
 from sigma_ros.bags.episode import recorded_task
 from sigma_ros.bags.reader import open_bag

@@ -34,20 +34,20 @@ def test_more_bytes_are_damaged_without_harm(folder):
     assert [case for case in fuzz_bags.run(rounds, 2, folder) if case.problem] == []
 
 
-def judged(folder: Path, mutation: Mutation, result: fuzz_bags.Result, monkeypatch) -> str:
+def judged(folder: Path, mutation: Mutation, result: fuzz_bags.FuzzResult, monkeypatch) -> str:
     bag = fuzz_bags.pristine(folder, "mcap")
     monkeypatch.setattr(fuzz_bags, "replayed", lambda *_args, **_kwargs: result)
-    good = fuzz_bags.Result(digest="good")
+    good = fuzz_bags.FuzzResult(digest="good")
     return fuzz_bags.judged(mutation, "mcap", bag, expected=good)[1]
 
 
 def test_the_campaign_sees_a_silently_wrong_result(folder, monkeypatch):
     kind = next(iter(mutations()))
-    wrong = fuzz_bags.Result(digest="other")
+    wrong = fuzz_bags.FuzzResult(digest="other")
     assert "without a word" in judged(folder, kind, wrong, monkeypatch)
     assert judged(folder, kind, replace(wrong, checksummed=False), monkeypatch) == ""
     assert "should be an error or a loss" in judged(
-        folder, replace(kind, expected=Expected.LOST), fuzz_bags.Result(digest="good"), monkeypatch
+        folder, replace(kind, expected=Expected.LOST), fuzz_bags.FuzzResult(digest="good"), monkeypatch
     )
     assert "strict accepts" in judged(folder, kind, replace(wrong, losses=3), monkeypatch)
 

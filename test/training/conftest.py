@@ -14,7 +14,7 @@ from sigma_ros.contract_file import load_contract
 from sigma_ros.model.pi05.loading import save_base
 from sigma_ros.model.pi05.mini import IMAGE_PX, TINY, build_mini, limit_normalisation
 from training.data import ShardData
-from training.preprocess import Options, preprocess
+from training.preprocess import PreprocessOptions, preprocess
 from training.sources import bag_sources
 
 TASKS = ("pick the brick", "put it back")
@@ -55,7 +55,7 @@ def write_shards(folder: Path, recordings: list[Path], contract: Contract) -> Pa
     """Shards of the recordings, the first and the third held out."""
     # small_contract's recordings swing the gripper further than a real one opens
     roomy = replace(contract, joints=tuple(replace(j, lower_rad=-2.0, upper_rad=2.0) for j in contract.joints))
-    options = Options(
+    options = PreprocessOptions(
         out=folder,
         contract=roomy,
         image_size_px=IMAGE_PX,

@@ -19,7 +19,7 @@ from sigma_ros.sim.tasks.world import FEATURES, TOKENS
 from training.bed.__main__ import main
 from training.bed.arms import ARMS, Arm
 from training.bed.base import BasePolicy
-from training.bed.closed_loop import Outcome, Policy, Stage
+from training.bed.closed_loop import EpisodeOutcome, Policy, Stage
 from training.bed.episodes import BedEpisode, Demonstrations, TaskRows, encode, encoder
 from training.bed.model import BedSigma, build
 from training.bed.protocol import FINAL_SEED, Protocol, page_hash
@@ -28,7 +28,7 @@ from training.bed.trainer import Recipe, train_arm
 from training.bed.units import UnitResult, bed_episodes
 from training.losses import SigmaLossModule, telepathy_input_of
 from training.statistics import mcnemar, nested_interval
-from training.streams import Assembler, Place, Segment, Streams
+from training.streams import Assembler, Segment, StreamPlace, Streams
 
 CUE_TICKS, GO_TICK, TICKS, STRIDE = 30, 120, 152, 16
 LAMPS, GO_LAMP = (4, 5), 7
@@ -122,7 +122,7 @@ def test_the_gradient_of_the_choice_reaches_the_cue_only_through_an_unbroken_rec
     if model.telepathy.resampler.film is not None:
         torch.nn.init.normal_(model.telepathy.resampler.film.to_gamma_beta.weight, std=0.1)
     streams = Streams(episodes, stride=STRIDE, phase_step=8, seed=0, unroll=arm.unroll)
-    piece, place = streams.next(0, Place())
+    piece, place = streams.next(0, StreamPlace())
     while piece.rows[-1] < GO_TICK - STRIDE:
         piece, place = streams.next(0, place)
     assembler = Assembler(episodes, demonstrations.normalisation)
@@ -188,8 +188,8 @@ def test_mcnemar_is_the_sign_test_on_the_pairs_that_differ():
 
 
 def test_rows_tell_choice_success_and_what_an_intervention_made_of_them():
-    def played(chosen: list[int | None]) -> tuple[Outcome, ...]:
-        return tuple(Outcome(seed=i, goal=0, other=1, chosen=c, success=c == 0) for i, c in enumerate(chosen))
+    def played(chosen: list[int | None]) -> tuple[EpisodeOutcome, ...]:
+        return tuple(EpisodeOutcome(seed=i, goal=0, other=1, chosen=c, success=c == 0) for i, c in enumerate(chosen))
 
     common = {"task": "M1", "loss": 0.0, "parameters": 1, "train_cpu_s": 0.0, "play_cpu_s": 0.0, "seed": 0}
     results = [

@@ -9,11 +9,11 @@ import torch
 
 from sigma_ros.errors import DatasetError
 from training.toy.locate import Scenes, main, write_scenes
-from training.toy.pretrain_mini import Options, Run
+from training.toy.pretrain_mini import PretrainOptions, PretrainRun
 
 pytestmark = pytest.mark.slow
 
-OPTIONS = Options(max_steps=3, batch_size=2, warmup_steps=1, dtype="float32", locate_batch=8, locate_steps=2)
+OPTIONS = PretrainOptions(max_steps=3, batch_size=2, warmup_steps=1, dtype="float32", locate_batch=8, locate_steps=2)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_a_file_of_fewer_setups_is_made_again_and_a_damaged_one_is_named(tmp_pat
 
 
 def test_the_first_steps_teach_the_eyes_alone_and_the_later_ones_everything(data, scenes):
-    run = Run(data, replace(OPTIONS, scenes_dir=str(scenes)))
+    run = PretrainRun(data, replace(OPTIONS, scenes_dir=str(scenes)))
 
     def changed(before):
         return {name for name, parameter in run.parameters.items() if not torch.equal(parameter, before[name])}
@@ -68,7 +68,7 @@ def test_the_first_steps_teach_the_eyes_alone_and_the_later_ones_everything(data
 
 
 def test_places_are_learned(data, scenes):
-    run = Run(data, replace(OPTIONS, max_steps=60, locate_steps=60, scenes_dir=str(scenes)))
+    run = PretrainRun(data, replace(OPTIONS, max_steps=60, locate_steps=60, scenes_dir=str(scenes)))
     losses = [run.advance()["locate"] for _ in range(60)]
     assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
     assert np.isfinite(run.averaged_errors(2)["brick_error_px"])
@@ -76,7 +76,7 @@ def test_places_are_learned(data, scenes):
 
 def test_a_cut_run_goes_on_with_its_readout(data, scenes, tmp_path):
     options = replace(OPTIONS, scenes_dir=str(scenes))
-    whole, cut, resumed = (Run(data, options) for _ in range(3))
+    whole, cut, resumed = (PretrainRun(data, options) for _ in range(3))
     for _ in range(3):
         whole.advance()
     cut.advance()

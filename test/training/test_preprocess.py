@@ -24,7 +24,7 @@ from sigma_ros.sim.environment import SimArm
 from sigma_ros.sim.recorder import BagFormat, write_demonstration
 from sigma_ros.sim.setups import TARGET
 from training.data import META_FILE, ShardMeta, read_shard
-from training.preprocess import Options, main, preprocess, problems_of
+from training.preprocess import PreprocessOptions, main, preprocess, problems_of
 from training.sources import (
     TARGET_STEPS,
     _Epoch,
@@ -43,7 +43,7 @@ def roomy_contract() -> Contract:
     return replace(contract, joints=tuple(replace(j, lower_rad=-2.0, upper_rad=2.0) for j in contract.joints))
 
 
-def options(out: Path, **changes: object) -> Options:
+def options(out: Path, **changes: object) -> PreprocessOptions:
     chosen: dict[str, object] = {
         "out": out,
         "contract": roomy_contract(),
@@ -53,7 +53,7 @@ def options(out: Path, **changes: object) -> Options:
         "hold_out_every": 2,
         "skip_broken": False,
     }
-    return Options(**{**chosen, **changes})  # type: ignore[arg-type]
+    return PreprocessOptions(**{**chosen, **changes})  # type: ignore[arg-type]
 
 
 def recordings(folder: Path, count: int = 2, ticks: int = 60) -> list[Path]:

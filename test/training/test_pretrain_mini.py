@@ -10,15 +10,15 @@ import torch
 from sigma_ros.errors import CheckpointError
 from sigma_ros.model.pi05.loading import load_base
 from training.toy.locate import augmented
-from training.toy.pretrain_mini import Options, Run, read_batch, train
+from training.toy.pretrain_mini import PretrainOptions, PretrainRun, read_batch, train
 
 pytestmark = pytest.mark.slow
 
-OPTIONS = Options(max_steps=4, batch_size=2, warmup_steps=2, dtype="float32")
+OPTIONS = PretrainOptions(max_steps=4, batch_size=2, warmup_steps=2, dtype="float32")
 
 
 def test_one_draw_costs_what_lerobots_policy_says_and_more_draws_only_repeat_it(data):
-    run = Run(data, OPTIONS)
+    run = PretrainRun(data, OPTIONS)
     backbone, batch = run.backbone, run.train.draw(2, seed=0, step=0)
     core = backbone.policy.model
     noise = torch.randn(2, 3, backbone.horizon, backbone.max_dof, generator=torch.Generator().manual_seed(1))
@@ -38,7 +38,7 @@ def test_one_draw_costs_what_lerobots_policy_says_and_more_draws_only_repeat_it(
 
 def test_every_weight_that_the_actions_depend_on_learns(data):
     """The last language layer counts by its keys and values alone, here as in LeRobot's own training."""
-    run = Run(data, OPTIONS)
+    run = PretrainRun(data, OPTIONS)
     before = {name: parameter.detach().clone() for name, parameter in run.parameters.items()}
     run.advance()
     run.advance()
@@ -50,12 +50,12 @@ def test_every_weight_that_the_actions_depend_on_learns(data):
 
 
 def test_a_cut_run_goes_on_bit_for_bit_and_its_model_loads(data, tmp_path):
-    whole, cut = Run(data, OPTIONS), Run(data, OPTIONS)
+    whole, cut = PretrainRun(data, OPTIONS), PretrainRun(data, OPTIONS)
     assert train(whole, tmp_path / "whole", eval_every=2, save_every=2)
     for _ in range(2):
         cut.advance()
     cut.save(tmp_path / "cut")
-    resumed = Run(data, OPTIONS)
+    resumed = PretrainRun(data, OPTIONS)
     resumed.restore(tmp_path / "cut")
     assert train(resumed, tmp_path / "cut", eval_every=4, save_every=2)
     for name, average in whole.average.items():
@@ -69,17 +69,17 @@ def test_a_cut_run_goes_on_bit_for_bit_and_its_model_loads(data, tmp_path):
 
 
 def test_other_settings_cannot_go_on_with_a_state(data, tmp_path):
-    run = Run(data, OPTIONS)
+    run = PretrainRun(data, OPTIONS)
     run.save(tmp_path)
     with pytest.raises(CheckpointError, match=r"other settings.*draws"):
-        Run(data, replace(OPTIONS, draws=1)).restore(Path(tmp_path))
+        PretrainRun(data, replace(OPTIONS, draws=1)).restore(Path(tmp_path))
 
 
 def test_a_run_may_begin_with_the_weights_of_another(data, tmp_path):
-    first = Run(data, OPTIONS)
+    first = PretrainRun(data, OPTIONS)
     first.advance()
     first.export(tmp_path / "model", made_by="a test")
-    second = Run(data, replace(OPTIONS, seed=7, init_model=str(tmp_path / "model")))
+    second = PretrainRun(data, replace(OPTIONS, seed=7, init_model=str(tmp_path / "model")))
     for name, average in first.average.items():
         expected = average.to(torch.bfloat16).float()
         assert torch.equal(second.parameters[name], expected), name
@@ -88,7 +88,7 @@ def test_a_run_may_begin_with_the_weights_of_another(data, tmp_path):
 
 
 def test_augmented_pictures_are_a_function_of_seed_and_step_and_leave_everything_else_alone(data):
-    run = Run(data, OPTIONS)
+    run = PretrainRun(data, OPTIONS)
     images = run.train.draw(2, seed=0, step=0).images
     once = augmented(images, strength=1.0, seed=3, step=5)
     state = torch.get_rng_state()
@@ -103,6 +103,6 @@ def test_augmented_pictures_are_a_function_of_seed_and_step_and_leave_everything
 
 
 def test_two_cameras_of_one_tick_are_moved_each_in_its_own_way(data):
-    image = Run(data, OPTIONS).train.draw(1, seed=0, step=0).images[:, :1]
+    image = PretrainRun(data, OPTIONS).train.draw(1, seed=0, step=0).images[:, :1]
     both = augmented(torch.cat([image, image], dim=1), strength=1.0, seed=0, step=0)
     assert not torch.equal(both[:, 0], both[:, 1])

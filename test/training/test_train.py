@@ -35,7 +35,7 @@ from training.held_out import TYPICAL_RESIDUAL, replay_shard
 from training.loop import load_state
 from training.losses import telepathy_input_of, without_motion
 from training.options import TrainOptions, read_options
-from training.streams import Place, Streams
+from training.streams import StreamPlace, Streams
 from training.train import CHECKPOINT, Run, main, run_training, train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,7 +87,7 @@ def test_a_stream_reads_whole_episodes_in_order_and_begins_each_with_an_empty_me
 ):
     episodes = [FakeEpisode(tuple(range(0, length - 16, phase_step))) for length in lengths]
     streams = Streams(episodes, stride=16, phase_step=phase_step, seed=1, unroll=unroll)
-    place, read = Place(), []
+    place, read = StreamPlace(), []
     for _ in range(30):
         piece, after = streams.next(stream, place)
         assert (piece, after) == streams.next(stream, place)
@@ -228,7 +228,7 @@ def test_the_robot_loads_what_was_trained_and_its_base_is_untouched(arm, options
 
 def test_hidden_motion_leaves_the_newest_pose_of_the_windows_it_is_drawn_for(options):
     run = Run(options, Accelerator())
-    pieces = [run.streams.next(i, Place())[0] for i in range(2)]
+    pieces = [run.streams.next(i, StreamPlace())[0] for i in range(2)]
     windows = run.assembler.windows([replace(p, episode=run.train_numbers[p.episode]) for p in pieces], 0)
     telepathy_input = telepathy_input_of(run.model, windows)
     assert not telepathy_input.valid.all()

@@ -25,18 +25,18 @@ from sigma_ros.stopping import INTERRUPTED, StopRequest, stop_on_signal
 from .arms import ARMS, arm_named
 from .protocol import TASKS, Protocol
 from .results import PAGE, write
-from .units import Bed, Unit, UnitResult
+from .units import Bed, BedUnit, UnitResult
 
 _TOLD_EVERY = 25
 
 
-def units(tasks: list[str], arms: list[str], seeds: list[int]) -> list[Unit]:
+def units(tasks: list[str], arms: list[str], seeds: list[int]) -> list[BedUnit]:
     """Task after task and seed after seed, so that every arm has some training seeds before any has all.
 
     The base alone has no training seed but the first.
     """
     return [
-        Unit(task=task, arm=arm_named(arm), seed=seed)
+        BedUnit(task=task, arm=arm_named(arm), seed=seed)
         for seed in seeds
         for task in tasks
         for arm in arms
@@ -44,7 +44,7 @@ def units(tasks: list[str], arms: list[str], seeds: list[int]) -> list[Unit]:
     ]
 
 
-def run(bed: Bed, wanted: list[Unit], folder: Path, *, stop: StopRequest) -> bool:
+def run(bed: Bed, wanted: list[BedUnit], folder: Path, *, stop: StopRequest) -> bool:
     """Runs what is missing and writes the page after each unit; False when it was asked to stop."""
     console = Console(stderr=True)
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
@@ -64,7 +64,7 @@ def run(bed: Bed, wanted: list[Unit], folder: Path, *, stop: StopRequest) -> boo
 class _Told:
     """Shows a unit's training: a bar on a terminal, a line now and then in a log."""
 
-    def __init__(self, unit: Unit, bed: Bed, console: Console, bars: Progress) -> None:
+    def __init__(self, unit: BedUnit, bed: Bed, console: Console, bars: Progress) -> None:
         self._unit, self._console, self._bars = unit, console, bars
         self._steps = int(bed.conditions["recipe"]["steps"])
         self._bar = bars.add_task(unit.name, total=self._steps)
@@ -77,7 +77,7 @@ class _Told:
             )
 
 
-def report(bed: Bed, wanted: list[Unit], folder: Path) -> None:
+def report(bed: Bed, wanted: list[BedUnit], folder: Path) -> None:
     """Writes the page of what is done."""
     results: list[UnitResult] = [bed.read(unit) for unit in wanted if bed.done(unit)]
     missing = [unit.name for unit in wanted if not bed.done(unit)]

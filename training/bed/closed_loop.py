@@ -32,7 +32,7 @@ REPLAN_TICKS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class EpisodeOutcome:
     """One episode: the right option, the one chosen (None: nothing was placed or pressed), and success.
 
     `other` is the option that the intervention speaks for: the twin's goal, whose memory or text was put in.
@@ -62,15 +62,17 @@ class Stage:
 
     def play(
         self, policy: Policy, arm: Arm, task: Task, seeds: Sequence[int], *, intervention: Intervention = ""
-    ) -> list[Outcome]:
+    ) -> list[EpisodeOutcome]:
         """Runs an episode of each seed to its time limit."""
-        outcomes: list[Outcome] = []
+        outcomes: list[EpisodeOutcome] = []
         for first in range(0, len(seeds), len(self.arms)):
             some = [draw(task, seed, test=True) for seed in seeds[first : first + len(self.arms)]]
             outcomes += self._play(policy, arm, some, intervention)
         return outcomes
 
-    def _play(self, policy: Policy, arm: Arm, episodes: list[TaskEpisode], intervention: Intervention) -> list[Outcome]:
+    def _play(
+        self, policy: Policy, arm: Arm, episodes: list[TaskEpisode], intervention: Intervention
+    ) -> list[EpisodeOutcome]:
         twins = [twin(episode) for episode in episodes]
         shown = [told(episode) for episode in episodes] if arm.told else episodes
         put_in: Recurrence | None = None
@@ -83,7 +85,7 @@ class Stage:
             shown = [replace(one, text=other.text) for one, other in zip(shown, twins, strict=True)]
         arms = _Round(policy, self.arms, shown, put_in=put_in).to_the_end()
         return [
-            Outcome(
+            EpisodeOutcome(
                 seed=episode.seed,
                 goal=episode.goal,
                 other=other.goal,

@@ -16,7 +16,7 @@ from sigma_ros.evaluation.report.write import write_files
 from sigma_ros.sim.tasks.catalogue import task_named
 
 from ..statistics import holm, mcnemar, nested_interval
-from .closed_loop import Outcome
+from .closed_loop import EpisodeOutcome
 from .units import UnitResult
 
 PAGE, DATA = "bed.md", "bed.json"
@@ -29,7 +29,7 @@ _HEAD = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rate:
+class SuccessRate:
     """A share with its 95 % interval over training seeds and episodes; NaN where nothing counted."""
 
     good: int
@@ -45,7 +45,7 @@ class Rate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class ResultRow:
     """One arm of one task, or one intervention on Sigma, over its training seeds.
 
     `followed` is how many chose what the intervention speaks for, of those that chose. `p` is McNemar's, the largest
@@ -55,20 +55,20 @@ class Row:
     task: str
     arm: str
     seeds: tuple[int, ...]
-    chose: Rate
-    right: Rate
-    right_of_all: Rate
-    followed: Rate
-    success: Rate
+    chose: SuccessRate
+    right: SuccessRate
+    right_of_all: SuccessRate
+    followed: SuccessRate
+    success: SuccessRate
     p_by_seed: tuple[float, ...]
     p: float
 
 
-def rows(results: Sequence[UnitResult]) -> list[Row]:
+def rows(results: Sequence[UnitResult]) -> list[ResultRow]:
     """Every arm and every intervention that was played, task by task."""
-    made: list[Row] = []
+    made: list[ResultRow] = []
     for task in dict.fromkeys(result.task for result in results):
-        arms: dict[str, dict[int, tuple[Outcome, ...]]] = {}
+        arms: dict[str, dict[int, tuple[EpisodeOutcome, ...]]] = {}
         for result in results:
             if result.task != task:
                 continue
@@ -78,7 +78,7 @@ def rows(results: Sequence[UnitResult]) -> list[Row]:
     return made
 
 
-def _task_rows(task: str, arms: Mapping[str, Mapping[int, tuple[Outcome, ...]]]) -> list[Row]:
+def _task_rows(task: str, arms: Mapping[str, Mapping[int, tuple[EpisodeOutcome, ...]]]) -> list[ResultRow]:
     reference = arms.get(REFERENCE, {})
     by_seed = {
         name: tuple(
@@ -90,7 +90,7 @@ def _task_rows(task: str, arms: Mapping[str, Mapping[int, tuple[Outcome, ...]]])
     # one p an arm: the median over its training seeds, then Holm over the arms of the task
     corrected = holm({name: float(np.median(values)) for name, values in by_seed.items() if values})
     return [
-        Row(
+        ResultRow(
             task=task,
             arm=name,
             seeds=tuple(sorted(played)),
@@ -106,20 +106,20 @@ def _task_rows(task: str, arms: Mapping[str, Mapping[int, tuple[Outcome, ...]]])
     ]
 
 
-def _right(played: Sequence[Outcome]) -> Bool[ndarray, " episodes"]:
+def _right(played: Sequence[EpisodeOutcome]) -> Bool[ndarray, " episodes"]:
     return np.array([outcome.chosen == outcome.goal for outcome in played])
 
 
 def _rate(
-    played: Mapping[int, tuple[Outcome, ...]],
-    good: Callable[[Outcome], bool],
+    played: Mapping[int, tuple[EpisodeOutcome, ...]],
+    good: Callable[[EpisodeOutcome], bool],
     *,
-    among: Callable[[Outcome], bool] = lambda _outcome: True,
-) -> Rate:
+    among: Callable[[EpisodeOutcome], bool] = lambda _outcome: True,
+) -> SuccessRate:
     counted = np.array([[float(among(o)) for o in played[seed]] for seed in sorted(played)])
     hits = counted * np.array([[float(good(o)) for o in played[seed]] for seed in sorted(played)])
     low, high = nested_interval(hits, counted)
-    return Rate(good=int(hits.sum()), counted=int(counted.sum()), low=low, high=high)
+    return SuccessRate(good=int(hits.sum()), counted=int(counted.sum()), low=low, high=high)
 
 
 def page(results: Sequence[UnitResult], conditions: Mapping[str, Any], *, missing: Sequence[str]) -> str:
@@ -157,7 +157,7 @@ def page(results: Sequence[UnitResult], conditions: Mapping[str, Any], *, missin
     return "\n".join(lines)
 
 
-def _line(row: Row) -> str:
+def _line(row: ResultRow) -> str:
     chance = task_named(row.task).options
     p = "" if math.isnan(row.p) else f"{row.p:.2g}"
     name = f"{row.arm} (chance 1/{chance})" if row.arm == REFERENCE and chance > 1 else row.arm

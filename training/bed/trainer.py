@@ -13,7 +13,7 @@ from sigma_ros.sim.tasks.world import FEATURES
 
 from ..loop import refuse_nan, warmup_cosine
 from ..losses import LossWeights, SigmaLossModule, total, traf_weights
-from ..streams import Assembler, Place, Streams, Windows
+from ..streams import Assembler, StreamPlace, Streams, Windows
 from .arms import Arm
 from .episodes import NOISE, BedEpisode, encoder
 from .model import BedSigma
@@ -88,7 +88,7 @@ class _Run:
         self._streams = Streams(episodes, **sizes, unroll=unroll)
         self._count = round(recipe.streams * whole.windows_per_piece / self._streams.windows_per_piece)
         self._assembler = Assembler(episodes, normalisation)  # type: ignore[arg-type]  # the same by structure
-        self._places = [Place()] * self._count
+        self._places = [StreamPlace()] * self._count
         self._memory = Recurrence.start(config, batch=self._count)
         _start_glance(model, episodes)
         self._trainee = SigmaLossModule(model)

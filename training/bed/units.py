@@ -21,7 +21,7 @@ from sigma_ros.sim.tasks.catalogue import task_named
 from ..data import write_tensors
 from .arms import Arm, Intervention
 from .base import BasePolicy, trained_base
-from .closed_loop import Outcome, Policy, Stage
+from .closed_loop import EpisodeOutcome, Policy, Stage
 from .episodes import BedEpisode, Demonstrations, encode
 from .model import BedSigma, build
 from .protocol import DEMONSTRATION_SEED, Protocol, page_hash
@@ -31,7 +31,7 @@ _CONDITIONS = "conditions.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Unit:
+class BedUnit:
     """One task, one arm, one training seed."""
 
     task: str
@@ -55,7 +55,7 @@ class UnitResult:
     parameters: int
     train_cpu_s: float
     play_cpu_s: float
-    played: dict[str, tuple[Outcome, ...]]
+    played: dict[str, tuple[EpisodeOutcome, ...]]
 
 
 class Bed:
@@ -82,11 +82,11 @@ class Bed:
         self.base = cache(self._base)
         self.stage = cache(lambda: Stage(protocol.episodes))
 
-    def done(self, unit: Unit) -> bool:
+    def done(self, unit: BedUnit) -> bool:
         """Whether the unit is written down."""
         return self._file(unit).is_file()
 
-    def run(self, unit: Unit, *, on_step: Callable[[int, float], None] = lambda _step, _loss: None) -> UnitResult:
+    def run(self, unit: BedUnit, *, on_step: Callable[[int, float], None] = lambda _step, _loss: None) -> UnitResult:
         """Trains and plays a unit, or reads what it came to; a trained model is not trained again."""
         if self.done(unit):
             return self.read(unit)
@@ -97,7 +97,7 @@ class Bed:
         policy = Policy(base=self.base(unit.task), model=model, normalisation=normalisation)
         kinds: tuple[Intervention, ...] = ("", *unit.arm.interventions)
         task, seeds = task_named(unit.task), self._protocol.episode_seeds
-        played: dict[str, tuple[Outcome, ...]] = {
+        played: dict[str, tuple[EpisodeOutcome, ...]] = {
             kind: tuple(self.stage().play(policy, unit.arm, task, seeds, intervention=kind))
             for kind in kinds
             if not (kind in ("reset", "swap") and task.needs != "memory") and (task.options > 1 or not kind)
@@ -115,13 +115,13 @@ class Bed:
         _write(self._file(unit), asdict(result))
         return result
 
-    def read(self, unit: Unit) -> UnitResult:
+    def read(self, unit: BedUnit) -> UnitResult:
         """What a finished unit came to."""
         values = json.loads(self._file(unit).read_text(encoding="utf-8"))
-        played = {kind: tuple(Outcome(**one) for one in many) for kind, many in values.pop("played").items()}
+        played = {kind: tuple(EpisodeOutcome(**one) for one in many) for kind, many in values.pop("played").items()}
         return UnitResult(**values, played=played)
 
-    def _model(self, unit: Unit, on_step: Callable[[int, float], None]) -> tuple[BedSigma | None, float]:
+    def _model(self, unit: BedUnit, on_step: Callable[[int, float], None]) -> tuple[BedSigma | None, float]:
         if unit.arm.kind == "base":
             return None, 0.0
         demonstrations, base = self.demonstrations(unit.task), self.base(unit.task)
@@ -153,7 +153,7 @@ class Bed:
         path = self._folder / "models" / f"{task}_base.safetensors"
         return trained_base(path, demonstrations.rows, demonstrations.normalisation, steps=self._protocol.base_steps)
 
-    def _file(self, unit: Unit) -> Path:
+    def _file(self, unit: BedUnit) -> Path:
         return self._folder / "units" / f"{unit.name}.json"
 
 

@@ -58,7 +58,7 @@ _NOISE_STREAM = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class PretrainOptions:
     """Settings of a run; all of them are needed to repeat it.
 
     `augment` is the strength of `locate.augmented` (0: pictures as they were taken); `init_model` a checkpoint folder
@@ -154,12 +154,12 @@ def read_batch(backbone: Backbone, batch: Batch) -> dict[str, Any]:
     }
 
 
-def autocast(backbone: Backbone, options: Options) -> torch.autocast:
+def autocast(backbone: Backbone, options: PretrainOptions) -> torch.autocast:
     """Bfloat16 where the options ask for it."""
     return torch.autocast(backbone.device.type, dtype=torch.bfloat16, enabled=options.dtype == "bfloat16")
 
 
-def flow_loss(backbone: Backbone, batch: Batch, *, options: Options, step: int) -> Tensor:
+def flow_loss(backbone: Backbone, batch: Batch, *, options: PretrainOptions, step: int) -> Tensor:
     """Pi0.5's loss of a batch; noise and times are a function of seed and step."""
     core, count = backbone.policy.model, len(batch.names)
     seed = np.random.SeedSequence([options.seed, _NOISE_STREAM, step]).generate_state(1)[0]
@@ -188,10 +188,10 @@ def chunk_errors(backbone: Backbone, batch: Batch) -> dict[str, float]:
     return {name: float(squared[:steps].mean()) for name, steps in spans.items()}
 
 
-class Run:
+class PretrainRun:
     """Weights, their average and the optimizer of one run."""
 
-    def __init__(self, data: ShardData, options: Options) -> None:
+    def __init__(self, data: ShardData, options: PretrainOptions) -> None:
         self.options = options
         self.data = data
         contract = load_contract(options.contract)
@@ -311,7 +311,7 @@ class Run:
         )
 
 
-def train(run: Run, out: Path, *, eval_every: int, save_every: int) -> bool:
+def train(run: PretrainRun, out: Path, *, eval_every: int, save_every: int) -> bool:
     """Steps until the end (True) or a signal (False); the state is saved in both cases."""
     options = run.options
     with (
@@ -335,7 +335,7 @@ def train(run: Run, out: Path, *, eval_every: int, save_every: int) -> bool:
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    defaults = Options()
+    defaults = PretrainOptions()
     parser = argparse.ArgumentParser(
         prog=f"python -m {__package__}.pretrain_mini",
         description=__doc__,
@@ -356,8 +356,8 @@ def main(argv: list[str] | None = None) -> int:
     args = _arguments(argv)
     console = Console(stderr=True, markup=False)
     try:
-        options = Options(**{name: getattr(args, name) for name in asdict(Options())})
-        run = Run(ShardData.open(args.dataset_dir), options)
+        options = PretrainOptions(**{name: getattr(args, name) for name in asdict(PretrainOptions())})
+        run = PretrainRun(ShardData.open(args.dataset_dir), options)
         if args.resume:
             run.restore(args.output_dir)
         if not train(run, args.output_dir, eval_every=args.eval_every, save_every=args.save_every):
@@ -371,7 +371,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _spelled(options: Options) -> str:
+def _spelled(options: PretrainOptions) -> str:
     return " ".join(f"--{name} {value}" for name, value in asdict(options).items())
 
 

@@ -35,7 +35,7 @@ on tensors without data. 16 ticks of window; batch axes are left out. Sizes are 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class ExplainedRow:
     """One stage of the path: what it is, its tensor's shape, parameters of the base and trained ones behind it."""
 
     part: str
@@ -58,7 +58,7 @@ def explain_model(size: str = "both") -> str:
     return f"{_INTRODUCTION}\n{_table(columns)}\n\n{_totals(columns)}\n"
 
 
-def data_path(model: SigmaTelepathyVLA) -> list[Row]:
+def data_path(model: SigmaTelepathyVLA) -> list[ExplainedRow]:
     """Runs every stage on the model's device and notes what came out."""
     backbone, config = model.backbone, model.config
     pixels = (config.cameras, 3, backbone.image_size_px, backbone.image_size_px)
@@ -66,14 +66,16 @@ def data_path(model: SigmaTelepathyVLA) -> list[Row]:
     joint = backbone.policy.model.paligemma_with_expert
     vision = [joint.paligemma.model.vision_tower, joint.paligemma.model.multi_modal_projector]
     shared = [
-        Row(part="both", what="images of a tick, RGB bytes", shape=pixels),
-        Row(part="both", what="image tokens (SigLIP, projector)", shape=tuple(patches.shape), frozen=_count(vision)),
+        ExplainedRow(part="both", what="images of a tick, RGB bytes", shape=pixels),
+        ExplainedRow(
+            part="both", what="image tokens (SigLIP, projector)", shape=tuple(patches.shape), frozen=_count(vision)
+        ),
     ]
     rows, base = _base_rows(model, patches)
     return shared + rows + _telepathy_rows(model, patches, base)
 
 
-def _base_rows(model: SigmaTelepathyVLA, patches: Tensor) -> tuple[list[Row], Tensor]:
+def _base_rows(model: SigmaTelepathyVLA, patches: Tensor) -> tuple[list[ExplainedRow], Tensor]:
     backbone, config = model.backbone, model.config
     tokens = torch.zeros(1, backbone.max_tokens, dtype=torch.long, device=backbone.device)
     seen = torch.ones(1, config.cameras, dtype=torch.bool, device=backbone.device)
@@ -84,13 +86,13 @@ def _base_rows(model: SigmaTelepathyVLA, patches: Tensor) -> tuple[list[Row], Te
     expert = [module for name, module in core.named_children() if name != "paligemma_with_expert"]
     steps = core.config.num_inference_steps
     rows = [
-        Row(
+        ExplainedRow(
             part="base",
             what="prefix: image tokens and prompt, one pass",
             shape=(*prefix.mask.shape[1:], config.width),
             frozen=_count([backbone.language_layers]),
         ),
-        Row(
+        ExplainedRow(
             part="base",
             what=f"base chunk, normalised ({steps} flow steps over the cached prefix)",
             shape=tuple(chunk.shape[1:]),
@@ -100,7 +102,7 @@ def _base_rows(model: SigmaTelepathyVLA, patches: Tensor) -> tuple[list[Row], Te
     return rows, chunk
 
 
-def _telepathy_rows(model: SigmaTelepathyVLA, patches: Tensor, base: Tensor) -> list[Row]:
+def _telepathy_rows(model: SigmaTelepathyVLA, patches: Tensor, base: Tensor) -> list[ExplainedRow]:
     config, device = model.config, model.backbone.device
     telepathy, residual = model.telepathy, model.residual
     assert telepathy is not None
@@ -110,7 +112,7 @@ def _telepathy_rows(model: SigmaTelepathyVLA, patches: Tensor, base: Tensor) -> 
         telepathy_output = telepathy(telepathy_input, Recurrence.start(config, batch=1, device=device), model.reader)
         correction = residual(telepathy_output, telepathy_input.states[:, -1], base)
     branches = [
-        Row(
+        ExplainedRow(
             part="residual", what=f"{name} branch", shape=(steps, config.dof), trained=_count([residual.branches[name]])
         )
         for name, steps in config.branch_steps.items()
@@ -135,8 +137,10 @@ def _telepathy_rows(model: SigmaTelepathyVLA, patches: Tensor, base: Tensor) -> 
             [telepathy.align_intent, telepathy.align_factors],
         ),
         *branches,
-        Row(part="residual", what="composite residual, normalised", shape=tuple(correction.composite.shape[1:])),
-        Row(part="adapter", what="actions = base + scale * residual", shape=tuple(base.shape[1:])),
+        ExplainedRow(
+            part="residual", what="composite residual, normalised", shape=tuple(correction.composite.shape[1:])
+        ),
+        ExplainedRow(part="adapter", what="actions = base + scale * residual", shape=tuple(base.shape[1:])),
     ]
 
 
@@ -145,24 +149,24 @@ def _sequence_rows(
     telepathy: TelepathyPath,
     telepathy_input: TelepathyInput,
     shapes: dict[str, tuple[int, ...]],
-) -> list[Row]:
+) -> list[ExplainedRow]:
     """What the language model of the telepathy path reads."""
     resampler, readouts = telepathy.resampler, telepathy.readouts
     film = [] if resampler.film is None else [resampler.film]
     window = tuple(telepathy_input.pooled.shape[1:])
     return [
-        Row(part="telepathy", what="pooled image tokens of a tick", shape=window[1:]),
-        Row(part="telepathy", what="ring buffer: the window's pooled tokens", shape=window),
+        ExplainedRow(part="telepathy", what="pooled image tokens of a tick", shape=window[1:]),
+        ExplainedRow(part="telepathy", what="ring buffer: the window's pooled tokens", shape=window),
         *[_row("FiLM by the previous factors", shapes["resampler.film"], [part]) for part in film],
         _row("vision tokens (perceiver resampler)", shapes["resampler"], [resampler], without=film),
-        Row(
+        ExplainedRow(
             part="telepathy",
             what="task text, the language model's embeddings",
             shape=tuple(telepathy_input.text.shape[1:]),
         ),
         _row("state tokens", shapes["state_encoder"], [telepathy.state_encoder]),
-        Row(part="telepathy", what="readout queries", shape=tuple(readouts.shape), trained=readouts.numel()),
-        Row(
+        ExplainedRow(part="telepathy", what="readout queries", shape=tuple(readouts.shape), trained=readouts.numel()),
+        ExplainedRow(
             part="telepathy",
             what="[vision, text, state, readouts] through the shared language model with LoRA",
             shape=shapes["reader"],
@@ -203,8 +207,10 @@ def _outputs_of(telepathy: nn.Module, language_layer: nn.Module) -> Iterator[dic
             handle.remove()
 
 
-def _row(what: str, shape: tuple[int, ...], modules: Iterable[nn.Module], *, without: Iterable[nn.Module] = ()) -> Row:
-    return Row(part="telepathy", what=what, shape=shape, trained=_count(modules) - _count(without))
+def _row(
+    what: str, shape: tuple[int, ...], modules: Iterable[nn.Module], *, without: Iterable[nn.Module] = ()
+) -> ExplainedRow:
+    return ExplainedRow(part="telepathy", what=what, shape=shape, trained=_count(modules) - _count(without))
 
 
 def _present(*modules: nn.Module | None) -> list[nn.Module]:
@@ -221,7 +227,7 @@ def _model_without_memory(*, full: bool) -> SigmaTelepathyVLA:
     return SigmaTelepathyVLA(backbone, SigmaConfig.for_backbone(backbone)).to("meta")
 
 
-def _table(columns: dict[str, list[Row]]) -> str:
+def _table(columns: dict[str, list[ExplainedRow]]) -> str:
     names = list(columns)
     head = ["part", "stage", *(f"{name}: shape" for name in names), *(f"{name}: parameters" for name in names)]
     lines = [head, ["---"] * len(head)]
@@ -231,12 +237,12 @@ def _table(columns: dict[str, list[Row]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _parameters(row: Row) -> str:
+def _parameters(row: ExplainedRow) -> str:
     parts = [f"{row.frozen:,} frozen"] if row.frozen else []
     return " ".join(parts + ([f"{row.trained:,} trained"] if row.trained else []))
 
 
-def _totals(columns: dict[str, list[Row]]) -> str:
+def _totals(columns: dict[str, list[ExplainedRow]]) -> str:
     sums = {name: (sum(row.frozen for row in rows), sum(row.trained for row in rows)) for name, rows in columns.items()}
     return "\n".join(
         f"- {name}: {frozen:,} frozen and {trained:,} trained parameters" for name, (frozen, trained) in sums.items()
