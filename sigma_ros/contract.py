@@ -20,6 +20,9 @@ from sigma_ros.values import NS_PER_S, frozen_array
 
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 COMMAND_TYPES = ("std_msgs/msg/Float64MultiArray", "trajectory_msgs/msg/JointTrajectory")
+RECORDED_ACTION_TYPES = ("sensor_msgs/msg/JointState", *COMMAND_TYPES)
+"""What a recorded action may be where the contract names its topic: a leader arm sends joint states."""
+
 POLICY_UNITS = ("range_m100_100", "range_0_100", "degrees", "radians")
 OWN_UNIT = "scale and offset"
 
@@ -68,7 +71,7 @@ class Contract:
 
     `action_source` is `command` (the recording has commands on `command_topic`) or `next_state`
     (it has none: the action of a tick is the state of the next one). `kinematics` is needed for limits of
-    the tool alone.
+    the tool alone. `leader_topic` is where recordings have the actions of a leader arm, if not on the command's topic.
     """
 
     name: str
@@ -84,6 +87,12 @@ class Contract:
     settle_ns: int
     tasks: tuple[str, ...]
     kinematics: Kinematics | None = None
+    leader_topic: str | None = None
+
+    @property
+    def action_topic(self) -> str:
+        """Where recordings have their actions: the leader arm's topic, or that of the commands."""
+        return self.leader_topic or self.command_topic
 
     @property
     def dof(self) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.console import Console
@@ -33,6 +33,7 @@ from sigma_ros.stopping import INTERRUPTED, StopRequest, stop_on_signal
 from sigma_ros.supervisor.limits import SupervisorLimits
 
 if TYPE_CHECKING:
+    from sigma_ros.bags.reader import Stamps
     from sigma_ros.model.runtime import SigmaRuntime
 
 
@@ -72,6 +73,7 @@ def evaluate(
     pages: Annotated[bool, typer.Option("--pages", help="A report.html for every bag too.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Losses make a bag fail, a failed bag the command.")] = False,
     recover: options.Recover = False,
+    stamps: options.Stamps = "header",
     fresh: Annotated[bool, typer.Option("--fresh", help="Replay bags anew that an earlier run has finished.")] = False,
 ) -> None:
     """Replays and scores every bag; an earlier run's results are taken where bag, checkpoint and settings are the same.
@@ -105,6 +107,7 @@ def evaluate(
         pages=pages,
         strict=strict,
         recover=recover,
+        stamps=stamps,
         fresh=fresh,
     )
     sys.exit(run(request))
@@ -136,6 +139,7 @@ class Request:
     pages: bool
     strict: bool
     recover: bool
+    stamps: str = "header"
     fresh: bool
 
 
@@ -174,6 +178,7 @@ def _spec(request: Request, contract: Contract) -> BatchSpec:
         task=request.task,
         strict=request.strict,
         recover=request.recover,
+        stamps=cast("Stamps", request.stamps),
         ahead=True,
     )
     return BatchSpec(

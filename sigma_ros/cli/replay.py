@@ -42,6 +42,7 @@ def replay(
     rename: options.Rename = None,
     strict: options.Strict = False,
     recover: options.Recover = False,
+    stamps: options.Stamps = "header",
     force: Annotated[bool, typer.Option("--force", help="Replace a report that is there.")] = False,
     semantic: Annotated[
         bool, typer.Option("--semantic", help="Also: do text and memory matter? Five more replays of each recording.")
@@ -94,6 +95,7 @@ def replay(
         rename=tuple(rename or ()),
         strict=strict,
         recover=recover,
+        stamps=stamps,
         force=force,
         semantic=semantic,
         other_texts=(wrong_text, reworded_text),

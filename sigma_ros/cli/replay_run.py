@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import typer
 from rich import box
@@ -17,7 +18,7 @@ from rich.table import Table
 
 from sigma_ros.bags.files import find_bags
 from sigma_ros.bags.losses import WITH_LOSSES
-from sigma_ros.bags.reader import open_bag
+from sigma_ros.bags.reader import Stamps, open_bag
 from sigma_ros.camera_names import read_rename
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
@@ -62,6 +63,7 @@ class Request:
     device: str
     strict: bool
     recover: bool
+    stamps: str = "header"
     force: bool
     semantic: bool = False
     other_texts: tuple[str | None, str | None] = (None, None)
@@ -83,7 +85,9 @@ def run(request: Request) -> int:
         import_rerun()
     bags = find_bags(request.bags)
     for bag in bags:
-        with open_bag(bag, strict=request.strict, recover=request.recover) as opened:
+        with open_bag(
+            bag, strict=request.strict, recover=request.recover, stamps=cast(Stamps, request.stamps)
+        ) as opened:
             opened.check_against(contract)
     runtime = SigmaRuntime.load(
         request.checkpoint,
@@ -178,6 +182,7 @@ def _options(request: Request, settings: AdapterSettings, runtime: SigmaRuntime)
         task=request.task,
         strict=request.strict,
         recover=request.recover,
+        stamps=cast(Stamps, request.stamps),
         ahead=True,
     )
 

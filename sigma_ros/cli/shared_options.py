@@ -32,4 +32,7 @@ Rename = Annotated[
 ]
 Device = Annotated[str, typer.Option("--device", help="Torch device, or auto.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Any loss in a recording is a failure.")]
+Stamps = Annotated[
+    str, typer.Option("--stamps", help="`log`: take the time of recording, where header stamps are zero or foreign.")
+]
 Recover = Annotated[bool, typer.Option("--recover", help="Read cut-off bags as far as they go.")]

@@ -25,7 +25,8 @@ SCORED_STEPS = 16
 class BagFacts:
     """The recording: `losses` counts what could not be used, per reason, empty when nothing was lost.
 
-    `checksummed` is False when the bag's storage carries no checksums, so damage may go unnoticed.
+    `checksummed` is False when the bag's storage carries no checksums, so damage may go unnoticed. `stamps` is
+    `log` where messages were taken at their time of recording.
     """
 
     name: str
@@ -35,6 +36,7 @@ class BagFacts:
     messages: int
     checksummed: bool
     losses: Mapping[str, int]
+    stamps: str = "header"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
