@@ -71,7 +71,7 @@ class Contract:
 
     `action_source` is `command` (the recording has commands on `command_topic`) or `next_state`
     (it has none: the action of a tick is the state of the next one). `kinematics` is needed for limits of
-    the tool alone.
+    the tool alone. `leader_topic` is where recordings have the actions of a leader arm, if not on the command's topic.
     """
 
     name: str
@@ -87,6 +87,12 @@ class Contract:
     settle_ns: int
     tasks: tuple[str, ...]
     kinematics: Kinematics | None = None
+    leader_topic: str | None = None
+
+    @property
+    def action_topic(self) -> str:
+        """Where recordings have their actions: the leader arm's topic, or that of the commands."""
+        return self.leader_topic or self.command_topic
 
     @property
     def dof(self) -> int:

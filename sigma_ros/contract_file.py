@@ -89,7 +89,7 @@ class _Reader:
         )
         state = self._mapping(root, "state", {"topic", "max_age_ms"})
         command = self._mapping(root, "command", {"topic", "type", "rate_hz"})
-        action = self._mapping(root, "action", {"source"})
+        action = self._mapping(root, "action", {"source", "topic"})
         fps = self._number(root, "fps", "", low=1.0, high=240.0)
         settle_ms = self._number(root, "settle_ms", "", low=0.0, high=1000.0)
         rate_hz = self._number(command, "rate_hz", "command.", low=1.0, high=1000.0)
@@ -100,6 +100,7 @@ class _Reader:
             "command_topic": self._topic(command, "command."),
             "command_type": self._choice(command, "type", "command.", COMMAND_TYPES),
             "action_source": self._choice(action, "source", "action.", ("command", "next_state")),
+            "leader_topic": self._topic(action, "action.") if "topic" in action else None,
             "tasks": self._texts(self._list(root, "tasks"), "tasks"),
         }
         self._repeats([j.name for j in joints] + [a for j in joints for a in j.aliases], "joint name or alias")

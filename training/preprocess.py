@@ -344,6 +344,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--hold-out-every", type=int, default=5, help="hold out every n-th recording; 0: none")
     parser.add_argument("--skip-broken", action="store_true", help="leave broken recordings out, and say so")
     parser.add_argument("--strict", action="store_true", help="any loss in a recording is a failure")
+    parser.add_argument("--stamps", choices=("header", "log"), default="header", help="log: times of recording")
     parser.add_argument("--recover", action="store_true", help="read cut-off bags as far as they go")
     parser.add_argument("--dry-run", action="store_true", help="list every problem and write nothing")
     parser.add_argument("--force", action="store_true", help="start anew where --out exists")
@@ -355,7 +356,9 @@ def _sources(
 ) -> tuple[Sequence[Source | MadeSource], str]:
     """What is read, and how it is called in `meta.json`."""
     if args.bags:
-        return bag_sources(args.bags, strict=args.strict, recover=args.recover), ", ".join(map(str, args.bags))
+        return bag_sources(args.bags, strict=args.strict, recover=args.recover, stamps=args.stamps), ", ".join(
+            map(str, args.bags)
+        )
     if args.simulated:
         settings = {"count": args.count, "seed": args.seed, "disturbance_rad": args.disturb}
         described = ", ".join(f"{name} {value}" for name, value in settings.items())
@@ -366,7 +369,14 @@ def _sources(
     for doubt in check_numbers(args.dataset, numbers, contract, revision=args.revision, rename=rename):
         console.print(str(doubt), style="yellow")
     found = dataset_sources(
-        args.dataset, numbers, contract, revision=args.revision, rename=rename, resample=args.resample
+        args.dataset,
+        numbers,
+        contract,
+        revision=args.revision,
+        rename=rename,
+        resample=args.resample,
+        strict=args.strict,
+        recover=args.recover,
     )
     return found, args.dataset
 

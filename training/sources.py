@@ -13,7 +13,7 @@ import numpy as np
 from sigma_ros.bags.episode import Tick, episode
 from sigma_ros.bags.files import find_bags
 from sigma_ros.bags.losses import described, refuse_losses
-from sigma_ros.bags.reader import Bag, open_bag
+from sigma_ros.bags.reader import Bag, Stamps, open_bag
 from sigma_ros.bags.transcode import DatasetBag, load_episode
 from sigma_ros.camera_names import NO_RENAME
 from sigma_ros.contract import Contract
@@ -103,9 +103,11 @@ class MadeSource:
     make: Callable[[int], EpisodeArrays]
 
 
-def bag_sources(places: list[Path], *, strict: bool = False, recover: bool = False) -> list[Source]:
+def bag_sources(
+    places: list[Path], *, strict: bool = False, recover: bool = False, stamps: Stamps = "header"
+) -> list[Source]:
     """One source per bag at the given places."""
-    opened = partial(open_bag, strict=strict, recover=recover)
+    opened = partial(open_bag, strict=strict, recover=recover, stamps=stamps)
     return [Source(name=str(path), number=i, open=partial(opened, path)) for i, path in enumerate(find_bags(places))]
 
 

@@ -121,7 +121,7 @@ class Episode(Iterator[Tick]):
         for camera in contract.cameras:
             routes[bag.camera_topics(contract)[camera.name].topic] = self._image_route(camera)
         if contract.action_source == "command":
-            routes[bag.topic(contract.command_topic)] = self._push_command
+            routes[bag.topic(contract.action_topic)] = self._push_command
         if self._task_topic is not None:
             routes[self._task_topic] = self._push_task
         return routes
@@ -226,7 +226,7 @@ class Episode(Iterator[Tick]):
     def _no_command(self) -> BagError:
         return BagError(
             "no command falls on the recording's ticks",
-            where=f"{self._bag.path}, {self._contract.command_topic}",
+            where=f"{self._bag.path}, {self._contract.action_topic}",
             expected="commands on the clock of the header stamps, one per joint",
             got=f"{self._commands.refused} refused; {self._commands.span}",
             remedy="record commands and sensors on one clock, or take the action source next_state",

@@ -23,7 +23,7 @@ from numpy import ndarray
 from sigma_ros.bags.episode import Episode, Tick
 from sigma_ros.bags.lerobot import ACTION_KEY, STATE_KEY
 from sigma_ros.bags.losses import refuse_losses
-from sigma_ros.bags.reader import Bag, Record, open_bag
+from sigma_ros.bags.reader import Bag, Record, Stamps, open_bag
 from sigma_ros.contract import Contract
 from sigma_ros.errors import ContractError, DatasetError, SigmaError, UsageError
 from sigma_ros.streams.images import ImageMessage, decode_full
@@ -95,6 +95,7 @@ def write_dataset(
     videos: bool = True,
     strict: bool = False,
     recover: bool = False,
+    stamps: Stamps = "header",
     progress: Callable[[int, float], None] = lambda *_: None,
 ) -> Written:
     """Writes a data set that `LeRobotDataset` opens, or nothing at all; `progress` is told bag number and share.
@@ -113,7 +114,9 @@ def write_dataset(
     try:
         with same_scheduling():
             dataset = _create(contract, out.name, partial, videos=videos)
-            written = _Writer(dataset).write(bags, contract, strict=strict, recover=recover, progress=progress)
+            written = _Writer(dataset).write(
+                bags, contract, strict=strict, recover=recover, stamps=stamps, progress=progress
+            )
             dataset.finalize()
         if not written.episodes:
             raise DatasetError(
@@ -170,11 +173,12 @@ class _Writer:
         *,
         strict: bool,
         recover: bool,
+        stamps: Stamps,
         progress: Callable[[int, float], None],
     ) -> Written:
         """All bags, one after the other."""
         for number, path in enumerate(bags):
-            with open_bag(path, strict=strict, recover=recover) as bag:
+            with open_bag(path, strict=strict, recover=recover, stamps=stamps) as bag:
                 info = bag.info
                 for stamp_ns in self._take(bag, contract, strict=strict):
                     progress(number, (stamp_ns - info.start_ns) / max(1, info.end_ns - info.start_ns))

@@ -25,10 +25,13 @@ from sigma_ros.bags.losses import Losses
 from sigma_ros.bags.mcap_file import McapFile
 from sigma_ros.bags.sqlite_file import SqliteFile
 from sigma_ros.border import most_output_bytes, one_line
-from sigma_ros.contract import IMAGE_TYPES, Contract
-from sigma_ros.errors import BagError, ContractError, SigmaError
+from sigma_ros.contract import COMMAND_TYPES, IMAGE_TYPES, Contract
+from sigma_ros.errors import BagError, ContractError, SigmaError, UsageError
 
 _ZSTD_FRAME = b"\x28\xb5\x2f\xfd"
+Stamps = Literal["header", "log"]
+"""Which time a message has: its header's, or when it was recorded."""
+
 _COMPRESSED_TYPE = "sensor_msgs/msg/CompressedImage"
 
 
@@ -95,8 +98,11 @@ class CameraTopic(NamedTuple):
 class Bag:
     """An open bag; see `open_bag`."""
 
-    def __init__(self, path: Path, *, strict: bool, recover: bool) -> None:
+    stamps: Stamps = "header"
+
+    def __init__(self, path: Path, *, strict: bool, recover: bool, stamps: Stamps = "header") -> None:
         self.path = path
+        self.stamps = stamps
         self._losses = Losses(path, strict=strict)
         self._stack = ExitStack()
         try:
@@ -140,7 +146,8 @@ class Bag:
     def _adopt(self, storage: StorageFile) -> None:
         self._metadata |= storage.custom_data
         self._foreign |= storage.foreign
-        for topic, msgtype in storage.types.items():
+        for topic, stored_type in storage.types.items():
+            msgtype = _modern(stored_type)
             if self._types.setdefault(topic, msgtype) != msgtype:
                 raise BagError(
                     "a topic changes its type between the bag's files",
@@ -150,7 +157,7 @@ class Bag:
                 )
             self._counts[topic] = self._counts.get(topic, 0) + storage.counts[topic]
         for msgtype, text in storage.definitions.items():
-            self._has_header[msgtype] = _begins_with_header(text)
+            self._has_header[_modern(msgtype)] = _begins_with_header(text)
 
     def __enter__(self) -> Self:
         return self
@@ -228,7 +235,8 @@ class Bag:
             except (messages.CdrError, zstd.ZstdError) as error:
                 self._losses.add(f"{topic}: {error}")
                 continue
-            yield Record(topic, msgtype, log_time_ns, log_time_ns if stamp_ns is None else stamp_ns, message)
+            own_ns = log_time_ns if stamp_ns is None or self.stamps == "log" else stamp_ns
+            yield Record(topic, msgtype, log_time_ns, own_ns, message)
 
     def topic(self, name: str) -> str:
         """The bag's topic of this name, with or without a leading slash; an absolute name where there is none."""
@@ -262,18 +270,27 @@ class Bag:
         return self._set_back[topic]
 
 
-def open_bag(path: str | Path, *, strict: bool = False, recover: bool = False) -> Bag:
+def open_bag(path: str | Path, *, strict: bool = False, recover: bool = False, stamps: Stamps = "header") -> Bag:
     """Opens a rosbag2 folder (metadata.yaml is optional), or a single .mcap or .db3 file.
 
     Args:
         path: The bag.
         strict: Losses are errors instead of counts.
         recover: Read a bag whose end is cut off as far as it goes; without it that is an error.
+        stamps: `log` takes the time of recording in place of the headers', where those are zero or of another clock.
 
     Raises:
         BagError: there is no bag, or it cannot be read.
     """
-    return Bag(Path(path), strict=strict, recover=recover)
+    if stamps not in ("header", "log"):
+        raise UsageError("there are no such stamps", expected="header or log", got=one_line(stamps, 40))
+    return Bag(Path(path), strict=strict, recover=recover, stamps=stamps)
+
+
+def _modern(msgtype: str) -> str:
+    """A type's full name: rosbag2 of 2019 left `msg` out (`sensor_msgs/Image`)."""
+    package, _, name = msgtype.partition("/")
+    return msgtype if "/" in name or not name else f"{package}/msg/{name}"
 
 
 def _begins_with_header(definition: str) -> bool:
@@ -298,7 +315,7 @@ def _check_topics(bag: Bag, contract: Contract) -> None:
     info = bag.info
     needs: dict[str, tuple[str, ...]] = {bag.topic(contract.joint_state_topic): ("sensor_msgs/msg/JointState",)}
     if contract.action_source == "command":
-        needs[bag.topic(contract.command_topic)] = (contract.command_type,)
+        needs[bag.topic(contract.action_topic)] = COMMAND_TYPES if contract.leader_topic else (contract.command_type,)
     cameras = bag.camera_topics(contract)
     for camera in contract.cameras:
         place = cameras.get(camera.name)

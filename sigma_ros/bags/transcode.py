@@ -120,7 +120,7 @@ class _RecordWriter:
         elif record.topic == contract.joint_state_topic:
             self._bag.joints(record.topic, stamp_ns, contract.joint_names, record.message.positions_rad)
             self._on_tick()
-        elif record.topic == contract.command_topic:
+        elif record.topic == contract.action_topic:
             values = getattr(record.message, "positions_rad", record.message)
             self._bag.command(record.topic, record.msgtype, stamp_ns, contract.joint_names, values)
         else:
@@ -230,7 +230,7 @@ class DatasetBag(Bag):
         self._types = {TASK_TOPIC: _TEXT, contract.joint_state_topic: _JOINTS}
         self._types |= {camera.topic: _IMAGE for camera in contract.cameras}
         if contract.action_source == "command":
-            self._types[contract.command_topic] = contract.command_type
+            self._types[contract.action_topic] = contract.command_type
         self._foreign = {}
         self._losses = Losses(source.root, strict=strict)
 
@@ -296,5 +296,5 @@ class DatasetBag(Bag):
         messages.append((contract.joint_state_topic, JointMessage(contract.joint_names, row.state_rad)))
         if row.action_rad is not None:
             command = command_value(contract.command_type, contract.joint_names, row.action_rad)
-            messages.append((contract.command_topic, command))
+            messages.append((contract.action_topic, command))
         return messages

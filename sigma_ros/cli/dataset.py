@@ -2,11 +2,14 @@
 """`sigma dataset`: bags as a LeRobot data set."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from sigma_ros.cli import options
+
+if TYPE_CHECKING:
+    from sigma_ros.bags.reader import Stamps
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
@@ -22,6 +25,7 @@ def dataset(
     pictures: Annotated[bool, typer.Option("--png/--video", help="Lossless pictures in place of AV1 videos.")] = False,
     strict: options.Strict = False,
     recover: options.Recover = False,
+    stamps: options.Stamps = "header",
 ) -> None:
     """Writes a LeRobot v3.0 data set through the robot's own frame clock: a row is a tick, in the policy's units.
 
@@ -50,6 +54,7 @@ def dataset(
             videos=not pictures,
             strict=strict,
             recover=recover,
+            stamps=cast("Stamps", stamps),
             progress=lambda number, share: bar.update(task, completed=number + min(1.0, max(0.0, share))),
         )
     console = Console(highlight=False, markup=False)

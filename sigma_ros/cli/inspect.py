@@ -5,16 +5,18 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from sigma_ros.border import one_line
 from sigma_ros.cli import options
 
 if TYPE_CHECKING:
+    from sigma_ros.bags.reader import Stamps
     from sigma_ros.inspection.facts import Contents, StreamFacts
 
 app = typer.Typer(help="Say what is in a bag, a data set or a checkpoint.")
@@ -38,6 +40,7 @@ def inspect(
     out: Annotated[Path | None, typer.Option("--out", help="Also write a page with pictures into this folder.")] = None,
     strict: options.Strict = False,
     recover: options.Recover = False,
+    stamps: options.Stamps = "header",
 ) -> None:
     """Lists topics or features with types, rates, gaps, sizes, joints and units, tasks, losses, and what looks odd.
 
@@ -50,7 +53,14 @@ def inspect(
     from sigma_ros.inspection.places import look_into  # noqa: PLC0415
 
     robot = None if contract is None else load_contract(contract)
-    found = look_into(place, contract=robot, recover=recover, revision=revision, episodes=episodes or ())
+    found = look_into(
+        place,
+        contract=robot,
+        recover=recover,
+        revision=revision,
+        episodes=episodes or (),
+        stamps=cast("Stamps", stamps),
+    )
     refuse_losses(place, found.losses, strict=strict)
     if as_json:
         typer.echo(json.dumps(as_document(found), indent=1, ensure_ascii=False))
@@ -87,9 +97,9 @@ def _show(contents: "Contents", console: Console) -> None:
     for task, count in contents.tasks.items():
         console.print(f"task, {count} times: {task}")
     for finding in contents.findings:
-        console.print(f"NOTE: {finding}", style="yellow")
+        console.print(f"NOTE: {one_line(finding)}", style="yellow")
     for reason, count in contents.losses.items():
-        console.print(f"LOST: {reason} {count}", style="yellow")
+        console.print(f"LOST: {one_line(reason)} {count}", style="yellow")
 
 
 def _table(*columns: str) -> Table:
@@ -103,12 +113,12 @@ def _row(stream: "StreamFacts") -> tuple[str, ...]:
     rhythm = stream.rhythm
     size = "" if stream.size_px is None else f"{stream.size_px[0]}x{stream.size_px[1]}"
     return (
-        stream.name,
-        stream.kind,
+        one_line(stream.name),
+        one_line(stream.kind),
         str(stream.messages),
         "" if rhythm is None else f"{rhythm.rate_hz:.3g} Hz",
         "" if rhythm is None else f"{rhythm.longest_gap_s:.3g} s",
-        ", ".join(filter(None, (size, stream.encoding, *stream.joints))),
+        ", ".join(filter(None, (size, stream.encoding, *map(one_line, stream.joints)))),
     )
 
 
@@ -118,7 +128,7 @@ def _joints(contents: "Contents") -> Iterator[tuple[str, ...]]:
     stream = next((s for s in contents.streams if len(s.low) == len(names) and s.joints in (names, ())), None)
     for i, guess in enumerate(contents.units):
         ends = ("", "") if stream is None else (f"{stream.low[i]:.4g}", f"{stream.high[i]:.4g}")
-        yield guess.joint, *ends, guess.unit, guess.reason + ("" if guess.certain else " (a guess)")
+        yield one_line(guess.joint), *ends, guess.unit, guess.reason + ("" if guess.certain else " (a guess)")
 
 
 def _write_page(contents: "Contents", out: Path) -> None:

@@ -10,7 +10,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_type_hints
 
 import typer
 from typer.core import TyperCommand
@@ -35,6 +35,15 @@ Strict = Annotated[
 ]
 Recover = Annotated[
     bool, typer.Option("--recover", help="Read cut-off bags as far as they go.", rich_help_panel=RECORDING)
+]
+Stamps = Annotated[
+    str,
+    typer.Option(
+        "--stamps",
+        metavar="header|log",
+        help="`log`: take the time of recording, where header stamps are zero or foreign.",
+        rich_help_panel=RECORDING,
+    ),
 ]
 JPEG_QUALITY = 90
 """What recorded pictures are coded with unless raw ones are asked for."""
@@ -187,6 +196,7 @@ class PolicyOptions:
         ),
     ] = None
     recover: Recover = False
+    stamps: Stamps = "header"
 
     def adapter(self) -> AdapterSettings:
         """The adapter's settings.
@@ -234,5 +244,6 @@ class PolicyOptions:
             task=self.task,
             strict=strict,
             recover=self.recover,
+            stamps=cast("Stamps", self.stamps),
             ahead=True,
         )

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import typer
 from rich import box
@@ -16,7 +17,7 @@ from rich.table import Table
 
 from sigma_ros.bags.files import find_bags
 from sigma_ros.bags.losses import WITH_LOSSES
-from sigma_ros.bags.reader import open_bag
+from sigma_ros.bags.reader import Stamps, open_bag
 from sigma_ros.cli.replay import ReplayRequest
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
@@ -58,7 +59,9 @@ def run(request: ReplayRequest) -> int:
         refuse_unwritable_file(request.rerun)
     bags = find_bags(request.bags)
     for bag in bags:
-        with open_bag(bag, strict=request.strict, recover=request.recover) as opened:
+        with open_bag(
+            bag, strict=request.strict, recover=request.recover, stamps=cast(Stamps, request.stamps)
+        ) as opened:
             opened.check_against(contract)
     runtime = SigmaRuntime.load(request.checkpoint, contract=contract, **request.loading())
     with stop_on_signal() as stop:

@@ -72,7 +72,7 @@ def replay_late(
     """
     hooks = hooks or Hooks()
     late_ticks, complete = 0, True
-    with open_bag(bag_path, strict=options.strict, recover=options.recover) as bag:
+    with open_bag(bag_path, strict=options.strict, recover=options.recover, stamps=options.stamps) as bag:
         ticks = Episode(bag, contract, image_size_px=runtime.image_size_px, task=options.task)
         recorder = ReplayRecorder(contract, policy_facts(runtime), run_facts(bag, contract, runtime, options))
         drive = ReplayDrive(worker, recorder, local_supervisor(contract, options, recorder, lambda: 0))

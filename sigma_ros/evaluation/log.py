@@ -26,7 +26,8 @@ class BagFacts:
     """The recording: `losses` counts what could not be used, per reason, empty when nothing was lost.
 
     `checksummed` is False when the bag's storage carries no checksums, so damage may go unnoticed. `setup` names the
-    set-up of a simulated recording.
+    set-up of a simulated recording. `stamps` is `log` where messages were taken at their
+    time of recording.
     """
 
     name: str
@@ -37,6 +38,7 @@ class BagFacts:
     checksummed: bool
     losses: Mapping[str, int]
     setup: str = ""
+    stamps: str = "header"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ import numpy as np
 
 from sigma_ros.bags.episode import Episode, Tick, recorded_task
 from sigma_ros.bags.losses import refuse_losses
-from sigma_ros.bags.reader import Bag, BagInfo, open_bag
+from sigma_ros.bags.reader import Bag, BagInfo, Stamps, open_bag
 from sigma_ros.border import one_line
 from sigma_ros.contract import Contract
 from sigma_ros.errors import SigmaError
@@ -42,6 +42,7 @@ class ReplayOptions:
     """How to replay. `supervisor_limits` None leaves the supervisor out; `task` None takes the recorded text.
 
     `strict` turns any loss of the recording into an error; `recover` reads a bag whose end is cut off.
+    `stamps` is which time messages have (`bags.reader.open_bag`).
     `ahead` works vision and base chunks out in groups before their turn; the numbers are the same up to rounding.
     `forget_from` maps an epoch to the tick from which its memory is kept empty: what is the memory worth?
     """
@@ -52,6 +53,7 @@ class ReplayOptions:
     task: str | None = None
     strict: bool = False
     recover: bool = False
+    stamps: Stamps = "header"
     forget_from: Mapping[int, int] | None = None
     ahead: bool = False
 
@@ -86,7 +88,7 @@ def replay(
     """
     hooks = hooks or Hooks()
     started_ns = hooks.clock_ns()
-    with open_bag(bag_path, strict=options.strict, recover=options.recover) as bag:
+    with open_bag(bag_path, strict=options.strict, recover=options.recover, stamps=options.stamps) as bag:
         ticks = Episode(bag, contract, image_size_px=runtime.image_size_px, task=options.task)
         recorder = ReplayRecorder(contract, policy_facts(runtime), run_facts(bag, contract, runtime, options))
         model = _Model(runtime, options, hooks.clock_ns)
@@ -182,6 +184,7 @@ def bag_facts(bag: Bag, ticks: Episode) -> BagFacts:
         checksummed=info.checksummed,
         losses=ticks.losses,
         setup=one_line(info.metadata.get("sigma.setup", ""), 40),
+        stamps=bag.stamps,
     )
 
 

@@ -11,7 +11,7 @@ from numpy import ndarray
 
 from sigma_ros.bags.episode import TEXT_TYPE
 from sigma_ros.bags.files import DISORDER_NS
-from sigma_ros.bags.reader import Record, open_bag
+from sigma_ros.bags.reader import Record, Stamps, open_bag
 from sigma_ros.border import one_line
 from sigma_ros.contract import Camera, Contract
 from sigma_ros.conventions import guessed_units
@@ -83,9 +83,9 @@ class _Topic:
         )
 
 
-def bag_contents(path: Path, contract: Contract | None, *, recover: bool) -> Contents:
+def bag_contents(path: Path, contract: Contract | None, *, recover: bool, stamps: Stamps) -> Contents:
     """See `places.look_into`."""
-    with open_bag(path, recover=recover) as bag:
+    with open_bag(path, recover=recover, stamps=stamps) as bag:
         info = bag.info
         topics = {topic: _Topic((info.start_ns, info.end_ns)) for topic in info.topics}
         tasks: Counter[str] = Counter()
@@ -98,7 +98,7 @@ def bag_contents(path: Path, contract: Contract | None, *, recover: bool) -> Con
     state = state_topic(streams)
     units = guessed_units(state.joints, np.array(topics[state.name].rows)) if state else ()
     if contract is not None:
-        with open_bag(path, recover=recover) as bag:
+        with open_bag(path, recover=recover, stamps=stamps) as bag:
             losses = account(bag, contract)
     facts = {
         "storage": info.storage,

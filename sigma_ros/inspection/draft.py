@@ -283,7 +283,9 @@ def _camera_lines(camera: DraftCamera) -> list[str]:
     lines = _block(fields)
     if camera.device:
         driver = "ros2 run v4l2_camera v4l2_camera_node --ros-args"
-        lines.insert(0, f"  # {driver} -p video_device:=/dev/video{camera.device} -r image_raw:={camera.topic.value}")
+        lines.insert(
+            0, f"  # {driver} -p video_device:=/dev/video{camera.device} -r image_raw:={one_line(camera.topic.value)}"
+        )
     return lines
 
 

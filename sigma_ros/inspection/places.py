@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sigma_ros.bags.files import is_bag
+from sigma_ros.bags.reader import Stamps
 from sigma_ros.border import one_line, read_json
 from sigma_ros.contract import Contract
 from sigma_ros.errors import UsageError
@@ -23,6 +24,7 @@ def look_into(
     recover: bool = False,
     revision: str | None = None,
     episodes: Sequence[int] = (),
+    stamps: Stamps = "header",
 ) -> Contents:
     """What lies at a place: a bag, a data set's folder or Hub id, or a checkpoint's folder.
 
@@ -32,13 +34,14 @@ def look_into(
         recover: Read what is cut off as far as it goes.
         revision: Of a data set on the Hub.
         episodes: Of a data set; none given means some of all.
+        stamps: Of a bag; see `open_bag`.
 
     Raises:
         SigmaError: it is none of these, or cannot be read.
     """
     path = Path(place)
     if path.exists() and is_bag(path):
-        return bag_contents(path, contract, recover=recover)
+        return bag_contents(path, contract, recover=recover, stamps=stamps)
     if (path / "meta" / "info.json").exists() or (not path.exists() and place.count("/") == 1):
         return data_set_contents(place, contract, revision, episodes, recover=recover)
     if any((path / name).is_file() for name in ("config.json", "sigma_config.json")):

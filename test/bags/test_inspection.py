@@ -187,3 +187,19 @@ def test_the_commands_write_valid_contracts_and_name_the_real_cameras(tmp_path: 
         load_contract(out)
         again = RUN.invoke(contract_app, ["draft", *source, "--out", str(out)])
         assert isinstance(again.exception, UsageError)
+
+
+def test_foreign_names_neither_reach_the_terminal_nor_leave_their_place_in_a_draft(tmp_path: Path) -> None:
+    hostile = "/up\x1b[2J\nfps: 1/image_raw"
+    with BagWriter(tmp_path / "bag") as bag:
+        for tick in range(60):
+            bag.joints("/joint_states", START_NS + tick * 33 * MS, ("hip\x1b[31m", "b"), np.sin([0.1 * tick, 0.2]))
+            bag.image(hostile, START_NS + tick * 33 * MS, "up", picture(tick))
+    result = RUN.invoke(app, [str(tmp_path / "bag")])
+    assert "\x1b" not in result.output
+    found = look_into(str(tmp_path / "bag"))
+    (camera,) = [stream.name for stream in found.cameras()]
+    assert camera == hostile
+    text = draft_contract(found, "arm")
+    assert "\x1b" not in text
+    assert sum(line.startswith("fps:") for line in text.splitlines()) == 1

@@ -3,6 +3,7 @@
 
 import contextlib
 import json
+import sqlite3
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import pairwise
@@ -25,12 +26,16 @@ from sigma_ros.bags.episode import MOST_MISFITS, Episode, Tick, episode, recorde
 from sigma_ros.bags.files import Stretch, clock_was_set, stretches_of
 from sigma_ros.bags.lerobot_dataset import write_dataset
 from sigma_ros.bags.messages import ROS_TYPES
-from sigma_ros.bags.reader import open_bag
+from sigma_ros.bags.reader import Stamps, open_bag
 from sigma_ros.bags.transcode import load_episode, rows_of, transcode
 from sigma_ros.bags.writer import BagWriter
 from sigma_ros.contract import COMMAND_TYPES, CommandType
+from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import BagError, ContractError, DatasetError, SigmaError
+from sigma_ros.evaluation.log import ReplayLog
 from sigma_ros.evaluation.replay import ReplayOptions, replay
+from sigma_ros.evaluation.scoring.score import score
+from sigma_ros.evaluation.scoring.verdict import verdict_of
 from sigma_ros.inspection.places import look_into
 from sigma_ros.policy.schedule import Schedule
 from sigma_ros.streams.images import ImageMessage, check_image, decode_coded, decode_full
@@ -72,7 +77,7 @@ def set_back(*, headers: bool, logs: bool, by_ns: int) -> list[tuple[int, int, i
     return steady()[:half] + moved
 
 
-def ticks_of(path: Path, **options: bool) -> tuple[list[Tick], Episode]:
+def ticks_of(path: Path, **options: Any) -> tuple[list[Tick], Episode]:
     with open_bag(path, **options) as bag:
         ticks = episode(bag, CONTRACT, image_size_px=None)
         return list(ticks), ticks
@@ -149,11 +154,18 @@ FAULTS: dict[str, dict[str, Any]] = {
 }
 
 
-def replayed(path: Path) -> dict[str, int]:
+def replay_of(path: Path, stamps: Stamps = "header") -> ReplayLog:
     options = ReplayOptions(
-        settings=AdapterSettings(), schedule=Schedule(8, 16), supervisor_limits=SupervisorLimits.for_replay()
+        settings=AdapterSettings(),
+        schedule=Schedule(8, 16),
+        supervisor_limits=SupervisorLimits.for_replay(),
+        stamps=stamps,
     )
-    return dict(replay(path, contract=CONTRACT, runtime=StubRuntime(CONTRACT), options=options).losses)
+    return replay(path, contract=CONTRACT, runtime=StubRuntime(CONTRACT), options=options)
+
+
+def replayed(path: Path) -> dict[str, int]:
+    return dict(replay_of(path).losses)
 
 
 def written(path: Path) -> dict[str, int]:
@@ -541,3 +553,56 @@ def test_opencv_s_own_colour_order_and_a_format_that_is_not_said_are_read() -> N
     assert np.array_equal(unsaid, decode_full(compressed(jpeg(whole), "jpeg"), CONTRACT.cameras[0]))
     with pytest.raises(ContractError, match="damaged"):
         check_image(compressed(b"neither" * 40, ""), CONTRACT.cameras[0])
+
+
+# What users have: types as of 2019, stamps of another clock, a leader arm in place of commands.
+
+
+def test_type_names_of_2019_mean_the_same(tmp_path: Path) -> None:
+    path = write_recording(tmp_path / "bag", CONTRACT, ticks=10, storage="sqlite3")
+    with sqlite3.connect(storage_file(path)) as database:
+        database.execute("UPDATE topics SET type = replace(type, '/msg/', '/')")
+    with open_bag(path) as bag:
+        ticks = episode(bag, CONTRACT, image_size_px=None)
+        assert sum(tick.window is not None for tick in ticks) == 10
+        assert ticks.losses == {}
+
+
+def test_log_times_are_taken_where_asked_for_and_only_there(tmp_path: Path) -> None:
+    zero = [(number, 0, log_ns) for number, _, log_ns in steady()]
+    path = write(tmp_path / "bag", zero)
+    with pytest.raises(SigmaError):
+        ticks_of(path)
+    ticks, found = ticks_of(path, stamps="log")
+    assert sum(tick.window is not None for tick in ticks) >= TICKS - 1
+    assert found.losses == {}
+    assert replay_of(path, stamps="log").bag.stamps == "log"
+    warnings = verdict_of([replay_of(path, stamps="log")], score(replay_of(path, stamps="log"))).warnings
+    assert any("TIMES OF RECORDING" in warning for warning in warnings)
+    assert write_dataset([path], CONTRACT, tmp_path / "set", videos=False, stamps="log").frames > TICKS // 2
+    assert not look_into(str(path), contract=CONTRACT, stamps="log").losses
+    with pytest.raises(SigmaError, match="no such stamps"):
+        open_bag(path, stamps="clock")  # type: ignore[arg-type]
+
+
+def test_a_leader_arm_s_joint_states_are_the_actions(tmp_path: Path) -> None:
+    leader = replace(CONTRACT, leader_topic="/leader/joint_states")
+    with BagWriter(tmp_path / "bag") as bag:
+        for number, stamp_ns, _ in steady():
+            for index, camera in enumerate(CONTRACT.cameras):
+                bag.image(camera.topic, stamp_ns, camera.name, picture(2 * number + index))
+            bag.joints(CONTRACT.joint_state_topic, stamp_ns, CONTRACT.joint_names, pose(number, CONTRACT.dof))
+            bag.joints("/leader/joint_states", stamp_ns, CONTRACT.joint_names[::-1], pose(number + 2, 6)[::-1])
+    with open_bag(tmp_path / "bag", strict=True) as bag:
+        ticks = list(episode(bag, leader, image_size_px=None))
+    for number, tick in enumerate(ticks):
+        assert np.array_equal(tick.action_rad, pose(number + 2, CONTRACT.dof))
+    with open_bag(tmp_path / "bag") as bag, pytest.raises(ContractError, match="is missing"):
+        episode(bag, CONTRACT, image_size_px=None)
+
+
+def test_a_contract_names_the_leader_s_topic(tmp_path: Path) -> None:
+    file = tmp_path / "leader.yaml"
+    file.write_text("extends: so101\nname: led\naction: {source: command, topic: leader/joint_states}\n")
+    assert load_contract(f"{file}").action_topic == "/leader/joint_states"
+    assert load_contract("so101").action_topic == load_contract("so101").command_topic

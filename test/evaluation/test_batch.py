@@ -2,6 +2,7 @@
 """Laws of many bags: the same rows whoever computes them, nothing computed twice, no bag ends the others."""
 
 import json
+import shutil
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -213,6 +214,26 @@ def test_the_command_writes_one_summary_and_resumes_without_loading_the_model(ba
     assert pq.read_table(tmp_path / "bags.parquet").num_rows == 5
     assert (tmp_path / "summary.html").read_text().startswith("<!doctype html>")
     assert compare_reports(read_report(tmp_path), read_report(tmp_path)).sigma["mse_trj"].verdict == "equal"
+
+
+def test_copies_of_a_recording_are_named(tmp_path, command):
+    sides = [write_recording(tmp_path / side, CONTRACT, ticks=LONG) for side in ("left", "other")]
+    copy = shutil.copytree(sides[0], tmp_path / "copy")
+    evaluate_run.run(request([sides[0], copy], tmp_path / "twice"))
+    warnings = json.loads((tmp_path / "twice" / "summary.json").read_text())["verdict"]["warnings"]
+    assert [w for w in warnings if "COPIES" in w and "copy, left" in w]
+    write_recording(tmp_path / "third", CONTRACT, ticks=LONG - 5)
+    evaluate_run.run(request([sides[0], tmp_path / "third"], tmp_path / "once"))
+    warnings = json.loads((tmp_path / "once" / "summary.json").read_text())["verdict"]["warnings"]
+    assert not [w for w in warnings if "COPIES" in w]
+
+
+def test_an_interrupted_command_counts_what_was_asked_for(bags, tmp_path, command, monkeypatch, capsys):
+    good = [bag for bag in bags if bag.name.startswith("episode")]
+    assert evaluate_run.run(request(good[:2], tmp_path)) == 0
+    monkeypatch.setattr(evaluate_run, "run_units", lambda *_args, **_options: [])
+    evaluate_run.run(request(good, tmp_path))
+    assert "2 of 5 bags usable (2 from an earlier run, 3 not reached)" in " ".join(capsys.readouterr().out.split())
 
 
 def test_failed_bags_end_with_3_strict_ones_with_1_and_are_listed(bags, tmp_path, command):

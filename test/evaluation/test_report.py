@@ -65,6 +65,20 @@ def test_a_report_over_many_recordings_follows_the_schema_and_has_a_row_for_each
     assert parsed["samples"] == sum(row["samples"] for row in parsed["episodes"]) == 18
 
 
+def test_the_hash_of_the_data_is_the_same_in_whatever_order_the_recordings_are_given():
+    logs = [synthetic_log(seed=seed, name=f"episode_{seed}", ticks=48) for seed in range(3)]
+    logs = [replace(log, bag=replace(log.bag, sha256=f"{seed:064x}")) for seed, log in enumerate(logs)]
+    hashes = {document(*ordered)["bag"]["sha256"] for ordered in (logs, logs[::-1], [logs[1], logs[0], logs[2]])}
+    assert len(hashes) == 1
+    assert document(*logs[:2])["bag"]["sha256"] not in hashes
+
+
+def test_times_of_recording_are_said_before_the_numbers(log):
+    other = replace(log, bag=replace(log.bag, stamps="log"))
+    assert any("TIMES OF RECORDING" in warning for warning in document(other)["verdict"]["warnings"])
+    assert not any("TIMES OF RECORDING" in warning for warning in document(log)["verdict"]["warnings"])
+
+
 def test_the_same_replay_gives_the_same_bytes_but_for_what_was_measured(tmp_path):
     texts, tables = [], []
     for wall_ns, run in enumerate(("one", "two"), start=1_000_000_000):

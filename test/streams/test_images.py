@@ -178,7 +178,7 @@ def test_a_compressed_image_of_another_size_is_refused_before_it_is_decoded() ->
         check_image(coded(scene(48, 64), "jpg"), CAMERA)
 
 
-@pytest.mark.parametrize("encoding", ["h264", "16UC1; compressedDepth png", "", "webp"])
+@pytest.mark.parametrize("encoding", ["h264", "16UC1; compressedDepth png", "webp"])
 def test_other_compressions_are_refused(encoding: str) -> None:
     with pytest.raises(ContractError, match="compressed image format not supported"):
         check_image(replace(coded(scene(), "jpg"), encoding=encoding), CAMERA)

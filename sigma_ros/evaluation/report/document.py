@@ -139,7 +139,7 @@ def _episode(log: ReplayLog, row: dict[str, object]) -> dict[str, object]:
 
 
 def _bags(logs: Sequence[ReplayLog]) -> dict[str, object]:
-    """One recording's facts, or those of all: durations and losses added, the hash taken over the hashes in order."""
+    """One recording's facts, or those of all: durations and losses added, the hash over the sorted hashes."""
     hashes = [log.bag.sha256 for log in logs]
     losses: Counter[str] = Counter()
     for log in logs:
@@ -147,7 +147,7 @@ def _bags(logs: Sequence[ReplayLog]) -> dict[str, object]:
     return {
         "count": len(logs),
         "name": ", ".join(log.bag.name for log in logs),
-        "sha256": hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest(),
+        "sha256": hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(sorted(hashes)).encode()).hexdigest(),
         "duration_s": sum(log.bag.duration_s for log in logs),
         "messages": sum(log.bag.messages for log in logs),
         "setup": ", ".join(setups_of(logs)),

@@ -5,6 +5,7 @@ Everything but the top-level keys `timing` and `conditions` is the same however 
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -167,6 +168,11 @@ def _warnings(rows: Sequence[BagRow], first: Mapping[str, Any], *, complete: boo
         warnings.append("UNTRAINED SIGMA: its residual is zero by construction, so it equals its base.")
     if not complete:
         warnings.append("INCOMPLETE: the evaluation was stopped before the last bag.")
+    same = Counter(row.sha256 for row in rows if row.sha256)
+    copies = sorted(row.name for row in rows if same[row.sha256] > 1)
+    if copies:
+        named = ", ".join(copies[:_FEW])
+        warnings.append(f"COPIES: {len(copies)} bags hold recordings that are there more than once, such as {named}.")
     failures = sum(row.status == "failed" for row in rows)
     if failures:
         warnings.append(f"FAILED: {failures} of {len(rows)} bags could not be used; their reasons are listed.")

@@ -156,6 +156,8 @@ def _warnings(logs: Sequence[ReplayLog], scores: Scores) -> tuple[str, ...]:
             f"LIMITS BROKEN: {scores.supervisor.violations} violations by the supervisor's count, "
             f"{scores.supervisor.breaches} by the report's. This must never happen; please report it."
         )
+    if any(log.bag.stamps == "log" for log in logs):
+        warnings.append("TIMES OF RECORDING: header stamps were not used, so pictures and joints may be out of step.")
     if not all(log.bag.checksummed for log in logs):
         warnings.append("UNVERIFIABLE: a recording carries no checksums, so damage to it could go unnoticed.")
     return tuple(warnings)
