@@ -142,17 +142,18 @@ def test_the_defaults_are_the_documented_ones() -> None:
     defaults = SupervisorLimits()
     assert defaults.require_heartbeat
     assert defaults.check_tracking
+    assert defaults.bound_lead
     assert defaults.untracked_joints == ("gripper",)
     for switch in ("require_estop_heartbeat", "start_ramp", "cap_tool_speed", "keep_above_plane"):
         assert not getattr(defaults, switch), switch
 
 
-CORE = "ceiling chunk_check chunks command_loop decision joint_watch limits motion_guard start_gate workspace"
+CORE = "chunks command_loop contact guard inputs limits reasons scale_limiter trajectory workspace"
 
 
 @pytest.mark.parametrize("name", CORE.split())
 def test_values_of_the_core_are_frozen_without_room_for_more_and_built_by_name(name: str) -> None:
-    module = importlib.import_module(f"sigma_ros.control.{name}")
+    module = importlib.import_module(f"sigma_ros.supervisor.{name}")
     own = [v for v in vars(module).values() if isinstance(v, type) and v.__module__ == module.__name__]
     for value in filter(is_dataclass, own):
         assert value.__dataclass_params__.frozen, value  # type: ignore[attr-defined]
