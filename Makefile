@@ -61,7 +61,8 @@ bed: setup ## Test bed: tasks that need memory and text, arms, interventions; re
 	@$(ENV) python -m training.bed --out out/bed $(ARGS)
 
 safety: setup ## Attack the supervisor: 100,000 ticks, then every fault on its process; an independent oracle judges
-	@$(ENV) python safety/campaign.py --ticks 100000 --out out/safety
+	@$(ENV) python -m safety.campaign --ticks 100000 --out out/safety
+	@$(ENV) SIGMA_PROMISE_DEPTH=6 python -m pytest -q test/supervisor/test_promises.py
 	@$(ENV) python -m safety.fault_campaign --out out/safety $(ARGS)
 
 soak: setup ## Two hours with a fault every half minute: out/soak; a night: ARGS="--hours 8"

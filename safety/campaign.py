@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The safety campaign: every attack and storm against the supervisor's core, judged by the independent oracle.
 
-    python safety/campaign.py --ticks 100000 --seed 0 --out out/safety
+    python -m safety.campaign --ticks 100000 --seed 0 --out out/safety
 
 writes `campaign.json` and `campaign.md`. Exit codes: 0 no violation, 1 violations, 2 usage. The same seed and
 number of ticks give the same motions on every machine with the same numpy.
@@ -17,14 +17,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-import oracle
 import yaml
-from attacks import ATTACKS, Attack, View
 from numpy import ndarray
 from numpy.random import Generator
-from storms import STORMS, Storm, StormStage
 from tqdm import tqdm
 
+from safety import oracle
+from safety.attacks import ATTACKS, Attack, View
+from safety.storms import STORMS, Storm
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
 from sigma_ros.supervisor.guard import MotionGuard, Request

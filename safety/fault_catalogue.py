@@ -168,8 +168,8 @@ CATALOGUE: tuple[Fault, ...] = (
         arm_mode(
             "F06",
             mode,
-            "STOPPED: the arm does not follow",
-            is_in(State.STOPPED, "JOINTS_FROZEN", "TRACKING"),
+            "HOLD: a joint is blocked, or seems so",
+            is_in(State.HOLD, "CONTACT"),
             within_s=3.0,
             lasting=True,
         )

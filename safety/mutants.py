@@ -32,7 +32,7 @@ from safety.fault_campaign import renew
 ROOT = Path(__file__).resolve().parents[1]
 ASKED = 0.9
 _PYTEST = f"{sys.executable} -m pytest -x -q -p no:cacheprovider -p no_shrinking"
-_CAMPAIGN = f"{sys.executable} safety/campaign.py --ticks 4800 --quiet --out out/campaign > /dev/null"
+_CAMPAIGN = f"{sys.executable} -m safety.campaign --ticks 4800 --quiet --out out/campaign > /dev/null"
 _TIMEOUT_S = 180.0
 _NO_SHRINKING = """from hypothesis import Phase, settings
 

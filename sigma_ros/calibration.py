@@ -202,3 +202,57 @@ def policy_units(
     return {
         name: calibration[index].policy_unit(convention, gripper=name == "gripper", zero=zero) for name, index in pairs
     }
+
+
+LimitsFrom = Literal["both", "calibration"]
+_REACH_TOLERANCE_RAD = 0.05
+"""An arm that rests further outside its limits than this cannot be engaged (`start_tolerance_rad`)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JointLimits:
+    """Position limits of one joint [rad], and how far its recorded range goes beyond them at either end."""
+
+    lower_rad: float
+    upper_rad: float
+    beyond_low_rad: float
+    beyond_high_rad: float
+
+    @property
+    def strands(self) -> bool:
+        """Whether the arm may rest where `engage` refuses it."""
+        return max(self.beyond_low_rad, self.beyond_high_rad) > _REACH_TOLERANCE_RAD
+
+
+def joint_limits(
+    calibration: Sequence[JointCalibration], contract: Contract, *, zero: Zero, limits_from: LimitsFrom = "both"
+) -> dict[str, JointLimits]:
+    """Position limits of each contract joint by name: what the calibration recorded and, with `both`, the model allows.
+
+    Raises:
+        ContractError: the calibration lacks a joint of the contract, nothing is left of a joint's range, or the gripper
+            could not close; all problems are listed.
+    """
+    order = contract.joint_order(tuple(joint.name for joint in calibration))
+    problems: list[str] = []
+    found = {}
+    for model, index in zip(contract.joints, order, strict=True):
+        joint = calibration[index]
+        low, high = (joint.counts_to_rad(end, zero=zero) for end in (joint.range_min, joint.range_max))
+        lower, upper = (max(low, model.lower_rad), min(high, model.upper_rad)) if limits_from == "both" else (low, high)
+        if not lower < upper:
+            problems.append(f"{model.name}: {low:.2f}..{high:.2f} rad and {model.lower_rad:.2f}..{model.upper_rad:.2f}")
+            continue
+        limits = JointLimits(lower_rad=lower, upper_rad=upper, beyond_low_rad=lower - low, beyond_high_rad=high - upper)
+        closed_off_rad = limits.beyond_high_rad if joint.flipped else limits.beyond_low_rad
+        if model.name == "gripper" and closed_off_rad > _REACH_TOLERANCE_RAD:
+            problems.append(f"gripper: {closed_off_rad:.2f} rad short of closed")
+        found[model.name] = limits
+    if problems:
+        raise ContractError(
+            "calibration and contract do not fit together",
+            expected="ranges that overlap, and a gripper that can close",
+            got=" | ".join(problems),
+            remedy="take the calibration's own limits (--limits calibration), or calibrate with the gripper closed",
+        )
+    return found

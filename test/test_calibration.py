@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sigma_ros.calibration import JointCalibration, judge, policy_units, read_calibration, readings
+from sigma_ros.calibration import (
+    JointCalibration,
+    joint_limits,
+    judge,
+    policy_units,
+    read_calibration,
+    readings,
+)
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import ContractError
 
@@ -148,3 +155,59 @@ def test_a_reading_turns_what_was_sent_into_the_same_radians() -> None:
 
 def test_a_value_that_is_not_finite_fits_nothing() -> None:
     assert fitting(np.full(6, np.nan)) == []
+
+
+# Position limits from a calibration
+
+
+def arm_of(**changed: JointCalibration) -> tuple[JointCalibration, ...]:
+    """An arm whose ranges are the contract's own, but for the joints that are given."""
+    ends = {
+        joint.name: [round(end * 4096 / (2 * np.pi)) + 2048 for end in (joint.lower_rad, joint.upper_rad)]
+        for joint in CONTRACT.joints
+    }
+    own = {n: JointCalibration(name=n, range_min=low, range_max=high, flipped=False) for n, (low, high) in ends.items()}
+    return tuple((own | changed).values())
+
+
+def joint_of(name: str, low: int, high: int, *, flipped: bool = False) -> JointCalibration:
+    return JointCalibration(name=name, range_min=low, range_max=high, flipped=flipped)
+
+
+@given(low=st.integers(300, 1900), high=st.integers(2200, 3900), zero=st.sampled_from(["encoder", "range"]))
+def test_limits_lie_within_the_recorded_range_and_the_contracts(low: int, high: int, zero) -> None:
+    joint = joint_of("elbow_flex", low, high)
+    ends = [joint.counts_to_rad(end, zero=zero) for end in (low, high)]
+    model = next(joint for joint in CONTRACT.joints if joint.name == "elbow_flex")
+    calibration = arm_of(elbow_flex=joint)
+    own = joint_limits(calibration, CONTRACT, zero=zero, limits_from="calibration")
+    assert [own["elbow_flex"].lower_rad, own["elbow_flex"].upper_rad] == pytest.approx(ends)
+    if zero == "encoder":
+        both = joint_limits(calibration, CONTRACT, zero=zero)["elbow_flex"]
+        assert both.lower_rad == pytest.approx(max(ends[0], model.lower_rad))
+        assert both.upper_rad == pytest.approx(min(ends[1], model.upper_rad))
+        assert both.strands is (ends[0] < model.lower_rad - 0.05 or ends[1] > model.upper_rad + 0.05)
+
+
+@pytest.mark.parametrize("gripper", [joint_of("gripper", 1400, 2700), joint_of("gripper", 2030, 3480, flipped=True)])
+def test_a_gripper_that_could_not_close_is_refused(gripper: JointCalibration) -> None:
+    with pytest.raises(ContractError, match="short of closed"):
+        joint_limits(arm_of(gripper=gripper), CONTRACT, zero="encoder")
+    assert joint_limits(arm_of(gripper=gripper), CONTRACT, zero="encoder", limits_from="calibration")
+
+
+def test_ranges_that_do_not_overlap_are_refused() -> None:
+    with pytest.raises(ContractError, match="elbow_flex"):
+        joint_limits(arm_of(elbow_flex=joint_of("elbow_flex", 3300, 3900)), CONTRACT, zero="encoder")
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the collected calibration files are not on this machine")
+@pytest.mark.parametrize("name", ["legalaspro", "rospai", "sacovo", "machanier"])
+def test_real_grippers_close_within_the_limits_or_are_refused(name: str) -> None:
+    calibration = read_calibration(SHARED / f"{name}_follower.json")
+    if name != "machanier":
+        assert joint_limits(calibration, CONTRACT, zero="encoder")["gripper"].lower_rad <= 0.0
+    else:
+        with pytest.raises(ContractError, match="short of closed"):
+            joint_limits(calibration, CONTRACT, zero="encoder")
+    joint_limits(calibration, CONTRACT, zero="encoder", limits_from="calibration")

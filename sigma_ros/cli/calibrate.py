@@ -72,18 +72,34 @@ def contract(
         Literal["encoder", "range"],
         typer.Option(help="Where the ROS driver's 0 rad is: the encoder's middle (2048), or the range's."),
     ] = "encoder",
+    limits_from: Annotated[
+        Literal["both", "calibration"],
+        typer.Option(
+            "--limits", help="Position limits: where recorded range and contract overlap, or the recorded range."
+        ),
+    ] = "both",
     robot: Annotated[str, typer.Option("--contract", help="Contract file, or the name of a shipped one.")] = "so101",
 ) -> None:
-    """Prints the `policy_unit` of each joint for a contract, exactly as LeRobot's calibration maps them.
+    """Prints limits and `policy_unit` of each joint for a contract, exactly as LeRobot's calibration maps them.
+
+    Refuses a gripper that could not close within the limits, and warns of joints that can rest outside of them.
 
     Example: sigma calibrate contract ~/.cache/huggingface/lerobot/calibration/robots/so_follower/arm.json
     """
-    from sigma_ros.calibration import policy_units, read_calibration  # noqa: PLC0415
+    from sigma_ros.calibration import joint_limits, policy_units, read_calibration  # noqa: PLC0415
     from sigma_ros.contract_file import load_contract  # noqa: PLC0415
 
-    units = policy_units(read_calibration(file), load_contract(robot), convention, zero=zero)
-    for name, (scale, offset) in units.items():
-        typer.echo(f"{name}: policy_unit: {{scale: {scale!r}, offset: {offset!r}}}")
+    calibration, model = read_calibration(file), load_contract(robot)
+    limits = joint_limits(calibration, model, zero=zero, limits_from=limits_from)
+    for name, (scale, offset) in policy_units(calibration, model, convention, zero=zero).items():
+        bounds = limits[name]
+        typer.echo(
+            f"{name}: {{lower_rad: {bounds.lower_rad:.6f}, upper_rad: {bounds.upper_rad:.6f}, "
+            f"policy_unit: {{scale: {scale!r}, offset: {offset!r}}}}}"
+        )
+        if bounds.strands:
+            beyond = f"{bounds.beyond_low_rad:.2f} rad below or {bounds.beyond_high_rad:.2f} rad above its limits"
+            typer.echo(f"{name} can rest {beyond}, where engage is refused: --limits calibration, or move it", err=True)
 
 
 def training_quantiles(checkpoint: str) -> "Scaling":

@@ -19,6 +19,7 @@ from sigma_ros.errors import UsageError
 from sigma_ros.values import AdapterSettings
 
 if TYPE_CHECKING:
+    from sigma_ros.bags.reader import Stamps as StampSource
     from sigma_ros.evaluation.replay import ReplayOptions
 
 MODEL, ADAPTER, RECORDING, OUTPUT, STUDIES, WORKERS = "Model", "Adapter", "Recording", "Output", "Studies", "Workers"
@@ -244,6 +245,6 @@ class PolicyOptions:
             task=self.task,
             strict=strict,
             recover=self.recover,
-            stamps=cast("Stamps", self.stamps),
+            stamps=cast("StampSource", self.stamps),
             ahead=True,
         )

@@ -3,158 +3,59 @@
 
 A timer reads the arm, publishes joint states and writes the newest goal. When commands stop, the servos hold the last
 goal; when the bus fails, joint states stop (the supervisor then holds and stops) and the torque stays on. After a
-(re)connection the first command must be near the arm, so that an old goal never makes it jump.
+(re)connection the first command must be near the arm, so that an old goal never makes it jump. It trusts nobody: goals
+are bounded in position and speed here again, and of several publishers of commands only the first one is followed.
 """
 
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float64
-from numpy import ndarray
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import JointState
 
-from sigma_ros.calibration import Zero, read_calibration
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
-from sigma_ros.errors import MachineError, SigmaError
+from sigma_ros.errors import SigmaError
+from sigma_ros.nodes.driver.arm import FollowerArm, ServoHealth
+from sigma_ros.nodes.driver.last_line import LastLine
 from sigma_ros.nodes.shared import qos, topics
 from sigma_ros.nodes.shared.diagnostics import Diagnostics, Level, TaskStatus
 from sigma_ros.nodes.shared.node_options import DriverOptions
 from sigma_ros.nodes.shared.parameters import BoundParameters
 from sigma_ros.nodes.shared.process import run_node
+from sigma_ros.nodes.shared.publishers import Senders
 from sigma_ros.nodes.shared.qos import steady_clock
 from sigma_ros.nodes.shared.sensor_messages import COMMAND_KINDS, Command, Waypoints, joint_state_message, waypoints
 
-# An SO-101 on its serial bus, through LeRobot's own follower class: radians in, radians out, torque never dropped.
-#
-# LeRobot does bus, registers and calibration; counts are turned into radians here (`calibration`), for LeRobot's way
-# back to counts cuts off fractions. Nothing is asked on a terminal and nothing is calibrated here.
-
-
-_RETRIES, _ATTEMPTS = 2, 3
-
-
-def lerobot_follower(port: str, calibration: Path) -> Any:
-    """LeRobot's SO-101 follower without cameras, that leaves the torque on when it goes."""
-    try:
-        from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig  # noqa: PLC0415 - heavy, optional
-
-        config = SO101FollowerConfig(
-            port=port, id=calibration.stem, calibration_dir=calibration.parent, disable_torque_on_disconnect=False
-        )
-        return SO101Follower(config)
-    except ImportError as error:
-        raise MachineError(
-            "the arm's bus needs a package that is missing",
-            got=error,
-            remedy="pip install 'lerobot[feetech]'",
-        ) from error
-
-
-class FollowerArm:
-    """The six servos as one arm in contract order.
-
-    Args:
-        port: Serial device, such as /dev/ttyACM0.
-        calibration: LeRobot's calibration file of this arm.
-        contract: Joint order and names.
-        zero: Where 0 rad is: the encoder's middle, or the middle of the recorded range.
-        make: Makes LeRobot's robot.
-    """
-
-    def __init__(
-        self,
-        port: str,
-        calibration: Path,
-        contract: Contract,
-        *,
-        zero: Zero,
-        make: Callable[[str, Path], Any] = lerobot_follower,
-    ) -> None:
-        joints = read_calibration(calibration)
-        self._joints = [joints[i] for i in contract.joint_order(tuple(joint.name for joint in joints))]
-        self._zero: Zero = zero
-        self._port = port
-        self._robot = make(port, calibration)
-
-    def connect(self) -> None:
-        """Opens the bus; where the torque was off, it is switched on at the pose the arm has.
-
-        Raises:
-            SigmaError: the port, a motor or the calibration is not what was expected.
-        """
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                self._connect()
-            except (ConnectionError, RuntimeError, OSError, ValueError) as error:
-                self.close()
-                if attempt < _ATTEMPTS:
-                    continue  # a servo bus loses a packet now and then
-                raise SigmaError(
-                    "the arm cannot be reached",
-                    where=self._port,
-                    got=" ".join(str(error).split())[:300],
-                    remedy="check power, cable and port; lerobot-find-port lists ports",
-                ) from error
-            return
-
-    def _connect(self) -> None:
-        bus = self._robot.bus
-        bus.connect()
-        if not bus.is_calibrated:
-            raise SigmaError(
-                "the servos hold another calibration than the file",
-                where=self._port,
-                remedy="run lerobot-calibrate for this arm, and give the file it writes",
-            )
-        if not all(bus.read("Torque_Enable", joint.name, normalize=False) for joint in self._joints):
-            here = bus.sync_read("Present_Position", normalize=False, num_retry=_RETRIES)
-            bus.sync_write("Goal_Position", here, normalize=False)
-            self._robot.configure()
-
-    def read_rad(self) -> Float64[ndarray, " dof"]:
-        """Measured positions.
-
-        Raises:
-            ConnectionError: the bus gave no answer, also when asked again.
-        """
-        counts = self._robot.bus.sync_read("Present_Position", normalize=False, num_retry=_RETRIES)
-        return np.array([joint.counts_to_rad(counts[joint.name], zero=self._zero) for joint in self._joints])
-
-    def write_rad(self, goal_rad: Float64[ndarray, " dof"]) -> None:
-        """Sets the goal, within the calibrated range.
-
-        Raises:
-            ConnectionError: the bus is gone.
-        """
-        goal = {}
-        for joint, rad in zip(self._joints, goal_rad, strict=True):
-            counts = round(joint.rad_to_counts(float(rad), zero=self._zero))
-            goal[joint.name] = min(joint.range_max, max(joint.range_min, counts))
-        self._robot.bus.sync_write("Goal_Position", goal, normalize=False)
-
-    def close(self) -> None:
-        """Lets the bus go; the servos keep torque and goal."""
-        with suppress(ConnectionError, RuntimeError, OSError):
-            self._robot.bus.disconnect(disable_torque=False)
-
+if TYPE_CHECKING:
+    from rclpy.subscription import MessageInfo
 
 RECONNECT_S = 1.0
 TOLERATED_ERRORS = 3
 """Bus errors in a row before the arm counts as lost."""
 
+HEALTH_S = 1.0
+HOT_C = 60.0
+LOADED = 0.9
+"""A servo at this part of its stall torque is blocked or overloaded."""
+
 
 def open_arm(options: DriverOptions, contract: Contract) -> FollowerArm:
     """The arm that the options name; not connected yet."""
     file = Path(options.calibration).expanduser()
-    return FollowerArm(options.port, file, contract, zero=options.zero)  # type: ignore[arg-type]
+    return FollowerArm(
+        options.port,
+        file,
+        contract,
+        zero=options.zero,  # type: ignore[arg-type]
+        torque_limit=options.torque_limit,
+        gripper_torque_limit=options.gripper_torque_limit,
+    )
 
 
 class So101Driver(Node):
@@ -173,8 +74,12 @@ class So101Driver(Node):
         self._arm = make(options, self._contract)
         self._arm.connect()
         self._connected = True
-        self._followed = False
+        self._last_line: LastLine | None = None
         self._goal: Waypoints | None = None
+        self._senders = Senders(self, (self._contract.command_topic,))
+        self._writer = ""
+        self._servos: ServoHealth | None = None
+        self._health_s = 0.0
         self._errors_in_row = self._errors = self._losses = self._refused = 0
         self._why = ""
         self._retry_s = 0.0
@@ -182,7 +87,9 @@ class So101Driver(Node):
         kind = COMMAND_KINDS[self._contract.command_type].message
         self.create_subscription(kind, self._contract.command_topic, self._on_command, qos.COMMAND)
         self.create_timer(1.0 / options.rate_hz, self._cycle, clock=steady_clock())
-        self._diagnostics = Diagnostics(self, hardware_id=self._contract.name, tasks={"driver/bus": self._bus})
+        self._diagnostics = Diagnostics(
+            self, hardware_id=self._contract.name, tasks={"driver/bus": self._bus, "driver/servos": self._servo_status}
+        )
         self.get_logger().info(f"connected to {options.port}; torque is on, the arm holds its pose")
 
     def stop(self) -> bool:
@@ -190,11 +97,30 @@ class So101Driver(Node):
         self._arm.close()
         return True
 
-    def _on_command(self, message: Command) -> None:
+    @property
+    def _followed(self) -> bool:
+        """Whether a first command was near enough to follow from then on."""
+        return self._last_line is not None
+
+    def _on_command(self, message: Command, info: "MessageInfo") -> None:
+        if not self._is_from_writer(info):
+            return
         try:
             self._goal = waypoints(message, self._contract, received_s=time.monotonic())
         except SigmaError as error:
             self._refuse(str(error))
+
+    def _is_from_writer(self, info: "MessageInfo") -> bool:
+        """Whether this publisher is the one that is followed: the first to command, until it has left the graph."""
+        source = self._senders.source(info)
+        if source.publisher == self._writer:
+            return True
+        self._senders.refresh()
+        if self._writer and self._writer in self._senders.names:
+            self._refuse(f"commands of a second publisher, {source.name or source.publisher}, are not followed")
+            return False
+        self._writer, self._last_line, self._goal = source.publisher, None, None
+        return True
 
     def _cycle(self) -> None:
         if not self._connected:
@@ -204,6 +130,7 @@ class So101Driver(Node):
             measured_rad = self._arm.read_rad()
             at_ns = self.get_clock().now().nanoseconds
             self._follow(measured_rad)
+            self._look_after_servos()
         except (ConnectionError, RuntimeError, OSError) as error:
             self._note_error(error)
             return
@@ -214,8 +141,9 @@ class So101Driver(Node):
     def _follow(self, measured_rad: np.ndarray) -> None:
         if self._goal is None:
             return
-        target = self._goal.at(time.monotonic())
-        if not self._followed:
+        now_s = time.monotonic()
+        target = self._goal.at(now_s)
+        if self._last_line is None:
             offset = np.abs(target - measured_rad)
             joint = int(np.argmax(offset))
             if offset[joint] > self._tolerance_rad:
@@ -223,8 +151,13 @@ class So101Driver(Node):
                 self._refuse(f"the first command is {offset[joint]:.2f} rad from where {name} is; engage again")
                 self._goal = None
                 return
-            self._followed = True
-        self._arm.write_rad(target)
+            self._last_line = LastLine(self._contract, start_rad=measured_rad, now_s=now_s)
+        self._arm.write_rad(self._last_line.grant(target, now_s))
+
+    def _look_after_servos(self) -> None:
+        if time.monotonic() >= self._health_s:
+            self._health_s = time.monotonic() + HEALTH_S
+            self._servos = self._arm.health()
 
     def _refuse(self, reason: str) -> None:
         self._refused += 1
@@ -237,8 +170,8 @@ class So101Driver(Node):
         self._why = " ".join(str(error).split())[:200]
         if self._errors_in_row > TOLERATED_ERRORS:
             self._losses += 1
-            self._connected = self._followed = False
-            self._goal = None
+            self._connected = False
+            self._last_line = self._goal = self._servos = None
             self.get_logger().error(f"the bus is lost, the servos hold their goal: {self._why}")
             self._arm.close()
 
@@ -256,12 +189,36 @@ class So101Driver(Node):
         self.get_logger().info("the bus is back; the next command must be near the arm")
 
     def _bus(self) -> TaskStatus:
-        values = {"errors": self._errors, "losses": self._losses, "refused_commands": self._refused, "last": self._why}
+        values = {
+            "errors": self._errors,
+            "losses": self._losses,
+            "refused_commands": self._refused,
+            "bounded_commands": 0 if self._last_line is None else self._last_line.bounded,
+            "last": self._why,
+        }
         if not self._connected:
             return TaskStatus(Level.ERROR, f"the bus is lost: {self._why}", values)
         if self._errors_in_row:
             return TaskStatus(Level.WARN, f"bus errors: {self._why}", values)
         return TaskStatus(Level.OK, "following" if self._followed else "holding, no command yet", values)
+
+    def _servo_status(self) -> TaskStatus:
+        servos, names = self._servos, self._contract.joint_names
+        if servos is None:
+            return TaskStatus(Level.WARN, "the servos have not been asked yet", {})
+        values = {
+            f"{name}_{what}": round(float(number), 3)
+            for what in ("load", "current_a", "temperature_c")
+            for name, number in zip(names, getattr(servos, what), strict=True)
+        }
+        hot, loaded = int(np.argmax(servos.temperature_c)), int(np.argmax(np.abs(servos.load)))
+        if servos.temperature_c[hot] >= HOT_C:
+            return TaskStatus(
+                Level.ERROR, f"{names[hot]} has {servos.temperature_c[hot]:.0f} deg C: let it cool", values
+            )
+        if abs(servos.load[loaded]) >= LOADED:
+            return TaskStatus(Level.WARN, f"{names[loaded]} is at its limit: is it blocked?", values)
+        return TaskStatus(Level.OK, "cool and within their torque", values)
 
 
 def main(args: Sequence[str] | None = None) -> int:

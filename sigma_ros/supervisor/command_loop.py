@@ -9,7 +9,8 @@ from numpy import ndarray
 
 from sigma_ros.contract import Contract
 from sigma_ros.supervisor.chunks import ACCEPTED, Verdict, refused
-from sigma_ros.supervisor.guard import MotionGuard, Request, Step, Track
+from sigma_ros.supervisor.contact import ContactWatch
+from sigma_ros.supervisor.guard import MotionGuard, Reach, Request, Step, Track
 from sigma_ros.supervisor.inputs import ENCODER_COUNT_RAD, InputMonitor
 from sigma_ros.supervisor.limits import SupervisorLimits, limit_excess
 from sigma_ros.supervisor.reasons import Reason
@@ -27,7 +28,7 @@ _BASE_MISS_S = 1.0
 class Outcome:
     """One command: how far it is from the request per joint, and the most by which it broke a limit.
 
-    `too_low`: the step that was wanted leads below the tool's plane.
+    `too_low`: the step that was wanted leads below the tool's plane. `contact`: whether a joint is blocked.
     """
 
     clipped: Bool[ndarray, " dof"]
@@ -35,6 +36,7 @@ class Outcome:
     excess: float
     base_misbehaves: bool
     too_low: bool
+    contact: Verdict
 
 
 class CommandLoop:
@@ -62,6 +64,7 @@ class CommandLoop:
         self._motion = limits.motion(self._contract)
         self._guard = MotionGuard(self._motion)
         self._asked, self._base = Follower(), Follower()
+        self._contact = ContactWatch(self._contract, limits)
         self._inside_rad = self._way_in = None
         if self.track is not None:
             self.track = self._guard.rest(self.track.command_rad)
@@ -158,11 +161,20 @@ class CommandLoop:
         base_request = stream.request(now_ns, scale=0.0, lead=self.lead) if following else None
         self._judge(stream, monitor, request, base_request)
         before = self.track.recent_rad
-        step = self._guard.advance(self.track, request)
+        reach = self._contact.reach(monitor.joints.sample, now_ns, self._motion)
+        step = self._guard.advance(self.track, request, reach)
         self.track = step.track
         self._has_commanded = True
         excess = limit_excess(self._motion, np.concatenate((before, step.track.recent_rad[2:])))
-        return self._outcome(step, excess)
+        return self._outcome(step, excess, self._judge_contact(request, reach, monitor.now_ns, following=following))
+
+    def _judge_contact(self, request: Request | None, reach: Reach | None, now_ns: int, *, following: bool) -> Verdict:
+        if not following or request is None or reach is None or self.track is None:
+            self._contact.calm()
+            return ACCEPTED
+        asked_rad = request.upcoming_rad[0]
+        held_back = (asked_rad < reach.lower_rad) | (asked_rad > reach.upper_rad)
+        return self._contact.judge(self.track.command_rad, held_back, now_ns)
 
     def _lead_inside(
         self, inside_rad: Float64[ndarray, " dof"], track: Track, now_ns: int, *, fault: bool
@@ -204,7 +216,7 @@ class CommandLoop:
         self._missed = self._asked.miss_rad - self._base.miss_rad > tolerance_rad
         self._base_is_worse = self._base.usual_miss_rad - self._asked.usual_miss_rad > tolerance_rad
 
-    def _outcome(self, step: Step, excess: float) -> Outcome:
+    def _outcome(self, step: Step, excess: float, contact: Verdict) -> Outcome:
         miss_rad = float(step.miss_rad.max())
         self.is_slowed = step.too_fast
         asked_for_too_much = miss_rad > self.limits.base_miss_rad and not step.too_fast
@@ -217,6 +229,7 @@ class CommandLoop:
             excess=excess,
             base_misbehaves=self._base_miss_s > _BASE_MISS_S,
             too_low=step.too_low,
+            contact=contact,
         )
 
     def _scale_inputs(self, stream: ChunkStream, monitor: InputMonitor, *, fault: bool) -> ScaleInputs:

@@ -50,11 +50,39 @@ class Request:
         zero = np.zeros_like(positions_rad)
         return cls(upcoming_rad=np.stack([positions_rad] * 3), velocity_radps=zero, acceleration_radps2=zero)
 
+    def held_back(self, reach: "Reach") -> "Request":
+        """The same goal within a reach; where that holds it back, the goal moves as the joint was measured to."""
+        bounded = np.clip(self.upcoming_rad, reach.lower_rad, reach.upper_rad)
+        is_held = bounded[0] != self.upcoming_rad[0]
+        return Request(
+            upcoming_rad=bounded,
+            velocity_radps=np.where(is_held, reach.speed_radps, self.velocity_radps),
+            acceleration_radps2=np.where(is_held, 0.0, self.acceleration_radps2),
+        )
+
     @property
     def is_usable(self) -> bool:
         """Whether every number is finite and none is so large that arithmetic with it could overflow."""
         parts = (self.upcoming_rad, self.velocity_radps, self.acceleration_radps2)
         return all(bool((np.abs(part) < _LARGEST).all()) for part in parts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reach:
+    """Where commands, and the stops behind them, may lie now [rad]; infinite for joints that are not bounded.
+
+    `speed_radps` is the measured one.
+    """
+
+    lower_rad: Float64[ndarray, " dof"]
+    upper_rad: Float64[ndarray, " dof"]
+    speed_radps: Float64[ndarray, " dof"]
+
+    def around(
+        self, stop_rad: Float64[ndarray, "ticks dof"]
+    ) -> tuple[Float64[ndarray, " dof"], Float64[ndarray, " dof"]]:
+        """The reach, widened to a stop that is certified already: from beyond it, any way back is a better one."""
+        return np.minimum(self.lower_rad, stop_rad.min(axis=0)), np.maximum(self.upper_rad, stop_rad.max(axis=0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,33 +135,39 @@ class MotionGuard:
             stop_rad=frozen_array(np.repeat(at[None], self._planner.ticks, axis=0)),
         )
 
-    def advance(self, track: Track, request: Request | None) -> Step:
-        """The next command. Without a request, or with one that cannot be used, the stored stop is played."""
+    def advance(self, track: Track, request: Request | None, reach: Reach | None = None) -> Step:
+        """The next command. Without a request, or with one that cannot be used, the stored stop is played.
+
+        `reach` narrows where the arm may be led, as far as the stored stop permits; it never widens a limit.
+        """
         command = track.stop_rad[0]
         stop = np.concatenate((track.stop_rad[1:], track.stop_rad[-1:]))
         dof = command.size
         if request is None or not request.is_usable:
             return self._finish(track, command, stop, np.zeros(dof))
+        asked_rad = request.upcoming_rad[0]
+        within = None if reach is None else reach.around(track.stop_rad)
+        request = request if reach is None else request.held_back(reach)
         wanted = self._wanted(track, request)
         low, high = self._planner.step_range(track.recent_rad)
         in_range = (wanted >= low - _RANGE_TOLERANCE_RAD) & (wanted <= high + _RANGE_TOLERANCE_RAD)
-        certified, stops = self._planner.certify(track.recent_rad[1:], wanted[None])
+        certified, stops = self._planner.certify(track.recent_rad[1:], wanted[None], within)
         take = in_range & certified[0]
         if not take.all():
-            wanted, better, nearer = self._nearest(track, np.clip(wanted, low, high), wanted, take)
+            wanted, better, nearer = self._nearest(track, np.clip(wanted, low, high), wanted, take, within)
             stops = np.where(take[:, None], stops[0], nearer)
             take = take | better
         else:
             stops = stops[0]
         taken = np.where(take, wanted, command), np.where(take, stops.T, stop)
         if self.limits.workspace is None:
-            return self._finish(track, *taken, request.upcoming_rad[0] - taken[0])
+            return self._finish(track, *taken, asked_rad - taken[0])
         too_fast, too_low = self._judge_tool(track, taken[0][None], taken[1][None])
         if too_low[0]:
             taken = command, stop
         elif too_fast[0]:
             taken = self._slower(track, (command, stop), taken[0], take)
-        step = self._finish(track, *taken, request.upcoming_rad[0] - taken[0])
+        step = self._finish(track, *taken, asked_rad - taken[0])
         return replace(step, too_fast=bool(too_fast[0]), too_low=bool(too_low[0]))
 
     def _judge_tool(
@@ -190,6 +224,9 @@ class MotionGuard:
 
     def _chase(self, track: Track, request: Request) -> Float64[ndarray, " dof"]:
         """The step after which the shortest stop relative to the moving goal ends on the goal."""
+        # f(u) = (u - goal) + what the shortest stop relative to the goal goes on, from w' = (u - q) - w_goal and
+        # b' = (u - q) - w - b_goal, braking with b_max - |b_goal|. f rises with u; its zero is found on a fan, twice
+        # refined, and by a straight line in the last interval: u* = low - f(low) (high - low) / (f(high) - f(low)).
         dt = self.limits.period_s
         planner = self._chaser
         b_goal = np.clip(request.acceleration_radps2 * dt**2, -0.9 * planner.b_max, 0.9 * planner.b_max)
@@ -235,8 +272,11 @@ class MotionGuard:
         bounded: Float64[ndarray, " dof"],
         wanted: Float64[ndarray, " dof"],
         take: Bool[ndarray, " dof"],
+        within: tuple[Float64[ndarray, " dof"], Float64[ndarray, " dof"]] | None,
     ) -> tuple[Float64[ndarray, " dof"], Bool[ndarray, " dof"], Float64[ndarray, "dof ticks"]]:
         """Certified commands between the stored stop's next one and the wanted one, as near to it as found."""
+        # Fan c_i = near + i / (n - 1) (far - near); i* = the last i with all of c_0..c_i certified. Then again between
+        # c_i* and c_(i*+1): after r rounds the command is within |far - near| / (n - 1)^r of the last certified one.
         columns = np.arange(wanted.size)
         near, far = track.stop_rad[0], bounded
         best = np.where(take, wanted, near)
@@ -244,7 +284,7 @@ class MotionGuard:
         stops: ndarray = np.zeros((wanted.size, self._planner.ticks))
         for _ in range(_ROUNDS):
             fan = near + (far - near) * self._fan
-            certified, fan_stops = self._planner.certify(track.recent_rad[1:], fan)
+            certified, fan_stops = self._planner.certify(track.recent_rad[1:], fan, within)
             certified[0] = True
             last = np.logical_and.accumulate(certified, axis=0).sum(axis=0) - 1
             found = (last > 0) & ~take

@@ -123,12 +123,18 @@ class SupervisorLimits:
 
     max_measured_speed_radps: float = _setting(10.0, 1.0, 100.0, "rad/s", "a joint measured faster: STOPPED")
     tracking_error_rad: float = _setting(0.6, 0.05, 3.2, "rad", "measured against commanded for 0.5 s: STOPPED")
+    max_lead_rad: float = _setting(0.08, 0.02, 0.6, "rad", "a command is at most this far ahead of a joint that stands")
+    contact_lead_rad: float = _setting(
+        0.02, 0.01, 0.3, "rad", "a joint that ignores its commands is blocked once they are this far ahead, sag apart"
+    )
+    servo_lag_s: float = _setting(0.15, 0.0, 0.3, "s", "and by what a joint goes in this time further, if it moves")
 
     authority_ages: bool = True
     require_heartbeat: bool = True
     require_estop_heartbeat: bool = False
     start_ramp: bool = False
     check_tracking: bool = True
+    bound_lead: bool = True
     untracked_joints: tuple[str, ...] = ("gripper",)
 
     def __post_init__(self) -> None:

@@ -86,6 +86,7 @@ class Reason(Enum):
     JOINTS_MOVING = ("the arm moves, or its joint states disagree", "let it rest, then engage")
     JOINTS_OUTSIDE = ("a joint is outside its limits", "move it inside by hand")
     TRACKING = ("a joint does not follow its commands", "look for a collision or a stalled servo")
+    CONTACT = ("a joint is blocked", "look at what it touches, then engage")
     JOINTS_FROZEN = ("joint states do not change while the arm is commanded to move", "check the driver")
 
     ESTOP_PRESSED = ("the emergency stop is pressed", "release it, then reset_stop, then engage")

@@ -18,7 +18,7 @@ from sigma_ros.supervisor.trajectory import ChunkStream
 from sigma_ros.supervisor.transitions import TRANSITIONS, Authority, Event
 from sigma_ros.values import NS_PER_S
 
-_NEEDS_OPERATOR = (Reason.RELEASED, Reason.BASE_MISBEHAVES)
+_NEEDS_OPERATOR = (Reason.RELEASED, Reason.BASE_MISBEHAVES, Reason.CONTACT)
 """Reasons for HOLD that do not end by themselves."""
 
 
@@ -105,6 +105,8 @@ class StateMachine:
             self.hold(refused(Reason.BASE_MISBEHAVES, f"{outcome.miss_rad:.3f} rad from its request"))
         if self.is_following and outcome.too_low:
             self.hold(refused(Reason.TOOL_PLANE))
+        if self.is_following and not outcome.contact.accepted:
+            self.hold(outcome.contact)
         joints, track = self.monitor.joints, self.loop.track
         if not self.is_following or track is None:
             joints.calm()

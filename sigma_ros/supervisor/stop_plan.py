@@ -79,12 +79,16 @@ class StopPlanner:
         self,
         recent: Float64[ndarray, "2 dof"],
         candidates: Float64[ndarray, "candidates dof"],
+        within: tuple[Float64[ndarray, " dof"], Float64[ndarray, " dof"]] | None = None,
     ) -> tuple[Bool[ndarray, "candidates dof"], Float64[ndarray, "candidates dof ticks"]]:
         """Whether the arm can stop inside all limits after each candidate, and the stop's positions.
 
         The candidate's own step is checked by `step_range`; here only what comes after it.
-        `recent` are the last two commands, oldest first.
+        `recent` are the last two commands, oldest first. `within` narrows the position limits for this question.
         """
+        lower, upper = self.lower, self.upper
+        if within is not None:
+            lower, upper = np.maximum(lower, within[0]), np.minimum(upper, within[1])
         w = candidates - recent[1]
         b = w - (recent[1] - recent[0])
         found, b_plan = self.shortest_stop(w, b, self.b_max)
@@ -94,8 +98,8 @@ class StopPlanner:
         inside = (
             (w_plan.max(axis=2) <= self.w_max + _TOLERANCE_RAD)
             & (w_plan.min(axis=2) >= -self.w_max - _TOLERANCE_RAD)
-            & (q_plan.max(axis=2) <= self.upper + _TOLERANCE_RAD)
-            & (q_plan.min(axis=2) >= self.lower - _TOLERANCE_RAD)
+            & (q_plan.max(axis=2) <= upper + _TOLERANCE_RAD)
+            & (q_plan.min(axis=2) >= lower - _TOLERANCE_RAD)
         )
         return found & inside, q_plan
 
@@ -110,9 +114,13 @@ class StopPlanner:
         `b_max` bounds the braking, which is against the direction in which the joint would be left
         drifting. A row that is False means nothing.
         """
+        # neutral_k = b - clip(b, -k j, k j): acceleration to zero at full jerk; the speed left then is
+        # drift = w + sum_k neutral_k.
         neutral = np.minimum(np.maximum(b[:, :, None] - self._ramp, 0.0), b[:, :, None] + self._ramp)
         drift = neutral.sum(axis=2) + w
         sign = np.where(drift > 0.0, 1.0, -1.0)
+        # Mirrored so that drift > 0: brake_k = max(b - k j, -b_max), at length N also >= tail_k = -j (N - k)+, which
+        # lets it end with zero acceleration; left_N = w + sum_k max(brake_k, tail_k).
         brake = np.maximum((b * sign)[:, :, None] - self._ramp, -b_max[..., None])
         n, tail = self._lengths(w * sign, b * sign, b_max)
         brakes = np.maximum(brake[:, :, None, :], tail)
@@ -120,6 +128,8 @@ class StopPlanner:
         enough = (left <= self._rounding[:, None]) & (
             np.abs(b)[:, :, None] <= n * self.jerk[:, None] + self._rounding[:, None]
         )
+        # The least N with left_N <= 0 and |b| <= N j; then (1 - s) neutral + s brake with s = drift / (drift - left_N)
+        # removes the speed exactly: drift + s (left_N - drift) = 0.
         row, joint = np.arange(w.shape[0])[:, None], np.arange(w.shape[1])
         chosen = enough.argmax(axis=2)
         drift = drift * sign

@@ -44,9 +44,10 @@ def test_a_calibration_file_gives_units_that_a_contract_takes(tmp_path: Path) ->
     names = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper")
     joint = {"id": 1, "drive_mode": 0, "homing_offset": 0, "range_min": 1024, "range_max": 3072}
     file = tmp_path / "arm.json"
-    file.write_text(json.dumps(dict.fromkeys(names, joint)))
+    file.write_text(json.dumps(dict.fromkeys(names, joint) | {"gripper": joint | {"range_min": 2048}}))
     result = CliRunner().invoke(app, ["contract", str(file)])
     assert result.exit_code == 0, result.output
-    units = yaml.safe_load(result.output.replace(": policy_unit:", ":"))
-    assert units["shoulder_pan"]["scale"] == pytest.approx(200.0 / 3.14159265, rel=1e-6)
-    assert units["gripper"]["offset"] == pytest.approx(50.0)
+    joints = yaml.safe_load(result.stdout)
+    assert joints["shoulder_pan"]["policy_unit"]["scale"] == pytest.approx(200.0 / 3.14159265, rel=1e-6)
+    assert joints["gripper"]["policy_unit"]["offset"] == pytest.approx(0.0)
+    assert [joints["gripper"][end] for end in ("lower_rad", "upper_rad")] == pytest.approx([0.0, 1.570796])

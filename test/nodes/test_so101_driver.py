@@ -8,7 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from feetech_bus import GOAL, PRESENT, TORQUE, FeetechBus, Servo
+from feetech_bus import CURRENT, GOAL, LOAD, PRESENT, TEMPERATURE, TORQUE, TORQUE_LIMIT, FeetechBus, Servo
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from node_fakes import spin_until
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -17,16 +20,18 @@ from std_msgs.msg import Float64MultiArray
 
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import SigmaError, UsageError
+from sigma_ros.nodes.driver.arm import FollowerArm
+from sigma_ros.nodes.driver.last_line import LastLine
 from sigma_ros.nodes.shared import qos
 from sigma_ros.nodes.shared.sensor_messages import array_message
-from sigma_ros.nodes.so101_driver import FollowerArm, So101Driver
+from sigma_ros.nodes.so101_driver import So101Driver
 
 pytestmark = pytest.mark.ros
 for _name in ("scservo_sdk", "serial", "deepdiff"):
     pytest.importorskip(_name, reason="the bus needs lerobot[feetech]")
 CONTRACT = load_contract("so101")
 LOW, HIGH = 1000, 3000
-STARTS = (2048, 1500, 2500, 2100, 2048, 1200)
+STARTS = (2048, 1500, 2500, 2100, 2048, 2200)
 
 
 @pytest.fixture
@@ -193,3 +198,93 @@ def test_a_lost_bus_stops_the_joint_states_and_its_return_needs_a_command_near_t
 def test_without_a_calibration_file_the_driver_does_not_start(executor) -> None:
     with pytest.raises(UsageError, match="calibration must be given"):
         So101Driver()
+
+
+# The last line
+
+
+anything = st.floats(allow_nan=True, allow_infinity=True)
+
+
+@given(st.lists(st.tuples(arrays(np.float64, 6, elements=anything | st.floats(-4.0, 4.0)), st.floats(0.0, 1.0))))
+def test_noise_in_the_supervisors_place_never_leaves_position_and_speed(noise) -> None:
+    start, now_s = rad(STARTS), 10.0
+    line, before = LastLine(CONTRACT, start_rad=start, now_s=now_s), rad(STARTS)
+    lower, upper = np.minimum(CONTRACT.lower_rad, start), np.maximum(CONTRACT.upper_rad, start)
+    for wanted, passed_s in noise:
+        now_s += passed_s
+        goal = line.grant(wanted, now_s)
+        assert ((goal >= lower) & (goal <= upper)).all()
+        assert (np.abs(goal - before) <= 1.25 * CONTRACT.max_velocity_radps * min(passed_s, 0.1) + 1e-12).all()
+        before = goal
+
+
+def test_the_last_line_lets_the_supervisors_own_speed_pass() -> None:
+    line = LastLine(CONTRACT, start_rad=np.zeros(6), now_s=0.0)
+    goal: np.ndarray = np.zeros(6)
+    for tick in range(1, 30):
+        goal = goal + 0.02 * CONTRACT.max_velocity_radps
+        np.testing.assert_array_equal(line.grant(goal, 0.02 * tick), goal)
+    assert line.bounded == 0
+
+
+def test_noise_on_the_command_topic_moves_the_servos_no_faster_than_the_contract(rig, bus, executor) -> None:
+    driver, operator = rig
+    command(operator, rad(STARTS), executor, lambda: driver._followed, "the driver to follow")
+    bus.writes.clear()
+    rng = np.random.default_rng(0)
+
+    def written() -> list[int]:
+        operator.commands.publish(array_message(rng.uniform(-1.0, 1.0, 6)))
+        return [value for address, id_, value in bus.writes if (address, id_) == (GOAL, 1)]
+
+    spin_until(executor, lambda: len(written()) > 20, what="twenty goals")
+    goals = np.array(written())
+    farthest = 0.1 * 1.25 * CONTRACT.max_velocity_radps[0] * 4096 / (2.0 * np.pi) + 1
+    assert np.abs(np.diff(goals)).max() <= farthest
+    assert driver._last_line.bounded > 0
+
+
+def test_a_second_publisher_of_commands_is_not_followed(rig, executor) -> None:
+    driver, operator = rig
+    command(operator, rad(STARTS), executor, lambda: driver._followed, "the driver to follow")
+    second = Operator.__new__(Operator)
+    Node.__init__(second, "second_operator")
+    second.commands = second.create_publisher(Float64MultiArray, CONTRACT.command_topic, qos.COMMAND)
+    executor.add_node(second)
+    before = driver._refused
+    command(second, rad(STARTS) + 0.1, executor, partial(refused_since, driver, before), "a refusal")
+    assert "second_operator" in driver._why
+    np.testing.assert_allclose(driver._goal.at(0.0), rad(STARTS))
+    second.destroy_node()
+
+
+def test_torque_limits_are_set_and_read_back_at_each_connection(bus, calibration) -> None:
+    arm = FollowerArm(bus.port, calibration, CONTRACT, zero="encoder", torque_limit=0.6, gripper_torque_limit=0.3)
+    for _ in range(2):
+        for servo in bus.servos.values():
+            servo.put(TORQUE_LIMIT, 1000)
+        arm.connect()
+        assert [servo.get(TORQUE_LIMIT) for servo in bus.servos.values()] == [600] * 5 + [300]
+        arm.close()
+
+
+def test_a_servo_that_does_not_take_its_torque_limit_is_named(bus, calibration) -> None:
+    bus.servos[4].fixed = frozenset({TORQUE_LIMIT})
+    bus.servos[4].put(TORQUE_LIMIT, 1000)
+    with pytest.raises(SigmaError, match=CONTRACT.joint_names[3]):
+        FollowerArm(bus.port, calibration, CONTRACT, zero="encoder", torque_limit=0.6).connect()
+
+
+def test_load_current_and_temperature_are_told(rig, bus, executor) -> None:
+    driver, _ = rig
+    bus.servos[2].put(LOAD, 950)
+    bus.servos[2].put(CURRENT, 100)
+    driver._health_s = 0.0
+    spin_until(executor, lambda: driver._servos.load[1] > 0.9, what="the load to be read")
+    assert CONTRACT.joint_names[1] in driver._servo_status().text
+    assert driver._servos.current_a[1] == pytest.approx(0.65)
+    bus.servos[3].registers[TEMPERATURE] = 71
+    driver._health_s = 0.0
+    spin_until(executor, lambda: driver._servos.temperature_c[2] == 71.0, what="the temperature to be read")
+    assert "71" in driver._servo_status().text

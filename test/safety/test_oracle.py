@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from safety import campaign, oracle
+from safety.attacks import ATTACKS
+from safety.storms import STORMS
+
 ROOT = Path(__file__).resolve().parents[2]
 
-import campaign  # noqa: E402
-import oracle  # noqa: E402
-from attacks import ATTACKS  # noqa: E402
-from storms import STORMS  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -151,7 +151,8 @@ def test_the_campaign_notices_a_supervisor_without_its_certificate(monkeypatch: 
 
 def test_the_campaign_refuses_senseless_arguments() -> None:
     done = subprocess.run(
-        [sys.executable, str(ROOT / "safety" / "campaign.py"), "--ticks", "0"],
+        [sys.executable, "-m", "safety.campaign", "--ticks", "0"],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,

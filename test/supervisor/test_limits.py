@@ -142,12 +142,13 @@ def test_the_defaults_are_the_documented_ones() -> None:
     defaults = SupervisorLimits()
     assert defaults.require_heartbeat
     assert defaults.check_tracking
+    assert defaults.bound_lead
     assert defaults.untracked_joints == ("gripper",)
     for switch in ("require_estop_heartbeat", "start_ramp", "cap_tool_speed", "keep_above_plane"):
         assert not getattr(defaults, switch), switch
 
 
-CORE = "chunks command_loop guard inputs limits scale_limiter state_machine trajectory workspace"
+CORE = "chunks command_loop contact guard inputs limits reasons scale_limiter state_machine trajectory workspace"
 
 
 @pytest.mark.parametrize("name", CORE.split())

@@ -13,12 +13,12 @@ from hypothesis.extra.numpy import arrays
 from numpy import ndarray
 from supervision import CONTRACT, QUICK_LAW
 
+from safety import oracle
 from sigma_ros.contract_file import load_contract
 from sigma_ros.kinematics import ForwardKinematics, Kinematics, read_kinematics
 
 ROOT = Path(__file__).resolve().parents[2]
 
-import oracle  # noqa: E402
 
 poses = arrays(np.float64, (6,), elements=st.floats(-3.0, 3.0))
 

@@ -13,6 +13,7 @@ from hypothesis.extra.numpy import arrays
 from numpy import ndarray
 from supervision import CONTRACT, EASY, LAW, QUICK_LAW, Bench, excess, follow
 
+from safety import oracle
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import ContractError
 from sigma_ros.supervisor.guard import MotionGuard, Request, Step, Track
@@ -21,7 +22,6 @@ from sigma_ros.supervisor.reasons import Reason, State
 
 ROOT = Path(__file__).resolve().parents[2]
 
-import oracle  # noqa: E402
 
 RAISED = np.array([0.0, -0.3, 0.3, 0.3, 0.0, 0.4])
 """A pose whose lower finger is 0.18 m above the base."""

@@ -17,15 +17,20 @@ import pytest
 PING, READ, WRITE, SYNC_READ, SYNC_WRITE = 0x01, 0x02, 0x03, 0x82, 0x83
 BROADCAST = 0xFE
 MODEL, HOMING, MIN, MAX, TORQUE, GOAL, LOCK, PRESENT = 3, 31, 9, 11, 40, 42, 55, 56
+TORQUE_LIMIT, LOAD, TEMPERATURE, CURRENT = 48, 60, 63, 69
 STS3215 = 777
 HEADER = b"\xff\xff"
 
 
 class Servo:
-    """A register file; the present position goes half of the way to the goal at each reading, with torque on."""
+    """A register file; the present position goes half of the way to the goal at each reading, with torque on.
+
+    Writing to a register in `fixed` is acknowledged and changes nothing.
+    """
 
     def __init__(self, *, position: int, low: int, high: int, homing: int = 0) -> None:
         self.registers = bytearray(256)
+        self.fixed: frozenset[int] = frozenset()
         self.put(MODEL, STS3215)
         self.registers[0:2] = b"\x03\x0a"
         self.put(HOMING, homing)
@@ -145,7 +150,8 @@ class FeetechBus:
             self._reply(id_, b"")
 
     def _write(self, id_: int, address: int, values: bytes) -> None:
-        self.servos[id_].registers[address : address + len(values)] = values
+        if address not in self.servos[id_].fixed:
+            self.servos[id_].registers[address : address + len(values)] = values
         self.writes.append((address, id_, int.from_bytes(values, "little")))
 
     def _reply(self, id_: int, data: bytes) -> None:

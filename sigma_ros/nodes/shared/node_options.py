@@ -143,6 +143,15 @@ class DriverOptions:
         read_only=True,
     )
 
+    torque_limit: float = option(
+        "the arm servos' torque limit as part of their stall torque; set and read back at each connection",
+        default=1.0,
+        low=0.05,
+        high=1.0,
+        read_only=True,
+    )
+    gripper_torque_limit: float = option("the gripper's, likewise", default=0.5, low=0.05, high=1.0, read_only=True)
+
     def conflicts(self) -> list[str]:
         """See `Options`."""
         return [] if self.calibration else ["calibration must be given: the file that lerobot-calibrate wrote"]
@@ -206,6 +215,7 @@ _LIMIT_TEXTS = {
     "require_estop_heartbeat": "without an e-stop publisher: ESTOP",
     "start_ramp": "lead the arm slowly to a first target beyond start_tolerance_rad",
     "check_tracking": "stop when a joint does not follow or freezes",
+    "bound_lead": "bound how far commands run ahead of the measured joints; hold when a joint is blocked",
     "untracked_joints": "joints not judged for that, separated by commas; a gripper holds things",
 }
 

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Contact, seen from positions alone: how far a command may be ahead of its joint, and whether a joint is blocked.
+
+A position servo pushes with a torque that grows with the distance from joint to command, so bounding that distance
+bounds the force. A healthy servo is behind as well: by its lag (0.1 s on an SO-107, so 0.1 rad at 1 rad/s) and by its
+sag, what gravity and friction take (0.045 rad at rest, up to 0.17 rad in motion on the same arm). The lag is allowed
+for in proportion to the *measured* speed: a joint that stands has none. The sag is learned, slowly and up to a bound:
+where the joint was beside its command as motion began, and on average since.
+"""
+
+from collections import deque
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64
+from numpy import ndarray
+
+from sigma_ros.contract import Contract
+from sigma_ros.supervisor.chunks import ACCEPTED, Verdict, refused
+from sigma_ros.supervisor.guard import Reach
+from sigma_ros.supervisor.inputs import ENCODER_COUNT_RAD, Sample
+from sigma_ros.supervisor.limits import MotionLimits, SupervisorLimits
+from sigma_ros.supervisor.reasons import Reason
+from sigma_ros.values import NS_PER_S
+
+_SPEED_NS = NS_PER_S // 20
+"""The measured speed is taken over at least this long."""
+
+_WINDOW_NS = NS_PER_S // 5
+"""Commanded and measured motion are compared over this long: at 0.1 rad/s 13 encoder counts."""
+
+_ASKED_RAD = 0.016
+"""Less commanded motion in the window than this says nothing: friction alone can hold a joint back for it."""
+
+_MOVED_SHARE = 0.2
+_STILL_RAD = 2.0 * ENCODER_COUNT_RAD
+"""A joint that moved less than that share, or no more than that, did not follow."""
+
+_SAG_S = 1.0
+_LARGEST_SAG_RAD = 0.1
+
+_HELD_BACK_NS = NS_PER_S // 10
+_STANDS_NS = 3 * NS_PER_S // 20
+"""A joint that did not move for the second while its request was beyond its reach for the first is blocked."""
+
+_KEPT_NS = NS_PER_S
+_LARGEST_AGE_S = 0.1
+
+
+class ContactWatch:
+    """What was asked for, commanded and measured in the last second, and what follows from it. One per motion."""
+
+    def __init__(self, contract: Contract, limits: SupervisorLimits) -> None:
+        self._names = contract.joint_names
+        self._limits = limits
+        self._judged = np.array([name not in limits.untracked_joints for name in self._names])
+        self._is_on = limits.bound_lead and limits.check_tracking
+        self._samples: deque[Sample] = deque(maxlen=64)
+        self._commands: deque[tuple[int, ndarray]] = deque(maxlen=256)
+        self._held_back_since_ns: Int64[ndarray, " dof"] = np.full(contract.dof, -1, dtype=np.int64)
+        self._sag_rad: Float64[ndarray, " dof"] | None = None
+        self._period_s = contract.command_period_ns / NS_PER_S
+
+    def calm(self) -> None:
+        """Nothing is commanded: what was seen means nothing any more."""
+        self._samples.clear()
+        self._commands.clear()
+        self._held_back_since_ns[:] = -1
+        self._sag_rad = None
+
+    def reach(self, sample: Sample | None, observation_now_ns: int, motion: MotionLimits) -> Reach | None:
+        """The bound around the measured joints; None where none is asked for, or nothing is measured.
+
+        On the side to which a joint moves at speed v it is wider by `v (lag + age)`, what a healthy servo is behind
+        by then, and by `v^2 / 2a + v a / 2j`, what a stop from v takes.
+        """
+        if not self._is_on or sample is None:
+            return None
+        if not self._samples or sample.stamp_ns > self._samples[-1].stamp_ns:
+            self._samples.append(sample)
+        while len(self._samples) > 2 and sample.stamp_ns - self._samples[1].stamp_ns >= _WINDOW_NS:
+            self._samples.popleft()
+        speed = self._speed(sample)
+        age_s = min(max(0, observation_now_ns - sample.stamp_ns) / NS_PER_S, _LARGEST_AGE_S)
+        acceleration, jerk = motion.acceleration_radps2, motion.jerk_radps3
+        fast = np.abs(speed)
+        ahead = fast * (self._limits.servo_lag_s + age_s)
+        ahead = ahead + fast**2 / (2.0 * acceleration) + fast * acceleration / (2.0 * jerk)
+        lead = np.where(self._judged, self._limits.max_lead_rad, np.inf)
+        aim_rad = sample.positions_rad if self._sag_rad is None else sample.positions_rad + self._sag_rad
+        return Reach(
+            lower_rad=aim_rad - lead - np.where(speed < 0.0, ahead, 0.0),
+            upper_rad=aim_rad + lead + np.where(speed > 0.0, ahead, 0.0),
+            speed_radps=speed,
+        )
+
+    def judge(self, command_rad: Float64[ndarray, " dof"], held_back: Bool[ndarray, " dof"], now_ns: int) -> Verdict:
+        """Whether a joint is blocked, once per tick with what was published.
+
+        `held_back`: joints whose request lies beyond their reach. Blocked is a joint that is pressed and did not follow
+        what was commanded throughout the window, whether its servo lags or not; or that stands while held back.
+        """
+        if not self._is_on or not self._samples:
+            return ACCEPTED
+        self._commands.append((now_ns, command_rad))
+        while len(self._commands) > 1 and now_ns - self._commands[0][0] > _KEPT_NS:
+            self._commands.popleft()
+        sag_rad = self._learn_sag(now_ns)
+        moved = self._moved_since(now_ns - _WINDOW_NS)
+        lag_ns = round(self._limits.servo_lag_s * NS_PER_S)
+        prompt = command_rad - self._commanded_at(now_ns - _WINDOW_NS)
+        late = self._commanded_at(now_ns - lag_ns) - self._commanded_at(now_ns - lag_ns - _WINDOW_NS)
+        asked = np.where(np.sign(prompt) == np.sign(late), np.minimum(np.abs(prompt), np.abs(late)), 0.0)
+        ahead_rad = command_rad - self._samples[-1].positions_rad
+        pressing_rad = ahead_rad - sag_rad
+        least_rad = self._limits.contact_lead_rad
+        presses = pressing_rad * np.sign(prompt) >= least_rad
+        ignored = presses & (asked >= _ASKED_RAD) & (moved < np.maximum(_MOVED_SHARE * asked, _STILL_RAD))
+        held_back = held_back & (np.abs(pressing_rad) >= least_rad)
+        blocked = self._judged & (ignored | self._stands_held_back(held_back, now_ns))
+        if not blocked.any():
+            return ACCEPTED
+        joint = int(np.argmax(blocked))
+        return refused(Reason.CONTACT, f"{self._names[joint]} is {abs(ahead_rad[joint]):.3f} rad behind its command")
+
+    def _learn_sag(self, now_ns: int) -> Float64[ndarray, " dof"]:
+        """How far joints are beside commands that they have had the time to follow, on average."""
+        lag_ns = round(self._limits.servo_lag_s * NS_PER_S)
+        beside_rad = self._commanded_at(now_ns - lag_ns) - self._samples[-1].positions_rad
+        before = beside_rad if self._sag_rad is None else self._sag_rad
+        learned = before + (beside_rad - before) * min(1.0, self._period_s / _SAG_S)
+        self._sag_rad = np.clip(learned, -_LARGEST_SAG_RAD, _LARGEST_SAG_RAD)
+        return self._sag_rad
+
+    def _stands_held_back(self, held_back: Bool[ndarray, " dof"], now_ns: int) -> Bool[ndarray, " dof"]:
+        moved = self._moved_since(now_ns - _STANDS_NS)
+        waits = held_back & (moved <= _STILL_RAD)
+        since = np.where(waits & (self._held_back_since_ns >= 0), self._held_back_since_ns, now_ns)
+        self._held_back_since_ns = np.where(waits, since, -1)
+        return waits & (now_ns - since >= _HELD_BACK_NS)
+
+    def _speed(self, newest: Sample) -> Float64[ndarray, " dof"]:
+        older = self._samples[0]
+        for sample in reversed(self._samples):
+            if newest.stamp_ns - sample.stamp_ns >= _SPEED_NS:
+                older = sample
+                break
+        passed_s = (newest.stamp_ns - older.stamp_ns) / NS_PER_S
+        if passed_s <= 0.0:
+            return np.zeros_like(newest.positions_rad)
+        return (newest.positions_rad - older.positions_rad) / passed_s
+
+    def _moved_since(self, now_ns: int) -> Float64[ndarray, " dof"]:
+        """How far apart the joint states lie that arrived since then, and the one in force then."""
+        had = sum(sample.now_ns <= now_ns for sample in self._samples)
+        recent = [sample.positions_rad for sample in self._samples][max(0, had - 1) :]
+        moved: Float64[ndarray, " dof"] = np.ptp(np.array(recent), axis=0)
+        return moved
+
+    def _commanded_at(self, now_ns: int) -> Float64[ndarray, " dof"]:
+        """The command in force then, or the oldest that is kept."""
+        had = [command for at_ns, command in self._commands if at_ns <= now_ns]
+        return had[-1] if had else self._commands[0][1]

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Contact: a blocked joint is held in time at any speed and pressed on by no more than was allowed, and a healthy,
+lagging, sagging servo is neither slowed down nor taken for a blocked one."""
+
+from collections import deque
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy import ndarray
+from supervision import CONTRACT, EASY, MIDDLE, QUICK_LAW, Bench, excess
+
+from sigma_ros.supervisor.contact import ContactWatch
+from sigma_ros.supervisor.guard import Reach
+from sigma_ros.supervisor.inputs import ENCODER_COUNT_RAD, Sample
+from sigma_ros.supervisor.limits import SupervisorLimits
+from sigma_ros.supervisor.reasons import Reason, State
+
+REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "so107_cmd_vs_achieved"
+DT_S = CONTRACT.command_period_ns * 1e-9
+MOTION = EASY.motion(CONTRACT)
+JOINT = 1
+SAG_RAD = 0.045
+"""The most that a resting joint of a sister arm hangs beside its command."""
+
+MAX_LEAD_RAD = 0.08
+
+
+@dataclass
+class Servos:
+    """SYNTHETIC: goals arrive a period late, a first-order lag, gravity, an encoder, and a wall before one joint."""
+
+    pose: ndarray
+    lag_s: float = 0.0
+    sag_rad: float = 0.0
+    wall_rad: float = np.inf
+    goals: deque[ndarray] = field(default_factory=lambda: deque(maxlen=2))
+
+    def follow(self, goal: ndarray) -> ndarray:
+        self.goals.append(np.array(goal))
+        aim = self.goals[0] - self.sag_rad if self.lag_s else self.goals[-1]
+        share = 1.0 - np.exp(-DT_S / self.lag_s) if self.lag_s else 1.0
+        self.pose = self.pose + share * (aim - self.pose)
+        self.pose[JOINT] = min(self.pose[JOINT], self.wall_rad)
+        return np.round(self.pose / ENCODER_COUNT_RAD) * ENCODER_COUNT_RAD if self.lag_s else self.pose
+
+
+def drive(servos: Servos, speed_radps: float, *, seconds: float, limits: SupervisorLimits = EASY) -> Bench:
+    """The arm settles on its first command; then one joint is asked to go steadily, taken up smoothly."""
+    bench = Bench(limits=limits, pose=servos.pose.copy()).running()
+    start, begin_ns, step_s = bench.pose.copy(), bench.stamp_ns + 800_000_000, CONTRACT.tick_period_ns * 1e-9
+    for tick in range(40 + round(seconds / DT_S)):
+        if tick % 5 == 0:
+            t = np.maximum(0.0, (bench.stamp_ns - begin_ns) * 1e-9 + step_s * np.arange(50))
+            base = np.repeat(start[None], 50, axis=0)
+            base[:, JOINT] += speed_radps * (t - 0.15 * (1.0 - np.exp(-t / 0.15)))
+            bench.offer(base)
+        bench.tick()
+        if bench.last.command_rad is None:
+            break
+        bench.pose = servos.follow(bench.last.command_rad)
+    return bench
+
+
+SPEEDS = (0.1, 0.15, 0.25, 0.3, 0.5, 0.8, 1.2, 1.8)
+
+
+def blocked(speed_radps: float, lag_s: float, *, seconds: float = 1.2, limits: SupervisorLimits = EASY) -> Bench:
+    begin = MIDDLE - 0.6
+    wall = begin[JOINT] + 0.05 + 0.1 * speed_radps
+    bench = drive(Servos(begin, lag_s=lag_s, wall_rad=wall), speed_radps, seconds=seconds + 0.8, limits=limits)
+    bench.wall_rad = wall  # type: ignore[attr-defined]
+    return bench
+
+
+@pytest.mark.parametrize("lag_s", [0.0, 0.075])
+@pytest.mark.parametrize("speed_radps", SPEEDS)
+def test_a_blocked_joint_is_held_within_three_tenths_of_a_second(speed_radps: float, lag_s: float) -> None:
+    bench = blocked(speed_radps, lag_s)
+    held = next(i for i, d in enumerate(bench.decisions) if d.reason is Reason.CONTACT)
+    commands = [d.command_rad for d in bench.decisions[:held]]
+    wall: float = bench.wall_rad  # type: ignore[attr-defined]
+    ahead = sum(c is not None and c[JOINT] >= wall + speed_radps * lag_s for c in commands)
+    assert ahead * DT_S <= 0.3
+    assert CONTRACT.joint_names[JOINT] in bench.decisions[held].reason_text
+    assert excess(bench.commands, MOTION) <= 1e-6
+
+
+@pytest.mark.parametrize("speed_radps", SPEEDS)
+def test_at_rest_a_command_presses_with_no_more_than_it_may(speed_radps: float) -> None:
+    """On the way there it is ahead by at most one stop from that speed more: what was certified before the contact."""
+    bench = blocked(speed_radps, 0.0)
+    wall: float = bench.wall_rad  # type: ignore[attr-defined]
+    stop_rad = speed_radps**2 / 60.0 + 0.06 * speed_radps
+    assert bench.commands[:, JOINT].max() - wall <= MAX_LEAD_RAD + max(0.0, stop_rad - 0.04)
+    assert bench.commands[-1, JOINT] - wall <= MAX_LEAD_RAD + 1e-9
+
+
+def test_contact_asks_for_an_operator() -> None:
+    bench = blocked(0.5, 0.0, seconds=4.0)
+    assert State.HOLD in bench.states
+    assert bench.last.state is State.DISENGAGED
+    assert bench.last.counters.engagements == 1
+
+
+def test_only_who_says_so_is_not_bounded() -> None:
+    limits = replace(EASY, bound_lead=False)
+    bench = blocked(0.3, 0.0, limits=limits)
+    assert all(d.reason is not Reason.CONTACT for d in bench.decisions)
+    assert SupervisorLimits().bound_lead
+
+
+@pytest.mark.parametrize("sag_rad", [-SAG_RAD, 0.0, SAG_RAD])
+@pytest.mark.parametrize("lag_s", [0.0, 0.05, 0.075, 0.1])
+def test_a_servos_lag_and_sag_are_no_contact(lag_s: float, sag_rad: float) -> None:
+    for speed_radps in (0.1, 0.3, 0.8, 1.2):
+        bench = drive(Servos(MIDDLE - 0.6, lag_s=lag_s, sag_rad=sag_rad), speed_radps, seconds=1.0)
+        assert bench.last.state is State.RUN, f"{speed_radps} rad/s: {bench.last.reason_text}"
+        assert max(d.miss_rad for d in bench.decisions) <= 0.005
+
+
+@QUICK_LAW
+@given(data=st.data())
+def test_no_reach_makes_a_command_break_a_limit(data: st.DataObject) -> None:
+    """Wherever the joints are said to be, the commands keep every limit, and end within the reach if it stays."""
+    from sigma_ros.supervisor.guard import MotionGuard, Request  # noqa: PLC0415
+
+    guard = MotionGuard(MOTION)
+    track = guard.rest(MIDDLE)
+    commands = [track.command_rad]
+    poses = st.floats(-1.0, 1.0).map(lambda share: MIDDLE + share * 0.5 * (MOTION.upper_rad - MOTION.lower_rad))
+    for _ in range(4):
+        goal, around, width = data.draw(poses), data.draw(poses), data.draw(st.floats(0.0, 0.3))
+        reach = Reach(lower_rad=around - width, upper_rad=around + width, speed_radps=np.zeros(6))
+        for _ in range(15):
+            track = guard.advance(track, Request.at(goal), reach).track
+            commands.append(track.command_rad)
+    for _ in range(250):
+        track = guard.advance(track, Request.at(goal), reach).track
+        commands.append(track.command_rad)
+    assert excess(np.array(commands), MOTION) <= 1e-6
+    assert ((track.command_rad >= reach.lower_rad - 1e-3) & (track.command_rad <= reach.upper_rad + 1e-3)).all()
+
+
+def contacts(commanded: ndarray, measured: ndarray, limits: SupervisorLimits) -> int:
+    """How often a recording of a real arm at 30 Hz, five joints of it, is taken for a contact."""
+    watch, found = ContactWatch(CONTRACT, limits), 0
+    times = np.arange(len(commanded)) / 30.0
+    for now_s in np.arange(DT_S, times[-1], DT_S):
+        at = [np.append([np.interp(now_s, times, rad[:, j]) for j in range(5)], 0.0) for rad in (commanded, measured)]
+        now_ns = round(now_s * 1e9)
+        reach = watch.reach(Sample(stamp_ns=now_ns, now_ns=now_ns, positions_rad=at[1]), now_ns, MOTION)
+        assert reach is not None
+        held_back = (at[0] < reach.lower_rad) | (at[0] > reach.upper_rad)
+        found += not watch.judge(at[0], held_back, now_ns).accepted
+    return found
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="recordings of a real arm are not here")
+def test_a_real_arm_that_holds_still_is_not_blocked_nor_one_that_sticks_if_that_is_said() -> None:
+    """Friction holds a joint of the sister arm for 0.25 s at 0.1 rad/s: that looks like contact unless allowed for."""
+    unit_rad = 0.0175
+    still, moving = np.load(REAL / "static_hold.npz"), np.load(REAL / "pred.npz")
+    for side in ("l", "r"):
+        assert not contacts(still[f"cmd_{side}"] * unit_rad, still[f"obs_{side}"] * unit_rad, SupervisorLimits())
+    sticky = SupervisorLimits(contact_lead_rad=0.06)
+    assert not contacts(moving["action"] * unit_rad, moving["state"] * unit_rad, sticky)
