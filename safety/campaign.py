@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from safety import oracle
 from safety.attacks import ATTACKS, Attack, View
-from safety.storms import STORMS, Storm
+from safety.storms import STORMS, Storm, StormStage
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
 from sigma_ros.supervisor.guard import MotionGuard, Request

@@ -95,7 +95,12 @@ class PolicyNode(LifecycleNode):
             self._model = self._load(replace(self._bound.value, contract=contract), self.get_logger())
         finally:
             self.loading = False
-        self._output = PolicyOutput(self, self._model, lockstep=self._bound.value.lockstep)
+        self._output = PolicyOutput(
+            self,
+            self._model,
+            lockstep=self._bound.value.lockstep,
+            trajectory_for_viewers=self._bound.value.trajectory_for_viewers,
+        )
         self._output.publish_info(self._bound.value)
         return super().on_configure(state)
 

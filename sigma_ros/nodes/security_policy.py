@@ -66,7 +66,12 @@ def enclaves(contract: Contract) -> tuple[Enclave, ...]:
         Enclave(
             path="/sigma/policy",
             node=topics.POLICY_NODE,
-            publishes=(*from_policy, "/diagnostics", f"{topics.POLICY_NODE}/transition_event"),
+            publishes=(
+                *from_policy,
+                topics.ACTION_CHUNK_TRAJECTORY,
+                "/diagnostics",
+                f"{topics.POLICY_NODE}/transition_event",
+            ),
             hears=(*cameras, joints, topics.TASK),
             answers=(*_POLICY_SERVICES, *_of(topics.POLICY_NODE, PARAMETER_SERVICES + LIFECYCLE_SERVICES)),
         ),

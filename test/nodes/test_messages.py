@@ -171,6 +171,18 @@ def test_every_command_type_of_contracts_is_written_and_read():
         np.testing.assert_array_equal(read.positions_rad[0], positions_rad[0])
 
 
+def test_a_viewers_trajectory_is_the_chunk_at_its_own_scale():
+    chunk = make_chunk(CONTRACT, stamp_ns=5_000_000_007, scale=0.5, chunk_id=1)
+    message = over_the_wire(messages.chunk_trajectory(chunk))
+    assert tuple(message.joint_names) == chunk.joint_names
+    assert sensor_messages.stamp_ns(message.header.stamp) == chunk.stamp_ns
+    assert len(message.points) == chunk.horizon
+    for index, point in enumerate(message.points):
+        expected = chunk.base_rad[index] + 0.5 * chunk.residual_rad[index]
+        np.testing.assert_array_equal(point.positions, expected)
+        assert sensor_messages.stamp_ns(point.time_from_start) == index * chunk.step_period_ns
+
+
 def test_a_joint_state_command_is_matched_by_name_and_stamped():
     q = np.arange(6.0)
     message = sensor_messages.joint_state_message(

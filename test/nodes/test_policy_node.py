@@ -3,6 +3,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,12 +11,14 @@ from lifecycle_msgs.srv import ChangeState
 from node_fakes import FakeRuntime, fake_model, picture, small_contract, spin_until
 from rcl_interfaces.srv import SetParameters
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image, JointState
 from sigma_ros.msg import ActionChunk, TelepathyState
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
+from trajectory_msgs.msg import JointTrajectory
 
 from sigma_ros.nodes.policy_node import PolicyNode
 from sigma_ros.nodes.shared import qos, topics
@@ -119,6 +122,34 @@ def test_every_planning_tick_gives_a_chunk_and_a_telepathy_state(executor, robot
     assert [t.committed for t in robot.telepathy] == [True, False, True, False, True]
     assert [call for call in runtime.calls if call[2]] == [(0, 0, True), (0, 16, True), (0, 32, True)]
     assert [c.chunk_id for c in robot.chunks] == [0, 1, 2, 3, 4]
+
+
+def test_viewers_get_each_chunk_as_a_trajectory_where_asked_and_nothing_otherwise(executor, robot, start):
+    shown: list[JointTrajectory] = []
+    robot.create_subscription(JointTrajectory, topics.ACTION_CHUNK_TRAJECTORY, shown.append, qos.EVENT)
+    node = start(trajectory_for_viewers=True)
+    spin_until(executor, lambda: node.count_subscribers(topics.ACTION_CHUNK_TRAJECTORY) == 1, what="the viewer")
+    for tick in range(9):
+        robot.publish_tick(tick)
+    spin_until(executor, lambda: len(robot.chunks) == 2 and len(shown) == 2, what="two chunks and two trajectories")
+    for chunk, trajectory in zip(robot.chunks, shown, strict=True):
+        assert trajectory.header.stamp == chunk.header.stamp
+        base, residual = (np.reshape(a, (chunk.horizon, -1)) for a in (chunk.base_positions, chunk.residual_positions))
+        np.testing.assert_array_equal([p.positions for p in trajectory.points], base + chunk.scale * residual)
+
+
+def test_without_being_asked_no_trajectory_is_offered(executor, robot, start):
+    node = start()
+    assert node.count_publishers(topics.ACTION_CHUNK_TRAJECTORY) == 0
+
+
+def test_a_trajectory_for_viewers_never_goes_to_the_robot(executor, start, contract, runtime):
+    clash = replace(contract, command_topic=f"/{topics.ACTION_CHUNK_TRAJECTORY}")
+    parameters = [Parameter("trajectory_for_viewers", value=True), Parameter("autostart", value=False)]
+    node = PolicyNode(parameters, load=lambda _options, _logger: fake_model(clash, runtime))
+    executor.add_node(node)
+    assert node.trigger_configure() == TransitionCallbackReturn.FAILURE
+    assert node.count_publishers(topics.ACTION_CHUNK_TRAJECTORY) == 0
 
 
 def test_a_commit_tick_that_plans_nothing_still_advances_the_memory(executor, robot, start, runtime):

@@ -173,6 +173,30 @@ def test_a_silent_policy_leads_to_hold_and_commands_stay(contract, start):
     np.testing.assert_allclose(rig.commands[-1].data, held, atol=1e-3)
 
 
+@pytest.mark.parametrize("chunks_go_on", [False, True], ids=["silent", "chunks go on"])
+def test_a_middleware_without_deadline_lifespan_and_liveliness_changes_no_protection(
+    contract, start, monkeypatch, chunks_go_on
+):
+    """Law: the supervisor's own clocks hold the arm where the middleware has none of these, and calls nobody back."""
+    bare = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
+    for name in ("CHUNK", "HEARTBEAT", "COMMAND"):
+        monkeypatch.setattr(qos, name, bare)
+    monkeypatch.setattr("sigma_ros.nodes.supervisor.live.SubscriptionEventCallbacks", lambda **_callbacks: None)
+    rig, _ = start(contract)
+    rig.run()
+    rig.alive = False
+    for _ in range(100):  # two seconds; a loaded machine may hold for late joints first
+        if rig.states[-1].reason == "HEARTBEAT_LOST":
+            break
+        if chunks_go_on:
+            rig.propose()
+        rig.next_state()
+    assert (rig.states[-1].state, rig.states[-1].reason) == (SupervisorState.HOLD, "HEARTBEAT_LOST")
+    held = list(rig.commands[-1].data)
+    rig.next_state()
+    np.testing.assert_allclose(rig.commands[-1].data, held, atol=1e-3)
+
+
 @pytest.mark.parametrize("profile", [qos.EVENT, BEST_EFFORT], ids=["reliable", "best effort"])
 def test_the_emergency_stop_latches_whatever_its_publisher_offers(contract, start, profile):
     rig, _ = start(contract)

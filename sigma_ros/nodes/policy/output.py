@@ -6,26 +6,34 @@ import json
 import uuid
 
 from rclpy.node import Node
+from rclpy.publisher import Publisher
 from std_msgs.msg import Bool, Header, String
+from trajectory_msgs.msg import JointTrajectory
 
+from sigma_ros.contract import Contract
+from sigma_ros.errors import ContractError
 from sigma_ros.msg import ActionChunk, TelepathyState
 from sigma_ros.nodes.policy.model import PolicyModel
 from sigma_ros.nodes.shared import qos, topics
-from sigma_ros.nodes.shared.messages import chunk_message, gap_message, telepathy_message
+from sigma_ros.nodes.shared.messages import chunk_message, chunk_trajectory, gap_message, telepathy_message
 from sigma_ros.nodes.shared.node_options import PolicyOptions
 from sigma_ros.nodes.shared.sensor_messages import to_time
 from sigma_ros.policy.job import Failed, Outcome, Proposed, Remembered, Rescaled, Unused
 from sigma_ros.supervisor.identity import Author
-from sigma_ros.values import Gap, Window
+from sigma_ros.values import Chunk, Gap, Window
 
 INSTANCE = uuid.uuid4().hex
 """The random name of this process: a policy that was started again is another one."""
 
 
 class PolicyOutput:
-    """The policy's publishers. In lockstep nothing is dropped and no limit depends on machine speed."""
+    """The policy's publishers. In lockstep nothing is dropped and no limit depends on machine speed.
 
-    def __init__(self, node: Node, model: PolicyModel, *, lockstep: bool) -> None:
+    Raises:
+        ContractError: the trajectory for viewers is asked for, and the robot takes commands on its topic.
+    """
+
+    def __init__(self, node: Node, model: PolicyModel, *, lockstep: bool, trajectory_for_viewers: bool = False) -> None:
         self._node = node
         self._model = model
         self._author = Author(robot=model.contract.name, instance=INSTANCE)
@@ -38,6 +46,7 @@ class PolicyOutput:
         self._ticks = node.create_publisher(Header, topics.TICK, event_qos) if lockstep else None
         self._telepathy = node.create_publisher(TelepathyState, topics.TELEPATHY, event_qos)
         self._heartbeat = node.create_publisher(Bool, topics.POLICY_HEARTBEAT, qos.HEARTBEAT)
+        self._trajectories = _trajectory_publisher(node, model.contract) if trajectory_for_viewers else None
         self._info = node.create_publisher(String, topics.POLICY_INFO, qos.LATCHED)
 
     def publish(self, outcome: Outcome) -> None:
@@ -51,14 +60,20 @@ class PolicyOutput:
                 gap = Gap(epoch=item.epoch, tick=item.tick, stamp_ns=item.stamp_ns, reasons=reasons)
                 self._telepathy.publish(gap_message(gap, task))
             case Rescaled(chunk=chunk):
-                self._chunks.publish(chunk_message(chunk, self._author))
+                self._send(chunk)
             case Remembered(telepathy=telepathy):
                 self._telepathy.publish(telepathy_message(telepathy, task))
             case Proposed(chunk=chunk, telepathy=telepathy):
-                publisher = self._chunks if outcome.published else self._commit_chunks
-                if publisher is not None:
-                    publisher.publish(chunk_message(chunk, self._author))
+                if outcome.published:
+                    self._send(chunk)
+                elif self._commit_chunks is not None:
+                    self._commit_chunks.publish(chunk_message(chunk, self._author))
                 self._telepathy.publish(telepathy_message(telepathy, task))
+
+    def _send(self, chunk: Chunk) -> None:
+        self._chunks.publish(chunk_message(chunk, self._author))
+        if self._trajectories is not None:
+            self._trajectories.publish(chunk_trajectory(chunk))
 
     def tick(self, item: Window | Gap) -> None:
         """In lockstep: says that a tick was consumed, `EPOCH/TICK` in the header's frame."""
@@ -88,6 +103,19 @@ class PolicyOutput:
 
     def destroy(self) -> None:
         """Ends all publishing."""
-        for publisher in (self._chunks, self._commit_chunks, self._ticks, self._telepathy, self._heartbeat, self._info):
+        told = (self._ticks, self._telepathy, self._heartbeat, self._info)
+        for publisher in (self._chunks, self._commit_chunks, self._trajectories, *told):
             if publisher is not None:
                 self._node.destroy_publisher(publisher)
+
+
+def _trajectory_publisher(node: Node, contract: Contract) -> Publisher[JointTrajectory]:
+    topic = topics.full_name(node, topics.ACTION_CHUNK_TRAJECTORY)
+    if topic == contract.command_topic:
+        raise ContractError(
+            "trajectory_for_viewers would publish on the robot's command topic",
+            where=contract.name,
+            got=topic,
+            remedy="leave it off: only the supervisor publishes commands",
+        )
+    return node.create_publisher(JointTrajectory, topics.ACTION_CHUNK_TRAJECTORY, qos.EVENT)

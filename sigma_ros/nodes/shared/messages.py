@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 from std_msgs.msg import Header
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from sigma_ros.errors import SigmaError
 from sigma_ros.msg import ActionChunk, TelepathyState
@@ -27,6 +28,20 @@ _RISK = {
     "factor_term": "factor_risk",
     "alignment_term": "alignment_risk",
 }
+
+
+def chunk_trajectory(chunk: Chunk) -> JointTrajectory:
+    """A chunk for viewers: base and residual blended with the chunk's own scale, from its stamp on, one point a step.
+
+    What the supervisor makes of it is in `SupervisorState.command`.
+    """
+    points = [
+        JointTrajectoryPoint(positions=doubles(row), time_from_start=to_duration(i * chunk.step_period_ns))
+        for i, row in enumerate(chunk.blended_rad(chunk.scale))
+    ]
+    return JointTrajectory(
+        header=Header(stamp=to_time(chunk.stamp_ns)), joint_names=list(chunk.joint_names), points=points
+    )
 
 
 def chunk_message(chunk: Chunk, author: Author) -> ActionChunk:

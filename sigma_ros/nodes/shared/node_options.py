@@ -60,6 +60,11 @@ class PolicyOptions:
         default="warn",
         choices=("warn", "hold"),
     )
+    trajectory_for_viewers: bool = option(
+        "also publish each chunk as `trajectory_msgs/JointTrajectory` on `inference/action_chunk`, not for controllers",
+        default=False,
+        read_only=True,
+    )
     adapter_min_scale: float = option(
         "scale of the residual at infinite risk", default=0.0, name="adapter.min_scale", low=0.0, high=1.0
     )

@@ -7,6 +7,7 @@ from sigma_ros.contract import Camera
 from sigma_ros.contract_text import absolute_topic, chosen_namespace
 
 ACTION_CHUNK = "sigma/action_chunk"
+ACTION_CHUNK_TRAJECTORY = "inference/action_chunk"  # the name that other stacks' viewers look for
 COMMIT_CHUNK = "sigma/commit_chunk"
 TICK = "sigma/tick"
 TELEPATHY = "sigma/telepathy"
