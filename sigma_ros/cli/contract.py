@@ -8,7 +8,6 @@ import numpy as np
 import typer
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from sigma_ros.contract import Contract
@@ -102,5 +101,5 @@ def _tool(contract: Contract) -> list[Table]:
 def _table(*columns: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        table.add_column(escape(column), overflow="fold", no_wrap=column == columns[0])
+        table.add_column(column, overflow="fold", no_wrap=column == columns[0])
     return table
