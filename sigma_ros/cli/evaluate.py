@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from sigma_ros.cli.options import OUTPUT, RECORDING, WORKERS, GroupedCommand, PolicyOptions, command_of, verb
+from sigma_ros.cli.options import OUTPUT, RECORDING, WORKERS, GroupedCommand, PolicyArguments, command_of, verb
 
 app = verb()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluateRequest(PolicyOptions):
+class EvaluateRequest(PolicyArguments):
     """Replays and scores every bag; an earlier run's results are taken where bag, checkpoint and settings are the same.
 
     A bag that cannot be used becomes a row with its reason. The results do not depend on the number of workers.

@@ -17,7 +17,7 @@ from sigma_ros.cli import options
 
 if TYPE_CHECKING:
     from sigma_ros.bags.reader import Stamps
-    from sigma_ros.inspection.facts import Contents, StreamFacts
+    from sigma_ros.inspection.facts import Contents, TopicFacts
 
 app = typer.Typer(help="Say what is in a bag, a data set or a checkpoint.")
 _COLUMNS = ("stream", "type", "messages", "rate", "longest gap", "size, joints")
@@ -109,7 +109,7 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _row(stream: "StreamFacts") -> tuple[str, ...]:
+def _row(stream: "TopicFacts") -> tuple[str, ...]:
     rhythm = stream.rhythm
     size = "" if stream.size_px is None else f"{stream.size_px[0]}x{stream.size_px[1]}"
     return (

@@ -114,7 +114,7 @@ def command_of[Value](kind: type[Value], run: Callable[[Value], int]) -> Callabl
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PolicyOptions:
+class PolicyArguments:
     """What every verb needs that replays recordings through a policy."""
 
     checkpoint: Annotated[

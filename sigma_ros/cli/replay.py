@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sigma_ros.cli.options import OUTPUT, STUDIES, GroupedCommand, PolicyOptions, Strict, command_of, verb
+from sigma_ros.cli.options import OUTPUT, STUDIES, GroupedCommand, PolicyArguments, Strict, command_of, verb
 
 app = verb()
 
@@ -21,7 +21,7 @@ class ReplayFormat(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReplayRequest(PolicyOptions):
+class ReplayRequest(PolicyArguments):
     """Replays recordings and scores Sigma against its base, as proposed and after the supervisor.
 
     Exit codes: 0 complete, 3 complete with losses, 1 failed, 2 wrong usage, 130 interrupted (report marked incomplete).

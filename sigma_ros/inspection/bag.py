@@ -16,7 +16,7 @@ from sigma_ros.border import one_line
 from sigma_ros.contract import Camera, Contract
 from sigma_ros.conventions import guessed_units
 from sigma_ros.errors import SigmaError
-from sigma_ros.inspection.facts import THUMBNAILS, Contents, StreamFacts, account, small
+from sigma_ros.inspection.facts import THUMBNAILS, Contents, TopicFacts, account, small
 from sigma_ros.streams.images import FreezeWatch, ImageMessage, coded_size_px, decode_full
 from sigma_ros.streams.quality import motion_findings, rhythm
 
@@ -65,11 +65,11 @@ class _Topic:
             if small is not None:
                 self.pictures.append(small)
 
-    def facts(self, name: str, kind: str, messages: int) -> StreamFacts:
+    def facts(self, name: str, kind: str, messages: int) -> TopicFacts:
         rows = np.array(self.rows) if self.rows else np.zeros((0, len(self.names)))
         rows = rows[np.isfinite(rows).all(axis=1)]
         image = self.image
-        return StreamFacts(
+        return TopicFacts(
             name=name,
             kind=kind,
             messages=messages,
@@ -122,21 +122,19 @@ def bag_contents(path: Path, contract: Contract | None, *, recover: bool, stamps
     )
 
 
-def state_topic(streams: tuple[StreamFacts, ...]) -> StreamFacts | None:
+def state_topic(streams: tuple[TopicFacts, ...]) -> TopicFacts | None:
     """The joint states that are probably the robot's: those named so, else the most frequent ones."""
     found = [stream for stream in streams if stream.kind == JOINT_TYPE and stream.low]
     return max(found, key=lambda s: (s.name.strip("/").endswith("joint_states"), s.messages), default=None)
 
 
-def action_topic(streams: tuple[StreamFacts, ...], state: StreamFacts) -> StreamFacts | None:
+def action_topic(streams: tuple[TopicFacts, ...], state: TopicFacts) -> TopicFacts | None:
     """The commands that are probably the robot's: of as many joints as its states."""
     found = [s for s in streams if s.low and s is not state and len(s.low) == len(state.low)]
     return max(found, key=lambda s: ("command" in s.name, s.kind != JOINT_TYPE, s.messages), default=None)
 
 
-def _findings(
-    topics: Mapping[str, _Topic], streams: tuple[StreamFacts, ...], state: StreamFacts | None
-) -> Iterator[str]:
+def _findings(topics: Mapping[str, _Topic], streams: tuple[TopicFacts, ...], state: TopicFacts | None) -> Iterator[str]:
     for stream in streams:
         if (at_ns := topics[stream.name].frozen_at) is not None:
             start_s = (at_ns - topics[stream.name].stamps[0]) / 1e9

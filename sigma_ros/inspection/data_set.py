@@ -23,7 +23,7 @@ from sigma_ros.border import one_line
 from sigma_ros.contract import Contract
 from sigma_ros.conventions import guessed_units
 from sigma_ros.errors import SigmaError
-from sigma_ros.inspection.facts import THUMBNAILS, Contents, StreamFacts, account, small
+from sigma_ros.inspection.facts import THUMBNAILS, Contents, TopicFacts, account, small
 from sigma_ros.streams.images import decode_coded
 from sigma_ros.streams.quality import motion_findings
 
@@ -92,12 +92,12 @@ def _set_account(place: str, number: int, contract: Contract, revision: str | No
     return account(DatasetBag(source, contract, recover=recover), contract)
 
 
-def _feature(key: str, feature: Mapping[str, Any], episodes: list[LerobotEpisode]) -> StreamFacts:
+def _feature(key: str, feature: Mapping[str, Any], episodes: list[LerobotEpisode]) -> TopicFacts:
     kind = one_line(feature.get("dtype", ""), 20)
     rows = [episode.features[key] for episode in episodes if key in episode.features]
     values = np.concatenate(rows) if rows and kind not in ("video", "image") else np.zeros((0, 0))
     values = values[np.isfinite(values).all(axis=1)]
-    return StreamFacts(
+    return TopicFacts(
         name=one_line(key, 80),
         kind=kind,
         messages=sum(episode.ticks for episode in episodes),

@@ -15,7 +15,7 @@ from sigma_ros.contract import COMMAND_TYPES, POLICY_UNITS, Contract, Joint, joi
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import ContractError, UsageError
 from sigma_ros.inspection.bag import JOINT_TYPE, action_topic, state_topic
-from sigma_ros.inspection.facts import Contents, StreamFacts
+from sigma_ros.inspection.facts import Contents, TopicFacts
 
 GUESS = "GUESS"
 """Begins the comment behind everything that was not read from a file."""
@@ -124,7 +124,7 @@ def _tasks(contents: Contents) -> Said:
     return Said(value=["do the task"], reason="no task was recorded; write what the robot shall do")
 
 
-def _state(contents: Contents) -> StreamFacts | None:
+def _state(contents: Contents) -> TopicFacts | None:
     if contents.kind == "bag":
         return state_topic(contents.streams)
     return next((stream for stream in contents.streams if stream.name == STATE_KEY), None)

@@ -22,7 +22,7 @@ _THUMBNAIL_PX = 160
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StreamFacts:
+class TopicFacts:
     """A topic of a bag, or a feature of a data set or checkpoint.
 
     `kind` is the message's or the feature's type; `messages` counts messages or rows; `low` and `high` are the joints'
@@ -56,14 +56,14 @@ class Contents:
     path: str
     kind: str
     facts: Mapping[str, object]
-    streams: tuple[StreamFacts, ...]
+    streams: tuple[TopicFacts, ...]
     units: tuple[UnitGuess, ...] = ()
     tasks: Mapping[str, int] = field(default_factory=dict)
     episodes: int = 0
     losses: Mapping[str, int] = field(default_factory=dict)
     findings: tuple[str, ...] = ()
 
-    def cameras(self) -> tuple[StreamFacts, ...]:
+    def cameras(self) -> tuple[TopicFacts, ...]:
         """The streams that hold pictures."""
         return tuple(stream for stream in self.streams if stream.is_camera)
 

@@ -14,7 +14,7 @@ from sigma_ros.contract import Contract
 from sigma_ros.errors import UsageError
 from sigma_ros.inspection.bag import bag_contents
 from sigma_ros.inspection.data_set import data_set_contents
-from sigma_ros.inspection.facts import Contents, StreamFacts
+from sigma_ros.inspection.facts import Contents, TopicFacts
 
 
 def look_into(
@@ -65,7 +65,7 @@ def _checkpoint(path: Path) -> Contents:
             shape = feature.get("shape") if isinstance(feature, dict) else None
             picture = isinstance(shape, list) and len(shape) == 3
             streams.append(
-                StreamFacts(
+                TopicFacts(
                     name=one_line(key, 80),
                     kind="image" if picture else f"{place.removesuffix('_features')} {one_line(str(shape), 40)}",
                     messages=0,

@@ -25,7 +25,7 @@ _START_NS = NS_PER_S
 """A stamp of zero is refused everywhere."""
 
 
-class Episode:
+class RowEpisode:
     """From a reset to the next. Epoch 0 always: an episode's chunks depend on what it saw and nothing else."""
 
     def __init__(self, runtime: SigmaRuntime, settings: PolicySettings) -> None:

@@ -23,7 +23,7 @@ from torch import Tensor
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import SigmaError, UsageError
 from sigma_ros.lerobot.configuration_sigma import SigmaPolicyConfig, refuse_training
-from sigma_ros.lerobot.episode import Episode, finite, schedule_of
+from sigma_ros.lerobot.episode import RowEpisode, finite, schedule_of
 from sigma_ros.lerobot.files import write_lerobot_files
 from sigma_ros.model.checkpoint.manifest import HASHED_FILES
 from sigma_ros.model.loading import find_sigma
@@ -59,7 +59,7 @@ class SigmaPolicy(PreTrainedPolicy):
                 min_scale=config.min_scale, max_scale=config.max_scale, risk_temperature=config.risk_temperature
             ),
         )
-        self._episodes: list[Episode] = []
+        self._episodes: list[RowEpisode] = []
 
     @classmethod
     def from_pretrained(
@@ -159,9 +159,9 @@ class SigmaPolicy(PreTrainedPolicy):
         actions = contract.to_policy(np.stack([steps[:shortest] for steps in remaining]))
         return torch.from_numpy(actions.astype(np.float32)).to(self.runtime.model.backbone.device)
 
-    def _rows(self, count: int) -> list[Episode]:
+    def _rows(self, count: int) -> list[RowEpisode]:
         if not self._episodes:
-            self._episodes = [Episode(self.runtime, self._settings) for _ in range(count)]
+            self._episodes = [RowEpisode(self.runtime, self._settings) for _ in range(count)]
         if len(self._episodes) != count:
             raise SigmaError(
                 "the number of environments changed within an episode",

@@ -12,7 +12,7 @@ import pytest
 
 from sigma_ros import __version__
 from sigma_ros.errors import MachineError
-from sigma_ros.model.lerobot_symbols import ELSEWHERE, MODEL, PLUGIN, WRITTEN_FOR, Symbols, check
+from sigma_ros.model.pi05.lerobot_symbols import ELSEWHERE, MODEL, PLUGIN, WRITTEN_FOR, Symbols, check
 
 ROOT = Path(__file__).resolve().parents[2]
 PLACES = {"model": MODEL, "lerobot": PLUGIN}
@@ -35,7 +35,7 @@ def imports() -> Iterator[tuple[Path, str, str]]:
 
 def test_every_import_from_lerobot_is_on_the_list() -> None:
     unlisted = [f"{file}: {m}.{name}" for file, m, name in imports() if name not in list_of(file).get(m, ())]
-    assert not unlisted, "add them to sigma_ros/model/lerobot_symbols.py"
+    assert not unlisted, "add them to sigma_ros/model/pi05/lerobot_symbols.py"
 
 
 def test_nothing_on_the_list_is_unused() -> None:
