@@ -101,7 +101,7 @@ def test_the_example_of_sigma_itself_is_taken() -> None:
 
 def test_what_the_law_refuses() -> None:
     """A verb, an option or a choice that is not there, and a command without what it must have."""
-    for text in ("sigma inspect bag", "sigma replay --bags x", "sigma replay --out x", "sigma record --jpeg much"):
+    for text in ("sigma look bag", "sigma replay --bags x", "sigma replay --out x", "sigma record --jpeg much"):
         assert refused(Printed("here", text, whole=True)), text
     assert not refused(Printed("here", "sigma replay --out x", whole=False))
 

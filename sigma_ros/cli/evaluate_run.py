@@ -139,8 +139,8 @@ def _show(
     console.print(document["verdict"]["headline"], style="bold")
     supervisor = document["supervisor"]
     if supervisor["applied_scale_mean"] is not None:
-        applied, asked = supervisor["applied_scale_mean"], supervisor["requested_scale_mean"]
-        console.print(f"scale {applied:.2f} applied of {asked:.2f} asked for")
+        applied, wanted = supervisor["applied_scale_mean"], supervisor["requested_scale_mean"]
+        console.print(f"scale {applied:.2f} applied of {wanted:.2f} asked for")
     bags = document["bags"]
     console.print(
         f"{bags['complete'] + bags['with_losses']} of {asked} bags usable ({kept} from an earlier run"

@@ -8,7 +8,7 @@ import typer
 
 from sigma_ros.cli.contract import Calibration, DraftOut, ZeroOption, write_draft
 
-app = typer.Typer(help="Write a contract for your own arm from a data set and a calibration.")
+app = typer.Typer(add_completion=False, help="Write a contract for your own arm from a data set and a calibration.")
 
 
 @app.command()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sigma_ros.bags.reader import Stamps
     from sigma_ros.inspection.facts import Contents, TopicFacts
 
-app = typer.Typer(help="Say what is in a bag, a data set or a checkpoint.")
+app = typer.Typer(add_completion=False, help="Say what is in a bag, a data set or a checkpoint.")
 _COLUMNS = ("stream", "type", "messages", "rate", "longest gap", "size, joints")
 PAGE = "contents.html"
 

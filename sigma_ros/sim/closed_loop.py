@@ -77,13 +77,16 @@ def _policy_loop(contract: Contract, runtime: Any, loop: Loop) -> PolicyLoop:
     return PolicyLoop(contract, settings, check_units=lambda _: (), lockstep=False)
 
 
+_NO_HAND_IN_THE_WAY = {"max_residual_rad": 3.2, "bound_lead": False}
+
 LIMITS: Mapping[str, Mapping[str, float]] = {
     "robot": {},
-    "sim": {"max_residual_rad": 3.2},
-    "open": {"max_residual_rad": 3.2, "max_chunk_delay_s": 1.0, "max_chunk_age_s": 3.0, "miss_tolerance_rad": 0.5},
+    "sim": _NO_HAND_IN_THE_WAY,
+    "open": {**_NO_HAND_IN_THE_WAY, "max_chunk_delay_s": 1.0, "max_chunk_age_s": 3.0, "miss_tolerance_rad": 0.5},
 }
 """The supervisor's settings by name, as they differ from a robot's: none; no correction is too large, for the small
-base is off by more than a real arm should ever be corrected by; and hardly anything turns the residual down."""
+base is off by more than a real arm should ever be corrected by, and an arm that presses the table is not held
+(`bound_lead`); and hardly anything turns the residual down."""
 
 
 def sim_limits(name: str = "sim") -> SupervisorLimits:

@@ -13,7 +13,7 @@ from bags import small_contract, write_recording
 from stub_runtime import StubRuntime
 from typer.testing import CliRunner
 
-from sigma_ros.cli import evaluate_run
+from sigma_ros.cli import evaluate, evaluate_run
 from sigma_ros.cli.evaluate import EvaluateRequest
 from sigma_ros.errors import MachineError, SigmaError
 from sigma_ros.evaluation import batch, fleet
@@ -258,13 +258,13 @@ def test_cameras_can_be_renamed_as_in_a_replay(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(evaluate_run, "run", lambda request: asked.append(request) or 0)
     words = ["bags", "--checkpoint", "mini", "--out", str(tmp_path), "--rename", "up=base_0_rgb", "--rename", "side=w"]
-    assert CliRunner().invoke(evaluate_run.app, words).exit_code == 0
+    assert CliRunner().invoke(evaluate.app, words).exit_code == 0
     renamed = {
         "observation.images.up": "observation.images.base_0_rgb",
         "observation.images.side": "observation.images.w",
     }
-    assert asked[0].loading["rename"] == renamed
+    assert asked[0].loading()["rename"] == renamed
     loaded = []
     monkeypatch.setattr(SigmaRuntime, "load", lambda *_, **options: loaded.append(options))
-    evaluate_run.load_runtime("mini", CONTRACT, asked[0].loading)
+    evaluate_run.load_runtime("mini", CONTRACT, asked[0].loading())
     assert loaded[0]["rename"] == renamed

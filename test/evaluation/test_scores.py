@@ -191,6 +191,10 @@ def test_the_report_counts_broken_limits_by_itself():
     beyond = still.copy()
     beyond[:, 0] = contract.upper_rad[0] + 0.01
     assert metrics.limit_breaches(beyond, contract) == 10
+    led_inside = still.copy()
+    led_inside[:, 0] = contract.upper_rad[0] + np.linspace(0.01, -0.02, 10)
+    assert metrics.limit_breaches(led_inside, contract) == 0
+    assert metrics.limit_breaches(led_inside[::-1], contract) == 3
     fast = still.copy()
     fast[5:, 1] = 0.1
     assert metrics.limit_breaches(fast, contract) == 1

@@ -157,19 +157,20 @@ def derivative_peaks(runs: list[ndarray], period_s: float, order: int, dof: int)
 def limit_breaches(command_rad: Float64[ndarray, "decisions dof"], contract: Contract) -> int:
     """Commands beyond a hard position or speed limit of the contract, counted by the report's own arithmetic.
 
-    Independent of the supervisor's counter; a slack of 1e-6 allows for rounding.
+    Independent of the supervisor's counter; a slack of 1e-6 allows for rounding. A run of commands begins where the
+    arm is: a joint that stood outside its limits may be led inside, if it never goes further out on the way.
     """
-    active = command_rad[np.isfinite(command_rad).all(axis=1)]
     slack = 1e-6
-    beyond: Bool[ndarray, " commands"] = (
-        (active < contract.lower_rad - slack) | (active > contract.upper_rad + slack)
-    ).any(axis=1)
     period_s = contract.command_period_ns / NS_PER_S
-    fast = 0
+    count = 0
     for run in command_runs(command_rad):
+        outside: Float64[ndarray, "commands dof"] = np.maximum(contract.lower_rad - run, run - contract.upper_rad)
+        depth = np.maximum(outside, 0.0)
+        led_inside: Bool[ndarray, " dof"] = (np.diff(depth, axis=0) <= slack).all(axis=0) & (depth[-1] <= slack)
+        count += int(np.count_nonzero(((outside > slack) & ~led_inside).any(axis=1)))
         speed = np.abs(np.diff(run, axis=0)) / period_s
-        fast += int(np.count_nonzero((speed > contract.max_velocity_radps + slack).any(axis=1)))
-    return int(np.count_nonzero(beyond)) + fast
+        count += int(np.count_nonzero((speed > contract.max_velocity_radps + slack).any(axis=1)))
+    return count
 
 
 def percentile_ms(host_ns: Int64[ndarray, " calls"], percent: float) -> float:
