@@ -17,6 +17,7 @@ from sigma_ros.supervisor.supervisor import Supervisor
 from sigma_ros.values import NS_PER_S, AdapterSettings, Chunk
 
 HORIZON, REPLAN_TICKS, SECONDS = 50, 25, 4
+ENGAGED_AT = 4  # a few joint states must agree where the arm is
 
 
 def policy(contract: Contract, chunk_id: int, now_ns: int, pose_rad: np.ndarray) -> Chunk:
@@ -52,7 +53,7 @@ def main() -> None:
     for tick in range(round(SECONDS * NS_PER_S / contract.command_period_ns)):
         now_ns = NS_PER_S + tick * contract.command_period_ns
         supervisor.on_joints(now_ns, pose_rad, now_ns)
-        if tick == 0:
+        if tick == ENGAGED_AT:
             print("engage:", supervisor.engage(now_ns).text)
         if tick % REPLAN_TICKS == 0:
             supervisor.on_chunk(policy(contract, tick // REPLAN_TICKS, now_ns, pose_rad), now_ns)

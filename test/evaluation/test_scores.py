@@ -14,7 +14,7 @@ from sigma_ros.evaluation.log import ReplayLog, TickTrack
 from sigma_ros.evaluation.scoring import metrics
 from sigma_ros.evaluation.scoring.score import score
 from sigma_ros.evaluation.scoring.scores import Scores
-from sigma_ros.evaluation.scoring.windows import actions_of, missed
+from sigma_ros.evaluation.scoring.windows import actions_of, missed, windows_of
 
 pytestmark = pytest.mark.slow
 
@@ -201,10 +201,8 @@ def test_the_report_counts_broken_limits_by_itself():
 
 
 def test_a_perfect_risk_correlates_with_the_error(log):
-    samples = metrics.samples_of(log)
-    squared = (log.policy.normalise(samples.sigma_rad) - log.policy.normalise(samples.target_rad)) ** 2
-    error = metrics.window_mse(squared, 16)
-    by_tick = {int(log.ticks.tick[t]): e for t, e in zip(samples.tick_index, error, strict=True)}
+    errors = windows_of(log)
+    by_tick = {int(tick): error for tick, error in zip(errors.tick, errors.sigma.spans[:, -1], strict=True)}
 
     def knowing(chunk, _):
         risk = replace(chunk.risk, residual_term=by_tick.get(chunk.tick, 0.0), alignment_term=0.0, factor_term=0.0)

@@ -139,8 +139,8 @@ def test_the_campaign_notices_a_supervisor_without_its_certificate(monkeypatch: 
 
     original = StopPlanner.certify
 
-    def blind(self, recent, candidates):  # type: ignore[no-untyped-def]
-        _, stops = original(self, recent, candidates)
+    def blind(self, recent, candidates, within=None):  # type: ignore[no-untyped-def]
+        _, stops = original(self, recent, candidates, within)
         return np.ones(candidates.shape, dtype=bool), stops
 
     monkeypatch.setattr(StopPlanner, "certify", blind)

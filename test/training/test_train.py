@@ -23,9 +23,6 @@ from sigma_ros.errors import CheckpointError, DatasetError, SigmaError, UsageErr
 from sigma_ros.evaluation.replay import ReplayOptions, replay
 from sigma_ros.evaluation.scoring.metrics import SPANS
 from sigma_ros.evaluation.scoring.score import score
-from sigma_ros.model.pi05.backbone import Backbone
-from sigma_ros.model.pi05.loading import save_base
-from sigma_ros.model.pi05.mini import TINY, build_mini, limit_normalisation
 from sigma_ros.model.runtime import SigmaRuntime
 from sigma_ros.policy.schedule import Schedule
 from sigma_ros.values import AdapterSettings
@@ -186,18 +183,6 @@ def test_a_trained_run_is_not_replaced_unless_asked_and_can_be_made_longer(optio
         run_training(short, resume=True)
     again, _ = run_training(short, resume=False, overwrite=True)
     assert again.step == 1
-
-
-def test_a_base_with_short_chunks_is_trained_and_evaluated(data, options, tmp_path):
-    backbone = build_mini(load_contract("so101"), 0, sizes=TINY)
-    backbone.policy.config.chunk_size = backbone.policy.config.n_action_steps = 10
-    short = Backbone(backbone.policy, backbone.tokenizer)
-    normalisation = limit_normalisation(load_contract("so101"))
-    save_base(short, tmp_path / "short", sizes=TINY, normalisation=normalisation, trained=True, made_by="a test")
-    chosen = replace(options, base_model_id=str(tmp_path / "short"), max_steps=1)
-    run, complete = run_training(chosen, resume=False)
-    assert complete
-    assert run.model.config.trajectory_steps == 10
 
 
 @pytest.mark.parametrize("arm", ["sigma", "plain_lora"])

@@ -46,7 +46,7 @@ def units(tasks: list[str], arms: list[str], seeds: list[int]) -> list[BedUnit]:
 
 def run(bed: Bed, wanted: list[BedUnit], folder: Path, *, stop: StopRequest) -> bool:
     """Runs what is missing and writes the page after each unit; False when it was asked to stop."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(TextColumn("{task.description}"), *columns, console=console) as bars:
         every = bars.add_task("units", total=len(wanted))
@@ -111,7 +111,7 @@ def _protocol(args: argparse.Namespace) -> Protocol:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; exit codes 0 done, 1 failed, 2 usage, 130 interrupted (the same command goes on)."""
     args = _arguments(argv)
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     try:
         protocol = _protocol(args)
         bed = Bed(args.out, protocol)
@@ -119,7 +119,7 @@ def main(argv: list[str] | None = None) -> int:
         with stop_on_signal() as stop:
             complete = run(bed, wanted, args.out, stop=stop)
     except SigmaError as error:
-        console.print(f"[red]{error}[/red]")
+        console.print(str(error), style="red")
         return error.exit_code
     except KeyboardInterrupt:
         complete = False
