@@ -23,7 +23,7 @@ IMPORTS = {
         "accelerate", "av", "draccus", "httpx", "huggingface_hub", "lerobot", "pandas", "peft", "safetensors",
         "tokenizers", "torch", "transformers",
     ),
-    "sim": ("mujoco", "PIL"),
+    "sim": ("mujoco", "PIL", "gymnasium"),
 }  # fmt: skip
 """What the requirements of a group (`requirements/GROUP.in`) are called in Python, in the same order."""
 
