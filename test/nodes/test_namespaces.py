@@ -31,6 +31,7 @@ from sigma_ros.supervisor.identity import Author
 pytestmark = pytest.mark.ros
 SHARED = ("/rosout", "/parameter_events", "/diagnostics", "/clock")
 FAR_S = 90.0
+PROPOSAL_PERIOD_NS = 1_000_000_000
 
 
 class Arm(Node):
@@ -48,6 +49,7 @@ class Arm(Node):
         self.create_subscription(Float64MultiArray, self.contract.command_topic, self._on_command, 100)
         self.create_subscription(SupervisorState, topics.SUPERVISOR_STATE, self.states.append, qos.LATCHED)
         self._engage = self.create_client(Trigger, topics.ENGAGE)
+        self._proposed = 0
         self.create_timer(0.02, self._live)
 
     @property
@@ -74,9 +76,31 @@ class Arm(Node):
         spin_until(executor, granted, what=f"engage in {self.get_namespace()}", timeout_s=FAR_S)
 
     def propose(self, to_rad: float) -> None:
-        base = np.linspace(0.0, to_rad, 50)[:, None] * np.ones(6)
-        chunk = make_chunk(self.contract, stamp_ns=self.now_ns, base_rad=base, residual_rad=0 * base)
+        pose = self.commands[-1] if self.commands else np.zeros(6)
+        base = np.linspace(pose, np.full(6, to_rad), 50)
+        given = {"chunk_id": self._proposed, "stamp_ns": self.now_ns, "base_rad": base, "residual_rad": 0 * base}
+        self._proposed += 1
+        chunk = make_chunk(self.contract, **given)
         self._chunks.publish(chunk_message(chunk, Author(robot=self.contract.name, instance=self.get_name())))
+
+    @property
+    def moved(self) -> bool:
+        return bool(self.commands) and bool(self.commands[-1][0] > 0.2)
+
+    def driven(self, executor, to_rad: float) -> None:
+        """Engaged and proposed to until it moves: on a machine that stalls, a chunk grows old and a HOLD ages."""
+        proposed_ns = 0
+
+        def under_way() -> bool:
+            nonlocal proposed_ns
+            if self.states and self.states[-1].state == SupervisorState.DISENGAGED:
+                self.engaged(executor)
+            if self.now_ns - proposed_ns > PROPOSAL_PERIOD_NS:
+                proposed_ns = self.now_ns
+                self.propose(to_rad)
+            return self.moved
+
+        spin_until(executor, under_way, what=f"{self.get_namespace()} in motion", timeout_s=FAR_S)
 
 
 @pytest.fixture
@@ -99,12 +123,11 @@ def test_a_proposal_to_one_arm_never_moves_the_other(arms, executor) -> None:
     first, second = arms
     for arm in arms:
         arm.engaged(executor)
-    first.propose(0.4)
-    spin_until(executor, lambda: first.commands and first.commands[-1][0] > 0.2, what="arm1 in motion")
+    first.driven(executor, 0.4)
     spin_until(executor, lambda: len(first.commands) > 50, what="a second of commands")
     assert all((command == 0.0).all() for command in second.commands)
     assert second.states[-1].accepted_chunks == second.states[-1].refused_chunks == 0
-    assert first.states[-1].accepted_chunks == 1
+    assert first.states[-1].accepted_chunks >= 1
 
 
 def test_nothing_of_an_arm_lies_outside_its_namespace(arms, executor) -> None:
