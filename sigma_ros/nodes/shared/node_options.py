@@ -277,6 +277,33 @@ class IncidentOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """Parameters of `run_policy_node`."""
+
+    prompt: str = option("`~/start_policy`: the task text; empty: the task in force", default="")
+    max_duration_s: float = option(
+        "`~/start_policy`: how long; 0: until it is cancelled", default=0.0, unit="s", low=0.0, high=86400.0
+    )
+    start_engages: bool = option(
+        "`~/start_policy` also engages: a press of that button is an operator's", default=False
+    )
+    engage_timeout_s: float = option(
+        "without an engaged arm: the run ends as not_engaged", default=60.0, unit="s", low=0.5, high=3600.0
+    )
+    hold_timeout_s: float = option("in HOLD for longer: it ends as held", default=1.5, unit="s", low=0.1, high=60.0)
+    silence_s: float = option(
+        "heartbeats or supervisor states older: it ends as lost", default=1.0, unit="s", low=0.2, high=10.0
+    )
+    task_timeout_s: float = option(
+        "the policy may take so long to take the task up", default=15.0, unit="s", low=0.5, high=600.0
+    )
+
+    def conflicts(self) -> list[str]:
+        """See `Options`."""
+        return []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayOptions:
     """Parameters of `replay_node`. What concerns the model is told by the policy node."""
 

@@ -24,6 +24,7 @@ REPLAY_NODE = "sigma_replay"
 SIM_NODE = "sigma_sim"
 DRIVER_NODE = "so101_driver"
 RECORD_NODE = "sigma_record"
+RUN_NODE = "sigma_run"
 
 TASK = f"{POLICY_NODE}/task"
 RESET_MEMORY = f"{POLICY_NODE}/reset_memory"
@@ -34,6 +35,9 @@ ENGAGE = f"{SUPERVISOR_NODE}/engage"
 RELEASE = f"{SUPERVISOR_NODE}/release"
 RESET_STOP = f"{SUPERVISOR_NODE}/reset_stop"
 ESTOP_SERVICE = f"{SUPERVISOR_NODE}/estop"
+RUN_POLICY = "run_policy"  # an action, by the name that other stacks give it
+START_POLICY = f"{RUN_NODE}/start_policy"
+CANCEL_POLICY = f"{RUN_NODE}/cancel_policy"
 
 
 def full_name(node: Node, name: str) -> str:
