@@ -166,10 +166,19 @@ class DriverOptions:
 class RecordOptions:
     """Parameters of `record_node`."""
 
-    out: str = option("the bag's folder, which must not exist", default="", read_only=True)
+    out: str = option("the bag's folder, which must not exist; with `episodes` the bags'", default="", read_only=True)
     contract: str = option("contract file, or the name of a shipped one", default="so101", read_only=True)
-    task: str = option("task text; empty: the contract's first", default="", read_only=True)
+    task: str = option("task text of this or the next bag; empty: the contract's first", default="")
     seconds: float = option("length; 0: until it is stopped", default=0.0, unit="s", low=0.0, high=1e5, read_only=True)
+    episodes: bool = option(
+        "a bag each from `~/start` to `~/save` or `~/discard`, instead of one at once", default=False, read_only=True
+    )
+    keyboard: bool = option(
+        "keys of its terminal: r record, s save, d discard, n next prompt, i intervention, q quit",
+        default=False,
+        read_only=True,
+    )
+    everything: bool = option("every topic, instead of the contract's", default=False, read_only=True)
     least_free_gb: float = option(
         "less free disk ends the recording", default=1.0, unit="GB", low=0.0, high=1e4, read_only=True
     )
@@ -177,7 +186,10 @@ class RecordOptions:
 
     def conflicts(self) -> list[str]:
         """See `Options`."""
-        return [] if self.out else ["out must be given: the folder of the bag"]
+        found = [] if self.out else ["out must be given: the folder of the bag"]
+        if self.keyboard and not self.episodes:
+            found.append("keyboard needs episodes: keys begin and end them")
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
