@@ -356,7 +356,7 @@ LARGER_FOLDERS = {
     "test": 18,
     "test/evaluation": 15,
     "test/model": 21,
-    "test/nodes": 23,
+    "test/nodes": 22,
     "test/supervisor": 22,
     "training": 18,
 }
