@@ -18,7 +18,7 @@ from test_live_loop import BUSIEST, process, small_so101
 from sigma_ros.nodes.shared import qos, topics
 
 pytestmark = [pytest.mark.ros, pytest.mark.gl, pytest.mark.slow]
-SUPPORT = Path(__file__).resolve().parents[2] / "support"
+HERE = Path(__file__).resolve().parent
 SEEDS = {"arm1": 3, "arm2": 8}
 # A shared machine holds processes up; how the supervisor judges that is held elsewhere.
 SIMULATED = "--start_ramp true --max_residual_rad 3.2 --bound_lead false --authority_ages false --check_tracking false"
@@ -82,7 +82,7 @@ def test_two_simulated_arms_pick_at_the_same_time_and_never_cross(executor, tmp_
                 *PATIENT.split(),
             )
             stack.enter_context(process(*node, *place))
-            stack.enter_context(process(str(SUPPORT / "expert_policy.py"), f"{contract}@{name}", str(seed), *place))
+            stack.enter_context(process(str(HERE / "expert_policy.py"), f"{contract}@{name}", str(seed), *place))
             operators[name].create_timer(0.5, operators[name].keep_engaged)
         done = lambda: all(one.outcome == "brick in box" for one in operators.values())  # noqa: E731
         spin_until(executor, done, what="both bricks in their boxes", timeout_s=PICKED_S)

@@ -7,11 +7,14 @@ Usage: expert_policy.py CONTRACT_FILE SEED [ROS arguments]
 import sys
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from sigma_ros.stopping import ctrl_c_ends_at_once
 
 if __name__ == "__main__":
     ctrl_c_ends_at_once()
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "support"))
 
 import numpy as np
 from node_fakes import HORIZON, FakeRuntime, fake_model
