@@ -352,7 +352,6 @@ LARGER_FOLDERS = {
     "sigma_ros/sim": 15,
     "sigma_ros/supervisor": 15,
     "test": 18,
-    "test/evaluation": 15,
     "test/model": 21,
     "test/nodes": 26,
     "test/supervisor": 22,
