@@ -33,6 +33,7 @@ from sigma_ros.errors import DatasetError, MachineError, SigmaError, UsageError
 from sigma_ros.model.normalise import Normalisation
 from sigma_ros.stopping import INTERRUPTED
 
+from . import program
 from .data import EpisodeArrays, ShardMeta, file_hash, read_shard, shard_name, write_shard
 from .loop import counted_progress
 from .sources import (
@@ -307,7 +308,7 @@ def problems_of(sources: Sequence[Source | MadeSource], options: PreprocessOptio
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog=f"python -m {__package__}.preprocess",
+        prog=program("preprocess"),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -14,9 +14,9 @@ from rich.progress import Progress
 
 from sigma_ros.bags.files import find_bags
 from sigma_ros.bags.losses import WITH_LOSSES
-from sigma_ros.cli.evaluate import EvaluateRequest
 from sigma_ros.cli.options import UNKNOWN_STRIDE
-from sigma_ros.cli.replay_run import COMPLETE, progress
+from sigma_ros.cli.scores.evaluate import EvaluateRequest
+from sigma_ros.cli.scores.replay_run import COMPLETE, progress
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import SigmaError
