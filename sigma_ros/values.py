@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float64, UInt8
+from jaxtyping import Bool, Float32, Float64, UInt8
 from numpy import ndarray
 
 WINDOW_TICKS = 16
@@ -181,6 +181,15 @@ class LeftOver:
 
     base_rad: Float64[ndarray, "steps dof"]
     delay_steps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """What Sigma carries from one committed update to the next: its semantic memory, and the factors it had then."""
+
+    semantic: Float32[ndarray, " memory_width"]
+    factors: Float32[ndarray, "factor_count factor_width"]
+    commits: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,7 +25,7 @@ from numpy import ndarray
 
 from sigma_ros.contract import Camera, Contract
 from sigma_ros.errors import SigmaError
-from sigma_ros.streams.images import ImageMessage, check_image
+from sigma_ros.streams.images import ImageMessage, Square, black_square, check_image
 from sigma_ros.streams.joints import JointReader
 from sigma_ros.streams.stream import Grid, Stream, StreamCounters, image_of
 from sigma_ros.values import WINDOW_TICKS, Frame, Gap, Window
@@ -85,12 +85,21 @@ class FrameClock:
         image_size_px: Side of the square images; None leaves images undecoded (frames then hold none), for work on
             numbers alone.
         max_gap_ticks: Gaps in a row that end the epoch.
+        square: Gives the memory that a picture is written to.
     """
 
-    def __init__(self, contract: Contract, *, image_size_px: int | None, max_gap_ticks: int = 16) -> None:
+    def __init__(
+        self,
+        contract: Contract,
+        *,
+        image_size_px: int | None,
+        max_gap_ticks: int = 16,
+        square: Square = black_square,
+    ) -> None:
         self._contract = contract
         self._size_px = image_size_px
         self._max_gap_ticks = max_gap_ticks
+        self._square = square
         self._cameras: dict[str, Camera] = {camera.name: camera for camera in contract.cameras}
         ages = {camera.name: camera.max_age_ns for camera in contract.cameras}
         self._lookahead_ticks = max(LOOKAHEAD_TICKS, round(2.0 * contract.fps))
@@ -264,7 +273,7 @@ class FrameClock:
                 held = self._streams[name].held
                 assert held is not None
                 try:
-                    images[name] = image_of(held, camera, self._size_px)
+                    images[name] = image_of(held, camera, self._size_px, self._square)
                 except SigmaError as error:
                     self._streams[name].spoil(error.what)
                     reasons.append(f"{name}: {error.what}")

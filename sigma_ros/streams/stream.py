@@ -15,7 +15,7 @@ from numpy import ndarray
 
 from sigma_ros.contract import Camera
 from sigma_ros.errors import SigmaError
-from sigma_ros.streams.images import decode_resized
+from sigma_ros.streams.images import Square, decode_resized
 from sigma_ros.values import NS_PER_S
 
 # What became of the messages that a frame clock was given.
@@ -86,13 +86,13 @@ class Sample:
     used: bool = False
 
 
-def image_of(sample: Sample, camera: Camera, size_px: int) -> UInt8[ndarray, "size size 3"]:
+def image_of(sample: Sample, camera: Camera, size_px: int, square: Square) -> UInt8[ndarray, "size size 3"]:
     """The sample's pixels, decoded by the first tick that uses them; the message is then let go."""
     if isinstance(sample.image, SigmaError):
         raise sample.image
     if sample.image is None:
         try:
-            sample.image = decode_resized(sample.payload, camera, size_px)
+            sample.image = decode_resized(sample.payload, camera, size_px, square)
         except SigmaError as error:
             sample.image = error
             raise
