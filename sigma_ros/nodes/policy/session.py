@@ -58,7 +58,7 @@ class PolicySession:
         self._options = options
         self._freezes = {camera.name: FreezeWatch() for camera in contract.cameras}
         self._valid = False
-        self.clock = FrameClock(contract, image_size_px=image_size_px)
+        self.clock = self._new_clock()
         loop = PolicyLoop(
             contract,
             policy_settings(options, memory_stride),
@@ -107,11 +107,14 @@ class PolicySession:
         """Clears window and memory: a new epoch. In lockstep all begins anew, epochs from 0, as in a new process."""
         if self._lockstep:
             task = self.clock.task
-            self.clock = FrameClock(self._contract, image_size_px=self._image_size_px)
+            self.clock = self._new_clock()
             self.clock.set_task(task)
         else:
             self.clock.reset()
         self.thread.restart(inherits)
+
+    def _new_clock(self) -> FrameClock:
+        return FrameClock(self._contract, image_size_px=self._image_size_px, recorded=self._lockstep)
 
     def save(self, path: Path) -> int:
         """Writes the memory to a file; returns how many commits are in it.
