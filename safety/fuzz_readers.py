@@ -39,7 +39,22 @@ PACKAGE = str(ROOT / "sigma_ros")
 Files = dict[str, bytes]
 """An input: what lies in its folder, by path."""
 
-WORDS = [b"", b"0", b"-1", b"4294967295", b"1e308", b"nan", b"null", b"[", b"{", b"../", b"{a}", b"*a", b"\xff\xfe", b"\0"]
+WORDS = [
+    b"",
+    b"0",
+    b"-1",
+    b"4294967295",
+    b"1e308",
+    b"nan",
+    b"null",
+    b"[",
+    b"{",
+    b"../",
+    b"{a}",
+    b"*a",
+    b"\xff\xfe",
+    b"\0",
+]
 
 
 class HangError(BaseException):
@@ -132,7 +147,9 @@ def seeds(folder: Path) -> list[tuple[str, Files]]:
     found += [("contract", {"robot.yaml": file.read_bytes()}) for file in sorted((ROOT / "config").glob("so101*.yaml"))]
     motor = {"id": 1, "drive_mode": 0, "homing_offset": -100, "range_min": 700, "range_max": 3400}
     names = contract.joint_names
-    found += [("calibration", {"arm.json": json.dumps({name: motor | {"id": i} for i, name in enumerate(names)}).encode()})]
+    found += [
+        ("calibration", {"arm.json": json.dumps({name: motor | {"id": i} for i, name in enumerate(names)}).encode()})
+    ]
     config = {"type": "pi05", "chunk_size": 50, "input_features": {"a": {"type": "VISUAL", "shape": [3, 4, 4]}}}
     report = {"schema": "sigma_ros/report/2", "episodes": [{"sha256": "0", "name": "a"}]}
     texts = {"config.json": config, "report.json": report, "summary.json": report}
@@ -173,7 +190,10 @@ def _changed(data: bytearray, foreign: bytes, rng: random.Random) -> bytes:
     elif kind == 6:
         del data[at:]
     else:
-        width, value = rng.choice((("<I", 4), ("<Q", 8), (">I", 4))), rng.choice((0, 1, 2**31, 2**32 - 1, rng.randrange(300)))
+        width, value = (
+            rng.choice((("<I", 4), ("<Q", 8), (">I", 4))),
+            rng.choice((0, 1, 2**31, 2**32 - 1, rng.randrange(300))),
+        )
         data[at : at + width[1]] = struct.pack(width[0], value)
     return bytes(data[: 1 << 22])
 
@@ -228,6 +248,7 @@ def problem_of(kind: str, folder: Path) -> tuple[str, str]:
 
 def _work(out: Path, end_s: float, seed: int) -> None:
     """Reads mutants until the time is up."""
+
     def too_long(*_: object) -> None:
         raise HangError
 

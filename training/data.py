@@ -139,7 +139,7 @@ class ShardMeta:
 
     @property
     def hash(self) -> str:
-        """Identity of the data: over what all shards hold and the list of windows, not over how or when it was written."""
+        """Identity of the data: over what all shards hold and the list of windows, not over how it was written."""
         text = json.dumps([sorted(self.files.items()), self.windows, self.held_out])
         return hashlib.sha256(text.encode()).hexdigest()
 
