@@ -244,6 +244,7 @@ _LIMIT_TEXTS = {
     "start_ramp": "lead the arm slowly to a first target beyond start_tolerance_rad",
     "check_tracking": "stop when a joint does not follow or freezes",
     "bound_lead": "bound how far commands run ahead of the measured joints; hold when a joint is blocked",
+    "keep_path": "slow the arm along the policy's path where that breaks a limit; false: bound each joint alone",
     "untracked_joints": "joints not judged for that, separated by commas; a gripper holds things",
 }
 
