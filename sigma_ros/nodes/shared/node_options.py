@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sigma_ros.errors import ContractError
+from sigma_ros.nodes.launch.stages import STAGES
 from sigma_ros.nodes.shared.parameters import option
 from sigma_ros.supervisor.limits import TIGHTENED, SupervisorLimits
 from sigma_ros.values import AdapterSettings
@@ -321,6 +322,21 @@ class RunOptions:
     task_timeout_s: float = option(
         "the policy may take so long to take the task up", default=15.0, unit="s", low=0.5, high=600.0
     )
+
+    def conflicts(self) -> list[str]:
+        """See `Options`."""
+        return []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageOptions:
+    """Parameters of `stage_node`; `bringup.launch.py` gives them."""
+
+    contract: str = option("contract file, or the name of a shipped one", default="so101", read_only=True)
+    stage: str = option("which stage is measured", default="shadow", choices=STAGES, read_only=True)
+    folder: str = option("where evidence goes", default="evidence", read_only=True)
+    checkpoint: str = option("the checkpoint as it was given", default="mini", read_only=True)
+    checkpoint_hash: str = option("the policy must say this hash; empty: any", default="", read_only=True)
 
     def conflicts(self) -> list[str]:
         """See `Options`."""
