@@ -33,7 +33,7 @@ _SIZES = {
     "resampler_heads": 2,
     "state_tokens": 2,
     "state_hidden": 32,
-    "text_tokens": 16,
+    "text_tokens": 10,
     "readouts": 2,
     "lora_rank": 4,
     "lora_alpha": 8.0,
@@ -45,7 +45,11 @@ _SIZES = {
     "align_width": 16,
     "head_hidden": 64,
     "residual_hidden": 128,
+    "use_late": False,
 }
+_THE_BASES = "gripper"
+"""No residual there: it decides no choice, and corrected it ran away open over the brick (docs/bed.md)."""
+
 assert _GRID**2 == TOKENS, "a scene must fill the grid of one camera"
 
 
@@ -55,6 +59,7 @@ class BedSigma(SigmaTelepathyVLA):
     def __init__(self, arm: Arm, contract: Contract, *, seed: int) -> None:
         backbone = build_mini(replace(contract, cameras=contract.cameras[:1]), 0, sizes=TINY)
         sizes = {"width": backbone.width, "horizon": backbone.horizon, "dof": contract.dof, **_SIZES}
+        sizes["corrected_joints"] = tuple(name != _THE_BASES for name in contract.joint_names)
         super().__init__(backbone, SigmaConfig.small(**{**sizes, **arm.changes()}), seed=seed)
         _start_memory(self)
         self.arm = arm
