@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pages of the site: each is in its contents, and the messages that are explained exist; `make docs` checks links."""
+"""The pages of the site: each is in its contents, and the messages explained are the code's own."""
 
 import re
 from pathlib import Path
