@@ -6,6 +6,7 @@ The language model is that of a tiny pi0.5 with random weights, frozen; the base
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
