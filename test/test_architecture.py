@@ -350,11 +350,9 @@ LARGEST_FOLDER = 14
 LARGER_FOLDERS = {
     "bench": 20,
     "safety": 17,
-    "sigma_ros/cli": 21,
     "sigma_ros/sim": 15,
     "sigma_ros/supervisor": 15,
     "test": 18,
-    "test/evaluation": 15,
     "test/model": 21,
     "test/nodes": 22,
     "test/supervisor": 22,
@@ -388,9 +386,9 @@ WITHOUT_A_TEST_OF_THEIR_NAME = {
         "sigma_ros/bags": (
             "dataset_facts files lerobot lerobot_dataset losses mcap_file mcap_index messages sqlite_file"
         ),
-        "sigma_ros/cli": (
-            "contract dataset demo_nodes evaluate evaluate_run init inspect monitor replay replay_run sim transcode"
-        ),
+        "sigma_ros/cli/recordings": "contract dataset init inspect transcode",
+        "sigma_ros/cli/robot": "monitor",
+        "sigma_ros/cli/scores": "demo_nodes evaluate evaluate_run replay replay_run sim",
         "sigma_ros/evaluation": ("drive fleet latency log precompute recorder replay_operator supervised"),
         "sigma_ros/evaluation/report": (
             "bounded chunk_table curves document figures markdown rerun saved summary write"

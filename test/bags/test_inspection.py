@@ -16,9 +16,9 @@ from sigma_ros.bags.reader import open_bag
 from sigma_ros.bags.transcode import load_episode
 from sigma_ros.bags.writer import BagWriter
 from sigma_ros.calibration import JointCalibration
-from sigma_ros.cli.contract import app as contract_app
-from sigma_ros.cli.init import app as init_app
-from sigma_ros.cli.inspect import PAGE, app
+from sigma_ros.cli.recordings.contract import app as contract_app
+from sigma_ros.cli.recordings.init import app as init_app
+from sigma_ros.cli.recordings.inspect import PAGE, app
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import SigmaError, UsageError
 from sigma_ros.inspection.draft import GUESS, draft_contract

@@ -37,7 +37,7 @@ POLICY_ARGUMENTS: Arguments = {
 
 POLICY, SUPERVISOR = "sigma_policy", "sigma_supervisor"
 PRESETS = {POLICY: "policy", SUPERVISOR: "supervisor"}
-SIMULATED = {"start_ramp": True, "max_residual_rad": 3.2, "bound_lead": False, "authority_ages": False}
+SIMULATED = {"start_ramp": True, "authority_ages": False}
 REHEARSAL = {"check_tracking": False, "bound_lead": False}
 NO_INCIDENTS = "none"  # `ros2 launch` takes no empty value
 DRY_RUN_TOPIC = "sigma/dry_run"

@@ -36,6 +36,12 @@ class PolicyOptions:
         "configure and activate at start, without a lifecycle manager", default=True, read_only=True
     )
     lockstep: bool = option("replay: ticks complete by messages alone, none is dropped", default=False, read_only=True)
+    inference: str = option(
+        "the model in a process of its own, or inside the node; auto: a process of its own, but not in lockstep",
+        default="auto",
+        choices=("auto", "process", "inside"),
+        read_only=True,
+    )
     baseline_diagnostics: bool = option(
         "at commits, also measure tau_l2 and sem_align without LoRA", default=False, read_only=True
     )
@@ -84,6 +90,11 @@ class PolicyOptions:
             max_scale=self.adapter_max_scale,
             risk_temperature=self.adapter_risk_temperature,
         )
+
+    @property
+    def has_own_process(self) -> bool:
+        """Whether the model gets a process of its own."""
+        return self.inference == "process" or (self.inference == "auto" and not self.lockstep)
 
     @property
     def state_path(self) -> Path | None:
@@ -234,6 +245,7 @@ _LIMIT_TEXTS = {
     "start_ramp": "lead the arm slowly to a first target beyond start_tolerance_rad",
     "check_tracking": "stop when a joint does not follow or freezes",
     "bound_lead": "bound how far commands run ahead of the measured joints; hold when a joint is blocked",
+    "keep_path": "slow the arm along the policy's path where that breaks a limit; false: bound each joint alone",
     "untracked_joints": "joints not judged for that, separated by commas; a gripper holds things",
 }
 
