@@ -47,6 +47,7 @@ def _wrong_python(version: tuple[int, ...]) -> str:
 
 
 VERBS = {
+    "audit": "Say which inputs a policy uses: pictures, text, memory.",
     "calibrate": "Check the arm's units and calibration against the training data.",
     "compare": "Put two reports of the same recordings side by side.",
     "contract": "Check a robot's contract file, or draft one.",
