@@ -9,7 +9,7 @@ import torch
 from bags import HEIGHT, WIDTH, small_contract, write_recording
 from typer.testing import CliRunner
 
-from sigma_ros.cli.audit import AUDIT_FILE, app
+from sigma_ros.cli.scores.audit import AUDIT_FILE, app
 from sigma_ros.contract_text import shipped_config_dir
 from sigma_ros.model.checkpoint.folder import identify, save_checkpoint
 from sigma_ros.model.checkpoint.manifest import Training

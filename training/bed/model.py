@@ -6,6 +6,7 @@ The language model is that of a tiny pi0.5 with random weights, frozen; the base
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -58,7 +59,7 @@ class BedSigma(SigmaTelepathyVLA):
 
     def __init__(self, arm: Arm, contract: Contract, *, seed: int) -> None:
         backbone = build_mini(replace(contract, cameras=contract.cameras[:1]), 0, sizes=TINY)
-        sizes = {"width": backbone.width, "horizon": backbone.horizon, "dof": contract.dof, **_SIZES}
+        sizes: dict[str, Any] = {"width": backbone.width, "horizon": backbone.horizon, "dof": contract.dof, **_SIZES}
         sizes["corrected_joints"] = tuple(name != _THE_BASES for name in contract.joint_names)
         super().__init__(backbone, SigmaConfig.small(**{**sizes, **arm.changes()}), seed=seed)
         _start_memory(self)
