@@ -66,12 +66,26 @@ class Camera:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Delays:
+    """How late a robot's parts are, as `sigma delays` measured them [ns]; None: not measured.
+
+    `camera_ns`: a picture's content is so much older than its stamp. `inference_ns`: from an observation to its chunk.
+    `actuator_ns`: the joints follow their commands so much later.
+    """
+
+    camera_ns: int | None = None
+    inference_ns: int | None = None
+    actuator_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Contract:
     """A robot as the policy and the supervisor see it. Joint order is the order of `joints`.
 
     `action_source` is `command` (the recording has commands on `command_topic`) or `next_state`
     (it has none: the action of a tick is the state of the next one). `kinematics` is needed for limits of
     the tool alone. `leader_topic` is where recordings have the actions of a leader arm, if not on the command's topic.
+    `delays` are what the simulator and its latency assume by default.
     """
 
     name: str
@@ -88,6 +102,7 @@ class Contract:
     tasks: tuple[str, ...]
     kinematics: Kinematics | None = None
     leader_topic: str | None = None
+    delays: Delays = Delays()
 
     @property
     def action_topic(self) -> str:
@@ -112,6 +127,10 @@ class Contract:
     def tick_period_ns(self) -> int:
         """Nanoseconds between two ticks, rounded; for grids use `tick_offset_ns`."""
         return self.tick_offset_ns(1)
+
+    def ticks_of(self, delay_ns: int | None) -> int:
+        """A delay in whole ticks, rounded; 0 where it was not measured."""
+        return round((delay_ns or 0) / self.tick_period_ns)
 
     def _column(self, field: str) -> Float64[ndarray, " dof"]:
         values = np.array([getattr(joint, field) for joint in self.joints], dtype=np.float64)

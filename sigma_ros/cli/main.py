@@ -51,6 +51,7 @@ VERBS = {
     "compare": "Put two reports of the same recordings side by side.",
     "contract": "Check a robot's contract file, or draft one.",
     "dataset": "Write bags as a LeRobot data set.",
+    "delays": "Measure how late camera, policy and arm are.",
     "demo": "Record, replay through the nodes and report, on this machine alone.",
     "evaluate": "Replay many bags on many workers; one summary.",
     "doctor": "Check machine, ROS, streams, units and checkpoint, and say what to do.",
