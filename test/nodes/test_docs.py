@@ -12,6 +12,7 @@ from sigma_ros.nodes.shared.node_options import (
     PolicyOptions,
     RecordOptions,
     ReplayOptions,
+    RunOptions,
     SimOptions,
     SupervisorOptions,
 )
@@ -19,7 +20,16 @@ from sigma_ros.nodes.shared.parameters import markdown_table, problems, specs
 
 pytestmark = pytest.mark.ros
 DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "ros_interface.md").read_text(encoding="utf-8")
-OPTIONS = (PolicyOptions, SupervisorOptions, ReplayOptions, SimOptions, DriverOptions, RecordOptions, IncidentOptions)
+OPTIONS = (
+    PolicyOptions,
+    SupervisorOptions,
+    RunOptions,
+    ReplayOptions,
+    SimOptions,
+    DriverOptions,
+    RecordOptions,
+    IncidentOptions,
+)
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda o: o.__name__)

@@ -44,8 +44,33 @@ PROBE = """
   drag.dispatchEvent(new MouseEvent("mousemove", { clientX: box.left + at, clientY: box.top + 50, bubbles: true }));
   await new Promise((done) => setTimeout(done, 200));
   const hovered = { before, after: label(), picture: document.querySelector(".shots img").src.slice(0, 22) };
+  const seconds = (id) => {
+    const place = document.getElementById(id), line = place.querySelector(".cursor").getBoundingClientRect();
+    const axis = place._fullLayout.xaxis;
+    return Math.round(100 * axis.p2l(line.left - place.getBoundingClientRect().left - axis._offset)) / 100;
+  };
+  const lines = ["e0-joint-gripper", "e0-bounded", "e0-scale", "e0-risk", "e0-tau", "e0-sem"].map(seconds);
+  const episode = document.querySelector("details.episode");
+  const press = (key) => document.body.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+  episode.scrollIntoView();
+  press("Home"); press("ArrowRight"); press(".");
+  const keyed = label();
+  document.querySelector(".shots select").value = "0.25";
+  press(" ");
+  await new Promise((done) => setTimeout(done, 1000));
+  press(" ");
+  const played = parseFloat(label());
+  document.querySelector(".frames img").click();
+  const enlarged = document.getElementById("large").open;
+  document.getElementById("large").close();
+  const saved = [];
+  HTMLAnchorElement.prototype.click = function () { saved.push([this.download, decodeURIComponent(this.href)]); };
+  for (const exported of document.querySelectorAll(".scroll + .export")[0].children) exported.click();
+  const contents = [...document.querySelectorAll("#contents a")].map((a) => document.querySelector(a.hash) !== null);
+  const unexplained = [...document.querySelectorAll("abbr")].filter((a) => !a.dataset.why).length;
   parent.postMessage(JSON.stringify({
-    hovered,
+    hovered, lines, keyed, played, enlarged, saved, contents, unexplained,
+    charts: document.querySelectorAll(".card .export").length,
     plots: root.dataset.plots, wide, curves, scroll: root.scrollWidth, client: root.clientWidth,
     text: getComputedStyle(document.body).color, back: getComputedStyle(document.body).backgroundColor,
     first: document.body.innerText.trim().split("\\n")[0],
@@ -104,12 +129,30 @@ def test_the_page_draws_everything_and_fits(page, tmp_path, width_px, dark):
     assert all(paths > 0 for _, paths in seen["curves"])
     assert seen["images"]
     assert (seen["hovered"]["before"], seen["hovered"]["picture"]) == ("0.00 s", "data:image/jpeg;base64")
-    assert seen["hovered"]["after"] == "3.33 s", "the picture nearest to tick 100 of 30 a second"
+    after_s = float(seen["hovered"]["after"].removesuffix(" s"))
+    assert after_s == pytest.approx(100 / 30, abs=0.02), "tick 100 of 30 a second, or the command nearest to it"
     assert seen["wide"] == []
     assert seen["scroll"] <= seen["client"]
     assert seen["first"].startswith("UNTRAINED MODEL")
     assert (luminance(seen["back"]) < 0.5) is dark
     assert contrast(seen["text"], seen["back"]) > 7.0
+
+
+def test_one_clock_moves_everything_and_tables_leave_the_page(page, tmp_path):
+    seen = visit(page, tmp_path, width_px=1280, dark=False)
+    assert seen["lines"] == pytest.approx([3.33] * 6, abs=0.02), "the pointer moves the line in every figure"
+    assert seen["keyed"] == "0.13 s", "a tenth of a second, then a tick"
+    assert seen["played"] > 0.13, "it plays"
+    assert seen["enlarged"]
+    assert len(seen["contents"]) >= 4
+    assert all(seen["contents"])
+    assert seen["unexplained"] == 0
+    assert seen["charts"] == int(seen["plots"])
+    (csv_name, csv), (tex_name, tex) = seen["saved"]
+    assert (csv_name, tex_name) == ("table-1.csv", "table-1.tex")
+    assert csv.split(",", 1)[1].splitlines()[1].startswith("mse_vec (next step),")
+    assert r"mse\_vec (next step) &" in tex
+    assert r"\begin{tabular}" in tex
 
 
 def luminance(colour: str) -> float:

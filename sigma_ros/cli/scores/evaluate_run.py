@@ -14,9 +14,9 @@ from rich.progress import Progress
 
 from sigma_ros.bags.files import find_bags
 from sigma_ros.bags.losses import WITH_LOSSES
-from sigma_ros.cli.evaluate import EvaluateRequest
 from sigma_ros.cli.options import UNKNOWN_STRIDE
-from sigma_ros.cli.replay_run import COMPLETE, progress
+from sigma_ros.cli.scores.evaluate import EvaluateRequest
+from sigma_ros.cli.scores.replay_run import COMPLETE, progress
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import SigmaError
@@ -115,12 +115,13 @@ def _summarise(
     folders = [spec.out / "bags" / row.folder for row in rows if row.status != "failed"]
     pooled, first = pool(folders) or (None, {})
     document = summary_document(rows, pooled, first, complete=complete, conditions=conditions)
+    page = summary_page(document, pages=spec.pages)
     try:
         spec.out.mkdir(parents=True, exist_ok=True)
         write_files(
             {
                 "bags.parquet": lambda path: write_rows(rows, path),
-                "summary.html": lambda path: path.write_text(summary_page(document), encoding="utf-8"),
+                "summary.html": lambda path: path.write_text(page, encoding="utf-8"),
                 "summary.json": lambda path: path.write_text(to_text(document), encoding="utf-8"),
             },
             spec.out,

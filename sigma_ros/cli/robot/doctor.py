@@ -72,7 +72,7 @@ def _show(console: Console, title: str, findings: Iterable[object]) -> int:
 
 
 def _checkpoint(checkpoint: str, contract: Contract) -> Iterable[object]:
-    from sigma_ros.cli.calibrate import training_quantiles  # noqa: PLC0415
+    from sigma_ros.cli.robot.calibrate import training_quantiles  # noqa: PLC0415
 
     if checkpoint != "mini" and "/" not in checkpoint and not Path(checkpoint).expanduser().is_dir():
         yield Finding("wrong", f"{checkpoint} is not there", "give a folder, or a Hub id such as owner/name")
@@ -91,7 +91,7 @@ def _checkpoint(checkpoint: str, contract: Contract) -> Iterable[object]:
 
 
 def _graph(console: Console, contract: Contract, checkpoint: str, seconds: float) -> int:
-    from sigma_ros.cli.calibrate import training_quantiles  # noqa: PLC0415
+    from sigma_ros.cli.robot.calibrate import training_quantiles  # noqa: PLC0415
 
     try:
         from sigma_ros.nodes.shared import topics  # noqa: PLC0415

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sigma_ros.cli.contract import Calibration, DraftOut, ZeroOption, write_draft
+from sigma_ros.cli.recordings.contract import Calibration, DraftOut, ZeroOption, write_draft
 
 app = typer.Typer(add_completion=False, help="Write a contract for your own arm from a data set and a calibration.")
 

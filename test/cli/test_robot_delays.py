@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from sigma_ros.cli.delays import app
+from sigma_ros.cli.robot.delays import app
 from sigma_ros.contract_file import load_contract
 from sigma_ros.contract_text import shipped_config_dir
 from sigma_ros.errors import ContractError, UsageError

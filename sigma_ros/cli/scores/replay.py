@@ -100,7 +100,7 @@ class ReplayRequest(PolicyArguments):
 
 
 def _run(request: ReplayRequest) -> int:
-    from sigma_ros.cli.replay_run import run  # noqa: PLC0415 - help stays fast
+    from sigma_ros.cli.scores.replay_run import run  # noqa: PLC0415 - help stays fast
 
     return run(request)
 

@@ -33,7 +33,7 @@ def demo(
 
     Example: sigma demo && xdg-open out/demo/report.html
     """
-    from sigma_ros.cli import demo_nodes  # noqa: PLC0415 - help stays fast
+    from sigma_ros.cli.scores import demo_nodes  # noqa: PLC0415 - help stays fast
     from sigma_ros.evaluation.report.write import refuse_unwritable  # noqa: PLC0415
 
     console = Console(highlight=False, markup=False)
@@ -67,7 +67,7 @@ def _clear(out: Path) -> None:
 
 
 def _record(recording: Path, seed: int) -> Path:
-    from sigma_ros.cli.record import record  # noqa: PLC0415
+    from sigma_ros.cli.recordings.record import record  # noqa: PLC0415
 
     record(recording, sim=True, episodes=1, seed=seed)
     return recording / "episode_000000"

@@ -48,6 +48,13 @@ def record(
     live: Annotated[bool, typer.Option("--live", help="Record the running robot (ROS) into OUT until Ctrl-C.")] = False,
     task: Annotated[str, typer.Option(help="With --live: what is being done; the contract's first if empty.")] = "",
     seconds: Annotated[float, typer.Option(min=0.0, help="With --live: how long; 0: until Ctrl-C.")] = 0.0,
+    keys: Annotated[
+        bool,
+        typer.Option("--keys", help="With --live: bags OUT/episode_N by keys (r, s, d, n, i, q) and services."),
+    ] = False,
+    everything: Annotated[
+        bool, typer.Option("--everything", help="With --live: every topic, instead of the contract's.")
+    ] = False,
     episodes: Annotated[int, typer.Option(min=1, help="Number of episodes.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bags.")] = 0,
     setup: Setup = SETUP,
@@ -69,13 +76,15 @@ def record(
 
     An episode takes about 12 MB, one of raw pictures (--jpeg 0) half a gigabyte. With --live the running robot is
     recorded instead, and checked meanwhile: exit code 3 tells of gaps and losses, 1 of a stream that never came.
+    With --keys: r records, s saves, d discards, n asks for the next prompt, i marks an intervention, q quits.
 
     Example: sigma record --sim --episodes 5 --seed 1 --out recording
     """
     if sim == live:
         raise UsageError("say what is to be recorded", expected="--sim or --live")
     if live:
-        raise typer.Exit(_record_live(out, contract=contract, task=task, seconds=seconds, storage=storage))
+        by_keys = {"episodes": keys, "keyboard": keys, "everything": everything}
+        raise typer.Exit(_record_live(out, contract=contract, task=task, seconds=seconds, storage=storage, **by_keys))
     from sigma_ros.contract_file import load_contract  # noqa: PLC0415 - help stays fast
     from sigma_ros.sim.demonstration import demonstrations  # noqa: PLC0415
     from sigma_ros.sim.environment import SimArm  # noqa: PLC0415

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from jsonschema import Draft202012Validator
-from synthetic import synthetic_log, with_scale
+from synthetic import SCHEMA_FILE, synthetic_log, with_scale
 
 from sigma_ros.errors import SigmaError, UsageError
 from sigma_ros.evaluation.log import ReplayLog
@@ -23,8 +23,6 @@ from sigma_ros.evaluation.report.write import FILES, write_report
 from sigma_ros.evaluation.scoring.score import score
 
 pytestmark = pytest.mark.slow
-
-SCHEMA_FILE = Path(__file__).resolve().parents[2] / "docs" / "report.schema.json"
 
 
 def document(*logs: ReplayLog) -> dict:
@@ -222,7 +220,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path):
     here = Path(__file__).resolve()
     out = tmp_path / "out"
     child = subprocess.run(
-        [sys.executable, "-c", script, str(here.parents[2]), str(here.parents[1] / "support"), str(out)],
+        [sys.executable, "-c", script, str(here.parents[3]), str(here.parents[2] / "support"), str(out)],
         preexec_fn=_limit_files,
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,

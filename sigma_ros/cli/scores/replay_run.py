@@ -18,7 +18,7 @@ from rich.table import Table
 from sigma_ros.bags.files import find_bags
 from sigma_ros.bags.losses import WITH_LOSSES
 from sigma_ros.bags.reader import Stamps, open_bag
-from sigma_ros.cli.replay import ReplayRequest
+from sigma_ros.cli.scores.replay import ReplayRequest
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import UsageError

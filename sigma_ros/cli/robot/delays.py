@@ -43,7 +43,7 @@ def delays(
 
     Example: sigma delays --live 15 --contract my_arm.yaml --write
     """
-    from sigma_ros.cli.delays.sources import written  # noqa: PLC0415 - help stays fast
+    from sigma_ros.cli.robot.delay_sources import written  # noqa: PLC0415 - help stays fast
     from sigma_ros.contract_file import load_contract  # noqa: PLC0415
     from sigma_ros.streams.delays import measure  # noqa: PLC0415
 
@@ -59,7 +59,7 @@ def delays(
 
 
 def _motion(robot: "Contract", live: float, bag: Path | None, sim: str | None) -> "Motion":
-    from sigma_ros.cli.delays.sources import recorded, simulated  # noqa: PLC0415
+    from sigma_ros.cli.robot.delay_sources import recorded, simulated  # noqa: PLC0415
 
     if bag is not None:
         return recorded(bag, robot)

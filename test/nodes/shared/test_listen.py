@@ -9,7 +9,7 @@ from rclpy.node import Node
 from rich.console import Console
 from test_policy_live import LiveRobot
 
-from sigma_ros.cli.monitor import view
+from sigma_ros.cli.robot.monitor import view
 from sigma_ros.nodes.policy_node import PolicyNode
 from sigma_ros.nodes.shared.listen import Monitor, MonitorView, StreamWatch
 from sigma_ros.nodes.supervisor_node import SupervisorNode

@@ -76,7 +76,7 @@ class EvaluateRequest(PolicyArguments):
 
 
 def _run(request: EvaluateRequest) -> int:
-    from sigma_ros.cli.evaluate_run import run  # noqa: PLC0415 - help stays fast
+    from sigma_ros.cli.scores.evaluate_run import run  # noqa: PLC0415 - help stays fast
 
     return run(request)
 

@@ -40,7 +40,7 @@ def dataset(
     from sigma_ros.bags.files import find_bags  # noqa: PLC0415
     from sigma_ros.bags.lerobot_dataset import write_dataset  # noqa: PLC0415
     from sigma_ros.bags.losses import WITH_LOSSES, described  # noqa: PLC0415
-    from sigma_ros.cli.replay_run import COMPLETE, progress  # noqa: PLC0415
+    from sigma_ros.cli.scores.replay_run import COMPLETE, progress  # noqa: PLC0415
     from sigma_ros.contract_file import load_contract  # noqa: PLC0415
 
     robot = load_contract(contract)

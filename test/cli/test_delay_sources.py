@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sigma_ros.bags.writer import BagWriter
-from sigma_ros.cli.delays.sources import recorded, written
+from sigma_ros.cli.robot.delay_sources import recorded, written
 from sigma_ros.contract import Delays
 from sigma_ros.contract_file import load_contract
 from sigma_ros.contract_text import shipped_config_dir
