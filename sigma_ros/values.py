@@ -150,7 +150,7 @@ class Chunk:
     Base and residual travel apart, so that the supervisor can form `base + scale * residual` itself.
     `crossfade_steps`: over so many steps it asks to be faded in. `trained_delay_s`: the delay from stamp to arrival for
     which the residual was trained. `disagreement_rad`: how far it is from what the chunk before had planned for the
-    same ticks (`policy.alarm`); `alarmed`: above the policy's threshold.
+    same ticks; `alarmed`: that, or a joint, is beyond the policy's threshold (`policy.alarm`).
     """
 
     chunk_id: int

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """When a policy should doubt itself: what its own consecutive chunks say, a threshold, and what is done then.
 
-`disagreement` costs nothing, for both chunks are there. Thresholds come from episodes that succeeded
-(`training.trials.risk`); docs/results.md says how well each signal predicts failure, and the threshold for `mini`.
+Two signals, both free: a chunk's disagreement with the one before, and a joint that goes where it never was in an
+episode that succeeded, as fingers do that closed on nothing. Thresholds come from such episodes
+(`training.trials.risk`); docs/results.md says how well each predicts failure, and the thresholds for `mini`.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -21,26 +23,39 @@ that the supervisor holds."""
 
 ALARM_ACTIONS: tuple[AlarmAction, ...] = get_args(AlarmAction)
 
+NO_POSITIONS: Mapping[str, float] = {}
+
 OVERLAP_STEPS = 8
 """Steps of a new chunk that are compared with what the one before had planned for the same ticks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlarmSettings:
-    """`threshold_rad` of the disagreement above which an alarm is given; 0: none ever is."""
+    """`threshold_rad` of the disagreement above which an alarm is given; 0: none ever is.
+
+    `joint`: one that gives an alarm where it is measured below `below_rad`; empty: none does.
+    """
 
     threshold_rad: float = 0.0
+    joint: str = ""
+    below_rad: float = 0.0
     action: AlarmAction = "none"
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.threshold_rad) and self.threshold_rad >= 0.0):
             raise ValueError(f"threshold_rad must be at least 0 and finite, got {self.threshold_rad}")
+        if not math.isfinite(self.below_rad):
+            raise ValueError(f"below_rad must be finite, got {self.below_rad}")
         if self.action not in ALARM_ACTIONS:
             raise ValueError(f"action must be one of {', '.join(ALARM_ACTIONS)}, got {self.action}")
 
-    def alarmed(self, disagreement_rad: float) -> bool:
-        """Whether a chunk's disagreement is an alarm; one that is not finite is, one that is not known (0) is not."""
-        return self.threshold_rad > 0.0 and not disagreement_rad <= self.threshold_rad
+    def alarmed(self, disagreement_rad: float, positions_rad: Mapping[str, float] = NO_POSITIONS) -> bool:
+        """Whether a chunk is an alarm: its disagreement, or where a joint stood when it was planned.
+
+        A disagreement that is not finite is one, one that is not known (0) is not.
+        """
+        doubtful = self.threshold_rad > 0.0 and not disagreement_rad <= self.threshold_rad
+        return doubtful or positions_rad.get(self.joint, math.inf) < self.below_rad
 
 
 NO_ALARM = AlarmSettings()

@@ -24,6 +24,7 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from sigma_ros.contract import Contract
+from sigma_ros.errors import UsageError
 from sigma_ros.policy.alarm import NO_ALARM, AlarmSettings, disagreement_of
 from sigma_ros.policy.job import (
     Failed,
@@ -80,11 +81,17 @@ class PolicyLoop:
             epoch.
         lockstep: For a replay: every tick that asks for something is worked on, scored windows too,
             and settings are in force from the next chunk on, for it knows which chunks are to come.
+
+    Raises:
+        UsageError: the alarm's joint is none of the contract's.
     """
 
     def __init__(
         self, contract: Contract, settings: PolicySettings, *, check_units: UnitsCheck, lockstep: bool
     ) -> None:
+        if settings.alarm.joint not in ("", *contract.joint_names):
+            known = ", ".join(contract.joint_names)
+            raise UsageError("the contract has no such joint to alarm by", expected=known, got=settings.alarm.joint)
         self._contract = contract
         self._settings = settings
         self._check_units = check_units
@@ -174,7 +181,7 @@ class PolicyLoop:
             return
         if isinstance(outcome, Proposed):
             chunk = self._numbered(replace(outcome.chunk, crossfade_steps=request.crossfade_steps))
-            chunk = self._judged(chunk, is_plan=request.plans)
+            chunk = self._judged(chunk, request)
             outcome = self._executed = replace(outcome, chunk=chunk)
         elif isinstance(outcome, Unused) and isinstance(request.item, Window):
             self._refusal = outcome.gap.reasons
@@ -249,14 +256,17 @@ class PolicyLoop:
         sooner = settings.alarm.action == "replan" and 2 * (tick - last.tick) >= settings.schedule.replan_ticks
         return sooner or settings.schedule.plans(tick)
 
-    def _judged(self, chunk: Chunk, *, is_plan: bool) -> Chunk:
+    def _judged(self, chunk: Chunk, request: TickRequest) -> Chunk:
         """A chunk with its disagreement; a renewed residual and a scored window have that of the plan before."""
         before = self._planned
-        if not is_plan:
+        item = request.item
+        if not request.plans or isinstance(item, Gap):
             known = {} if before is None else {"disagreement_rad": before.disagreement_rad, "alarmed": before.alarmed}
             return replace(chunk, **known)  # type: ignore[arg-type]
         apart_rad = disagreement_of(before, chunk)
-        self._planned = replace(chunk, disagreement_rad=apart_rad, alarmed=self._settings.alarm.alarmed(apart_rad))
+        pose = dict(zip(self._contract.joint_names, item.newest.positions_rad.tolist(), strict=True))
+        alarmed = self._settings.alarm.alarmed(apart_rad, pose)
+        self._planned = replace(chunk, disagreement_rad=apart_rad, alarmed=alarmed)
         return self._planned
 
     def _next(self) -> TickRequest:

@@ -86,7 +86,17 @@ def test_a_disagreement_that_is_not_finite_is_an_alarm_and_without_threshold_the
     assert settings.alarmed(disagreement_of(chunk(0), broken))
 
 
-@pytest.mark.parametrize("wrong", [{"threshold_rad": -1.0}, {"threshold_rad": math.nan}, {"action": "hope"}])
+def test_a_joint_below_its_bound_is_an_alarm_and_no_other_joint_is() -> None:
+    settings = AlarmSettings(joint="gripper", below_rad=-0.05)
+    assert settings.alarmed(0.0, {"gripper": -0.06, "pan": 0.0})
+    assert not settings.alarmed(9.0, {"gripper": -0.05, "pan": -1.0})
+    assert not settings.alarmed(9.0)
+    assert not AlarmSettings(below_rad=1.0).alarmed(9.0, {"gripper": -0.06})
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"below_rad": math.nan}, {"threshold_rad": -1.0}, {"threshold_rad": math.nan}, {"action": "hope"}]
+)
 def test_senseless_settings_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="must be"):
         AlarmSettings(**wrong)  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from model_stand_in import CONTRACT, Model, finish, gap, memory_of, policy_loop, traced, window
 from stub_runtime import StubState
 
+from sigma_ros.errors import UsageError
 from sigma_ros.policy.alarm import ALARM_ACTIONS, AlarmAction, AlarmSettings
 from sigma_ros.policy.job import (
     Failed,
@@ -359,6 +360,15 @@ def test_after_a_stop_a_reset_of_the_memory_lets_it_plan_again() -> None:
     loop.restart()
     loop.on_item(window(0, epoch=1), 0)
     assert [type(outcome) for outcome in finish(loop, model)] == [Proposed]
+
+
+def test_a_joint_that_stands_where_no_success_was_is_an_alarm() -> None:
+    calm = planned_with(AlarmSettings(joint="gripper", below_rad=-0.01), changes_at=1000)
+    assert not any(outcome.chunk.alarmed for outcome in calm)
+    low = planned_with(AlarmSettings(joint="gripper", below_rad=0.01, action="stop"), changes_at=1000)
+    assert [(o.chunk.tick, o.chunk.alarmed) for o in low] == [(0, True)], "the stand-in's arm is at 0"
+    with pytest.raises(UsageError, match="no such joint"):
+        policy_loop(alarm=AlarmSettings(joint="tail"))
 
 
 def test_a_renewed_residual_keeps_the_alarm_of_its_plan() -> None:

@@ -102,7 +102,11 @@ def with_sum(episodes: Sequence[LoggedEpisode], reference: Sequence[LoggedEpisod
 
 
 def study(
-    calibration: Sequence[LoggedEpisode], held_out: Sequence[LoggedEpisode], *, until_s: float
+    calibration: Sequence[LoggedEpisode],
+    held_out: Sequence[LoggedEpisode],
+    *,
+    until_s: float,
+    false_alarms: float = FALSE_ALARMS,
 ) -> list[SignalRow]:
     """A row for each signal.
 
@@ -115,17 +119,18 @@ def study(
         raise UsageError("too few episodes for a study of risk", expected="2 successes and 1 episode", got=got)
     calm = with_sum(with_novelty(successes, successes), with_novelty(successes, successes))
     fresh = with_sum(with_novelty(held_out, successes), with_novelty(successes, successes))
-    return [row for name in COSTS if (row := _judged(name, calm, fresh, until_s)) is not None]
+    return [row for name in COSTS if (row := _judged(name, calm, fresh, until_s, false_alarms)) is not None]
 
 
 def _judged(
-    name: str, calm: Sequence[LoggedEpisode], fresh: Sequence[LoggedEpisode], until_s: float
+    name: str, calm: Sequence[LoggedEpisode], fresh: Sequence[LoggedEpisode], until_s: float, false_alarms: float
 ) -> SignalRow | None:
     calm = [episode for episode in calm if name in episode.signals]
     fresh = [episode for episode in fresh if name in episode.signals]
     if not calm or not fresh:
         return None
-    threshold = conformal_threshold(np.array([_largest(e, name, until_s) for e in calm]))
+    usual = np.array([_largest(e, name, until_s) for e in calm])
+    threshold = conformal_threshold(usual, false_alarms=false_alarms)
     scores = np.array([_largest(e, name, until_s) for e in fresh])
     failed = np.array([not episode.success for episode in fresh])
     alarms = [_first_alarm_s(e, name, threshold, until_s) for e in fresh if not e.success]
@@ -174,12 +179,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--runs", nargs="+", type=Path, required=True, help="folders of `sigma sim --log-chunks`")
     parser.add_argument("--calibrate-below", type=int, required=True, help="episode seeds below this one calibrate")
     parser.add_argument("--until-s", type=float, default=5.4, help="later plans are not looked at")
+    parser.add_argument("--false-alarms", type=float, default=FALSE_ALARMS, help="share of successes that may alarm")
     given = parser.parse_args(argv)
     try:
         files = sorted(file for folder in given.runs for file in (folder / "chunks").glob("sigma_*.safetensors"))
         episodes = [read_episode(file) for file in files]
         halves = ([e for e in episodes if (e.seed < given.calibrate_below) == first] for first in (True, False))
-        table = markdown(study(*halves, until_s=given.until_s))
+        table = markdown(study(*halves, until_s=given.until_s, false_alarms=given.false_alarms))
     except SigmaError as error:
         Console(stderr=True, markup=False).print(str(error))
         return error.exit_code

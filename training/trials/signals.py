@@ -25,6 +25,7 @@ COSTS = {
     "small norm of tau": "free",
     "disagreement": "free",
     "reversals": "free",
+    "closed on nothing": "free, for tasks that grasp",
     "noise spread": "a base chunk of four rows a plan",
     "novelty": "embeddings of calibration episodes",
     "together": "that of its parts",
@@ -32,6 +33,8 @@ COSTS = {
 """Signal -> what it costs beside the policy itself."""
 
 _FPS, _COMMAND_HZ = 30.0, 50.0
+GRIPPER = -1
+"""The joint that closes: the last one of an SO-101. Fingers around an object stand open by its width."""
 _STILL_RAD = 1e-3
 """A joint that a command moves by less has no direction."""
 
@@ -84,6 +87,7 @@ def signals_of(arrays: Mapping[str, Any], times_s: Float64[ndarray, " plans"]) -
         "small norm of tau": -arrays["tau_l2"],
         "disagreement": np.array([0.0, *apart]),
         "reversals": np.array([reversals(arrays["commands_rad"], float(time_s)) for time_s in times_s]),
+        "closed on nothing": -np.array([arrays["positions_rad"][tick, GRIPPER] for tick in ticks]),
     }
     if "spread" in arrays:
         found["noise spread"] = arrays["spread"]

@@ -64,6 +64,10 @@ def sim(
         float,
         typer.Option(min=0.0, help="Alarm where a chunk is so far from what the one before had planned; 0: none."),
     ] = 0.0,
+    alarm_below_rad: Annotated[
+        float | None,
+        typer.Option(help="Also alarm where the gripper is measured below this: fingers that closed on nothing."),
+    ] = None,
     on_alarm: Annotated[
         str, typer.Option(help="none (only count it), replan (twice as often) or stop (propose nothing more).")
     ] = "none",
@@ -105,7 +109,7 @@ def sim(
         crossfade_steps=crossfade_steps,
         time_limit_s=time_limit_s,
         noise_samples=noise_samples,
-        alarm=_alarm(alarm_rad, on_alarm),
+        alarm=_alarm(alarm_rad, alarm_below_rad, on_alarm),
         limits=sim_limits(limits),
     )
     runtime = _load(checkpoint, robot, noise_seed, allow_untrained=allow_untrained) if _needs_model(chosen) else None
@@ -120,7 +124,7 @@ def sim(
         "replan_ticks": replan_ticks,
         "adapter": {"max_scale": max_scale, "risk_temperature": risk_temperature},
         "limits": {"name": limits, "other than a robot's": dict(LIMITS[limits])},
-        "alarm": {"threshold_rad": alarm_rad, "action": on_alarm},
+        "alarm": {"threshold_rad": alarm_rad, "gripper_below_rad": alarm_below_rad, "action": on_alarm},
         "time_limit_s": time_limit_s,
         "noise_seed": noise_seed,
     }
@@ -211,12 +215,13 @@ def _latencies(text: str) -> tuple[float, ...]:
     return values
 
 
-def _alarm(threshold_rad: float, action: str) -> "AlarmSettings":
+def _alarm(threshold_rad: float, below_rad: float | None, action: str) -> "AlarmSettings":
     from sigma_ros.policy.alarm import ALARM_ACTIONS, AlarmSettings  # noqa: PLC0415
 
     if action not in ALARM_ACTIONS:
         raise UsageError("no such action on an alarm", expected=", ".join(ALARM_ACTIONS), got=action)
-    return AlarmSettings(threshold_rad=threshold_rad, action=action)
+    joint = "" if below_rad is None else "gripper"
+    return AlarmSettings(threshold_rad=threshold_rad, joint=joint, below_rad=below_rad or 0.0, action=action)
 
 
 def _stitching(text: str) -> str:

@@ -212,7 +212,7 @@ class PolicyHealth:
         if not np.isfinite(chunk.risk.total):
             return TaskStatus(Level.ERROR, "risk is not finite, the residual is off", values)
         if chunk.alarmed:
-            said = f"a chunk is {chunk.disagreement_rad:.2f} rad from the plan before it: the policy asks for help"
+            said = "the policy asks for help: a chunk far from the plan before it, or a joint that signals a failure"
             return TaskStatus(Level.WARN, said, values)
         return TaskStatus(Level.OK, f"scale {chunk.scale:.2f} at risk {chunk.risk.total:.2f}", values)
 

@@ -189,5 +189,10 @@ def policy_settings(options: PolicyOptions, memory_stride: int) -> PolicySetting
         crossfade_steps=options.crossfade_steps,
         residual_every_tick=options.residual_every_tick,
         baseline_diagnostics=options.baseline_diagnostics,
-        alarm=AlarmSettings(threshold_rad=options.alarm_threshold_rad, action=cast("AlarmAction", options.on_alarm)),
+        alarm=AlarmSettings(
+            threshold_rad=options.alarm_threshold_rad,
+            joint=options.alarm_joint,
+            below_rad=options.alarm_below_rad,
+            action=cast("AlarmAction", options.on_alarm),
+        ),
     )

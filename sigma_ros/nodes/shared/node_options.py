@@ -69,6 +69,13 @@ class PolicyOptions:
         low=0.0,
         high=10.0,
     )
+    alarm_joint: str = option(
+        "also alarm where this joint is measured below `alarm_below_rad`, as fingers are that closed on nothing; "
+        "empty: none",
+        default="",
+        read_only=True,
+    )
+    alarm_below_rad: float = option("see `alarm_joint`", default=0.0, unit="rad", low=-10.0, high=10.0)
     on_alarm: str = option(
         "on an alarm: warn alone, plan twice as often, or propose nothing more until `~/reset_memory`",
         default="none",

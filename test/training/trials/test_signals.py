@@ -54,6 +54,13 @@ def test_chunks_of_one_course_do_not_disagree_and_another_course_shows_at_its_pl
     assert apart["disagreement"] == pytest.approx([0, 0, 0, 0.3, 0, 0], abs=1e-6)
 
 
+def test_fingers_that_close_on_nothing_close_further() -> None:
+    arrays = arrays_of()
+    arrays["positions_rad"][45:, -1] = -0.12
+    closed = signals_of(arrays, np.arange(PLANS) / 2)["closed on nothing"]
+    assert closed == pytest.approx([0, 0, 0, 0.12, 0.12, 0.12])
+
+
 def test_an_arm_that_trembles_turns_round_and_one_that_goes_on_does_not() -> None:
     times_s = np.arange(300)[:, None] / 50
     steady = 0.5 * times_s + np.zeros(DOF)
