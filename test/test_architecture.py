@@ -354,7 +354,7 @@ LARGER_FOLDERS = {
     "sigma_ros/supervisor": 15,
     "test": 18,
     "test/model": 21,
-    "test/nodes": 23,
+    "test/nodes": 22,
     "test/supervisor": 22,
     "training": 18,
 }

@@ -30,6 +30,10 @@ PROMISED = {
     "replay.launch.py": {"bag", "contract", "checkpoint", "out", "namespace", "log_level"},
     "record.launch.py": {"out", "contract", "task", "seconds", "namespace", "log_level"},
     "robot.launch.py": {"contract", "driver", "port", "calibration", "zero", "params_file", "namespace"},
+    "bringup.launch.py": {
+        "contract", "checkpoint", "stage", "evidence", "evidence_days", "waive", "cameras", "camera_devices", "driver",
+        "port", "calibration", "urdf", "controllers", "rviz", "task", "params_file", "namespace",
+    },
     "sim.launch.py": {"contract", "checkpoint", "params_file", "seed", "namespace"},
 }  # fmt: skip
 OPTIONS = {
@@ -41,6 +45,7 @@ OPTIONS = {
     "record_node": "RecordOptions",
     "incident_recorder": "IncidentOptions",
     "run_policy_node": "RunOptions",
+    "stage_node": "StageOptions",
 }
 
 
@@ -142,7 +147,7 @@ def test_no_launch_file_hands_its_arguments_over_by_including_another(file: Path
 
 
 def executables() -> set[str]:
-    sources = [*FILES, ROOT / "sigma_ros" / "nodes" / "launch" / "policy.py"]
+    sources = [*FILES, *(ROOT / "sigma_ros" / "nodes" / "launch").glob("*.py")]
     return {
         ast.literal_eval(call.args[0])
         for source in sources
@@ -295,7 +300,7 @@ def test_a_value_that_is_none_of_the_choices_is_refused(file: Path) -> None:
     judged = {
         name
         for name, (default, _text) in arguments(file).items()
-        if default in ("true", "false") or name in ("log_level", "setup", "zero")
+        if default in ("true", "false") or name in ("log_level", "setup", "zero", "stage", "cameras")
     }
     own = [argument for argument in description.get_launch_arguments() if argument.name in judged]
     assert {argument.name for argument in own} == judged

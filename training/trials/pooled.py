@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """python -m training.trials.pooled: success of several training seeds' `sigma sim` runs, latency by latency.
 
-Only episode seeds that every run has at every latency count. Intervals are over training seeds and episodes.
+Only episode seeds that every run has at every latency count. Intervals are over training seeds and episodes, and never
+narrower than Wilson's over all episodes: where every run does alike, a bootstrap knows no doubt.
 
 Example:
     python -m training.trials.pooled --runs out/sim_seed0 out/sim_seed1 out/sim_seed2
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from scipy import stats
 
 from sigma_ros.border import read_json
 from sigma_ros.errors import SigmaError, UsageError
@@ -55,6 +57,7 @@ def _check_alike(runs: Sequence[dict[str, Any]]) -> None:
 def _row(cell: tuple[str, float], episodes: list[list[dict[str, Any]]]) -> dict[str, Any]:
     good = np.array([[float(episode["success"]) for episode in row] for row in episodes])
     low, high = nested_interval(good, np.ones_like(good))
+    wilson = stats.binomtest(int(good.sum()), good.size).proportion_ci(method="wilson")
     flat = [episode for row in episodes for episode in row]
     return {
         "arm": cell[0],
@@ -62,8 +65,8 @@ def _row(cell: tuple[str, float], episodes: list[list[dict[str, Any]]]) -> dict[
         "successes": [int(row.sum()) for row in good],
         "episodes": good.shape[1],
         "rate": float(good.mean()),
-        "low": low,
-        "high": high,
+        "low": min(low, float(wilson.low)),
+        "high": max(high, float(wilson.high)),
         "grasped": sum(episode["held"] for episode in flat),
         "violations": sum(episode["violations"] for episode in flat),
         **{name: float(np.mean([episode[name] for episode in flat])) for name in _MEANS},

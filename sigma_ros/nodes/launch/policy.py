@@ -37,7 +37,8 @@ POLICY_ARGUMENTS: Arguments = {
 
 POLICY, SUPERVISOR = "sigma_policy", "sigma_supervisor"
 PRESETS = {POLICY: "policy", SUPERVISOR: "supervisor"}
-SIMULATED = {"start_ramp": True, "max_residual_rad": 3.2, "bound_lead": False, "authority_ages": False}
+SIMULATED = {"start_ramp": True, "authority_ages": False}
+REHEARSAL = {"check_tracking": False, "bound_lead": False}
 NO_INCIDENTS = "none"  # `ros2 launch` takes no empty value
 DRY_RUN_TOPIC = "sigma/dry_run"
 WRONG_USAGE = 2
@@ -46,7 +47,12 @@ RESPAWN_MAX_RETRIES = 5
 
 
 def policy_and_supervisor(
-    context: LaunchContext, offered: Given, *, simulated: bool = False, lockstep: bool = False
+    context: LaunchContext,
+    offered: Given,
+    *,
+    simulated: bool = False,
+    lockstep: bool = False,
+    rehearsal: bool = False,
 ) -> list[LaunchDescriptionEntity]:
     """The supervisor, and then the policy; nothing moves until the supervisor is engaged.
 
@@ -55,6 +61,7 @@ def policy_and_supervisor(
         offered: Arguments by name, of `POLICY_ARGUMENTS`; those that are not there have their defaults.
         simulated: The supervisor has the settings of `sigma sim`.
         lockstep: Both advance with a replay instead of the clock.
+        rehearsal: The supervisor does not ask whether the arm follows; only together with `dry_run`.
 
     Raises:
         UsageError: no such contract or parameter file, one that fits no node, or nothing to start.
@@ -68,7 +75,9 @@ def policy_and_supervisor(
     policy = policy_node(given, files[POLICY], lockstep=lockstep) if starts[POLICY] else None
     if policy is not None and not starts[SUPERVISOR]:
         return [LogInfo(msg="no supervisor: the policy only proposes"), policy]
-    supervisor = supervisor_node(given, files[SUPERVISOR], topic, simulated=simulated, lockstep=lockstep)
+    more: dict[str, object] = dict(SIMULATED) if simulated else {}
+    more |= REHEARSAL if rehearsal and is_true(given["dry_run"]) else {}
+    supervisor = supervisor_node(given, files[SUPERVISOR], topic, {**more, "lockstep": lockstep})
     runner = None if lockstep else run_policy_node(given)
     kept = given["incidents"] not in ("", NO_INCIDENTS) and not lockstep
     started = [] if policy is None else [OnProcessStart(target_action=supervisor, on_start=policy)]
@@ -80,9 +89,9 @@ def policy_and_supervisor(
     return [*filter(None, beside), *handlers, supervisor]
 
 
-def supervisor_node(given: Given, files: list[Path], topic: str, *, simulated: bool, lockstep: bool) -> Node:
+def supervisor_node(given: Given, files: list[Path], topic: str, more: Mapping[str, object]) -> Node:
     """The only publisher of commands. It is not started again: its end ends everything."""
-    settings = {"contract": given["contract"], "lockstep": lockstep} | (SIMULATED if simulated else {})
+    settings = {"contract": given["contract"], **more}
     remappings = [(topic, DRY_RUN_TOPIC)] if is_true(given["dry_run"]) else []
     return sigma_node("supervisor_node", SUPERVISOR, given, settings, files=files, remappings=remappings)
 

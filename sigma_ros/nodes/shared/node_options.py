@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sigma_ros.errors import ContractError
+from sigma_ros.nodes.launch.stages import STAGES
 from sigma_ros.nodes.shared.parameters import option
 from sigma_ros.policy.alarm import ALARM_ACTIONS
 from sigma_ros.supervisor.limits import TIGHTENED, SupervisorLimits
@@ -264,6 +265,7 @@ _LIMIT_TEXTS = {
     "start_ramp": "lead the arm slowly to a first target beyond start_tolerance_rad",
     "check_tracking": "stop when a joint does not follow or freezes",
     "bound_lead": "bound how far commands run ahead of the measured joints; hold when a joint is blocked",
+    "keep_path": "slow the arm along the policy's path where that breaks a limit; false: bound each joint alone",
     "untracked_joints": "joints not judged for that, separated by commas; a gripper holds things",
 }
 
@@ -340,6 +342,21 @@ class RunOptions:
     task_timeout_s: float = option(
         "the policy may take so long to take the task up", default=15.0, unit="s", low=0.5, high=600.0
     )
+
+    def conflicts(self) -> list[str]:
+        """See `Options`."""
+        return []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageOptions:
+    """Parameters of `stage_node`; `bringup.launch.py` gives them."""
+
+    contract: str = option("contract file, or the name of a shipped one", default="so101", read_only=True)
+    stage: str = option("which stage is measured", default="shadow", choices=STAGES, read_only=True)
+    folder: str = option("where evidence goes", default="evidence", read_only=True)
+    checkpoint: str = option("the checkpoint as it was given", default="mini", read_only=True)
+    checkpoint_hash: str = option("the policy must say this hash; empty: any", default="", read_only=True)
 
     def conflicts(self) -> list[str]:
         """See `Options`."""

@@ -38,6 +38,12 @@ def test_runs_that_differ_among_training_seeds_have_the_wider_interval() -> None
     assert apart["high"] - apart["low"] > 1.5 * (alike["high"] - alike["low"])
 
 
+def test_a_dozen_successes_out_of_a_dozen_are_not_certainty() -> None:
+    [row] = pooled([run_of({300.0: "++++"})] * 3)
+    assert (row["rate"], row["high"]) == (1.0, 1.0)
+    assert row["low"] == pytest.approx(0.7575, abs=1e-3)
+
+
 def test_an_episode_that_one_run_lacks_at_one_latency_does_not_count() -> None:
     rows = pooled([run_of({0.0: "+++", 300.0: "++"}), run_of({0.0: "++++", 300.0: "++++"})])
     assert [row["episodes"] for row in rows] == [2, 2]
