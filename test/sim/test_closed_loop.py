@@ -257,6 +257,7 @@ def test_what_was_proposed_is_kept_in_a_file_of_its_own(tmp_path: Path, target) 
         ["--latency-ms", "soon"],
         ["--latency-ms", "900"],
         ["--stitching", "glue"],
+        ["--on-alarm", "hope"],
     ],
 )
 def test_wrong_usage_is_refused_before_anything_is_loaded(tmp_path: Path, wrong: list[str]) -> None:
