@@ -34,11 +34,12 @@ def demo(
     Example: sigma demo && xdg-open out/demo/report.html
     """
     from sigma_ros.cli import demo_nodes  # noqa: PLC0415 - help stays fast
+    from sigma_ros.cli.processes import check_installed  # noqa: PLC0415
     from sigma_ros.evaluation.report.write import refuse_unwritable  # noqa: PLC0415
 
     console = Console(highlight=False, markup=False)
     started_s = time.monotonic()
-    demo_nodes.check_ros()
+    check_installed("rclpy", "sigma_ros.msg", "mujoco")
     _clear(out)
     refuse_unwritable(out)
     with demo_nodes.running(checkpoint, domain=domain, log_dir=out / "log") as nodes:

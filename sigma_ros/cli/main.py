@@ -52,18 +52,33 @@ VERBS = {
     "contract": "Check a robot's contract file, or draft one.",
     "dataset": "Write bags as a LeRobot data set.",
     "demo": "Record, replay through the nodes and report, on this machine alone.",
+    "engage": "Let the policy move the running arm.",
     "evaluate": "Replay many bags on many workers; one summary.",
     "doctor": "Check machine, ROS, streams, units and checkpoint, and say what to do.",
     "init": "Write a contract for your own arm from a data set and a calibration.",
     "inspect": "Say what is in a bag, a data set or a checkpoint.",
     "model": "Make, inspect and explain models and checkpoints.",
     "monitor": "Watch arm and policy in the terminal.",
+    "panel": "Watch and operate a running arm from a page.",
     "record": "Record episodes into a bag.",
+    "release": "Bring the running arm to rest and let it go.",
     "replay": "Drive the policy and the supervisor from a bag and score them.",
+    "reset": "Leave a latched stop; never engages.",
+    "run": "Start an arm, simulated or real, with policy and supervisor.",
+    "scale": "Bound how much of Sigma's correction is applied.",
     "sim": "Run the closed loop on the simulated arm and count successes.",
+    "stop": "Stop the running arm and latch the stop.",
+    "task": "Tell the running policy another task.",
     "transcode": "Turn an episode of a LeRobot data set into a bag.",
 }
-"""Verb -> one line for the help; the module is `sigma_ros.cli.<verb>` and has an `app`."""
+"""Verb -> one line for the help; the module is `sigma_ros.cli.<verb>`, or that of `_PLACES`, and has an `app`."""
+_PLACES = {"run": "live.run", "panel": "live.panel"} | dict.fromkeys(
+    ("engage", "release", "stop", "reset", "scale", "task"), "live.operate"
+)
+
+
+def _module(verb: str) -> str:
+    return f"sigma_ros.cli.{_PLACES.get(verb, verb)}"
 
 
 class VerbGroup(TyperGroup):
@@ -76,8 +91,9 @@ class VerbGroup(TyperGroup):
 
 
 def load_verb(name: str) -> Any:
-    """Imports the verb's module and returns its command."""
-    return typer.main.get_command(import_module(f"sigma_ros.cli.{name}").app)
+    """Imports the verb's module and returns its command; a module of `_PLACES` may have several."""
+    command: Any = typer.main.get_command(import_module(_module(name)).app)
+    return command.commands[name] if name in getattr(command, "commands", {}) and name in _PLACES else command
 
 
 def _stand_in() -> None:
@@ -117,7 +133,7 @@ def sigma(
 
 
 for _verb, _help in VERBS.items():
-    if find_spec(f"sigma_ros.cli.{_verb}") is not None:
+    if find_spec(_module(_verb)) is not None:
         app.command(_verb, help=_help)(_stand_in)
 
 

@@ -143,6 +143,7 @@ class RecordNode(Node):
         super().__init__(topics.RECORD_NODE, parameter_overrides=list(parameter_overrides))
         self._options = BoundParameters(self, RecordOptions(), state=lambda: "recording").value
         self._contract = load_contract(topics.contract_name(self, self._options.contract))
+        self.fps = self._contract.fps
         self._out = Path(self._options.out).expanduser()
         self.exit_code = 0
         self.finished = False
@@ -163,7 +164,7 @@ class RecordNode(Node):
     def stop(self) -> bool:
         """Closes the bag and judges it."""
         self._thread.close()
-        useless, losses = judge(self.tallies, self._contract.fps)
+        useless, losses = judge(self.tallies, self.fps)
         if self._thread.error is not None:
             losses.append(str(self._thread.error))
         self._stack.close()
@@ -229,7 +230,7 @@ class RecordNode(Node):
 
     def _tell(self) -> None:
         self.get_logger().info(self._summary())
-        useless, losses = judge(self.tallies, self._contract.fps)
+        useless, losses = judge(self.tallies, self.fps)
         for line in (*useless, *losses):
             self.get_logger().warning(line)
 

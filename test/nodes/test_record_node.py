@@ -5,10 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from node_fakes import small_contract, spin_until
+from node_fakes import small_contract, small_so101, spin_until
 from rclpy.parameter import Parameter
 from std_msgs.msg import Float64MultiArray
-from test_live_loop import small_so101
 from test_policy_live import LiveRobot
 
 from sigma_ros.bags.episode import Episode, recorded_task

@@ -24,6 +24,8 @@ REPLAY_NODE = "sigma_replay"
 SIM_NODE = "sigma_sim"
 DRIVER_NODE = "so101_driver"
 RECORD_NODE = "sigma_record"
+CAMERA_NODE = "sigma_camera"
+PANEL_NODE = "sigma_panel"
 
 TASK = f"{POLICY_NODE}/task"
 RESET_MEMORY = f"{POLICY_NODE}/reset_memory"
@@ -34,6 +36,7 @@ ENGAGE = f"{SUPERVISOR_NODE}/engage"
 RELEASE = f"{SUPERVISOR_NODE}/release"
 RESET_STOP = f"{SUPERVISOR_NODE}/reset_stop"
 ESTOP_SERVICE = f"{SUPERVISOR_NODE}/estop"
+SAVE_INCIDENT = "sigma_incidents/save"
 
 
 def full_name(node: Node, name: str) -> str:
