@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float64, UInt8
+from jaxtyping import Bool, Float32, Float64, UInt8
 from numpy import ndarray
 
 WINDOW_TICKS = 16
@@ -25,6 +25,14 @@ def frozen_array(array: ndarray) -> ndarray:
     view = array.view()
     view.flags.writeable = False
     return view
+
+
+def fitted_px(height_px: int, width_px: int, side_px: int) -> tuple[slice, slice]:
+    """Rows and columns that a picture takes when it is fitted into a square, centred, as LeRobot does it."""
+    ratio = max(width_px / side_px, height_px / side_px)
+    height, width = int(height_px / ratio), int(width_px / ratio)
+    top, left = (side_px - height) // 2, (side_px - width) // 2
+    return slice(top, top + height), slice(left, left + width)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,6 +189,15 @@ class LeftOver:
 
     base_rad: Float64[ndarray, "steps dof"]
     delay_steps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """What Sigma carries from one committed update to the next: its semantic memory, and the factors it had then."""
+
+    semantic: Float32[ndarray, " memory_width"]
+    factors: Float32[ndarray, "factor_count factor_width"]
+    commits: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

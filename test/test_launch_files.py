@@ -40,6 +40,7 @@ OPTIONS = {
     "so101_driver": "DriverOptions",
     "record_node": "RecordOptions",
     "incident_recorder": "IncidentOptions",
+    "run_policy_node": "RunOptions",
 }
 
 
@@ -181,7 +182,7 @@ def test_every_node_of_a_launch_goes_into_its_namespace(file: Path) -> None:
 def test_a_preset_reaches_each_node_by_its_own_file() -> None:
     nodes = started(ROOT / "launch" / "policy.launch.py", params_file="cautious", namespace="arm1")
     files = {node["name"]: [Path(file).name for file in node["parameters"][1:]] for node in nodes}
-    assert files == {"sigma_supervisor": ["cautious_supervisor.yaml"], "sigma_incidents": []}
+    assert files == {"sigma_supervisor": ["cautious_supervisor.yaml"], "sigma_incidents": [], "sigma_run": []}
 
 
 def test_the_simulators_launch_gives_the_supervisor_the_settings_of_sigma_sim() -> None:
@@ -236,9 +237,9 @@ def test_the_supervisor_starts_before_the_policy_and_its_end_ends_everything() -
     entities = described(ROOT / "launch" / "policy.launch.py")
     actions = importlib.import_module("launch_ros.actions")
     started = [entity for entity in entities if isinstance(entity, actions.Node)]
-    assert [node.node_executable for node in started] == ["incident_recorder", "supervisor_node"]
+    assert [node.node_executable for node in started] == ["incident_recorder", "run_policy_node", "supervisor_node"]
     handlers = [type(e.event_handler).__name__ for e in entities if type(e).__name__ == "RegisterEventHandler"]
-    assert handlers == ["OnProcessStart", "OnProcessExit"]
+    assert handlers == ["OnProcessStart", "OnProcessExit", "OnProcessExit"]
 
 
 def test_without_supervisor_only_the_policy_starts() -> None:
@@ -337,7 +338,10 @@ def test_the_incident_recorder_can_be_left_out_in_a_word() -> None:
     """`ros2 launch` refuses `incidents:=` with nothing behind it."""
     actions = importlib.import_module("launch_ros.actions") if launch_context() else None
     entities = described(ROOT / "launch" / "policy.launch.py", incidents="none")
-    assert [e.node_executable for e in entities if isinstance(e, actions.Node)] == ["supervisor_node"]
+    assert [e.node_executable for e in entities if isinstance(e, actions.Node)] == [
+        "run_policy_node",
+        "supervisor_node",
+    ]
 
 
 def test_what_failed_makes_the_launch_fail_and_what_was_stopped_does_not() -> None:

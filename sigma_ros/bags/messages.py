@@ -120,6 +120,7 @@ _VALUES: Mapping[str, Callable[[Any], Decoded]] = {
     "sensor_msgs/msg/JointState": _joint_state,
     "std_msgs/msg/Float64MultiArray": lambda message: (None, _fixed(message.data)),
     "trajectory_msgs/msg/JointTrajectory": _trajectory,
+    "std_msgs/msg/Bool": lambda message: (None, bool(message.data)),
     "std_msgs/msg/String": lambda message: (None, message.data),
     "rosgraph_msgs/msg/Clock": lambda message: (None, _ns(message.clock)),
 }

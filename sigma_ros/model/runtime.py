@@ -40,7 +40,7 @@ from sigma_ros.model.step import (
 from sigma_ros.model.telepathy import TelepathyOutput
 from sigma_ros.model.tokens import PADDING, ModelInputBuilder
 from sigma_ros.risk import assess, scale_of
-from sigma_ros.values import AdapterSettings, Chunk, LeftOver, Telepathy, Window, frozen_array
+from sigma_ros.values import AdapterSettings, Chunk, LeftOver, Memory, Telepathy, Window, frozen_array
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,7 +246,19 @@ class SigmaRuntime:
         saved = load_state(path, like=fresh, model_hash=self.info.hash)
         if saved.task != fresh.task:
             raise SigmaError("the saved memory is of another task", where=path, expected=fresh.task, got=saved.task)
-        return replace(fresh, memory=saved.memory, factors=saved.factors, commits=saved.commits)
+        return self.remembering(fresh, self.memory(saved))
+
+    def memory(self, state: RecurrentState) -> Memory:
+        """What of a state is committed, on the CPU."""
+        kept = (state.memory, state.factors)
+        semantic, factors = (frozen_array(tensor.to("cpu", torch.float32, copy=True).numpy()) for tensor in kept)
+        return Memory(semantic=semantic, factors=factors, commits=state.commits)
+
+    def remembering(self, fresh: RecurrentState, memory: Memory) -> RecurrentState:
+        """An empty state with this memory; a window brings its own ticks."""
+        device = fresh.memory.device
+        semantic, factors = torch.tensor(memory.semantic, device=device), torch.tensor(memory.factors, device=device)
+        return replace(fresh, memory=semantic, factors=factors, commits=memory.commits)
 
     def normalise_actions(self, rad: Float64[ndarray, "n dof"]) -> Float64[ndarray, "n dof"]:
         """Radians to the policy's normalised action space, where errors are measured."""

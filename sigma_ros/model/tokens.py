@@ -81,7 +81,8 @@ def camera_patches(
     `per_call` images go through the vision tower together; see `Backbone.encode_images`.
     """
     patches = torch.zeros(*seen.shape, backbone.patch_grid**2, backbone.width, device=backbone.device)
-    found = backbone.encode_images(images[seen], per_call=max(1, per_call))
+    places = torch.arange(seen.shape[1]).expand(seen.shape)[seen.cpu()]
+    found = backbone.encode_images(images[seen], per_call=max(1, per_call), cameras=places)
     patches[seen.to(patches.device)] = found.to(torch.float32)
     return patches
 

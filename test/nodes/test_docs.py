@@ -14,6 +14,7 @@ from sigma_ros.nodes.shared.node_options import (
     PolicyOptions,
     RecordOptions,
     ReplayOptions,
+    RunOptions,
     SimOptions,
     SupervisorOptions,
 )
@@ -22,9 +23,17 @@ from sigma_ros.nodes.shared.parameters import markdown_table, problems, specs
 pytestmark = pytest.mark.ros
 DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "ros_interface.md").read_text(encoding="utf-8")
 OPTIONS = (
-    PolicyOptions, SupervisorOptions, ReplayOptions, SimOptions, CameraOptions, DriverOptions, RecordOptions,
-    IncidentOptions, PanelOptions,
-)  # fmt: skip
+    PolicyOptions,
+    SupervisorOptions,
+    RunOptions,
+    ReplayOptions,
+    SimOptions,
+    CameraOptions,
+    DriverOptions,
+    RecordOptions,
+    IncidentOptions,
+    PanelOptions,
+)
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda o: o.__name__)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from sigma_ros.cli.sim import app
+from sigma_ros.cli.scores.sim import app
 from sigma_ros.contract import Contract
 from sigma_ros.errors import UsageError
 from sigma_ros.sim.closed_loop import LIMITS, Loop, Run, run_episode, sim_limits
@@ -177,7 +177,7 @@ def test_the_command_runs_a_model_writes_all_three_files_and_continues(tmp_path:
         assert allow_untrained
         return Still(contract)
 
-    monkeypatch.setattr("sigma_ros.cli.sim._load", load)
+    monkeypatch.setattr("sigma_ros.cli.scores.sim._load", load)
     command = ["--arms", "base,sigma", "--time-limit-s", "0.5", "--allow-untrained", "--out", str(tmp_path)]
     for episodes, told in (("1", 2), ("2", 4)):
         outcome = CliRunner().invoke(app, [*command, "--episodes", episodes])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Supervisor, policy and incident recorder, as the launch files start them.
+"""Supervisor, policy, incident recorder and the action `run_policy`, as the launch files start them.
 
 Each launch file calls this with values; none includes another one. Included, its inner arguments would be arguments
 of the outer launch too: `simulated:=true` would then loosen a real arm's supervisor.
@@ -69,11 +69,15 @@ def policy_and_supervisor(
     if policy is not None and not starts[SUPERVISOR]:
         return [LogInfo(msg="no supervisor: the policy only proposes"), policy]
     supervisor = supervisor_node(given, files[SUPERVISOR], topic, simulated=simulated, lockstep=lockstep)
+    runner = None if lockstep else run_policy_node(given)
     kept = given["incidents"] not in ("", NO_INCIDENTS) and not lockstep
     started = [] if policy is None else [OnProcessStart(target_action=supervisor, on_start=policy)]
     ended = OnProcessExit(target_action=supervisor, on_exit=ends_all("the supervisor"))
-    handlers = [RegisterEventHandler(handler) for handler in (*started, ended)]
-    return [*([incident_recorder(given)] if kept else []), *handlers, supervisor]
+    # What it engaged has nobody to end it once it is gone.
+    lost = [] if runner is None else [OnProcessExit(target_action=runner, on_exit=ends_all("run_policy"))]
+    handlers = [RegisterEventHandler(handler) for handler in (*started, *lost, ended)]
+    beside = [incident_recorder(given) if kept else None, runner]
+    return [*filter(None, beside), *handlers, supervisor]
 
 
 def supervisor_node(given: Given, files: list[Path], topic: str, *, simulated: bool, lockstep: bool) -> Node:
@@ -104,6 +108,11 @@ def incident_recorder(given: Given) -> Node:
     """Keeps the last half minute and writes it on a stop; its end or failure changes nothing for the others."""
     settings = {"contract": given["contract"], "folder": given["incidents"]}
     return sigma_node("incident_recorder", "sigma_incidents", given, settings)
+
+
+def run_policy_node(given: Given) -> Node:
+    """Serves the action `run_policy`; a process of its own, for it engages where a goal says so."""
+    return sigma_node("run_policy_node", "sigma_run", given, {})
 
 
 def shutdown_if_refused(event: ProcessExited, context: LaunchContext) -> LaunchDescriptionEntity | None:

@@ -8,14 +8,12 @@ rules when this process ends. It sends no heartbeat that its silence could turn 
 import asyncio
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from rclpy.executors import Executor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.serialization import deserialize_message
@@ -25,7 +23,6 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 from sigma_ros.contract import Camera
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import SigmaError, UsageError
-from sigma_ros.nodes.panel.recording import Recording
 from sigma_ros.nodes.panel.server import Server
 from sigma_ros.nodes.panel.view import Skeleton, page_view
 from sigma_ros.nodes.shared import qos, topics
@@ -35,12 +32,10 @@ from sigma_ros.nodes.shared.node_options import PanelOptions
 from sigma_ros.nodes.shared.operator import ORDERS, SETTINGS, Operator, outcome
 from sigma_ros.nodes.shared.parameters import BoundParameters
 from sigma_ros.nodes.shared.process import run_node
-from sigma_ros.nodes.shared.qos import steady_clock
 from sigma_ros.streams.images import decode_full
 from sigma_ros.streams.joints import JointReader
 
 ANSWER_S = 5.0
-CHECK_S = 0.5
 PICTURE_WIDTH_PX = 480
 JPEG_QUALITY = 75
 
@@ -51,19 +46,16 @@ class PanelNode(Node):
     def __init__(self, parameter_overrides: Sequence[Parameter] = ()) -> None:
         super().__init__(topics.PANEL_NODE, parameter_overrides=list(parameter_overrides))
         options = BoundParameters(self, PanelOptions(), state=lambda: "running").value
-        name = topics.contract_name(self, options.contract)
-        self._contract = load_contract(name)
+        self._contract = load_contract(topics.contract_name(self, options.contract))
         self._reader, self._skeleton = JointReader(self._contract), Skeleton(self._contract)
         self._operator = Operator(self)
         self._seen = Monitor(self).seen
         self._joints_rad: dict[str, float] = {}
         self._pictures: dict[str, bytes] = {}
-        self._recording = Recording(Path(options.folder).expanduser(), name)
         self.create_subscription(JointState, self._contract.joint_state_topic, self._on_joints, qos.SENSOR)
         for camera in self._contract.cameras:
             keep = partial(self._pictures.__setitem__, camera.name)
             self.create_subscription(MESSAGE_TYPES[camera.message_type], camera.topic, keep, qos.SENSOR, raw=True)
-        self.create_timer(CHECK_S, self._check, clock=steady_clock())
         self._server = Server(self, options.host, options.port)
         self.get_logger().info(f"open {self._server.url}")
 
@@ -73,10 +65,8 @@ class PanelNode(Node):
         return self._server.url
 
     def stop(self) -> bool:
-        """Ends the page; a recording that runs is kept."""
+        """Ends the page."""
         self._server.close()
-        if self.executor is not None:
-            self._recording.close(self.executor)
         return True
 
     def _on_joints(self, message: JointState) -> None:
@@ -87,17 +77,13 @@ class PanelNode(Node):
             return
         self._joints_rad = dict(zip(self._contract.joint_names, positions.tolist(), strict=True))
 
-    def _check(self) -> None:
-        if self.executor is not None:
-            self._recording.end_if_full(self.executor)
-
     # What the server asks for, in its thread.
 
     def view(self) -> dict[str, Any]:
         """See `server.Backend`."""
         shown = page_view(self._seen, self._contract, self._skeleton, self._joints_rad, time.monotonic())
         cameras = [camera.name for camera in self._contract.cameras]
-        return shown | {"recording": self._recording.view, "cameras": cameras, "robot": self._contract.name}
+        return shown | {"cameras": cameras, "robot": self._contract.name}
 
     def picture(self, camera: str) -> bytes | None:
         """See `server.Backend`; decoded and coded when somebody looks, never while pictures come in."""
@@ -121,34 +107,11 @@ class PanelNode(Node):
         if order == "task" and isinstance(value, str):
             self._operator.say_task(value)
             return "task sent"
-        recording = {"record": self._start_recording, "save": self._recording.save, "discard": self._recording.discard}
-        if order in recording:
-            return await self._in_executor(recording[order])
         raise UsageError("there is no such order", got=f"{order} {value!r}"[:80])
 
     def emergency_stop(self) -> None:
         """See `server.Backend`: the request leaves in the server's thread, whatever the executor does."""
         self._operator.order("stop")
-
-    def _start_recording(self, executor: Executor) -> str:
-        telepathy = self._seen.telepathy
-        return self._recording.start(executor, "" if telepathy is None else telepathy.task)
-
-    async def _in_executor(self, act: Callable[[Executor], str]) -> str:
-        """Runs something in the node's own thread; an error comes back as one."""
-        executor = self.executor
-        assert executor is not None, "orders come from a page, which is served by a running node"
-
-        def attempt() -> str | SigmaError:
-            try:
-                return act(executor)
-            except SigmaError as error:
-                return error
-
-        said = await _awaited(executor.create_task(attempt))
-        if isinstance(said, SigmaError):
-            raise said
-        return str(said)
 
 
 def _for_page(message: CompressedImage | Image, camera: Camera) -> bytes:

@@ -172,9 +172,12 @@ class PolicyHealth:
             "errors": self._errors,
             "last_error": self._last_error,
             "checkpoint": self._model.facts["checkpoint_hash"],
+            "restarts": self._session.thread.mended,
         }
+        lost = self._session.thread.problem
         waits = ", ".join(self._session.clock.missing) or "a complete tick"
         problems = (
+            (lost, Level.ERROR, lost),
             (busy_ns > HANG_NS, Level.ERROR, f"one inference has been running for {busy_ns / 1e9:.0f} s"),
             (self._errors, Level.ERROR, f"{self._errors} inference(s) failed: {self._last_error}"),
             (

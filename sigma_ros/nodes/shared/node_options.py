@@ -35,6 +35,12 @@ class PolicyOptions:
         "configure and activate at start, without a lifecycle manager", default=True, read_only=True
     )
     lockstep: bool = option("replay: ticks complete by messages alone, none is dropped", default=False, read_only=True)
+    inference: str = option(
+        "the model in a process of its own, or inside the node; auto: a process of its own, but not in lockstep",
+        default="auto",
+        choices=("auto", "process", "inside"),
+        read_only=True,
+    )
     baseline_diagnostics: bool = option(
         "at commits, also measure tau_l2 and sem_align without LoRA", default=False, read_only=True
     )
@@ -83,6 +89,11 @@ class PolicyOptions:
             max_scale=self.adapter_max_scale,
             risk_temperature=self.adapter_risk_temperature,
         )
+
+    @property
+    def has_own_process(self) -> bool:
+        """Whether the model gets a process of its own."""
+        return self.inference == "process" or (self.inference == "auto" and not self.lockstep)
 
     @property
     def state_path(self) -> Path | None:
@@ -184,7 +195,6 @@ class PanelOptions:
         "address to listen at; any but this machine's own needs a token", default="127.0.0.1", read_only=True
     )
     port: int = option("TCP port; 0: any that is free", default=8700, low=0, high=65535, read_only=True)
-    folder: str = option("where its recordings go", default="recordings", read_only=True)
 
     def conflicts(self) -> list[str]:
         """See `Options`."""
@@ -195,10 +205,19 @@ class PanelOptions:
 class RecordOptions:
     """Parameters of `record_node`."""
 
-    out: str = option("the bag's folder, which must not exist", default="", read_only=True)
+    out: str = option("the bag's folder, which must not exist; with `episodes` the bags'", default="", read_only=True)
     contract: str = option("contract file, or the name of a shipped one", default="so101", read_only=True)
-    task: str = option("task text; empty: the contract's first", default="", read_only=True)
+    task: str = option("task text of this or the next bag; empty: the contract's first", default="")
     seconds: float = option("length; 0: until it is stopped", default=0.0, unit="s", low=0.0, high=1e5, read_only=True)
+    episodes: bool = option(
+        "a bag each from `~/start` to `~/save` or `~/discard`, instead of one at once", default=False, read_only=True
+    )
+    keyboard: bool = option(
+        "keys of its terminal: r record, s save, d discard, n next prompt, i intervention, q quit",
+        default=False,
+        read_only=True,
+    )
+    everything: bool = option("every topic, instead of the contract's", default=False, read_only=True)
     least_free_gb: float = option(
         "less free disk ends the recording", default=1.0, unit="GB", low=0.0, high=1e4, read_only=True
     )
@@ -206,7 +225,10 @@ class RecordOptions:
 
     def conflicts(self) -> list[str]:
         """See `Options`."""
-        return [] if self.out else ["out must be given: the folder of the bag"]
+        found = [] if self.out else ["out must be given: the folder of the bag"]
+        if self.keyboard and not self.episodes:
+            found.append("keyboard needs episodes: keys begin and end them")
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -298,6 +320,33 @@ class IncidentOptions:
     )
     jpeg_quality: int = option(
         "raw images are kept as JPEG of this quality; 0: as they come", default=90, low=0, high=100, read_only=True
+    )
+
+    def conflicts(self) -> list[str]:
+        """See `Options`."""
+        return []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """Parameters of `run_policy_node`."""
+
+    prompt: str = option("`~/start_policy`: the task text; empty: the task in force", default="")
+    max_duration_s: float = option(
+        "`~/start_policy`: how long; 0: until it is cancelled", default=0.0, unit="s", low=0.0, high=86400.0
+    )
+    start_engages: bool = option(
+        "`~/start_policy` also engages: a press of that button is an operator's", default=False
+    )
+    engage_timeout_s: float = option(
+        "without an engaged arm: the run ends as not_engaged", default=60.0, unit="s", low=0.5, high=3600.0
+    )
+    hold_timeout_s: float = option("in HOLD for longer: it ends as held", default=1.5, unit="s", low=0.1, high=60.0)
+    silence_s: float = option(
+        "heartbeats or supervisor states older: it ends as lost", default=1.0, unit="s", low=0.2, high=10.0
+    )
+    task_timeout_s: float = option(
+        "the policy may take so long to take the task up", default=15.0, unit="s", low=0.5, high=600.0
     )
 
     def conflicts(self) -> list[str]:

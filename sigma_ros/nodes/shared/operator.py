@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a user may ask of a running graph: orders to the supervisor, settings, the task.
+"""What a user may ask of a running graph: orders to the supervisor and the recorders, settings, the task.
 
 Nothing here judges an order or waits for its answer; the supervisor and the policy decide. An order leaves in the
 calling thread, whatever the executor does.
@@ -29,6 +29,9 @@ ORDERS = {
     "stop": topics.ESTOP_SERVICE,
     "reset": topics.RESET_STOP,
     "incident": topics.SAVE_INCIDENT,
+    "record": topics.START_EPISODE,
+    "save": topics.SAVE_EPISODE,
+    "discard": topics.DISCARD_EPISODE,
 }
 """Order -> service."""
 SETTINGS = {
@@ -102,8 +105,8 @@ class Operator:
         return SigmaError(
             "nobody answers",
             where=f"{topics.full_name(self._node, name)} in ROS domain {os.environ.get('ROS_DOMAIN_ID', '0')}",
-            expected="a running supervisor and policy",
-            remedy="start them (sigma run --sim), or give their --namespace and ROS_DOMAIN_ID",
+            expected="a node that is asked, such as those of sigma run",
+            remedy="start it (sigma run --sim), or give its --namespace and ROS_DOMAIN_ID",
         )
 
 

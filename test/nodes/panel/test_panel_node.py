@@ -19,6 +19,7 @@ from test_policy_live import LiveRobot
 
 from sigma_ros.nodes.panel.node import PanelNode
 from sigma_ros.nodes.policy_node import PolicyNode
+from sigma_ros.nodes.record_node import RecordNode
 from sigma_ros.nodes.supervisor_node import SupervisorNode
 
 pytestmark = pytest.mark.ros
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.ros
 
 @pytest.fixture
 def panel(executor, tmp_path: Path) -> PanelNode:
-    given = {"contract": str(small_so101(tmp_path)), "port": 0, "folder": str(tmp_path / "bags")}
+    given = {"contract": str(small_so101(tmp_path)), "port": 0}
     node = PanelNode([Parameter(name, value=value) for name, value in given.items()])
     executor.add_node(node)
     return node
@@ -105,16 +106,19 @@ def test_orders_of_the_page_are_judged_by_the_supervisor_and_the_policy(executor
         assert asked(executor, panel.url + f"order/{order}", value)[0] == 409, order
 
 
-def test_a_recording_is_started_saved_and_discarded_from_the_page(executor, panel, graph, tmp_path: Path) -> None:
-    view_until(executor, panel, lambda v: v["telepathy"], "a task")
-    assert asked(executor, panel.url + "order/save", "")[0] == 409
-    assert asked(executor, panel.url + "order/record", "")[0] == 200
-    assert panel.view()["recording"]["running"]
-    assert asked(executor, panel.url + "order/save", "")[0] == 200
-    (kept,) = (tmp_path / "bags").iterdir()
-    assert asked(executor, panel.url + "order/record", "")[0] == 200
-    assert asked(executor, panel.url + "order/discard", "")[0] == 200
-    assert list((tmp_path / "bags").iterdir()) == [kept]
+def test_an_episode_is_recorded_saved_and_discarded_from_the_page(executor, panel, graph, tmp_path: Path) -> None:
+    status, said = asked(executor, panel.url + "order/record", "")
+    assert status == 409
+    assert b"nobody answers" in said
+    given = {"out": str(tmp_path / "bags"), "contract": str(small_so101(tmp_path)), "episodes": True}
+    recorder = RecordNode([Parameter(name, value=value) for name, value in given.items()])
+    executor.add_node(recorder)
+    spin_until(executor, panel._operator._orders["record"].service_is_ready, what="the recorder")
+    assert asked(executor, panel.url + "order/save", "")[0] == 409, "nothing is being recorded"
+    for ends, left in (("save", 1), ("discard", 1)):
+        assert asked(executor, panel.url + "order/record", "")[0] == 200
+        assert asked(executor, panel.url + f"order/{ends}", "")[0] == 200
+        assert len(list((tmp_path / "bags").iterdir())) == left
 
 
 def test_stop_needs_no_executor(executor, panel, graph) -> None:

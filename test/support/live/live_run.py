@@ -16,9 +16,9 @@ from node_fakes import small_so101
 from sensor_msgs.msg import JointState
 from sigma_ros.msg import SupervisorState
 
-from sigma_ros.cli.live import run as live
-from sigma_ros.cli.live.run import RunOptions, planned
 from sigma_ros.cli.main import main
+from sigma_ros.cli.robot import run as live
+from sigma_ros.cli.robot.run import ArmOptions, planned
 from sigma_ros.contract import Contract
 from sigma_ros.nodes.shared import qos
 from sigma_ros.nodes.shared.listen import Monitor, listening
@@ -95,7 +95,7 @@ class Watched:
         return "\n".join(f"{log.name}: {log.read_text(errors='replace')[-1500:]}" for log in logs)
 
 
-def waving(options: RunOptions, contract: Contract) -> Iterator[tuple[str, list[str]]]:
+def waving(options: ArmOptions, contract: Contract) -> Iterator[tuple[str, list[str]]]:
     """The processes of `sigma run`, with a policy that waves on the busiest machine in place of a model."""
     for name, command in planned(options, contract):
         stand_in = [sys.executable, str(SUPPORT / "waving_policy.py"), options.contract, "20"]
