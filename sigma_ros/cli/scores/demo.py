@@ -39,13 +39,13 @@ def demo(
 
     Example: sigma demo && xdg-open out/demo/report.html
     """
-    from sigma_ros.cli.scores import demo_nodes  # noqa: PLC0415 - help stays fast
+    from sigma_ros.cli.processes import check_installed  # noqa: PLC0415 - help stays fast
+    from sigma_ros.cli.scores import demo_nodes  # noqa: PLC0415
     from sigma_ros.evaluation.report.write import refuse_unwritable  # noqa: PLC0415
 
     console = Console(highlight=False, markup=False)
     started_s = time.monotonic()
-    if not no_ros:
-        demo_nodes.check_ros()
+    check_installed("mujoco", *(() if no_ros else ("rclpy", "sigma_ros.msg")))
     _clear(out)
     refuse_unwritable(out)
     nodes = nullcontext() if no_ros else demo_nodes.running(checkpoint, domain=domain, log_dir=out / "log")

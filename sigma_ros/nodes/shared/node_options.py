@@ -195,6 +195,34 @@ class DriverOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CameraOptions:
+    """Parameters of `camera_node`."""
+
+    contract: str = option("contract file, or the name of a shipped one", default="so101", read_only=True)
+    camera: str = option("the contract's camera that this device is", default="", read_only=True)
+    device: str = option("number of a V4L2 device (0 is /dev/video0), its path, or a film", default="0", read_only=True)
+
+    def conflicts(self) -> list[str]:
+        """See `Options`."""
+        return [] if self.camera else ["camera must be given: the name of one of the contract's cameras"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PanelOptions:
+    """Parameters of the panel's node."""
+
+    contract: str = option("contract file, or the name of a shipped one", default="so101", read_only=True)
+    host: str = option(
+        "address to listen at; any but this machine's own needs a token", default="127.0.0.1", read_only=True
+    )
+    port: int = option("TCP port; 0: any that is free", default=8700, low=0, high=65535, read_only=True)
+
+    def conflicts(self) -> list[str]:
+        """See `Options`."""
+        return []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RecordOptions:
     """Parameters of `record_node`."""
 
