@@ -15,10 +15,10 @@ from launch.launch_context import LaunchContext
 from launch.launch_description_entity import LaunchDescriptionEntity
 from launch_ros.actions import Node
 
-from sigma_ros.contract_text import command_topics, shipped_config_dir
+from sigma_ros.contract_text import command_topics
 from sigma_ros.errors import UsageError
 from sigma_ros.nodes.launch.arguments import COMMON, Arguments, Given, ends_all, full_name, is_true, sigma_node
-from sigma_ros.nodes.shared.parameter_files import fitting
+from sigma_ros.nodes.shared.parameter_files import fitting, preset_file
 
 POLICY_ARGUMENTS: Arguments = {
     **COMMON,
@@ -140,8 +140,8 @@ def parameter_files(context: LaunchContext, given: Given, nodes: list[str]) -> M
     none: dict[str, list[Path]] = {node: [] for node in PRESETS}
     if not name:
         return none
-    shipped = {node: shipped_config_dir() / f"{name}_{kind}.yaml" for node, kind in PRESETS.items() if node in nodes}
-    preset = {node: [file] for node, file in shipped.items() if file.is_file()}
+    shipped = {node: preset_file(name, kind) for node, kind in PRESETS.items() if node in nodes}
+    preset = {node: [file] for node, file in shipped.items() if file}
     if preset:
         return none | preset
     file = Path(name).expanduser()

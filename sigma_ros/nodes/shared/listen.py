@@ -251,7 +251,12 @@ class MonitorView:
     troubles: dict[str, str] = field(default_factory=dict)
     reasons: deque[str] = field(default_factory=lambda: deque(maxlen=REASONS_KEPT))
     rates: dict[str, Rate] = field(default_factory=dict)
+    incidents: str = ""
     heard_s: float = 0.0
+
+    def is_fresh(self, now_s: float) -> bool:
+        """Whether the supervisor has said anything in the last seconds; what it said before may be history."""
+        return self.rates["supervisor"].hz(now_s) > 0.0
 
 
 class Monitor:
@@ -293,6 +298,8 @@ class Monitor:
         for status in message.status:
             if not status.name.startswith(mine):
                 continue
+            if status.name.endswith("incidents/written"):
+                self.seen.incidents = status.message
             if status.level == DiagnosticStatus.OK:
                 self.seen.troubles.pop(status.name, None)
             else:
