@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """`sigma_record`: writes a bag with exactly what replay needs, and checks it while it is written.
 
-Cameras, joint states, commands and the task, as they come, without decoding anything. Rates, gaps and free disk are
-told every few seconds and in /diagnostics; a disk that runs full ends the recording while it can still be closed.
+Cameras, joint states, commands, the task and which policy runs, as they come, without decoding anything. Rates, gaps
+and free disk are told every few seconds and in /diagnostics; a disk that runs full ends the recording while it can
+still be closed.
 Exit codes: 0 complete, 3 complete with losses, 1 not usable, 2 wrong usage.
 """
 
@@ -187,6 +188,7 @@ class RecordNode(Node):
         stamped = hasattr(MESSAGE_TYPES[contract.command_type], "header")
         self._record("commands", contract.command_topic, contract.command_type, None, stamped=stamped)
         self.create_subscription(String, topics.TASK, self._on_task, qos.LATCHED)
+        self.create_subscription(String, topics.POLICY_INFO, self._on_info, qos.LATCHED, raw=True)
 
     def _record(self, name: str, topic: str, msgtype: str, period_ns: int | None, *, stamped: bool) -> None:
         tally = StreamTally(period_ns)
@@ -210,6 +212,10 @@ class RecordNode(Node):
     def _on_task(self, message: String) -> None:
         self._bag_has_task = True
         self._put_task(message.data, self._now_ns())
+
+    def _on_info(self, cdr: bytes) -> None:
+        """Which policy ran beside it, and its certificate."""
+        self._thread.put(topics.full_name(self, topics.POLICY_INFO), "std_msgs/msg/String", self._now_ns(), cdr)
 
     def _put_task(self, text: str, now_ns: int) -> None:
         data = text.encode() + b"\0"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from node_fakes import small_contract, spin_until
 from rclpy.parameter import Parameter
-from std_msgs.msg import Float64MultiArray
+from std_msgs.msg import Float64MultiArray, String
 from test_live_loop import small_so101
 from test_policy_live import LiveRobot
 
@@ -15,7 +15,7 @@ from sigma_ros.bags.episode import Episode, recorded_task
 from sigma_ros.bags.reader import open_bag
 from sigma_ros.errors import UsageError
 from sigma_ros.nodes.record_node import RecordNode, StreamTally, judge
-from sigma_ros.nodes.shared import qos
+from sigma_ros.nodes.shared import qos, topics
 from sigma_ros.nodes.shared.sensor_messages import array_message
 
 pytestmark = pytest.mark.ros
@@ -49,6 +49,8 @@ def end(executor, node: RecordNode) -> int:
 
 def test_a_recording_holds_what_replay_needs(rig, executor) -> None:
     make, robot, out = rig
+    info = robot.create_publisher(String, topics.POLICY_INFO, qos.LATCHED)
+    info.publish(String(data='{"certificate": "bit for bit"}'))
     node = make(task="fold the towel")
     spin_until(executor, lambda: all(t.received >= 20 for t in node.tallies.values()), what="twenty of each")
     assert end(executor, node) in (0, 3), "a busy machine may leave gaps"
@@ -56,6 +58,7 @@ def test_a_recording_holds_what_replay_needs(rig, executor) -> None:
         bag.check_against(robot.contract)
         assert recorded_task(bag, robot.contract) == "fold the towel"
         ticks = [tick for tick in Episode(bag, robot.contract, image_size_px=16) if tick.window is not None]
+        assert f"/{topics.POLICY_INFO}" in bag.info.topics
     assert len(ticks) >= 10
     np.testing.assert_allclose(ticks[0].window.newest.positions_rad, np.full(6, 0.1))
     assert ticks[0].window.newest.images["up"].max() == 90

@@ -8,8 +8,9 @@ Axis words: `batch`, `cameras` in the order of `camera_keys`, `patches` tokens o
 text, `seq` any token sequence, `width` of the language model, `horizon`, `max_dof` (padded action size).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypedDict, Unpack
+from typing import Any, Protocol, TypedDict, Unpack, cast
 
 import numpy as np
 import torch
@@ -69,8 +70,18 @@ class Prefix:
     mask: Bool[Tensor, "batch seq"]
 
 
+class Engine(Protocol):
+    """Runs a tensor function, faster than by calling it; see `engine.GraphEngine`."""
+
+    name: str
+
+    def run(self, name: str, function: Callable[..., Any], *given: Tensor) -> Any:
+        """What `function(*given)` gives."""
+        ...
+
+
 class Backbone(nn.Module):
-    """The frozen base policy and its tokenizer.
+    """The frozen base policy and its tokenizer; an `engine` may run it.
 
     Args:
         policy: A `PI05Policy`; its parameters are frozen here, its arithmetic is left as it is.
@@ -81,7 +92,8 @@ class Backbone(nn.Module):
         super().__init__()
         self.policy = policy.eval().requires_grad_(False)  # noqa: FBT003
         self.tokenizer = tokenizer
-        self._steps = FlowSteps(policy.model)
+        self.flow_steps = FlowSteps(policy.model)
+        self.engine: Engine | None = None
         config = policy.config
         paligemma = policy.model.paligemma_with_expert.paligemma
         vision = paligemma.config.vision_config
@@ -120,7 +132,11 @@ class Backbone(nn.Module):
             return torch.zeros(0, self.patch_grid**2, self.width, device=self.device)
         embed = self.policy.model.paligemma_with_expert.embed_image
         pixels = self._pixels(images)
-        return torch.cat([embed(group) for group in pixels.split(per_call)], dim=0)
+        return torch.cat([self.run("vision", embed, group) for group in pixels.split(per_call)], dim=0)
+
+    def run(self, name: str, function: Callable[..., Any], *given: Tensor) -> Any:
+        """What a tensor function gives, by the engine if there is one."""
+        return function(*given) if self.engine is None else self.engine.run(name, function, *given)
 
     def _pixels(self, images: Tensor) -> Float[Tensor, "images 3 h w"]:
         if images.shape[-1] == 3 and images.shape[1] != 3:
@@ -226,7 +242,7 @@ class Backbone(nn.Module):
         noise = noise.to(self.device)
         watched = core.rtc_processor is not None and core.rtc_processor.is_debug_enabled()
         if rtc.get("prev_chunk_left_over") is None and not watched:
-            return self._steps.integrate(prefix.cache, prefix.mask, noise)
+            return self.flow_steps.integrate(prefix.cache, prefix.mask, noise)
         return euler_integrate(
             lambda actions, time: core.denoise_step(prefix.mask, prefix.cache, actions, time),
             noise,
@@ -271,7 +287,12 @@ class Backbone(nn.Module):
         **rtc: Unpack[RealTimeChunking],
     ) -> Float[Tensor, "batch horizon max_dof"]:
         """Normalised actions of the base policy: one prefix pass, then the flow steps."""
-        return self.flow(self.prefix(image_tokens, image_mask, tokens, mask), noise, **rtc)
+
+        def chunk(patches: Tensor, seen: Tensor, tokens: Tensor, mask: Tensor, noise: Tensor) -> Tensor:
+            return self.flow(self.prefix(patches, seen, tokens, mask), noise, **rtc)
+
+        given = (image_tokens, image_mask, tokens, mask, noise.to(self.device))
+        return chunk(*given) if rtc else cast("Tensor", self.run("chunk", chunk, *given))
 
 
 def _bidirectional(mask: Bool[Tensor, "batch seq"]) -> Float[Tensor, "batch 1 seq seq"]:
