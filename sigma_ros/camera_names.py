@@ -81,6 +81,12 @@ def policy_keys(
     }
 
 
+def fitted_from(contract: Contract, keys: Mapping[str, str], side_px: int) -> dict[str, tuple[int, int]]:
+    """Height and width [px] of cameras whose pictures are fitted into the policy's square, by the policy's keys."""
+    sizes = {keys[camera.name]: (camera.height_px, camera.width_px) for camera in contract.cameras}
+    return {key: size for key, size in sizes.items() if size != (side_px, side_px)}
+
+
 def seated(keys: Mapping[str, str], camera_keys: Sequence[str], *, where: str) -> tuple[str | None, ...]:
     """The contract's camera for each of the policy's `camera_keys`, None where the robot lacks it.
 

@@ -7,6 +7,8 @@ the packages that pip installs.
 
 from pathlib import Path
 
+import yaml
+
 from sigma_ros.border import one_line, read_yaml
 from sigma_ros.errors import ContractError, SigmaError
 
@@ -21,6 +23,15 @@ def contract_document(path: str | Path) -> tuple[Path, object]:
     """
     file = _find(_parts(path)[0])
     return file, _whole(file)
+
+
+def contract_yaml(path: str | Path) -> str:
+    """A contract's text that needs no other file: what it extends is inside, comments are left out.
+
+    Raises:
+        ContractError: see `contract_document`.
+    """
+    return yaml.safe_dump(contract_document(path)[1], sort_keys=False, allow_unicode=True)
 
 
 def command_topic(path: str | Path) -> str:

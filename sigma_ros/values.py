@@ -27,6 +27,14 @@ def frozen_array(array: ndarray) -> ndarray:
     return view
 
 
+def fitted_px(height_px: int, width_px: int, side_px: int) -> tuple[slice, slice]:
+    """Rows and columns that a picture takes when it is fitted into a square, centred, as LeRobot does it."""
+    ratio = max(width_px / side_px, height_px / side_px)
+    height, width = int(height_px / ratio), int(width_px / ratio)
+    top, left = (side_px - height) // 2, (side_px - width) // 2
+    return slice(top, top + height), slice(left, left + width)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
     """One valid tick of the frame clock: what the robot saw and where its joints were.

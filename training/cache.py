@@ -29,7 +29,7 @@ from .sources import TARGET_STEPS
 TICKS_AT_ONCE = 16
 """Ticks whose pictures go through the vision tower together."""
 
-_FORMAT = 2
+_FORMAT = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,9 +73,20 @@ def sample_rows(episode: EpisodeRows, phase_step: int) -> list[int]:
     ]
 
 
-def cache_key(data: ShardData, base_fingerprint: str, settings: CacheSettings, dtype: str) -> str:
-    """Names the folder of a cache."""
-    text = json.dumps([_FORMAT, data.meta.hash, base_fingerprint, settings.seed, settings.phase_step, dtype])
+def cache_key(
+    data: ShardData,
+    model: SigmaTelepathyVLA,
+    normalisation: Normalisation,
+    settings: CacheSettings,
+    *,
+    mapping: CameraMapping,
+    base_fingerprint: str,
+) -> str:
+    """Names the folder of a cache: data, base and settings, and how states and pictures come to the base."""
+    backbone = model.backbone
+    pictures = None if backbone.pictures is None else backbone.pictures.as_dict()
+    given = [normalisation.as_dict(), mapping.cameras, pictures, str(backbone.dtype)]
+    text = json.dumps([_FORMAT, data.meta.hash, base_fingerprint, settings.seed, settings.phase_step, *given])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -89,7 +100,8 @@ def cached_episodes(
     base_fingerprint: str,
 ) -> list[CachedEpisode]:
     """Every episode with its cached numbers, in the order of `data.episodes`; makes what is missing."""
-    folder = data.folder / "cache" / cache_key(data, base_fingerprint, settings, str(model.backbone.dtype))
+    key = cache_key(data, model, normalisation, settings, mapping=mapping, base_fingerprint=base_fingerprint)
+    folder = data.folder / "cache" / key
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / episode.path.name for episode in data.episodes]
     missing = [(e, p) for e, p in zip(data.episodes, paths, strict=True) if not p.is_file()]

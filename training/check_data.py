@@ -10,7 +10,6 @@ from sigma_ros.model.normalise import Normalisation
 from sigma_ros.model.pi05.folder import BaseFolder
 
 from .data import ShardData
-from .sources import TARGET_STEPS
 
 
 def check_data(
@@ -26,7 +25,7 @@ def check_data(
 
     Raises:
         ContractError: the policy does not have the contract's cameras.
-        CheckpointError: its actions are relative, or its chunks too short.
+        CheckpointError: its actions are relative.
         DatasetError: with every other problem.
     """
     if base.relative is not None:
@@ -35,14 +34,6 @@ def check_data(
             where=base.place.source,
             expected="use_relative_actions false: the residual is learnt between chunks of absolute actions",
             remedy="it runs as a base (sigma replay, the nodes); fine-tune an absolute one for Sigma",
-        )
-    if base.config.chunk_size < TARGET_STEPS:
-        raise CheckpointError(
-            "the base's chunks are too short for Sigma's training and scores",
-            where=base.place.source,
-            expected=f"chunk_size {TARGET_STEPS} or more, which every window is scored over",
-            got=base.config.chunk_size,
-            remedy="fine-tune the base with a longer --policy.chunk_size (pi0.5's own is 50)",
         )
     cameras = seated(camera_keys, base.camera_keys, where=f"contract {contract.name}")
     meta = data.meta

@@ -23,7 +23,7 @@ from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from rich.console import Console
 from torch import Tensor
 
-from sigma_ros.camera_names import policy_keys, read_rename
+from sigma_ros.camera_names import fitted_from, policy_keys, read_rename
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import CheckpointError, SigmaError, UsageError
 from sigma_ros.lerobot.configuration_sigma import SigmaPolicyConfig
@@ -87,10 +87,12 @@ class Run:
             dtype={"bf16": "bfloat16"}.get(options.dtype, options.dtype),
             tokenizer=options.tokenizer or None,
             allow_untrained=options.allow_untrained,
+            fitted_from=fitted_from(contract, keys, folder.image_size_px),
         )
-        sizes = SigmaConfig.for_backbone(loaded.backbone, dof=contract.dof)
-        sizes = replace(sizes, trained_delay_s=round(options.late_ticks / contract.fps, 6))
-        self.model = SigmaTelepathyVLA(loaded.backbone, _settings(options, sizes), seed=options.seed)
+        settings = _settings(options, SigmaConfig.for_backbone(loaded.backbone, dof=contract.dof))
+        self.late_ticks = min(options.late_ticks, settings.residual_steps - 1)
+        settings = replace(settings, trained_delay_s=round(self.late_ticks / contract.fps, 6))
+        self.model = SigmaTelepathyVLA(loaded.backbone, settings, seed=options.seed)
         self.mapping = CameraMapping.of(contract, cameras)
         self.base = identify(self.model, loaded.info)
         self._prepare_data()
@@ -112,8 +114,8 @@ class Run:
         options = self.options
         lateness = Lateness(
             steps=self.model.config.residual_steps,
-            delay_ticks=options.late_ticks,
-            base_age_ticks=options.base_age_ticks,
+            delay_ticks=self.late_ticks,
+            base_age_ticks=min(options.base_age_ticks, self.model.backbone.horizon - 1),
             seed=options.seed,
         )
         self.assembler = Assembler(self.episodes, self.normalisation, lateness)

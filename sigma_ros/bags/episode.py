@@ -61,7 +61,10 @@ class Tick:
 
 
 class Episode(Iterator[Tick]):
-    """Ticks of a bag, with the frame clock's counters so far. See `episode`; `on_record` is told each record first."""
+    """Ticks of a bag, with the frame clock's counters so far. See `episode`.
+
+    `on_record` is told each record before it is used, `on_end` that there are no more.
+    """
 
     def __init__(
         self,
@@ -71,12 +74,14 @@ class Episode(Iterator[Tick]):
         image_size_px: int | None,
         task: str | None = None,
         on_record: Callable[[Record], None] = lambda _: None,
+        on_end: Callable[[], None] = lambda: None,
     ) -> None:
         bag.check_against(contract)
+        self._on_end = on_end
         self._bag = bag
         self._on_record = on_record
         self._contract = contract
-        self._clock = FrameClock(contract, image_size_px=image_size_px)
+        self._clock = FrameClock(contract, image_size_px=image_size_px, recorded=True)
         self._task_topic = None if task is not None else task_topic(bag, contract)
         self.valid_ticks = self.ticks_without_action = 0
         self._fitting: set[str] = set()
@@ -128,14 +133,10 @@ class Episode(Iterator[Tick]):
 
     def _make_ticks(self) -> Iterator[Tick]:
         held: Window | Gap | None = None
-        for record in self._bag.records(tuple(self._routes)):
-            self._on_record(record)
-            self._routes[record.topic](record)
-            while self._clock.ready(None):
-                following = self._clock.next_tick()
-                if held is not None:
-                    yield self._tick(held, following)
-                held = following
+        for following in self._items():
+            if held is not None:
+                yield self._tick(held, following)
+            held = following
         if held is None:
             for stream in self._misfits.keys() - self._fitting:
                 raise self._misfits[stream][0]
@@ -143,6 +144,17 @@ class Episode(Iterator[Tick]):
         yield self._tick(held, None)
         if self._contract.action_source == "command" and self._command is None:
             raise self._no_command()
+
+    def _items(self) -> Iterator[Window | Gap]:
+        for record in self._bag.records(tuple(self._routes)):
+            self._on_record(record)
+            self._routes[record.topic](record)
+            while self._clock.ready(None):
+                yield self._clock.next_tick()
+        self._on_end()
+        self._clock.end()
+        while self._clock.ready(None):
+            yield self._clock.next_tick()
 
     def _image_route(self, camera: Camera) -> Callable[[Record], None]:
         def push(record: Record) -> None:

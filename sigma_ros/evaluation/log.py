@@ -21,6 +21,11 @@ SCORED_STEPS = 16
 """Action steps of a chunk that are compared with the recording."""
 
 
+def scored(steps: Float64[ndarray, "horizon dof"]) -> Float64[ndarray, "scored dof"]:
+    """What of a chunk is compared: a shorter one stays at its last step, as the arm does."""
+    return steps[np.minimum(np.arange(SCORED_STEPS), len(steps) - 1)]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BagFacts:
     """The recording: `losses` counts what could not be used, per reason, empty when nothing was lost.

@@ -27,6 +27,7 @@ from sigma_ros.evaluation.log import (
     Shot,
     Strip,
     TickTrack,
+    scored,
 )
 from sigma_ros.evaluation.scoring.metrics import TRJ
 from sigma_ros.evaluation.scoring.windows import missed
@@ -39,7 +40,7 @@ STRIP_AGES_TICKS = (15, 10, 5, 0)
 
 MAX_SHOTS = 96
 SHOT_STRIDE_TICKS = 4
-SHOT_WIDTH_PX = 144
+SHOT_WIDTH_PX = 288
 SHOT_JPEG_QUALITY = 70
 
 
@@ -113,7 +114,7 @@ class ReplayRecorder:
         )
         for pending in self._pending:
             if (pending.epoch, pending.tick) == (chunk.epoch, chunk.tick):
-                pending.sigma_rad = chunk.blended_rad(chunk.scale)[:SCORED_STEPS]
+                pending.sigma_rad = scored(chunk.blended_rad(chunk.scale))
 
     def decision(
         self,

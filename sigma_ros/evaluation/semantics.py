@@ -15,7 +15,7 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from sigma_ros.contract import Contract
-from sigma_ros.evaluation.log import SCORED_STEPS, ReplayLog
+from sigma_ros.evaluation.log import ReplayLog, scored
 from sigma_ros.evaluation.replay import Hooks, ReplayOptions, replay
 from sigma_ros.evaluation.report.document import comparison_values, plain
 from sigma_ros.evaluation.scoring.metrics import TRJ
@@ -172,8 +172,8 @@ class _Study:
                 recording=number,
                 sigma=float(errors.sigma.spans[row, TRJ]),
                 baseline=float(errors.baseline.spans[row, TRJ]),
-                sigma_rad=chunk.blended_rad(chunk.scale)[:SCORED_STEPS],
-                base_rad=chunk.base_rad[:SCORED_STEPS],
+                sigma_rad=scored(chunk.blended_rad(chunk.scale)),
+                base_rad=scored(chunk.base_rad),
                 sem_align=chunk.sem_align,
                 scale=chunk.scale,
                 nearest=self.nearest(memories[key]),

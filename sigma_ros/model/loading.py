@@ -10,7 +10,7 @@ from jaxtyping import Float
 from lerobot.policies.rtc.configuration_rtc import RTCConfig
 from torch import Tensor
 
-from sigma_ros.camera_names import NO_RENAME, policy_keys, seated, unseen
+from sigma_ros.camera_names import NO_RENAME, fitted_from, policy_keys, seated, unseen
 from sigma_ros.contract import Contract, joint_name
 from sigma_ros.conventions import DEGREES_REMEDY, of_statistics
 from sigma_ros.errors import CheckpointError, ContractError
@@ -142,7 +142,14 @@ def load_parts(
 ) -> LoadedParts:
     """The parts of a runtime from an opened Sigma checkpoint; arguments and errors are those of `SigmaRuntime.load`."""
     normalisation = required_normalisation(opened)
-    loaded = load_base(opened.base, device=device, dtype=dtype, tokenizer=tokenizer, allow_untrained=allow_untrained)
+    loaded = load_base(
+        opened.base,
+        device=device,
+        dtype=dtype,
+        tokenizer=tokenizer,
+        allow_untrained=allow_untrained,
+        fitted_from=fitted_from(contract, opened.camera_keys, opened.base.image_size_px),
+    )
     manifest = opened.manifest
     model = _model(opened, loaded, contract)
     info = CheckpointInfo(

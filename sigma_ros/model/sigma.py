@@ -277,7 +277,8 @@ class SigmaTelepathyVLA(nn.Module):
     @torch.no_grad()
     def _encode_windows(self, given: SigmaBatch) -> tuple[Tensor, Tensor]:
         batch, ticks, cameras = given.images.shape[:3]
-        tokens = self.backbone.encode_images(as_bytes(given.images).flatten(0, 2)).to(torch.float32)
+        places = torch.arange(cameras).repeat(batch * ticks)
+        tokens = self.backbone.encode_images(as_bytes(given.images).flatten(0, 2), cameras=places).to(torch.float32)
         tokens = tokens.unflatten(0, (batch, ticks, cameras))
         absent = self.config.cameras - cameras
         tokens = nn.functional.pad(tokens, (0, 0, 0, 0, 0, absent))

@@ -81,8 +81,10 @@ def camera_patches(
     `per_call` images go through the vision tower together; see `Backbone.encode_images`.
     """
     patches = torch.zeros(*seen.shape, backbone.patch_grid**2, backbone.width, device=backbone.device)
-    there = seen.flatten().nonzero()[:, 0]  # on the host: the device is not asked
-    found = backbone.encode_images(images.flatten(0, 1)[there.to(images.device)], per_call=max(1, per_call))
+    there = seen.cpu().flatten().nonzero()[:, 0]  # on the host: the device is not asked
+    found = backbone.encode_images(
+        images.flatten(0, 1)[there.to(images.device)], per_call=max(1, per_call), cameras=there % seen.shape[1]
+    )
     patches.flatten(0, 1).index_copy_(0, there.to(patches.device), found.to(torch.float32))
     return patches
 

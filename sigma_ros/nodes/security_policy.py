@@ -40,7 +40,10 @@ _TOLD = (topics.SUPERVISOR_STATE, topics.TELEPATHY, topics.POLICY_INFO, "/diagno
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Enclave:
-    """One process and its permissions; names without a `/` in front lie in the robot's namespace."""
+    """One process and its permissions; names without a `/` in front lie in the robot's namespace.
+
+    `runs`: actions that it serves and calls.
+    """
 
     path: str
     node: str
@@ -48,6 +51,7 @@ class Enclave:
     hears: tuple[str, ...] = ()
     answers: tuple[str, ...] = ()
     calls: tuple[str, ...] = field(default=())
+    runs: tuple[str, ...] = ()
 
 
 def enclaves(contract: Contract) -> tuple[Enclave, ...]:
@@ -79,10 +83,13 @@ def enclaves(contract: Contract) -> tuple[Enclave, ...]:
             path="/sigma/operator",
             node="sigma_operator",
             publishes=(topics.E_STOP, topics.TASK),
-            hears=_TOLD,
+            hears=(*_TOLD, topics.POLICY_HEARTBEAT),
+            answers=(topics.START_POLICY, topics.CANCEL_POLICY, *_of(topics.RUN_NODE, PARAMETER_SERVICES)),
+            runs=(topics.RUN_POLICY,),
             calls=(
                 *_SUPERVISOR_SERVICES,
                 *_POLICY_SERVICES,
+                *(topics.START_POLICY, topics.CANCEL_POLICY),
                 *_of(topics.SUPERVISOR_NODE, PARAMETER_SERVICES),
                 *_of(topics.POLICY_NODE, PARAMETER_SERVICES + LIFECYCLE_SERVICES),
             ),
@@ -113,6 +120,8 @@ def policy_xml(contract: Contract, namespace: str = "") -> str:
             ("topics", "topic", "subscribe", (*enclave.hears, "/parameter_events", "/clock")),
             ("services", "service", "reply", enclave.answers),
             ("services", "service", "request", enclave.calls),
+            ("actions", "action", "execute", enclave.runs),
+            ("actions", "action", "call", enclave.runs),
         ):
             full = tuple(absolute_topic(name, namespace) for name in names)
             _rules(profile, group, each, {qualifier: "ALLOW"}, full)

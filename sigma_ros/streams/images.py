@@ -18,6 +18,7 @@ from numpy import ndarray
 
 from sigma_ros.contract import Camera
 from sigma_ros.errors import ContractError, SigmaError
+from sigma_ros.values import fitted_px
 
 # Width and height of a JPEG or PNG from its header, so that a wrong or cut image is refused before it is decoded.
 #
@@ -238,13 +239,10 @@ def letterbox(
     pixels: UInt8[ndarray, "h w c"], size_px: int, convert: Convert = _same, square: Square = black_square
 ) -> UInt8[ndarray, "size size 3"]:
     """Resizes to fit a square, keeping the aspect, centred on black; `convert` makes RGB of the small image."""
-    height, width = pixels.shape[:2]
-    ratio = max(width / size_px, height / size_px)
-    fit_height, fit_width = int(height / ratio), int(width / ratio)
-    top, left = (size_px - fit_height) // 2, (size_px - fit_width) // 2
+    rows, columns = fitted_px(pixels.shape[0], pixels.shape[1], size_px)
     picture = square(size_px)
-    small = cv2.resize(pixels, (fit_width, fit_height), interpolation=cv2.INTER_LINEAR)
-    picture[top : top + fit_height, left : left + fit_width] = convert(small)
+    size = (columns.stop - columns.start, rows.stop - rows.start)
+    picture[rows, columns] = convert(cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR))
     picture.flags.writeable = False
     return picture
 

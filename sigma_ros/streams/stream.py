@@ -209,9 +209,19 @@ class Stream:
         if suspect is not None and newest_ns is not None and suspect.stamp_ns < newest_ns:
             self._store(suspect, None, 0)
 
+    def goes_back(self, stamp_ns: int) -> bool:
+        """Whether a message with this stamp would confirm that the clock has jumped back."""
+        suspect, newest_ns = self._suspect, self.newest_ns
+        if suspect is None or newest_ns is None or stamp_ns >= newest_ns - self._backward_ns:
+            return False
+        return suspect.stamp_ns <= newest_ns and self._confirms(suspect, stamp_ns)
+
+    def _confirms(self, suspect: Sample, stamp_ns: int) -> bool:
+        return 0 < stamp_ns - suspect.stamp_ns <= self._forward_ns
+
     def _jump(self, sample: Sample, grid: Grid | None, floor_ns: int) -> bool:
         suspect = self._suspect
-        if suspect is None or not 0 < sample.stamp_ns - suspect.stamp_ns <= self._forward_ns:
+        if suspect is None or not self._confirms(suspect, sample.stamp_ns):
             if suspect is not None:
                 self._refused["stamp jumped for one message"] += 1
             self._suspect = sample

@@ -10,15 +10,18 @@ import copy
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from lerobot.policies.factory import make_pre_post_processors
 from lerobot.policies.pi05.modeling_pi05 import PI05Policy
 from lerobot.policies.rtc.configuration_rtc import RTCConfig
+from lerobot.processor.normalize_processor import UnnormalizerProcessorStep
 from look_alikes import (
     BASE_CAMERAS,
     IMAGES,
@@ -41,15 +44,23 @@ from sigma_ros.model.pi05.flow import flow_noise
 from sigma_ros.model.pi05.mini import TINY
 from sigma_ros.model.pi05.sizes import network_sizes
 from sigma_ros.model.runtime import SigmaRuntime
+from sigma_ros.streams.images import letterbox
 from sigma_ros.values import AdapterSettings
 
 TO_BASE = dict(zip(SO101_CAMERAS, BASE_CAMERAS, strict=False))
+LETTERBOX = 3e-3
+"""Of a normalised chunk."""
 ROUNDING = 2e-5
 """Of a chunk of up to 87 policy units in 32 bits there, 64 here."""
 
 
 def modes(name: str, visual: str = "IDENTITY") -> dict[str, Any]:
     return {"normalization_mapping": {"ACTION": name, "STATE": name, "VISUAL": visual}}
+
+
+def pictures(visual: str, **case: Any) -> dict[str, Any]:
+    """A policy that normalises its pictures, and their statistics."""
+    return modes("QUANTILES", visual) | {"picture_stats": True} | case
 
 
 def constant(joint: int, *pairs: tuple[str, str]) -> dict[str, torch.Tensor]:
@@ -89,10 +100,17 @@ LOADED: dict[str, dict[str, Any]] = {
     "rtc_off": {"rtc_config": RTCConfig(enabled=False)},
     "third_camera": {"cameras": (*SO101_CAMERAS, IMAGES + "wrist")},
     "swapped_by_rename": {"rename": dict(zip(SO101_CAMERAS, reversed(SO101_CAMERAS), strict=True))},
+    "pictures_mean_std": pictures("MEAN_STD"),
+    "pictures_min_max": pictures("MIN_MAX"),
+    "pictures_quantiles": pictures("QUANTILES"),
+    "pictures_quantile10": pictures("QUANTILE10"),
+    "pictures_renamed": pictures("MEAN_STD", cameras=BASE_CAMERAS, rename=TO_BASE),
+    "pictures_without_statistics": modes("MEAN_STD", "MEAN_STD"),
+    "pictures_everything_mean_std": modes("MEAN_STD", "MEAN_STD") | {"picture_stats": True},
+    "called_actions": {"action_key": "actions"},
+    "called_actions_mean_std": modes("MEAN_STD") | {"action_key": "actions"},
 }
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "pictures_mean_std": (modes("QUANTILES", "MEAN_STD") | {"picture_stats": True}, "normalises pictures"),
-    "actions": ({"action_key": "actions"}, "the policy's actions are called actions"),
     "front_wrist": ({"cameras": (IMAGES + "front", IMAGES + "wrist")}, "--rename up=front side=wrist"),
     "seven_joints": ({"state": 7, "action": 7, "dof": 7}, "does not have the contract's joints"),
     "fourteen_joints": ({"state": 14, "action": 14, "dof": 14}, "does not have the contract's joints"),
@@ -114,13 +132,15 @@ def _tokenizer(tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def save(folder: Path, tokenizer: Path, case: Mapping[str, Any]) -> Path:
     settings = dict(case)
     rename, still = settings.pop("rename", None), settings.pop("still", None)
-    dof, pictures = settings.pop("dof", 6), settings.pop("picture_stats", False)
+    dof, scaled = settings.pop("dof", 6), settings.pop("picture_stats", False)
     made = policy(**settings)
     values = statistics(dof) if still is None else constant(4, still)
     stats = {"observation.state": values, next(iter(made.config.output_features)): copy.deepcopy(values)}
-    if pictures:
-        thirds = {"mean": torch.full((3, 1, 1), 0.4), "std": torch.full((3, 1, 1), 0.3)}
-        stats |= dict.fromkeys(made.config.image_features, thirds)
+    if scaled:
+        for number, key in enumerate(made.config.image_features):
+            shades = torch.tensor([0.1, 0.15, 0.2]).reshape(3, 1, 1) + 0.01 * number
+            stats[key] = {"mean": 0.3 + shades, "std": shades, "min": 0.0 * shades, "max": 1.0 - shades}
+            stats[key] |= {"q01": shades / 9, "q99": 1.0 - shades, "q10": shades, "q90": 0.9 - shades}
     return save_fine_tune(folder, made, tokenizer, stats=stats, rename=rename)
 
 
@@ -139,6 +159,11 @@ def lerobot_chunk(
     batch = before({**observation, "observation.state": torch.from_numpy(state), "task": TASK})
     with torch.no_grad():
         chunk = theirs.predict_action_chunk(batch, noise=noise)
+    (step,) = (one for one in after.steps if isinstance(one, UnnormalizerProcessorStep))
+    if "actions" in step.stats:  # LeRobot looks for statistics of `action` alone, and has 32 joints then
+        step.stats = {"action": step.stats["actions"]}
+        step.to(device="cpu")
+        chunk = chunk[..., : contract.dof]
     return chunk[0].double().numpy(), after(chunk[0]).double().numpy()
 
 
@@ -151,14 +176,44 @@ def our_chunk(folder: Path, contract: Contract, **loading: Any) -> tuple[Any, An
     return result, recording[0], noise, runtime
 
 
+def square(contract: Contract, side_px: int = 224) -> Contract:
+    """Whose cameras give pictures of the policy's size."""
+    cameras = tuple(replace(camera, width_px=side_px, height_px=side_px) for camera in contract.cameras)
+    return replace(contract, cameras=cameras)
+
+
 @pytest.mark.parametrize("name", LOADED)
 def test_the_chunk_is_lerobots_own(name: str, tmp_path: Path, tokenizer: Path, so101: Contract) -> None:
+    so101 = square(so101)
     folder = save(tmp_path / name, tokenizer, LOADED[name])
     ours, frame, noise, runtime = our_chunk(folder, so101)
     normalised, units = lerobot_chunk(folder, so101, frame.images, frame.positions_rad, noise)
     if runtime.units.relative is None:
         assert np.array_equal(ours.base_normalised, normalised)
     np.testing.assert_allclose(so101.to_policy(ours.chunk.base_rad), units, atol=ROUNDING * max(1, np.abs(units).max()))
+
+
+@pytest.mark.parametrize("visual", ["IDENTITY", "MEAN_STD", "MIN_MAX", "QUANTILES", "QUANTILE10"])
+def test_a_wide_cameras_picture_differs_from_lerobots_by_the_letterboxs_rounding_alone(
+    visual: str, tmp_path: Path, tokenizer: Path, so101: Contract
+) -> None:
+    """LeRobot normalises, cuts below 0 and above 1, and only then puts the black border around."""
+    folder = save(tmp_path / visual, tokenizer, pictures(visual))
+    runtime = SigmaRuntime.load(str(folder), contract=so101, device="cpu")
+    raw = {c.name: wide_picture(c.height_px, c.width_px, seed=n) for n, c in enumerate(so101.cameras)}
+    fitted = {name: letterbox(picture, runtime.image_size_px) for name, picture in raw.items()}
+    frame = replace(frames(1, runtime.image_size_px)[0], images=fitted)
+    noise = flow_noise(seed=0, epoch=0, tick=0, horizon=runtime.horizon, max_dof=runtime.model.backbone.max_dof)
+    state = runtime.initial_state(epoch=0, task=TASK)
+    ours, _ = runtime.step(window_at([frame], 0), state, commit=False, settings=AdapterSettings(), chunk_id=0)
+    normalised, _ = lerobot_chunk(folder, so101, raw, frame.positions_rad, noise)
+    np.testing.assert_allclose(ours.base_normalised, normalised, atol=LETTERBOX)
+
+
+def wide_picture(height_px: int, width_px: int, *, seed: int) -> np.ndarray:
+    """Blurred colours, as a camera gives: neighbouring pixels are alike."""
+    drawn = np.random.default_rng(seed).integers(0, 256, (height_px // 40, width_px // 40, 3), dtype=np.uint8)
+    return cv2.resize(drawn, (width_px, height_px), interpolation=cv2.INTER_CUBIC)
 
 
 @pytest.mark.parametrize("name", REFUSED)

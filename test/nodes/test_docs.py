@@ -12,14 +12,26 @@ from sigma_ros.nodes.shared.node_options import (
     PolicyOptions,
     RecordOptions,
     ReplayOptions,
+    RunOptions,
     SimOptions,
+    StageOptions,
     SupervisorOptions,
 )
 from sigma_ros.nodes.shared.parameters import markdown_table, problems, specs
 
 pytestmark = pytest.mark.ros
 DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "ros_interface.md").read_text(encoding="utf-8")
-OPTIONS = (PolicyOptions, SupervisorOptions, ReplayOptions, SimOptions, DriverOptions, RecordOptions, IncidentOptions)
+OPTIONS = (
+    PolicyOptions,
+    SupervisorOptions,
+    RunOptions,
+    StageOptions,
+    ReplayOptions,
+    SimOptions,
+    DriverOptions,
+    RecordOptions,
+    IncidentOptions,
+)
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda o: o.__name__)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from sigma_ros.cli.sim import app
+from sigma_ros.cli.scores.sim import app
 from sigma_ros.contract import Contract
 from sigma_ros.errors import UsageError
 from sigma_ros.sim.closed_loop import LIMITS, Loop, Run, run_episode, sim_limits
@@ -63,6 +63,13 @@ def test_limits_by_name_differ_from_a_robots_only_as_they_say() -> None:
     assert sim_limits("robot") == robot
     for name, told in LIMITS.items():
         assert {n for n in asdict(robot) if getattr(sim_limits(name), n) != getattr(robot, n)} == set(told)
+
+
+def test_without_a_supervisor_the_commands_are_the_chunks_own_whatever_they_ask_for(target) -> None:
+    run = expert_run(target, supervised=False)
+    assert run.success
+    assert set(run.scales) == {0.0}
+    assert run.misses_rad.max() == 0.0
 
 
 def test_an_episode_without_success_ends_at_its_time_limit(target) -> None:
@@ -151,12 +158,12 @@ def test_the_report_has_wilsons_interval_and_compares_seed_by_seed(target) -> No
     assert "9/10 = 90%" in markdown(content)
 
 
-@pytest.mark.parametrize("name", ["sim", "robot"])
+@pytest.mark.parametrize("name", ["open", "robot"])
 def test_limits_that_are_looser_than_a_robots_stand_beside_the_rates(name: str) -> None:
     conditions = {"setup": "t", "checkpoint": "c", "trained": True}
     limits = {"name": name, "other than a robot's": dict(LIMITS[name])}
-    said = "max_residual_rad 3.2 (a robot's: 0.5)" in markdown(document(conditions | {"limits": limits}, [], ()))
-    assert said is (name == "sim")
+    said = "max_residual_rad 3.2 (a robot's: 1.5)" in markdown(document(conditions | {"limits": limits}, [], ()))
+    assert said is (name == "open")
 
 
 class Still(ScriptedRuntime):
@@ -177,7 +184,7 @@ def test_the_command_runs_a_model_writes_all_three_files_and_continues(tmp_path:
         assert allow_untrained
         return Still(contract)
 
-    monkeypatch.setattr("sigma_ros.cli.sim._load", load)
+    monkeypatch.setattr("sigma_ros.cli.scores.sim._load", load)
     command = ["--arms", "base,sigma", "--time-limit-s", "0.5", "--allow-untrained", "--out", str(tmp_path)]
     for episodes, told in (("1", 2), ("2", 4)):
         outcome = CliRunner().invoke(app, [*command, "--episodes", episodes])

@@ -168,3 +168,8 @@ def load(contract: Contract) -> tuple[RemoteModel, dict[str, int]]:
 def load_nothing(contract: Contract) -> tuple[RemoteModel, dict[str, int]]:
     """A checkpoint that cannot be used."""
     raise CheckpointError("the weights are not finite", where=contract.name)
+
+
+def shared_memory() -> set[str]:
+    """What lies in `/dev/shm` under a name of ours or of `multiprocessing`'s; other programs have theirs there."""
+    return {name for name in os.listdir("/dev/shm") if name.startswith(("sigma", "psm_"))}

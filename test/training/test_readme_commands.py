@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The README's training commands, letter for letter but for the size, on look-alikes of what they name."""
 
+import json
+import math
 import shlex
 from pathlib import Path
 from typing import Any
@@ -9,19 +11,24 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
-from sigma_ros.camera_names import policy_keys
-from sigma_ros.contract_file import load_contract
-from sigma_ros.errors import CheckpointError, ContractError
+from sigma_ros.errors import ContractError
 from sigma_ros.model.pi05 import places
-from sigma_ros.model.pi05.folder import open_base_folder
 from training import evaluate, preprocess, train
-from training.check_data import check_data
 from training.data import ShardMeta
 
 ROOT = Path(__file__).resolve().parents[2]
-from look_alikes import SO101_JOINTS, policy, save_fine_tune, save_published_base, tokenizer_folder  # type: ignore[import-not-found]  # noqa: E402
+from look_alikes import (  # type: ignore[import-not-found]  # noqa: E402
+    SO101_CAMERAS,
+    SO101_JOINTS,
+    policy,
+    save_fine_tune,
+    save_published_base,
+    statistics,
+    tokenizer_folder,
+)
 
 MAINS = {"preprocess": preprocess.main, "train": train.main, "evaluate": evaluate.main}
 SMALLER = {
@@ -163,16 +170,21 @@ def test_a_data_set_in_degrees_is_named_before_anything_is_decoded(
     assert preprocess.main([*given, "--contract", "so101_degrees"]) == 0
 
 
-def test_a_base_with_too_short_chunks_is_named_before_anything_is_decoded_or_loaded(tmp_path: Path) -> None:
-    short = save_fine_tune(
-        tmp_path / "short", policy(chunk_size=10, n_action_steps=10), tokenizer_folder(tmp_path / "t")
-    )
-    folder, contract = open_base_folder(str(short)), load_contract("so101")
-    assert folder.normalisation is not None
-    keys = policy_keys(contract)
-    with pytest.raises(CheckpointError, match=r"too short.*chunk_size 16 or more.*got: 10"):
-        check_data(NoData(), folder, contract, folder.normalisation, keys)  # type: ignore[arg-type]
-
-
-class NoData:
-    """Is not looked at."""
+@pytest.mark.parametrize("steps", [5, 10, 20])
+def test_a_base_with_short_chunks_and_scaled_pictures_is_trained_and_evaluated(
+    steps: int, here: Path, hub: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    modes = {"STATE": "MEAN_STD", "ACTION": "MEAN_STD", "VISUAL": "MEAN_STD"}
+    made = policy(chunk_size=steps, n_action_steps=steps, normalization_mapping=modes)
+    shades = {"mean": torch.full((3, 1, 1), 0.4), "std": torch.full((3, 1, 1), 0.3)}
+    stats = {"observation.state": statistics(), "action": statistics(), **dict.fromkeys(SO101_CAMERAS, shades)}
+    save_fine_tune(here / "short", made, hub["tokenizer"], stats=stats)
+    commands = {words[2].removeprefix("training."): words[3:] for words in readme_commands()}
+    commands["train"] = shlex.split("--base_model_id short --dataset_dir data/pickplace --output_dir out/sigma")
+    for name, arguments in commands.items():
+        assert MAINS[name]([*arguments, *SMALLER[name]]) == 0, capsys.readouterr().err
+    settings = json.loads((here / "out/sigma/checkpoint/sigma_config.json").read_text(encoding="utf-8"))["settings"]
+    assert (settings["horizon"], settings["residual_steps"]) == (steps, steps)
+    assert settings["trained_delay_s"] == pytest.approx(min(15, steps - 1) / 30, abs=1e-6)
+    report = json.loads((here / "out/evaluation/sigma_eval_checkB.json").read_text(encoding="utf-8"))
+    assert all(math.isfinite(arm["baseline"]["mse_trj"]) for arm in report.values())

@@ -16,7 +16,7 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from sigma_ros.errors import SigmaError
-from sigma_ros.evaluation.log import SCORED_STEPS, InferenceEntry, ReplayLog
+from sigma_ros.evaluation.log import SCORED_STEPS, InferenceEntry, ReplayLog, scored
 from sigma_ros.evaluation.report.document import SCHEMA
 from sigma_ros.evaluation.scoring import metrics
 from sigma_ros.evaluation.scoring.windows import Normalise, WindowActions, actions_of
@@ -104,7 +104,7 @@ def read_windows(path: Path) -> tuple[WindowActions, Normalise]:
 
 
 def _matrix(column: pa.ChunkedArray, dof: int) -> Float64[ndarray, "windows steps dof"]:
-    rows = [np.asarray(row.values.to_numpy()).reshape(-1, dof)[:SCORED_STEPS] for row in column]
+    rows = [scored(np.asarray(row.values.to_numpy()).reshape(-1, dof)) for row in column]
     return np.array(rows, dtype=np.float64).reshape(-1, SCORED_STEPS, dof)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 from numpy import ndarray
 
-from sigma_ros.evaluation.log import SCORED_STEPS, ReplayLog
+from sigma_ros.evaluation.log import SCORED_STEPS, ReplayLog, scored
 from sigma_ros.evaluation.scoring.commands import commands_at
 from sigma_ros.evaluation.scoring.metrics import SPANS, Samples, samples_of, window_mse
 
@@ -156,8 +156,8 @@ def actions_of(log: ReplayLog, recording: int = 0, *, samples: Samples | None = 
         scale=np.array([chunk.scale for chunk in chunks], dtype=np.float64),
         risk=np.array([chunk.risk.total for chunk in chunks], dtype=np.float64),
         target_rad=log.ticks.action_rad[steps].reshape(shape),
-        base_rad=np.array([chunk.base_rad[:SCORED_STEPS] for chunk in chunks]).reshape(shape),
-        residual_rad=np.array([chunk.residual_rad[:SCORED_STEPS] for chunk in chunks]).reshape(shape),
+        base_rad=np.array([scored(chunk.base_rad) for chunk in chunks]).reshape(shape),
+        residual_rad=np.array([scored(chunk.residual_rad) for chunk in chunks]).reshape(shape),
         commanded_rad=path_rad[steps].reshape(shape),
     )
 

@@ -8,8 +8,9 @@ Axis words: `batch`, `cameras` in the order of `camera_keys`, `patches` tokens o
 text, `seq` any token sequence, `width` of the language model, `horizon`, `max_dof` (padded action size).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol, TypedDict, Unpack, cast
 
 import numpy as np
@@ -28,6 +29,7 @@ from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from sigma_ros.errors import SigmaError
 from sigma_ros.model.pi05.flow import FlowSteps, fill_cache
+from sigma_ros.model.pi05.processors import PictureScaling
 
 # The base policy's prompt: the task and the normalised state written as integers.
 #
@@ -86,10 +88,21 @@ class Backbone(nn.Module):
     Args:
         policy: A `PI05Policy`; its parameters are frozen here, its arithmetic is left as it is.
         tokenizer: PaliGemma's tokenizer, or the small model's.
+        pictures: How the policy normalises pictures, where it does.
+        fitted_from: See `PictureScaling.apply`, by the policy's keys.
     """
 
-    def __init__(self, policy: PI05Policy, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(
+        self,
+        policy: PI05Policy,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        pictures: PictureScaling | None = None,
+        fitted_from: Mapping[str, tuple[int, int]] = MappingProxyType({}),
+    ) -> None:
         super().__init__()
+        self.pictures = pictures
+        self._fitted_from = dict(fitted_from)
         self.policy = policy.eval().requires_grad_(False)  # noqa: FBT003
         self.tokenizer = tokenizer
         self.flow_steps = FlowSteps(policy.model)
@@ -121,32 +134,42 @@ class Backbone(nn.Module):
         return self.policy.model.action_in_proj.weight.device
 
     def encode_images(
-        self, images: UInt8[Tensor, "images h w 3"] | UInt8[Tensor, "images 3 h w"], *, per_call: int = 1
+        self,
+        images: UInt8[Tensor, "images h w 3"] | UInt8[Tensor, "images 3 h w"],
+        *,
+        per_call: int = 1,
+        cameras: Int[Tensor, " images"] | None = None,
     ) -> Float[Tensor, "images patches width"]:
         """SigLIP and projector on RGB images; float32 tokens, as `embed_image` of the policy gives them.
 
         `per_call` images go through the vision tower together. The policy embeds one camera at a time,
-        so `per_call` = its batch size reproduces its bits; larger groups differ by rounding only.
+        so `per_call` = its batch size reproduces its bits; larger groups differ by rounding only. `cameras` are their
+        places in `camera_keys`, in turn unless given.
         """
         if not len(images):  # a robot without cameras
             return torch.zeros(0, self.patch_grid**2, self.width, device=self.device)
         embed = self.policy.model.paligemma_with_expert.embed_image
-        pixels = self._pixels(images)
+        pixels = self.unit_pixels(images, cameras).mul_(2.0).sub_(1.0)
         return torch.cat([self.run("vision", embed, group) for group in pixels.split(per_call)], dim=0)
 
     def run(self, name: str, function: Callable[..., Any], *given: Tensor) -> Any:
         """What a tensor function gives, by the engine if there is one."""
         return function(*given) if self.engine is None else self.engine.run(name, function, *given)
 
-    def _pixels(self, images: Tensor) -> Float[Tensor, "images 3 h w"]:
+    def unit_pixels(self, images: Tensor, cameras: Tensor | None = None) -> Float[Tensor, "images 3 h w"]:
+        """Pictures in the network's square as the policy's pre-processor leaves them, 0 to 1 unless it scales them."""
         if images.shape[-1] == 3 and images.shape[1] != 3:
             images = images.permute(0, 3, 1, 2)
         unit = torch.empty(images.shape, dtype=torch.float32, device=self.device)
         unit.copy_(images).div_(255.0)  # one pass for device, order and type; the same bits as apart
         size = self.policy.config.image_resolution
-        if tuple(unit.shape[-2:]) != tuple(size):
+        fits = tuple(unit.shape[-2:]) == tuple(size)
+        if self.pictures is not None:
+            places = torch.arange(len(unit)) % len(self.camera_keys) if cameras is None else cameras
+            unit = self.pictures.apply(unit, places, self._fitted_from if fits else {})
+        if not fits:
             unit = resize_with_pad_torch(unit.permute(0, 2, 3, 1), *size).permute(0, 3, 1, 2).contiguous()
-        return unit.mul_(2.0).sub_(1.0)
+        return unit
 
     def tokenize(
         self, task: str, state_normalised: Float[ndarray, "batch dof"]

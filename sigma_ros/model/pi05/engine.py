@@ -80,6 +80,8 @@ def lerobot_batch(
 ) -> dict[str, Tensor]:
     """A tick as LeRobot's pre-processor hands it to `PI05Policy`; cameras that are not there are left out."""
     pictures = images.permute(0, 3, 1, 2).to(backbone.device, torch.float32) / 255.0
+    if backbone.pictures is not None:
+        pictures = backbone.unit_pixels(images)
     present = {key: pictures[None, i] for i, key in enumerate(backbone.camera_keys) if seen[i]}
     return {**present, "observation.language.tokens": tokens, "observation.language.attention_mask": mask}
 

@@ -14,8 +14,10 @@ from typing import Any
 import draccus
 import torch
 from jaxtyping import Bool
+from lerobot.configs import FeatureType
 from lerobot.policies.pi05.configuration_pi05 import PI05Config
 from lerobot.policies.pi05.modeling_pi05 import PI05Policy
+from lerobot.utils.constants import ACTION
 from numpy import ndarray
 from peft import LoraConfig, PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
@@ -24,8 +26,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from sigma_ros import border
 from sigma_ros.errors import CheckpointError, SigmaError
 from sigma_ros.model.normalise import Normalisation
+from sigma_ros.model.pi05.lerobot_symbols import WRITTEN_FOR
 from sigma_ros.model.pi05.places import CONFIG_FILE, Place, find_checkpoint, refuse_empty
-from sigma_ros.model.pi05.processors import read_processors
+from sigma_ros.model.pi05.processors import PictureScaling, read_processors
 from sigma_ros.model.pi05.sizes import FULL, Sizes
 from sigma_ros.model.pi05.tensors import FLOAT_TYPES, list_tensors
 
@@ -112,6 +115,7 @@ class BaseFolder:
         rename: Keys of the training data's features -> the policy's, as its pre-processor does.
         relative: See `processors.Processors`.
         tokenizer: What its pre-processor names, else None.
+        pictures: See `processors.Processors`.
         adapted: The base that adapters in this folder belong to; None where the folder has weights of its own.
     """
 
@@ -123,6 +127,7 @@ class BaseFolder:
     rename: Mapping[str, str]
     relative: Bool[ndarray, " dof"] | None = None
     tokenizer: str | None = None
+    pictures: PictureScaling | None = None
     adapted: "BaseFolder | None" = None
 
     @property
@@ -177,6 +182,7 @@ def open_base_folder(source: str | Path | Place, *, revision: str | None = None)
         rename={} if processors is None else processors.rename,
         relative=None if processors is None else processors.relative,
         tokenizer=None if processors is None else processors.tokenizer,
+        pictures=None if processors is None else processors.pictures,
         adapted=adapted,
     )
 
@@ -229,17 +235,34 @@ def _read_config(path: Path) -> PI05Config:
         config: PI05Config = draccus.decode(PI05Config, values | {"device": "cpu"})
     except (draccus.utils.DecodingError, ValueError, TypeError) as error:
         raise CheckpointError(
-            "the policy config does not fit the installed LeRobot", where=path, got=" ".join(str(error).split())
+            "the policy config does not fit the installed LeRobot",
+            where=path,
+            expected=f"the options of pi0.5 in lerobot {WRITTEN_FOR}",
+            got=" ".join(str(error).split()),
+            remedy="where another LeRobot wrote it, take options out that this one lacks and that are off",
         ) from error
+    _name_action(config, path)
     config.validate_features()
     return config
+
+
+def _name_action(config: PI05Config, path: Path) -> None:
+    """Joints of a policy whose actions have another name; LeRobot adds an `action` of the padded width to them."""
+    found = {key: feature for key, feature in config.output_features.items() if feature.type is FeatureType.ACTION}
+    others = [key for key in found if key != ACTION]
+    if not others or (ACTION in found and found[ACTION].shape != (config.max_action_dim,)):
+        return
+    if len(others) > 1:
+        raise CheckpointError("the policy has several actions", where=path, expected=ACTION, got=", ".join(others))
+    config.output_features = {ACTION: found[others[0]]}
 
 
 def _refuse_without_pipelines(config: PI05Config, path: Path) -> None:
     """Without LeRobot's pipelines there is pi0.5's own normalisation alone."""
     modes = {str(kind): getattr(mode, "value", mode) for kind, mode in config.normalization_mapping.items()}
     relative = config.use_relative_actions
-    if relative or any(modes.get(kind) != "QUANTILES" for kind in ("STATE", "ACTION")):
+    wanted = {"STATE": "QUANTILES", "ACTION": "QUANTILES", "VISUAL": "IDENTITY"}
+    if relative or any(modes.get(kind, mode) != mode for kind, mode in wanted.items()):
         raise CheckpointError(
             "the policy's processor pipelines are missing",
             where=path,

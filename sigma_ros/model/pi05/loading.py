@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from lerobot.policies.pi05.configuration_pi05 import PI05Config
@@ -78,6 +79,7 @@ def load_base(
     dtype: str = "auto",
     tokenizer: str | None = None,
     allow_untrained: bool = False,
+    fitted_from: Mapping[str, tuple[int, int]] = MappingProxyType({}),
 ) -> LoadedBase:
     """Loads a pi0.5 checkpoint from a folder or a Hub id.
 
@@ -89,6 +91,7 @@ def load_base(
             bfloat16 on cuda, else what the checkpoint's config says.
         tokenizer: Folder or Hub id; see `load_tokenizer`.
         allow_untrained: Without it a checkpoint that says it has random weights is refused.
+        fitted_from: See `camera_names.fitted_from`; counts where the policy normalises pictures.
     """
     started = time.perf_counter()
     folder = source if isinstance(source, BaseFolder) else open_base_folder(source, revision=revision)
@@ -109,7 +112,7 @@ def load_base(
         weights_hash = hashlib.sha256(f"{weights_hash} {file_hash(folder.path / ADAPTER_FILE)}".encode()).hexdigest()
     folder.config.device = str(place)
     return LoadedBase(
-        backbone=Backbone(policy, load_tokenizer(folder, tokenizer)),
+        backbone=Backbone(policy, load_tokenizer(folder, tokenizer), pictures=folder.pictures, fitted_from=fitted_from),
         info=_info(folder, policy, weights_hash, ignored, time.perf_counter() - started),
         normalisation=folder.normalisation,
         rename=folder.rename,

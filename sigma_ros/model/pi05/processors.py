@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
-from lerobot.configs import FeatureType, NormalizationMode
+import torch
+from jaxtyping import Bool, Float32, Int64
+from lerobot.configs import FeatureType, NormalizationMode, PolicyFeature
+from lerobot.lerobot_types import TransitionKey
 from lerobot.policies.pi05.configuration_pi05 import PI05Config
 from lerobot.processor import ProcessorStepRegistry
 from lerobot.processor.normalize_processor import NormalizerProcessorStep, UnnormalizerProcessorStep
@@ -20,10 +22,12 @@ from lerobot.processor.relative_action_processor import RelativeActionsProcessor
 from lerobot.utils.constants import ACTION, OBS_STATE
 from numpy import ndarray
 from safetensors.numpy import load_file
+from torch import Tensor
 
 from sigma_ros.errors import CheckpointError
 from sigma_ros.model.normalise import NEEDED, Normalisation, Scaling
 from sigma_ros.model.pi05.tensors import list_tensors
+from sigma_ros.values import fitted_px
 
 PREPROCESSOR_FILE = "policy_preprocessor.json"
 POSTPROCESSOR_FILE = "policy_postprocessor.json"
@@ -38,6 +42,51 @@ _AFTER = (_UNNORMALISE, _ABSOLUTE, _DEVICE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PictureScaling:
+    """How a policy normalises pictures by statistics of its training data.
+
+    LeRobot does it before it fits them into the network's square, where what is below 0 or above 1 is cut and the
+    border is black. Pictures of the robot are fitted first; both are linear, so cut and border come after it here.
+
+    Attributes:
+        step: LeRobot's normaliser, for pictures alone.
+        keys: The policy's cameras in its order.
+    """
+
+    step: NormalizerProcessorStep
+    keys: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values: what makes two of them different."""
+        values = {name: tensor.flatten().tolist() for name, tensor in self.step.state_dict().items()}
+        return {**self.step.get_config(), "statistics": values}
+
+    def apply(
+        self,
+        pictures: Float32[Tensor, "images 3 h w"],
+        cameras: Int64[Tensor, " images"],
+        fitted_from: Mapping[str, tuple[int, int]],
+    ) -> Float32[Tensor, "images 3 h w"]:
+        """Pictures in 0 .. 1, each of the policy's camera with that number, as the network's square takes them.
+
+        `fitted_from` has height and width [px] of a camera's pictures before they were fitted.
+        """
+        scaled = pictures.clone()
+        for place in cameras.unique().tolist():
+            key, chosen = self.keys[place], (cameras == place).to(pictures.device)
+            observed: Any = {TransitionKey.OBSERVATION: {key: pictures[chosen]}}
+            one = self.step(observed)[TransitionKey.OBSERVATION][key]
+            scaled[chosen] = one if key not in fitted_from else _cut(one, *fitted_px(*fitted_from[key], one.shape[-1]))
+        return scaled
+
+
+def _cut(pictures: Tensor, rows: slice, columns: slice) -> Tensor:
+    cut = torch.zeros_like(pictures)
+    cut[..., rows, columns] = pictures[..., rows, columns].clamp(0.0, 1.0)
+    return cut
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Processors:
     """What a folder's pipelines do to numbers.
 
@@ -46,11 +95,13 @@ class Processors:
         normalisation: None where there are no statistics (as in pi05_base).
         relative: Joints whose actions count from the state at planning time; None where all are absolute.
         tokenizer: Name or place of the tokenizer that the pipeline names.
+        pictures: None where they stay as they are, as is pi0.5's way.
     """
 
     rename: Mapping[str, str]
     normalisation: Normalisation | None
     relative: Bool[ndarray, " dof"] | None
+    pictures: PictureScaling | None
     tokenizer: str | None
 
 
@@ -74,6 +125,7 @@ def read_processors(folder: Path, config: PI05Config, read_json: Any) -> Process
         rename=before.get(_RENAME, {}).get("config", {}).get("rename_map", {}),
         normalisation=normalisation,
         relative=_relative(before, after, config, folder),
+        pictures=_pictures(normaliser, config, folder / PREPROCESSOR_FILE),
         tokenizer=before[_TOKENS].get("config", {}).get("tokenizer_name"),
     )
 
@@ -122,8 +174,7 @@ def _statistics_step(kind: Any, entry: Mapping[str, Any], folder: Path) -> Any:
         if entry.get("state_file"):
             file = folder / Path(str(entry["state_file"])).name
             list_tensors(file)
-            values = load_file(file)
-            step.stats = _nested(values)
+            step.stats = _with_action(_nested(load_file(file)), step.features)
     except (TypeError, ValueError, KeyError) as error:
         raise CheckpointError("a normalising step cannot be read", where=folder, got=error) from error
     return step
@@ -135,6 +186,14 @@ def _nested(values: Mapping[str, ndarray]) -> dict[str, dict[str, ndarray]]:
         key, _, statistic = name.rpartition(".")
         found.setdefault(key, {})[statistic] = value
     return found
+
+
+def _with_action(
+    stats: dict[str, dict[str, ndarray]], features: Mapping[str, PolicyFeature]
+) -> dict[str, dict[str, ndarray]]:
+    """The statistics of a policy's only action by LeRobot's name for it, whatever the data set called it."""
+    named = [key for key, feature in features.items() if feature.type is FeatureType.ACTION and key in stats]
+    return stats if ACTION in stats or len(named) != 1 else {**stats, ACTION: stats[named[0]]}
 
 
 def _check_same(normaliser: Any, unnormaliser: Any, file: Path) -> None:
@@ -152,15 +211,6 @@ def _check_same(normaliser: Any, unnormaliser: Any, file: Path) -> None:
 
 
 def _normalisation(step: Any, config: PI05Config, file: Path) -> Normalisation | None:
-    _refuse_pictures(step, file)
-    actions = [key for key, feature in config.output_features.items() if feature.type is FeatureType.ACTION]
-    if ACTION not in step.stats and any(key in step.stats for key in actions):
-        raise CheckpointError(
-            f"the policy's actions are called {', '.join(k for k in actions if k != ACTION)}",
-            where=file,
-            expected=f"{ACTION}: LeRobot would hand the others out as the network gives them, not in the robot's units",
-            remedy=f"rename the feature to {ACTION} in config.json and in the processors' files",
-        )
     named = OBS_STATE in step.features and OBS_STATE in (step.normalize_observation_keys or {OBS_STATE})
     state = step.norm_map.get(FeatureType.STATE, NormalizationMode.IDENTITY) if named else NormalizationMode.IDENTITY
     action = step.norm_map.get(FeatureType.ACTION, NormalizationMode.IDENTITY)
@@ -188,17 +238,30 @@ def _scaling(mode: NormalizationMode, stats: Mapping[str, ndarray], eps: float, 
     return Scaling(mode=mode.value, statistics=kept, eps=eps, width=width)
 
 
-def _refuse_pictures(step: Any, file: Path) -> None:
+def _pictures(step: NormalizerProcessorStep, config: PI05Config, file: Path) -> PictureScaling | None:
     mode = step.norm_map.get(FeatureType.VISUAL, NormalizationMode.IDENTITY)
-    scaled = [key for key, feature in step.features.items() if feature.type is FeatureType.VISUAL and key in step.stats]
-    if mode is not NormalizationMode.IDENTITY and scaled:
-        raise CheckpointError(
-            "the policy normalises pictures by statistics of the training data",
-            where=file,
-            expected="VISUAL IDENTITY: pictures here are letterboxed to the policy's size first, LeRobot's after it",
-            got=f"VISUAL {mode.value} of {', '.join(scaled)}",
-            remedy="train the policy with pi0.5's VISUAL: IDENTITY",
-        )
+    stats = step.stats or {}
+    scaled = {key: stats[key] for key in config.image_features if key in step.features and key in stats}
+    if mode is NormalizationMode.IDENTITY or not scaled:
+        return None
+    for key, values in scaled.items():
+        needed = [np.asarray(values.get(name, np.nan), np.float64) for name in NEEDED[mode.value]]
+        if not all(np.isfinite(value).all() and value.shape in ((3,), (3, 1, 1)) for value in needed):
+            raise CheckpointError(
+                f"{mode.value} needs other statistics of pictures",
+                where=f"{file}: {key}",
+                expected=f"{' and '.join(NEEDED[mode.value])}, finite, one of each colour",
+                got={name: np.asarray(value).tolist() for name, value in values.items()},
+            )
+    features = {key: feature for key, feature in step.features.items() if key in scaled}
+    own = NormalizerProcessorStep(
+        features=features,
+        norm_map={FeatureType.VISUAL: mode},
+        stats=scaled,
+        eps=step.eps,
+        normalize_observation_keys=step.normalize_observation_keys,
+    )
+    return PictureScaling(step=own, keys=tuple(config.image_features))
 
 
 def _relative(

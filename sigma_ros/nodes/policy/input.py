@@ -16,7 +16,8 @@ from sigma_ros.nodes.policy.session import PolicySession
 from sigma_ros.nodes.shared import qos, topics
 from sigma_ros.nodes.shared.image_messages import image_view
 from sigma_ros.nodes.shared.qos import ClockWatch, steady_clock
-from sigma_ros.nodes.shared.sensor_messages import stamp_ns
+from sigma_ros.nodes.shared.sensor_messages import END_OF_RECORDING, stamp_ns
+from sigma_ros.streams.frame_clock import JOINTS
 
 TICK_POLL_S = 0.01
 CLOCK_JUMP = JumpThreshold(
@@ -61,13 +62,22 @@ class PolicyInput:
         both = [(Image, topics.raw_topic(camera)), (CompressedImage, topics.compressed_topic(camera))]
         return both if self._lockstep else [entry for entry in both if entry[1] == camera.topic]
 
+    def _end(self, stream: str) -> None:
+        self._session.clock.end(stream)
+        self._advance()
+
     def _on_image(self, camera: str, message: Image | CompressedImage) -> None:
+        if self._lockstep and message.header.frame_id == END_OF_RECORDING:
+            self._end(camera)
+            return
         self._session.push_image(camera, stamp_ns(message.header.stamp), image_view(message))
         self._advance()
 
     def _on_joints(self, message: JointState) -> None:
         if self._lockstep and not message.name:
-            return  # tells the supervisor that none is to come
+            if message.header.frame_id == END_OF_RECORDING:
+                self._end(JOINTS)
+            return  # else it tells the supervisor that none is to come
         self._session.clock.push_joints(stamp_ns(message.header.stamp), tuple(message.name), np.array(message.position))
         self._advance()
 

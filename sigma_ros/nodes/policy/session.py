@@ -60,7 +60,7 @@ class PolicySession:
         self._freezes = {camera.name: FreezeWatch() for camera in contract.cameras}
         self._valid = False
         self._square = runtime.square if isinstance(runtime, RemoteRuntime) else black_square
-        self.clock = FrameClock(contract, image_size_px=image_size_px, square=self._square)
+        self.clock = self._new_clock()
         loop = PolicyLoop(
             contract,
             policy_settings(options, memory_stride),
@@ -111,11 +111,16 @@ class PolicySession:
         """Clears window and memory: a new epoch. In lockstep all begins anew, epochs from 0, as in a new process."""
         if self._lockstep:
             task = self.clock.task
-            self.clock = FrameClock(self._contract, image_size_px=self._image_size_px, square=self._square)
+            self.clock = self._new_clock()
             self.clock.set_task(task)
         else:
             self.clock.reset()
         self.thread.restart(inherits)
+
+    def _new_clock(self) -> FrameClock:
+        return FrameClock(
+            self._contract, image_size_px=self._image_size_px, square=self._square, recorded=self._lockstep
+        )
 
     def save(self, path: Path) -> int:
         """Writes the memory to a file; returns how many commits are in it.

@@ -71,7 +71,12 @@ class NodeReplay:
         self._cameras = {places[camera.name].topic: camera.name for camera in contract.cameras}
         self._taken = 0
         self.ticks = Episode(
-            bag, contract, image_size_px=setting.image_size_px, task=setting.task, on_record=self._send
+            bag,
+            contract,
+            image_size_px=setting.image_size_px,
+            task=setting.task,
+            on_record=self._send,
+            on_end=policy.end,
         )
 
     def run(self, progress: Callable[[Tick], None]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sigma_ros.errors import ContractError
+from sigma_ros.nodes.launch.stages import STAGES
 from sigma_ros.nodes.shared.parameters import option
 from sigma_ros.supervisor.limits import TIGHTENED, SupervisorLimits
 from sigma_ros.values import AdapterSettings
@@ -183,10 +184,19 @@ class DriverOptions:
 class RecordOptions:
     """Parameters of `record_node`."""
 
-    out: str = option("the bag's folder, which must not exist", default="", read_only=True)
+    out: str = option("the bag's folder, which must not exist; with `episodes` the bags'", default="", read_only=True)
     contract: str = option("contract file, or the name of a shipped one", default="so101", read_only=True)
-    task: str = option("task text; empty: the contract's first", default="", read_only=True)
+    task: str = option("task text of this or the next bag; empty: the contract's first", default="")
     seconds: float = option("length; 0: until it is stopped", default=0.0, unit="s", low=0.0, high=1e5, read_only=True)
+    episodes: bool = option(
+        "a bag each from `~/start` to `~/save` or `~/discard`, instead of one at once", default=False, read_only=True
+    )
+    keyboard: bool = option(
+        "keys of its terminal: r record, s save, d discard, n next prompt, i intervention, q quit",
+        default=False,
+        read_only=True,
+    )
+    everything: bool = option("every topic, instead of the contract's", default=False, read_only=True)
     least_free_gb: float = option(
         "less free disk ends the recording", default=1.0, unit="GB", low=0.0, high=1e4, read_only=True
     )
@@ -194,7 +204,10 @@ class RecordOptions:
 
     def conflicts(self) -> list[str]:
         """See `Options`."""
-        return [] if self.out else ["out must be given: the folder of the bag"]
+        found = [] if self.out else ["out must be given: the folder of the bag"]
+        if self.keyboard and not self.episodes:
+            found.append("keyboard needs episodes: keys begin and end them")
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,6 +251,7 @@ _LIMIT_TEXTS = {
     "start_ramp": "lead the arm slowly to a first target beyond start_tolerance_rad",
     "check_tracking": "stop when a joint does not follow or freezes",
     "bound_lead": "bound how far commands run ahead of the measured joints; hold when a joint is blocked",
+    "keep_path": "slow the arm along the policy's path where that breaks a limit; false: bound each joint alone",
     "untracked_joints": "joints not judged for that, separated by commas; a gripper holds things",
 }
 
@@ -287,6 +301,48 @@ class IncidentOptions:
     jpeg_quality: int = option(
         "raw images are kept as JPEG of this quality; 0: as they come", default=90, low=0, high=100, read_only=True
     )
+
+    def conflicts(self) -> list[str]:
+        """See `Options`."""
+        return []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """Parameters of `run_policy_node`."""
+
+    prompt: str = option("`~/start_policy`: the task text; empty: the task in force", default="")
+    max_duration_s: float = option(
+        "`~/start_policy`: how long; 0: until it is cancelled", default=0.0, unit="s", low=0.0, high=86400.0
+    )
+    start_engages: bool = option(
+        "`~/start_policy` also engages: a press of that button is an operator's", default=False
+    )
+    engage_timeout_s: float = option(
+        "without an engaged arm: the run ends as not_engaged", default=60.0, unit="s", low=0.5, high=3600.0
+    )
+    hold_timeout_s: float = option("in HOLD for longer: it ends as held", default=1.5, unit="s", low=0.1, high=60.0)
+    silence_s: float = option(
+        "heartbeats or supervisor states older: it ends as lost", default=1.0, unit="s", low=0.2, high=10.0
+    )
+    task_timeout_s: float = option(
+        "the policy may take so long to take the task up", default=15.0, unit="s", low=0.5, high=600.0
+    )
+
+    def conflicts(self) -> list[str]:
+        """See `Options`."""
+        return []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageOptions:
+    """Parameters of `stage_node`; `bringup.launch.py` gives them."""
+
+    contract: str = option("contract file, or the name of a shipped one", default="so101", read_only=True)
+    stage: str = option("which stage is measured", default="shadow", choices=STAGES, read_only=True)
+    folder: str = option("where evidence goes", default="evidence", read_only=True)
+    checkpoint: str = option("the checkpoint as it was given", default="mini", read_only=True)
+    checkpoint_hash: str = option("the policy must say this hash; empty: any", default="", read_only=True)
 
     def conflicts(self) -> list[str]:
         """See `Options`."""
