@@ -286,7 +286,8 @@ def spread(model: SigmaTelepathyVLA, state: RecurrentState, noise: Float[Tensor,
     base = model.chunks(telepathy_input, patches=state.ring.patches[None], tasks=[state.task] * draws, noise=noise)
     output = model.believe(telepathy_input, state.recurrence)
     alike = {name: getattr(output, name).expand(draws, *[-1] * (getattr(output, name).ndim - 1)) for name in _READ}
-    residual = model.correct(replace(output, **alike), state.ring.states[-1:].expand(draws, -1), base)
+    newest = state.ring.states[-1:].to(base.device).expand(draws, -1)
+    residual = model.correct(replace(output, **alike), newest, base)
     actions = (base + residual.composite)[:, : model.config.trajectory_steps]
     return float(actions.var(dim=0).mean().sqrt())
 
