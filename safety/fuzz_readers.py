@@ -34,6 +34,7 @@ from sigma_ros.errors import SigmaError  # noqa: E402
 
 LIMIT_S = 60
 MEMORY_BYTES = 1 << 30
+MOST_CHARACTERS = 20_000  # a contract's problems are all listed
 TOOL = sys.monitoring.COVERAGE_ID
 PACKAGE = str(ROOT / "sigma_ros")
 Files = dict[str, bytes]
@@ -132,7 +133,7 @@ READERS: Mapping[str, Callable[[Path], None]] = {
 
 def seeds(folder: Path) -> list[tuple[str, Files]]:
     """Small whole inputs of every kind."""
-    from bags import small_contract, write_recording  # noqa: PLC0415
+    from bags import small_contract, write_recording, write_video_recording  # noqa: PLC0415
     from test_transcode import write_v2, write_v3  # noqa: PLC0415
 
     contract = small_contract()
@@ -141,7 +142,8 @@ def seeds(folder: Path) -> list[tuple[str, Files]]:
         write_recording(folder / name, contract, ticks=6, storage=storage, jpeg_quality=quality)
     write_v2(folder / "v2")
     write_v3(folder / "v3")
-    found = [("bag", _files(folder / name)) for name in ("mcap", "db3", "jpeg")]
+    write_video_recording(folder / "video", contract)
+    found = [("bag", _files(folder / name)) for name in ("mcap", "db3", "jpeg", "video")]
     found += [("bag", {name: data for name, data in found[0][1].items() if name.endswith(".mcap")})]
     found += [("set", _files(folder / name)) for name in ("v2", "v3")]
     found += [("contract", {"robot.yaml": file.read_bytes()}) for file in sorted((ROOT / "config").glob("so101*.yaml"))]
@@ -233,8 +235,8 @@ def problem_of(kind: str, folder: Path) -> tuple[str, str]:
         READERS[kind](folder)
     except SigmaError as error:
         end = "refused"
-        if "\n" in str(error) or len(str(error)) > 4000:
-            problem = f"an error of {len(str(error))} characters: {str(error)[:80]!r}"
+        if "\n" in str(error) or len(str(error)) > MOST_CHARACTERS:
+            problem = f"an error of more than one line: {str(error)[:80]!r}"
     except (Exception, HangError) as error:
         end = type(error).__name__
         frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith(PACKAGE)]

@@ -61,6 +61,7 @@ ROOMS = {
         "replay": "Drive the policy and the supervisor from a bag and score them.",
         "evaluate": "Replay many bags on many workers; one summary.",
         "compare": "Put two reports of the same recordings side by side.",
+        "audit": "Say which inputs a policy uses: pictures, text, memory.",
         "model": "Make, inspect and explain models and checkpoints.",
     },
     "robot": {

@@ -83,8 +83,11 @@ class IncidentRecorder(Node):
     def _listen(self) -> None:
         contract = self._contract
         plain = (
-            (JointState, contract.joint_state_topic),
-            (COMMAND_KINDS[contract.command_type].message, contract.command_topic),
+            *((JointState, part.topic) for part in contract.states),
+            *(
+                (COMMAND_KINDS[part.message_type or contract.command_type].message, part.topic)
+                for part in contract.commands
+            ),
             (ActionChunk, topics.ACTION_CHUNK),
             (TelepathyState, topics.TELEPATHY),
             (Bool, topics.E_STOP),

@@ -6,7 +6,7 @@ thinks; how long an inference takes is injected, so a result depends on the late
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -26,9 +26,10 @@ from sigma_ros.sim.environment import SimArm
 from sigma_ros.streams.frame_clock import WindowHistory
 from sigma_ros.streams.images import letterbox
 from sigma_ros.supervisor.limits import SupervisorLimits
-from sigma_ros.supervisor.reasons import Counters, Decision
+from sigma_ros.supervisor.reasons import Counters, Decision, Reason, State
 from sigma_ros.supervisor.supervisor import Supervisor
-from sigma_ros.values import NS_PER_S, AdapterSettings, Frame
+from sigma_ros.supervisor.trajectory import ChunkStream
+from sigma_ros.values import NS_PER_S, AdapterSettings, Chunk, Frame
 
 _START_NS = NS_PER_S
 """Simulated stamps begin here: a stamp of zero is refused everywhere."""
@@ -39,7 +40,7 @@ class Loop:
     """How an episode is run.
 
     `latency_ms`: what an inference takes; an update of the memory alone takes no simulated time. `stitching` as the
-    policy node's.
+    policy node's. Without `supervised` nothing stands between policy and arm; see `Unsupervised`.
     """
 
     settings: AdapterSettings
@@ -49,11 +50,12 @@ class Loop:
     crossfade_steps: int = 4
     time_limit_s: float = 20.0
     limits: SupervisorLimits
+    supervised: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One episode: what came of it, and what is needed to draw it."""
+    """One episode: what came of it, and what is needed to draw it. `misses_rad`: from each command to the course."""
 
     success: bool
     duration_s: float
@@ -61,6 +63,7 @@ class Run:
     states: Float64[ndarray, "ticks nq"]
     commands_rad: Float64[ndarray, "commands dof"]
     scales: Float64[ndarray, " commands"]
+    misses_rad: Float64[ndarray, " commands"]
     counters: Counters
     last: Decision | None
     inference_ms: tuple[float, ...]
@@ -77,20 +80,64 @@ def _policy_loop(contract: Contract, runtime: Any, loop: Loop) -> PolicyLoop:
     return PolicyLoop(contract, settings, check_units=lambda _: (), lockstep=False)
 
 
-_NO_HAND_IN_THE_WAY = {"max_residual_rad": 3.2, "bound_lead": False}
+class Unsupervised:
+    """In the supervisor's place: follows each chunk as it comes, with the scale that it asks for, within no limit."""
+
+    state = State.RUN
+
+    def __init__(self, contract: Contract, limits: SupervisorLimits) -> None:
+        self._stream = ChunkStream(contract, limits)
+        self.counters = Counters()
+
+    def on_policy_heartbeat(self, _now_ns: int) -> None:
+        """Nobody is watched."""
+
+    def on_joints(self, _stamp_ns: int, _positions_rad: ndarray, _now_ns: int) -> None:
+        """Nothing is measured."""
+
+    def on_chunk(self, chunk: Chunk, now_ns: int) -> None:
+        """The newest is followed."""
+        self._stream.offer(chunk, now_ns, now_ns, moving=True)
+
+    def tick(self, now_ns: int) -> Decision:
+        """Where the chunk is now."""
+        chunk = self._stream.chunk
+        scale = 0.0 if chunk is None else chunk.scale
+        request = self._stream.request(now_ns, scale=scale, lead=None)
+        self.counters = replace(self.counters, ticks=self.counters.ticks + 1)
+        return Decision(
+            state=self.state,
+            reason=Reason.OK,
+            reason_text=Reason.OK.text(),
+            command_rad=None if request is None else request.upcoming_rad[0],
+            stop_rad=None,
+            clipped_joints=(),
+            miss_rad=0.0,
+            requested_scale=scale,
+            scale_ceiling=1.0,
+            applied_scale=scale,
+            chunk_id=self._stream.last_id,
+            epoch=self._stream.last_epoch,
+            chunk_accepted=self._stream.last_verdict.accepted,
+            chunk_age_s=0.0,
+            joint_state_age_s=0.0,
+            observation_age_s=0.0,
+            counters=self.counters,
+        )
+
 
 LIMITS: Mapping[str, Mapping[str, float]] = {
     "robot": {},
-    "sim": _NO_HAND_IN_THE_WAY,
-    "open": {**_NO_HAND_IN_THE_WAY, "max_chunk_delay_s": 1.0, "max_chunk_age_s": 3.0, "miss_tolerance_rad": 0.5},
+    "reactive": {"keep_path": False},
+    "open": {"max_residual_rad": 3.2, "max_chunk_delay_s": 1.0, "max_chunk_age_s": 3.0, "miss_tolerance_rad": 0.5},
+    "off": {"max_chunk_delay_s": 1.0},
 }
-"""The supervisor's settings by name, as they differ from a robot's: none; no correction is too large, for the small
-base is off by more than a real arm should ever be corrected by, and an arm that presses the table is not held
-(`bound_lead`); and hardly anything turns the residual down."""
+"""The supervisor's settings by name, as they differ from a robot's: none; each joint bounded alone; hardly anything
+that turns the residual down; and no supervisor at all (`Unsupervised`)."""
 
 
-def sim_limits(name: str = "sim") -> SupervisorLimits:
-    """Settings of `LIMITS`, led slowly to a first target that is off by the arm's sag.
+def sim_limits(name: str = "robot") -> SupervisorLimits:
+    """Settings of `LIMITS`: a robot's, led slowly to a first target that is off by the arm's sag.
 
     Nobody stands beside a simulated arm: it goes on by itself after any pause.
 
@@ -141,13 +188,14 @@ class _Episode:
         )
         self._inference_ms: list[float] = []
         self._size_px: int | None = runtime.image_size_px
-        self._supervisor = Supervisor(arm.contract, loop.limits)
+        self._supervisor: Any = (Supervisor if loop.supervised else Unsupervised)(arm.contract, loop.limits)
         self._operator = operator
         self._history = WindowHistory()
         self._now_ns = _START_NS
         self._states: list[ndarray] = []
         self._commands: list[ndarray] = []
         self._scales: list[float] = []
+        self._misses: list[float] = []
         self._held = False
         self._last: Decision | None = None
 
@@ -212,6 +260,7 @@ class _Episode:
             self._arm.step(decision.command_rad, 0.0)
             self._commands.append(decision.command_rad)
             self._scales.append(decision.applied_scale)
+            self._misses.append(decision.miss_rad)
 
     def _result(self) -> Run:
         dof = self._contract.dof
@@ -222,6 +271,7 @@ class _Episode:
             states=np.array(self._states),
             commands_rad=np.array(self._commands).reshape(-1, dof),
             scales=np.array(self._scales),
+            misses_rad=np.array(self._misses),
             counters=self._supervisor.counters,
             last=self._last,
             inference_ms=tuple(self._inference_ms),

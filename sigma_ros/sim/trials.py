@@ -93,6 +93,9 @@ class ScriptedRuntime:
 
 ArmName = Literal["base", "sigma", "expert"]
 ARMS: tuple[ArmName, ...] = ("base", "sigma", "expert")
+OFF_PATH_RAD = 0.005
+"""A command further than this from what the chunk asks for, at the chunk's own time, is off its path."""
+
 _EPISODES_FILE, _CONDITIONS_FILE = "episodes.jsonl", "conditions.json"
 
 
@@ -122,6 +125,7 @@ class Result:
     jerk_rms: float
     path_rad: float
     clipped_share: float
+    off_path_share: float
     scale_mean: float
     violations: int
     refused_chunks: int
@@ -167,6 +171,7 @@ def _result(trial: Trial, seed: int, run: Run, *, period_s: float) -> Result:
         jerk_rms=float(np.sqrt(np.mean(jerk**2))) if jerk.size else 0.0,
         path_rad=float(np.abs(np.diff(commands, axis=0)).sum()),
         clipped_share=counters.clipped_ticks / max(1, counters.ticks),
+        off_path_share=float((run.misses_rad > OFF_PATH_RAD).mean()) if run.misses_rad.size else 0.0,
         scale_mean=float(run.scales.mean()) if run.scales.size else 0.0,
         violations=counters.violations,
         refused_chunks=counters.refused_chunks,

@@ -16,6 +16,7 @@ from sigma_ros.nodes.shared.node_options import (
     ReplayOptions,
     RunOptions,
     SimOptions,
+    StageOptions,
     SupervisorOptions,
 )
 from sigma_ros.nodes.shared.parameters import markdown_table, problems, specs
@@ -26,6 +27,7 @@ OPTIONS = (
     PolicyOptions,
     SupervisorOptions,
     RunOptions,
+    StageOptions,
     ReplayOptions,
     SimOptions,
     CameraOptions,

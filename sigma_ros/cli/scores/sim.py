@@ -41,8 +41,11 @@ def sim(
     ] = "latest",
     crossfade_steps: Annotated[int, typer.Option(min=1, max=16, help="Steps over which `crossfade` fades in.")] = 4,
     limits: Annotated[
-        str, typer.Option(help="The supervisor's: sim (no correction is too large), robot, or open (no own ceiling).")
-    ] = "sim",
+        str,
+        typer.Option(
+            help="The supervisor's: robot, reactive (bounds joints alone), open (no own ceiling), off (none)."
+        ),
+    ] = "robot",
     replan_ticks: Annotated[int, typer.Option(min=1, max=50, help="Ticks between two chunks.")] = 8,
     max_scale: Annotated[float, typer.Option(min=0.0, max=1.0, help="The adapter's largest scale.")] = 1.0,
     risk_temperature: Annotated[
@@ -87,6 +90,7 @@ def sim(
         crossfade_steps=crossfade_steps,
         time_limit_s=time_limit_s,
         limits=sim_limits(limits),
+        supervised=limits != "off",
     )
     runtime = _load(checkpoint, robot, noise_seed, allow_untrained=allow_untrained) if _needs_model(chosen) else None
     conditions = {
