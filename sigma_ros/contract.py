@@ -88,6 +88,19 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Delays:
+    """How late a robot's parts are, as `sigma delays` measured them [ns]; None: not measured.
+
+    `camera_ns`: a picture's content is so much older than its stamp. `inference_ns`: from an observation to its chunk.
+    `actuator_ns`: the joints follow their commands so much later.
+    """
+
+    camera_ns: int | None = None
+    inference_ns: int | None = None
+    actuator_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Contract:
     """A robot as the policy and the supervisor see it. Joint order is the order of `joints`.
 
@@ -96,6 +109,7 @@ class Contract:
     the tool alone. `leader_topic` is where recordings have the actions of a leader arm, if not on the command's topic.
     `state_parts` and `command_parts` are empty where one message has all joints; else they share the joints out, and
     the topics of the whole are those of replays and transcoded recordings.
+    `delays` are what the simulator and its latency assume by default.
     """
 
     name: str
@@ -114,6 +128,7 @@ class Contract:
     leader_topic: str | None = None
     state_parts: tuple[Part, ...] = ()
     command_parts: tuple[Part, ...] = ()
+    delays: Delays = Delays()
 
     @property
     def states(self) -> tuple[Part, ...]:
@@ -182,6 +197,10 @@ class Contract:
     def tick_period_ns(self) -> int:
         """Nanoseconds between two ticks, rounded; for grids use `tick_offset_ns`."""
         return self.tick_offset_ns(1)
+
+    def ticks_of(self, delay_ns: int | None) -> int:
+        """A delay in whole ticks, rounded; 0 where it was not measured."""
+        return round((delay_ns or 0) / self.tick_period_ns)
 
     def _column(self, field: str) -> Float64[ndarray, " dof"]:
         values = np.array([getattr(joint, field) for joint in self.joints], dtype=np.float64)

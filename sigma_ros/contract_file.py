@@ -16,6 +16,7 @@ from sigma_ros.contract import (
     POLICY_UNITS,
     Camera,
     Contract,
+    Delays,
     Joint,
     Part,
     unit_map,
@@ -24,10 +25,23 @@ from sigma_ros.contract_text import absolute_topic, chosen_namespace, contract_d
 from sigma_ros.errors import ContractError
 from sigma_ros.kinematics import read_kinematics
 
-_ENTRIES = {"name", "fps", "settle_ms", "tasks", "joints", "cameras", "state", "action", "command", "kinematics"}
+_ENTRIES = {
+    "name",
+    "fps",
+    "settle_ms",
+    "tasks",
+    "joints",
+    "cameras",
+    "state",
+    "action",
+    "command",
+    "kinematics",
+    "delays",
+}
 MAX_ENTRIES = 64
 """Joints or cameras of a robot; more is a mistake, and said once."""
 
+_DELAYS, _LONGEST_DELAY_MS = ("camera", "inference", "actuator"), 5000.0
 _DERIVATIVES = {"max_velocity_radps", "max_acceleration_radps2", "max_jerk_radps3"}
 
 
@@ -123,6 +137,7 @@ class _Reader:
             self.problems.append("command.topic and state.topic are the same: commands would be taken for measurements")
         self._repeats([c.dataset_key for c in cameras], "camera dataset_key")
         self._repeats([c.policy_key for c in cameras if c.policy_key is not None], "camera policy_key")
+        delays = self._delays()
         named = tuple(str(entry["name"]) for entry in self._entries("joints") if "name" in entry)
         kinematics = read_kinematics(root.get("kinematics"), named, self.problems)
         if self.problems:
@@ -135,6 +150,7 @@ class _Reader:
             command_period_ns=round(1e9 / rate_hz),
             joint_state_max_age_ns=round(max_age_ms * 1e6),
             kinematics=kinematics,
+            delays=delays,
             **fields,
         )
 
@@ -166,6 +182,14 @@ class _Reader:
         if strange:
             self.problems.append(f"{where}: {', '.join(strange)} does not begin with the prefix {part.prefix}")
         return part
+
+    def _delays(self) -> Delays:
+        if "delays" not in self._root:
+            return Delays()
+        told = self._mapping(self._root, "delays", {f"{name}_ms" for name in _DELAYS})
+        given = [name for name in _DELAYS if f"{name}_ms" in told]
+        ms = {name: self._number(told, f"{name}_ms", "delays.", low=0.0, high=_LONGEST_DELAY_MS) for name in given}
+        return Delays(**{f"{name}_ns": round(value * 1e6) for name, value in ms.items()})
 
     def _joint(self, entry: object, where: str) -> Joint | None:
         keys = {"name", "aliases", "lower_rad", "upper_rad", "policy_unit"} | _DERIVATIVES

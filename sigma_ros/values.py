@@ -149,7 +149,8 @@ class Chunk:
 
     Base and residual travel apart, so that the supervisor can form `base + scale * residual` itself.
     `crossfade_steps`: over so many steps it asks to be faded in. `trained_delay_s`: the delay from stamp to arrival for
-    which the residual was trained.
+    which the residual was trained. `disagreement_rad`: how far it is from what the chunk before had planned for the
+    same ticks; `alarmed`: that, or a joint, is beyond the policy's threshold (`policy.alarm`).
     """
 
     chunk_id: int
@@ -170,6 +171,8 @@ class Chunk:
     checkpoint_hash: str
     crossfade_steps: int = 0
     trained_delay_s: float = 0.0
+    disagreement_rad: float = 0.0
+    alarmed: bool = False
 
     @property
     def horizon(self) -> int:

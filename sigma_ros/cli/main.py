@@ -67,6 +67,7 @@ ROOMS = {
     "robot": {
         "doctor": "Check machine, ROS, streams, units and checkpoint, and say what to do.",
         "calibrate": "Check the arm's units and calibration against the training data.",
+        "delays": "Measure how late camera, policy and arm are.",
         "run": "Start an arm, simulated or real, with policy and supervisor.",
         "panel": "Watch and operate a running arm from a page.",
         "monitor": "Watch arm and policy in the terminal.",

@@ -36,11 +36,15 @@ from sigma_ros.model.step import (
     recorrect,
     remember,
     save_state,
+    spread,
 )
 from sigma_ros.model.telepathy import TelepathyOutput
 from sigma_ros.model.tokens import PADDING, ModelInputBuilder
 from sigma_ros.risk import assess, scale_of
 from sigma_ros.values import AdapterSettings, Chunk, LeftOver, Memory, Telepathy, Window, frozen_array
+
+_OTHER_DRAWS = 7919
+"""Between the seeds of several draws of one tick."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,17 +167,10 @@ class SigmaRuntime:
             SigmaError: window and state are of different epochs or tasks, or an image has the wrong size.
         """
         started_ns = time.perf_counter_ns()
-        noise = flow_noise(
-            seed=self.seed,
-            epoch=window.epoch,
-            tick=window.tick,
-            horizon=self.horizon,
-            max_dof=self.model.backbone.max_dof,
-        )
         result, advanced = plan(
             self.model,
             self.observe(window, state, prepared),
-            noise=noise,
+            noise=self._noise(window),
             commit=commit,
             baseline_diagnostics=baseline_diagnostics,
             base=None if prepared is None else prepared.base,
@@ -220,6 +217,32 @@ class SigmaRuntime:
             residual_normalised=_numpy(action.residual.composite[0]),
         )
         return inference, observed
+
+    @torch.no_grad()
+    def spread(self, window: Window, state: RecurrentState, *, samples: int) -> float:
+        """How far the proposed actions depend on the flow noise: their standard deviation over draws.
+
+        The rms over the trajectory's steps, in normalised actions. Costs a chunk of `samples` rows and changes nothing.
+
+        Args:
+            window: The tick that was just planned.
+            state: After that step.
+            samples: Draws, at least 2; none is the step's own.
+        """
+        return spread(
+            self.model,
+            self.observe(window, state),
+            torch.cat([self._noise(window, draw) for draw in range(1, samples + 1)]),
+        )
+
+    def _noise(self, window: Window, draw: int = 0) -> Float[Tensor, "1 horizon max_dof"]:
+        return flow_noise(
+            seed=self.seed + draw * _OTHER_DRAWS,
+            epoch=window.epoch,
+            tick=window.tick,
+            horizon=self.horizon,
+            max_dof=self.model.backbone.max_dof,
+        )
 
     @torch.no_grad()
     def observe(self, window: Window, state: RecurrentState, prepared: Prepared | None = None) -> RecurrentState:

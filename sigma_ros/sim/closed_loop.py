@@ -7,7 +7,6 @@ thinks; how long an inference takes is injected, so a result depends on the late
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,8 @@ from sigma_ros.contract import Contract
 from sigma_ros.errors import UsageError
 from sigma_ros.evaluation.latency import Latency
 from sigma_ros.evaluation.replay_operator import OperatorHand, ReplayOperator
-from sigma_ros.policy.job import Proposed, execute
+from sigma_ros.policy.alarm import NO_ALARM, AlarmSettings
+from sigma_ros.policy.job import Job, Proposed, Result, Step, execute
 from sigma_ros.policy.loop import PolicyLoop, PolicySettings
 from sigma_ros.policy.schedule import Schedule
 from sigma_ros.policy.worker import TimedWorker
@@ -40,7 +40,9 @@ class Loop:
     """How an episode is run.
 
     `latency_ms`: what an inference takes; an update of the memory alone takes no simulated time. `stitching` as the
-    policy node's. Without `supervised` nothing stands between policy and arm; see `Unsupervised`.
+    policy node's. `noise_samples`: how far the action depends on the flow noise is measured with so many draws at each
+    plan (0: not), which costs time and changes nothing. Without `supervised` nothing stands between policy and arm; see
+    `Unsupervised`.
     """
 
     settings: AdapterSettings
@@ -49,13 +51,19 @@ class Loop:
     stitching: str = "latest"
     crossfade_steps: int = 4
     time_limit_s: float = 20.0
+    noise_samples: int = 0
+    alarm: AlarmSettings = NO_ALARM
     limits: SupervisorLimits
     supervised: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One episode: what came of it, and what is needed to draw it. `misses_rad`: from each command to the course."""
+    """One episode: what came of it, what is needed to draw it, and what the policy proposed on the way.
+
+    `positions_rad` are what the policy saw at each tick; `spreads` belong to the proposals, where they were asked for;
+    `misses_rad`: from each command to the course.
+    """
 
     success: bool
     duration_s: float
@@ -67,6 +75,9 @@ class Run:
     counters: Counters
     last: Decision | None
     inference_ms: tuple[float, ...]
+    positions_rad: Float64[ndarray, "ticks dof"]
+    proposals: tuple[Proposed, ...]
+    spreads: tuple[float, ...]
 
 
 def _policy_loop(contract: Contract, runtime: Any, loop: Loop) -> PolicyLoop:
@@ -76,6 +87,7 @@ def _policy_loop(contract: Contract, runtime: Any, loop: Loop) -> PolicyLoop:
         adapter=loop.settings,
         stitching=loop.stitching,
         crossfade_steps=loop.crossfade_steps,
+        alarm=loop.alarm,
     )
     return PolicyLoop(contract, settings, check_units=lambda _: (), lockstep=False)
 
@@ -183,10 +195,13 @@ class _Episode:
         self._loop = loop
         self._worker = TimedWorker(
             _policy_loop(arm.contract, runtime, loop),
-            partial(execute, runtime=runtime, clock_ns=clock_ns),
+            self._execute,
             Latency(fixed_ms=loop.latency_ms, remember_share=0.0).of_job,
         )
-        self._inference_ms: list[float] = []
+        self._runtime, self._clock_ns = runtime, clock_ns
+        self._proposals: list[Proposed] = []
+        self._spreads: list[float] = []
+        self._positions: list[ndarray] = []
         self._size_px: int | None = runtime.image_size_px
         self._supervisor: Any = (Supervisor if loop.supervised else Unsupervised)(arm.contract, loop.limits)
         self._operator = operator
@@ -218,6 +233,12 @@ class _Episode:
                 self._command()
                 command_tick += 1
 
+    def _execute(self, job: Job) -> Result:
+        result = execute(job, self._runtime, clock_ns=self._clock_ns)
+        if self._loop.noise_samples and isinstance(job, Step) and result[1] is not None:
+            self._spreads.append(self._runtime.spread(job.window, result[1], samples=self._loop.noise_samples))
+        return result
+
     def _advance(self, to_ns: int) -> None:
         self._arm.step(self._arm.command_rad, (to_ns - self._now_ns) / NS_PER_S)
         self._now_ns = to_ns
@@ -225,23 +246,26 @@ class _Episode:
     def _observe(self, tick: int) -> None:
         self._states.append(self._arm.snapshot())
         self._held = self._held or self._arm.brick_held()
+        self._positions.append(self._arm.positions_rad())
         frame = Frame(
             epoch=0,
             tick=tick,
             stamp_ns=self._now_ns,
             images=self._pictures(),
-            positions_rad=self._arm.positions_rad(),
+            positions_rad=self._positions[-1],
             image_age_ns=dict.fromkeys((camera.name for camera in self._contract.cameras), 0),
             joint_age_ns=0,
         )
         self._worker.on_item(self._history.add(frame, task=self._contract.tasks[0]))
 
     def _pictures(self) -> Mapping[str, UInt8[ndarray, "h w 3"]]:
-        """The contract's cameras, letterboxed as live ones are."""
+        """The contract's cameras, letterboxed as live ones are, and as late as its `delays` say."""
         if self._size_px is None:
             return {}
+        late = self._contract.ticks_of(self._contract.delays.camera_ns)
+        shown = self._states[max(0, len(self._states) - 1 - late)]
         names = [camera.name for camera in self._contract.cameras]
-        return {name: letterbox(self._arm.render(name), self._size_px) for name in names}
+        return {name: letterbox(self._arm.draw(shown, name), self._size_px) for name in names}
 
     def _command(self) -> None:
         now_ns, supervisor = self._now_ns, self._supervisor
@@ -249,7 +273,7 @@ class _Episode:
         supervisor.on_joints(now_ns, self._arm.positions_rad(), now_ns)
         for outcome in self._worker.outcomes(now_ns):
             if isinstance(outcome, Proposed):
-                self._inference_ms.append(outcome.host_ns / 1e6)
+                self._proposals.append(outcome)
                 self._operator.on_chunk()
                 supervisor.on_chunk(outcome.chunk, now_ns)
         self._operator.act(supervisor, now_ns)
@@ -274,5 +298,8 @@ class _Episode:
             misses_rad=np.array(self._misses),
             counters=self._supervisor.counters,
             last=self._last,
-            inference_ms=tuple(self._inference_ms),
+            inference_ms=tuple(proposal.host_ns / 1e6 for proposal in self._proposals),
+            positions_rad=np.array(self._positions).reshape(-1, dof),
+            proposals=tuple(self._proposals),
+            spreads=tuple(self._spreads[: len(self._proposals)]),
         )

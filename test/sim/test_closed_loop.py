@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 from sigma_ros.cli.scores.sim import app
-from sigma_ros.contract import Contract
+from sigma_ros.contract import Contract, Delays
 from sigma_ros.errors import UsageError
 from sigma_ros.sim.closed_loop import LIMITS, Loop, Run, run_episode, sim_limits
 from sigma_ros.sim.environment import SimArm
@@ -195,6 +196,59 @@ def test_the_command_runs_a_model_writes_all_three_files_and_continues(tmp_path:
     assert "sigma, 0 ms" in (tmp_path / "sim.md").read_text()
 
 
+def test_without_a_latency_the_contracts_own_is_taken(tmp_path: Path) -> None:
+    file = tmp_path / "arm.yaml"
+    file.write_text("extends: so101\nname: arm\ndelays: {inference_ms: 120}\n")
+    command = ["--arms", "expert", "--time-limit-s", "0.5", "--contract", str(file), "--out", str(tmp_path / "out")]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    [row] = json.loads((tmp_path / "out" / "sim.json").read_text())["trials"]
+    assert row["latency_ms"] == 120.0
+
+
+class Looking(ScriptedRuntime):
+    """The expert, which keeps the newest picture of each plan."""
+
+    image_size_px = 16  # type: ignore[assignment]
+
+    def __init__(self, arm: SimArm, seed: int) -> None:
+        super().__init__(arm, seed)
+        self.seen: list[np.ndarray] = []
+
+    def step(self, window, state, **options):  # type: ignore[override]
+        self.seen.append(window.newest.images["up"])
+        return super().step(window, state, **options)
+
+
+def looked(contract: Contract, **changes: object) -> tuple[Looking, Run]:
+    with SimArm(TARGET, contract=contract) as arm:
+        arm.reset(1)
+        runtime = Looking(arm, 1)
+        loop = replace(LOOP, replan_ticks=1, time_limit_s=1.2, **changes)
+        return runtime, run_episode(arm, runtime, 1, loop, clock_ns=never)
+
+
+@pytest.mark.gl
+def test_pictures_are_as_late_as_the_contract_says(small_contract: Contract) -> None:
+    late = replace(small_contract, delays=Delays(camera_ns=3 * small_contract.tick_period_ns))
+    (prompt, _), (old, _) = looked(small_contract), looked(late)
+    assert any(not np.array_equal(prompt.seen[tick], old.seen[tick]) for tick in range(len(old.seen)))
+    for tick, picture in enumerate(old.seen):
+        np.testing.assert_array_equal(picture, prompt.seen[max(0, tick - 3)])
+
+
+def test_what_was_proposed_is_kept_in_a_file_of_its_own(tmp_path: Path, target) -> None:
+    result, run = run_trial(target, EXPERT, 1, replace(LOOP, time_limit_s=1.0), None)
+    book = TrialBook(tmp_path, {})
+    book.log_chunks(result, run)
+    [file] = (tmp_path / "chunks").iterdir()
+    arrays = load_file(file)
+    np.testing.assert_array_equal(arrays["tick"], [p.chunk.tick for p in run.proposals])
+    assert arrays["base_rad"].shape == (len(run.proposals), 50, 6)
+    assert arrays["positions_rad"].shape == (31, 6)
+    assert len(arrays["commands_rad"]) == len(run.commands_rad)
+    assert "spread" not in arrays
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -203,6 +257,7 @@ def test_the_command_runs_a_model_writes_all_three_files_and_continues(tmp_path:
         ["--latency-ms", "soon"],
         ["--latency-ms", "900"],
         ["--stitching", "glue"],
+        ["--on-alarm", "hope"],
     ],
 )
 def test_wrong_usage_is_refused_before_anything_is_loaded(tmp_path: Path, wrong: list[str]) -> None:

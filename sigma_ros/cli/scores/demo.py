@@ -45,8 +45,7 @@ def demo(
 
     console = Console(highlight=False, markup=False)
     started_s = time.monotonic()
-    if not no_ros:
-        check_installed("rclpy", "sigma_ros.msg", "mujoco")
+    check_installed("mujoco", *(() if no_ros else ("rclpy", "sigma_ros.msg")))
     _clear(out)
     refuse_unwritable(out)
     nodes = nullcontext() if no_ros else demo_nodes.running(checkpoint, domain=domain, log_dir=out / "log")

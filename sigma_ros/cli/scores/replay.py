@@ -86,7 +86,8 @@ class ReplayRequest(PolicyArguments):
         typer.Option(
             "--latency",
             metavar="MS,MS",
-            help="What do late chunks cost? Milliseconds, ~jitter, !spike@share: 0,30,100~20,100!500@0.05",
+            help="What do late chunks cost? Milliseconds, ~jitter, !spike@share: 0,30,100~20,100!500@0.05; or "
+            "`contract`: as `sigma delays` measured.",
             rich_help_panel=STUDIES,
         ),
     ] = None

@@ -142,7 +142,12 @@ def _rerun_path(path: Path, log: ReplayLog, *, alone: bool) -> Path:
 
 
 def _latencies(request: ReplayRequest) -> tuple[Latency, ...]:
-    return parse_latencies(request.latency, seed=request.seed) if request.latency is not None else ()
+    text = request.latency
+    if text is None:
+        return ()
+    if text == "contract":
+        text = f"{(load_contract(request.contract).delays.inference_ns or 0) / 1e6:g}"
+    return parse_latencies(text, seed=request.seed)
 
 
 def _studies(

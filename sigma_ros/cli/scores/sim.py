@@ -14,6 +14,7 @@ from sigma_ros.errors import UsageError
 
 if TYPE_CHECKING:
     from sigma_ros.contract import Contract
+    from sigma_ros.policy.alarm import AlarmSettings
     from sigma_ros.sim.closed_loop import Loop, Run
     from sigma_ros.sim.environment import SimArm
     from sigma_ros.sim.trials import ArmName, Trial, TrialBook
@@ -31,8 +32,11 @@ def sim(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first episode; each next one takes the next.")] = 0,
     arms: Annotated[str, typer.Option(help="Any of base, sigma, expert, separated by commas.")] = "base,sigma",
     latency_ms: Annotated[
-        str, typer.Option(metavar="MS,MS", help="From a tick to its chunk, in simulated time; several by commas.")
-    ] = "0",
+        str | None,
+        typer.Option(
+            metavar="MS,MS", help="From a tick to its chunk, in simulated time; else the contract's `delays`, or 0."
+        ),
+    ] = None,
     checkpoint: Annotated[str, typer.Option(help="`mini`, a Sigma checkpoint folder, or a base.")] = "mini",
     contract: Annotated[str, typer.Option(help="Contract file, or the name of a shipped one.")] = "so101",
     setup: Setup = SETUP,
@@ -59,6 +63,23 @@ def sim(
     film: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A GIF of the first episode of the last arm.")
     ] = None,
+    alarm_rad: Annotated[
+        float,
+        typer.Option(min=0.0, help="Alarm where a chunk is so far from what the one before had planned; 0: none."),
+    ] = 0.0,
+    alarm_below_rad: Annotated[
+        float | None,
+        typer.Option(help="Also alarm where the gripper is measured below this: fingers that closed on nothing."),
+    ] = None,
+    on_alarm: Annotated[
+        str, typer.Option(help="none (only count it), replan (twice as often) or stop (propose nothing more).")
+    ] = "none",
+    log_chunks: Annotated[
+        bool, typer.Option("--log-chunks", help="Keep what was proposed in each episode: OUT/chunks, a file each.")
+    ] = False,
+    noise_samples: Annotated[
+        int, typer.Option(min=0, max=16, help="Draws of the flow noise per plan, for its spread in the log.")
+    ] = 0,
     force: Annotated[bool, typer.Option("--force", help="Begin anew where a run is in the folder.")] = False,
 ) -> None:
     """Lets policy and supervisor drive the simulated arm and counts how often the brick ends in the box.
@@ -80,8 +101,9 @@ def sim(
     refuse_unwritable(out)
     if film is not None:
         refuse_unwritable_file(film)
-    chosen = trials(_arms(arms), _latencies(latency_ms))
     robot, scene = load_contract(contract), setup_named(setup)
+    own_ms = (robot.delays.inference_ns or 0) / 1e6
+    chosen = trials(_arms(arms), _latencies(f"{own_ms:g}" if latency_ms is None else latency_ms))
     settings = AdapterSettings(max_scale=max_scale, risk_temperature=risk_temperature)
     loop = Loop(
         settings=settings,
@@ -89,6 +111,8 @@ def sim(
         stitching=_stitching(stitching),
         crossfade_steps=crossfade_steps,
         time_limit_s=time_limit_s,
+        noise_samples=noise_samples,
+        alarm=_alarm(alarm_rad, alarm_below_rad, on_alarm),
         limits=sim_limits(limits),
         supervised=limits != "off",
     )
@@ -104,12 +128,13 @@ def sim(
         "replan_ticks": replan_ticks,
         "adapter": {"max_scale": max_scale, "risk_temperature": risk_temperature},
         "limits": {"name": limits, "other than a robot's": dict(LIMITS[limits])},
+        "alarm": {"threshold_rad": alarm_rad, "gripper_below_rad": alarm_below_rad, "action": on_alarm},
         "time_limit_s": time_limit_s,
         "noise_seed": noise_seed,
     }
     book = TrialBook(out, conditions, force=force)
     with SimArm(scene, contract=robot) as arm:
-        shown = _run(arm, book, chosen, _Plan(range(seed, seed + episodes), loop, runtime, out))
+        shown = _run(arm, book, chosen, _Plan(range(seed, seed + episodes), loop, runtime, out, log_chunks))
         if film is not None and shown is not None:
             write_film(film, arm, shown)
 
@@ -122,6 +147,7 @@ class _Plan:
     loop: "Loop"
     runtime: Any
     out: Path
+    log_chunks: bool
 
 
 def _run(arm: "SimArm", book: "TrialBook", chosen: "tuple[Trial, ...]", plan: _Plan) -> "Run | None":
@@ -148,6 +174,8 @@ def _run(arm: "SimArm", book: "TrialBook", chosen: "tuple[Trial, ...]", plan: _P
                 result, run = run_trial(
                     arm, trial, seed, plan.loop, plan.runtime, on_tick=lambda: progress.advance(bar, 0.99 / ticks)
                 )
+                if plan.log_chunks:
+                    book.log_chunks(result, run)
                 book.add(result)
                 progress.update(bar, completed=done + 1)
                 if shown is None and trial == chosen[-1]:
@@ -189,6 +217,15 @@ def _latencies(text: str) -> tuple[float, ...]:
             "a latency cannot be simulated", expected="0 to 500 ms: older chunks are refused as stale", got=text
         )
     return values
+
+
+def _alarm(threshold_rad: float, below_rad: float | None, action: str) -> "AlarmSettings":
+    from sigma_ros.policy.alarm import ALARM_ACTIONS, AlarmSettings  # noqa: PLC0415
+
+    if action not in ALARM_ACTIONS:
+        raise UsageError("no such action on an alarm", expected=", ".join(ALARM_ACTIONS), got=action)
+    joint = "" if below_rad is None else "gripper"
+    return AlarmSettings(threshold_rad=threshold_rad, joint=joint, below_rad=below_rad or 0.0, action=action)
 
 
 def _stitching(text: str) -> str:

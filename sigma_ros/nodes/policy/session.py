@@ -6,11 +6,12 @@ Everything here runs on one thread and never waits.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from sigma_ros.contract import Contract
 from sigma_ros.errors import SigmaError
 from sigma_ros.nodes.shared.node_options import PolicyOptions
+from sigma_ros.policy.alarm import AlarmAction, AlarmSettings
 from sigma_ros.policy.job import Runtime
 from sigma_ros.policy.loop import PolicyLoop, PolicySettings
 from sigma_ros.policy.remote import RemoteRuntime
@@ -188,4 +189,10 @@ def policy_settings(options: PolicyOptions, memory_stride: int) -> PolicySetting
         crossfade_steps=options.crossfade_steps,
         residual_every_tick=options.residual_every_tick,
         baseline_diagnostics=options.baseline_diagnostics,
+        alarm=AlarmSettings(
+            threshold_rad=options.alarm_threshold_rad,
+            joint=options.alarm_joint,
+            below_rad=options.alarm_below_rad,
+            action=cast("AlarmAction", options.on_alarm),
+        ),
     )

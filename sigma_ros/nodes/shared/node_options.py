@@ -11,6 +11,7 @@ from typing import Any
 from sigma_ros.errors import ContractError
 from sigma_ros.nodes.launch.stages import STAGES
 from sigma_ros.nodes.shared.parameters import option
+from sigma_ros.policy.alarm import ALARM_ACTIONS
 from sigma_ros.supervisor.limits import TIGHTENED, SupervisorLimits
 from sigma_ros.values import AdapterSettings
 
@@ -61,6 +62,25 @@ class PolicyOptions:
     crossfade_steps: int = option("steps over which `crossfade` fades in", default=4, unit="steps", low=1, high=16)
     residual_every_tick: bool = option(
         "renew the residual at every tick on the chunk in execution, while the base replans slowly", default=False
+    )
+    alarm_threshold_rad: float = option(
+        "alarm where a chunk is so far from what the one before had planned for the same ticks (rms); 0: never",
+        default=0.0,
+        unit="rad",
+        low=0.0,
+        high=10.0,
+    )
+    alarm_joint: str = option(
+        "also alarm where this joint is measured below `alarm_below_rad`, as fingers are that closed on nothing; "
+        "empty: none",
+        default="",
+        read_only=True,
+    )
+    alarm_below_rad: float = option("see `alarm_joint`", default=0.0, unit="rad", low=-10.0, high=10.0)
+    on_alarm: str = option(
+        "on an alarm: warn alone, plan twice as often, or propose nothing more until `~/reset_memory`",
+        default="none",
+        choices=ALARM_ACTIONS,
     )
     frozen_camera: str = option(
         "a camera that repeats its picture for a second: warn in the diagnostics, or also hold the arm",

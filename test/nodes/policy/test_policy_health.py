@@ -2,12 +2,14 @@
 """The three failure signatures: each is told when it comes, none while all is as before."""
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from node_fakes import make_chunk, small_contract
 
-from sigma_ros.nodes.policy.health import NORMAL, RECENT, Signatures
+from sigma_ros.nodes.policy.health import NORMAL, RECENT, PolicyHealth, Signatures
 from sigma_ros.nodes.shared.diagnostics import Level
 from sigma_ros.policy.job import Proposed, Remembered, Rescaled, TickRequest
 from sigma_ros.risk import assess
@@ -116,3 +118,14 @@ def test_bare_commits_and_rescaled_chunks_do_not_count(steady) -> None:
     steady.note(Remembered(request=request, telepathy=scored.telepathy))
     steady.note(Rescaled(request=scored.request, chunk=chunk))
     assert list(steady._delays_ms) == before
+
+
+@pytest.mark.parametrize(("alarmed", "level"), [(False, Level.OK), (True, Level.WARN)])
+def test_a_chunk_that_is_an_alarm_asks_for_help(alarmed: bool, level: Level) -> None:
+    chunk = make_chunk(CONTRACT, disagreement_rad=0.31, alarmed=alarmed)
+    health = PolicyHealth(cast(Any, None), cast(Any, SimpleNamespace(contract=CONTRACT)))
+    health.note(proposed(chunk, telepathy_of(chunk)))
+    told = health.tasks()["policy/adapter"]()
+    assert told.level is level
+    assert told.values["disagreement_rad"] == "0.310"
+    assert ("asks for help" in told.text) is alarmed

@@ -50,6 +50,8 @@ def test_a_chunk_survives_the_wire_bit_for_bit():
         residual_rad=rng.normal(size=(HORIZON, 6)),
         risk=assess(residual_ratio=1.3, factor_ratio=0.2, alignment=-0.4),
         trained_delay_s=0.3,
+        disagreement_rad=0.21,
+        alarmed=True,
     )
     same(chunk, messages.chunk_value(over_the_wire(messages.chunk_message(chunk, AUTHOR))))
 

@@ -62,6 +62,9 @@ class TwoArms(Node):
                 pose = self.pose_rad[self.contract.columns(part)]
                 message = joint_state_message(at_ns=at_ns, names=part.own_names, positions_rad=pose)
                 self._states[part.topic].publish(message)
+        self._beat()
+
+    def _beat(self) -> None:
         self._heartbeat.publish(Bool(data=True))
 
     def _propose(self) -> None:

@@ -47,19 +47,13 @@ class Arm(TwoArms):
         self.beats = self.proposes = True
         self.e_stop = self.create_publisher(Bool, topics.E_STOP, qos.EVENT)
 
-    def _live(self) -> None:
-        real, self._heartbeat = self._heartbeat, self._heartbeat if self.beats else _Nobody()
-        super()._live()
-        self._heartbeat = real
+    def _beat(self) -> None:
+        if self.beats:
+            super()._beat()
 
     def _propose(self) -> None:
         if self.proposes:
             super()._propose()
-
-
-class _Nobody:
-    def publish(self, message: object) -> None:
-        """Says nothing."""
 
 
 @pytest.fixture
