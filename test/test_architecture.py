@@ -404,7 +404,7 @@ WITHOUT_A_TEST_OF_THEIR_NAME = {
         "sigma_ros/nodes": "sim_node",
         "sigma_ros/nodes/driver": "arm last_line",
         "sigma_ros/nodes/launch": "arguments policy",
-        "sigma_ros/nodes/policy": "input output session",
+        "sigma_ros/nodes/policy": "output session",
         "sigma_ros/nodes/replay": "loop peers",
         "sigma_ros/nodes/shared": (
             "diagnostics image_messages node_options parameter_files publishers sensor_messages topics"
@@ -413,7 +413,7 @@ WITHOUT_A_TEST_OF_THEIR_NAME = {
         "sigma_ros/policy": "job",
         "sigma_ros/sim": "arm_shapes expert scene shapes trial_report trials",
         "sigma_ros/sim/tasks": "demonstration expert task world",
-        "sigma_ros/streams": "joints stream",
+        "sigma_ros/streams": "stream",
         "sigma_ros/supervisor": "command_loop state_machine trajectory",
         "training": (
             "cache check_data data evaluate held_out loop options plain sources statistics streams study_page"

@@ -190,6 +190,18 @@ def test_a_preset_reaches_each_node_by_its_own_file() -> None:
     assert files == {"sigma_supervisor": ["cautious_supervisor.yaml"], "sigma_incidents": [], "sigma_run": []}
 
 
+@pytest.mark.parametrize("contract", ["so101_bimanual", "so101_split"])
+def test_law_a_dry_run_leads_the_commands_of_every_part_away_from_the_robot(contract: str) -> None:
+    from sigma_ros.contract_file import load_contract  # noqa: PLC0415
+
+    nodes = started(ROOT / "launch" / "policy.launch.py", dry_run="true", contract=contract)
+    [supervisor] = [node for node in nodes if node["name"] == "sigma_supervisor"]
+    led = dict(supervisor["remappings"])
+    assert {f"/{source}" for source in led} == {part.topic for part in load_contract(contract).commands}
+    assert len(set(led.values())) == 2
+    assert all(target.startswith("sigma/dry_run") for target in led.values())
+
+
 def test_the_simulators_launch_gives_the_supervisor_the_settings_of_sigma_sim() -> None:
     from sigma_ros.sim.closed_loop import sim_limits  # noqa: PLC0415
     from sigma_ros.supervisor.limits import SupervisorLimits  # noqa: PLC0415

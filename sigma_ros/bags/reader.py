@@ -10,7 +10,7 @@ with open_bag("recording") as bag:
 import hashlib
 from collections.abc import Collection, Generator, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import merge
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,7 +26,7 @@ from sigma_ros.bags.mcap_file import McapFile
 from sigma_ros.bags.sqlite_file import SqliteFile
 from sigma_ros.bags.video import Taken, VideoDecoder, VideoError
 from sigma_ros.border import most_output_bytes, one_line
-from sigma_ros.contract import COMMAND_TYPES, IMAGE_TYPES, VIDEO_TYPES, Contract
+from sigma_ros.contract import COMMAND_TYPES, IMAGE_TYPES, VIDEO_TYPES, Contract, Part
 from sigma_ros.errors import BagError, ContractError, SigmaError, UsageError
 from sigma_ros.streams.images import ImageMessage
 
@@ -218,6 +218,20 @@ class Bag:
                     break
         return found
 
+    def joint_parts(self, contract: Contract) -> tuple[Part, ...]:
+        """Where this bag has the joint states: on the topic of the whole, or on those of the parts."""
+        return self._parts(Part(topic=contract.joint_state_topic, joints=contract.joint_names), contract.state_parts)
+
+    def action_parts(self, contract: Contract) -> tuple[Part, ...]:
+        """Where this bag has the actions, likewise; a leader arm's are on one topic, of any type of command."""
+        kind = None if contract.leader_topic else contract.command_type
+        whole = Part(topic=contract.action_topic, joints=contract.joint_names, message_type=kind)
+        return self._parts(whole, () if contract.leader_topic else contract.command_parts)
+
+    def _parts(self, whole: Part, parts: tuple[Part, ...]) -> tuple[Part, ...]:
+        found = (whole,) if not parts or self.topic(whole.topic) in self._types else parts
+        return tuple(replace(part, topic=self.topic(part.topic)) for part in found)
+
     def records(self, topics: Collection[str] | None = None) -> Generator[Record]:
         """Records of some topics (None: of all) by log time. Undecodable messages are counted and left out.
 
@@ -331,9 +345,11 @@ def _plain(data: memoryview) -> memoryview:
 def _check_topics(bag: Bag, contract: Contract) -> None:
     """Raises a ContractError that lists every topic which is missing, empty or of another type."""
     info = bag.info
-    needs: dict[str, tuple[str, ...]] = {bag.topic(contract.joint_state_topic): ("sensor_msgs/msg/JointState",)}
-    if contract.action_source == "command":
-        needs[bag.topic(contract.action_topic)] = COMMAND_TYPES if contract.leader_topic else (contract.command_type,)
+    needs: dict[str, tuple[str, ...]] = {
+        part.topic: ("sensor_msgs/msg/JointState",) for part in bag.joint_parts(contract)
+    }
+    for part in bag.action_parts(contract) if contract.action_source == "command" else ():
+        needs[part.topic] = COMMAND_TYPES if part.message_type is None else (part.message_type,)
     cameras = bag.camera_topics(contract)
     for camera in contract.cameras:
         place = cameras.get(camera.name)

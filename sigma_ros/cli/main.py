@@ -61,17 +61,29 @@ ROOMS = {
         "replay": "Drive the policy and the supervisor from a bag and score them.",
         "evaluate": "Replay many bags on many workers; one summary.",
         "compare": "Put two reports of the same recordings side by side.",
+        "audit": "Say which inputs a policy uses: pictures, text, memory.",
         "model": "Make, inspect and explain models and checkpoints.",
     },
     "robot": {
         "doctor": "Check machine, ROS, streams, units and checkpoint, and say what to do.",
         "calibrate": "Check the arm's units and calibration against the training data.",
         "delays": "Measure how late camera, policy and arm are.",
+        "run": "Start an arm, simulated or real, with policy and supervisor.",
+        "panel": "Watch and operate a running arm from a page.",
         "monitor": "Watch arm and policy in the terminal.",
+        "engage": "Let the policy move the running arm.",
+        "release": "Bring the running arm to rest and let it go.",
+        "stop": "Stop the running arm and latch the stop.",
+        "reset": "Leave a latched stop; never engages.",
+        "scale": "Bound how much of Sigma's correction is applied.",
+        "task": "Tell the running policy another task.",
     },
     "training": training.VERBS,
 }
 """Room -> verb -> one line for the help. A verb's `app` is in `sigma_ros.cli.<room>.<verb>`; training has its own."""
+
+_SHARED_MODULES = dict.fromkeys(("engage", "release", "stop", "reset", "scale", "task"), "operate")
+"""Verb -> the module that it shares with others."""
 
 VERBS = {verb: room for room, verbs in ROOMS.items() for verb in verbs}
 """Verb -> room."""
@@ -90,7 +102,9 @@ def load_verb(name: str) -> Any:
     """Imports the verb's module and returns its command."""
     if name in training.VERBS:
         return training.command(name)
-    return typer.main.get_command(import_module(f"sigma_ros.cli.{VERBS[name]}.{name}").app)
+    module = _SHARED_MODULES.get(name, name)
+    command: Any = typer.main.get_command(import_module(f"sigma_ros.cli.{VERBS[name]}.{module}").app)
+    return command.commands[name] if name in _SHARED_MODULES else command
 
 
 def _stand_in() -> None:

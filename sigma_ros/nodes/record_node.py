@@ -23,6 +23,7 @@ from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
 
+from sigma_ros.contract import Part
 from sigma_ros.contract_file import load_contract
 from sigma_ros.contract_text import contract_yaml
 from sigma_ros.errors import SigmaError, UsageError
@@ -209,8 +210,10 @@ class RecordNode(Node):
         contract, tick_ns = self._contract, self._contract.tick_period_ns
         for camera in contract.cameras:
             self._record(camera.name, camera.topic, camera.message_type, tick_ns)
-        self._record("joints", contract.joint_state_topic, "sensor_msgs/msg/JointState", tick_ns)
-        self._record("commands", contract.command_topic, contract.command_type, None)
+        for name, part in _named("joints", contract.states):
+            self._record(name, part.topic, "sensor_msgs/msg/JointState", tick_ns)
+        for name, part in _named("commands", contract.commands):
+            self._record(name, part.topic, part.message_type or contract.command_type, None)
         self._marks = self.create_publisher(Bool, topics.INTERVENTION, qos.LATCHED)
         self.create_subscription(String, topics.TASK, lambda m: self._set_task(m.data), qos.LATCHED)
         self.create_subscription(String, topics.POLICY_INFO, self._on_policy, qos.LATCHED)
@@ -329,6 +332,11 @@ class RecordNode(Node):
 
     def _now_ns(self) -> int:
         return int(self.get_clock().now().nanoseconds)
+
+
+def _named(stream: str, parts: tuple[Part, ...]) -> list[tuple[str, Part]]:
+    """Names for reports: `joints`, or `joints /left/joint_states` and so on."""
+    return [(stream if len(parts) == 1 else f"{stream} {part.topic}", part) for part in parts]
 
 
 def main(args: Sequence[str] | None = None) -> int:

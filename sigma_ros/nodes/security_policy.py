@@ -57,14 +57,15 @@ class Enclave:
 def enclaves(contract: Contract) -> tuple[Enclave, ...]:
     """Everybody who takes part, with the least that is needed."""
     cameras = tuple(camera.topic for camera in contract.cameras)
-    joints, command = contract.joint_state_topic, contract.command_topic
+    joints = tuple(part.topic for part in contract.states)
+    commands = tuple(part.topic for part in contract.commands)
     from_policy = (topics.ACTION_CHUNK, topics.TELEPATHY, topics.POLICY_HEARTBEAT, topics.POLICY_INFO, topics.TICK)
     return (
         Enclave(
             path="/sigma/supervisor",
             node=topics.SUPERVISOR_NODE,
-            publishes=(command, topics.SUPERVISOR_STATE, "/diagnostics"),
-            hears=(joints, topics.ACTION_CHUNK, topics.POLICY_HEARTBEAT, topics.E_STOP),
+            publishes=(*commands, topics.SUPERVISOR_STATE, "/diagnostics"),
+            hears=(*joints, topics.ACTION_CHUNK, topics.POLICY_HEARTBEAT, topics.E_STOP),
             answers=(*_SUPERVISOR_SERVICES, *_of(topics.SUPERVISOR_NODE, PARAMETER_SERVICES)),
         ),
         Enclave(
@@ -76,7 +77,7 @@ def enclaves(contract: Contract) -> tuple[Enclave, ...]:
                 "/diagnostics",
                 f"{topics.POLICY_NODE}/transition_event",
             ),
-            hears=(*cameras, joints, topics.TASK),
+            hears=(*cameras, *joints, topics.TASK),
             answers=(*_POLICY_SERVICES, *_of(topics.POLICY_NODE, PARAMETER_SERVICES + LIFECYCLE_SERVICES)),
         ),
         Enclave(
@@ -94,13 +95,13 @@ def enclaves(contract: Contract) -> tuple[Enclave, ...]:
                 *_of(topics.POLICY_NODE, PARAMETER_SERVICES + LIFECYCLE_SERVICES),
             ),
         ),
-        Enclave(path="/sigma/driver", node="driver", publishes=(joints, "/diagnostics"), hears=(command,)),
+        Enclave(path="/sigma/driver", node="driver", publishes=(*joints, "/diagnostics"), hears=commands),
         Enclave(path="/sigma/cameras", node="cameras", publishes=(*cameras, "/diagnostics")),
         Enclave(
             path="/sigma/incidents",
             node="sigma_incidents",
             publishes=("/diagnostics",),
-            hears=(*cameras, joints, command, *from_policy, *_TOLD, topics.E_STOP, topics.TASK),
+            hears=(*cameras, *joints, *commands, *from_policy, *_TOLD, topics.E_STOP, topics.TASK),
             answers=("sigma_incidents/save",),
         ),
     )

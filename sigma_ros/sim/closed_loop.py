@@ -16,7 +16,7 @@ from numpy import ndarray
 from sigma_ros.contract import Contract
 from sigma_ros.errors import UsageError
 from sigma_ros.evaluation.latency import Latency
-from sigma_ros.evaluation.replay_operator import ReplayOperator
+from sigma_ros.evaluation.replay_operator import OperatorHand, ReplayOperator
 from sigma_ros.policy.alarm import NO_ALARM, AlarmSettings
 from sigma_ros.policy.job import Job, Proposed, Result, Step, execute
 from sigma_ros.policy.loop import PolicyLoop, PolicySettings
@@ -169,6 +169,7 @@ def run_episode(
     *,
     clock_ns: Callable[[], int],
     on_tick: Callable[[], None] = lambda: None,
+    operator: OperatorHand | None = None,
 ) -> Run:
     """Runs one episode to success, to the time limit or to a stop that nothing leaves.
 
@@ -179,13 +180,16 @@ def run_episode(
         loop: How it is run.
         clock_ns: To measure inferences with; decides nothing.
         on_tick: Called after each tick of the policy.
+        operator: Who engages; nobody: a `ReplayOperator`, which does so at the first chunk.
     """
     arm.reset(seed)
-    return _Episode(arm, runtime, loop, clock_ns).run(on_tick)
+    return _Episode(arm, runtime, loop, clock_ns, operator or ReplayOperator()).run(on_tick)
 
 
 class _Episode:
-    def __init__(self, arm: SimArm, runtime: Any, loop: Loop, clock_ns: Callable[[], int]) -> None:
+    def __init__(
+        self, arm: SimArm, runtime: Any, loop: Loop, clock_ns: Callable[[], int], operator: OperatorHand
+    ) -> None:
         self._arm = arm
         self._contract = arm.contract
         self._loop = loop
@@ -200,7 +204,7 @@ class _Episode:
         self._positions: list[ndarray] = []
         self._size_px: int | None = runtime.image_size_px
         self._supervisor: Any = (Supervisor if loop.supervised else Unsupervised)(arm.contract, loop.limits)
-        self._operator = ReplayOperator()
+        self._operator = operator
         self._history = WindowHistory()
         self._now_ns = _START_NS
         self._states: list[ndarray] = []

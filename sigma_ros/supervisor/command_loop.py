@@ -23,6 +23,7 @@ VIOLATION_TOLERANCE = 1e-6
 """In SI units, for position, velocity, acceleration and jerk alike."""
 
 _BASE_MISS_S = 1.0
+_WORSE_RAD = 1e-3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,14 +224,13 @@ class CommandLoop:
         The own ceiling has no part in either: a residual that was turned down is not judged by what that does.
         """
         asked = self._ceiling.asked
-        if request is not None and asked != self._ceiling.applied:
+        if request is not None and (request.course_rad is not None or asked != self._ceiling.applied):
             request = stream.request(monitor.observation_now_ns, scale=asked, lead=self.lead)
         dt_s = self._motion.period_s
         self._asked = self._asked.after(request, self.track, self._guard, dt_s=dt_s)
         self._base = self._base.after(base_request, self.track, self._guard, dt_s=dt_s)
-        tolerance_rad = self.limits.miss_tolerance_rad
-        self._missed = self._asked.miss_rad - self._base.miss_rad > tolerance_rad
-        self._base_is_worse = self._base.usual_miss_rad - self._asked.usual_miss_rad > tolerance_rad
+        self._missed = self._asked.miss_rad - self._base.miss_rad > self.limits.miss_tolerance_rad
+        self._base_is_worse = self._base.usual_miss_rad - self._asked.usual_miss_rad > _WORSE_RAD
 
     def _outcome(self, step: Step, excess: float, contact: Verdict) -> Outcome:
         miss_rad = float(step.miss_rad.max())
@@ -266,5 +266,6 @@ class CommandLoop:
             ),
             missed=self._missed,
             chunk_cap=stream.residual_cap,
-            opposed=stream.is_opposed and not self._base_is_worse,
+            opposed=stream.is_opposed,
+            base_is_worse=self._base_is_worse,
         )

@@ -136,7 +136,7 @@ class SupervisorLimits:
     check_tracking: bool = True
     bound_lead: bool = True
     keep_path: bool = True
-    untracked_joints: tuple[str, ...] = ("gripper",)
+    untracked_joints: tuple[str, ...] = ("gripper", "left_gripper", "right_gripper")
 
     def __post_init__(self) -> None:
         problems = [text for entry in fields(self) if entry.metadata for text in self._range_problem(entry)]

@@ -29,9 +29,8 @@ _RATES = np.linspace(1.0, 0.0, 17)
 _LOOK_BEYOND_TICKS = 3
 
 _JOIN_TICKS = (3, 4, 5, 6, 7, 8, 10, 12, 14, 17, 20, 24, 29, 35, 42, 50, 60, 80, 100, 130)
-_JOIN_RATES = (1.0, 0.5)
-_LONGEST_JOIN_S = 0.8
-"""Beyond the time of the longest stop."""
+_LONGEST_JOIN_S = 0.2
+"""Beyond the time of the longest stop; what takes longer is no path, and each joint alone is there sooner."""
 
 _Course = Callable[[Int64[ndarray, " times"]], Float64[ndarray, "times dof"]]
 
@@ -113,7 +112,7 @@ class PathFollower:
     def _slowed(
         self, course: _Course, track: Track, began_ns: int, judged: Bool[ndarray, " dof"]
     ) -> Float64[ndarray, "3 dof"] | None:
-        """The targets at the largest rate that can be kept for the longest stop; None where there is none."""
+        """The targets on the way that gets furthest in the time of the longest stop; None where none can be kept."""
         # From rate r0, which changes by r1 a tick, to R in N ticks, u = k / N:
         # r(u) = R + (r0 - R) (1 + 2u) (1 - u)^2 + r1 N u (1 - u)^2, for each R and each N.
         before, rate = self._rates
@@ -127,7 +126,7 @@ class PathFollower:
         fits = self._guard.keeps(track, runs, judged).all(axis=1)
         if not fits.any():
             return None
-        best = int(fits.argmax())
+        best = int(np.where(fits, rates.sum(axis=1), -1.0).argmax())
         self._go_on(float(rates[best, 0]))
         return runs[best, :3]
 
@@ -139,17 +138,15 @@ class PathFollower:
         k, d = np.arange(1, longest + 1), self._joins[:, None, None]
         u = np.minimum(k[:, None] / d, 1.0)
         is_over = k > self._joins[:, None] + 2
-        for rate in _JOIN_RATES:
-            times = began_ns + np.rint(rate * self._period_ns * np.arange(-2, longest + 1)).astype(np.int64)
-            positions = course(times)
-            e2, e1, e0 = track.recent_rad - positions[:3]
-            v0, a0 = (3.0 * e0 - 4.0 * e1 + e2) / 2.0, e0 - 2.0 * e1 + e2
-            offsets = e0 * (1.0 + 3.0 * u + 6.0 * u**2) + v0 * d * u * (1.0 + 3.0 * u) + a0 * (d * u) ** 2 / 2.0
-            offsets = offsets * (1.0 - u) ** 3
-            runs = positions[3:] + offsets
-            fits = (self._guard.keeps(track, runs, judged) | is_over).all(axis=1)
-            if fits.any():
-                best = int(fits.argmax())
-                self._rates, self._offsets_rad = (rate, rate), offsets[best, 1:]
-                return runs[best, :3]
-        return None
+        positions = course(began_ns + self._period_ns * np.arange(-2, longest + 1, dtype=np.int64))
+        e2, e1, e0 = track.recent_rad - positions[:3]
+        v0, a0 = (3.0 * e0 - 4.0 * e1 + e2) / 2.0, e0 - 2.0 * e1 + e2
+        offsets = e0 * (1.0 + 3.0 * u + 6.0 * u**2) + v0 * d * u * (1.0 + 3.0 * u) + a0 * (d * u) ** 2 / 2.0
+        offsets = offsets * (1.0 - u) ** 3
+        runs = positions[3:] + offsets
+        fits = (self._guard.keeps(track, runs, judged) | is_over).all(axis=1)
+        if not fits.any():
+            return None
+        best = int(fits.argmax())
+        self._rates, self._offsets_rad = (1.0, 1.0), offsets[best, 1:]
+        return runs[best, :3]

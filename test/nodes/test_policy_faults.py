@@ -17,11 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from node_fakes import FakeRuntime, fake_model, picture, small_contract, spin_until
+from node_fakes import FakeRuntime, fake_model, picture, small_contract, small_so101, spin_until
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
 from stub_runtime import RemoteModel, load
-from test_live_loop import small_so101
 from test_policy_live import LiveRobot
 
 from sigma_ros.nodes.policy_node import PolicyNode

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from node_fakes import small_contract, spin_until
+from node_fakes import small_contract, small_so101, spin_until
 from rclpy.parameter import Parameter
 from sigma_ros.msg import SupervisorState
 from std_msgs.msg import Bool, Float64MultiArray, String
 from std_srvs.srv import Trigger
-from test_live_loop import small_so101
 from test_policy_live import LiveRobot
 
 from sigma_ros.bags.episode import Episode, recorded_task

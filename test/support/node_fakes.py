@@ -14,6 +14,7 @@ from rclpy.executors import SingleThreadedExecutor
 
 from sigma_ros.contract import Camera, Contract
 from sigma_ros.contract_file import load_contract
+from sigma_ros.contract_text import shipped_config_dir
 from sigma_ros.errors import SigmaError
 from sigma_ros.nodes.policy.model import PolicyModel
 from sigma_ros.policy.job import Runtime
@@ -31,6 +32,15 @@ def small_contract(**changes: object) -> Contract:
     contract = load_contract("so101")
     cameras = tuple(replace(camera, width_px=64, height_px=48) for camera in contract.cameras)
     return replace(contract, cameras=cameras, **changes)
+
+
+def small_so101(folder: Path) -> Path:
+    """The SO-101's contract with small pictures, so that drawing them costs little."""
+    text = (shipped_config_dir() / "so101.yaml").read_text(encoding="utf-8")
+    small = text.replace("width_px: 640, height_px: 480", "width_px: 64, height_px: 48")
+    path = folder / "so101_small.yaml"
+    path.write_text(small, encoding="utf-8")
+    return path
 
 
 def make_chunk(contract: Contract, **changes: object) -> Chunk:

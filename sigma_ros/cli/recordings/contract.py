@@ -137,12 +137,13 @@ def _cameras(contract: Contract) -> Table:
 def _sources(contract: Contract) -> Table:
     table = _table("what", "value")
     table.add_row("frame rate", f"{contract.fps:g} Hz, waits {contract.settle_ns / 1e6:g} ms for late messages")
-    table.add_row(
-        "joint states", f"{contract.joint_state_topic}, at most {contract.joint_state_max_age_ns / 1e6:g} ms old"
-    )
+    states = ", ".join(part.topic for part in contract.states)
+    table.add_row("joint states", f"{states}, at most {contract.joint_state_max_age_ns / 1e6:g} ms old")
     table.add_row("recorded action", contract.action_source.replace("_", " "))
     table.add_row(
-        "commands", f"{contract.command_topic}, {1e9 / contract.command_period_ns:g} Hz\n{contract.command_type}"
+        "commands",
+        f"{1e9 / contract.command_period_ns:g} Hz\n"
+        + "\n".join(f"{part.topic}\n{part.message_type}" for part in contract.commands),
     )
     table.add_row("tasks", "\n".join(contract.tasks))
     return table

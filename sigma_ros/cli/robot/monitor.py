@@ -16,12 +16,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from sigma_ros.cli.robot.console import COLOURS
+from sigma_ros.supervisor.reasons import State
+
 if TYPE_CHECKING:
     from sigma_ros.nodes.shared.listen import MonitorView
 
 app = typer.Typer(help="Watch arm and policy in the terminal.", add_completion=False)
-_COLOURS = {"RUN": "green", "BASE_ONLY": "yellow", "HOLD": "yellow", "STOPPED": "red", "ESTOP": "bold red"}
-_STATES = ("DISENGAGED", "ENGAGING", "RUN", "BASE_ONLY", "HOLD", "STOPPED", "ESTOP")
 
 
 @app.command()
@@ -60,9 +61,9 @@ def _supervisor(seen: "MonitorView") -> Panel:
     told = seen.supervisor
     if told is None:
         return Panel("no supervisor", title="supervisor")
-    state = _STATES[told.state]
+    state = State(told.state).name
     table = Table.grid(padding=(0, 1))
-    table.add_row("state", Text(state, style=_COLOURS.get(state, "")))
+    table.add_row("state", Text(state, style=COLOURS.get(state, "")))
     table.add_row("why", told.reason_text)
     for name in ("requested_scale", "scale_ceiling", "applied_scale"):
         table.add_row(name.replace("_", " "), _bar(getattr(told, name)))

@@ -3,11 +3,9 @@
 
 import json
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +13,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from sigma_ros.cli.main import missing_package
-from sigma_ros.cli.processes import Children, children, free_domain
+from sigma_ros.cli.processes import Children, children, free_domain, node_command, node_environment
 
-_NEEDED = ("rclpy", "sigma_ros.msg", "mujoco")
 _ERRORS = {"mse_vec": "first step", "mse_chk": "8 steps", "mse_trj": "16 steps"}
-
-
-def check_ros() -> None:
-    """Refuses to start where a package is missing that a process would miss later.
-
-    Raises:
-        MachineError: names the package and what brings it.
-    """
-    for name in _NEEDED:
-        if find_spec(name) is None:
-            raise missing_package(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +31,7 @@ class DemoNodes:
         Raises:
             SigmaError: a node ended meanwhile; its last words are in the error.
         """
-        command = [*_node("replay_node"), "--bag", str(bag), "--out", str(out), "--ros-args", "--log-level", "warn"]
+        command = node_command("replay_node", {"bag": bag, "out": out}, "--log-level", "warn")
         return self.children.wait(self.children.start("replay", command, self.environment, shown=True))
 
 
@@ -57,19 +42,15 @@ def running(checkpoint: str, *, domain: int | None, log_dir: Path) -> Iterator[D
     Raises:
         MachineError: the ROS domain is in use.
     """
-    environment = {
-        **os.environ,
-        "ROS_DOMAIN_ID": str(free_domain(domain)),
+    environment = node_environment(free_domain(domain)) | {
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-        "PYTHONUNBUFFERED": "1",
         # The small model gains nothing from more threads, and on a busy machine they wait for each other.
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
     }
-    lockstep = ["--ros-args", "-p", "lockstep:=true"]
-    policy = [*lockstep, "-p", f"checkpoint:={checkpoint}", "-p", "allow_untrained:=true"]
+    policy = {"lockstep": True, "checkpoint": checkpoint, "allow_untrained": True}
     with children(log_dir) as group:
-        group.start("supervisor", [*_node("supervisor_node"), *lockstep], environment)
-        group.start("policy", [*_node("policy_node"), *policy], environment)
+        group.start("supervisor", node_command("supervisor_node", {"lockstep": True}), environment)
+        group.start("policy", node_command("policy_node", policy), environment)
         yield DemoNodes(group, environment)
 
 
@@ -100,7 +81,3 @@ def show(out: Path, console: Console) -> None:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"
-
-
-def _node(name: str) -> list[str]:
-    return [sys.executable, "-m", f"sigma_ros.nodes.{name}"]

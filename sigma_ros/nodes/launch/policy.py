@@ -5,7 +5,7 @@ Each launch file calls this with values; none includes another one. Included, it
 of the outer launch too: `simulated:=true` would then loosen a real arm's supervisor.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from launch.actions import LogInfo, RegisterEventHandler
@@ -15,10 +15,10 @@ from launch.launch_context import LaunchContext
 from launch.launch_description_entity import LaunchDescriptionEntity
 from launch_ros.actions import Node
 
-from sigma_ros.contract_text import command_topic, shipped_config_dir
+from sigma_ros.contract_text import command_topics
 from sigma_ros.errors import UsageError
 from sigma_ros.nodes.launch.arguments import COMMON, Arguments, Given, ends_all, full_name, is_true, sigma_node
-from sigma_ros.nodes.shared.parameter_files import fitting
+from sigma_ros.nodes.shared.parameter_files import fitting, preset_file
 
 POLICY_ARGUMENTS: Arguments = {
     **COMMON,
@@ -67,7 +67,7 @@ def policy_and_supervisor(
         UsageError: no such contract or parameter file, one that fits no node, or nothing to start.
     """
     given = {name: default or "" for name, (default, _) in POLICY_ARGUMENTS.items()} | dict(offered)
-    topic = command_topic(given["contract"])  # a wrong contract stops here, before any process starts
+    targets = command_topics(given["contract"])  # a wrong contract stops here, before any process starts
     starts = {POLICY: is_true(given["policy"]), SUPERVISOR: is_true(given["supervisor"])}
     if not any(starts.values()):
         raise UsageError("there is nothing to start", got="policy:=false supervisor:=false", remedy="leave one out")
@@ -77,7 +77,7 @@ def policy_and_supervisor(
         return [LogInfo(msg="no supervisor: the policy only proposes"), policy]
     more: dict[str, object] = dict(SIMULATED) if simulated else {}
     more |= REHEARSAL if rehearsal and is_true(given["dry_run"]) else {}
-    supervisor = supervisor_node(given, files[SUPERVISOR], topic, {**more, "lockstep": lockstep})
+    supervisor = supervisor_node(given, files[SUPERVISOR], targets, {**more, "lockstep": lockstep})
     runner = None if lockstep else run_policy_node(given)
     kept = given["incidents"] not in ("", NO_INCIDENTS) and not lockstep
     started = [] if policy is None else [OnProcessStart(target_action=supervisor, on_start=policy)]
@@ -89,10 +89,11 @@ def policy_and_supervisor(
     return [*filter(None, beside), *handlers, supervisor]
 
 
-def supervisor_node(given: Given, files: list[Path], topic: str, more: Mapping[str, object]) -> Node:
+def supervisor_node(given: Given, files: list[Path], targets: Sequence[str], more: Mapping[str, object]) -> Node:
     """The only publisher of commands. It is not started again: its end ends everything."""
     settings = {"contract": given["contract"], **more}
-    remappings = [(topic, DRY_RUN_TOPIC)] if is_true(given["dry_run"]) else []
+    dry = [DRY_RUN_TOPIC] if len(targets) == 1 else [f"{DRY_RUN_TOPIC}_{i}" for i in range(len(targets))]
+    remappings = list(zip(targets, dry, strict=True)) if is_true(given["dry_run"]) else []
     return sigma_node("supervisor_node", SUPERVISOR, given, settings, files=files, remappings=remappings)
 
 
@@ -139,8 +140,8 @@ def parameter_files(context: LaunchContext, given: Given, nodes: list[str]) -> M
     none: dict[str, list[Path]] = {node: [] for node in PRESETS}
     if not name:
         return none
-    shipped = {node: shipped_config_dir() / f"{name}_{kind}.yaml" for node, kind in PRESETS.items() if node in nodes}
-    preset = {node: [file] for node, file in shipped.items() if file.is_file()}
+    shipped = {node: preset_file(name, kind) for node, kind in PRESETS.items() if node in nodes}
+    preset = {node: [file] for node, file in shipped.items() if file}
     if preset:
         return none | preset
     file = Path(name).expanduser()

@@ -15,17 +15,18 @@ POLL_S = 0.1
 
 
 class Keyboard:
-    """Calls `on_key(key, line)` on a thread of its own; `line` is what was typed after `n`, up to Enter.
+    """Calls `on_key(key, line)` on a thread of its own; `line` is what was typed after a key of `asks`, up to Enter.
 
     Raises:
         UsageError: the descriptor is no terminal.
     """
 
-    def __init__(self, descriptor: int, on_key: Callable[[str, str], None]) -> None:
+    def __init__(self, descriptor: int, on_key: Callable[[str, str], None], *, asks: str = ASKS_FOR_A_LINE) -> None:
         if not os.isatty(descriptor):
-            raise UsageError("keys need a terminal", remedy="start it in one, or use the services ~/start, ~/save, ...")
+            raise UsageError("keys need a terminal", remedy="start it in one, or use services or sigma panel")
         self._descriptor = descriptor
         self._on_key = on_key
+        self._asks = asks
         self._before = termios.tcgetattr(descriptor)
         self._is_open = True
         tty.setcbreak(descriptor, termios.TCSADRAIN)  # what was typed meanwhile counts
@@ -44,7 +45,7 @@ class Keyboard:
             if not self._is_ready():
                 continue
             key = os.read(self._descriptor, 1).decode("ascii", "ignore").lower()
-            self._on_key(key, self._line() if key == ASKS_FOR_A_LINE else "")
+            self._on_key(key, self._line() if key and key in self._asks else "")
 
     def _is_ready(self) -> bool:
         return bool(select.select([self._descriptor], [], [], POLL_S)[0])

@@ -14,7 +14,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from sigma_ros.errors import UsageError
-from sigma_ros.nodes.shared.node_options import PolicyOptions, SupervisorOptions
+from sigma_ros.nodes.shared.node_options import PolicyOptions, SupervisorOptions, supervisor_options
 from sigma_ros.nodes.shared.parameter_files import fitting, sections
 from sigma_ros.nodes.shared.parameters import (
     BoundParameters,
@@ -25,6 +25,7 @@ from sigma_ros.nodes.shared.parameters import (
     replaced,
     specs,
 )
+from sigma_ros.supervisor.limits import SupervisorLimits
 
 pytestmark = pytest.mark.ros
 VALUES = st.one_of(
@@ -219,3 +220,8 @@ def test_an_unknown_name_in_the_nodes_own_section_stops_the_start(document, star
 def test_a_misspelt_name_on_the_command_line_is_not_taken_for_one_of_other_nodes(started) -> None:
     with pytest.raises(UsageError, match=r"did you mean count"):
         bind(started({"/**": section(robot_ip="x")}, "-p", "cuont:=5"))
+
+
+def test_the_supervisors_parameters_are_its_settings_each_with_its_own_default() -> None:
+    assert SupervisorOptions().limits == SupervisorLimits()
+    assert supervisor_options(SupervisorLimits.bring_up()).limits == SupervisorLimits.bring_up()
