@@ -179,11 +179,13 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", nargs="+", type=Path, required=True, help="folders of `sigma sim --log-chunks`")
     parser.add_argument("--calibrate-below", type=int, help="episode seeds below this one calibrate; else all do")
+    parser.add_argument("--latency-ms", default="*", help="of one latency alone: where it decides, it is no risk")
     parser.add_argument("--until-s", type=float, default=5.4, help="later plans are not looked at")
     parser.add_argument("--false-alarms", type=float, default=FALSE_ALARMS, help="share of successes that may alarm")
     given = parser.parse_args(argv)
     try:
-        files = sorted(file for folder in given.runs for file in (folder / "chunks").glob("sigma_*.safetensors"))
+        logs = f"sigma_{given.latency_ms}_*.safetensors"
+        files = sorted(file for folder in given.runs for file in (folder / "chunks").glob(logs))
         episodes = [read_episode(file) for file in files]
         calibration = [e for e in episodes if given.calibrate_below is None or e.seed < given.calibrate_below]
         held_out = [e for e in episodes if given.calibrate_below is None or e.seed >= given.calibrate_below]
