@@ -68,6 +68,7 @@ def shoot(page: Path, kept: str, picture: Path) -> None:
     command = [browser, *options.split(), size, "--virtual-time-budget=30000", f"--screenshot={raw}", part.as_uri()]
     subprocess.run(command, check=True, capture_output=True)
     pixels = cv2.imread(str(raw))
+    assert pixels is not None
     used = np.flatnonzero((pixels != pixels[-1, -1]).any(axis=(1, 2)))
     if len(used) < 40:
         sys.exit(f"error: {picture.name} would be empty")

@@ -204,6 +204,40 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Certificate:
+    """Whether what runs is what was trained, measured on one observation of the robot.
+
+    `base_difference`: of the base's chunk, which scale 0 gives, from LeRobot's own `predict_action_chunk`, in
+    normalised numbers; only 0 will do. The `engine`'s chunk is `engine_rad` from the plain one; beyond `bound_rad` the
+    plain model goes on without it.
+    """
+
+    epoch: int
+    tick: int
+    base_difference: float
+    engine: str = "plain"
+    engine_rad: float = 0.0
+    bound_rad: float = 0.0
+
+    @property
+    def holds(self) -> bool:
+        """Whether the policy may act."""
+        return self.base_difference == 0.0
+
+    @property
+    def line(self) -> str:
+        """One sentence for logs and reports."""
+        end = f"at epoch {self.epoch}, tick {self.tick}"
+        if self.engine != "plain":
+            is_off = self.engine_rad > self.bound_rad
+            end += f"; engine {self.engine}: {self.engine_rad:.1e} rad off, {self.bound_rad:.0e} allowed"
+            end += ", the plain model goes on without it" if is_off else ""
+        if self.holds:
+            return f"scale 0 equals LeRobot's predict_action_chunk bit for bit {end}"
+        return f"REFUSED: scale 0 is {self.base_difference:.1e} off LeRobot's predict_action_chunk {end}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Telepathy:
     """What Sigma believes at a tick, to look at and to record. `memory_l2` etc. are its norms.
 

@@ -7,8 +7,8 @@ on this machine's clock and never enter a score.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal, Self
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64, UInt8
@@ -177,6 +177,11 @@ class ReplayLog:
         for entry in self.inferences:
             if entry.chunk.joint_names != self.contract.joint_names:
                 raise ValueError(f"chunk {entry.chunk.chunk_id} is not in contract order: {entry.chunk.joint_names}")
+
+    def certified(self, line: str) -> Self:
+        """The log with the certificate of the policy that ran (`values.Certificate`)."""
+        policy = self.policy
+        return replace(self, policy=replace(policy, details={**policy.details, "certificate": line}))
 
     @property
     def name(self) -> str:

@@ -26,7 +26,7 @@ from sigma_ros.evaluation.log import BagFacts, PolicyFacts, ReplayLog, RunFacts
 from sigma_ros.evaluation.precompute import NOTHING, Ready, ticks_ahead
 from sigma_ros.evaluation.recorder import ReplayRecorder
 from sigma_ros.evaluation.supervised import LocalSupervisor, SupervisorGrid
-from sigma_ros.policy.job import Job, PassGap, Proposed, Result, execute
+from sigma_ros.policy.job import Job, PassGap, Proposed, Result, Step, execute
 from sigma_ros.policy.loop import PolicyLoop, PolicySettings
 from sigma_ros.policy.schedule import Schedule
 from sigma_ros.policy.worker import TimedWorker
@@ -107,7 +107,7 @@ def replay(
             complete = _drive(drive, model, prepared, bag, hooks)
         log = recorder.finish(bag_facts(bag, ticks), complete=complete, wall_ns=hooks.clock_ns() - started_ns)
         refuse_losses(log.name, log.losses, strict=options.strict)
-        return log
+        return log.certified(model.certificate)
 
 
 def policy_loop(contract: Contract, runtime: "SigmaRuntime", options: ReplayOptions, *, lockstep: bool) -> PolicyLoop:
@@ -225,6 +225,8 @@ class _Model:
 
     def __init__(self, runtime: "SigmaRuntime", options: ReplayOptions, clock_ns: Callable[[], int]) -> None:
         self.ready = NOTHING
+        self.certificate = "no chunk was asked for"
+        self._certified = False
         self._runtime = runtime
         self._forget_from = options.forget_from or {}
         self._clock_ns = clock_ns
@@ -232,6 +234,8 @@ class _Model:
     def run(self, job: Job) -> Result:
         """Executes a job."""
         ready = self.ready
+        if isinstance(job, Step) and not self._certified:
+            self.certificate, self._certified = self._runtime.certify(job.window).line, True
         prepared: dict[str, Any] = {} if ready.prepared is None else {"prepared": ready.prepared}
         outcome, state = execute(self._forgotten(job), self._runtime, clock_ns=self._clock_ns, **prepared)
         if isinstance(outcome, Proposed):

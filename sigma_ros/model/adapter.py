@@ -55,6 +55,18 @@ def reference_tau(factor_size: int) -> float:
     return FACTOR_RMS * math.sqrt(factor_size)
 
 
+def ratios(
+    usual: References,
+    residual: Float[Tensor, "batch *steps dof"],
+    factors: Float[Tensor, "batch factor_count factor_width"],
+    alignment: Float[Tensor, " batch"] | None = None,
+) -> tuple[Float64[Tensor, " batch"], Float64[Tensor, " batch"], Float64[Tensor, " batch"]]:
+    """Residual ratio, factor ratio and alignment (1 if None) against what is usual; stays on the device."""
+    size = residual.to(torch.float64).flatten(1).square().mean(dim=1).sqrt()
+    cosine = torch.ones_like(size) if alignment is None else alignment.to(torch.float64)
+    return size / usual.r_ref, factors.to(torch.float64).flatten(1).norm(dim=1) / usual.tau_ref, cosine
+
+
 class SigmaTelepathyAdapter(nn.Module):
     """Blends base and residual by risk; no trained parameters.
 
@@ -104,12 +116,9 @@ class SigmaTelepathyAdapter(nn.Module):
         alignment: Float[Tensor, " batch"] | None = None,
     ) -> tuple[Float64[Tensor, " batch"], Float64[Tensor, " batch"], Float64[Tensor, " batch"]]:
         """Residual ratio, factor ratio and alignment (1 if None): what `risk.assess` judges."""
-        residual = telepathy_residual.to(torch.float64).flatten(1)
-        factors = telepathy_factors.to(torch.float64).flatten(1)
-        tau_ref = reference_tau(factors.shape[1]) if self.tau_ref is None else self.tau_ref
-        residual_ratio = residual.square().mean(dim=1).sqrt() / self.r_ref
-        cosine = torch.ones_like(residual_ratio) if alignment is None else alignment.to(torch.float64)
-        return residual_ratio, factors.norm(dim=1) / tau_ref, cosine
+        tau_ref = reference_tau(telepathy_factors[0].numel()) if self.tau_ref is None else self.tau_ref
+        usual = References(r_ref=self.r_ref, tau_ref=tau_ref)
+        return ratios(usual, telepathy_residual, telepathy_factors, alignment)
 
     @torch.no_grad()
     def assess(

@@ -24,6 +24,13 @@ from sigma_ros.errors import SigmaError
 from sigma_ros.model.loading import CheckpointInfo, allow_guidance, guidance, load_parts, open_checkpoint
 from sigma_ros.model.normalise import Normalisation, PolicyUnits
 from sigma_ros.model.pi05.backbone import RealTimeChunking
+from sigma_ros.model.pi05.engine import (
+    BOUND_RAD,
+    GraphEngine,
+    difference_from_lerobot,
+    largest_difference,
+    lerobot_batch,
+)
 from sigma_ros.model.pi05.flow import flow_noise
 from sigma_ros.model.sigma import Action, SigmaTelepathyVLA
 from sigma_ros.model.step import (
@@ -41,7 +48,7 @@ from sigma_ros.model.step import (
 from sigma_ros.model.telepathy import TelepathyOutput
 from sigma_ros.model.tokens import PADDING, ModelInputBuilder
 from sigma_ros.risk import assess, scale_of
-from sigma_ros.values import AdapterSettings, Chunk, LeftOver, Memory, Telepathy, Window, frozen_array
+from sigma_ros.values import AdapterSettings, Certificate, Chunk, LeftOver, Memory, Telepathy, Window, frozen_array
 
 _OTHER_DRAWS = 7919
 """Between the seeds of several draws of one tick."""
@@ -97,6 +104,7 @@ class SigmaRuntime:
         revision: str | None = None,
         tokenizer: str | None = None,
         rename: Mapping[str, str] = NO_RENAME,
+        engine: str = "plain",
     ) -> Self:
         """Loads `mini` (ships with the package), a Sigma checkpoint or a base pi0.5: a folder or Hub id.
 
@@ -111,10 +119,12 @@ class SigmaRuntime:
             revision: Hub revision of what is named: of `base` if that is given, else of `checkpoint`.
             tokenizer: Folder or Hub id of the tokenizer.
             rename: Keys of the contract's cameras in data sets -> the policy's; see `cameras.policy_keys`.
+            engine: `plain`, or `cuda_graph`.
 
         Raises:
             SigmaError: it cannot be loaded, or does not fit the contract.
         """
+        graphs = GraphEngine() if engine == "cuda_graph" else None
         opened = open_checkpoint(checkpoint, contract=contract, base=base, revision=revision, rename=rename)
         parts = load_parts(
             opened,
@@ -124,6 +134,7 @@ class SigmaRuntime:
             allow_untrained=allow_untrained,
             tokenizer=tokenizer,
         )
+        parts.model.backbone.engine = graphs
         return cls(
             parts.model,
             contract=contract,
@@ -185,6 +196,38 @@ class SigmaRuntime:
         return inference, advanced
 
     @torch.no_grad()
+    def certify(self, window: Window) -> Certificate:
+        """Compares the base's chunk of the newest tick with LeRobot's own, and the engine's, if there is one, with it.
+
+        An engine that is too far off is left; the plain model goes on. Takes as long as the chunks do.
+        """
+        backbone, noise, engine = self.model.backbone, self._noise(window), self.model.backbone.engine
+        given = self.inputs.model_input(window.newest)
+        prompt = backbone.tokenize(window.task, given.state[None].numpy())
+
+        def chunk() -> Float[Tensor, "1 horizon max_dof"]:
+            encoded = self.model.encode(given)
+            return backbone.base_chunk(encoded.patches[None], encoded.seen[None], *prompt, noise)
+
+        fast, backbone.engine = chunk() if engine else None, None
+        plain = chunk()
+        batch = lerobot_batch(backbone, given.images, given.seen, *prompt)
+        certificate = Certificate(
+            epoch=window.epoch,
+            tick=window.tick,
+            base_difference=difference_from_lerobot(backbone, plain, batch, noise),
+        )
+        if engine is None or fast is None:
+            return certificate
+        apart_rad = largest_difference(*(self._rad(each, window) for each in (fast, plain)))
+        backbone.engine = engine if apart_rad <= BOUND_RAD else None
+        return replace(certificate, engine=engine.name, engine_rad=apart_rad, bound_rad=BOUND_RAD)
+
+    def _rad(self, chunk: Float[Tensor, "1 horizon max_dof"], window: Window) -> Float64[Tensor, "horizon dof"]:
+        normalised = _numpy(chunk[0, :, : self.contract.dof])
+        return torch.from_numpy(self.units.denormalise_chunk(normalised, window.newest.positions_rad))
+
+    @torch.no_grad()
     def remember(self, window: Window, state: RecurrentState) -> tuple[Telepathy, RecurrentState]:
         """What `step` with `commit` does to the state, without a chunk: for a tick whose chunk would come too late."""
         telepathy_output, kept, advanced = remember(self.model, self.observe(window, state))
@@ -236,13 +279,8 @@ class SigmaRuntime:
         )
 
     def _noise(self, window: Window, draw: int = 0) -> Float[Tensor, "1 horizon max_dof"]:
-        return flow_noise(
-            seed=self.seed + draw * _OTHER_DRAWS,
-            epoch=window.epoch,
-            tick=window.tick,
-            horizon=self.horizon,
-            max_dof=self.model.backbone.max_dof,
-        )
+        sizes = {"horizon": self.horizon, "max_dof": self.model.backbone.max_dof}
+        return flow_noise(seed=self.seed + draw * _OTHER_DRAWS, epoch=window.epoch, tick=window.tick, **sizes)
 
     @torch.no_grad()
     def observe(self, window: Window, state: RecurrentState, prepared: Prepared | None = None) -> RecurrentState:

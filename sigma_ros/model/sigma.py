@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, Unpack
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from lerobot.policies.pi05.modeling_pi05 import PI05Policy
 from peft import LoraConfig
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from sigma_ros.model.adapter import R_REF, References, SigmaTelepathyAdapter, reference_tau
+from sigma_ros.model.adapter import R_REF, References, SigmaTelepathyAdapter, ratios, reference_tau
 from sigma_ros.model.card import SigmaBatch, SigmaOutputs, as_bytes, backbone_of, check_fit, outputs, read_batch
 from sigma_ros.model.checkpoint.folder import identify, load_trained, open_manifest
 from sigma_ros.model.checkpoint.manifest import HEADS_FILE
@@ -167,7 +167,17 @@ class SigmaTelepathyVLA(nn.Module):
             return TelepathyOutput.blank(
                 self.config, batch=telepathy_input.states.shape[0], device=telepathy_input.states.device
             )
-        return self.telepathy(telepathy_input, previous, self.reader if adapted else self.plain_reader)
+        path, reader = self.telepathy, self.reader if adapted else self.plain_reader
+        if torch.is_grad_enabled():
+            return path(telepathy_input, previous, reader)
+
+        def believed(*given: Tensor) -> tuple[Tensor, ...]:
+            seen, before = TelepathyInput.of(given[:-2]), Recurrence(memory=given[-2], factors=given[-1])
+            return path(seen, before, reader).tensors
+
+        given = (*telepathy_input.tensors, previous.memory, previous.factors)
+        name = "telepathy" if adapted else "telepathy without adapters"
+        return TelepathyOutput.of(self.backbone.run(name, believed, *given))
 
     def correct(
         self,
@@ -186,7 +196,7 @@ class SigmaTelepathyVLA(nn.Module):
 
         The comparison arm has no factors: its last two are the calm 1.
         """
-        found = self.adapter().ratios(residual.trajectory, telepathy_output.factors, telepathy_output.alignment)
+        found = ratios(self.references, residual.trajectory, telepathy_output.factors, telepathy_output.alignment)
         calm = torch.ones_like(found[0])
         return found if self.telepathy is not None else (found[0], calm, calm)
 
@@ -196,29 +206,26 @@ class SigmaTelepathyVLA(nn.Module):
         previous: Recurrence,
         *,
         patches: Float[Tensor, "batch cameras patches width"],
-        tasks: Sequence[str],
+        prompt: tuple[Int[Tensor, "batch tokens"], Bool[Tensor, "batch tokens"]],
         noise: Float[Tensor, "batch horizon max_dof"],
         telepathy: bool = True,
         base: Float[Tensor, "batch horizon max_dof"] | None = None,
-        joints: int | None = None,
         **rtc: Unpack[RealTimeChunking],
     ) -> Action:
         """The base's chunk from the newest tick, the telepathy output, and the residual on the chunk.
 
         With `telepathy` off the adapters are off and the residual is zero: the card's baseline arm. `base` is what
-        `backbone.base_chunk` gave for the same tick, if that is known already; the prompt has the first `joints` of
-        the state, where the others are padding.
+        `backbone.base_chunk` gave for the same tick, if that is known already. Nothing here waits for the device.
         """
         seen, states = telepathy_input.seen[:, -1], telepathy_input.states[:, -1]
-        tokens, mask = self._prompts(tasks, states[:, :joints])
         if base is None:
-            base = self.backbone.base_chunk(patches, seen, tokens, mask, noise, **rtc)
+            base = self.backbone.base_chunk(patches, seen, *prompt, noise, **rtc)
         base = base[:, :, : self.config.dof]
         telepathy_output = self.believe(telepathy_input, previous, adapted=telepathy)
         if not telepathy:
             residual = Residual(composite=torch.zeros_like(base), config=self.config)
         elif self.plain is not None:
-            changed = self.plain.chunk(patches, seen, tokens, mask, noise, **rtc)[:, :, : self.config.dof]
+            changed = self.plain.chunk(patches, seen, *prompt, noise, **rtc)[:, :, : self.config.dof]
             residual = Residual(composite=changed - base, config=self.config)
         else:
             residual = self.correct(telepathy_output, states, base)
@@ -234,12 +241,15 @@ class SigmaTelepathyVLA(nn.Module):
     ) -> Float[Tensor, "draws horizon dof"]:
         """The base's chunks from the newest tick for several draws of the noise; `tasks` is one text a draw."""
         draws = len(noise)
-        tokens, mask = self._prompts(tasks, telepathy_input.states[:, -1].expand(draws, -1))
+        tokens, mask = self.prompts(tasks, telepathy_input.states[:, -1].expand(draws, -1))
         seen = telepathy_input.seen[:, -1].expand(draws, -1)
         base = self.backbone.base_chunk(patches.expand(draws, -1, -1, -1), seen, tokens, mask, noise)
         return base[:, :, : self.config.dof]
 
-    def _prompts(self, tasks: Sequence[str], states: Float[Tensor, "batch dof"]) -> tuple[Tensor, Tensor]:
+    def prompts(
+        self, tasks: Sequence[str], states: Float[Tensor, "batch dof"]
+    ) -> tuple[Int[Tensor, "batch tokens"], Bool[Tensor, "batch tokens"]]:
+        """The base's prompts: tasks and normalised states, all of one length."""
         rows = states.cpu().numpy()
         pairs = [self.backbone.tokenize(task, rows[i : i + 1]) for i, task in enumerate(tasks)]
         return torch.cat([tokens for tokens, _ in pairs]), torch.cat([mask for _, mask in pairs])
@@ -273,10 +283,9 @@ class SigmaTelepathyVLA(nn.Module):
             telepathy_input,
             given.previous,
             patches=patches,
-            tasks=given.texts,
+            prompt=self.prompts(given.texts, given.states[:, -1, : given.joints]),
             noise=noise,
             telepathy=use_telepathy,
-            joints=given.joints,
         )
         return outputs(action.base, action.residual, action.telepathy_output, joints=given.joints)
 

@@ -115,7 +115,6 @@ def load_state(path: str | Path, *, like: RecurrentState, model_hash: str) -> Re
     except (OSError, SafetensorError) as error:
         raise CheckpointError("the recurrent state cannot be read", where=path, got=error) from error
     _check_metadata(path, metadata, model_hash)
-    device = like.memory.device
     expected = {f"ring.{name}": getattr(like.ring, name) for name in _RING}
     expected |= {"memory": like.memory, "factors": like.factors}
     for name, pattern in expected.items():
@@ -127,9 +126,11 @@ def load_state(path: str | Path, *, like: RecurrentState, model_hash: str) -> Re
         epoch=int(metadata["epoch"]),
         task=metadata["task"],
         commits=int(metadata["commits"]),
-        memory=tensors["memory"].to(device),
-        factors=tensors["factors"].to(device),
-        ring=TokenRing(ticks=ticks, **{name: tensors[f"ring.{name}"].to(device) for name in _RING}),
+        memory=tensors["memory"].to(like.memory.device),
+        factors=tensors["factors"].to(like.memory.device),
+        ring=TokenRing(
+            ticks=ticks, **{name: tensors[f"ring.{name}"].to(getattr(like.ring, name).device) for name in _RING}
+        ),
     )
 
 
@@ -239,7 +240,8 @@ def plan(
     telepathy_input = telepathy_input_of(model, state)
     previous = state.recurrence
     patches = state.ring.patches[None]
-    action = model.act(telepathy_input, previous, patches=patches, tasks=[state.task], noise=noise, base=base, **rtc)
+    prompt = model.prompts([state.task], state.ring.states[-1:])
+    action = model.act(telepathy_input, previous, patches=patches, prompt=prompt, noise=noise, base=base, **rtc)
     baseline = model.believe(telepathy_input, previous, adapted=False) if baseline_diagnostics else None
     kept, after = _committed(state, action.telepathy_output) if commit else (False, state)
     return Plan(action=action, baseline=baseline, committed=kept), after
@@ -269,7 +271,7 @@ def recorrect(model: SigmaTelepathyVLA, state: RecurrentState, base: Float[Tenso
     telepathy_output = model.believe(telepathy_input_of(model, state), state.recurrence)
     age = model.config.horizon - len(base)
     whole = torch.cat([base, base[-1:].expand(age, -1)])[None]
-    residual = model.correct(telepathy_output, state.ring.states[-1:], whole, base.new_tensor([age]))
+    residual = model.correct(telepathy_output, state.ring.states[-1:].to(base.device), whole, base.new_tensor([age]))
     kept = replace(residual, composite=residual.composite[:, : len(base)])
     return Action(base=base[None], residual=kept, telepathy_output=telepathy_output)
 
@@ -296,7 +298,7 @@ def telepathy_input_of(model: SigmaTelepathyVLA, state: RecurrentState) -> Telep
     return TelepathyInput(
         pooled=ring.pooled[None],
         seen=ring.seen[None],
-        states=ring.states[None],
+        states=ring.states[None].to(ring.pooled.device),
         valid=ring.valid[None],
         text=text,
         text_mask=text_mask,

@@ -7,8 +7,8 @@ Source of the names: model card of Veltraxor/Sigma and arXiv:2512.00783; sizes a
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, fields
+from typing import Protocol, Self
 
 import torch
 from jaxtyping import Bool, Float
@@ -40,6 +40,16 @@ class TelepathyInput:
     valid: Bool[Tensor, "batch ticks"]
     text: Float[Tensor, "batch tokens width"]
     text_mask: Bool[Tensor, "batch tokens"]
+
+    @classmethod
+    def of(cls, tensors: Iterable[Tensor]) -> Self:
+        """From what `tensors` gives."""
+        return _rebuilt(cls, tensors)
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All of it, in order."""
+        return tuple(getattr(self, entry.name) for entry in fields(self))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +92,16 @@ class TelepathyOutput:
         factors = torch.zeros(batch, config.factor_count, config.factor_width, device=device)
         return cls(factors=factors, **fields)
 
+    @classmethod
+    def of(cls, tensors: Iterable[Tensor]) -> Self:
+        """From what `tensors` gives."""
+        return _rebuilt(cls, tensors)
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All of it, in order."""
+        return tuple(getattr(self, entry.name) for entry in fields(self))
+
     @property
     def recurrence(self) -> Recurrence:
         """What the next update starts from, if this one is committed."""
@@ -101,6 +121,11 @@ class TelepathyOutput:
     def alignment(self) -> Float[Tensor, " batch"]:
         """Cosine of intent and factors in their common space."""
         return cosine_similarity(self.intent_aligned, self.factors_aligned, dim=1)
+
+
+def _rebuilt[T](kind: type[T], tensors: Iterable[Tensor]) -> T:
+    names = [entry.name for entry in fields(kind)]  # type: ignore[arg-type]
+    return kind(**dict(zip(names, tensors, strict=True)))
 
 
 class StateEncoder(nn.Module):

@@ -65,7 +65,7 @@ class EncodedTick:
             patches=patches,
             pooled=pool_tokens(patches, pooled_grid),
             seen=given.seen.to(patches.device),
-            state=given.state.to(patches.device, torch.float32),
+            state=given.state.to("cpu", torch.float32),
         )
 
 
@@ -81,9 +81,11 @@ def camera_patches(
     `per_call` images go through the vision tower together; see `Backbone.encode_images`.
     """
     patches = torch.zeros(*seen.shape, backbone.patch_grid**2, backbone.width, device=backbone.device)
-    places = torch.arange(seen.shape[1]).expand(seen.shape)[seen.cpu()]
-    found = backbone.encode_images(images[seen], per_call=max(1, per_call), cameras=places)
-    patches[seen.to(patches.device)] = found.to(torch.float32)
+    there = seen.cpu().flatten().nonzero()[:, 0]  # on the host: the device is not asked
+    found = backbone.encode_images(
+        images.flatten(0, 1)[there.to(images.device)], per_call=max(1, per_call), cameras=there % seen.shape[1]
+    )
+    patches.flatten(0, 1).index_copy_(0, there.to(patches.device), found.to(torch.float32))
     return patches
 
 
@@ -91,7 +93,8 @@ def camera_patches(
 class TokenRing:
     """The window as tokens. Slots with tick `PADDING` are zeros and masked.
 
-    `patches` are the unpooled tokens of the newest tick, which the base path reads.
+    `patches` are the unpooled tokens of the newest tick, which the base path reads. `states` stay on the host, which
+    writes the newest into the prompt.
     """
 
     ticks: tuple[int, ...]
@@ -109,7 +112,7 @@ class TokenRing:
             ticks=(PADDING,) * WINDOW_TICKS,
             pooled=torch.zeros(WINDOW_TICKS, cameras, pooled, width, device=device),
             seen=torch.zeros(WINDOW_TICKS, cameras, dtype=torch.bool, device=device),
-            states=torch.zeros(WINDOW_TICKS, dof, device=device),
+            states=torch.zeros(WINDOW_TICKS, dof),
             patches=torch.zeros(cameras, patches, width, device=device),
         )
 

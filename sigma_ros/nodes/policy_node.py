@@ -34,6 +34,7 @@ from sigma_ros.nodes.shared.parameters import BoundParameters
 from sigma_ros.nodes.shared.process import run_node
 from sigma_ros.nodes.shared.qos import steady_clock
 from sigma_ros.policy.job import Failed, Lost
+from sigma_ros.values import Certificate
 
 CLOSE_TIMEOUT_S = 2.0
 
@@ -74,6 +75,7 @@ class PolicyNode(LifecycleNode):
         self._health: PolicyHealth | None = None
         self._diagnostics: Diagnostics | None = None
         self._input: PolicyInput | None = None
+        self._certificate: Certificate | None = None
         self._heartbeat_timer: Timer | None = None
         self._bound = BoundParameters(self, PolicyOptions(), state=self._state_name, applied=self._apply)
         self.create_service(Trigger, "~/reset_memory", self._on_reset_memory)
@@ -183,6 +185,7 @@ class PolicyNode(LifecycleNode):
         if self._session is None or self._output is None or self._health is None:
             return
         for outcome in self._session.thread.outcomes():
+            self._tell_certificate(self._session, self._output)
             self._output.publish(outcome)
             self._health.note(outcome)
             if isinstance(outcome, Lost):
@@ -196,6 +199,14 @@ class PolicyNode(LifecycleNode):
         elif self._session.thread.problem:
             self.get_logger().error(f"no inference: {self._session.thread.problem}", throttle_duration_sec=1.0)
             self._on_heartbeat()
+
+    def _tell_certificate(self, session: PolicySession, output: PolicyOutput) -> None:
+        certificate = session.thread.certificate
+        if certificate is not None and certificate is not self._certificate:
+            self._certificate = certificate
+            output.certified(certificate, self._bound.value)
+            tell = self.get_logger().info if certificate.holds else self.get_logger().error
+            tell(f"certificate: {certificate.line}")
 
     def _on_heartbeat(self) -> None:
         if self._session is not None and self._output is not None:

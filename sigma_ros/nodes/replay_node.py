@@ -128,7 +128,7 @@ def replay_bag(
     wall_ns = time.perf_counter_ns() - started_ns
     log = recorder.finish(bag_facts(bag, replay.ticks), complete=complete, wall_ns=wall_ns)
     refuse_losses(log.name, log.losses, strict=options.strict)
-    return log, facts
+    return log.certified(policy.certificate), facts
 
 
 def _losses(log: ReplayLog) -> list[str]:

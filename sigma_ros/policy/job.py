@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from jaxtyping import Float64
 from numpy import ndarray
 
-from sigma_ros.values import AdapterSettings, Chunk, Gap, LeftOver, Memory, Telepathy, Window
+from sigma_ros.values import AdapterSettings, Certificate, Chunk, Gap, LeftOver, Memory, Telepathy, Window
 
 if TYPE_CHECKING:
     from sigma_ros.model.step import RecurrentState
@@ -64,6 +64,10 @@ class Runtime(Protocol):
         self, window: Window, state: "RecurrentState", previous: Chunk, *, settings: AdapterSettings, chunk_id: int
     ) -> "tuple[Inferred, RecurrentState]":
         """A new residual on what is left of a chunk."""
+        ...
+
+    def certify(self, window: Window) -> Certificate:
+        """Whether what runs is what was trained, on this observation."""
         ...
 
     def save(self, state: "RecurrentState", path: Path) -> None:
@@ -223,6 +227,11 @@ class Rescaled(Outcome):
     """The chunk in execution once more, with the adapter's new settings."""
 
     chunk: Chunk
+
+
+def gap_of(item: Window | Gap, *reasons: str) -> Gap:
+    """A tick that cannot be used, and why."""
+    return Gap(epoch=item.epoch, tick=item.tick, stamp_ns=item.stamp_ns, reasons=reasons)
 
 
 Result = tuple[Outcome, "RecurrentState | None"]

@@ -39,6 +39,7 @@ from sigma_ros.policy.job import (
     Step,
     TickRequest,
     Unused,
+    gap_of,
 )
 from sigma_ros.policy.schedule import Schedule, left_over
 from sigma_ros.risk import scale_of
@@ -136,7 +137,7 @@ class PolicyLoop:
             self._refusal = (self._units_reason(),) if self.blocked else ()
         if not self._refusal:
             return item
-        return Gap(epoch=item.epoch, tick=item.tick, stamp_ns=item.stamp_ns, reasons=self._refusal)
+        return gap_of(item, *self._refusal)
 
     def on_item(self, item: Window | Gap, now_ns: int, *, task: str = "", late_ns: int = 0) -> bool:
         """Takes the next tick; False: too much waited, all was dropped and memory begins anew.

@@ -37,7 +37,7 @@ from sigma_ros.policy.wire import (
     TicketKey,
     Wire,
 )
-from sigma_ros.values import AdapterSettings, Chunk, LeftOver, Memory, Telepathy, Window
+from sigma_ros.values import AdapterSettings, Certificate, Chunk, LeftOver, Memory, Telepathy, Window
 
 WATCH_S = 0.05
 """How often a waiting thread looks whether the process is still there."""
@@ -172,6 +172,10 @@ class RemoteRuntime:
         """As `SigmaRuntime`'s."""
         options = {"settings": settings, "chunk_id": chunk_id}
         return cast("tuple[Proposal, Any]", self._infer("refresh", window, state, previous, **options))
+
+    def certify(self, window: Window) -> Certificate:
+        """As `SigmaRuntime`'s."""
+        return cast("Certificate", self._infer("certify", window))
 
     def save(self, state: Any, path: Path) -> None:
         """As `SigmaRuntime`'s."""

@@ -29,7 +29,7 @@ PROTOCOL = 1
 PLACES = 512
 """Pictures that find room at once: ticks that wait and the window, of four cameras. Untouched ones take no memory."""
 
-Method = Literal["initial_state", "step", "remember", "refresh", "save", "restore", "check_units"]
+Method = Literal["initial_state", "step", "remember", "refresh", "save", "restore", "check_units", "certify"]
 
 
 @dataclass(frozen=True, slots=True)

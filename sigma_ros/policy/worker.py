@@ -11,11 +11,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from sigma_ros.policy.job import Failed, Job, Lost, Outcome, PassGap, Result, Runtime, execute
+from sigma_ros.policy.job import Failed, Job, Lost, Outcome, PassGap, Result, Runtime, Step, Unused, execute, gap_of
 from sigma_ros.policy.loop import PolicyLoop, PolicySettings
 from sigma_ros.policy.remote import WATCH_S, InferenceLostError, RemoteRuntime
 from sigma_ros.policy.served import be_nice
-from sigma_ros.values import Gap, Window
+from sigma_ros.values import Certificate, Gap, Window
 
 if TYPE_CHECKING:
     from sigma_ros.model.step import RecurrentState
@@ -36,6 +36,8 @@ class InferenceThread:
         runtime: The model; used by this thread alone.
         wake: Called after each job, and where `outcomes` has something.
         clock_ns: Steady.
+        certifies: Whether the model is certified before its first chunk, on the observation that it is for; without
+            a `certificate` that holds no chunk comes.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class InferenceThread:
         *,
         wake: Callable[[], None] = lambda: None,
         clock_ns: Callable[[], int] = time.monotonic_ns,
+        certifies: bool = False,
     ) -> None:
         self.loop = loop
         self._runtime = runtime
@@ -54,13 +57,16 @@ class InferenceThread:
         self._closing = False
         self._remote = runtime if isinstance(runtime, RemoteRuntime) else None
         self.mended = 0
+        self._certifies = certifies
+        self.certificate: Certificate | None = None
         self._thread = threading.Thread(target=self._work, name="inference", daemon=True)
         self._thread.start()
 
     @property
     def problem(self) -> str:
-        """Why nothing is inferred now: the model's process is gone; empty while all is well."""
-        return "" if self._remote is None else self._remote.problem()
+        """Why nothing is inferred now: the model's process is gone, or not certified; empty while all is well."""
+        refused = self.certificate is not None and not self.certificate.holds
+        return self._lost() or (self.certificate.line if self.certificate and refused else "")
 
     @property
     def busy_ns(self) -> int:
@@ -121,12 +127,15 @@ class InferenceThread:
     def _take(self) -> Job | None:
         """The next job; None when it is time to end, or to mend."""
         with self._changed:
-            while not self._closing and not self.problem:
+            while not self._closing and not self._lost():
                 job = self.loop.begin(self._clock_ns())
                 if job is not None:
                     return job
                 self._changed.wait(None if self._remote is None else WATCH_S)
             return None
+
+    def _lost(self) -> str:
+        return "" if self._remote is None else self._remote.problem()
 
     def _mend(self, remote: RemoteRuntime) -> None:
         """Starts the lost process again; what cannot be mended stays a problem that is told."""
@@ -138,16 +147,24 @@ class InferenceThread:
                 self._changed.wait_for(lambda: self._closing, None if remote.gives_up else RETRY_S)
             return
         self.mended += 1
+        self.certificate = None
         self._wake()
 
     def _executed(self, job: Job) -> Result:
         try:
+            if self._certifies and isinstance(job, Step) and not self._certified(job.window):
+                return Unused(request=job.request, gap=gap_of(job.window, self.problem)), None
             return execute(job, self._runtime, clock_ns=self._clock_ns)
         except InferenceLostError as error:
             state = None if isinstance(job, PassGap) else job.state
             return Lost(request=job.request, error=str(error)), state
         except Exception:
             return Failed(request=job.request, error=traceback.format_exc()), None
+
+    def _certified(self, window: Window) -> bool:
+        if self.certificate is None:
+            self.certificate = self._runtime.certify(window)
+        return self.certificate.holds
 
 
 class TimedWorker:

@@ -297,6 +297,25 @@ def test_lifecycle_transitions_fail_with_their_reason_and_leave_no_half_state(ex
     assert transition(1)
 
 
+def test_the_certificate_is_told_to_late_joiners_too(executor, robot, start):
+    start()
+    robot.publish_tick(0)
+    spin_until(executor, lambda: robot.chunks and "certificate" in robot.info[-1], what="the certificate")
+    assert robot.info[-1]["certificate"].startswith("scale 0 equals LeRobot's predict_action_chunk bit for bit")
+
+
+def test_without_a_certificate_no_chunk_comes_and_the_policy_is_not_healthy(executor, robot, start, runtime):
+    node = start()
+    runtime.base_difference = 1e-3
+    robot.publish_tick(0)
+    spin_until(executor, lambda: robot.telepathy and "certificate" in robot.info[-1], what="the refusal")
+    for said in (robot.telepathy[0].reasons[0], robot.info[-1]["certificate"], node._health._inference().text):
+        assert said.startswith("REFUSED: scale 0 is 1.0e-03 off LeRobot")
+    assert not node._session.healthy
+    assert not robot.chunks
+    assert not runtime.calls
+
+
 def test_policy_info_tells_late_joiners_what_runs(executor, robot, start):
     start(replan_ticks=4)
     assert robot.info[-1]["replan_ticks"] == 4

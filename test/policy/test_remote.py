@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from model_stand_in import CONTRACT, TIMEOUT_S, policy_loop, window
-from stub_runtime import TICK_OF, RemoteModel, load, load_nothing
+from stub_runtime import TICK_OF, RemoteModel, load, load_nothing, shared_memory
 
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import CheckpointError, SigmaError
@@ -172,9 +172,8 @@ def test_without_memory_for_pictures_the_start_says_what_to_do(monkeypatch) -> N
 
 def _traces() -> tuple[set[str], int, int]:
     gc.collect()
-    shared = {name for name in os.listdir("/dev/shm") if not name.startswith("fastdds")}
     maps = Path("/proc/self/maps").read_text(encoding="ascii", errors="replace").count("sigma_pictures")
-    return shared, len(os.listdir("/proc/self/fd")), maps
+    return shared_memory(), len(os.listdir("/proc/self/fd")), maps
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from typing import cast
 
 import pytest
 from model_stand_in import CONTRACT, TIMEOUT_S, window
-from stub_runtime import RemoteModel, load
+from stub_runtime import RemoteModel, load, shared_memory
 
 from sigma_ros.policy.remote import RemoteRuntime
 from sigma_ros.policy.served import Desk
@@ -40,7 +40,7 @@ def is_there(pid: int) -> bool:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["kill -9", "term"])
 def test_the_process_ends_with_its_node_however_that_ends(number: signal.Signals) -> None:
-    before = {name for name in os.listdir("/dev/shm") if not name.startswith("fastdds")}
+    before = shared_memory()
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen([sys.executable, "-c", NODE], stdout=subprocess.PIPE, env=environment) as node:
         assert node.stdout is not None
@@ -50,7 +50,7 @@ def test_the_process_ends_with_its_node_however_that_ends(number: signal.Signals
     until_s = time.monotonic() + TIMEOUT_S
     while is_there(pid):
         assert time.monotonic() < until_s, "the inference process outlives its node"
-    assert {name for name in os.listdir("/dev/shm") if not name.startswith("fastdds")} <= before
+    assert shared_memory() <= before
 
 
 def test_ctrl_c_is_the_nodes_alone() -> None:

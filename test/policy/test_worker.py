@@ -8,7 +8,7 @@ import pytest
 from model_stand_in import CONTRACT, TIMEOUT_S, Model, memory_of, policy_loop, stamp_of, traced, window
 
 from sigma_ros.evaluation.latency import Latency
-from sigma_ros.policy.job import Failed, Proposed, execute
+from sigma_ros.policy.job import Failed, Proposed, Unused, execute
 from sigma_ros.policy.schedule import Schedule
 from sigma_ros.policy.worker import InferenceThread, TimedWorker
 
@@ -32,10 +32,10 @@ class GatedModel(Model):
 class Bench:
     """A thread whose model waits behind a gate, and what it has finished."""
 
-    def __init__(self, *, lockstep: bool = False) -> None:
+    def __init__(self, *, lockstep: bool = False, **options: bool) -> None:
         self.model = GatedModel()
         self.woken = threading.Semaphore(0)
-        self.thread = InferenceThread(policy_loop(lockstep=lockstep), self.model, wake=self.woken.release)
+        self.thread = InferenceThread(policy_loop(lockstep=lockstep), self.model, wake=self.woken.release, **options)
 
     def begun(self, tick: int) -> None:
         """A tick comes in, and its inference hangs."""
@@ -92,6 +92,28 @@ def test_after_a_restart_the_thread_brings_nothing_of_before(bench) -> None:
     one.thread.on_item(window(16))
     [outcome] = one.results(2)
     assert outcome.request.item.tick == 16
+
+
+def test_a_model_that_is_not_what_was_trained_never_gives_a_chunk(bench) -> None:
+    one = bench(certifies=True)
+    one.model.base_difference = 1e-6
+    one.model.gate.set()
+    one.thread.on_item(window(0))
+    [outcome] = one.results(1)
+    assert isinstance(outcome, Unused)
+    assert "REFUSED: scale 0 is 1.0e-06 off LeRobot" in outcome.gap.reasons[0]
+    assert one.thread.problem == outcome.gap.reasons[0]
+
+
+def test_a_model_is_certified_once_before_its_first_chunk(bench) -> None:
+    one = bench(certifies=True)
+    one.begun(0)
+    certificate = one.thread.certificate
+    assert certificate is not None
+    assert "bit for bit at epoch 0, tick 0" in certificate.line
+    one.thread.on_item(window(8))
+    one.results(2)
+    assert one.thread.certificate is certificate
 
 
 def test_a_hung_inference_does_not_hold_the_closing_back(bench) -> None:

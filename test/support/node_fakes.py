@@ -20,7 +20,7 @@ from sigma_ros.nodes.policy.model import PolicyModel
 from sigma_ros.policy.job import Runtime
 from sigma_ros.risk import assess, scale_of
 from sigma_ros.supervisor.identity import Author
-from sigma_ros.values import AdapterSettings, Chunk, LeftOver, Telepathy, Window
+from sigma_ros.values import AdapterSettings, Certificate, Chunk, LeftOver, Telepathy, Window
 
 HORIZON = 50
 AUTHOR = Author(robot="so101", instance="test")
@@ -84,6 +84,7 @@ class FakeRuntime:
     """Base: stay where the arm is. Residual: 0.01 rad times the commits so far. `gate` closed: hangs."""
 
     image_size_px = 32
+    base_difference = 0.0
     model = SimpleNamespace(heads=dict)
     memory_stride = 16
     seed = 0
@@ -115,6 +116,9 @@ class FakeRuntime:
 
     def check_units(self, positions_rad: np.ndarray) -> tuple[str, ...]:
         return self.units_problems
+
+    def certify(self, window: Window) -> Certificate:
+        return Certificate(epoch=window.epoch, tick=window.tick, base_difference=self.base_difference)
 
     def step(
         self,

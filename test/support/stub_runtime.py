@@ -12,7 +12,7 @@ import numpy as np
 from sigma_ros.contract import Contract
 from sigma_ros.errors import CheckpointError
 from sigma_ros.risk import assess, scale_of
-from sigma_ros.values import AdapterSettings, Chunk, Memory, Telepathy, Window
+from sigma_ros.values import AdapterSettings, Certificate, Chunk, Memory, Telepathy, Window
 
 HORIZON = 50
 COMMIT_SHIFT_RAD = 1e-3
@@ -30,6 +30,7 @@ class StubRuntime:
     """Base: the newest pose plus 1 mrad per committed update. Residual: one tenth of the pose, 16 steps long."""
 
     image_size_px = 16
+    base_difference = 0.0
     memory_stride = 16
     horizon = HORIZON
     seed = 0
@@ -105,6 +106,10 @@ class StubRuntime:
         advanced = StubState(state.epoch, state.task, commits if commit else state.memory)
         return SimpleNamespace(chunk=chunk, telepathy=telepathy_output), advanced
 
+    def certify(self, window: Window) -> Certificate:
+        """As `base_difference` says."""
+        return Certificate(epoch=window.epoch, tick=window.tick, base_difference=self.base_difference)
+
     def memory(self, state: StubState) -> Memory:
         """What a state has committed."""
         return Memory(semantic=np.zeros(1), factors=np.zeros((1, 1)), commits=state.memory)
@@ -163,3 +168,8 @@ def load(contract: Contract) -> tuple[RemoteModel, dict[str, int]]:
 def load_nothing(contract: Contract) -> tuple[RemoteModel, dict[str, int]]:
     """A checkpoint that cannot be used."""
     raise CheckpointError("the weights are not finite", where=contract.name)
+
+
+def shared_memory() -> set[str]:
+    """What lies in `/dev/shm` under a name of ours or of `multiprocessing`'s; other programs have theirs there."""
+    return {name for name in os.listdir("/dev/shm") if name.startswith(("sigma", "psm_"))}

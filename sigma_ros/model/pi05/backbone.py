@@ -8,10 +8,10 @@ Axis words: `batch`, `cameras` in the order of `camera_keys`, `patches` tokens o
 text, `seq` any token sequence, `width` of the language model, `horizon`, `max_dof` (padded action size).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, TypedDict, Unpack
+from typing import Any, Protocol, TypedDict, Unpack, cast
 
 import numpy as np
 import torch
@@ -72,8 +72,18 @@ class Prefix:
     mask: Bool[Tensor, "batch seq"]
 
 
+class Engine(Protocol):
+    """Runs a tensor function, faster than by calling it; see `engine.GraphEngine`."""
+
+    name: str
+
+    def run(self, name: str, function: Callable[..., Any], *given: Tensor) -> Any:
+        """What `function(*given)` gives."""
+        ...
+
+
 class Backbone(nn.Module):
-    """The frozen base policy and its tokenizer.
+    """The frozen base policy and its tokenizer; an `engine` may run it.
 
     Args:
         policy: A `PI05Policy`; its parameters are frozen here, its arithmetic is left as it is.
@@ -95,7 +105,8 @@ class Backbone(nn.Module):
         self._fitted_from = dict(fitted_from)
         self.policy = policy.eval().requires_grad_(False)  # noqa: FBT003
         self.tokenizer = tokenizer
-        self._steps = FlowSteps(policy.model)
+        self.flow_steps = FlowSteps(policy.model)
+        self.engine: Engine | None = None
         config = policy.config
         paligemma = policy.model.paligemma_with_expert.paligemma
         vision = paligemma.config.vision_config
@@ -138,10 +149,15 @@ class Backbone(nn.Module):
         if not len(images):  # a robot without cameras
             return torch.zeros(0, self.patch_grid**2, self.width, device=self.device)
         embed = self.policy.model.paligemma_with_expert.embed_image
-        pixels = self._pixels(images, cameras)
-        return torch.cat([embed(group) for group in pixels.split(per_call)], dim=0)
+        pixels = self.unit_pixels(images, cameras).mul_(2.0).sub_(1.0)
+        return torch.cat([self.run("vision", embed, group) for group in pixels.split(per_call)], dim=0)
 
-    def _pixels(self, images: Tensor, cameras: Tensor | None = None) -> Float[Tensor, "images 3 h w"]:
+    def run(self, name: str, function: Callable[..., Any], *given: Tensor) -> Any:
+        """What a tensor function gives, by the engine if there is one."""
+        return function(*given) if self.engine is None else self.engine.run(name, function, *given)
+
+    def unit_pixels(self, images: Tensor, cameras: Tensor | None = None) -> Float[Tensor, "images 3 h w"]:
+        """Pictures in the network's square as the policy's pre-processor leaves them, 0 to 1 unless it scales them."""
         if images.shape[-1] == 3 and images.shape[1] != 3:
             images = images.permute(0, 3, 1, 2)
         unit = torch.empty(images.shape, dtype=torch.float32, device=self.device)
@@ -153,7 +169,7 @@ class Backbone(nn.Module):
             unit = self.pictures.apply(unit, places, self._fitted_from if fits else {})
         if not fits:
             unit = resize_with_pad_torch(unit.permute(0, 2, 3, 1), *size).permute(0, 3, 1, 2).contiguous()
-        return unit.mul_(2.0).sub_(1.0)
+        return unit
 
     def tokenize(
         self, task: str, state_normalised: Float[ndarray, "batch dof"]
@@ -249,7 +265,7 @@ class Backbone(nn.Module):
         noise = noise.to(self.device)
         watched = core.rtc_processor is not None and core.rtc_processor.is_debug_enabled()
         if rtc.get("prev_chunk_left_over") is None and not watched:
-            return self._steps.integrate(prefix.cache, prefix.mask, noise)
+            return self.flow_steps.integrate(prefix.cache, prefix.mask, noise)
         return euler_integrate(
             lambda actions, time: core.denoise_step(prefix.mask, prefix.cache, actions, time),
             noise,
@@ -294,7 +310,12 @@ class Backbone(nn.Module):
         **rtc: Unpack[RealTimeChunking],
     ) -> Float[Tensor, "batch horizon max_dof"]:
         """Normalised actions of the base policy: one prefix pass, then the flow steps."""
-        return self.flow(self.prefix(image_tokens, image_mask, tokens, mask), noise, **rtc)
+
+        def chunk(patches: Tensor, seen: Tensor, tokens: Tensor, mask: Tensor, noise: Tensor) -> Tensor:
+            return self.flow(self.prefix(patches, seen, tokens, mask), noise, **rtc)
+
+        given = (image_tokens, image_mask, tokens, mask, noise.to(self.device))
+        return chunk(*given) if rtc else cast("Tensor", self.run("chunk", chunk, *given))
 
 
 def _bidirectional(mask: Bool[Tensor, "batch seq"]) -> Float[Tensor, "batch 1 seq seq"]:

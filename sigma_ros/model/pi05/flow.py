@@ -88,14 +88,24 @@ class FlowSteps:
         self, cache: DynamicCache, mask: Bool[Tensor, "batch seq"], noise: Float[Tensor, "batch horizon max_dof"]
     ) -> Float[Tensor, "batch horizon max_dof"]:
         """Normalised actions without gradient; the bits that `PI05Pytorch.sample_actions` gives without guidance."""
+        return self.run(cache, mask, noise, self.modulations(noise.shape[0], noise.device))
+
+    def run(
+        self,
+        cache: DynamicCache,
+        mask: Bool[Tensor, "batch seq"],
+        noise: Float[Tensor, "batch horizon max_dof"],
+        steps: tuple[tuple[Modulation, ...], ...],
+    ) -> Float[Tensor, "batch horizon max_dof"]:
+        """The steps alone, with `modulations` made beforehand: one graph, whatever the numbers are."""
         step = -1.0 / self._core.config.num_inference_steps
         context = self._context(cache, mask)
         actions = noise
-        for modulations in self._modulations(noise.shape[0], noise.device):
+        for modulations in steps:
             actions = actions + step * self._velocity(actions, context, modulations)
         return actions
 
-    def _modulations(self, batch: int, device: torch.device) -> tuple[tuple[Modulation, ...], ...]:
+    def modulations(self, batch: int, device: torch.device) -> tuple[tuple[Modulation, ...], ...]:
         """Kept between chunks; made anew when a weight they come from was changed or moved."""
         core, norms = self._core, self._norms()
         sources = [*core.time_mlp_in.parameters(), *core.time_mlp_out.parameters()]

@@ -162,6 +162,7 @@ class PolicyHealth:
     def _inference(self) -> TaskStatus:
         busy_ns, loop = self._session.thread.busy_ns, self._session.thread.loop
         p50, p99 = np.percentile(self._took_ms, [50, 99]) if self._took_ms else (np.nan, np.nan)
+        certificate = self._session.thread.certificate
         values = {
             "ms_p50": f"{p50:.1f}",
             "ms_p99": f"{p99:.1f}",
@@ -173,6 +174,7 @@ class PolicyHealth:
             "last_error": self._last_error,
             "checkpoint": self._model.facts["checkpoint_hash"],
             "restarts": self._session.thread.mended,
+            "certificate": "not yet" if certificate is None else certificate.line,
         }
         lost = self._session.thread.problem
         waits = ", ".join(self._session.clock.missing) or "a complete tick"

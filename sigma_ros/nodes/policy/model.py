@@ -57,6 +57,7 @@ def load_policy(options: "PolicyOptions", logger: "RcutilsLogger") -> PolicyMode
         base=options.base or None,
         revision=options.revision or None,
         tokenizer=options.tokenizer or None,
+        engine=options.engine,
     )
     runtime: Runtime
     if options.has_own_process:

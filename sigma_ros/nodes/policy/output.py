@@ -18,9 +18,9 @@ from sigma_ros.nodes.shared import qos, topics
 from sigma_ros.nodes.shared.messages import chunk_message, chunk_trajectory, gap_message, telepathy_message
 from sigma_ros.nodes.shared.node_options import PolicyOptions
 from sigma_ros.nodes.shared.sensor_messages import to_time
-from sigma_ros.policy.job import Failed, Outcome, Proposed, Remembered, Rescaled, Unused
+from sigma_ros.policy.job import Failed, Outcome, Proposed, Remembered, Rescaled, Unused, gap_of
 from sigma_ros.supervisor.identity import Author
-from sigma_ros.values import Chunk, Gap, Window
+from sigma_ros.values import Certificate, Chunk, Gap, Window
 
 INSTANCE = uuid.uuid4().hex
 """The random name of this process: a policy that was started again is another one."""
@@ -47,6 +47,7 @@ class PolicyOutput:
         self._telepathy = node.create_publisher(TelepathyState, topics.TELEPATHY, event_qos)
         self._heartbeat = node.create_publisher(Bool, topics.POLICY_HEARTBEAT, qos.HEARTBEAT)
         self._trajectories = _trajectory_publisher(node, model.contract) if trajectory_for_viewers else None
+        self._certificate: Certificate | None = None
         self._info = node.create_publisher(String, topics.POLICY_INFO, qos.LATCHED)
 
     def publish(self, outcome: Outcome) -> None:
@@ -56,8 +57,7 @@ class PolicyOutput:
             case Unused(gap=gap):
                 self._telepathy.publish(gap_message(gap, task))
             case Failed():
-                reasons = (f"inference failed: {outcome.last_line}",)
-                gap = Gap(epoch=item.epoch, tick=item.tick, stamp_ns=item.stamp_ns, reasons=reasons)
+                gap = gap_of(item, f"inference failed: {outcome.last_line}")
                 self._telepathy.publish(gap_message(gap, task))
             case Rescaled(chunk=chunk):
                 self._send(chunk)
@@ -86,10 +86,16 @@ class PolicyOutput:
         if not self._lockstep:
             self._chunks.assert_liveliness()
 
+    def certified(self, certificate: Certificate, options: PolicyOptions) -> None:
+        """Latches with the other facts whether what runs is what was trained."""
+        self._certificate = certificate
+        self.publish_info(options)
+
     def publish_info(self, options: PolicyOptions) -> None:
         """Latches what a recording or a replay must know about this policy."""
         facts = {
             **self._model.facts,
+            **({} if self._certificate is None else {"certificate": self._certificate.line}),
             "seed": options.seed,
             "replan_ticks": options.replan_ticks,
             "adapter": dataclasses.asdict(options.settings),

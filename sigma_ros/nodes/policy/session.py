@@ -68,7 +68,7 @@ class PolicySession:
             check_units=runtime.check_units,
             lockstep=options.lockstep,
         )
-        self.thread = InferenceThread(loop, runtime, wake=wake)
+        self.thread = InferenceThread(loop, runtime, wake=wake, certifies=True)
         self._mended = 0
         self.paused = False
         self.clock_stands = False

@@ -131,6 +131,11 @@ class PolicyPeer:
         )
         return self._info
 
+    @property
+    def certificate(self) -> str:
+        """What the policy says of itself since its first chunk."""
+        return str((self._info or {}).get("certificate", "none"))
+
     def begin(self, task: str) -> None:
         """Clears window and memory, as in a new process, and sets the task."""
         self.set_task(task)

@@ -43,6 +43,12 @@ class PolicyOptions:
         choices=("auto", "process", "inside"),
         read_only=True,
     )
+    engine: str = option(
+        "how the model runs; cuda_graph falls back to plain where its chunk differs by more than 0.001 rad",
+        default="plain",
+        choices=("plain", "cuda_graph"),
+        read_only=True,
+    )
     baseline_diagnostics: bool = option(
         "at commits, also measure tau_l2 and sem_align without LoRA", default=False, read_only=True
     )

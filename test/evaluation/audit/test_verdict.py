@@ -56,15 +56,16 @@ def test_a_channel_that_is_cut_behind_its_tokens_is_ignored(
 ) -> None:
     act = runtime.model.act
 
-    def cut(given, previous, *, patches, tasks, **rest):  # type: ignore[no-untyped-def]
+    def cut(given, previous, *, patches, prompt, **rest):  # type: ignore[no-untyped-def]
         if channel == "pictures":
             given, patches = replace(given, pooled=torch.zeros_like(given.pooled)), torch.zeros_like(patches)
         elif channel == "text":
             text, mask = runtime.model.read_text([""])
-            given, tasks = replace(given, text=text, text_mask=mask), [""]
+            given = replace(given, text=text, text_mask=mask)
+            prompt = runtime.model.prompts([""], given.states[:, -1])
         else:
             previous = Recurrence.start(runtime.model.config, batch=1)
-        return act(given, previous, patches=patches, tasks=tasks, **rest)
+        return act(given, previous, patches=patches, prompt=prompt, **rest)
 
     monkeypatch.setattr(runtime.model, "act", cut)
     audit = audited(runtime, always_right(runtime, episodes(runtime, EPISODES)))
