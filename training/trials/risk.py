@@ -3,7 +3,8 @@
 
 Every signal is looked at up to the same time of each episode, so that a long episode is no signal. Episode seeds below
 `--calibrate-below` calibrate (novelty's reference, the weights of signals together, the conformal threshold on their
-successes); all others are the score.
+successes); all others are the score. Without it all do both, novelty leaving out the episode itself: to look with, for
+thresholds then know the successes that they are judged by.
 
 Example:
     python -m training.trials.risk --runs out/sim_seed0 out/sim_seed1 --calibrate-below 30005 --until-s 5.4
@@ -177,15 +178,19 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command; 0 done, 2 usage."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", nargs="+", type=Path, required=True, help="folders of `sigma sim --log-chunks`")
-    parser.add_argument("--calibrate-below", type=int, required=True, help="episode seeds below this one calibrate")
+    parser.add_argument("--calibrate-below", type=int, help="episode seeds below this one calibrate; else all do")
+    parser.add_argument("--latency-ms", default="*", help="of one latency alone: where it decides, it is no risk")
     parser.add_argument("--until-s", type=float, default=5.4, help="later plans are not looked at")
     parser.add_argument("--false-alarms", type=float, default=FALSE_ALARMS, help="share of successes that may alarm")
     given = parser.parse_args(argv)
     try:
-        files = sorted(file for folder in given.runs for file in (folder / "chunks").glob("sigma_*.safetensors"))
+        logs = f"sigma_{given.latency_ms}_*.safetensors"
+        files = sorted(file for folder in given.runs for file in (folder / "chunks").glob(logs))
         episodes = [read_episode(file) for file in files]
-        halves = ([e for e in episodes if (e.seed < given.calibrate_below) == first] for first in (True, False))
-        table = markdown(study(*halves, until_s=given.until_s, false_alarms=given.false_alarms))
+        calibration = [e for e in episodes if given.calibrate_below is None or e.seed < given.calibrate_below]
+        held_out = [e for e in episodes if given.calibrate_below is None or e.seed >= given.calibrate_below]
+        rows = study(calibration, held_out, until_s=given.until_s, false_alarms=given.false_alarms)
+        table = markdown(rows)
     except SigmaError as error:
         Console(stderr=True, markup=False).print(str(error))
         return error.exit_code
