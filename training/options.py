@@ -72,6 +72,8 @@ class TrainOptions:
         eval_every: Steps between looks at held-out windows; 0 never.
         save_every: Steps between saved states.
         allow_untrained: Accept a base that says it has random weights.
+        push_to_hub: Repository (owner/name) that the finished checkpoint is uploaded to.
+        private: Make that repository a private one.
     """
 
     base_model_id: str = "lerobot/pi05_base"
@@ -112,6 +114,8 @@ class TrainOptions:
     eval_every: int = 50
     save_every: int = 50
     allow_untrained: bool = False
+    push_to_hub: str = ""
+    private: bool = False
 
     def __post_init__(self) -> None:
         problems = [
@@ -164,7 +168,7 @@ class TrainOptions:
         return " ".join(parts)
 
 
-_PLACES = ("dataset_dir", "output_dir", "base_model_id", "tokenizer")
+_PLACES = ("dataset_dir", "output_dir", "base_model_id", "tokenizer", "push_to_hub", "private")
 """Where things are: a run may be resumed and repeated elsewhere."""
 
 _LEAST = {
