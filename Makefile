@@ -8,9 +8,9 @@ ARGS ?=
 export PYTHON
 
 # The small models of tests and demo gain nothing from more threads; on a busy machine they lose much.
-demo test test-fast check train-demo study bed: export OMP_NUM_THREADS ?= 1
+demo test test-fast check train-demo study bed docs-pictures: export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo test test-fast check check-code check-architecture format build bench train-demo study bed safety soak mutants fuzz-bags lock clean
+.PHONY: help setup demo test test-fast check check-code check-architecture format build bench train-demo study bed safety soak mutants fuzz-bags docs docs-pictures lock clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -73,6 +73,12 @@ mutants: setup ## Mutation testing of the supervisor's core, a sample: out/mutan
 
 fuzz-bags: setup ## Replay 2,000 damaged bags: no crash, no hang, no silently wrong result: out/fuzz-bags
 	@$(ENV) python safety/fuzz_bags.py --bags 2000 --out out/fuzz-bags $(ARGS)
+
+docs: setup ## The documentation as a site, checked strictly: out/site/index.html
+	@$(ENV) uv pip install -q -r requirements/docs.in -c requirements/lock.txt && NO_MKDOCS_2_WARNING=1 mkdocs build -q
+
+docs-pictures: setup ## Every picture of the docs anew, from the shipped model; needs Chromium
+	@$(ENV) python scripts/docs_pictures.py
 
 lock: setup ## Pin requirements/*.in again in requirements/lock.txt
 	@$(ENV) uv pip compile -q requirements/*.in --python-version 3.12 --no-header --no-annotate \

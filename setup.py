@@ -30,7 +30,10 @@ setup(
     description="Sigma on an SO-101 arm: a vision-language-action policy proposes, a supervisor disposes.",
     license="Apache-2.0",
     python_requires=">=3.12",
-    packages=[*find_packages(include=["sigma_ros", "sigma_ros.*"]), "sigma_ros.training"],
+    packages=[
+        *find_packages(include=["sigma_ros", "sigma_ros.*"]),
+        *(f"sigma_ros.{name}" for name in find_packages(include=["training", "training.*"])),
+    ],
     package_dir={"sigma_ros.training": "training"},
     include_package_data=True,
     data_files=[

@@ -17,7 +17,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from bench_bags import write
 
-from sigma_ros.cli.evaluate import load_runtime
+from sigma_ros.cli.scores.evaluate import load_runtime
 from sigma_ros.contract_file import load_contract
 from sigma_ros.evaluation.batch import BagRow, BatchSpec, Unit, unit_of
 from sigma_ros.evaluation.fleet import Workers, run_units

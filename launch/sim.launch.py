@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The simulated SO-101 with the policy and the supervisor: `ros2 launch sigma_ros sim.launch.py`.
 
-The supervisor has the settings of `sigma sim`: `start_ramp`, for the policy begins from a rest pose that its first
-chunk may lie far from, and no bound on the size of a correction (`max_residual_rad`), for the small base is far off.
+The supervisor has the settings of `sigma sim`: a robot's, and `start_ramp`, for the policy begins from a rest pose that
+its first chunk may lie far from; nobody stands beside it, so it goes on by itself after a pause.
 """
 
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity

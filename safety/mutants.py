@@ -59,7 +59,7 @@ MODULES = {
     "supervisor/inputs": "test_joint_watch test_inputs test_limits test_supervisor",
     "supervisor/identity": "test_identity test_operator_orders",
     "supervisor/command_loop": "test_limits test_first_command test_supervisor test_workspace",
-    "supervisor/transitions": "test_transitions test_operator_orders",
+    "supervisor/path": "test_path test_supervisor",
     "supervisor/state_machine": "test_operator_orders test_supervisor test_workspace",
     "supervisor/supervisor": "test_operator_orders test_supervisor test_workspace",
 }

@@ -25,6 +25,6 @@ chmod -R go-rwx "$keystore"
 cat <<TEXT
 Keys are in $keystore. In each shell that starts a node:
   export ROS_SECURITY_ENABLE=true ROS_SECURITY_STRATEGY=Enforce ROS_SECURITY_KEYSTORE=$keystore
-and start it with its enclave: --ros-args --enclave /sigma/supervisor (or policy, operator, driver, cameras, incidents)
+and start it with its enclave: --ros-args --enclave /sigma/supervisor (or policy, operator, also for run_policy_node, driver, cameras, incidents)
 Keep $keystore/private away from the robot's computer: whoever has it can make new enclaves.
 TEXT

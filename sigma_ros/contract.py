@@ -7,7 +7,7 @@ package knows a joint name, a limit or a topic.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -19,6 +19,9 @@ from sigma_ros.kinematics import Kinematics
 from sigma_ros.values import NS_PER_S, frozen_array
 
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
+VIDEO_TYPES = ("foxglove_msgs/msg/CompressedVideo", "ffmpeg_image_transport_msgs/msg/FFMPEGPacket")
+"""Packets of a video, which recordings may hold in the place of images."""
+
 CommandType = Literal[
     "std_msgs/msg/Float64MultiArray", "trajectory_msgs/msg/JointTrajectory", "sensor_msgs/msg/JointState"
 ]
@@ -66,12 +69,47 @@ class Camera:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """Some joints with a topic of their own: one arm of two, or a gripper with its own controller.
+
+    `joints`: names of the contract, in the order of a message without names. In a message with names each is called
+    `prefix` less: two equal arms say `shoulder_pan`, the contract `left_shoulder_pan`. `message_type`: of commands.
+    """
+
+    topic: str
+    joints: tuple[str, ...]
+    prefix: str = ""
+    message_type: CommandType | None = None
+
+    @property
+    def own_names(self) -> tuple[str, ...]:
+        """What the joints are called on the topic."""
+        return tuple(name.removeprefix(self.prefix) for name in self.joints)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delays:
+    """How late a robot's parts are, as `sigma delays` measured them [ns]; None: not measured.
+
+    `camera_ns`: a picture's content is so much older than its stamp. `inference_ns`: from an observation to its chunk.
+    `actuator_ns`: the joints follow their commands so much later.
+    """
+
+    camera_ns: int | None = None
+    inference_ns: int | None = None
+    actuator_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Contract:
     """A robot as the policy and the supervisor see it. Joint order is the order of `joints`.
 
     `action_source` is `command` (the recording has commands on `command_topic`) or `next_state`
     (it has none: the action of a tick is the state of the next one). `kinematics` is needed for limits of
     the tool alone. `leader_topic` is where recordings have the actions of a leader arm, if not on the command's topic.
+    `state_parts` and `command_parts` are empty where one message has all joints; else they share the joints out, and
+    the topics of the whole are those of replays and transcoded recordings.
+    `delays` are what the simulator and its latency assume by default.
     """
 
     name: str
@@ -88,6 +126,53 @@ class Contract:
     tasks: tuple[str, ...]
     kinematics: Kinematics | None = None
     leader_topic: str | None = None
+    state_parts: tuple[Part, ...] = ()
+    command_parts: tuple[Part, ...] = ()
+    delays: Delays = Delays()
+
+    @property
+    def states(self) -> tuple[Part, ...]:
+        """Where joint states come from: the parts, or the whole as one part."""
+        return self.state_parts or (Part(topic=self.joint_state_topic, joints=self.joint_names),)
+
+    @property
+    def commands(self) -> tuple[Part, ...]:
+        """Where commands go: the parts, or the whole as one part."""
+        whole = Part(topic=self.command_topic, joints=self.joint_names, message_type=self.command_type)
+        return self.command_parts or (whole,)
+
+    def require_whole(self, who: str) -> None:
+        """Refuses a robot in parts for somebody who drives one arm by one topic.
+
+        Raises:
+            ContractError: joint states or commands are shared out.
+        """
+        if self.state_parts or self.command_parts:
+            topics = ", ".join(part.topic for part in (*self.state_parts, *self.command_parts))
+            remedy = "give it the contract of one arm, such as so101@left"
+            raise ContractError(f"{who} takes a contract without parts", where=self.name, got=topics, remedy=remedy)
+
+    def part(self, part: Part) -> "Contract":
+        """The robot that has the joints of a part alone, by the part's names for them, on its topic."""
+        joints = {joint.name: joint for joint in self.joints}
+        named = []
+        for name, own in zip(part.joints, part.own_names, strict=True):
+            aliases = tuple(alias.removeprefix(part.prefix) for alias in joints[name].aliases)
+            named.append(replace(joints[name], name=own, aliases=aliases))
+        return replace(
+            self,
+            joints=tuple(named),
+            joint_state_topic=part.topic,
+            command_topic=part.topic,
+            command_type=part.message_type or self.command_type,
+            kinematics=None,
+            state_parts=(),
+            command_parts=(),
+        )
+
+    def columns(self, part: Part) -> ndarray:
+        """Indices of a part's joints among the contract's."""
+        return np.array([self.joint_names.index(name) for name in part.joints], dtype=np.intp)
 
     @property
     def action_topic(self) -> str:
@@ -112,6 +197,10 @@ class Contract:
     def tick_period_ns(self) -> int:
         """Nanoseconds between two ticks, rounded; for grids use `tick_offset_ns`."""
         return self.tick_offset_ns(1)
+
+    def ticks_of(self, delay_ns: int | None) -> int:
+        """A delay in whole ticks, rounded; 0 where it was not measured."""
+        return round((delay_ns or 0) / self.tick_period_ns)
 
     def _column(self, field: str) -> Float64[ndarray, " dof"]:
         values = np.array([getattr(joint, field) for joint in self.joints], dtype=np.float64)

@@ -9,15 +9,39 @@ from pathlib import Path
 from typing import Any
 
 from sigma_ros.border import one_line
-from sigma_ros.contract import COMMAND_TYPES, IMAGE_TYPES, OWN_UNIT, POLICY_UNITS, Camera, Contract, Joint, unit_map
+from sigma_ros.contract import (
+    COMMAND_TYPES,
+    IMAGE_TYPES,
+    OWN_UNIT,
+    POLICY_UNITS,
+    Camera,
+    Contract,
+    Delays,
+    Joint,
+    Part,
+    unit_map,
+)
 from sigma_ros.contract_text import absolute_topic, chosen_namespace, contract_document, shipped_config_dir
 from sigma_ros.errors import ContractError
 from sigma_ros.kinematics import read_kinematics
 
-_ENTRIES = {"name", "fps", "settle_ms", "tasks", "joints", "cameras", "state", "action", "command", "kinematics"}
+_ENTRIES = {
+    "name",
+    "fps",
+    "settle_ms",
+    "tasks",
+    "joints",
+    "cameras",
+    "state",
+    "action",
+    "command",
+    "kinematics",
+    "delays",
+}
 MAX_ENTRIES = 64
 """Joints or cameras of a robot; more is a mistake, and said once."""
 
+_DELAYS, _LONGEST_DELAY_MS = ("camera", "inference", "actuator"), 5000.0
 _DERIVATIVES = {"max_velocity_radps", "max_acceleration_radps2", "max_jerk_radps3"}
 
 
@@ -87,8 +111,8 @@ class _Reader:
             for i, entry in enumerate([] if root.get("cameras") == [] else self._list(root, "cameras"))
             if (camera := self._camera(entry, f"cameras[{i}]"))
         )
-        state = self._mapping(root, "state", {"topic", "max_age_ms"})
-        command = self._mapping(root, "command", {"topic", "type", "rate_hz"})
+        state = self._mapping(root, "state", {"topic", "max_age_ms", "parts"})
+        command = self._mapping(root, "command", {"topic", "type", "rate_hz", "parts"})
         action = self._mapping(root, "action", {"source", "topic"})
         fps = self._number(root, "fps", "", low=1.0, high=240.0)
         settle_ms = self._number(root, "settle_ms", "", low=0.0, high=1000.0)
@@ -101,15 +125,19 @@ class _Reader:
             "command_type": self._choice(command, "type", "command.", COMMAND_TYPES),
             "action_source": self._choice(action, "source", "action.", ("command", "next_state")),
             "leader_topic": self._topic(action, "action.") if "topic" in action else None,
+            "state_parts": self._parts(state, "state", joints),
+            "command_parts": self._parts(command, "command", joints),
             "tasks": self._texts(self._list(root, "tasks"), "tasks"),
         }
         self._repeats([j.name for j in joints] + [a for j in joints for a in j.aliases], "joint name or alias")
         self._repeats([c.name for c in cameras], "camera name")
         self._repeats([c.topic for c in cameras], "camera topic")
-        if fields["command_topic"] == fields["joint_state_topic"]:
+        states = {fields["joint_state_topic"], *(part.topic for part in fields["state_parts"])}
+        if states & {fields["command_topic"], *(part.topic for part in fields["command_parts"])}:
             self.problems.append("command.topic and state.topic are the same: commands would be taken for measurements")
         self._repeats([c.dataset_key for c in cameras], "camera dataset_key")
         self._repeats([c.policy_key for c in cameras if c.policy_key is not None], "camera policy_key")
+        delays = self._delays()
         named = tuple(str(entry["name"]) for entry in self._entries("joints") if "name" in entry)
         kinematics = read_kinematics(root.get("kinematics"), named, self.problems)
         if self.problems:
@@ -122,8 +150,46 @@ class _Reader:
             command_period_ns=round(1e9 / rate_hz),
             joint_state_max_age_ns=round(max_age_ms * 1e6),
             kinematics=kinematics,
+            delays=delays,
             **fields,
         )
+
+    def _parts(self, mapping: Mapping[str, object], key: str, joints: tuple[Joint, ...]) -> tuple[Part, ...]:
+        """The `parts` of `state` or `command`: they share the joints out, each joint once."""
+        if "parts" not in mapping:
+            return ()
+        parts = [self._part(entry, f"{key}.parts[{i}]", key) for i, entry in enumerate(self._list(mapping, "parts"))]
+        found = tuple(part for part in parts if part is not None)
+        told = sorted(name for part in found for name in part.joints)
+        if len(found) == len(parts) and told != sorted(joint.name for joint in joints):
+            self.problems.append(f"{key}.parts must have each joint once, got {', '.join(told)}")
+        self._repeats([part.topic for part in found], f"{key}.parts topic")
+        return found
+
+    def _part(self, entry: object, where: str, key: str) -> Part | None:
+        keys = {"topic", "joints", "prefix"} | ({"type"} if key == "command" else set())
+        if not self._is_mapping(entry, where, keys):
+            return None
+        assert isinstance(entry, dict)
+        kind: Any = self._choice(entry, "type", where + ".", COMMAND_TYPES) if key == "command" else None
+        part = Part(
+            topic=self._topic(entry, where + "."),
+            joints=self._texts(entry.get("joints"), where + ".joints"),
+            prefix=self._text(entry, "prefix", where + ".") if "prefix" in entry else "",
+            message_type=kind,
+        )
+        strange = [name for name in part.joints if not name.startswith(part.prefix)]
+        if strange:
+            self.problems.append(f"{where}: {', '.join(strange)} does not begin with the prefix {part.prefix}")
+        return part
+
+    def _delays(self) -> Delays:
+        if "delays" not in self._root:
+            return Delays()
+        told = self._mapping(self._root, "delays", {f"{name}_ms" for name in _DELAYS})
+        given = [name for name in _DELAYS if f"{name}_ms" in told]
+        ms = {name: self._number(told, f"{name}_ms", "delays.", low=0.0, high=_LONGEST_DELAY_MS) for name in given}
+        return Delays(**{f"{name}_ns": round(value * 1e6) for name, value in ms.items()})
 
     def _joint(self, entry: object, where: str) -> Joint | None:
         keys = {"name", "aliases", "lower_rad", "upper_rad", "policy_unit"} | _DERIVATIVES

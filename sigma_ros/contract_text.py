@@ -7,6 +7,8 @@ the packages that pip installs.
 
 from pathlib import Path
 
+import yaml
+
 from sigma_ros.border import one_line, read_yaml
 from sigma_ros.errors import ContractError, SigmaError
 
@@ -23,19 +25,32 @@ def contract_document(path: str | Path) -> tuple[Path, object]:
     return file, _whole(file)
 
 
-def command_topic(path: str | Path) -> str:
-    """Where a contract sends commands, as its file says it, or with the namespace that stands behind its name.
+def contract_yaml(path: str | Path) -> str:
+    """A contract's text that needs no other file: what it extends is inside, comments are left out.
+
+    Raises:
+        ContractError: see `contract_document`.
+    """
+    return yaml.safe_dump(contract_document(path)[1], sort_keys=False, allow_unicode=True)
+
+
+def command_topics(path: str | Path) -> tuple[str, ...]:
+    """Where a contract sends commands (one topic, or its parts'), as its file says it.
+
+    A namespace that stands behind the contract's name is in front of them.
 
     Raises:
         ContractError: the file cannot be read, or does not say it.
     """
     file, document = contract_document(path)
     command = document.get("command") if isinstance(document, dict) else None
-    topic = command.get("topic") if isinstance(command, dict) else None
-    if not isinstance(topic, str) or not topic:
+    entries = (command.get("parts") or [command]) if isinstance(command, dict) else [None]
+    topics = [entry.get("topic") if isinstance(entry, dict) else None for entry in entries]
+    if not all(isinstance(topic, str) and topic for topic in topics):
         remedy = f"check with: sigma contract check {file}"
-        raise ContractError("the contract names no command topic", where=file, got=one_line(topic, 40), remedy=remedy)
-    return topic if chosen_namespace(path) is None else absolute_topic(topic, chosen_namespace(path) or "")
+        raise ContractError("the contract names no command topic", where=file, got=one_line(topics, 40), remedy=remedy)
+    space = chosen_namespace(path)
+    return tuple(str(topic) if space is None else absolute_topic(str(topic), space) for topic in topics)
 
 
 def chosen_namespace(path: str | Path) -> str | None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float64, UInt8
+from jaxtyping import Bool, Float32, Float64, UInt8
 from numpy import ndarray
 
 WINDOW_TICKS = 16
@@ -149,7 +149,8 @@ class Chunk:
 
     Base and residual travel apart, so that the supervisor can form `base + scale * residual` itself.
     `crossfade_steps`: over so many steps it asks to be faded in. `trained_delay_s`: the delay from stamp to arrival for
-    which the residual was trained.
+    which the residual was trained. `disagreement_rad`: how far it is from what the chunk before had planned for the
+    same ticks; `alarmed`: that, or a joint, is beyond the policy's threshold (`policy.alarm`).
     """
 
     chunk_id: int
@@ -170,6 +171,8 @@ class Chunk:
     checkpoint_hash: str
     crossfade_steps: int = 0
     trained_delay_s: float = 0.0
+    disagreement_rad: float = 0.0
+    alarmed: bool = False
 
     @property
     def horizon(self) -> int:
@@ -189,6 +192,15 @@ class LeftOver:
 
     base_rad: Float64[ndarray, "steps dof"]
     delay_steps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """What Sigma carries from one committed update to the next: its semantic memory, and the factors it had then."""
+
+    semantic: Float32[ndarray, " memory_width"]
+    factors: Float32[ndarray, "factor_count factor_width"]
+    commits: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -59,7 +59,7 @@ def test_the_messages_alone_bring_no_python_of_ours(tmp_path: Path, whole: Path)
     for part in CODE:
         assert part in installed(whole), part
         assert part not in alone, part
-    for message in (ROOT / "msg").glob("*.msg"):
+    for message in (*(ROOT / "msg").glob("*.msg"), *(ROOT / "msg" / "action").glob("*.action")):
         assert message.name in alone
     assert "rosidl_generator_c" in alone
 

@@ -85,7 +85,7 @@ WRONG = [
     (("cameras", 1, "name"), "up", "camera name used twice: up"),
     (("cameras", 1, "topic"), "/up_camera/image_raw", "camera topic used twice: /up_camera/image_raw"),
     (("cameras", 1, "dataset_key"), "observation.images.up", "camera dataset_key used twice"),
-    (("state",), GONE, "state must be a mapping with max_age_ms, topic"),
+    (("state",), GONE, "state must be a mapping with max_age_ms, parts, topic"),
     (("state", "topic"), None, "state.topic must be a text"),
     (("state", "max_age_ms"), 1e9, "state.max_age_ms must be within"),
     (("action", "source"), "guess", "source is 'guess', expected one of command, next_state"),
@@ -222,3 +222,41 @@ def test_only_a_whole_contract_can_be_extended(tmp_path: Path, text: str, said: 
 def test_a_robot_without_cameras_says_so_with_an_empty_list() -> None:
     assert load_contract("cr5_joints").cameras == ()
     assert load_contract("cr5_joints").joints == load_contract("cr5").joints
+
+
+# Robots in parts.
+
+BIMANUAL = yaml.safe_load((shipped_config_dir() / "so101_bimanual.yaml").read_text(encoding="utf-8"))
+WRONG_PARTS = [
+    ("state", 0, "joints", ["left_gripper"], "state.parts must have each joint once"),
+    ("state", 1, "prefix", "left_", "state.parts[1]: right_shoulder_pan"),
+    ("command", 1, "topic", "left/forward_position_controller/commands", "command.parts topic used twice"),
+    ("command", 0, "topic", "left/joint_states", "commands would be taken for measurements"),
+    ("command", 0, "type", "std_msgs/msg/Bool", "command.parts[0].type is 'std_msgs/msg/Bool'"),
+    ("state", 0, "type", "sensor_msgs/msg/JointState", "state.parts[0].type is not known"),
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG_PARTS, ids=lambda wrong: wrong[-1])
+def test_parts_share_the_joints_out_each_once(tmp_path: Path, wrong: tuple[str, int, str, object, str]) -> None:
+    key, number, name, value, said = wrong
+    document = copy.deepcopy(BIMANUAL)
+    document[key]["parts"][number][name] = value
+    assert said in problems(tmp_path, document)
+
+
+def test_a_robot_in_parts_is_one_robot_and_each_part_is_one_too() -> None:
+    whole = load_contract("so101_bimanual@cell")
+    assert whole.dof == 12
+    assert [part.topic for part in whole.commands] == [
+        f"/cell/{side}/forward_position_controller/commands" for side in ("left", "right")
+    ]
+    single = load_contract("so101")
+    for part in whole.states:
+        arm = whole.part(part)
+        assert arm.joint_names == single.joint_names
+        assert (arm.lower_rad == single.lower_rad).all()
+        assert [joint.policy_unit for joint in arm.joints] == [joint.policy_unit for joint in single.joints]
+    with pytest.raises(ContractError, match=r"takes a contract without parts.*so101@left"):
+        whole.require_whole("the simulator")
+    single.require_whole("the simulator")

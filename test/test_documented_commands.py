@@ -11,14 +11,17 @@ from typing import Any
 
 import launch_loading
 import pytest
+import yaml
 from documented import ROOT, Printed, example_of, printed_commands
 
+import training
 from sigma_ros.cli.main import VERBS, app, load_verb
 
 COMMANDS = printed_commands()
 SIGMA = [command for command in COMMANDS if command.words[0] == "sigma"]
 PYTHON = [command for command in COMMANDS if command.words[0] == "python" and command.whole]
-LAUNCH = [command for command in COMMANDS if command.words[0] == "ros2"]
+LAUNCH = [command for command in COMMANDS if command.words[:2] == ["ros2", "launch"]]
+ROS = [command for command in COMMANDS if command.words[0] == "ros2" and command.words[1] != "launch"]
 MAKE = [command for command in COMMANDS if command.words[0] == "make"]
 
 PARSE = """
@@ -76,6 +79,7 @@ def refused(command: Printed) -> str:
 
 def test_there_are_commands_of_every_kind_to_look_at():
     assert min(len(SIGMA), len(PYTHON), len(LAUNCH), len(MAKE)) > 5
+    assert len({" ".join(command.words[1:3]) for command in ROS}) == 4
 
 
 @pytest.mark.parametrize("command", SIGMA, ids=names)
@@ -106,6 +110,14 @@ def test_what_the_law_refuses() -> None:
     assert not refused(Printed("here", "sigma replay --out x", whole=False))
 
 
+TRAINING_EXAMPLES = [e for verb in training.VERBS for e in example_of(load_verb(verb).help or "")]
+
+
+def as_module(command: Printed) -> list[str]:
+    """`sigma train ...`, whose verb hands everything on, as `-m training.train ...`."""
+    return ["-m", f"training.{training.VERBS[command.words[1]]}", *command.words[2:]]
+
+
 def has_a_parser(command: Printed) -> bool:
     """Whether a script takes arguments at all; modules do. One that takes none would run here."""
     script = command.words[1]
@@ -122,6 +134,7 @@ def test_every_printed_script_is_there_and_gets_no_arguments_that_it_does_not_ta
 @pytest.mark.slow
 def test_every_printed_python_command_is_taken_by_its_parser() -> None:
     asked = [command.words[1:] for command in PYTHON if has_a_parser(command)]
+    asked += [as_module(c) for c in [*SIGMA, *TRAINING_EXAMPLES] if c.whole and c.words[1] in training.VERBS]
     done = subprocess.run(
         [sys.executable, "-c", PARSE, json.dumps(asked)], capture_output=True, text=True, check=False, cwd=ROOT
     )
@@ -154,6 +167,36 @@ def test_every_printed_launch_has_its_file_and_arguments(command: Printed) -> No
     assert (ROOT / "launch" / file).is_file()
     known = launch_loading.arguments(ROOT / "launch" / file)
     assert {word.partition(":=")[0] for word in given if ":=" in word} <= known.keys()
+
+
+def misses(words: list[str]) -> str:
+    """What a `ros2` command names that is not there: an executable, a service, a field of the action, a parameter."""
+    from sigma_ros.action import RunPolicy  # noqa: PLC0415
+
+    from sigma_ros.nodes.shared import node_options, topics  # noqa: PLC0415
+    from sigma_ros.nodes.shared.parameters import specs  # noqa: PLC0415
+
+    names = {f"/{value}" for name, value in vars(topics).items() if name[0].isupper() and isinstance(value, str)}
+    what, rest = " ".join(words[1:3]), [word for word in words[3:] if not word.startswith("-")]
+    if words[1] == "run":
+        return "" if (ROOT / "sigma_ros" / "nodes" / f"{words[3]}.py").is_file() else words[3]
+    if what == "param set":
+        options = node_options.PolicyOptions if rest[0] == f"/{topics.POLICY_NODE}" else node_options.SupervisorOptions
+        known = [spec.name for spec in specs(options) if not spec.read_only]
+        return "" if rest[1] in known else rest[1]
+    if rest[0] not in names:
+        return rest[0]
+    if what == "service call":
+        return "" if rest[1] == "std_srvs/srv/Trigger" else rest[1]
+    unknown = set(yaml.safe_load(rest[2])) - set(RunPolicy.Goal.get_fields_and_field_types())
+    return "" if rest[1] == "sigma_ros/action/RunPolicy" and not unknown else f"{rest[1]} {unknown}"
+
+
+@pytest.mark.ros
+@pytest.mark.parametrize("command", ROS, ids=names)
+def test_every_printed_ros2_command_names_what_there_is(command: Printed) -> None:
+    pytest.importorskip("sigma_ros.action", reason="the messages are not built")
+    assert not command.whole or not misses(command.words), command.text
 
 
 @pytest.mark.parametrize("command", MAKE, ids=names)
@@ -194,6 +237,8 @@ def test_help_at_80_columns_cuts_no_name_off_and_offers_no_completion(verb: str)
             cwd=ROOT,
             env={"PATH": "/usr/bin", "COLUMNS": "80", "TERMINAL_WIDTH": "80", "PYTHONPATH": str(ROOT)},
         )
+        if verb in training.VERBS:
+            continue  # the training package's own help
         missing = [name for entry in each.params for name in entry.opts if "-" in name and name not in done.stdout]
         assert missing == [], " ".join(path)
         assert "--install-completion" not in done.stdout

@@ -42,7 +42,8 @@ def test_package_and_messages_are_one_package_there() -> None:
 
 
 NODES = (
-    "incident_recorder", "policy_node", "record_node", "replay_node", "sim_node", "so101_driver", "supervisor_node",
+    "camera_node", "incident_recorder", "policy_node", "record_node", "replay_node", "sim_node",
+    "so101_driver", "supervisor_node",
 )  # fmt: skip
 EXECUTABLES = (*(f"lib/sigma_ros/{name}" for name in NODES), "bin/sigma")
 

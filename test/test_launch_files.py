@@ -30,6 +30,10 @@ PROMISED = {
     "replay.launch.py": {"bag", "contract", "checkpoint", "out", "namespace", "log_level"},
     "record.launch.py": {"out", "contract", "task", "seconds", "namespace", "log_level"},
     "robot.launch.py": {"contract", "driver", "port", "calibration", "zero", "params_file", "namespace"},
+    "bringup.launch.py": {
+        "contract", "checkpoint", "stage", "evidence", "evidence_days", "waive", "cameras", "camera_devices", "driver",
+        "port", "calibration", "urdf", "controllers", "rviz", "task", "params_file", "namespace",
+    },
     "sim.launch.py": {"contract", "checkpoint", "params_file", "seed", "namespace"},
 }  # fmt: skip
 OPTIONS = {
@@ -40,6 +44,8 @@ OPTIONS = {
     "so101_driver": "DriverOptions",
     "record_node": "RecordOptions",
     "incident_recorder": "IncidentOptions",
+    "run_policy_node": "RunOptions",
+    "stage_node": "StageOptions",
 }
 
 
@@ -141,7 +147,7 @@ def test_no_launch_file_hands_its_arguments_over_by_including_another(file: Path
 
 
 def executables() -> set[str]:
-    sources = [*FILES, ROOT / "sigma_ros" / "nodes" / "launch" / "policy.py"]
+    sources = [*FILES, *(ROOT / "sigma_ros" / "nodes" / "launch").glob("*.py")]
     return {
         ast.literal_eval(call.args[0])
         for source in sources
@@ -181,7 +187,19 @@ def test_every_node_of_a_launch_goes_into_its_namespace(file: Path) -> None:
 def test_a_preset_reaches_each_node_by_its_own_file() -> None:
     nodes = started(ROOT / "launch" / "policy.launch.py", params_file="cautious", namespace="arm1")
     files = {node["name"]: [Path(file).name for file in node["parameters"][1:]] for node in nodes}
-    assert files == {"sigma_supervisor": ["cautious_supervisor.yaml"], "sigma_incidents": []}
+    assert files == {"sigma_supervisor": ["cautious_supervisor.yaml"], "sigma_incidents": [], "sigma_run": []}
+
+
+@pytest.mark.parametrize("contract", ["so101_bimanual", "so101_split"])
+def test_law_a_dry_run_leads_the_commands_of_every_part_away_from_the_robot(contract: str) -> None:
+    from sigma_ros.contract_file import load_contract  # noqa: PLC0415
+
+    nodes = started(ROOT / "launch" / "policy.launch.py", dry_run="true", contract=contract)
+    [supervisor] = [node for node in nodes if node["name"] == "sigma_supervisor"]
+    led = dict(supervisor["remappings"])
+    assert {f"/{source}" for source in led} == {part.topic for part in load_contract(contract).commands}
+    assert len(set(led.values())) == 2
+    assert all(target.startswith("sigma/dry_run") for target in led.values())
 
 
 def test_the_simulators_launch_gives_the_supervisor_the_settings_of_sigma_sim() -> None:
@@ -236,9 +254,9 @@ def test_the_supervisor_starts_before_the_policy_and_its_end_ends_everything() -
     entities = described(ROOT / "launch" / "policy.launch.py")
     actions = importlib.import_module("launch_ros.actions")
     started = [entity for entity in entities if isinstance(entity, actions.Node)]
-    assert [node.node_executable for node in started] == ["incident_recorder", "supervisor_node"]
+    assert [node.node_executable for node in started] == ["incident_recorder", "run_policy_node", "supervisor_node"]
     handlers = [type(e.event_handler).__name__ for e in entities if type(e).__name__ == "RegisterEventHandler"]
-    assert handlers == ["OnProcessStart", "OnProcessExit"]
+    assert handlers == ["OnProcessStart", "OnProcessExit", "OnProcessExit"]
 
 
 def test_without_supervisor_only_the_policy_starts() -> None:
@@ -294,7 +312,7 @@ def test_a_value_that_is_none_of_the_choices_is_refused(file: Path) -> None:
     judged = {
         name
         for name, (default, _text) in arguments(file).items()
-        if default in ("true", "false") or name in ("log_level", "setup", "zero")
+        if default in ("true", "false") or name in ("log_level", "setup", "zero", "stage", "cameras")
     }
     own = [argument for argument in description.get_launch_arguments() if argument.name in judged]
     assert {argument.name for argument in own} == judged
@@ -337,7 +355,10 @@ def test_the_incident_recorder_can_be_left_out_in_a_word() -> None:
     """`ros2 launch` refuses `incidents:=` with nothing behind it."""
     actions = importlib.import_module("launch_ros.actions") if launch_context() else None
     entities = described(ROOT / "launch" / "policy.launch.py", incidents="none")
-    assert [e.node_executable for e in entities if isinstance(e, actions.Node)] == ["supervisor_node"]
+    assert [e.node_executable for e in entities if isinstance(e, actions.Node)] == [
+        "run_policy_node",
+        "supervisor_node",
+    ]
 
 
 def test_what_failed_makes_the_launch_fail_and_what_was_stopped_does_not() -> None:

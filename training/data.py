@@ -138,7 +138,7 @@ class ShardMeta:
 
     @property
     def hash(self) -> str:
-        """Identity of the data: over the hashes of all shard files and the list of windows."""
+        """Identity of the data: over what all shards hold and the list of windows, not over how it was written."""
         text = json.dumps([sorted(self.files.items()), self.windows, self.held_out])
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -153,16 +153,16 @@ class ShardMeta:
         return tuple(window for window in self.windows if window[0] in chosen)
 
 
-def shard_name(number: int) -> str:
-    """`shard_00000.safetensors` and so on."""
-    return f"shard_{number:05d}.safetensors"
+def shard_name(recording: int, epoch: int = 0) -> str:
+    """`shard_00000.safetensors` of the first recording, `shard_00000_01.safetensors` of its second epoch."""
+    return f"shard_{recording:05d}{f'_{epoch:02d}' if epoch else ''}.safetensors"
 
 
 def write_shard(path: Path, episode: EpisodeArrays) -> str:
-    """Writes one episode and returns the file's sha256; the file appears whole or not at all."""
+    """Writes one episode and returns its `content_hash`; the file appears whole or not at all."""
     arrays = {name: torch.from_numpy(np.ascontiguousarray(getattr(episode, name))) for name in _ARRAYS}
     write_tensors(path, arrays, {"episode": str(episode.episode), "task": episode.task})
-    return file_hash(path)
+    return content_hash(episode)
 
 
 def read_shard(path: Path) -> EpisodeArrays:
@@ -182,10 +182,14 @@ def read_shard(path: Path) -> EpisodeArrays:
     return EpisodeArrays(episode=int(metadata["episode"]), task=metadata["task"], **arrays)
 
 
-def file_hash(path: Path) -> str:
-    """sha256 of a file, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def content_hash(episode: EpisodeArrays) -> str:
+    """sha256 over what an episode holds; the file's own differs, since safetensors writes notes in any order."""
+    digest = hashlib.sha256(json.dumps([episode.episode, episode.task]).encode())
+    for name in _ARRAYS:
+        array = np.ascontiguousarray(getattr(episode, name))
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(array.data)
+    return digest.hexdigest()
 
 
 _ARRAYS = ("frames", "states", "actions", "valid", "acted")

@@ -36,6 +36,7 @@ from sigma_ros.model.loading import open_checkpoint, required_normalisation
 from sigma_ros.model.runtime import SigmaRuntime
 from sigma_ros.stopping import INTERRUPTED
 
+from . import program
 from .check_data import check_data
 from .data import EpisodeRows, ShardData
 from .held_out import replay_shard
@@ -242,7 +243,7 @@ def show(outcomes: Sequence[EvaluationOutcome], out: Path) -> None:
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog=f"python -m {__package__}.evaluate",
+        prog=program("evaluate"),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

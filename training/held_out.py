@@ -16,6 +16,7 @@ from numpy import ndarray
 
 from sigma_ros.bags.episode import Tick
 from sigma_ros.contract import Contract
+from sigma_ros.evaluation.audit.channels import with_pictures_of
 from sigma_ros.evaluation.drive import ReplayDrive
 from sigma_ros.evaluation.log import BagFacts, ReplayLog, RunFacts
 from sigma_ros.evaluation.recorder import ReplayRecorder
@@ -168,7 +169,10 @@ def replay_shard(
         lockstep=True,
     )
     drive = ReplayDrive(TimedWorker(loop, partial(execute, runtime=runtime)), recorder, None)
-    for tick in _ticks(episode, contract, pictures_of or episode):
+    ticks = _ticks(episode, contract)
+    if pictures_of is not None:
+        ticks = with_pictures_of(ticks, _ticks(pictures_of, contract))
+    for tick in ticks:
         drive.tick(tick)
     drive.end()
     facts = BagFacts(
@@ -183,7 +187,7 @@ def replay_shard(
     return recorder.finish(facts, complete=True, wall_ns=time.perf_counter_ns() - started_ns)
 
 
-def _ticks(episode: EpisodeRows, contract: Contract, pictures_of: EpisodeRows) -> Iterator[Tick]:
+def _ticks(episode: EpisodeRows, contract: Contract) -> Iterator[Tick]:
     """The epoch as the frame clock gave it when the shard was made; ages are not kept in shards and are 0."""
     history = WindowHistory()
     positions = contract.to_rad(episode.states.astype(np.float64))
@@ -193,8 +197,7 @@ def _ticks(episode: EpisodeRows, contract: Contract, pictures_of: EpisodeRows) -
         stamp_ns = NS_PER_S + contract.tick_offset_ns(tick)
         item: Window | Gap
         if episode.valid[tick]:
-            shown = min(tick, pictures_of.ticks - 1)
-            frames = pictures_of.frames(shown, shown + 1)[0]
+            frames = episode.frames(tick, tick + 1)[0]
             frame = Frame(
                 epoch=0,
                 tick=tick,

@@ -2,14 +2,18 @@
 """Settings of `training.train`: one frozen value from defaults, a YAML file, the environment and the command line."""
 
 import argparse
+import inspect
 import os
+import re
 import shlex
-from dataclasses import dataclass, fields
+from dataclasses import Field, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from sigma_ros.border import read_yaml
 from sigma_ros.errors import SigmaError, UsageError
+
+from . import program
 
 ABLATIONS = ("memory", "glance", "film", "lora", "vector", "chunk", "trajectory", "late", "traf", "tsac")
 """Parts that can be switched off, by the names of `SigmaConfig.use_*` and of the training schemes."""
@@ -211,7 +215,7 @@ def read_options(argv: list[str] | None, description: str | None) -> tuple[Train
 
 def _parser(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog=f"python -m {__package__}.train",
+        prog=program("train"),
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
@@ -219,18 +223,48 @@ def _parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--config", type=Path, help="YAML file with any of the options below")
     parser.add_argument("--resume", action="store_true", help="go on with the state in --output_dir")
     parser.add_argument("--overwrite", action="store_true", help="replace the run in --output_dir")
-    for field in fields(TrainOptions):
-        text = f"default {field.default}" if field.default != "" else "see the environment"
-        if field.name == "ablate":
-            parser.add_argument("--ablate", nargs="*", metavar="PART", help=f"any of {', '.join(ABLATIONS)}")
-        elif field.name == "rename":
-            text = "which camera of the robot feeds which of the base's: up=base_0_rgb side=left_wrist_0_rgb"
-            parser.add_argument("--rename", nargs="+", metavar="KEY=KEY", help=text)
-        elif field.type is bool:
-            parser.add_argument(f"--{field.name}", action=argparse.BooleanOptionalAction, help=text)
-        else:
-            parser.add_argument(f"--{field.name}", type=type(field.default), help=text)
+    explained, known = _texts(), {field.name: field for field in fields(TrainOptions)}
+    for title, names in _GROUPS.items():
+        group = parser.add_argument_group(title)
+        for name in names.split():
+            _add(group, known.pop(name), explained[name])
+    assert not known, f"options without a group: {', '.join(known)}"
     return parser
+
+
+_GROUPS = {
+    "places": "base_model_id base_revision dataset_dir output_dir contract rename tokenizer start_from",
+    "size of the run": "max_steps batch_size gradient_accumulation_steps phase_step dtype gradient_checkpointing",
+    "what is trained": "arm ablate train_parts lora_rank lora_dropout residual_steps unroll",
+    "latency and habits": "late_ticks base_age_ticks hide_motion",
+    "optimiser": "learning_rate warmup_share weight_decay clip_norm",
+    "losses": "far_weight smooth_weight semantic_weight intent_weight tau_weight",
+    "record": "seed noise_seed eval_every save_every allow_untrained",
+}
+"""The help's sections; every option stands in one."""
+
+
+def _texts() -> dict[str, str]:
+    """What each option means: the attributes of `TrainOptions`' docstring, so that it is said once."""
+    lines = inspect.cleandoc(TrainOptions.__doc__ or "").partition("Attributes:\n")[2]
+    found = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", lines, flags=re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in found}
+
+
+def _add(group: Any, field: Field[Any], text: str) -> None:
+    stated = field.default not in ("", ()) and not isinstance(field.default, bool)
+    told = (f"{text} (default {field.default})" if stated else text).replace("%", "%%")
+    if field.name in ENVIRONMENT:
+        told += f" [${ENVIRONMENT[field.name]}]"
+    if field.name == "ablate":
+        group.add_argument("--ablate", nargs="*", metavar="PART", help=f"{told} Any of {', '.join(ABLATIONS)}.")
+    elif field.name == "rename":
+        group.add_argument("--rename", nargs="+", metavar="KEY=KEY", help=told)
+    elif field.type is bool:
+        group.add_argument(f"--{field.name}", action=argparse.BooleanOptionalAction, help=told)
+    else:
+        metavar = {int: "N", float: "X"}.get(type(field.default), "TEXT")
+        group.add_argument(f"--{field.name}", type=type(field.default), metavar=metavar, help=told)
 
 
 def _read_config(path: Path) -> dict[str, Any]:

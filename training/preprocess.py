@@ -16,10 +16,10 @@ import shutil
 import sys
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -30,10 +30,12 @@ from sigma_ros.camera_names import read_rename
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import DatasetError, MachineError, SigmaError, UsageError
+from sigma_ros.evaluation.fleet import Work, Workers, shared_out
 from sigma_ros.model.normalise import Normalisation
 from sigma_ros.stopping import INTERRUPTED
 
-from .data import EpisodeArrays, ShardMeta, file_hash, read_shard, shard_name, write_shard
+from . import program
+from .data import EpisodeArrays, ShardMeta, content_hash, read_shard, shard_name, write_shard
 from .loop import counted_progress
 from .sources import (
     TARGET_STEPS,
@@ -145,7 +147,7 @@ def preprocess(
         for source in progress.track(sources, description="recordings"):
             try:
                 lost = partial(collected.lost, source.name)
-                for arrays, path, sha256 in _shards_of(source, options, number=len(collected.entries), lost=lost):
+                for arrays, path, sha256 in _shards_of(source, options, lost=lost):
                     collected.add(arrays, recording=source.name, shard=path.name, sha256=sha256)
             except MachineError:
                 raise  # a full disk is not a broken recording
@@ -226,27 +228,67 @@ def _meta(
 
 
 def _shards_of(
-    source: Source | MadeSource, options: PreprocessOptions, *, number: int, lost: Callable[[Mapping[str, int]], None]
+    source: Source | MadeSource, options: PreprocessOptions, *, lost: Callable[[Mapping[str, int]], None]
 ) -> Iterator[tuple[EpisodeArrays, Path, str]]:
-    """Each epoch of a source with its file, written now or read back; `lost` hears what could not be used."""
-    done = options.out / f".{source.number:06d}.done"
-    if done.is_file():
-        kept = json.loads(done.read_text(encoding="utf-8"))
-        paths = [options.out / name for name in kept["shards"]]
-        if all(path.is_file() for path in paths):
-            lost(kept["losses"])
-            for path in paths:
-                yield read_shard(path), path, file_hash(path)
-            return
-    names: list[str] = []
-    losses: dict[str, int] = {}
-    epochs = _epochs(source, options, losses.update)
-    for offset, arrays in enumerate(epochs):
-        path = options.out / shard_name(number + offset)
-        yield arrays, path, write_shard(path, arrays)
-        names.append(path.name)
-    lost(losses)
-    done.write_text(json.dumps({"shards": names, "losses": losses}), encoding="utf-8")
+    """Each epoch of a source with its file, written now or before; `lost` hears what could not be used."""
+    kept = finished(source, options) or write_shards(source, options)
+    lost(kept["losses"])
+    for path in (options.out / name for name in kept["shards"]):
+        arrays = read_shard(path)
+        yield arrays, path, content_hash(arrays)
+
+
+def finished(source: Source | MadeSource, options: PreprocessOptions) -> dict[str, Any] | None:
+    """Names of a source's shards and its losses, if an earlier run has written them all of this very source."""
+    done = _done_file(source, options)
+    kept = json.loads(done.read_text(encoding="utf-8")) if done.is_file() else {}
+    if kept.get("source") != source.identity or not all((options.out / name).is_file() for name in kept["shards"]):
+        return None
+    return kept
+
+
+def write_shards(source: Source | MadeSource, options: PreprocessOptions) -> dict[str, Any]:
+    """Writes a source's epochs, one at a time, and what `finished` reads last."""
+    kept: dict[str, Any] = {"source": source.identity, "shards": [], "losses": {}}
+    for epoch, arrays in enumerate(_epochs(source, options, kept["losses"].update)):
+        name = shard_name(source.number, epoch)
+        write_shard(options.out / name, arrays)
+        kept["shards"].append(name)
+    done = _done_file(source, options)
+    partial_file = done.with_suffix(".tmp")
+    partial_file.write_text(json.dumps(kept), encoding="utf-8")
+    partial_file.replace(done)
+    return kept
+
+
+def _done_file(source: Source | MadeSource, options: PreprocessOptions) -> Path:
+    return options.out / f".{source.number:06d}.done"
+
+
+def write_on_workers(sources: Sequence[Source | MadeSource], options: PreprocessOptions, workers: Workers) -> None:
+    """Writes the shards that are not there yet; `preprocess` finds them, and meets again what went wrong.
+
+    Raises:
+        MachineError: Ray is not installed, or no worker comes up.
+    """
+    _make_folder(options)
+    missing = [source for source in sources if finished(source, options) is None]
+    work = Work(load=partial(bool, 1), do=partial(_try_to_write, options), failed=_died)
+    with counted_progress() as progress:
+        bar = progress.add_task("recordings", total=len(missing))
+        shared_out(missing, work, workers, on_result=lambda *_: progress.advance(bar))
+
+
+def _try_to_write(options: PreprocessOptions, source: Source | MadeSource, _tool: object) -> str:
+    try:
+        write_shards(source, options)
+    except (SigmaError, OSError) as error:
+        return str(error)
+    return "written"
+
+
+def _died(_source: Source | MadeSource, reason: str) -> str:
+    return reason
 
 
 def _unusable(
@@ -292,7 +334,7 @@ def problems_of(sources: Sequence[Source | MadeSource], options: PreprocessOptio
         for source in progress.track(sources, description="checking"):
             try:
                 for offset, arrays in enumerate(_epochs(source, options, partial(collected.lost, source.name))):
-                    collected.add(arrays, recording=source.name, shard=shard_name(offset), sha256="")
+                    collected.add(arrays, recording=source.name, shard=shard_name(source.number, offset), sha256="")
             except SigmaError as error:
                 problems.append(f"{source.name}: {error}")
     if not collected.windows:
@@ -307,18 +349,18 @@ def problems_of(sources: Sequence[Source | MadeSource], options: PreprocessOptio
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog=f"python -m {__package__}.preprocess",
+        prog=program("preprocess"),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--bags", nargs="+", type=Path, help="bags, or folders of bags")
-    source.add_argument("--dataset", help="folder or Hub id of a LeRobot data set (v2.x or v3.0)")
+    source.add_argument("--dataset", nargs="+", help="folders or Hub ids of LeRobot data sets (v2.x or v3.0)")
     source.add_argument("--simulated", metavar="SETUP", help="new demonstrations in a simulated set-up, without bags")
     parser.add_argument("--count", type=int, default=120, help="--simulated: demonstrations (default 120)")
     parser.add_argument("--seed", type=int, default=0, help="--simulated: of the demonstrations")
     parser.add_argument("--disturb", type=float, default=0.0, help="--simulated: pushes, as `sigma record`'s [rad]")
-    parser.add_argument("--episodes", nargs="+", type=int, default=None, help="episodes of --dataset (default all)")
+    parser.add_argument("--episodes", nargs="+", type=int, default=None, help="episodes of a --dataset (default all)")
     parser.add_argument("--revision", help="Hub revision of --dataset")
     parser.add_argument(
         "--rename",
@@ -347,6 +389,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--stamps", choices=("header", "log"), default="header", help="log: times of recording")
     parser.add_argument("--recover", action="store_true", help="read cut-off bags as far as they go")
     parser.add_argument("--dry-run", action="store_true", help="list every problem and write nothing")
+    parser.add_argument("--workers", type=int, default=0, metavar="N", help="Ray workers; 0: in this process")
+    parser.add_argument("--ray-address", metavar="ADDRESS", help="a running Ray cluster (auto, or host:port)")
     parser.add_argument("--force", action="store_true", help="start anew where --out exists")
     return parser.parse_args(argv)
 
@@ -363,13 +407,22 @@ def _sources(
         settings = {"count": args.count, "seed": args.seed, "disturbance_rad": args.disturb}
         described = ", ".join(f"{name} {value}" for name, value in settings.items())
         return simulated_sources(args.simulated, contract, **settings), f"simulated {args.simulated}: {described}"
+    if len(args.dataset) > 1 and (args.episodes or args.revision):
+        raise UsageError("--episodes and --revision are of one data set", got=f"{len(args.dataset)} data sets")
+    found = [source for dataset in args.dataset for source in _episodes_of(dataset, args, contract, console)]
+    if len(args.dataset) > 1:
+        found = [replace(source, number=i) for i, source in enumerate(found)]
+    return found, ", ".join(args.dataset)
+
+
+def _episodes_of(dataset: str, args: argparse.Namespace, contract: Contract, console: Console) -> list[Source]:
     rename = read_rename(args.rename)
-    check_facts(fetcher(args.dataset, args.revision), contract, rename=rename, resample=args.resample)
-    numbers = args.episodes or episode_numbers(args.dataset, revision=args.revision)
-    for doubt in check_numbers(args.dataset, numbers, contract, revision=args.revision, rename=rename):
+    check_facts(fetcher(dataset, args.revision), contract, rename=rename, resample=args.resample)
+    numbers = args.episodes or episode_numbers(dataset, revision=args.revision)
+    for doubt in check_numbers(dataset, numbers, contract, revision=args.revision, rename=rename):
         console.print(str(doubt), style="yellow")
-    found = dataset_sources(
-        args.dataset,
+    return dataset_sources(
+        dataset,
         numbers,
         contract,
         revision=args.revision,
@@ -378,7 +431,6 @@ def _sources(
         strict=args.strict,
         recover=args.recover,
     )
-    return found, args.dataset
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -402,6 +454,8 @@ def main(argv: list[str] | None = None) -> int:
             return _say_problems(*problems_of(sources, options), console)
         if args.force:
             shutil.rmtree(args.out, ignore_errors=True)
+        if args.workers:
+            write_on_workers(sources, options, Workers(count=args.workers, address=args.ray_address))
         meta = preprocess(sources, options, described=name, revision=args.revision)
     except SigmaError as error:
         console.print(str(error), style="red")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from sigma_ros.bags.episode import Tick, episode
-from sigma_ros.bags.files import find_bags
+from sigma_ros.bags.files import files_stamp, find_bags
 from sigma_ros.bags.losses import described, refuse_losses
 from sigma_ros.bags.reader import Bag, Stamps, open_bag
 from sigma_ros.bags.transcode import DatasetBag, load_episode
@@ -87,11 +87,12 @@ LONGEST_EPOCH_TICKS = 1536
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """One recording: a name for messages, its number, and how to open it as a bag."""
+    """One recording: a name for messages, its number, how to open it as a bag, and what says that it is the same."""
 
     name: str
     number: int
     open: Callable[[], Bag]
+    identity: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,13 +103,22 @@ class MadeSource:
     number: int
     make: Callable[[int], EpisodeArrays]
 
+    @property
+    def identity(self) -> str:
+        """What says that it is the same one: its name tells the set-up and the seed."""
+        return self.name
+
 
 def bag_sources(
     places: list[Path], *, strict: bool = False, recover: bool = False, stamps: Stamps = "header"
 ) -> list[Source]:
     """One source per bag at the given places."""
-    opened = partial(open_bag, strict=strict, recover=recover, stamps=stamps)
-    return [Source(name=str(path), number=i, open=partial(opened, path)) for i, path in enumerate(find_bags(places))]
+    reading: dict[str, Any] = {"recover": recover, "stamps": stamps}
+    opened = partial(open_bag, strict=strict, **reading)
+    return [
+        Source(name=str(path), number=i, open=partial(opened, path), identity=f"{files_stamp(path)} {reading}")
+        for i, path in enumerate(find_bags(places))
+    ]
 
 
 def dataset_sources(
@@ -128,7 +138,11 @@ def dataset_sources(
     def opened(number: int) -> Bag:
         return DatasetBag(load_episode(dataset, number, contract, **reading), contract, strict=strict, recover=recover)
 
-    return [Source(name=f"{dataset} episode {n}", number=n, open=partial(opened, n)) for n in numbers]
+    names = {n: f"{dataset} episode {n}" for n in numbers}
+    return [
+        Source(name=name, number=n, open=partial(opened, n), identity=f"{name} {reading} {recover}")
+        for n, name in names.items()
+    ]
 
 
 def read_source(

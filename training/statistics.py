@@ -46,16 +46,6 @@ def change_over_seeds(
     )
 
 
-def holm(p_values: dict[str, float]) -> dict[str, float]:
-    """Holm's step-down correction for several comparisons."""
-    ordered = sorted(p_values, key=lambda name: p_values[name])
-    corrected, largest = {}, 0.0
-    for place, name in enumerate(ordered):
-        largest = max(largest, min(1.0, (len(ordered) - place) * p_values[name]))
-        corrected[name] = largest
-    return corrected
-
-
 def nested_interval(
     good: Float64[ndarray, "seeds episodes"],
     counted: Float64[ndarray, "seeds episodes"],

@@ -26,6 +26,7 @@ from sigma_ros.evaluation.scoring.metrics import SPANS
 from sigma_ros.evaluation.scoring.statistics import Comparison, compare
 from sigma_ros.stopping import INTERRUPTED
 
+from . import program
 from .held_out import WindowScores
 from .options import ABLATIONS, TrainOptions
 from .statistics import SeedChange, change_over_seeds
@@ -146,7 +147,7 @@ def study(common: TrainOptions, arms: list[str], seeds: list[int], out: Path) ->
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog=f"python -m {__package__}.study",
+        prog=program("study"),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -13,8 +13,7 @@ from matplotlib.lines import Line2D
 
 from sigma_ros.evaluation.report.write import write_files
 from sigma_ros.evaluation.scoring.metrics import SPANS
-
-from .statistics import holm
+from sigma_ros.evaluation.scoring.statistics import holm
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,7 +6,9 @@ A tick comes out once the next one is complete, so that its recorded action is k
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from posixpath import commonpath
 from typing import NamedTuple
 
@@ -20,7 +22,7 @@ from sigma_ros.contract import Camera, Contract
 from sigma_ros.errors import BagError, ContractError
 from sigma_ros.streams.frame_clock import FrameClock, StreamCounters
 from sigma_ros.streams.images import check_image
-from sigma_ros.streams.joints import JointReader
+from sigma_ros.streams.joints import JointMerger, JointReader
 from sigma_ros.values import Gap, Window
 
 TEXT_TYPE = "std_msgs/msg/String"
@@ -61,7 +63,10 @@ class Tick:
 
 
 class Episode(Iterator[Tick]):
-    """Ticks of a bag, with the frame clock's counters so far. See `episode`; `on_record` is told each record first."""
+    """Ticks of a bag, with the frame clock's counters so far. See `episode`.
+
+    `on_record` is told each record before it is used, `on_end` that there are no more.
+    """
 
     def __init__(
         self,
@@ -71,17 +76,21 @@ class Episode(Iterator[Tick]):
         image_size_px: int | None,
         task: str | None = None,
         on_record: Callable[[Record], None] = lambda _: None,
+        on_end: Callable[[], None] = lambda: None,
     ) -> None:
         bag.check_against(contract)
+        self._on_end = on_end
         self._bag = bag
         self._on_record = on_record
         self._contract = contract
-        self._clock = FrameClock(contract, image_size_px=image_size_px)
+        self._clock = FrameClock(contract, image_size_px=image_size_px, recorded=True)
         self._task_topic = None if task is not None else task_topic(bag, contract)
         self.valid_ticks = self.ticks_without_action = 0
         self._fitting: set[str] = set()
         self._misfits: dict[str, list[ContractError]] = {}
         self._clock.set_task(task if task is not None else recorded_task(bag, contract))
+        self._joint_merger = JointMerger(contract, bag.joint_parts(contract))
+        self._command_merger = JointMerger(contract, bag.action_parts(contract))
         self._routes = self._make_routes()
         self._joint_reader = JointReader(contract)
         self._joints = _Samples(self._joint_reader, contract.tick_period_ns)
@@ -117,25 +126,24 @@ class Episode(Iterator[Tick]):
 
     def _make_routes(self) -> dict[str, Callable[[Record], None]]:
         contract, bag = self._contract, self._bag
-        routes: dict[str, Callable[[Record], None]] = {bag.topic(contract.joint_state_topic): self._push_joints}
+        routes: dict[str, Callable[[Record], None]] = {
+            part.topic: partial(self._push_joints, i) for i, part in enumerate(bag.joint_parts(contract))
+        }
         for camera in contract.cameras:
             routes[bag.camera_topics(contract)[camera.name].topic] = self._image_route(camera)
         if contract.action_source == "command":
-            routes[bag.topic(contract.action_topic)] = self._push_command
+            for i, part in enumerate(bag.action_parts(contract)):
+                routes[part.topic] = partial(self._push_command, i, part.own_names)
         if self._task_topic is not None:
             routes[self._task_topic] = self._push_task
         return routes
 
     def _make_ticks(self) -> Iterator[Tick]:
         held: Window | Gap | None = None
-        for record in self._bag.records(tuple(self._routes)):
-            self._on_record(record)
-            self._routes[record.topic](record)
-            while self._clock.ready(None):
-                following = self._clock.next_tick()
-                if held is not None:
-                    yield self._tick(held, following)
-                held = following
+        for following in self._items():
+            if held is not None:
+                yield self._tick(held, following)
+            held = following
         if held is None:
             for stream in self._misfits.keys() - self._fitting:
                 raise self._misfits[stream][0]
@@ -144,6 +152,17 @@ class Episode(Iterator[Tick]):
         if self._contract.action_source == "command" and self._command is None:
             raise self._no_command()
 
+    def _items(self) -> Iterator[Window | Gap]:
+        for record in self._bag.records(tuple(self._routes)):
+            self._on_record(record)
+            self._routes[record.topic](record)
+            while self._clock.ready(None):
+                yield self._clock.next_tick()
+        self._on_end()
+        self._clock.end()
+        while self._clock.ready(None):
+            yield self._clock.next_tick()
+
     def _image_route(self, camera: Camera) -> Callable[[Record], None]:
         def push(record: Record) -> None:
             self._try(camera.name, lambda: check_image(record.message, camera))
@@ -151,11 +170,16 @@ class Episode(Iterator[Tick]):
 
         return push
 
-    def _push_joints(self, record: Record) -> None:
-        message = record.message
-        self._try("joints", lambda: self._joint_reader.read(message.names, np.zeros(len(message.names))))
-        self._clock.push_joints(record.stamp_ns, message.names, message.positions_rad)
-        self._joints.push(record.stamp_ns, message.names, message.positions_rad)
+    def _push_joints(self, part: int, record: Record) -> None:
+        said = (record.stamp_ns, record.message.names, record.message.positions_rad)
+        with suppress(ContractError):  # what does not fit a part does not fit the whole either, which counts it
+            whole = self._joint_merger.push(part, *said)
+            if whole is None:
+                return
+            said = whole
+        self._try("joints", lambda: self._joint_reader.read(said[1], np.zeros(len(said[1]))))
+        self._clock.push_joints(*said)
+        self._joints.push(*said)
 
     def _push_task(self, record: Record) -> None:
         if _text(record):
@@ -173,12 +197,19 @@ class Episode(Iterator[Tick]):
             if len(self._misfits[stream]) >= MOST_MISFITS:
                 raise self._misfits[stream][0] from error
 
-    def _push_command(self, record: Record) -> None:
+    def _push_command(self, part: int, names: tuple[str, ...], record: Record) -> None:
         message = record.message
         if isinstance(message, ndarray):
-            self._commands.push(record.stamp_ns, self._contract.joint_names, message)
+            said = (record.stamp_ns, names, message)
         else:  # a trajectory stamped zero means: now
-            self._commands.push(record.stamp_ns or record.log_time_ns, message.names, message.positions_rad)
+            said = (record.stamp_ns or record.log_time_ns, message.names, message.positions_rad)
+        try:
+            whole = self._command_merger.push(part, *said)
+        except ContractError:
+            self._commands.refused += 1
+            return
+        if whole is not None:
+            self._commands.push(*whole)
 
     def _tick(self, item: Window | Gap, following: Window | Gap | None) -> Tick:
         samples = self._joints.until(item.stamp_ns)

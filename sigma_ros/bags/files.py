@@ -16,6 +16,7 @@ from sigma_ros.errors import BagError, SigmaError, UsageError
 _SUFFIXES = (".mcap", ".db3")
 _COMPRESSED = ".zstd"
 _STORAGE = (*_SUFFIXES, *(suffix + _COMPRESSED for suffix in _SUFFIXES))
+_SIDECARS = ("-wal", "-shm", "-journal")
 _BLOCK_BYTES = 1 << 20
 _MOST_EXPANSION = 100
 
@@ -52,6 +53,24 @@ def is_bag(place: Path) -> bool:
     if place.is_file():
         return place.name.endswith(_STORAGE)
     return place.is_dir() and any(f.name == "metadata.yaml" or f.name.endswith(_STORAGE) for f in place.iterdir())
+
+
+def stamped_files(bag: Path) -> list[Path]:
+    """A bag's own files, without those that a database has while it is open."""
+    if bag.is_dir():
+        return sorted(f for f in bag.iterdir() if f.is_file() and not f.name.endswith(_SIDECARS))
+    return [bag] if bag.is_file() else []
+
+
+def file_stamp(file: Path) -> tuple[str, int, int]:
+    """A file's name, size and time, which stand for its content where reading it would cost too much."""
+    status = file.stat()
+    return file.name, status.st_size, status.st_mtime_ns
+
+
+def files_stamp(bag: Path) -> str:
+    """Changes with a bag's place and files."""
+    return f"{bag.resolve()} {[file_stamp(file) for file in stamped_files(bag)]}"
 
 
 def find_files(path: Path, losses: Losses) -> BagFiles:

@@ -7,6 +7,7 @@ by time as there; a data set with measured timestamps (the CR5's) must have as m
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -155,16 +156,19 @@ def _info(root: Path) -> dict[str, Any]:
 def _parquet(file: Path, **how: Any) -> pa.Table:
     """A table of a regular file, of at most `MAX_ROWS` rows and `MAX_PARQUET_BYTES`."""
     open_regular(file).close()
-    found = pq.read_metadata(file)
-    size = sum(found.row_group(i).total_byte_size for i in range(found.num_row_groups))
-    if found.num_rows > MAX_ROWS or size > MAX_PARQUET_BYTES:
-        raise DatasetError(
-            "the table is too large",
-            where=file,
-            expected=f"at most {MAX_ROWS} rows and {MAX_PARQUET_BYTES >> 20} MiB",
-            got=f"{found.num_rows} rows, {size >> 20} MiB",
-        )
-    return pq.read_table(file, **how)
+    try:
+        found = pq.read_metadata(file)
+        size = sum(found.row_group(i).total_byte_size for i in range(found.num_row_groups))
+        if found.num_rows <= MAX_ROWS and size <= MAX_PARQUET_BYTES:
+            return pq.read_table(file, **how)
+    except (pa.ArrowException, OSError, ValueError, TypeError) as error:
+        raise DatasetError("the table cannot be read", where=file, got=one_line(error)) from error
+    raise DatasetError(
+        "the table is too large",
+        where=file,
+        expected=f"at most {MAX_ROWS} rows and {MAX_PARQUET_BYTES >> 20} MiB",
+        got=f"{found.num_rows} rows, {size >> 20} MiB",
+    )
 
 
 def _read_v2(fetch: Fetch, info: dict[str, Any], index: int, wanted: tuple[str, ...]) -> LerobotEpisode:
@@ -314,33 +318,46 @@ def video_pictures(part: VideoPart, wanted_s: Float64[ndarray, " ticks"]) -> Ite
     Raises:
         DatasetError: the video cannot be read, ends early, or has no picture at a time.
     """
-    import av  # noqa: PLC0415 - a heavy library, needed for videos only
-
-    open_regular(part.file).close()
     given = 0
-    try:
-        with av.open(str(part.file)) as container:
-            stream = container.streams.video[0]
-            if part.start_s > 0.0 and stream.time_base is not None:
-                container.seek(int(part.start_s / stream.time_base), stream=stream)
-            before: av.VideoFrame | None = None
-            for frame in container.decode(stream):
-                if frame.time is None:
-                    raise DatasetError("the video's pictures have no times", where=part.file)
-                while given < len(wanted_s) and frame.time >= wanted_s[given]:
-                    yield _nearest(before, frame, wanted_s[given], part).to_ndarray(format="rgb24")
-                    given += 1
-                if given == len(wanted_s):
-                    return
-                before = frame
-            while before is not None and given < len(wanted_s) and _distance_s(before, wanted_s[given]) <= TOLERANCE_S:
-                yield _nearest(before, before, wanted_s[given], part).to_ndarray(format="rgb24")
+    with _film(part) as (container, stream):
+        if part.start_s > 0.0 and stream.time_base is not None:
+            container.seek(int(part.start_s / stream.time_base), stream=stream)
+        before: Any = None
+        for frame in container.decode(stream):
+            if frame.time is None:
+                raise DatasetError("the video's pictures have no times", where=part.file)
+            while given < len(wanted_s) and frame.time >= wanted_s[given]:
+                yield _nearest(before, frame, wanted_s[given], part).to_ndarray(format="rgb24")
                 given += 1
             if given == len(wanted_s):
                 return
-    except (av.FFmpegError, OSError, IndexError) as error:
-        raise DatasetError("the video cannot be read", where=part.file, got=one_line(error)) from error
+            before = frame
+        while before is not None and given < len(wanted_s) and _distance_s(before, wanted_s[given]) <= TOLERANCE_S:
+            yield _nearest(before, before, wanted_s[given], part).to_ndarray(format="rgb24")
+            given += 1
+        if given == len(wanted_s):
+            return
     raise DatasetError("the video has fewer pictures than rows", where=part.file, expected=len(wanted_s), got=given)
+
+
+@contextmanager
+def _film(part: VideoPart) -> Iterator[tuple[Any, Any]]:
+    """An opened film and its video stream.
+
+    Raises:
+        DatasetError: it is none, is damaged where it is read, or nobody here knows its codec.
+    """
+    import av  # noqa: PLC0415 - a heavy library, needed for videos only
+
+    open_regular(part.file).close()
+    try:
+        with av.open(str(part.file)) as container:
+            stream = container.streams.video[0]
+            if stream.codec_context is None:  # PyAV takes the process with it when it is asked to decode this
+                raise DatasetError("the video's codec is not known", where=part.file)
+            yield container, stream
+    except (av.FFmpegError, OSError, IndexError, ValueError) as error:
+        raise DatasetError("the video cannot be read", where=part.file, got=one_line(error)) from error
 
 
 def _distance_s(frame: Any, wanted_s: float) -> float:
@@ -390,14 +407,7 @@ def film_times_s(source: LerobotEpisode, part: VideoPart) -> Float64[ndarray, " 
 
 def _count_pictures(part: VideoPart) -> int:
     """Pictures of the episode, from the film's packets: nothing is decoded."""
-    import av  # noqa: PLC0415 - a heavy library, needed for videos only
-
-    open_regular(part.file).close()
-    try:
-        with av.open(str(part.file)) as container:
-            stream = container.streams.video[0]
-            times_s = [float(p.pts * p.time_base) for p in container.demux(stream) if p.pts is not None]
-    except (av.FFmpegError, OSError, IndexError) as error:
-        raise DatasetError("the video cannot be read", where=part.file, got=one_line(error)) from error
+    with _film(part) as (container, stream):
+        times_s = [float(p.pts * p.time_base) for p in container.demux(stream) if p.pts is not None]
     end_s = np.inf if part.end_s is None else part.end_s - TOLERANCE_S
     return sum(part.start_s - TOLERANCE_S <= time_s < end_s for time_s in times_s)

@@ -20,6 +20,7 @@ from sigma_ros.values import NS_PER_S
 ROS_TYPES = get_typestore(Stores.ROS2_JAZZY)
 """Every message type of ROS 2 Jazzy's common interfaces."""
 
+_VIDEO_FORMATS = ("h264", "h265", "hevc")
 _ALIGN_BASE = 4  # CDR aligns relative to the end of the encapsulation header
 
 
@@ -41,6 +42,14 @@ class TrajectoryMessage:
 
     names: tuple[str, ...]
     positions_rad: Float64[ndarray, " n"]
+
+
+@dataclass(frozen=True, slots=True)
+class VideoPacket:
+    """A piece of a video: the codec's name as the recorder wrote it, and the bytes (a view)."""
+
+    codec: str
+    data: memoryview
 
 
 def command_value(msgtype: str, names: tuple[str, ...], positions_rad: Float64[ndarray, " n"]) -> object:
@@ -120,6 +129,7 @@ _VALUES: Mapping[str, Callable[[Any], Decoded]] = {
     "sensor_msgs/msg/JointState": _joint_state,
     "std_msgs/msg/Float64MultiArray": lambda message: (None, _fixed(message.data)),
     "trajectory_msgs/msg/JointTrajectory": _trajectory,
+    "std_msgs/msg/Bool": lambda message: (None, bool(message.data)),
     "std_msgs/msg/String": lambda message: (None, message.data),
     "rosgraph_msgs/msg/Clock": lambda message: (None, _ns(message.clock)),
 }
@@ -142,6 +152,11 @@ class _Cursor:
             raise CdrError("message too short") from error
         self._position = start + 4 * len(layout)
         return values
+
+    def skip_number_of_eight_bytes(self) -> None:
+        """CDR aligns it to eight."""
+        self._position += -(self._position - _ALIGN_BASE) % 8
+        self.block(8)
 
     def block(self, count: int | None = None) -> memoryview:
         """The next `count` bytes, or as many as the number before them says."""
@@ -187,10 +202,30 @@ def _image(cursor: _Cursor) -> Decoded:
 def _compressed_image(cursor: _Cursor) -> Decoded:
     stamp_ns = cursor.header_ns()
     encoding = cursor.text()
-    return stamp_ns, ImageMessage(encoding=encoding, height=0, width=0, step=0, data=cursor.block(), is_compressed=True)
+    data = cursor.block()
+    if any(name in encoding.lower() for name in _VIDEO_FORMATS):
+        return stamp_ns, VideoPacket(encoding, data)
+    return stamp_ns, ImageMessage(encoding=encoding, height=0, width=0, step=0, data=data, is_compressed=True)
+
+
+def _compressed_video(cursor: _Cursor) -> Decoded:
+    stamp_ns = cursor.header_ns()  # Foxglove's timestamp and frame_id lie as a Header does
+    data = cursor.block()
+    return stamp_ns, VideoPacket(cursor.text(), data)
+
+
+def _ffmpeg_packet(cursor: _Cursor) -> Decoded:
+    stamp_ns = cursor.header_ns()
+    cursor.numbers("ii")  # width and height: the pictures tell
+    codec = cursor.text()
+    cursor.skip_number_of_eight_bytes()  # pts: of the encoder's own clock
+    cursor.block(2)  # flags and byte order
+    return stamp_ns, VideoPacket(codec, cursor.block())
 
 
 _PICTURES: Mapping[str, Callable[[_Cursor], Decoded]] = {
     "sensor_msgs/msg/Image": _image,
     "sensor_msgs/msg/CompressedImage": _compressed_image,
+    "foxglove_msgs/msg/CompressedVideo": _compressed_video,
+    "ffmpeg_image_transport_msgs/msg/FFMPEGPacket": _ffmpeg_packet,
 }

@@ -10,7 +10,7 @@ with open_bag("recording") as bag:
 import hashlib
 from collections.abc import Collection, Generator, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import merge
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,15 +24,18 @@ from sigma_ros.bags.files import StorageFile, Stored, clock_was_set, find_files,
 from sigma_ros.bags.losses import Losses
 from sigma_ros.bags.mcap_file import McapFile
 from sigma_ros.bags.sqlite_file import SqliteFile
+from sigma_ros.bags.video import Taken, VideoDecoder, VideoError
 from sigma_ros.border import most_output_bytes, one_line
-from sigma_ros.contract import COMMAND_TYPES, IMAGE_TYPES, Contract
+from sigma_ros.contract import COMMAND_TYPES, IMAGE_TYPES, VIDEO_TYPES, Contract, Part
 from sigma_ros.errors import BagError, ContractError, SigmaError, UsageError
+from sigma_ros.streams.images import ImageMessage
 
 _ZSTD_FRAME = b"\x28\xb5\x2f\xfd"
 Stamps = Literal["header", "log"]
 """Which time a message has: its header's, or when it was recorded."""
 
-_COMPRESSED_TYPE = "sensor_msgs/msg/CompressedImage"
+PICTURE_TYPES = (*IMAGE_TYPES, *VIDEO_TYPES)
+"""Message types that give `ImageMessage` records."""
 
 
 class Record(NamedTuple):
@@ -204,15 +207,30 @@ class Bag:
         _check_topics(self, contract)
 
     def camera_topics(self, contract: Contract) -> dict[str, CameraTopic]:
-        """Camera name to where its images are in this bag: the contract's topic, or that plus `/compressed`."""
+        """Camera name to where its pictures are: the contract's topic, or that of another image transport beside it."""
         found = {}
         for camera in contract.cameras:
-            for name, accepted in ((camera.topic, IMAGE_TYPES), (camera.topic + "/compressed", (_COMPRESSED_TYPE,))):
+            base = camera.topic.removesuffix("/compressed")
+            for name in (camera.topic, base, base + "/compressed", base + "/ffmpeg"):
                 topic = self.topic(name)
-                if self.info.types.get(topic) in accepted:
+                if self._types.get(topic) in PICTURE_TYPES:
                     found[camera.name] = CameraTopic(topic, self.info.types[topic])
                     break
         return found
+
+    def joint_parts(self, contract: Contract) -> tuple[Part, ...]:
+        """Where this bag has the joint states: on the topic of the whole, or on those of the parts."""
+        return self._parts(Part(topic=contract.joint_state_topic, joints=contract.joint_names), contract.state_parts)
+
+    def action_parts(self, contract: Contract) -> tuple[Part, ...]:
+        """Where this bag has the actions, likewise; a leader arm's are on one topic, of any type of command."""
+        kind = None if contract.leader_topic else contract.command_type
+        whole = Part(topic=contract.action_topic, joints=contract.joint_names, message_type=kind)
+        return self._parts(whole, () if contract.leader_topic else contract.command_parts)
+
+    def _parts(self, whole: Part, parts: tuple[Part, ...]) -> tuple[Part, ...]:
+        found = (whole,) if not parts or self.topic(whole.topic) in self._types else parts
+        return tuple(replace(part, topic=self.topic(part.topic)) for part in found)
 
     def records(self, topics: Collection[str] | None = None) -> Generator[Record]:
         """Records of some topics (None: of all) by log time. Undecodable messages are counted and left out.
@@ -226,6 +244,7 @@ class Bag:
         wanted = frozenset((*self._types, *self._foreign) if topics is None else topics)
         for topic in sorted(wanted & self._foreign.keys()):
             self._losses.once(*self._foreign[topic])
+        decoders: dict[str, VideoDecoder] = {}
         for log_time_ns, topic, data in self._stored(wanted):
             msgtype = self._types[topic]
             try:
@@ -236,7 +255,20 @@ class Bag:
                 self._losses.add(f"{topic}: {error}")
                 continue
             own_ns = log_time_ns if stamp_ns is None or self.stamps == "log" else stamp_ns
-            yield Record(topic, msgtype, log_time_ns, own_ns, message)
+            if isinstance(message, messages.VideoPacket):
+                decoder = decoders.setdefault(topic, VideoDecoder())
+                yield from self._pictures(topic, decoder.pictures(message, Taken(log_time_ns, own_ns)))
+            else:
+                yield Record(topic, msgtype, log_time_ns, own_ns, message)
+        for topic, decoder in decoders.items():
+            yield from self._pictures(topic, decoder.rest())
+
+    def _pictures(self, topic: str, found: Iterator[tuple[Taken, ImageMessage]]) -> Iterator[Record]:
+        try:
+            for taken, picture in found:
+                yield Record(topic, self._types[topic], taken.log_time_ns, taken.stamp_ns, picture)
+        except VideoError as error:
+            self._losses.add(f"{topic}: {error}")
 
     def topic(self, name: str) -> str:
         """The bag's topic of this name, with or without a leading slash; an absolute name where there is none."""
@@ -313,13 +345,15 @@ def _plain(data: memoryview) -> memoryview:
 def _check_topics(bag: Bag, contract: Contract) -> None:
     """Raises a ContractError that lists every topic which is missing, empty or of another type."""
     info = bag.info
-    needs: dict[str, tuple[str, ...]] = {bag.topic(contract.joint_state_topic): ("sensor_msgs/msg/JointState",)}
-    if contract.action_source == "command":
-        needs[bag.topic(contract.action_topic)] = COMMAND_TYPES if contract.leader_topic else (contract.command_type,)
+    needs: dict[str, tuple[str, ...]] = {
+        part.topic: ("sensor_msgs/msg/JointState",) for part in bag.joint_parts(contract)
+    }
+    for part in bag.action_parts(contract) if contract.action_source == "command" else ():
+        needs[part.topic] = COMMAND_TYPES if part.message_type is None else (part.message_type,)
     cameras = bag.camera_topics(contract)
     for camera in contract.cameras:
         place = cameras.get(camera.name)
-        needs[place.topic if place else bag.topic(camera.topic)] = IMAGE_TYPES
+        needs[place.topic if place else bag.topic(camera.topic)] = PICTURE_TYPES
     problems = [problem for topic, accepted in needs.items() if (problem := _problem(info, topic, accepted))]
     if problems:
         raise ContractError(

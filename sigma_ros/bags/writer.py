@@ -133,7 +133,7 @@ class BagWriter:
             for key, value in self._metadata.items():
                 self._writer.set_custom_data(key, value)
         except (OSError, WriterError, sqlite3.Error) as error:
-            self._discard()
+            self.discard()
             raise self._refused(error) from error
         return self
 
@@ -141,12 +141,12 @@ class BagWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> Literal[False]:
         if kind is not None:
-            self._discard()
+            self.discard()
             return False
         try:
             self._publish()
         except BaseException as failure:
-            self._discard()
+            self.discard()
             if isinstance(failure, OSError | sqlite3.Error):
                 raise self._refused(failure) from failure
             raise
@@ -237,6 +237,11 @@ class BagWriter:
         message = ROS_TYPES.types[msgtype](header=header(stamp_ns, ""), joint_names=list(names), points=[point])
         self._message(topic, msgtype, stamp_ns, message)
 
+    def note(self, name: str, text: str) -> None:
+        """One more text of the custom data, at any time before the end."""
+        assert self._writer is not None, "BagWriter is a context manager"
+        self._writer.set_custom_data(name, text)
+
     def text(self, topic: str, stamp_ns: int, text: str, *, latched: bool = True) -> None:
         """A std_msgs/String, latched as a task is."""
         message = ROS_TYPES.types["std_msgs/msg/String"](data=text)
@@ -290,7 +295,8 @@ class BagWriter:
             shutil.rmtree(replaced)
         self._folder.rmdir()  # an interrupted rmtree closes its descriptor twice, which would hide the Ctrl-C
 
-    def _discard(self) -> None:
+    def discard(self) -> None:
+        """Leaves nothing behind."""
         if self._writer is not None:
             with suppress(Exception):
                 self._writer.abort()

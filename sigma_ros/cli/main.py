@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from typing import Annotated, Any
 
 import typer
@@ -20,6 +19,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from sigma_ros import __version__
+from sigma_ros.cli import training
 from sigma_ros.errors import MachineError, SigmaError
 from sigma_ros.stopping import INTERRUPTED
 
@@ -46,24 +46,47 @@ def _wrong_python(version: tuple[int, ...]) -> str:
 # The verbs of `sigma`. A verb's module is imported when the verb is used, so that help stays fast.
 
 
-VERBS = {
-    "calibrate": "Check the arm's units and calibration against the training data.",
-    "compare": "Put two reports of the same recordings side by side.",
-    "contract": "Check a robot's contract file, or draft one.",
-    "dataset": "Write bags as a LeRobot data set.",
-    "demo": "Record, replay through the nodes and report, on this machine alone.",
-    "evaluate": "Replay many bags on many workers; one summary.",
-    "doctor": "Check machine, ROS, streams, units and checkpoint, and say what to do.",
-    "init": "Write a contract for your own arm from a data set and a calibration.",
-    "inspect": "Say what is in a bag, a data set or a checkpoint.",
-    "model": "Make, inspect and explain models and checkpoints.",
-    "monitor": "Watch arm and policy in the terminal.",
-    "record": "Record episodes into a bag.",
-    "replay": "Drive the policy and the supervisor from a bag and score them.",
-    "sim": "Run the closed loop on the simulated arm and count successes.",
-    "transcode": "Turn an episode of a LeRobot data set into a bag.",
+ROOMS = {
+    "recordings": {
+        "record": "Record episodes into a bag.",
+        "inspect": "Say what is in a bag, a data set or a checkpoint.",
+        "dataset": "Write bags as a LeRobot data set.",
+        "transcode": "Turn an episode of a LeRobot data set into a bag.",
+        "init": "Write a contract for your own arm from a data set and a calibration.",
+        "contract": "Check a robot's contract file, or draft one.",
+    },
+    "scores": {
+        "demo": "Record, replay through the nodes and report, on this machine alone.",
+        "sim": "Run the closed loop on the simulated arm and count successes.",
+        "replay": "Drive the policy and the supervisor from a bag and score them.",
+        "evaluate": "Replay many bags on many workers; one summary.",
+        "compare": "Put two reports of the same recordings side by side.",
+        "audit": "Say which inputs a policy uses: pictures, text, memory.",
+        "model": "Make, inspect and explain models and checkpoints.",
+    },
+    "robot": {
+        "doctor": "Check machine, ROS, streams, units and checkpoint, and say what to do.",
+        "calibrate": "Check the arm's units and calibration against the training data.",
+        "delays": "Measure how late camera, policy and arm are.",
+        "run": "Start an arm, simulated or real, with policy and supervisor.",
+        "panel": "Watch and operate a running arm from a page.",
+        "monitor": "Watch arm and policy in the terminal.",
+        "engage": "Let the policy move the running arm.",
+        "release": "Bring the running arm to rest and let it go.",
+        "stop": "Stop the running arm and latch the stop.",
+        "reset": "Leave a latched stop; never engages.",
+        "scale": "Bound how much of Sigma's correction is applied.",
+        "task": "Tell the running policy another task.",
+    },
+    "training": training.VERBS,
 }
-"""Verb -> one line for the help; the module is `sigma_ros.cli.<verb>` and has an `app`."""
+"""Room -> verb -> one line for the help. A verb's `app` is in `sigma_ros.cli.<room>.<verb>`; training has its own."""
+
+_SHARED_MODULES = dict.fromkeys(("engage", "release", "stop", "reset", "scale", "task"), "operate")
+"""Verb -> the module that it shares with others."""
+
+VERBS = {verb: room for room, verbs in ROOMS.items() for verb in verbs}
+"""Verb -> room."""
 
 
 class VerbGroup(TyperGroup):
@@ -77,7 +100,11 @@ class VerbGroup(TyperGroup):
 
 def load_verb(name: str) -> Any:
     """Imports the verb's module and returns its command."""
-    return typer.main.get_command(import_module(f"sigma_ros.cli.{name}").app)
+    if name in training.VERBS:
+        return training.command(name)
+    module = _SHARED_MODULES.get(name, name)
+    command: Any = typer.main.get_command(import_module(f"sigma_ros.cli.{VERBS[name]}.{module}").app)
+    return command.commands[name] if name in _SHARED_MODULES else command
 
 
 def _stand_in() -> None:
@@ -116,9 +143,9 @@ def sigma(
     """
 
 
-for _verb, _help in VERBS.items():
-    if find_spec(f"sigma_ros.cli.{_verb}") is not None:
-        app.command(_verb, help=_help)(_stand_in)
+for _room, _verbs in ROOMS.items():
+    for _verb, _help in _verbs.items():
+        app.command(_verb, help=_help, rich_help_panel=_room.capitalize())(_stand_in)
 
 
 # What a failed command says on stderr, and the exit code it leaves with.

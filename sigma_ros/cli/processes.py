@@ -6,12 +6,15 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
+from sigma_ros.cli.main import missing_package
 from sigma_ros.errors import MachineError, SigmaError
 from sigma_ros.stopping import sigterm_interrupts
 
@@ -63,6 +66,10 @@ class Children:
         self._children.append(child)
         return child
 
+    def ended(self) -> tuple[Child, ...]:
+        """The children that run no more."""
+        return tuple(child for child in self._children if child.process.poll() is not None)
+
     def wait(self, child: Child, *, each: Callable[[], None] = lambda: None, period_s: float = 0.2) -> int:
         """Waits for a child's end and gives its exit code, calling `each` meanwhile.
 
@@ -73,8 +80,8 @@ class Children:
             code = child.process.poll()
             if code is not None:
                 return code
-            for other in self._children:
-                if other is not child and other.process.poll() is not None:
+            for other in self.ended():
+                if other is not child:
                     raise failure(other)
             each()
             try:
@@ -115,6 +122,33 @@ def failure(child: Child) -> SigmaError:
         got=f"exit code {child.process.returncode}, and last:\n{child.last_lines()}",
         remedy="read the log; the last lines say why",
     )
+
+
+def check_installed(*names: str) -> None:
+    """Refuses to start where a package is missing that a process would miss later.
+
+    Raises:
+        MachineError: names the package and what brings it.
+    """
+    for name in names:
+        if find_spec(name) is None:
+            raise missing_package(name)
+
+
+def node_command(name: str, parameters: Mapping[str, object], *ros: str) -> list[str]:
+    """The command that starts a module of `sigma_ros.nodes` with parameters by name; `ros` follows `--ros-args`."""
+    given = [f"--{key}={value}" for key, value in parameters.items()]
+    return [sys.executable, "-m", f"sigma_ros.nodes.{name}", *given, *(("--ros-args", *ros) if ros else ())]
+
+
+def node_environment(domain: int | str) -> dict[str, str]:
+    """The environment of nodes on one machine; the discovery range stays where a user has set it."""
+    return {
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+        **os.environ,
+        "ROS_DOMAIN_ID": str(domain),
+        "PYTHONUNBUFFERED": "1",
+    }
 
 
 def free_domain(wanted: int | None = None) -> int:

@@ -8,12 +8,13 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from sigma_ros import __version__
+from sigma_ros.bags.files import file_stamp, files_stamp, stamped_files
 from sigma_ros.border import read_json
 from sigma_ros.contract import Contract
 from sigma_ros.errors import SigmaError
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from sigma_ros.model.runtime import SigmaRuntime
 
 UNIT = "unit.json"
-_SIDECARS = ("-wal", "-shm", "-journal")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,15 +111,15 @@ class Unit:
 
 def unit_of(bag: Path, spec: BatchSpec) -> Unit:
     """The unit for a bag. Its files' sizes and times stand for their content: hashing waits for the worker."""
-    files = [_stat(file) for file in _storage_files(bag)]
+    files = files_stamp(bag)
     settings = [spec.contract, spec.options, spec.stamp, spec.pages, __version__, SCHEMA]
-    text = json.dumps([str(bag.resolve()), files, *(repr(value) for value in settings)])
+    text = json.dumps([files, *(repr(value) for value in settings)])
     name = f"{bag.name}-{hashlib.sha256(str(bag.resolve()).encode()).hexdigest()[:8]}"
     return Unit(
         bag=bag,
         folder=spec.out / "bags" / name,
         fingerprint=hashlib.sha256(text.encode()).hexdigest(),
-        size_bytes=max(1, sum(size for _, size, _ in files)),
+        size_bytes=max(1, sum(file.stat().st_size for file in stamped_files(bag))),
     )
 
 
@@ -212,18 +212,6 @@ def _row(unit: Unit, log: ReplayLog, scores: Scores, *, wall_s: float) -> BagRow
     )
 
 
-def _storage_files(bag: Path) -> Iterator[Path]:
-    if bag.is_file():
-        yield bag
-    elif bag.is_dir():
-        yield from sorted(f for f in bag.iterdir() if f.is_file() and not f.name.endswith(_SIDECARS))
-
-
-def _stat(file: Path) -> tuple[str, int, int]:
-    status = file.stat()
-    return file.name, status.st_size, status.st_mtime_ns
-
-
 def _since_s(started_ns: int) -> float:
     return (time.perf_counter_ns() - started_ns) / 1e9
 
@@ -231,6 +219,6 @@ def _since_s(started_ns: int) -> float:
 def checkpoint_stamp(checkpoint: str, **given: Any) -> str:
     """Names a checkpoint's content by its files' names, sizes and times, or by its id, and how it is loaded."""
     place = Path(checkpoint).expanduser()
-    files = [_stat(file) for file in sorted(place.rglob("*")) if file.is_file()] if place.is_dir() else []
+    files = [file_stamp(file) for file in sorted(place.rglob("*")) if file.is_file()] if place.is_dir() else []
     text = json.dumps([str(checkpoint), files, given], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,25 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who runs the units: this process one after the other, or Ray's workers, here or on a cluster.
+"""Who does many pieces of work: this process one after the other, or Ray's workers, here or on a cluster.
 
-Each worker loads the model once and takes one bag after the other; a worker that dies costs its bag, which becomes a
-row with that reason, and is replaced.
+Each worker loads what it needs once and takes one piece after the other. A worker that dies is replaced and its piece
+given to another one; a piece on which `_MAX_DEATHS` workers died becomes a failure with that reason.
 """
 
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from functools import cached_property, partial
+from typing import Any
 
 from sigma_ros.errors import MachineError, SigmaError
 from sigma_ros.evaluation.batch import BagRow, BatchSpec, Unit, evaluate, failed
 
-if TYPE_CHECKING:
-    from sigma_ros.model.runtime import SigmaRuntime
-
 _POLL_S = 0.5
 _MAX_START_FAILURES = 3
+_MAX_DEATHS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,11 +30,26 @@ class Workers:
     gpus: float = 0.0
 
 
-OnRow = Callable[[BagRow, Unit], None]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work[Piece, Tool, Result]:
+    """What is done with each piece; travels to the workers.
+
+    `load` makes the tool, once per worker; `do` is a pure function of piece and tool; `failed` is the result of a piece
+    on which workers died, for the reason given.
+    """
+
+    load: Callable[[], Tool]
+    do: Callable[[Piece, Tool], Result]
+    failed: Callable[[Piece, str], Result]
 
 
 def run_units(
-    units: Sequence[Unit], spec: BatchSpec, workers: Workers, *, on_row: OnRow, stopped: Callable[[], bool]
+    units: Sequence[Unit],
+    spec: BatchSpec,
+    workers: Workers,
+    *,
+    on_row: Callable[[BagRow, Unit], None],
+    stopped: Callable[[], bool],
 ) -> list[BagRow]:
     """Evaluates the units; rows come in the units' order whoever finished first. Fewer rows: it was stopped.
 
@@ -44,59 +57,81 @@ def run_units(
         MachineError: Ray is not installed, or no worker comes up.
         SigmaError: the model cannot be loaded.
     """
-    if not units:
+    work = Work(load=spec.load, do=partial(_evaluate, spec), failed=failed)
+    return shared_out(units, work, workers, on_result=on_row, stopped=stopped)
+
+
+def _evaluate(spec: BatchSpec, unit: Unit, runtime: Any) -> BagRow:
+    return evaluate(unit, spec, runtime)
+
+
+def shared_out[Piece, Tool, Result](
+    pieces: Sequence[Piece],
+    work: Work[Piece, Tool, Result],
+    workers: Workers,
+    *,
+    on_result: Callable[[Result, Piece], None],
+    stopped: Callable[[], bool] = lambda: False,
+) -> list[Result]:
+    """Results in the pieces' order whoever finished first; fewer where it was stopped. Raises as `run_units`."""
+    if not pieces:
         return []
-    done = (
-        _in_process(units, spec, on_row, stopped)
-        if workers.count == 0
-        else _with_ray(units, spec, workers, on_row, stopped)
-    )
-    return [done[unit.bag] for unit in units if unit.bag in done]
+    run = _in_process if workers.count == 0 else _with_ray
+    done = run(pieces, work, workers, on_result, stopped)
+    return [done[i] for i in sorted(done)]
 
 
 def _in_process(
-    units: Sequence[Unit], spec: BatchSpec, on_row: OnRow, stopped: Callable[[], bool]
-) -> dict[Any, BagRow]:
-    worker = Worker(spec)
-    done: dict[Any, BagRow] = {}
-    for unit in units:
+    pieces: Sequence[Any],
+    work: Work[Any, Any, Any],
+    _workers: Workers,
+    on_result: Callable[[Any, Any], None],
+    stopped: Callable[[], bool],
+) -> dict[int, Any]:
+    worker = Worker(work)
+    done: dict[int, Any] = {}
+    for i, piece in enumerate(pieces):
         if stopped():
             break
-        done[unit.bag] = worker.evaluate(unit)
-        on_row(done[unit.bag], unit)
+        done[i] = worker.do(piece)
+        on_result(done[i], piece)
     return done
 
 
 class Worker:
-    """Holds the model; the same class in this process and as Ray's actor."""
+    """Holds the tool; the same class in this process and as Ray's actor."""
 
-    def __init__(self, spec: BatchSpec) -> None:
-        self._spec = spec
+    def __init__(self, work: Work[Any, Any, Any]) -> None:
+        self._work = work
 
     @cached_property
-    def runtime(self) -> "SigmaRuntime":
-        """Loaded with the first bag."""
-        return self._spec.load()
+    def tool(self) -> Any:
+        """Loaded with the first piece."""
+        return self._work.load()
 
     def start(self) -> str:
-        """Loads the model; an error comes back as text, because not every exception survives the way."""
+        """Loads the tool; an error comes back as text, because not every exception survives the way."""
         try:
-            return "" if self.runtime is not None else "no model"
+            return "" if self.tool is not None else "it is nothing"
         except SigmaError as error:
             return str(error)
 
-    def evaluate(self, unit: Unit) -> BagRow:
-        """One bag."""
-        return evaluate(unit, self._spec, self.runtime)
+    def do(self, piece: Any) -> Any:
+        """One piece."""
+        return self._work.do(piece, self.tool)
 
 
 def _with_ray(
-    units: Sequence[Unit], spec: BatchSpec, workers: Workers, on_row: OnRow, stopped: Callable[[], bool]
-) -> dict[Any, BagRow]:
+    pieces: Sequence[Any],
+    work: Work[Any, Any, Any],
+    workers: Workers,
+    on_result: Callable[[Any, Any], None],
+    stopped: Callable[[], bool],
+) -> dict[int, Any]:
     ray = import_ray()
     ray.init(**_where(workers), log_to_driver=False, logging_level="error")
     try:
-        return _Fleet(ray, spec, workers).run(units, on_row, stopped)
+        return _Fleet(ray, work, workers).run(pieces, on_result, stopped)
     finally:
         ray.shutdown()
 
@@ -114,8 +149,8 @@ def import_ray() -> Any:
     except ImportError as error:
         raise MachineError(
             "the Python package ray is not installed",
-            expected="ray, which shares the bags among workers",
-            remedy='pip install "sigma_ros[fleet]"; or --workers 0 to evaluate in this process',
+            expected="ray, which shares the work among workers",
+            remedy='pip install "sigma_ros[fleet]"; or --workers 0 to do it in this process',
         ) from error
     return ray
 
@@ -130,48 +165,58 @@ def _where(workers: Workers) -> dict[str, Any]:
 class _Fleet:
     """Ray's actors and what each of them is working on."""
 
-    def __init__(self, ray: Any, spec: BatchSpec, workers: Workers) -> None:
+    def __init__(self, ray: Any, work: Work[Any, Any, Any], workers: Workers) -> None:
         self._ray = ray
-        self._spec = ray.put(spec)
+        self._work = work
+        self._there = ray.put(work)
         self._workers = workers
         self._actor = ray.remote(num_cpus=workers.cpus, num_gpus=workers.gpus)(Worker)
         self._starting: dict[Any, Any] = {}
-        self._working: dict[Any, tuple[Any, Unit]] = {}
+        self._working: dict[Any, tuple[Any, int]] = {}
         self._start_failures = 0
+        self._deaths: Counter[int] = Counter()
 
-    def run(self, units: Sequence[Unit], on_row: OnRow, stopped: Callable[[], bool]) -> dict[Any, BagRow]:
-        """Until every unit has a row, or until it is stopped; what is being worked on then is given up."""
-        waiting = deque(units)
-        done: dict[Any, BagRow] = {}
-        for _ in range(min(self._workers.count, len(units))):
+    def run(
+        self, pieces: Sequence[Any], on_result: Callable[[Any, Any], None], stopped: Callable[[], bool]
+    ) -> dict[int, Any]:
+        """Until every piece has a result, or until it is stopped; what is being worked on then is given up."""
+        waiting = deque(range(len(pieces)))
+        done: dict[int, Any] = {}
+        for _ in range(min(self._workers.count, len(pieces))):
             self._start()
         while (waiting or self._working) and not stopped():
             ready, _ = self._ray.wait([*self._starting, *self._working], num_returns=1, timeout=_POLL_S)
             for reference in ready:
-                actor, unit, row = self._finished(reference)
-                if unit is not None and row is not None:
-                    done[unit.bag] = row
-                    on_row(row, unit)
+                if reference in self._starting:
+                    actor = self._started(reference, self._starting.pop(reference))
+                else:
+                    actor, i = self._working.pop(reference)
+                    actor, result = self._finished(reference, actor, i, pieces[i])
+                    if result is None:
+                        waiting.appendleft(i)
+                    else:
+                        done[i] = result
+                        on_result(result, pieces[i])
                 if actor is not None and waiting:
                     following = waiting.popleft()
-                    self._working[actor.evaluate.remote(following)] = (actor, following)
+                    self._working[actor.do.remote(pieces[following])] = (actor, following)
                 elif actor is None and len(waiting) > len(self._starting):
                     self._start()
         return done
 
     def _start(self) -> None:
-        actor = self._actor.remote(self._spec)
+        actor = self._actor.remote(self._there)
         self._starting[actor.start.remote()] = actor
 
-    def _finished(self, reference: Any) -> tuple[Any, Unit | None, BagRow | None]:
-        """The worker that is free now, and its unit and row; no worker where it died."""
-        if reference in self._starting:
-            return self._started(reference, self._starting.pop(reference)), None, None
-        actor, unit = self._working.pop(reference)
+    def _finished(self, reference: Any, actor: Any, i: int, piece: Any) -> tuple[Any, Any]:
+        """The worker that is free now, and the result; no worker where it died, and no result where another may try."""
         try:
-            return actor, unit, self._ray.get(reference)
+            return actor, self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
-            return None, unit, failed(unit, f"the worker died on this bag: {_first_line(error)}")
+            self._deaths[i] += 1
+            if self._deaths[i] < _MAX_DEATHS:
+                return None, None
+            return None, self._work.failed(piece, f"{_MAX_DEATHS} workers died on it: {_first_line(error)}")
 
     def _started(self, reference: Any, actor: Any) -> Any:
         try:
@@ -182,7 +227,7 @@ class _Fleet:
                 raise MachineError("no worker comes up", got=_first_line(error), remedy="fewer --workers") from error
             return None
         if problem:
-            raise SigmaError("a worker cannot load the model", got=problem)
+            raise SigmaError("a worker cannot load what it needs", got=problem)
         return actor
 
 

@@ -1,8 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """A replay in the operator's place: the same hand for the graph-free replay and for the supervisor node in lockstep."""
 
+from typing import Protocol
+
 from sigma_ros.supervisor.reasons import Decision, Reason, State
 from sigma_ros.supervisor.supervisor import Supervisor
+
+
+class OperatorHand(Protocol):
+    """Who gives a supervisor its orders: before each tick, knowing the last one."""
+
+    def on_chunk(self) -> None:
+        """The policy has proposed something, acceptable or not."""
+
+    def act(self, supervisor: Supervisor, now_ns: int) -> None:
+        """Gives orders; `now_ns` is the supervisor's own clock."""
+
+    def note(self, decision: Decision) -> None:
+        """What came of the tick."""
 
 
 class ReplayOperator:

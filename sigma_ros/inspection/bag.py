@@ -19,6 +19,10 @@ from sigma_ros.errors import SigmaError
 from sigma_ros.inspection.facts import THUMBNAILS, Contents, TopicFacts, account, small
 from sigma_ros.streams.images import FreezeWatch, ImageMessage, coded_size_px, decode_full
 from sigma_ros.streams.quality import motion_findings, rhythm
+from sigma_ros.values import NS_PER_S
+
+INTERVENTION = "sigma/intervention"
+"""Where a Bool says whether an operator acts: true until it is false again."""
 
 JOINT_TYPE = "sensor_msgs/msg/JointState"
 _MOST_ROWS = 500_000
@@ -83,16 +87,29 @@ class _Topic:
         )
 
 
+def _interventions(marks: list[tuple[int, bool]], end_ns: int) -> dict[str, str]:
+    """How often, and how long, an operator acted instead of the policy; empty where nobody said."""
+    if not marks:
+        return {}
+    ends = [at_ns for at_ns, _ in marks[1:]] + [end_ns]
+    spans_ns = [end - at_ns for (at_ns, by_operator), end in zip(marks, ends, strict=True) if by_operator]
+    taken = sum(is_on and (i == 0 or not marks[i - 1][1]) for i, (_, is_on) in enumerate(marks))
+    return {"interventions": f"{taken}, {sum(spans_ns) / NS_PER_S:.1f} s"}
+
+
 def bag_contents(path: Path, contract: Contract | None, *, recover: bool, stamps: Stamps) -> Contents:
     """See `places.look_into`."""
     with open_bag(path, recover=recover, stamps=stamps) as bag:
         info = bag.info
         topics = {topic: _Topic((info.start_ns, info.end_ns)) for topic in info.topics}
         tasks: Counter[str] = Counter()
+        marks: list[tuple[int, bool]] = []
         for record in bag.records():
             topics[record.topic].note(record)
             if record.msgtype == TEXT_TYPE and record.topic.endswith("task") and record.message:
                 tasks[one_line(record.message)] += 1
+            elif isinstance(record.message, bool) and record.topic.endswith(INTERVENTION):
+                marks.append((record.log_time_ns, record.message))
         streams = tuple(topics[name].facts(name, info.types[name], info.counts[name]) for name in info.topics)
         losses = bag.info.losses
     state = state_topic(streams)
@@ -106,6 +123,7 @@ def bag_contents(path: Path, contract: Contract | None, *, recover: bool, stamps
         "bytes": sum(file.stat().st_size for file in info.files),
         "seconds": round(info.duration_s, 3),
         "messages": info.messages,
+        **_interventions(marks, info.end_ns),
         "checksums": "verified" if info.checksummed else "absent",
         **{f"note {key}": one_line(value) for key, value in sorted(info.metadata.items())},
     }

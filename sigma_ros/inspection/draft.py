@@ -11,7 +11,7 @@ from sigma_ros.bags.lerobot import ACTION_KEY, STATE_KEY
 from sigma_ros.border import one_line
 from sigma_ros.calibration import JointCalibration, Zero
 from sigma_ros.camera_names import IMAGES
-from sigma_ros.contract import COMMAND_TYPES, POLICY_UNITS, Contract, Joint, joint_name, joint_order
+from sigma_ros.contract import COMMAND_TYPES, IMAGE_TYPES, POLICY_UNITS, Contract, Joint, joint_name, joint_order
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import ContractError, UsageError
 from sigma_ros.inspection.bag import JOINT_TYPE, action_topic, state_topic
@@ -232,7 +232,9 @@ def _cameras(contents: Contents) -> Iterator[DraftCamera]:
             yield DraftCamera(
                 name=name,
                 topic=Said(value=stream.name),
-                kind=Said(value=stream.kind),
+                kind=Said(value=stream.kind)
+                if stream.kind in IMAGE_TYPES
+                else Said(value=IMAGE_TYPES[0], reason="raw"),
                 size_px=size,
                 dataset_key=Said(value=IMAGES + name, reason="from the topic's name"),
             )

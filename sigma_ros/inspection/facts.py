@@ -10,8 +10,8 @@ from jaxtyping import UInt8
 from numpy import ndarray
 
 from sigma_ros.bags.episode import Episode
-from sigma_ros.bags.reader import Bag
-from sigma_ros.contract import IMAGE_TYPES, Contract
+from sigma_ros.bags.reader import PICTURE_TYPES, Bag
+from sigma_ros.contract import Contract
 from sigma_ros.conventions import UnitGuess
 from sigma_ros.streams.quality import Rhythm
 
@@ -43,7 +43,7 @@ class TopicFacts:
     @property
     def is_camera(self) -> bool:
         """Whether it holds pictures."""
-        return self.kind in (*IMAGE_TYPES, "video", "image")
+        return self.kind in (*PICTURE_TYPES, "video", "image")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

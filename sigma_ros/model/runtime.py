@@ -36,11 +36,15 @@ from sigma_ros.model.step import (
     recorrect,
     remember,
     save_state,
+    spread,
 )
 from sigma_ros.model.telepathy import TelepathyOutput
 from sigma_ros.model.tokens import PADDING, ModelInputBuilder
 from sigma_ros.risk import assess, scale_of
-from sigma_ros.values import AdapterSettings, Chunk, LeftOver, Telepathy, Window, frozen_array
+from sigma_ros.values import AdapterSettings, Chunk, LeftOver, Memory, Telepathy, Window, frozen_array
+
+_OTHER_DRAWS = 7919
+"""Between the seeds of several draws of one tick."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,17 +167,10 @@ class SigmaRuntime:
             SigmaError: window and state are of different epochs or tasks, or an image has the wrong size.
         """
         started_ns = time.perf_counter_ns()
-        noise = flow_noise(
-            seed=self.seed,
-            epoch=window.epoch,
-            tick=window.tick,
-            horizon=self.horizon,
-            max_dof=self.model.backbone.max_dof,
-        )
         result, advanced = plan(
             self.model,
             self.observe(window, state, prepared),
-            noise=noise,
+            noise=self._noise(window),
             commit=commit,
             baseline_diagnostics=baseline_diagnostics,
             base=None if prepared is None else prepared.base,
@@ -222,6 +219,32 @@ class SigmaRuntime:
         return inference, observed
 
     @torch.no_grad()
+    def spread(self, window: Window, state: RecurrentState, *, samples: int) -> float:
+        """How far the proposed actions depend on the flow noise: their standard deviation over draws.
+
+        The rms over the trajectory's steps, in normalised actions. Costs a chunk of `samples` rows and changes nothing.
+
+        Args:
+            window: The tick that was just planned.
+            state: After that step.
+            samples: Draws, at least 2; none is the step's own.
+        """
+        return spread(
+            self.model,
+            self.observe(window, state),
+            torch.cat([self._noise(window, draw) for draw in range(1, samples + 1)]),
+        )
+
+    def _noise(self, window: Window, draw: int = 0) -> Float[Tensor, "1 horizon max_dof"]:
+        return flow_noise(
+            seed=self.seed + draw * _OTHER_DRAWS,
+            epoch=window.epoch,
+            tick=window.tick,
+            horizon=self.horizon,
+            max_dof=self.model.backbone.max_dof,
+        )
+
+    @torch.no_grad()
     def observe(self, window: Window, state: RecurrentState, prepared: Prepared | None = None) -> RecurrentState:
         """Encodes the frames of the window that the state has not seen; `step` does it too.
 
@@ -246,7 +269,19 @@ class SigmaRuntime:
         saved = load_state(path, like=fresh, model_hash=self.info.hash)
         if saved.task != fresh.task:
             raise SigmaError("the saved memory is of another task", where=path, expected=fresh.task, got=saved.task)
-        return replace(fresh, memory=saved.memory, factors=saved.factors, commits=saved.commits)
+        return self.remembering(fresh, self.memory(saved))
+
+    def memory(self, state: RecurrentState) -> Memory:
+        """What of a state is committed, on the CPU."""
+        kept = (state.memory, state.factors)
+        semantic, factors = (frozen_array(tensor.to("cpu", torch.float32, copy=True).numpy()) for tensor in kept)
+        return Memory(semantic=semantic, factors=factors, commits=state.commits)
+
+    def remembering(self, fresh: RecurrentState, memory: Memory) -> RecurrentState:
+        """An empty state with this memory; a window brings its own ticks."""
+        device = fresh.memory.device
+        semantic, factors = torch.tensor(memory.semantic, device=device), torch.tensor(memory.factors, device=device)
+        return replace(fresh, memory=semantic, factors=factors, commits=memory.commits)
 
     def normalise_actions(self, rad: Float64[ndarray, "n dof"]) -> Float64[ndarray, "n dof"]:
         """Radians to the policy's normalised action space, where errors are measured."""

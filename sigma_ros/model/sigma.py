@@ -224,6 +224,21 @@ class SigmaTelepathyVLA(nn.Module):
             residual = self.correct(telepathy_output, states, base)
         return Action(base=base, residual=residual, telepathy_output=telepathy_output)
 
+    def chunks(
+        self,
+        telepathy_input: TelepathyInput,
+        *,
+        patches: Float[Tensor, "1 cameras patches width"],
+        tasks: Sequence[str],
+        noise: Float[Tensor, "draws horizon max_dof"],
+    ) -> Float[Tensor, "draws horizon dof"]:
+        """The base's chunks from the newest tick for several draws of the noise; `tasks` is one text a draw."""
+        draws = len(noise)
+        tokens, mask = self._prompts(tasks, telepathy_input.states[:, -1].expand(draws, -1))
+        seen = telepathy_input.seen[:, -1].expand(draws, -1)
+        base = self.backbone.base_chunk(patches.expand(draws, -1, -1, -1), seen, tokens, mask, noise)
+        return base[:, :, : self.config.dof]
+
     def _prompts(self, tasks: Sequence[str], states: Float[Tensor, "batch dof"]) -> tuple[Tensor, Tensor]:
         rows = states.cpu().numpy()
         pairs = [self.backbone.tokenize(task, rows[i : i + 1]) for i, task in enumerate(tasks)]

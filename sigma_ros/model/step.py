@@ -30,6 +30,8 @@ from sigma_ros.values import WINDOW_TICKS
 
 
 _FORMAT = "sigma_recurrent_state_1"
+_READ = ("factors", "intent", "glance")
+"""What a residual reads of a telepathy output."""
 _RING = ("pooled", "seen", "states", "patches")
 
 
@@ -270,6 +272,21 @@ def recorrect(model: SigmaTelepathyVLA, state: RecurrentState, base: Float[Tenso
     residual = model.correct(telepathy_output, state.ring.states[-1:], whole, base.new_tensor([age]))
     kept = replace(residual, composite=residual.composite[:, : len(base)])
     return Action(base=base[None], residual=kept, telepathy_output=telepathy_output)
+
+
+@torch.no_grad()
+def spread(model: SigmaTelepathyVLA, state: RecurrentState, noise: Float[Tensor, "draws horizon max_dof"]) -> float:
+    """Standard deviation of base and residual together over draws of the flow noise at the newest tick.
+
+    The rms over the trajectory's steps and joints, in normalised actions; one belief serves all draws.
+    """
+    telepathy_input, draws = telepathy_input_of(model, state), len(noise)
+    base = model.chunks(telepathy_input, patches=state.ring.patches[None], tasks=[state.task] * draws, noise=noise)
+    output = model.believe(telepathy_input, state.recurrence)
+    alike = {name: getattr(output, name).expand(draws, *[-1] * (getattr(output, name).ndim - 1)) for name in _READ}
+    residual = model.correct(replace(output, **alike), state.ring.states[-1:].expand(draws, -1), base)
+    actions = (base + residual.composite)[:, : model.config.trajectory_steps]
+    return float(actions.var(dim=0).mean().sqrt())
 
 
 def telepathy_input_of(model: SigmaTelepathyVLA, state: RecurrentState) -> TelepathyInput:

@@ -6,7 +6,6 @@ camera images are kept as JPEG. `sigma replay` opens what it writes; its notes t
 stays in memory and is tried again.
 """
 
-import array
 import sys
 import threading
 import time
@@ -14,7 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
@@ -30,7 +28,7 @@ from sigma_ros.errors import SigmaError
 from sigma_ros.msg import ActionChunk, SupervisorState, TelepathyState
 from sigma_ros.nodes.shared import qos, topics
 from sigma_ros.nodes.shared.diagnostics import Diagnostics, Level, TaskStatus
-from sigma_ros.nodes.shared.image_messages import image_view
+from sigma_ros.nodes.shared.image_messages import image_view, jpeg_message
 from sigma_ros.nodes.shared.node_options import IncidentOptions
 from sigma_ros.nodes.shared.parameters import BoundParameters
 from sigma_ros.nodes.shared.process import run_node
@@ -85,8 +83,11 @@ class IncidentRecorder(Node):
     def _listen(self) -> None:
         contract = self._contract
         plain = (
-            (JointState, contract.joint_state_topic),
-            (COMMAND_KINDS[contract.command_type].message, contract.command_topic),
+            *((JointState, part.topic) for part in contract.states),
+            *(
+                (COMMAND_KINDS[part.message_type or contract.command_type].message, part.topic)
+                for part in contract.commands
+            ),
             (ActionChunk, topics.ACTION_CHUNK),
             (TelepathyState, topics.TELEPATHY),
             (Bool, topics.E_STOP),
@@ -122,13 +123,9 @@ class IncidentRecorder(Node):
     def _jpeg(self, message: Image, camera: Camera) -> CompressedImage | None:
         try:
             rgb = decode_full(image_view(message), camera)
+            return jpeg_message(header=message.header, rgb=rgb, quality=self._options.jpeg_quality)
         except SigmaError:
             return None  # what cannot be decoded cannot be replayed either; the policy counts it
-        done, coded = cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, self._options.jpeg_quality])
-        if not done:
-            return None
-        data = array.array("B", coded.tobytes())
-        return CompressedImage(header=message.header, format="rgb8; jpeg compressed bgr8", data=data)
 
     def _on_state(self, message: SupervisorState) -> None:
         cdr, topic = serialize_message(message), topics.full_name(self, topics.SUPERVISOR_STATE)

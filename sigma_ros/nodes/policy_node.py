@@ -2,7 +2,7 @@
 """`sigma_policy`: cameras and joints in, action chunks out. It only wires; the work is in `PolicySession`.
 
 Configure loads contract and checkpoint and lists everything that is wrong; activate starts. Callbacks only store,
-inference has its own thread, so a slow or hung model never blocks parameters, services or shutdown.
+inference has its own process (or thread), so a slow or hung model never blocks parameters, services or shutdown.
 """
 
 import functools
@@ -33,7 +33,7 @@ from sigma_ros.nodes.shared.node_options import PolicyOptions
 from sigma_ros.nodes.shared.parameters import BoundParameters
 from sigma_ros.nodes.shared.process import run_node
 from sigma_ros.nodes.shared.qos import steady_clock
-from sigma_ros.policy.job import Failed
+from sigma_ros.policy.job import Failed, Lost
 
 CLOSE_TIMEOUT_S = 2.0
 
@@ -148,8 +148,10 @@ class PolicyNode(LifecycleNode):
         return super().on_shutdown(state)
 
     def stop(self) -> bool:
-        """Last words: no more chunks."""
+        """Last words: no more chunks, and no process is left behind."""
         self._unwire()
+        if self._model is not None:
+            self._model.close()
         return True
 
     def _unwire(self) -> None:
@@ -168,8 +170,9 @@ class PolicyNode(LifecycleNode):
     def _unload(self) -> None:
         if self._output is not None:
             self._output.destroy()
-        self._output = None
-        self._model = None
+        if self._model is not None:
+            self._model.close()
+        self._output = self._model = None
 
     def _wake(self) -> None:
         """Called from the inference thread, which may outlive the node when an inference hangs."""
@@ -182,10 +185,17 @@ class PolicyNode(LifecycleNode):
         for outcome in self._session.thread.outcomes():
             self._output.publish(outcome)
             self._health.note(outcome)
+            if isinstance(outcome, Lost):
+                continue
             if isinstance(outcome, Failed):
                 self.get_logger().error(f"inference failed, a new epoch begins:\n{outcome.error}")
                 self._session.reset()
                 return
+        if self._session.recover():
+            self.get_logger().info("inference goes on in a new process, in a new epoch with the memory of before")
+        elif self._session.thread.problem:
+            self.get_logger().error(f"no inference: {self._session.thread.problem}", throttle_duration_sec=1.0)
+            self._on_heartbeat()
 
     def _on_heartbeat(self) -> None:
         if self._session is not None and self._output is not None:

@@ -1,242 +1,321 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`sigma_record`: writes a bag with exactly what replay needs, and checks it while it is written.
+"""`sigma_record`: writes bags with what replay needs, or with everything, and checks them while they are written.
 
-Cameras, joint states, commands and the task, as they come, without decoding anything. Rates, gaps and free disk are
-told every few seconds and in /diagnostics; a disk that runs full ends the recording while it can still be closed.
+One bag, from the start to Ctrl-C; or with `episodes` one bag each from `~/start` to `~/save`, or to `~/discard`, which
+leaves nothing (`keyboard`: r, s, d; n asks for the next prompt, i marks an intervention, q quits). Messages are written
+as they come, without decoding them. Rates, gaps and free disk are told every few seconds and in /diagnostics; a disk
+that runs full ends the recording while it can still be closed.
 Exit codes: 0 complete, 3 complete with losses, 1 not usable, 2 wrong usage.
 """
 
+import json
 import shutil
 import struct
 import sys
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from queue import Full, Queue
+from queue import SimpleQueue
 
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
-from std_msgs.msg import String
+from std_msgs.msg import Bool, String
+from std_srvs.srv import Trigger
 
-from sigma_ros.bags.writer import BagWriter
+from sigma_ros.contract import Part
 from sigma_ros.contract_file import load_contract
-from sigma_ros.errors import SigmaError
+from sigma_ros.contract_text import contract_yaml
+from sigma_ros.errors import SigmaError, UsageError
+from sigma_ros.nodes.record.keyboard import Keyboard
+from sigma_ros.nodes.record.tape import StreamTally, Tape, judge
+from sigma_ros.nodes.record.types import can_be_recorded, definition, message_class
 from sigma_ros.nodes.shared import qos, topics
 from sigma_ros.nodes.shared.diagnostics import Diagnostics, Level, TaskStatus
-from sigma_ros.nodes.shared.listen import MESSAGE_TYPES
 from sigma_ros.nodes.shared.node_options import RecordOptions
 from sigma_ros.nodes.shared.parameters import BoundParameters
 from sigma_ros.nodes.shared.process import run_node
 from sigma_ros.nodes.shared.qos import steady_clock
 
-# A recording while it is made: messages go to a bag on a thread of their own, each stream is checked as it comes.
-
-
-WAITING = 120
-"""Messages that may wait for the disk: two seconds of two cameras."""
-
-_SECOND_NS = 1_000_000_000
-
-
-@dataclass(slots=True)
-class StreamTally:
-    """One stream so far. `gaps`: times without a message longer than allowed. `lost`: not written in time."""
-
-    period_ns: int | None
-    received: int = 0
-    gaps: int = 0
-    longest_gap_ns: int = 0
-    lost: int = 0
-    last_ns: int = 0
-    recent_ns: list[int] = field(default_factory=list)
-
-    def note(self, stamp_ns: int) -> None:
-        """A message with this stamp has come."""
-        self.received += 1
-        if self.last_ns:
-            gap_ns = stamp_ns - self.last_ns
-            self.longest_gap_ns = max(self.longest_gap_ns, gap_ns)
-            self.gaps += self.period_ns is not None and gap_ns > 2.5 * self.period_ns
-        self.last_ns = stamp_ns
-        self.recent_ns.append(stamp_ns)
-        del self.recent_ns[:-60]
-
-    def rate_hz(self) -> float:
-        """Over the last messages, by their stamps."""
-        if len(self.recent_ns) < 2 or self.recent_ns[-1] <= self.recent_ns[0]:
-            return 0.0
-        return (len(self.recent_ns) - 1) * _SECOND_NS / (self.recent_ns[-1] - self.recent_ns[0])
-
-
-class RecordingThread:
-    """Writes serialised messages behind the caller's back, in order.
-
-    Args:
-        bag: Open; used by this thread alone until `close`.
-    """
-
-    def __init__(self, bag: BagWriter) -> None:
-        self._bag = bag
-        self._queue: Queue[tuple[str, str, int, bytes] | None] = Queue(WAITING)
-        self.written_bytes = 0
-        self.error: SigmaError | None = None
-        self._thread = threading.Thread(target=self._write, name="recording", daemon=True)
-        self._thread.start()
-
-    def put(self, topic: str, msgtype: str, log_time_ns: int, cdr: bytes) -> bool:
-        """Queues a message; False when the disk is too slow for it, or has failed."""
-        if self.error is not None:
-            return False
-        try:
-            self._queue.put_nowait((topic, msgtype, log_time_ns, cdr))
-        except Full:
-            return False
-        return True
-
-    def close(self) -> None:
-        """Writes what waits, then ends."""
-        self._queue.put(None)
-        self._thread.join()
-
-    def _write(self) -> None:
-        while (entry := self._queue.get()) is not None:
-            if self.error is not None:
-                continue
-            try:
-                self._bag.raw(*entry)
-            except SigmaError as error:
-                self.error = error
-            else:
-                self.written_bytes += len(entry[3])
-
-
-def judge(tallies: Mapping[str, StreamTally], fps: float) -> tuple[list[str], list[str]]:
-    """What makes a recording useless, and what it has lost: two lists of sentences, both empty when all is well."""
-    useless = [f"{name}: nothing came" for name, tally in tallies.items() if tally.period_ns and not tally.received]
-    losses = []
-    for name, tally in tallies.items():
-        if tally.lost:
-            losses.append(f"{name}: {tally.lost} messages came faster than the disk")
-        if tally.gaps:
-            losses.append(f"{name}: {tally.gaps} gaps, the longest {tally.longest_gap_ns / 1e6:.0f} ms")
-        if tally.received > fps and tally.rate_hz() < 0.9 * fps and tally.period_ns:
-            losses.append(f"{name}: {tally.rate_hz():.1f} Hz, {fps:g} are needed")
-    return useless, losses
-
-
 LISTEN = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=30, reliability=ReliabilityPolicy.BEST_EFFORT)
 """Also hears reliable publishers; deep enough for a disk that stops for a moment."""
 
-TELL_S, CHECK_S = 5.0, 0.5
+TELL_S, CHECK_S, LOOK_S = 5.0, 0.5, 1.0
 COMPLETE_WITH_LOSSES = 3
+TEXT, FLAG = "std_msgs/msg/String", "std_msgs/msg/Bool"
 _STAMP = struct.Struct("<iI")
+_LITTLE_ENDIAN = b"\x00\x01\x00\x00"
 
 
 class RecordNode(Node):
-    """See the module."""
+    """See the module. `saved`: the bags so far; `tallies`: the streams of the recording at work, or of the last one."""
 
     def __init__(self, parameter_overrides: Sequence[Parameter] = ()) -> None:
         super().__init__(topics.RECORD_NODE, parameter_overrides=list(parameter_overrides))
-        self._options = BoundParameters(self, RecordOptions(), state=lambda: "recording").value
-        self._contract = load_contract(topics.contract_name(self, self._options.contract))
+        self._bound = BoundParameters(self, RecordOptions(), state=self._state, applied=self._apply)
+        self._options = self._bound.value
+        name = topics.contract_name(self, self._options.contract)
+        self._contract = load_contract(name)
         self._out = Path(self._options.out).expanduser()
         self.exit_code = 0
         self.finished = False
-        self._stack = ExitStack()
-        metadata = {"sigma.source": "live", "sigma.contract": self._contract.name, "sigma.task": self._task()}
-        self._bag = self._stack.enter_context(BagWriter(self._out, storage=self._options.storage, metadata=metadata))  # type: ignore[arg-type]
-        self._thread = RecordingThread(self._bag)
+        self.saved: list[Path] = []
+        self._notes = {"sigma.source": "live", "sigma.contract": self._contract.name}
+        self._notes |= {"sigma.contract_text": contract_yaml(name), "sigma.namespace": self.get_namespace()}
+        self._task = self._options.task or self._contract.tasks[0]
+        self._policy = ""
+        self._mark: bool | None = None
+        self._tape: Tape | None = None
         self._started_ns = self._now_ns()
-        self._bag_has_task = False
         self.tallies: dict[str, StreamTally] = {}
+        self._periods_ns: dict[str, int | None] = {}
+        self._heard: set[str] = set()
         self._subscribe()
+        self._diagnostics = Diagnostics(self, hardware_id=self._contract.name, tasks=self._tasks())
+        for service, act in (("start", self.start), ("save", self.save), ("discard", self.discard)):
+            self.create_service(Trigger, f"~/{service}", partial(self._answer, act))
         self.create_timer(CHECK_S, self._check, clock=steady_clock())
         self.create_timer(TELL_S, self._tell, clock=steady_clock())
-        tasks = {f"record/{name}": partial(self._task_status, tally) for name, tally in self.tallies.items()}
-        self._diagnostics = Diagnostics(self, hardware_id=self._contract.name, tasks=tasks)
-        self.get_logger().info(f"recording to {self._out}, task {self._task()!r}; Ctrl-C ends it")
+        self._keys: SimpleQueue[tuple[str, str]] = SimpleQueue()
+        self._key_guard = self.create_guard_condition(self._on_keys)
+        self._keyboard = Keyboard(sys.stdin.fileno(), self._on_key) if self._options.keyboard else None
+        if self._options.episodes:
+            self.get_logger().info(f"ready; episodes go to {self._out}, next: {self._task!r}")
+        else:
+            self.start()
+
+    def start(self) -> str:
+        """Begins a bag; says what it is.
+
+        Raises:
+            SigmaError: one is being written, or the disk refuses.
+        """
+        if self._tape is not None:
+            raise UsageError("an episode is being recorded", where=self._tape.path, remedy="save or discard it")
+        path = self._next_episode() if self._options.episodes else self._out
+        self.tallies = {name: StreamTally(period_ns) for name, period_ns in self._periods_ns.items()}
+        notes = self._notes | {"sigma.task": self._task}
+        self._tape = Tape(path, storage=self._options.storage, notes=notes)  # type: ignore[arg-type]
+        self._started_ns = self._now_ns()
+        self._put_text(topics.TASK, self._task)
+        if self._policy:
+            self._put_text(topics.POLICY_INFO, self._policy)
+        if self._mark is not None:
+            self._put_mark()
+        ends = "save or discard ends it" if self._options.episodes else "Ctrl-C ends it"
+        return self._said(f"recording to {path}, task {self._task!r}; {ends}")
+
+    def save(self) -> str:
+        """Ends the bag and judges it; says what it came to.
+
+        Raises:
+            SigmaError: there is none, or the disk refuses.
+        """
+        tape = self._taken()
+        tape.save(self._policy_notes())
+        useless, losses = judge(self.tallies, self._contract.fps)
+        losses += [] if tape.error is None else [str(tape.error)]
+        for line in useless:
+            self.get_logger().error(line)
+        for line in losses:
+            self.get_logger().warning(line)
+        self.exit_code = self.exit_code or (1 if useless else COMPLETE_WITH_LOSSES if losses else 0)
+        self.saved.append(tape.path)
+        return self._said("; ".join((f"{self._summary(tape)} in {tape.path}", *useless, *losses)))
+
+    def discard(self) -> str:
+        """Ends the bag and leaves nothing of it.
+
+        Raises:
+            UsageError: there is none.
+        """
+        tape = self._taken()
+        tape.discard()
+        return self._said(f"discarded; nothing is left of {tape.path}")
 
     def stop(self) -> bool:
-        """Closes the bag and judges it."""
-        self._thread.close()
-        useless, losses = judge(self.tallies, self._contract.fps)
-        if self._thread.error is not None:
-            losses.append(str(self._thread.error))
-        self._stack.close()
-        told = self.get_logger()
-        for line in useless:
-            told.error(line)
-        for line in losses:
-            told.warning(line)
-        self.exit_code = self.exit_code or (1 if useless else COMPLETE_WITH_LOSSES if losses else 0)
-        told.info(f"{self._summary()} in {self._out}")
+        """Last words: what is being recorded is saved."""
+        if self._keyboard is not None:
+            self._keyboard.close()
+        if self._tape is not None:
+            self.save()
         return True
 
-    def _task(self) -> str:
-        return self._options.task or self._contract.tasks[0]
+    def _taken(self) -> Tape:
+        if self._tape is None:
+            raise UsageError("nothing is being recorded", remedy="call start first")
+        tape, self._tape = self._tape, None
+        return tape
+
+    def _state(self) -> str:
+        return "idle" if self._tape is None else "recording"
+
+    def _said(self, text: str) -> str:
+        self.get_logger().info(text)
+        return text
+
+    def _next_episode(self) -> Path:
+        count = 0
+        while (path := self._out / f"episode_{count:06d}").exists():
+            count += 1
+        return path
+
+    def _policy_notes(self) -> dict[str, str]:
+        """Which policy acted: its checkpoint's hash, and all that it says of itself."""
+        if not self._policy:
+            return {}
+        try:
+            checkpoint = str(json.loads(self._policy).get("checkpoint_hash", ""))
+        except (ValueError, AttributeError):
+            checkpoint = ""
+        return {"sigma.policy": self._policy} | ({"sigma.checkpoint": checkpoint} if checkpoint else {})
+
+    def _answer(
+        self, act: Callable[[], str], _request: Trigger.Request, response: Trigger.Response
+    ) -> Trigger.Response:
+        try:
+            response.message, response.success = act(), True
+        except SigmaError as error:
+            response.message = str(error)
+        return response
+
+    def _on_key(self, key: str, line: str) -> None:
+        """On the keyboard's thread."""
+        self._keys.put((key, line))
+        self._key_guard.trigger()
+
+    def _on_keys(self) -> None:
+        while not self._keys.empty():
+            self._press(*self._keys.get())
+
+    def _press(self, key: str, line: str) -> None:
+        acts: dict[str, Callable[[], object]] = {
+            "r": self.start,
+            "s": self.save,
+            "d": self.discard,
+            "n": lambda: self._set_task(line),
+            "i": lambda: self._marks.publish(Bool(data=not self._mark)),
+            "q": lambda: setattr(self, "finished", True),
+        }
+        try:
+            acts.get(
+                key, lambda: self._said("keys: r record, s save, d discard, n next prompt, i intervention, q quit")
+            )()
+        except SigmaError as error:
+            self.get_logger().error(str(error))
+
+    # What is heard.
 
     def _subscribe(self) -> None:
         contract, tick_ns = self._contract, self._contract.tick_period_ns
         for camera in contract.cameras:
-            self._record(camera.name, camera.topic, camera.message_type, tick_ns, stamped=True)
-        self._record("joints", contract.joint_state_topic, "sensor_msgs/msg/JointState", tick_ns, stamped=True)
-        stamped = hasattr(MESSAGE_TYPES[contract.command_type], "header")
-        self._record("commands", contract.command_topic, contract.command_type, None, stamped=stamped)
-        self.create_subscription(String, topics.TASK, self._on_task, qos.LATCHED)
+            self._record(camera.name, camera.topic, camera.message_type, tick_ns)
+        for name, part in _named("joints", contract.states):
+            self._record(name, part.topic, "sensor_msgs/msg/JointState", tick_ns)
+        for name, part in _named("commands", contract.commands):
+            self._record(name, part.topic, part.message_type or contract.command_type, None)
+        self._marks = self.create_publisher(Bool, topics.INTERVENTION, qos.LATCHED)
+        self.create_subscription(String, topics.TASK, lambda m: self._set_task(m.data), qos.LATCHED)
+        self.create_subscription(String, topics.POLICY_INFO, self._on_policy, qos.LATCHED)
+        self.create_subscription(Bool, topics.INTERVENTION, self._on_mark, qos.LATCHED)
+        self.create_subscription(String, "~/prompt", lambda m: self._set_task(m.data), qos.EVENT)
+        own = (topics.TASK, topics.POLICY_INFO, topics.INTERVENTION)
+        self._heard |= {topics.full_name(self, topic) for topic in own}
+        if self._options.everything:
+            self._look()
+            self.create_timer(LOOK_S, self._look, clock=steady_clock())
 
-    def _record(self, name: str, topic: str, msgtype: str, period_ns: int | None, *, stamped: bool) -> None:
-        tally = StreamTally(period_ns)
-        self.tallies[name] = tally
-        store: Callable[[bytes], None] = partial(self._store, tally, topic, msgtype, stamped)
-        self.create_subscription(MESSAGE_TYPES[msgtype], topic, store, LISTEN, raw=True)
+    def _look(self) -> None:
+        """With `everything`: topics that were not there before."""
+        for topic, types in self.get_topic_names_and_types():
+            if topic in self._heard or "/_" in topic or not self.count_publishers(topic):
+                continue
+            self._heard.add(topic)
+            if can_be_recorded(types[0]):
+                self._record(topic, topic, types[0], None)
+            else:
+                self.get_logger().warning(f"{topic} is not recorded: {types[0]} is in no installed package")
 
-    def _store(self, tally: StreamTally, topic: str, msgtype: str, stamped: bool, cdr: bytes) -> None:  # noqa: FBT001
-        now_ns = self._now_ns()
-        self._write_task(now_ns)
-        seconds, nanoseconds = _STAMP.unpack_from(cdr, 4) if stamped else (0, 0)
-        tally.note(seconds * 1_000_000_000 + nanoseconds or now_ns)
-        tally.lost += not self._thread.put(topic, msgtype, now_ns, cdr)
+    def _record(self, name: str, topic: str, msgtype: str, period_ns: int | None) -> None:
+        kind, text = message_class(msgtype), definition(msgtype)
+        stamped = hasattr(kind, "header")
+        self._heard.add(topic)
+        self._periods_ns[name] = period_ns
+        self.tallies[name] = StreamTally(period_ns)
 
-    def _write_task(self, now_ns: int) -> None:
-        """Before the first message: the task this recording was started with."""
-        if not self._bag_has_task:
-            self._bag_has_task = True
-            self._put_task(self._task(), now_ns)
+        def store(cdr: bytes) -> None:
+            if self._tape is None:
+                return
+            now_ns, tally = self._now_ns(), self.tallies[name]
+            seconds, nanoseconds = _STAMP.unpack_from(cdr, 4) if stamped else (0, 0)
+            tally.note(seconds * 1_000_000_000 + nanoseconds or now_ns)
+            tally.lost += not self._tape.put(topic, msgtype, now_ns, cdr, text)
 
-    def _on_task(self, message: String) -> None:
-        self._bag_has_task = True
-        self._put_task(message.data, self._now_ns())
+        self.create_subscription(kind, topic, store, LISTEN, raw=True)
 
-    def _put_task(self, text: str, now_ns: int) -> None:
+    def _set_task(self, text: str) -> None:
+        """The prompt of the next bag, and of this one from now on; an empty one means the contract's first."""
+        self._task = text.strip() or self._contract.tasks[0]
+        self._put_text(topics.TASK, self._task)
+        self.get_logger().info(f"task: {self._task}")
+
+    def _apply(self, old: RecordOptions, new: RecordOptions) -> None:
+        self._options = new
+        if new.task != old.task:
+            self._set_task(new.task)
+
+    def _on_policy(self, message: String) -> None:
+        self._policy = message.data
+        self._put_text(topics.POLICY_INFO, message.data)
+
+    def _on_mark(self, message: Bool) -> None:
+        self._mark = message.data
+        self._put_mark()
+        self.get_logger().info("an operator intervenes" if self._mark else "the policy acts")
+
+    def _put_mark(self) -> None:
+        self._put(topics.INTERVENTION, FLAG, bytes([bool(self._mark)]))
+
+    def _put_text(self, topic: str, text: str) -> None:
         data = text.encode() + b"\0"
-        cdr = b"\x00\x01\x00\x00" + struct.pack("<I", len(data)) + data
-        self._thread.put(topics.full_name(self, topics.TASK), "std_msgs/msg/String", now_ns, cdr)
+        self._put(topic, TEXT, struct.pack("<I", len(data)) + data)
+
+    def _put(self, topic: str, msgtype: str, data: bytes) -> None:
+        if self._tape is not None:
+            self._tape.put(topics.full_name(self, topic), msgtype, self._now_ns(), _LITTLE_ENDIAN + data)
+
+    # What is told.
 
     def _check(self) -> None:
+        tape = self._tape
+        if tape is None:
+            return
         free_gb = self._free_gb()
-        if free_gb < self._options.least_free_gb:
-            self.get_logger().error(f"{free_gb:.1f} GB are free: the recording ends here")
-            self.exit_code, self.finished = COMPLETE_WITH_LOSSES, True
-        elif self._thread.error is not None:
-            self.get_logger().error(str(self._thread.error))
+        if free_gb < self._options.least_free_gb or tape.error is not None:
+            said = f"{free_gb:.1f} GB are free: the recording ends here" if tape.error is None else str(tape.error)
+            self.get_logger().error(said)
             self.exit_code, self.finished = COMPLETE_WITH_LOSSES, True
         elif 0.0 < self._options.seconds <= (self._now_ns() - self._started_ns) * 1e-9:
-            self.finished = True
+            if self._options.episodes:
+                self.save()
+            else:
+                self.finished = True
 
     def _tell(self) -> None:
-        self.get_logger().info(self._summary())
+        if self._tape is None:
+            return
+        self.get_logger().info(self._summary(self._tape))
         useless, losses = judge(self.tallies, self._contract.fps)
         for line in (*useless, *losses):
             self.get_logger().warning(line)
 
-    def _summary(self) -> str:
-        rates = ", ".join(f"{name} {tally.rate_hz():.1f} Hz" for name, tally in self.tallies.items())
+    def _summary(self, tape: Tape) -> str:
+        rates = ", ".join(f"{name} {tally.rate_hz():.1f} Hz" for name, tally in self.tallies.items() if tally.received)
         seconds = (self._now_ns() - self._started_ns) * 1e-9
-        return f"{seconds:.0f} s, {rates}; {self._thread.written_bytes / 1e6:.0f} MB, {self._free_gb():.0f} GB free"
+        return f"{seconds:.0f} s, {rates}; {tape.written_bytes / 1e6:.0f} MB, {self._free_gb():.0f} GB free"
+
+    def _tasks(self) -> dict[str, Callable[[], TaskStatus]]:
+        return {f"record/{name}": lambda name=name: self._task_status(self.tallies[name]) for name in self.tallies}  # type: ignore[misc]
 
     def _task_status(self, tally: StreamTally) -> TaskStatus:
         values = {"received": tally.received, "gaps": tally.gaps, "lost": tally.lost}
@@ -253,6 +332,11 @@ class RecordNode(Node):
 
     def _now_ns(self) -> int:
         return int(self.get_clock().now().nanoseconds)
+
+
+def _named(stream: str, parts: tuple[Part, ...]) -> list[tuple[str, Part]]:
+    """Names for reports: `joints`, or `joints /left/joint_states` and so on."""
+    return [(stream if len(parts) == 1 else f"{stream} {part.topic}", part) for part in parts]
 
 
 def main(args: Sequence[str] | None = None) -> int:

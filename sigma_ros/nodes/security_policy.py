@@ -40,7 +40,10 @@ _TOLD = (topics.SUPERVISOR_STATE, topics.TELEPATHY, topics.POLICY_INFO, "/diagno
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Enclave:
-    """One process and its permissions; names without a `/` in front lie in the robot's namespace."""
+    """One process and its permissions; names without a `/` in front lie in the robot's namespace.
+
+    `runs`: actions that it serves and calls.
+    """
 
     path: str
     node: str
@@ -48,19 +51,21 @@ class Enclave:
     hears: tuple[str, ...] = ()
     answers: tuple[str, ...] = ()
     calls: tuple[str, ...] = field(default=())
+    runs: tuple[str, ...] = ()
 
 
 def enclaves(contract: Contract) -> tuple[Enclave, ...]:
     """Everybody who takes part, with the least that is needed."""
     cameras = tuple(camera.topic for camera in contract.cameras)
-    joints, command = contract.joint_state_topic, contract.command_topic
+    joints = tuple(part.topic for part in contract.states)
+    commands = tuple(part.topic for part in contract.commands)
     from_policy = (topics.ACTION_CHUNK, topics.TELEPATHY, topics.POLICY_HEARTBEAT, topics.POLICY_INFO, topics.TICK)
     return (
         Enclave(
             path="/sigma/supervisor",
             node=topics.SUPERVISOR_NODE,
-            publishes=(command, topics.SUPERVISOR_STATE, "/diagnostics"),
-            hears=(joints, topics.ACTION_CHUNK, topics.POLICY_HEARTBEAT, topics.E_STOP),
+            publishes=(*commands, topics.SUPERVISOR_STATE, "/diagnostics"),
+            hears=(*joints, topics.ACTION_CHUNK, topics.POLICY_HEARTBEAT, topics.E_STOP),
             answers=(*_SUPERVISOR_SERVICES, *_of(topics.SUPERVISOR_NODE, PARAMETER_SERVICES)),
         ),
         Enclave(
@@ -72,28 +77,31 @@ def enclaves(contract: Contract) -> tuple[Enclave, ...]:
                 "/diagnostics",
                 f"{topics.POLICY_NODE}/transition_event",
             ),
-            hears=(*cameras, joints, topics.TASK),
+            hears=(*cameras, *joints, topics.TASK),
             answers=(*_POLICY_SERVICES, *_of(topics.POLICY_NODE, PARAMETER_SERVICES + LIFECYCLE_SERVICES)),
         ),
         Enclave(
             path="/sigma/operator",
             node="sigma_operator",
             publishes=(topics.E_STOP, topics.TASK),
-            hears=_TOLD,
+            hears=(*_TOLD, topics.POLICY_HEARTBEAT),
+            answers=(topics.START_POLICY, topics.CANCEL_POLICY, *_of(topics.RUN_NODE, PARAMETER_SERVICES)),
+            runs=(topics.RUN_POLICY,),
             calls=(
                 *_SUPERVISOR_SERVICES,
                 *_POLICY_SERVICES,
+                *(topics.START_POLICY, topics.CANCEL_POLICY),
                 *_of(topics.SUPERVISOR_NODE, PARAMETER_SERVICES),
                 *_of(topics.POLICY_NODE, PARAMETER_SERVICES + LIFECYCLE_SERVICES),
             ),
         ),
-        Enclave(path="/sigma/driver", node="driver", publishes=(joints, "/diagnostics"), hears=(command,)),
+        Enclave(path="/sigma/driver", node="driver", publishes=(*joints, "/diagnostics"), hears=commands),
         Enclave(path="/sigma/cameras", node="cameras", publishes=(*cameras, "/diagnostics")),
         Enclave(
             path="/sigma/incidents",
             node="sigma_incidents",
             publishes=("/diagnostics",),
-            hears=(*cameras, joints, command, *from_policy, *_TOLD, topics.E_STOP, topics.TASK),
+            hears=(*cameras, *joints, *commands, *from_policy, *_TOLD, topics.E_STOP, topics.TASK),
             answers=("sigma_incidents/save",),
         ),
     )
@@ -113,6 +121,8 @@ def policy_xml(contract: Contract, namespace: str = "") -> str:
             ("topics", "topic", "subscribe", (*enclave.hears, "/parameter_events", "/clock")),
             ("services", "service", "reply", enclave.answers),
             ("services", "service", "request", enclave.calls),
+            ("actions", "action", "execute", enclave.runs),
+            ("actions", "action", "call", enclave.runs),
         ):
             full = tuple(absolute_topic(name, namespace) for name in names)
             _rules(profile, group, each, {qualifier: "ALLOW"}, full)

@@ -43,6 +43,7 @@ class SimNode(Node):
         self.exit_code = 0
         self.finished = False
         self._contract = load_contract(topics.contract_name(self, options.contract))
+        self._contract.require_whole("the simulator")
         self._arm = SimArm(setup_named(options.setup), contract=self._contract)
         self._seed = options.seed
         self._arm.reset(self._seed)

@@ -70,6 +70,7 @@ class So101Driver(Node):
         super().__init__(topics.DRIVER_NODE, parameter_overrides=list(parameter_overrides))
         options = BoundParameters(self, DriverOptions(), state=lambda: "running").value
         self._contract = load_contract(topics.contract_name(self, options.contract))
+        self._contract.require_whole("so101_driver")
         self._tolerance_rad = options.first_command_rad
         self._arm = make(options, self._contract)
         self._arm.connect()

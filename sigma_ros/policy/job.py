@@ -13,15 +13,30 @@ from typing import TYPE_CHECKING, Any, Protocol
 from jaxtyping import Float64
 from numpy import ndarray
 
-from sigma_ros.values import AdapterSettings, Chunk, Gap, LeftOver, Telepathy, Window
+from sigma_ros.values import AdapterSettings, Chunk, Gap, LeftOver, Memory, Telepathy, Window
 
 if TYPE_CHECKING:
-    from sigma_ros.model.runtime import Inference
     from sigma_ros.model.step import RecurrentState
+
+
+class Inferred(Protocol):
+    """What the loop's drivers need of an inference."""
+
+    @property
+    def chunk(self) -> Chunk:
+        """Proposed actions."""
+        ...
+
+    @property
+    def telepathy(self) -> Telepathy:
+        """What Sigma believes."""
+        ...
 
 
 class Runtime(Protocol):
     """What the loop's drivers need of `model.runtime.SigmaRuntime`."""
+
+    image_size_px: int
 
     def initial_state(self, *, epoch: int, task: str) -> "RecurrentState":
         """The empty state of an epoch."""
@@ -37,7 +52,7 @@ class Runtime(Protocol):
         chunk_id: int,
         baseline_diagnostics: bool = False,
         left_over: LeftOver | None = None,
-    ) -> "tuple[Inference, RecurrentState]":
+    ) -> "tuple[Inferred, RecurrentState]":
         """One inference."""
         ...
 
@@ -47,7 +62,7 @@ class Runtime(Protocol):
 
     def refresh(
         self, window: Window, state: "RecurrentState", previous: Chunk, *, settings: AdapterSettings, chunk_id: int
-    ) -> "tuple[Inference, RecurrentState]":
+    ) -> "tuple[Inferred, RecurrentState]":
         """A new residual on what is left of a chunk."""
         ...
 
@@ -57,6 +72,14 @@ class Runtime(Protocol):
 
     def restore(self, path: Path, fresh: "RecurrentState") -> "RecurrentState":
         """An empty state with a saved memory."""
+        ...
+
+    def memory(self, state: "RecurrentState") -> Memory:
+        """What of a state outlives the process that computes."""
+        ...
+
+    def remembering(self, fresh: "RecurrentState", memory: Memory) -> "RecurrentState":
+        """An empty state with this memory."""
         ...
 
     def check_units(self, positions_rad: Float64[ndarray, " dof"]) -> tuple[str, ...]:
@@ -167,6 +190,11 @@ class Failed(Outcome):
     def last_line(self) -> str:
         """What failed, in one line."""
         return self.error.strip().splitlines()[-1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lost(Failed):
+    """The process of inference is gone, and the tick with it; the memory stands as before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,6 +24,8 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from sigma_ros.contract import Contract
+from sigma_ros.errors import UsageError
+from sigma_ros.policy.alarm import NO_ALARM, AlarmSettings, disagreement_of
 from sigma_ros.policy.job import (
     Failed,
     Job,
@@ -57,7 +59,7 @@ class PolicySettings:
 
     `stitching`: latest, crossfade (over `crossfade_steps`) or rtc. `residual_every_tick`: between
     plans the residual is renewed on the chunk in execution. `baseline_diagnostics`: commits also
-    measure the arm without LoRA.
+    measure the arm without LoRA. `alarm`: what is done where a chunk disagrees with the one before.
     """
 
     schedule: Schedule
@@ -66,6 +68,7 @@ class PolicySettings:
     crossfade_steps: int = 4
     residual_every_tick: bool = False
     baseline_diagnostics: bool = False
+    alarm: AlarmSettings = NO_ALARM
 
 
 class PolicyLoop:
@@ -78,11 +81,17 @@ class PolicyLoop:
             epoch.
         lockstep: For a replay: every tick that asks for something is worked on, scored windows too,
             and settings are in force from the next chunk on, for it knows which chunks are to come.
+
+    Raises:
+        UsageError: the alarm's joint is none of the contract's.
     """
 
     def __init__(
         self, contract: Contract, settings: PolicySettings, *, check_units: UnitsCheck, lockstep: bool
     ) -> None:
+        if settings.alarm.joint not in ("", *contract.joint_names):
+            known = ", ".join(contract.joint_names)
+            raise UsageError("the contract has no such joint to alarm by", expected=known, got=settings.alarm.joint)
         self._contract = contract
         self._settings = settings
         self._check_units = check_units
@@ -93,6 +102,7 @@ class PolicyLoop:
         self._state: RecurrentState | None = None
         self._inherited: RecurrentState | None = None
         self._executed: Proposed | None = None
+        self._planned: Chunk | None = None
         self._judged_epoch = -1
         self._refusal: tuple[str, ...] = ()
         self._session = self._chunks = 0
@@ -171,6 +181,7 @@ class PolicyLoop:
             return
         if isinstance(outcome, Proposed):
             chunk = self._numbered(replace(outcome.chunk, crossfade_steps=request.crossfade_steps))
+            chunk = self._judged(chunk, request)
             outcome = self._executed = replace(outcome, chunk=chunk)
         elif isinstance(outcome, Unused) and isinstance(request.item, Window):
             self._refusal = outcome.gap.reasons
@@ -194,7 +205,7 @@ class PolicyLoop:
             self._chunks = 0
         self._waiting.clear()
         self._outcomes.clear()
-        self._state = self._executed = None
+        self._state = self._executed = self._planned = None
         self._inherited = inherits
         self._judged_epoch = -1
 
@@ -212,7 +223,7 @@ class PolicyLoop:
         """What a tick asks for, None for nothing. A plan that still waits moves to this tick."""
         settings, live, is_window = self._settings, not self._lockstep, isinstance(item, Window)
         schedule, waits = settings.schedule, live and self.awaits_plan
-        plans = schedule.plans(item.tick)
+        plans = self._plans(item.tick)
         self.skipped += plans and waits
         plans = plans or waits
         commits = is_window and schedule.commits(item.tick)
@@ -234,6 +245,29 @@ class PolicyLoop:
             since_ns=now_ns,
             session=self._session,
         )
+
+    def _plans(self, tick: int) -> bool:
+        """Whether a tick plans: on schedule, twice as often while an alarm lasts, never after one that stops."""
+        settings, last = self._settings, self._planned
+        if last is None or not last.alarmed or self._lockstep:
+            return settings.schedule.plans(tick)
+        if settings.alarm.action == "stop":
+            return False
+        sooner = settings.alarm.action == "replan" and 2 * (tick - last.tick) >= settings.schedule.replan_ticks
+        return sooner or settings.schedule.plans(tick)
+
+    def _judged(self, chunk: Chunk, request: TickRequest) -> Chunk:
+        """A chunk with its disagreement; a renewed residual and a scored window have that of the plan before."""
+        before = self._planned
+        item = request.item
+        if not request.plans or isinstance(item, Gap):
+            known = {} if before is None else {"disagreement_rad": before.disagreement_rad, "alarmed": before.alarmed}
+            return replace(chunk, **known)  # type: ignore[arg-type]
+        apart_rad = disagreement_of(before, chunk)
+        pose = dict(zip(self._contract.joint_names, item.newest.positions_rad.tolist(), strict=True))
+        alarmed = self._settings.alarm.alarmed(apart_rad, pose)
+        self._planned = replace(chunk, disagreement_rad=apart_rad, alarmed=alarmed)
+        return self._planned
 
     def _next(self) -> TickRequest:
         """The oldest tick. Where commits alone fill the time, every second one plans too."""

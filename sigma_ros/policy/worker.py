@@ -4,30 +4,32 @@
 Both only execute and feed results back; every rule is in `PolicyLoop`.
 """
 
-import os
 import threading
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from sigma_ros.policy.job import Failed, Job, Outcome, Result, Runtime, execute
+from sigma_ros.policy.job import Failed, Job, Lost, Outcome, PassGap, Result, Runtime, execute
 from sigma_ros.policy.loop import PolicyLoop, PolicySettings
+from sigma_ros.policy.remote import WATCH_S, InferenceLostError, RemoteRuntime
+from sigma_ros.policy.served import be_nice
 from sigma_ros.values import Gap, Window
 
 if TYPE_CHECKING:
     from sigma_ros.model.step import RecurrentState
 
-NICENESS = 5
-"""Of the inference thread: where cores are few, the supervisor's and our own callbacks go first."""
+RETRY_S = 2.0
+"""Before an inference process that could not be started is started once more."""
 
 NEVER_NS = 2**63 - 1
 
 
 class InferenceThread:
     """Runs jobs in their order on one thread; nothing else may use the loop or the model.
+
+    A model in a process of its own that is lost is started again; `mended` counts how often that came off.
 
     Args:
         loop: Decides; only reading its counters from outside is safe.
@@ -50,8 +52,15 @@ class InferenceThread:
         self._clock_ns = clock_ns
         self._changed = threading.Condition()
         self._closing = False
+        self._remote = runtime if isinstance(runtime, RemoteRuntime) else None
+        self.mended = 0
         self._thread = threading.Thread(target=self._work, name="inference", daemon=True)
         self._thread.start()
+
+    @property
+    def problem(self) -> str:
+        """Why nothing is inferred now: the model's process is gone; empty while all is well."""
+        return "" if self._remote is None else self._remote.problem()
 
     @property
     def busy_ns(self) -> int:
@@ -92,30 +101,51 @@ class InferenceThread:
             self._closing = True
             self._changed.notify()
         self._thread.join(timeout_s)
+        if self._thread.is_alive() and self._remote is not None:
+            self._remote.close("the inference was given up")
+            self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
     def _work(self) -> None:
-        with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
-        while (job := self._take()) is not None:
-            result = self._executed(job)
-            with self._changed:
-                self.loop.on_result(result)
-            self._wake()
+        be_nice()
+        while not self._closing:
+            job = self._take()
+            if job is not None:
+                result = self._executed(job)
+                with self._changed:
+                    self.loop.on_result(result)
+                self._wake()
+            elif self._remote is not None and not self._closing:
+                self._mend(self._remote)
 
     def _take(self) -> Job | None:
-        """The next job; None when it is time to end."""
+        """The next job; None when it is time to end, or to mend."""
         with self._changed:
-            while not self._closing:
+            while not self._closing and not self.problem:
                 job = self.loop.begin(self._clock_ns())
                 if job is not None:
                     return job
-                self._changed.wait()
+                self._changed.wait(None if self._remote is None else WATCH_S)
             return None
+
+    def _mend(self, remote: RemoteRuntime) -> None:
+        """Starts the lost process again; what cannot be mended stays a problem that is told."""
+        self._wake()
+        try:
+            remote.restart()
+        except Exception:  # the problem says it
+            with self._changed:
+                self._changed.wait_for(lambda: self._closing, None if remote.gives_up else RETRY_S)
+            return
+        self.mended += 1
+        self._wake()
 
     def _executed(self, job: Job) -> Result:
         try:
             return execute(job, self._runtime, clock_ns=self._clock_ns)
+        except InferenceLostError as error:
+            state = None if isinstance(job, PassGap) else job.state
+            return Lost(request=job.request, error=str(error)), state
         except Exception:
             return Failed(request=job.request, error=traceback.format_exc()), None
 

@@ -132,7 +132,7 @@ def check_recordable(contract: Contract, cameras: tuple[str, ...]) -> None:
     """Refuses a contract that asks for what the simulator does not have.
 
     Raises:
-        ContractError: a camera or the command type is not there.
+        ContractError: a camera is not there.
     """
     missing = [camera.name for camera in contract.cameras if camera.name not in cameras]
     sizes = {(camera.width_px, camera.height_px) for camera in contract.cameras}
@@ -142,10 +142,6 @@ def check_recordable(contract: Contract, cameras: tuple[str, ...]) -> None:
             where=contract.name,
             expected=f"cameras named {', '.join(cameras)}, all of one size",
             got=", ".join(f"{c.name} {c.width_px}x{c.height_px}" for c in contract.cameras),
-        )
-    if contract.command_type != "std_msgs/msg/Float64MultiArray":
-        raise ContractError(
-            "the simulator records commands as Float64MultiArray only", where=contract.name, got=contract.command_type
         )
 
 

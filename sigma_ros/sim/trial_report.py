@@ -38,6 +38,7 @@ _HEAD = (
     "time of a success",
     "rms jerk of commands",
     "bounded ticks",
+    "off the path",
     "scale",
     "violations",
     "inference",
@@ -113,6 +114,7 @@ def _row(trial: Trial, done: list[Result]) -> dict[str, Any]:
         "success_time_s": float(np.mean(times)) if times else None,
         "jerk_rms": float(np.median([r.jerk_rms for r in done])),
         "clipped_share": float(np.mean([r.clipped_share for r in done])),
+        "off_path_share": float(np.mean([r.off_path_share for r in done])),
         "scale_mean": float(np.mean([r.scale_mean for r in done])),
         "violations": sum(r.violations for r in done),
         "refused_chunks": sum(r.refused_chunks for r in done),
@@ -164,6 +166,8 @@ def _limits(conditions: dict[str, Any]) -> str:
     """Where the supervisor let through more than a robot's would, the rates must not be read without that."""
     limits = conditions.get("limits", {})
     loose = limits.get("other than a robot's", {})
+    if limits.get("name") == "off":
+        return " No supervisor."
     if not loose:
         return ""
     robot = SupervisorLimits()
@@ -181,6 +185,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
         "-" if time_s is None else f"{time_s:.1f} s",
         f"{row['jerk_rms']:.1f} rad/s^3",
         f"{row['clipped_share']:.1%}",
+        f"{row['off_path_share']:.1%}",
         f"{row['scale_mean']:.2f}",
         str(row["violations"]),
         f"{row['inference_ms']:.0f} ms",

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
+from numpy import ndarray
+from safetensors.numpy import save_file
 
 from sigma_ros.border import MAX_JSON_BYTES, load_json, one_line, read_json, read_text
 from sigma_ros.errors import SigmaError, UsageError
@@ -93,7 +95,10 @@ class ScriptedRuntime:
 
 ArmName = Literal["base", "sigma", "expert"]
 ARMS: tuple[ArmName, ...] = ("base", "sigma", "expert")
-_EPISODES_FILE, _CONDITIONS_FILE = "episodes.jsonl", "conditions.json"
+OFF_PATH_RAD = 0.005
+"""A command further than this from what the chunk asks for, at the chunk's own time, is off its path."""
+
+_EPISODES_FILE, _CONDITIONS_FILE, CHUNKS_FOLDER = "episodes.jsonl", "conditions.json", "chunks"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +127,7 @@ class Result:
     jerk_rms: float
     path_rad: float
     clipped_share: float
+    off_path_share: float
     scale_mean: float
     violations: int
     refused_chunks: int
@@ -167,6 +173,7 @@ def _result(trial: Trial, seed: int, run: Run, *, period_s: float) -> Result:
         jerk_rms=float(np.sqrt(np.mean(jerk**2))) if jerk.size else 0.0,
         path_rad=float(np.abs(np.diff(commands, axis=0)).sum()),
         clipped_share=counters.clipped_ticks / max(1, counters.ticks),
+        off_path_share=float((run.misses_rad > OFF_PATH_RAD).mean()) if run.misses_rad.size else 0.0,
         scale_mean=float(run.scales.mean()) if run.scales.size else 0.0,
         violations=counters.violations,
         refused_chunks=counters.refused_chunks,
@@ -175,6 +182,32 @@ def _result(trial: Trial, seed: int, run: Run, *, period_s: float) -> Result:
         inference_ms=float(np.median(run.inference_ms)) if run.inference_ms else 0.0,
         ended="success" if run.success or last is None else f"{last.state.name}: {last.reason.name}",
     )
+
+
+def chunk_arrays(run: Run) -> dict[str, ndarray]:
+    """What was proposed and executed in an episode, a row a proposal; `positions_rad` and `commands_rad` a row a tick.
+
+    Actions are in radians, float32; `spread` is missing where it was not measured.
+    """
+    chunks, beliefs = [p.chunk for p in run.proposals], [p.telepathy for p in run.proposals]
+    arrays: dict[str, ndarray] = {
+        "tick": np.array([chunk.tick for chunk in chunks], dtype=np.int64),
+        "delay_ns": np.array([p.delay_ns for p in run.proposals], dtype=np.int64),
+        "base_rad": np.array([chunk.base_rad for chunk in chunks], dtype=np.float32),
+        "residual_rad": np.array([chunk.residual_rad for chunk in chunks], dtype=np.float32),
+        "positions_rad": run.positions_rad.astype(np.float32),
+        "commands_rad": run.commands_rad.astype(np.float32),
+    }
+    for name in ("scale", "tau_l2", "sem_align", "disagreement_rad", "alarmed"):
+        arrays[name] = np.array([getattr(chunk, name) for chunk in chunks])
+    for name in ("residual_ratio", "factor_ratio", "alignment", "total"):
+        arrays[f"risk.{name}"] = np.array([getattr(chunk.risk, name) for chunk in chunks])
+    if beliefs and beliefs[0] is not None:
+        arrays["intent"] = np.array([belief.intent for belief in beliefs], dtype=np.float32)
+        arrays["factors"] = np.array([belief.factors.ravel() for belief in beliefs], dtype=np.float32)
+    if run.spreads:
+        arrays["spread"] = np.array(run.spreads)
+    return arrays
 
 
 class TrialBook:
@@ -210,6 +243,15 @@ class TrialBook:
             file.write(json.dumps(asdict(result), allow_nan=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
+
+    def log_chunks(self, result: Result, run: Run) -> None:
+        """Writes what the policy proposed in an episode, to be judged later: one file, whole or not there."""
+        name = f"{result.arm}_{result.latency_ms:g}_{result.seed}.safetensors"
+        target = self._file.parent / CHUNKS_FOLDER / name
+        target.parent.mkdir(exist_ok=True)
+        partial = target.with_suffix(".tmp")
+        save_file(chunk_arrays(run), partial, {"result": json.dumps(asdict(result))})
+        partial.rename(target)
 
     def _check(self, told: Path) -> None:
         document = read_json(told)

@@ -12,6 +12,8 @@ Rules (DESIGN.md gives the reasons):
   more than `LOOKAHEAD_TICKS` (and two seconds) ahead of another; a stream that is silent for longer makes gaps.
 - **Stamps.** Zero and repeated stamps are refused. A stamp more than one tick back, or far ahead of its stream, needs
   a second message to confirm it; confirmed backward means the clock was set or a bag was looped: a new epoch.
+- **End.** Of a recording, also before its clock goes back: while every stream has a message that no tick has taken,
+  there is one more tick, unless it lies more than half a period behind all of them. Live nothing ends.
 - **Late.** A message stamped before a consumed tick never changes that tick; it may serve a later one.
 - **Epoch.** `reset`, a new task text, a backward jump and `max_gap_ticks` gaps in a row end it; the window starts anew.
 """
@@ -25,7 +27,7 @@ from numpy import ndarray
 
 from sigma_ros.contract import Camera, Contract
 from sigma_ros.errors import SigmaError
-from sigma_ros.streams.images import ImageMessage, check_image
+from sigma_ros.streams.images import ImageMessage, Square, black_square, check_image
 from sigma_ros.streams.joints import JointReader
 from sigma_ros.streams.stream import Grid, Stream, StreamCounters, image_of
 from sigma_ros.values import WINDOW_TICKS, Frame, Gap, Window
@@ -73,7 +75,9 @@ IMAGES_BEYOND_LOOKAHEAD = 2
 """Images that wait beyond the lookahead: the tick's own, and the one that completes it. With fewer, the order in which
 two streams arrive would decide whether an image is still there."""
 
-_JOINTS = "joints"
+JOINTS = "joints"
+"""What the stream of joint states is called beside the cameras' names."""
+
 _JOINT_CAPACITY = 1024
 
 
@@ -85,18 +89,32 @@ class FrameClock:
         image_size_px: Side of the square images; None leaves images undecoded (frames then hold none), for work on
             numbers alone.
         max_gap_ticks: Gaps in a row that end the epoch.
+        square: Gives the memory that a picture is written to.
+        recorded: The messages are a recording's, which ends.
     """
 
-    def __init__(self, contract: Contract, *, image_size_px: int | None, max_gap_ticks: int = 16) -> None:
+    def __init__(
+        self,
+        contract: Contract,
+        *,
+        image_size_px: int | None,
+        max_gap_ticks: int = 16,
+        square: Square = black_square,
+        recorded: bool = False,
+    ) -> None:
         self._contract = contract
+        self._recorded = recorded
+        self._last_ticks: deque[Window | Gap] = deque()
+        self._ended: set[str] = set()
         self._size_px = image_size_px
         self._max_gap_ticks = max_gap_ticks
+        self._square = square
         self._cameras: dict[str, Camera] = {camera.name: camera for camera in contract.cameras}
         ages = {camera.name: camera.max_age_ns for camera in contract.cameras}
         self._lookahead_ticks = max(LOOKAHEAD_TICKS, round(2.0 * contract.fps))
         capacity = self._lookahead_ticks + IMAGES_BEYOND_LOOKAHEAD
         self._streams = {name: self._stream(age_ns, capacity) for name, age_ns in ages.items()}
-        self._streams[_JOINTS] = self._stream(contract.joint_state_max_age_ns, _JOINT_CAPACITY)
+        self._streams[JOINTS] = self._stream(contract.joint_state_max_age_ns, _JOINT_CAPACITY)
         self._joint_reader = JointReader(contract)
         self._task = contract.tasks[0]
         self._grid: Grid | None = None
@@ -161,7 +179,7 @@ class FrameClock:
 
     def push_joints(self, stamp_ns: int, names: tuple[str, ...], positions_rad: Float64[ndarray, " n"]) -> None:
         """Stores joint positions, matched by name; missing joints and non-finite values are refused and counted."""
-        stream = self._streams[_JOINTS]
+        stream = self._streams[JOINTS]
         try:
             positions = self._joint_reader.read(names, positions_rad)
         except SigmaError as error:
@@ -185,6 +203,8 @@ class FrameClock:
         It is when every stream has a message at or after it, when a stream is `LOOKAHEAD_TICKS` past it, or when
         `now_ns` (same clock as the stamps) is `contract.settle_ns` past it. With None, time never completes a tick.
         """
+        if self._last_ticks:
+            return True
         grid = self._anchored()
         if grid is None:
             return False
@@ -202,6 +222,22 @@ class FrameClock:
         Raises:
             RuntimeError: the epoch has not begun.
         """
+        return self._last_ticks.popleft() if self._last_ticks else self._consume()
+
+    def end(self, *names: str) -> None:
+        """Says that streams (all if none is named) are over; once all are, their last messages make the last ticks."""
+        self._ended |= set(names or self._streams)
+        if len(self._ended) == len(self._streams):
+            self._take_last()
+
+    def _take_last(self) -> None:
+        while (grid := self._anchored()) is not None and all(stream.pending for stream in self._streams.values()):
+            newest_ns = max(stream.pending[-1].stamp_ns for stream in self._streams.values())
+            if grid.stamp_ns(self._tick) - newest_ns > self._contract.tick_period_ns // 2:
+                return
+            self._last_ticks.append(self._consume())
+
+    def _consume(self) -> Window | Gap:
         grid = self._anchored()
         if grid is None:
             raise RuntimeError(f"no tick yet, waiting for {', '.join(self.missing)}")
@@ -226,6 +262,8 @@ class FrameClock:
         return item
 
     def _push(self, stream: Stream, stamp_ns: int, payload: object) -> None:
+        if self._recorded and stream.goes_back(stamp_ns):
+            self._take_last()
         if not stream.push(stamp_ns, payload, self._grid, self._last_tick_ns):
             self._anchored()
             return
@@ -264,7 +302,7 @@ class FrameClock:
                 held = self._streams[name].held
                 assert held is not None
                 try:
-                    images[name] = image_of(held, camera, self._size_px)
+                    images[name] = image_of(held, camera, self._size_px, self._square)
                 except SigmaError as error:
                     self._streams[name].spoil(error.what)
                     reasons.append(f"{name}: {error.what}")
@@ -276,7 +314,7 @@ class FrameClock:
             assert stream.held is not None
             stream.mark_used()
             ages_ns[name] = tick_ns - stream.held.stamp_ns
-        joints = self._streams[_JOINTS].held
+        joints = self._streams[JOINTS].held
         assert joints is not None
         return Frame(
             epoch=self._epoch,
@@ -284,6 +322,6 @@ class FrameClock:
             stamp_ns=tick_ns,
             images=images,
             positions_rad=joints.payload,
-            joint_age_ns=ages_ns.pop(_JOINTS),
+            joint_age_ns=ages_ns.pop(JOINTS),
             image_age_ns=ages_ns,
         )

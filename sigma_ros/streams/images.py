@@ -89,6 +89,8 @@ def _jpeg_size_px(coded: memoryview) -> tuple[int, int] | None:
 
 
 Convert = Callable[[UInt8[ndarray, "h w c"]], UInt8[ndarray, "h w 3"]]
+Square = Callable[[int], UInt8[ndarray, "size size 3"]]
+"""Gives black memory for a picture of this side."""
 
 
 def _same(pixels: UInt8[ndarray, "h w 3"]) -> UInt8[ndarray, "h w 3"]:
@@ -178,8 +180,17 @@ def check_image(message: ImageMessage, camera: Camera) -> None:
         )
 
 
-def decode_resized(message: ImageMessage, camera: Camera, size_px: int) -> UInt8[ndarray, "size size 3"]:
+def black_square(size_px: int) -> UInt8[ndarray, "size size 3"]:
+    """A picture of this side to be written."""
+    return np.zeros((size_px, size_px, 3), dtype=np.uint8)
+
+
+def decode_resized(
+    message: ImageMessage, camera: Camera, size_px: int, square: Square = black_square
+) -> UInt8[ndarray, "size size 3"]:
     """RGB pixels of a camera message, letterboxed to a `size_px` square like LeRobot's `resize_with_pad_torch`.
+
+    They are written once, into what `square` gives.
 
     Raises:
         ContractError: the message is not what the contract's camera sends (`check_image`).
@@ -187,12 +198,12 @@ def decode_resized(message: ImageMessage, camera: Camera, size_px: int) -> UInt8
     """
     check_image(message, camera)
     if message.is_compressed:
-        return letterbox(decode_coded(message.data, where=camera.topic), size_px)
+        return letterbox(decode_coded(message.data, where=camera.topic), size_px, square=square)
     pixels = _raw_pixels(message)
     unpack = _BEFORE_RESIZE.get(message.encoding)
     if unpack is not None:
-        return letterbox(unpack(pixels), size_px)
-    return letterbox(pixels, size_px, _AFTER_RESIZE[message.encoding])
+        return letterbox(unpack(pixels), size_px, square=square)
+    return letterbox(pixels, size_px, _AFTER_RESIZE[message.encoding], square)
 
 
 def decode_full(message: ImageMessage, camera: Camera) -> UInt8[ndarray, "h w 3"]:
@@ -224,14 +235,16 @@ def decode_coded(data: Buffer, *, where: object) -> UInt8[ndarray, "h w 3"]:
     return pixels
 
 
-def letterbox(pixels: UInt8[ndarray, "h w c"], size_px: int, convert: Convert = _same) -> UInt8[ndarray, "size size 3"]:
+def letterbox(
+    pixels: UInt8[ndarray, "h w c"], size_px: int, convert: Convert = _same, square: Square = black_square
+) -> UInt8[ndarray, "size size 3"]:
     """Resizes to fit a square, keeping the aspect, centred on black; `convert` makes RGB of the small image."""
     rows, columns = fitted_px(pixels.shape[0], pixels.shape[1], size_px)
-    square = np.zeros((size_px, size_px, 3), dtype=np.uint8)
+    picture = square(size_px)
     size = (columns.stop - columns.start, rows.stop - rows.start)
-    square[rows, columns] = convert(cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR))
-    square.flags.writeable = False
-    return square
+    picture[rows, columns] = convert(cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR))
+    picture.flags.writeable = False
+    return picture
 
 
 def _raw_pixels(message: ImageMessage) -> UInt8[ndarray, "h w c"]:

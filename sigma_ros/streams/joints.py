@@ -5,8 +5,41 @@ import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
-from sigma_ros.contract import Contract
+from sigma_ros.contract import Contract, Part
 from sigma_ros.errors import ContractError
+
+
+class JointMerger:
+    """Messages of several parts as one, in contract order, stamped as the oldest of them.
+
+    One comes out whenever every part has said something since the one before, so an arm that falls silent makes the
+    whole silent. Of a robot in one part every message passes as it is, unread.
+    """
+
+    def __init__(self, contract: Contract, parts: tuple[Part, ...]) -> None:
+        self._names = contract.joint_names
+        self._readers = [JointReader(contract.part(part)) for part in parts]
+        self._columns = [contract.columns(part) for part in parts]
+        self._stamps_ns: dict[int, int] = {}  # of the parts that spoke since the last whole
+        self._values_rad = np.full(contract.dof, np.nan)
+
+    def push(
+        self, part: int, stamp_ns: int, names: tuple[str, ...], values: Float64[ndarray, " n"]
+    ) -> tuple[int, tuple[str, ...], Float64[ndarray, " dof"]] | None:
+        """Stamp, names and values of the whole; None while a part has nothing new.
+
+        Raises:
+            ContractError: see `JointReader.read`.
+        """
+        if len(self._readers) == 1:
+            return stamp_ns, names, values
+        self._values_rad[self._columns[part]] = self._readers[part].read(names, values)
+        self._stamps_ns[part] = stamp_ns
+        if len(self._stamps_ns) < len(self._readers):
+            return None
+        oldest_ns = min(self._stamps_ns.values())
+        self._stamps_ns.clear()
+        return oldest_ns, self._names, self._values_rad.copy()
 
 
 class JointReader:

@@ -15,7 +15,7 @@ from numpy import ndarray
 
 from sigma_ros.contract import Camera
 from sigma_ros.errors import SigmaError
-from sigma_ros.streams.images import decode_resized
+from sigma_ros.streams.images import Square, decode_resized
 from sigma_ros.values import NS_PER_S
 
 # What became of the messages that a frame clock was given.
@@ -86,13 +86,13 @@ class Sample:
     used: bool = False
 
 
-def image_of(sample: Sample, camera: Camera, size_px: int) -> UInt8[ndarray, "size size 3"]:
+def image_of(sample: Sample, camera: Camera, size_px: int, square: Square) -> UInt8[ndarray, "size size 3"]:
     """The sample's pixels, decoded by the first tick that uses them; the message is then let go."""
     if isinstance(sample.image, SigmaError):
         raise sample.image
     if sample.image is None:
         try:
-            sample.image = decode_resized(sample.payload, camera, size_px)
+            sample.image = decode_resized(sample.payload, camera, size_px, square)
         except SigmaError as error:
             sample.image = error
             raise
@@ -209,9 +209,19 @@ class Stream:
         if suspect is not None and newest_ns is not None and suspect.stamp_ns < newest_ns:
             self._store(suspect, None, 0)
 
+    def goes_back(self, stamp_ns: int) -> bool:
+        """Whether a message with this stamp would confirm that the clock has jumped back."""
+        suspect, newest_ns = self._suspect, self.newest_ns
+        if suspect is None or newest_ns is None or stamp_ns >= newest_ns - self._backward_ns:
+            return False
+        return suspect.stamp_ns <= newest_ns and self._confirms(suspect, stamp_ns)
+
+    def _confirms(self, suspect: Sample, stamp_ns: int) -> bool:
+        return 0 < stamp_ns - suspect.stamp_ns <= self._forward_ns
+
     def _jump(self, sample: Sample, grid: Grid | None, floor_ns: int) -> bool:
         suspect = self._suspect
-        if suspect is None or not 0 < sample.stamp_ns - suspect.stamp_ns <= self._forward_ns:
+        if suspect is None or not self._confirms(suspect, sample.stamp_ns):
             if suspect is not None:
                 self._refused["stamp jumped for one message"] += 1
             self._suspect = sample

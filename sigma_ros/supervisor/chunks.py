@@ -222,6 +222,21 @@ def spline_of(chunk: Chunk) -> Spline:
     )
 
 
+def alone_of(chunk: Chunk) -> Spline:
+    """A chunk on its own that moves on straight before its first step, so that the curve does not start at rest."""
+    back = np.arange(-_HISTORY, 0.0)[:, None]
+
+    def with_past(points: Float64[ndarray, "points dof"]) -> Float64[ndarray, "points dof"]:
+        return frozen_array(np.concatenate((points[0] + back * (points[1] - points[0]), points)))
+
+    return Spline(
+        origin_ns=chunk.stamp_ns - _HISTORY * chunk.step_period_ns,
+        step_ns=chunk.step_period_ns,
+        base_rad=with_past(chunk.base_rad),
+        residual_rad=with_past(chunk.residual_rad),
+    )
+
+
 def take_over(old: Spline | None, chunk: Chunk, *, now_ns: int, crossfade_steps: int = 0) -> Spline:
     """The course after a new chunk: the old one's steps before `now_ns`, the chunk's from there on.
 

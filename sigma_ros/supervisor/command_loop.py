@@ -13,6 +13,7 @@ from sigma_ros.supervisor.contact import ContactWatch
 from sigma_ros.supervisor.guard import MotionGuard, Reach, Request, Step, Track
 from sigma_ros.supervisor.inputs import ENCODER_COUNT_RAD, InputMonitor
 from sigma_ros.supervisor.limits import SupervisorLimits, limit_excess
+from sigma_ros.supervisor.path import PathFollower
 from sigma_ros.supervisor.reasons import Reason
 from sigma_ros.supervisor.scale_limiter import Follower, ScaleInputs, ScaleLimiter, part_of_limit, trained_age_s
 from sigma_ros.supervisor.trajectory import ApproachRamp, ChunkStream, gate, inside_of, lead_inside, ramp_to
@@ -22,6 +23,7 @@ VIOLATION_TOLERANCE = 1e-6
 """In SI units, for position, velocity, acceleration and jerk alike."""
 
 _BASE_MISS_S = 1.0
+_WORSE_RAD = 1e-3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +67,7 @@ class CommandLoop:
         self._guard = MotionGuard(self._motion)
         self._asked, self._base = Follower(), Follower()
         self._contact = ContactWatch(self._contract, limits)
+        self._path = PathFollower(self._guard, self._contract.command_period_ns)
         self._inside_rad = self._way_in = None
         if self.track is not None:
             self.track = self._guard.rest(self.track.command_rad)
@@ -153,26 +156,40 @@ class CommandLoop:
             limits=self.limits,
             dt_s=self._motion.period_s,
         )
-        if self.lead is not None and self.lead.is_over(now_ns):
+        if self.lead is not None and self.lead.is_over(stream.course_ns(now_ns)):
             self.lead = None
-        request = stream.request(now_ns, scale=self._ceiling.applied, lead=self.lead) if following else None
+        reach = self._contact.reach(monitor.joints.sample, now_ns, self._motion)
+        request = self._request(stream, self.track, now_ns, reach) if following else None
+        if request is None:
+            self._path.calm()
         if self._inside_rad is not None:
             request = self._lead_inside(self._inside_rad, self.track, now_ns, fault=fault)
         base_request = stream.request(now_ns, scale=0.0, lead=self.lead) if following else None
         self._judge(stream, monitor, request, base_request)
         before = self.track.recent_rad
-        reach = self._contact.reach(monitor.joints.sample, now_ns, self._motion)
         step = self._guard.advance(self.track, request, reach)
+        self.is_slowed = step.too_fast or (self._path.rate < 1.0 and self.limits.cap_tool_speed)
         self.track = step.track
         self._has_commanded = True
         excess = limit_excess(self._motion, np.concatenate((before, step.track.recent_rad[2:])))
         return self._outcome(step, excess, self._judge_contact(request, reach, monitor.now_ns, following=following))
 
+    def _request(self, stream: ChunkStream, track: Track, now_ns: int, reach: Reach | None) -> Request | None:
+        """What is asked for now: the course, slowed and joined so that the limits leave it as it is where they can."""
+        scale = self._ceiling.applied
+        targets = None
+        if self.limits.keep_path and stream.spline is not None:
+            targets = self._path.follow(stream, track, now_ns, scale=scale, lead=self.lead, reach=reach)
+        request = stream.request(now_ns, scale=scale, lead=self.lead)
+        if request is None or targets is None:
+            return request
+        return replace(request, upcoming_rad=targets, course_rad=request.upcoming_rad[0])
+
     def _judge_contact(self, request: Request | None, reach: Reach | None, now_ns: int, *, following: bool) -> Verdict:
         if not following or request is None or reach is None or self.track is None:
             self._contact.calm()
             return ACCEPTED
-        asked_rad = request.upcoming_rad[0]
+        asked_rad = request.goal_rad
         held_back = (asked_rad < reach.lower_rad) | (asked_rad > reach.upper_rad)
         return self._contact.judge(self.track.command_rad, held_back, now_ns)
 
@@ -207,18 +224,16 @@ class CommandLoop:
         The own ceiling has no part in either: a residual that was turned down is not judged by what that does.
         """
         asked = self._ceiling.asked
-        if request is not None and asked != self._ceiling.applied:
+        if request is not None and (request.course_rad is not None or asked != self._ceiling.applied):
             request = stream.request(monitor.observation_now_ns, scale=asked, lead=self.lead)
         dt_s = self._motion.period_s
         self._asked = self._asked.after(request, self.track, self._guard, dt_s=dt_s)
         self._base = self._base.after(base_request, self.track, self._guard, dt_s=dt_s)
-        tolerance_rad = self.limits.miss_tolerance_rad
-        self._missed = self._asked.miss_rad - self._base.miss_rad > tolerance_rad
-        self._base_is_worse = self._base.usual_miss_rad - self._asked.usual_miss_rad > tolerance_rad
+        self._missed = self._asked.miss_rad - self._base.miss_rad > self.limits.miss_tolerance_rad
+        self._base_is_worse = self._base.usual_miss_rad - self._asked.usual_miss_rad > _WORSE_RAD
 
     def _outcome(self, step: Step, excess: float, contact: Verdict) -> Outcome:
         miss_rad = float(step.miss_rad.max())
-        self.is_slowed = step.too_fast
         asked_for_too_much = miss_rad > self.limits.base_miss_rad and not step.too_fast
         base_alone = self._ceiling.applied == 0.0 or self._base.miss_rad > self.limits.base_miss_rad
         base_misses = asked_for_too_much and base_alone
@@ -251,5 +266,6 @@ class CommandLoop:
             ),
             missed=self._missed,
             chunk_cap=stream.residual_cap,
-            opposed=stream.is_opposed and not self._base_is_worse,
+            opposed=stream.is_opposed,
+            base_is_worse=self._base_is_worse,
         )

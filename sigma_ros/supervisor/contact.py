@@ -32,6 +32,10 @@ _ASKED_RAD = 0.016
 """Less commanded motion in the window than this says nothing: friction alone can hold a joint back for it."""
 
 _MOVED_SHARE = 0.2
+_STUCK_NS = 2 * NS_PER_S // 25
+_FIRM_SHARE = 0.75
+"""Friction alone holds a joint of a real arm back for 0.28 s, at less than this share of the lead: it must last."""
+
 _STILL_RAD = 2.0 * ENCODER_COUNT_RAD
 """A joint that moved less than that share, or no more than that, did not follow."""
 
@@ -57,6 +61,7 @@ class ContactWatch:
         self._samples: deque[Sample] = deque(maxlen=64)
         self._commands: deque[tuple[int, ndarray]] = deque(maxlen=256)
         self._held_back_since_ns: Int64[ndarray, " dof"] = np.full(contract.dof, -1, dtype=np.int64)
+        self._ignored_since_ns: Int64[ndarray, " dof"] = np.full(contract.dof, -1, dtype=np.int64)
         self._sag_rad: Float64[ndarray, " dof"] | None = None
         self._period_s = contract.command_period_ns / NS_PER_S
 
@@ -65,6 +70,7 @@ class ContactWatch:
         self._samples.clear()
         self._commands.clear()
         self._held_back_since_ns[:] = -1
+        self._ignored_since_ns[:] = -1
         self._sag_rad = None
 
     def reach(self, sample: Sample | None, observation_now_ns: int, motion: MotionLimits) -> Reach | None:
@@ -115,6 +121,10 @@ class ContactWatch:
         least_rad = self._limits.contact_lead_rad
         presses = pressing_rad * np.sign(prompt) >= least_rad
         ignored = presses & (asked >= _ASKED_RAD) & (moved < np.maximum(_MOVED_SHARE * asked, _STILL_RAD))
+        self._ignored_since_ns = np.where(ignored & (self._ignored_since_ns >= 0), self._ignored_since_ns, now_ns)
+        stuck = now_ns - self._ignored_since_ns >= _STUCK_NS
+        self._ignored_since_ns = np.where(ignored, self._ignored_since_ns, -1)
+        ignored &= stuck | (np.abs(pressing_rad) >= _FIRM_SHARE * self._limits.max_lead_rad)
         held_back = held_back & (np.abs(pressing_rad) >= least_rad)
         blocked = self._judged & (ignored | self._stands_held_back(held_back, now_ns))
         if not blocked.any():

@@ -37,18 +37,25 @@ class Request:
     """Where the arm should be at this tick and the next two, and how it should move there.
 
     `velocity_radps` and `acceleration_radps2` describe the goal's motion around now (smoothed: they
-    only steer the approach while the goal cannot be followed exactly).
+    only steer the approach while the goal cannot be followed exactly). The miss is measured from `course_rad`, if it is
+    given: the goal itself, where the positions only lead there.
     """
 
     upcoming_rad: Float64[ndarray, "3 dof"]
     velocity_radps: Float64[ndarray, " dof"]
     acceleration_radps2: Float64[ndarray, " dof"]
+    course_rad: Float64[ndarray, " dof"] | None = None
 
     @classmethod
     def at(cls, positions_rad: Float64[ndarray, " dof"]) -> "Request":
         """A goal that stands still."""
         zero = np.zeros_like(positions_rad)
         return cls(upcoming_rad=np.stack([positions_rad] * 3), velocity_radps=zero, acceleration_radps2=zero)
+
+    @property
+    def goal_rad(self) -> Float64[ndarray, " dof"]:
+        """What was asked for, before it was changed to lead there."""
+        return self.upcoming_rad[0] if self.course_rad is None else self.course_rad
 
     def held_back(self, reach: "Reach") -> "Request":
         """The same goal within a reach; where that holds it back, the goal moves as the joint was measured to."""
@@ -58,6 +65,7 @@ class Request:
             upcoming_rad=bounded,
             velocity_radps=np.where(is_held, reach.speed_radps, self.velocity_radps),
             acceleration_radps2=np.where(is_held, 0.0, self.acceleration_radps2),
+            course_rad=self.course_rad,
         )
 
     @property
@@ -127,6 +135,26 @@ class MotionGuard:
         self._chaser = StopPlanner(limits, speed_factor=2.0)
         self._fan = np.linspace(0.0, 1.0, _FAN)[:, None]
 
+    @property
+    def stop_ticks(self) -> int:
+        """Control periods of the longest stop."""
+        return self._planner.ticks
+
+    def has_inside(self, course_rad: Float64[ndarray, "ticks dof"]) -> Bool[ndarray, " dof"]:
+        """Joints that a course leaves inside their position limits throughout."""
+        inside = (course_rad >= self._planner.lower) & (course_rad <= self._planner.upper)
+        return np.asarray(inside.all(axis=0))
+
+    def keeps(
+        self, track: Track, runs_rad: Float64[ndarray, "runs ticks dof"], judged: Bool[ndarray, " dof"]
+    ) -> Bool[ndarray, "runs ticks"]:
+        """Which commands of some runs, published next, keep the tool's speed and the limits of the judged joints."""
+        before = np.broadcast_to(track.recent_rad, (len(runs_rad), *track.recent_rad.shape))
+        streams = np.concatenate((before, runs_rad), axis=1)
+        kept = (self._planner.keep_each(streams) | ~judged).all(axis=2)
+        workspace = self.limits.workspace
+        return kept if workspace is None else kept & ~workspace.is_too_fast(streams[:, 2:])
+
     def rest(self, positions_rad: Float64[ndarray, " dof"]) -> Track:
         """A track that stands still; the position is taken as given (the caller gates it)."""
         at = np.array(positions_rad, dtype=np.float64)
@@ -145,7 +173,7 @@ class MotionGuard:
         dof = command.size
         if request is None or not request.is_usable:
             return self._finish(track, command, stop, np.zeros(dof))
-        asked_rad = request.upcoming_rad[0]
+        asked_rad = request.goal_rad
         within = None if reach is None else reach.around(track.stop_rad)
         request = request if reach is None else request.held_back(reach)
         wanted = self._wanted(track, request)

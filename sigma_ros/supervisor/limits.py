@@ -116,7 +116,7 @@ class SupervisorLimits:
     miss_tolerance_rad: float = _setting(
         0.02, 0.001, 0.5, "rad", "further from its request than the base alone would be: lowers the ceiling"
     )
-    max_residual_rad: float = _setting(0.5, 0.0, 3.2, "rad", "largest correction that the residual may apply")
+    max_residual_rad: float = _setting(1.5, 0.0, 3.2, "rad", "largest correction that the residual may apply")
     base_miss_rad: float = _setting(
         0.3, 0.05, 3.2, "rad", "this far from the request for 1 s, and the base alone as well: HOLD"
     )
@@ -135,7 +135,8 @@ class SupervisorLimits:
     start_ramp: bool = False
     check_tracking: bool = True
     bound_lead: bool = True
-    untracked_joints: tuple[str, ...] = ("gripper",)
+    keep_path: bool = True
+    untracked_joints: tuple[str, ...] = ("gripper", "left_gripper", "right_gripper")
 
     def __post_init__(self) -> None:
         problems = [text for entry in fields(self) if entry.metadata for text in self._range_problem(entry)]

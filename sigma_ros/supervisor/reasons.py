@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every state and every reason the supervisor can name, each with a sentence and what to do."""
+"""Every state, what leads from one to another, and every reason, each with a sentence and what to do."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, IntEnum, unique
+from types import MappingProxyType
 
 from jaxtyping import Float64
 from numpy import ndarray
@@ -29,6 +31,62 @@ class State(IntEnum):
     def is_latched(self) -> bool:
         """Whether only `reset_stop` leads out."""
         return self in (State.STOPPED, State.ESTOP)
+
+
+# The state machine as a table: what each event does in each state. What is not in it changes nothing.
+
+
+@unique
+class Event(Enum):
+    """What can happen; the value says it in words, for the diagram."""
+
+    ENGAGE = "engage"
+    SET_OFF = "at rest, promised limits in force, leave not aged, a chunk passes the gate; own ceiling above 0"
+    SET_OFF_ON_BASE = "the same; own ceiling 0"
+    NEW_EPOCH = "the policy began anew"
+    FAULT = "fault, or limits tightened"
+    WELL = "all well for resume_after_s"
+    RELEASE = "release"
+    LET_GO = "at rest, after release or with a leave that has aged"
+    STOP = "joints lost, implausible, not following; foreign publisher"
+    ESTOP = "emergency stop pressed, called or silent"
+    RESET = "reset_stop: cause gone, arm at rest, stop published"
+
+
+_MOVING = (State.ENGAGING, State.RUN, State.BASE_ONLY)
+_ENGAGED = (*_MOVING, State.HOLD)
+
+TRANSITIONS: Mapping[tuple[State, Event], State] = MappingProxyType(
+    {
+        (State.DISENGAGED, Event.ENGAGE): State.ENGAGING,
+        (State.HOLD, Event.ENGAGE): State.ENGAGING,
+        **{(state, Event.SET_OFF): State.RUN for state in _MOVING},
+        **{(state, Event.SET_OFF_ON_BASE): State.BASE_ONLY for state in _MOVING},
+        **{(state, Event.NEW_EPOCH): State.ENGAGING for state in _MOVING},
+        **{(state, Event.FAULT): State.HOLD for state in _ENGAGED},
+        (State.HOLD, Event.WELL): State.ENGAGING,
+        **{(state, Event.RELEASE): State.HOLD for state in _ENGAGED},
+        (State.ENGAGING, Event.LET_GO): State.DISENGAGED,
+        (State.HOLD, Event.LET_GO): State.DISENGAGED,
+        **{(state, Event.STOP): State.STOPPED for state in (State.DISENGAGED, *_ENGAGED)},
+        **{(state, Event.ESTOP): State.ESTOP for state in (State.DISENGAGED, *_ENGAGED, State.STOPPED)},
+        (State.STOPPED, Event.RESET): State.DISENGAGED,
+        (State.ESTOP, Event.RESET): State.DISENGAGED,
+    }
+)
+"""(state, event) -> the state after it. Motion is entered by SET_OFF and SET_OFF_ON_BASE alone."""
+
+
+def diagram() -> str:
+    """The table as text, one line per event and target: `STATES --event--> STATE`."""
+    lines = []
+    for event in Event:
+        targets: dict[State, list[str]] = {}
+        for (state, cause), target in TRANSITIONS.items():
+            if cause is event:
+                targets.setdefault(target, []).append(state.name)
+        lines += [f"{', '.join(states)} --{event.value}--> {target.name}" for target, states in targets.items()]
+    return "\n".join(lines)
 
 
 @unique

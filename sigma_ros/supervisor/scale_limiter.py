@@ -38,7 +38,8 @@ class ScaleInputs:
     """What speaks against the residual at a tick. Ages are parts of their limits, see `part_of_limit`.
 
     `missed`: what the chunk asks for is further from its own request than the base would be. `opposed`: it undoes the
-    motion of a base that misses no more than itself.
+    base's motion. `base_is_worse`: the base alone would be further from its own requests; then lateness, age and
+    opposition are no reasons to hand the arm to it.
     """
 
     fault: bool
@@ -48,6 +49,7 @@ class ScaleInputs:
     missed: bool
     chunk_cap: float
     opposed: bool
+    base_is_worse: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,15 +136,18 @@ def is_opposed(chunk: Chunk) -> bool:
 
 def _cap(scale_inputs: ScaleInputs, miss_rate: float) -> tuple[float, Reason]:
     """The strictest cap and where it comes from."""
-    parts = (
+    parts = [
         (0.0 if scale_inputs.fault else 1.0, Reason.SCALE_FAULT),
-        (0.0 if scale_inputs.opposed else 1.0, Reason.SCALE_RESIDUAL_OPPOSED),
         (_falling(scale_inputs.heartbeat_age, _AGE_CALM, 1.0), Reason.SCALE_HEARTBEAT),
-        (_falling(scale_inputs.chunk_delay, _AGE_CALM, 1.0), Reason.SCALE_DELAY),
-        (_falling(scale_inputs.chunk_age, _AGE_CALM, 1.0), Reason.SCALE_AGE),
         (_falling(miss_rate, _MISS_CALM, _MISS_FULL), Reason.SCALE_MISSES),
         (scale_inputs.chunk_cap, Reason.SCALE_RESIDUAL_LARGE),
-    )
+    ]
+    if not scale_inputs.base_is_worse:
+        parts += [
+            (0.0 if scale_inputs.opposed else 1.0, Reason.SCALE_RESIDUAL_OPPOSED),
+            (_falling(scale_inputs.chunk_delay, _AGE_CALM, 1.0), Reason.SCALE_DELAY),
+            (_falling(scale_inputs.chunk_age, _AGE_CALM, 1.0), Reason.SCALE_AGE),
+        ]
     return min(parts, key=lambda part: part[0])
 
 

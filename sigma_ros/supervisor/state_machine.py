@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which state is in force and why. `transitions.TRANSITIONS` says what may follow what; this file, when.
+"""Which state is in force and why. `reasons.TRANSITIONS` says what may follow what; this file, when.
 
 Motion begins in `_set_off` and nowhere else: at rest, under the limits that were last promised, with an operator's
 leave that has not aged, through the start gate.
@@ -13,13 +13,52 @@ from sigma_ros.supervisor.command_loop import VIOLATION_TOLERANCE, CommandLoop, 
 from sigma_ros.supervisor.identity import Binding
 from sigma_ros.supervisor.inputs import InputMonitor
 from sigma_ros.supervisor.limits import SupervisorLimits
-from sigma_ros.supervisor.reasons import Counters, Reason, State
+from sigma_ros.supervisor.reasons import TRANSITIONS, Counters, Event, Reason, State
 from sigma_ros.supervisor.trajectory import ChunkStream
-from sigma_ros.supervisor.transitions import TRANSITIONS, Authority, Event
 from sigma_ros.values import NS_PER_S
 
 _NEEDS_OPERATOR = (Reason.RELEASED, Reason.BASE_MISBEHAVES, Reason.CONTACT)
 """Reasons for HOLD that do not end by themselves."""
+
+
+class Authority:
+    """Counts how long the arm has stood since it was engaged or last moved, in HOLD and in ENGAGING apart.
+
+    Times of all HOLDs since then add up, so that a fault that comes and goes does not keep the leave alive.
+    """
+
+    def __init__(self) -> None:
+        self._held_ns = 0
+        self._waited_ns = 0
+        self._at_ns: int | None = None
+
+    def grant(self, now_ns: int) -> None:
+        """An operator has engaged."""
+        self._held_ns = self._waited_ns = 0
+        self._at_ns = now_ns
+
+    def spend(self, state: State, now_ns: int, *, following: bool, limits: SupervisorLimits) -> None:
+        """One tick; a pause of the supervisor itself counts as HOLD."""
+        passed_ns = 0 if self._at_ns is None else max(0, now_ns - self._at_ns)
+        self._at_ns = now_ns
+        if following and passed_ns <= limits.max_tick_gap_s * NS_PER_S:
+            self._held_ns = self._waited_ns = 0
+        elif state is State.ENGAGING and not following:
+            self._waited_ns += passed_ns
+        else:
+            self._held_ns += passed_ns
+
+    def ended(self, limits: SupervisorLimits) -> Verdict | None:
+        """Why motion must not begin without another `engage`; None while it may."""
+        if not limits.authority_ages:
+            return None
+        for name, spent_ns, limit_s in (
+            ("HOLD", self._held_ns, limits.authority_hold_s),
+            ("ENGAGING", self._waited_ns, limits.authority_engaging_s),
+        ):
+            if spent_ns > limit_s * NS_PER_S:
+                return refused(Reason.AUTHORITY_AGED, f"{spent_ns / NS_PER_S:.1f} s of {name}, limit {limit_s:g} s")
+        return None
 
 
 class StateMachine:
@@ -211,7 +250,7 @@ class StateMachine:
     def _set_off(self) -> None:
         """The only way into motion. ENGAGING: stands until a chunk passes the gate; then RUN, or first a ramp."""
         if self.loop.lead is not None:
-            if self.loop.lead.is_over(self.monitor.observation_now_ns):
+            if self.loop.lead.is_over(self.stream.course_ns(self.monitor.observation_now_ns)):
                 self._run()
             return
         if self.pending is not None or self._authority.ended(self.limits) is not None:

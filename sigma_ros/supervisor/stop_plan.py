@@ -169,17 +169,22 @@ class StopPlanner:
 
     def keeps_limits(self, stream: Float64[ndarray, "ticks dof"]) -> Bool[ndarray, " dof"]:
         """Whether commands 3, 4, ... of a stream keep all four limits, given the first three."""
-        w = np.diff(stream, axis=0)
-        b = np.diff(w, axis=0)
+        return np.asarray(self.keep_each(stream).all(axis=0))
+
+    def keep_each(self, stream: Float64[ndarray, "*runs ticks dof"]) -> Bool[ndarray, "*runs later dof"]:
+        """Whether each of commands 3, 4, ... keeps all four limits, given the three before it."""
+        w = np.diff(stream, axis=-2)
+        b = np.diff(w, axis=-2)
         tolerance = self._jerk_tolerance
-        inside: Bool[ndarray, " dof"] = (
-            (np.abs(np.diff(b, axis=0)).max(axis=0) <= self.jerk + tolerance)
-            & (np.abs(b[1:]).max(axis=0) <= self.b_max + tolerance)
-            & (np.abs(w[2:]).max(axis=0) <= self.w_max + tolerance)
-            & (stream[3:].max(axis=0) <= self.upper + _TOLERANCE_RAD)
-            & (stream[3:].min(axis=0) >= self.lower - _TOLERANCE_RAD)
+        later = stream[..., 3:, :]
+        kept: Bool[ndarray, "*runs later dof"] = (
+            (np.abs(np.diff(b, axis=-2)) <= self.jerk + tolerance)
+            & (np.abs(b[..., 1:, :]) <= self.b_max + tolerance)
+            & (np.abs(w[..., 2:, :]) <= self.w_max + tolerance)
+            & (later <= self.upper + _TOLERANCE_RAD)
+            & (later >= self.lower - _TOLERANCE_RAD)
         )
-        return inside
+        return kept
 
 
 def _longest_stop_ticks(

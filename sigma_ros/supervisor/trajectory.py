@@ -1,14 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """The first motion after a start, a gap or a reset: where it may begin, and how it meets the policy's course."""
 
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float64, Int64
 from numpy import ndarray
 
 from sigma_ros.contract import Contract
-from sigma_ros.supervisor.chunks import ACCEPTED, ChunkCheck, Seen, Spline, Verdict, refused, spline_of, take_over
+from sigma_ros.supervisor.chunks import (
+    ACCEPTED,
+    ChunkCheck,
+    Seen,
+    Spline,
+    Verdict,
+    alone_of,
+    refused,
+    spline_of,
+    take_over,
+)
 from sigma_ros.supervisor.guard import Request
 from sigma_ros.supervisor.identity import IN_PROCESS, Source
 from sigma_ros.supervisor.limits import MotionLimits, SupervisorLimits
@@ -157,6 +168,8 @@ _HINT_TICKS = 5
 MAX_CROSSFADE_STEPS = 16
 """A chunk that asks for more is faded in over this many."""
 
+_LAGS_KEPT = 128
+
 _OPPOSED_CHUNKS = 4
 """This many chunks in a row whose residual undoes the base's motion: the residual is not trusted."""
 
@@ -175,6 +188,8 @@ class ChunkStream:
         self.spline: Spline | None = None
         self.author = IN_PROCESS
         self.delay_ns = 0
+        self._lag_ns = 0
+        self._lags_ns: deque[tuple[int, int]] = deque(maxlen=_LAGS_KEPT)
         self.arrived_ns: int | None = None
         self.last_verdict = refused(Reason.WAITING_FOR_CHUNK)
         self.last_id = 0
@@ -206,9 +221,7 @@ class ChunkStream:
             return verdict
         old = self.spline if moving and chunk.epoch == self.seen.epoch else None
         steps = min(MAX_CROSSFADE_STEPS, max(round(self._limits.crossfade_steps), chunk.crossfade_steps))
-        self.spline = (
-            spline_of(chunk) if old is None else take_over(old, chunk, now_ns=observation_now_ns, crossfade_steps=steps)
-        )
+        self.spline = spline_of(chunk) if old is None else self._taken_over(old, chunk, observation_now_ns, steps)
         self.seen = Seen(
             chunk_id=chunk.chunk_id, epoch=chunk.epoch, stamp_ns=chunk.stamp_ns, barrier_ns=self.seen.barrier_ns
         )
@@ -216,10 +229,29 @@ class ChunkStream:
         self.chunk, self.arrived_ns, self.delay_ns = chunk, now_ns, max(0, observation_now_ns - chunk.stamp_ns)
         return verdict
 
+    def _taken_over(self, old: Spline, chunk: Chunk, now_ns: int, steps: int) -> Spline:
+        """The policy saw the arm where it was: what it lagged by then is forgotten, what came since goes on."""
+        forgotten_ns = next((lag_ns for at_ns, lag_ns in reversed(self._lags_ns) if at_ns <= chunk.stamp_ns), 0)
+        self._lags_ns = deque(((at, max(0, lag - forgotten_ns)) for at, lag in self._lags_ns), maxlen=_LAGS_KEPT)
+        self._lag_ns -= forgotten_ns
+        old = replace(old, origin_ns=old.origin_ns + forgotten_ns)
+        return take_over(old, chunk, now_ns=self.course_ns(now_ns), crossfade_steps=steps)
+
+    def course_ns(self, now_ns: int) -> int:
+        """The course's own time, which is behind the observation clock by what the arm was slowed."""
+        return now_ns - self._lag_ns
+
+    def set_back(self, by_ns: int, now_ns: int) -> None:
+        """The arm was slowed by so much in this tick."""
+        self._lag_ns += by_ns
+        self._lags_ns.append((now_ns, self._lag_ns))
+
     def drop(self, barrier_ns: int | None) -> None:
         """Forgets the course. Only chunks stamped at or after `barrier_ns` are taken from now on, whatever their id."""
         self.seen = Seen() if barrier_ns is None else Seen(barrier_ns=barrier_ns)
         self.chunk, self.spline = None, None
+        self._lag_ns = 0
+        self._lags_ns.clear()
 
     def forget_order(self) -> None:
         """What was seen bounds ids and epochs no longer: the policy may be another process, which counts from 0."""
@@ -229,7 +261,7 @@ class ChunkStream:
         """Why there is no target now."""
         if self.chunk is None or self.spline is None:
             return refused(Reason.WAITING_FOR_CHUNK)
-        if observation_now_ns > self.spline.end_ns:
+        if self.course_ns(observation_now_ns) > self.spline.end_ns:
             return refused(Reason.CHUNK_EXHAUSTED, f"chunk {self.chunk.chunk_id}")
         age_ns = observation_now_ns - self.chunk.stamp_ns
         if age_ns > self.max_age_ns:
@@ -242,10 +274,8 @@ class ChunkStream:
             return None
         period = self._period_ns
         hint = _HINT_TICKS * period
-        times = now_ns + np.array([0, period, 2 * period, -hint, hint], dtype=np.int64)
-        positions = self.spline.positions_rad(times, scale)
-        if lead is not None:
-            positions = lead.towards(positions, times)
+        times = self.course_ns(now_ns) + np.array([0, period, 2 * period, -hint, hint], dtype=np.int64)
+        positions = self.course_rad(times, scale=scale, lead=lead)
         here, before, after = positions[0], positions[3], positions[4]
         hint_s = hint / NS_PER_S
         return Request(
@@ -253,6 +283,20 @@ class ChunkStream:
             velocity_radps=(after - before) / (2.0 * hint_s),
             acceleration_radps2=(after - 2.0 * here + before) / hint_s**2,
         )
+
+    def course_rad(
+        self, times_ns: Int64[ndarray, " times"], *, scale: float, lead: ApproachRamp | None, alone: bool = False
+    ) -> Float64[ndarray, "times dof"]:
+        """The course at times of its own. `alone`: as if the newest chunk had had none before it."""
+        spline = alone_of(self.chunk) if alone and self.chunk is not None else self.spline
+        assert spline is not None, "there is a course"
+        positions = spline.positions_rad(times_ns, scale)
+        return positions if lead is None else lead.towards(positions, times_ns)
+
+    def go_alone(self) -> None:
+        """The newest chunk's own course is followed from here on."""
+        assert self.chunk is not None, "there is a course"
+        self.spline = alone_of(self.chunk)
 
     @property
     def allowed_scale(self) -> float:

@@ -30,13 +30,23 @@ class Workspace:
         self, runs_rad: Float64[ndarray, "runs ticks dof"]
     ) -> tuple[Bool[ndarray, " runs"], Bool[ndarray, " runs"]]:
         """(too fast, too low) for some runs of commands; the first command of each was published already."""
+        places = self._places_m(runs_rad)
+        heights = places[:, 1:, 2].reshape(len(runs_rad), -1)
+        too_low: Bool[ndarray, " runs"] = heights.min(axis=1) < self.plane_height_m
+        return np.asarray(self._too_fast(places).any(axis=1)), too_low
+
+    def is_too_fast(self, runs_rad: Float64[ndarray, "runs ticks dof"]) -> Bool[ndarray, "runs later"]:
+        """Which commands of some runs are too far from the one before them; the first of each is no step."""
+        return self._too_fast(self._places_m(runs_rad))
+
+    def _places_m(self, runs_rad: Float64[ndarray, "runs ticks dof"]) -> Float64[ndarray, "runs ticks 3 points"]:
         runs, ticks, dof = runs_rad.shape
-        places = self.forward.points_m(runs_rad.reshape(runs * ticks, dof)).reshape(runs, ticks, 3, -1)
+        return self.forward.points_m(runs_rad.reshape(runs * ticks, dof)).reshape(runs, ticks, 3, -1)
+
+    def _too_fast(self, places: Float64[ndarray, "runs ticks 3 points"]) -> Bool[ndarray, "runs later"]:
         steps = places[:, 1:] - places[:, :-1]
-        farthest = self.speed_mps * self.period_s
-        squares = np.einsum("rtcp,rtcp->rtp", steps, steps).reshape(runs, -1)
-        heights = places[:, 1:, 2].reshape(runs, -1)
-        return squares.max(axis=1) > farthest * farthest, heights.min(axis=1) < self.plane_height_m
+        squares = np.einsum("rtcp,rtcp->rtp", steps, steps).max(axis=2)
+        return np.asarray(squares > (self.speed_mps * self.period_s) ** 2)
 
     def depth_m(self, positions_rad: Float64[ndarray, " dof"]) -> float:
         """How far the lowest point is below the plane; negative above it."""

@@ -18,7 +18,7 @@ from sigma_ros.bags.lerobot_dataset import to_units, write_dataset
 from sigma_ros.bags.reader import open_bag
 from sigma_ros.bags.transcode import load_episode, transcode
 from sigma_ros.bags.writer import BagWriter
-from sigma_ros.cli.dataset import app
+from sigma_ros.cli.recordings.dataset import app
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import BagError, DatasetError, UsageError
 

@@ -41,6 +41,8 @@ def live_items(bag: Bag, contract: Contract) -> Iterator[Window | Gap]:
             clock.set_task(record.message)
         while clock.ready(record.log_time_ns):
             yield clock.next_tick()
+    while clock.ready(record.log_time_ns + contract.tick_period_ns + contract.settle_ns):  # time goes on
+        yield clock.next_tick()
 
 
 def equal(one: ndarray | None, other: ndarray | None) -> bool:

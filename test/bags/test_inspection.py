@@ -16,9 +16,9 @@ from sigma_ros.bags.reader import open_bag
 from sigma_ros.bags.transcode import load_episode
 from sigma_ros.bags.writer import BagWriter
 from sigma_ros.calibration import JointCalibration
-from sigma_ros.cli.contract import app as contract_app
-from sigma_ros.cli.init import app as init_app
-from sigma_ros.cli.inspect import PAGE, app
+from sigma_ros.cli.recordings.contract import app as contract_app
+from sigma_ros.cli.recordings.init import app as init_app
+from sigma_ros.cli.recordings.inspect import PAGE, app
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import SigmaError, UsageError
 from sigma_ros.inspection.draft import GUESS, draft_contract
@@ -203,3 +203,12 @@ def test_foreign_names_neither_reach_the_terminal_nor_leave_their_place_in_a_dra
     text = draft_contract(found, "arm")
     assert "\x1b" not in text
     assert sum(line.startswith("fps:") for line in text.splitlines()) == 1
+
+
+def test_an_operators_interventions_are_counted_and_timed(tmp_path: Path) -> None:
+    """Marks that repeat are one intervention; the last one lasts to the end."""
+    with BagWriter(tmp_path / "bag") as bag:
+        for second, by_operator in enumerate((False, True, True, False, False, True, True)):
+            flag = b"\x00\x01\x00\x00" + bytes([by_operator])
+            bag.raw("/arm1/sigma/intervention", "std_msgs/msg/Bool", second * 10**9, flag)
+    assert look_into(str(tmp_path / "bag")).facts["interventions"] == "2, 3.0 s"

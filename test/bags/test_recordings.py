@@ -107,6 +107,27 @@ def test_a_clock_that_is_set_back_never_mixes_two_moments(
             assert np.abs(tick.action_rad - tick.joint_rad).max() < 0.06
 
 
+@pytest.mark.parametrize("at", [None, TICKS // 3, TICKS // 2])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_last_messages_of_every_stream_make_a_tick_at_the_end_and_before_a_clock_goes_back(
+    tmp_path: Path, seed: int, at: int | None
+) -> None:
+    random = np.random.default_rng(seed)
+    with BagWriter(tmp_path / "bag") as bag:
+        for number, stamp_ns, _ in steady():
+            back_ns = 400 * MS if at is not None and number >= at else 0
+            early, late = (stamp_ns - back_ns + int(ns) for ns in random.integers(-4 * MS, 4 * MS, 2))
+            for camera in CONTRACT.cameras:
+                bag.image(camera.topic, early, camera.name, picture(number), log_time_ns=stamp_ns - back_ns)
+            joints = (CONTRACT.joint_state_topic, late, CONTRACT.joint_names, pose(number, CONTRACT.dof))
+            bag.joints(*joints, log_time_ns=stamp_ns - back_ns)
+            bag.array(CONTRACT.command_topic, stamp_ns - back_ns, pose(number, CONTRACT.dof))
+    ticks, found = ticks_of(tmp_path / "bag")
+    assert len(ticks) == TICKS
+    assert found.losses == {}
+    assert [tick.item.epoch for tick in ticks] == [int(at is not None and number >= at) for number in range(TICKS)]
+
+
 def test_a_data_set_of_a_bag_whose_clock_was_set_back_has_two_episodes_with_their_own_pictures(tmp_path: Path) -> None:
     path = write(tmp_path / "bag", set_back(headers=True, logs=True, by_ns=400 * MS))
     written = write_dataset([path], CONTRACT, tmp_path / "set", videos=False)

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from sigma_ros.bags.episode import episode
 from sigma_ros.bags.reader import open_bag
 from sigma_ros.bags.transcode import START_NS, load_episode, transcode
-from sigma_ros.cli.transcode import app
+from sigma_ros.cli.recordings.transcode import app
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import DatasetError, SigmaError, UsageError

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from sigma_ros.cli.calibrate import app
+from sigma_ros.cli.robot.calibrate import app
 from sigma_ros.errors import UsageError
 
 POSE = "0.3,-1.5,1.2,1.0,0.4,0.6"

@@ -7,7 +7,7 @@ import pytest
 from synthetic import synthetic_log, with_scale
 from typer.testing import CliRunner
 
-from sigma_ros.cli.compare import app
+from sigma_ros.cli.scores.compare import app
 from sigma_ros.errors import UsageError
 from sigma_ros.evaluation.report.write import write_report
 from sigma_ros.evaluation.scoring.score import score

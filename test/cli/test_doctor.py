@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from sigma_ros.cli import doctor as checks
-from sigma_ros.cli.doctor import app
+from sigma_ros.cli.robot import doctor as checks
+from sigma_ros.cli.robot.doctor import app
 from sigma_ros.contract_file import load_contract
 
 CONTRACT = load_contract("so101")

@@ -34,7 +34,7 @@ def test_help_lists_the_verbs_without_loading_anything_heavy() -> None:
     assert "contract" in result.stdout
 
 
-@pytest.mark.parametrize("verb", [verb for verb in VERBS if (ROOT / f"sigma_ros/cli/{verb}.py").is_file()])
+@pytest.mark.parametrize("verb", VERBS)
 def test_a_verbs_help_loads_nothing_heavy_and_shows_an_example(verb: str) -> None:
     code = (
         "import sys\nfrom sigma_ros.cli.main import load_verb\n"

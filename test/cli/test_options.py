@@ -9,11 +9,11 @@ import pytest
 from synthetic import synthetic_log
 from typer.testing import CliRunner
 
-from sigma_ros.cli import sim
-from sigma_ros.cli.evaluate import EvaluateRequest
 from sigma_ros.cli.main import load_verb
 from sigma_ros.cli.options import GroupedCommand, command_of, verb
-from sigma_ros.cli.replay import ReplayRequest
+from sigma_ros.cli.scores import sim
+from sigma_ros.cli.scores.evaluate import EvaluateRequest
+from sigma_ros.cli.scores.replay import ReplayRequest
 from sigma_ros.errors import MachineError, SigmaError, UsageError
 from sigma_ros.evaluation.report.write import FILES, refuse_unwritable, refuse_unwritable_file, write_or_keep
 from sigma_ros.evaluation.scoring.score import score
@@ -66,7 +66,7 @@ def test_help_is_in_groups_and_says_what_the_temperature_does() -> None:
 def load_verb_app(name: str) -> object:
     from importlib import import_module  # noqa: PLC0415
 
-    return import_module(f"sigma_ros.cli.{name}").app
+    return import_module(f"sigma_ros.cli.scores.{name}").app
 
 
 def test_looking_whether_a_folder_can_be_written_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 pytest.importorskip("mujoco", reason="mujoco is not installed")
 
-from sigma_ros.cli import record
+from sigma_ros.cli.recordings import record
 from sigma_ros.contract_text import shipped_config_dir
 from sigma_ros.errors import MachineError, SigmaError, UsageError
 from sigma_ros.sim.cameras import open_context

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from sigma_ros.bags.writer import BagWriter
-from sigma_ros.cli import replay_run
-from sigma_ros.cli.replay import ReplayRequest
-from sigma_ros.cli.replay_run import COMPLETE, WITH_LOSSES, run
+from sigma_ros.cli.scores import replay_run
+from sigma_ros.cli.scores.replay import ReplayRequest
+from sigma_ros.cli.scores.replay_run import COMPLETE, WITH_LOSSES, run
 from sigma_ros.contract_file import load_contract
 from sigma_ros.contract_text import shipped_config_dir
 from sigma_ros.errors import BagError, CheckpointError, ContractError, SigmaError, UsageError

@@ -13,8 +13,8 @@ from bags import small_contract, write_recording
 from stub_runtime import StubRuntime
 from typer.testing import CliRunner
 
-from sigma_ros.cli import evaluate, evaluate_run
-from sigma_ros.cli.evaluate import EvaluateRequest
+from sigma_ros.cli.scores import evaluate, evaluate_run
+from sigma_ros.cli.scores.evaluate import EvaluateRequest
 from sigma_ros.errors import MachineError, SigmaError
 from sigma_ros.evaluation import batch, fleet
 from sigma_ros.evaluation.batch import MEASURED, BagRow, BatchSpec, Unit, finished, unit_of

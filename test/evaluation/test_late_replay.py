@@ -9,7 +9,7 @@ import pytest
 from bags import small_contract, write_recording
 from jsonschema import Draft202012Validator
 from stub_runtime import StubRuntime
-from test_report import SCHEMA_FILE
+from synthetic import SCHEMA_FILE
 
 from sigma_ros.errors import UsageError
 from sigma_ros.evaluation.late_replay import bag_time_worker, replay_late

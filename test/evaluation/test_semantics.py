@@ -10,7 +10,7 @@ import pytest
 from bags import TASK, small_contract, write_recording
 from jsonschema import Draft202012Validator
 from stub_runtime import StubRuntime
-from test_report import SCHEMA_FILE
+from synthetic import SCHEMA_FILE
 
 from sigma_ros.evaluation.replay import ReplayOptions, replay
 from sigma_ros.evaluation.report.document import report_document, to_text

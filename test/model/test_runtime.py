@@ -340,6 +340,24 @@ def test_a_refreshed_residual_leaves_the_bases_steps_as_they_were(stirred: Sigma
     assert torch.equal(after.memory, state.memory)
 
 
+def test_the_spread_is_how_far_chunks_of_other_noise_differ(stirred: SigmaRuntime, so101: Contract) -> None:
+    recording, state = frames(1, stirred.image_size_px, 0), stirred.initial_state(epoch=0, task=TASK)
+    window = window_at(recording, 0)
+    _, after = stirred.step(window, state, commit=True, settings=CALM, chunk_id=0)
+    model, ring = stirred.model, after.ring
+    for samples in (2, 3):
+        wanted = []
+        for draw in range(1, samples + 1):
+            other = SigmaRuntime(
+                model, contract=so101, normalisation=stirred.normalisation, info=stirred.info, seed=11 + 7919 * draw
+            )
+            found, _ = other.step(window, after, commit=False, settings=CALM, chunk_id=0)
+            wanted.append(found.base_normalised[:16] + found.residual_normalised[:16])
+        std = float(np.sqrt(np.var(wanted, axis=0, ddof=1).mean()))
+        assert stirred.spread(window, after, samples=samples) == pytest.approx(std, rel=1e-4)
+    assert torch.equal(after.ring.patches, ring.patches)
+
+
 def test_a_left_over_draws_the_base_towards_the_chunk_before_and_its_absence_changes_no_bit(
     tiny_folder: Path, so101: Contract
 ) -> None:

@@ -18,7 +18,7 @@ try:
     import_module("sigma_ros.msg")
 except ImportError:
     # `test_ros_is_here` alone is collected, and reports the skip with its reason.
-    collect_ignore = [str(file) for file in Path(__file__).parent.glob("test_*.py") if file.stem != "test_ros_is_here"]
+    collect_ignore = [str(file) for file in Path(__file__).parent.rglob("test_*.py") if file.stem != "test_ros_is_here"]
 
 
 def free_domain() -> int:

@@ -7,19 +7,35 @@ import pytest
 
 from sigma_ros.nodes.shared import topics
 from sigma_ros.nodes.shared.node_options import (
+    CameraOptions,
     DriverOptions,
     IncidentOptions,
+    PanelOptions,
     PolicyOptions,
     RecordOptions,
     ReplayOptions,
+    RunOptions,
     SimOptions,
+    StageOptions,
     SupervisorOptions,
 )
 from sigma_ros.nodes.shared.parameters import markdown_table, problems, specs
 
 pytestmark = pytest.mark.ros
 DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "ros_interface.md").read_text(encoding="utf-8")
-OPTIONS = (PolicyOptions, SupervisorOptions, ReplayOptions, SimOptions, DriverOptions, RecordOptions, IncidentOptions)
+OPTIONS = (
+    PolicyOptions,
+    SupervisorOptions,
+    RunOptions,
+    StageOptions,
+    ReplayOptions,
+    SimOptions,
+    CameraOptions,
+    DriverOptions,
+    RecordOptions,
+    IncidentOptions,
+    PanelOptions,
+)
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda o: o.__name__)
@@ -41,5 +57,5 @@ def test_every_parameter_has_a_description_a_valid_default_and_a_unit_where_it_e
         assert spec.description
         if spec.name.endswith(("_s", "_rad", "_ticks")):
             assert spec.unit, spec.name
-    if options not in (ReplayOptions, DriverOptions, RecordOptions, IncidentOptions):
+    if options not in (ReplayOptions, CameraOptions, DriverOptions, RecordOptions, IncidentOptions):
         assert problems(options()) == []

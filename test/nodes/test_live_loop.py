@@ -12,13 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from node_fakes import spin_until
+from node_fakes import small_so101, spin_until
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
 from sigma_ros.msg import ActionChunk, SupervisorState
 from std_srvs.srv import Trigger
 
-from sigma_ros.contract_text import shipped_config_dir
 from sigma_ros.nodes.shared import qos, topics
 
 pytestmark = pytest.mark.ros
@@ -51,15 +50,6 @@ class Watcher(Node):
 
     def _on_joints(self, message: JointState) -> None:
         self.poses.append(np.array(message.position))
-
-
-def small_so101(folder: Path) -> Path:
-    """The SO-101's contract with small pictures, so that drawing them costs little."""
-    text = (shipped_config_dir() / "so101.yaml").read_text(encoding="utf-8")
-    small = text.replace("width_px: 640, height_px: 480", "width_px: 64, height_px: 48")
-    path = folder / "so101_small.yaml"
-    path.write_text(small, encoding="utf-8")
-    return path
 
 
 @contextmanager

@@ -12,20 +12,23 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from node_fakes import FakeRuntime, fake_model, picture, small_contract, spin_until
+from node_fakes import FakeRuntime, fake_model, picture, small_contract, small_so101, spin_until
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
-from test_live_loop import small_so101
+from stub_runtime import RemoteModel, load
 from test_policy_live import LiveRobot
 
 from sigma_ros.nodes.policy_node import PolicyNode
 from sigma_ros.nodes.shared.diagnostics import Level, TaskStatus
 from sigma_ros.nodes.shared.image_messages import image_message
+from sigma_ros.nodes.shared.qos import HEARTBEAT_PERIOD_NS
 from sigma_ros.nodes.shared.sensor_messages import joint_state_message
+from sigma_ros.policy.remote import RemoteRuntime
 from sigma_ros.streams.images import FROZEN_PICTURES, FreezeWatch, ImageMessage
 
 pytestmark = pytest.mark.ros
@@ -231,6 +234,40 @@ def test_f27_a_failed_inference_is_told_and_a_new_epoch_begins(rig, executor, mo
     spin_until(executor, lambda: any(told in " ".join(m.reasons) for m in robot.telepathy), what="the reason")
     assert stands(policy, "policy/inference").level is Level.ERROR
     until_well(robot, executor)
+
+
+@pytest.fixture
+def remote_rig(executor):
+    contract = small_contract()
+    runtime = RemoteRuntime(partial(load, contract))
+    policy = PolicyNode(load=lambda _options, _logger: fake_model(contract, runtime, RemoteModel(contract)))
+    robot = FaultyRobot(contract)
+    executor.add_node(policy)
+    executor.add_node(robot)
+    yield robot, policy, runtime
+    runtime.close()
+
+
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+def test_f28_a_lost_inference_process_is_told_at_once_and_another_goes_on_with_the_memory(
+    remote_rig, executor, fault: signal.Signals
+) -> None:
+    """The heartbeat says so within 0.15 s, five beats: then the supervisor holds."""
+    robot, policy, runtime = remote_rig
+    spin_until(executor, lambda: robot.chunks and robot.chunks[-1][1].tau_l2 >= 3, what="three commits")
+    commits = policy._session.thread.loop.state.commits
+    told = robot.chunks[-1][1].epoch
+    os.kill(runtime.pid, fault)
+    beats = len(robot.heartbeats)
+    spin_until(executor, lambda: False in robot.heartbeats[beats:], what="an unhealthy heartbeat")
+    assert robot.heartbeats[beats:].index(False) <= 0.15 / (HEARTBEAT_PERIOD_NS * 1e-9)
+    status = stands(policy, "policy/inference")
+    assert status.level is Level.ERROR
+    assert ("SIGKILL" if fault is signal.SIGKILL else "stopped by a signal") in status.text
+    until_well(robot, executor)
+    chunk = robot.chunks[-1][1]
+    assert chunk.epoch > told
+    assert chunk.tau_l2 > commits, "the memory of before, and the update of this tick"
 
 
 def test_f45_a_robot_that_starts_later_than_the_policy_is_waited_for(executor) -> None:

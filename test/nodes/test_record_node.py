@@ -1,25 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
 """A live recording: what comes is in the bag byte for byte, what is missing or lost is told while it happens."""
 
+import os
+import pty
+import signal
+import subprocess
+import sys
+import termios
 from pathlib import Path
 
 import numpy as np
 import pytest
-from node_fakes import small_contract, spin_until
+from node_fakes import small_contract, small_so101, spin_until
 from rclpy.parameter import Parameter
-from std_msgs.msg import Float64MultiArray
-from test_live_loop import small_so101
+from sigma_ros.msg import SupervisorState
+from std_msgs.msg import Bool, Float64MultiArray, String
+from std_srvs.srv import Trigger
 from test_policy_live import LiveRobot
 
 from sigma_ros.bags.episode import Episode, recorded_task
 from sigma_ros.bags.reader import open_bag
+from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import UsageError
-from sigma_ros.nodes.record_node import RecordNode, StreamTally, judge
-from sigma_ros.nodes.shared import qos
+from sigma_ros.nodes.record_node import RecordNode
+from sigma_ros.nodes.shared import qos, topics
 from sigma_ros.nodes.shared.sensor_messages import array_message
 
 pytestmark = pytest.mark.ros
-MS = 1_000_000
 
 
 @pytest.fixture
@@ -87,14 +94,97 @@ def test_a_recording_that_is_there_is_never_overwritten(rig, executor) -> None:
         make()
 
 
-def test_gaps_slow_streams_and_a_slow_disk_are_losses() -> None:
-    good, gap, slow, disk = (StreamTally(33 * MS) for _ in range(4))
-    for k in range(100):
-        good.note(1 + k * 33 * MS)
-        gap.note(1 + (k + (10 if k > 50 else 0)) * 33 * MS)
-        slow.note(1 + k * 60 * MS)
-        disk.note(1 + k * 33 * MS)
-    disk.lost = 4
-    useless, losses = judge({"a": good, "gap": gap, "slow": slow, "disk": disk, "none": StreamTally(33 * MS)}, 30.0)
-    assert useless == ["none: nothing came"]
-    assert {line.split(":")[0] for line in losses} == {"gap", "slow", "disk"}
+# Episode by episode.
+
+
+def call(executor, node, name: str) -> Trigger.Response:
+    client = node.create_client(Trigger, name)
+    spin_until(executor, client.service_is_ready, what=name)
+    future = client.call_async(Trigger.Request())
+    spin_until(executor, future.done, what=name)
+    return future.result()
+
+
+def test_episodes_are_started_saved_and_discarded_by_services_and_a_discarded_one_leaves_nothing(rig, executor) -> None:
+    make, robot, out = rig
+    node = make(episodes=True)
+    assert not call(executor, robot, topics.SAVE_EPISODE).success, "nothing is being recorded"
+    prompt = robot.create_publisher(String, topics.NEXT_PROMPT, qos.EVENT)
+    spin_until(executor, prompt.get_subscription_count, what="the prompt's reader")
+    for task, ends in (("fold", "save"), ("tear", "discard"), ("unfold", "save")):
+        prompt.publish(String(data=task))
+        spin_until(executor, lambda task=task: node._task == task, what="the prompt")
+        assert call(executor, robot, topics.START_EPISODE).success
+        assert not call(executor, robot, topics.START_EPISODE).success, "one at a time"
+        spin_until(executor, lambda: all(t.received >= 5 for t in node.tallies.values()), what="five of each")
+        assert call(executor, robot, f"{topics.RECORD_NODE}/{ends}").success
+    assert sorted(path.name for path in out.iterdir()) == ["episode_000000", "episode_000001"]
+    for name, task in (("episode_000000", "fold"), ("episode_000001", "unfold")):
+        with open_bag(out / name) as bag:
+            assert recorded_task(bag, robot.contract) == task
+    end(executor, node)
+
+
+def test_a_bag_holds_the_contracts_text_the_policy_and_the_operators_interventions(rig, executor, tmp_path) -> None:
+    make, robot, out = rig
+    info = robot.create_publisher(String, topics.POLICY_INFO, qos.LATCHED)
+    info.publish(String(data='{"checkpoint_hash": "abc"}'))
+    marks = robot.create_publisher(Bool, topics.INTERVENTION, qos.LATCHED)
+    marks.publish(Bool(data=False))
+    node = make(episodes=True)
+    spin_until(executor, lambda: node._policy and node._mark is False, what="what is latched")
+    node.start()
+    marks.publish(Bool(data=True))
+    spin_until(executor, lambda: node._mark and node.tallies["up"].received > 5, what="the mark")
+    node.save()
+    with open_bag(out / "episode_000000") as bag:
+        notes = bag.info.metadata
+        said = [record.message for record in bag.records() if record.topic == f"/{topics.INTERVENTION}"]
+    assert notes["sigma.checkpoint"] == "abc"
+    again = tmp_path / "again.yaml"
+    again.write_text(notes["sigma.contract_text"], encoding="utf-8")
+    assert load_contract(again) == load_contract(small_so101(tmp_path))
+    assert said == [False, True]
+    end(executor, node)
+
+
+def test_everything_means_topics_that_no_contract_names(rig, executor) -> None:
+    make, robot, out = rig
+    states = robot.create_publisher(SupervisorState, topics.SUPERVISOR_STATE, qos.LATCHED)
+    node = make(everything=True)
+    name = f"/{topics.SUPERVISOR_STATE}"
+    robot.create_timer(0.05, lambda: states.publish(SupervisorState(reason="OK")))
+    spin_until(executor, lambda: name in node.tallies and node.tallies[name].received > 3, what="the states")
+    end(executor, node)
+    with open_bag(out) as bag:
+        assert bag.info.types[name] == "sigma_ros/msg/SupervisorState"
+        assert bag.info.counts[name] > 3
+
+
+def test_a_killed_recorder_leaves_what_was_saved_and_the_next_goes_on(rig, executor, tmp_path) -> None:
+    """By its keys, in a terminal of its own."""
+    make, _robot, out = rig
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "sigma_ros.nodes.record_node", "--out", str(out), "--episodes", "true"]
+    command += ["--keyboard", "true", "--contract", str(small_so101(tmp_path))]
+    process = subprocess.Popen(command, stdin=theirs, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        unsaved = out / "episode_000001.tmp"
+        spin_until(executor, lambda: not termios.tcgetattr(theirs)[3] & termios.ICANON, what="it", timeout_s=60.0)
+        os.write(ours, b"r")
+        spin_until(executor, lambda: list(out.glob("*.tmp/*/*.mcap")), what="a bag that grows", timeout_s=60.0)
+        os.write(ours, b"sr")
+        spin_until(executor, unsaved.exists, what="the second episode", timeout_s=60.0)
+        process.send_signal(signal.SIGKILL)
+        process.wait(30)
+    finally:
+        process.kill()
+        os.close(ours)
+        os.close(theirs)
+    with open_bag(out / "episode_000000") as bag:
+        assert bag.info.messages > 0
+    node = make(episodes=True)
+    assert "episode_000001" in node.start()
+    node.save()
+    assert sorted(path.name for path in out.iterdir()) == ["episode_000000", "episode_000001"]
+    end(executor, node)

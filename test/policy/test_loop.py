@@ -2,12 +2,17 @@
 """Laws of the policy loop, without threads: commits are never skipped, plans give way or move on, epochs stay apart."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from model_stand_in import CONTRACT, Model, finish, gap, memory_of, policy_loop, traced, window
+from stub_runtime import StubState
 
+from sigma_ros.errors import UsageError
+from sigma_ros.policy.alarm import ALARM_ACTIONS, AlarmAction, AlarmSettings
 from sigma_ros.policy.job import (
     Failed,
     PassGap,
@@ -22,7 +27,7 @@ from sigma_ros.policy.job import (
 )
 from sigma_ros.policy.loop import MAX_WAITING, PolicyLoop, PolicySettings
 from sigma_ros.policy.schedule import Schedule
-from sigma_ros.values import AdapterSettings
+from sigma_ros.values import AdapterSettings, Window
 
 
 def busy_with(loop: PolicyLoop, tick: int):
@@ -297,3 +302,76 @@ def test_a_commit_without_a_plan_makes_no_chunk_live_and_one_for_the_score_in_lo
         [outcome] = loop.outcomes()
         assert isinstance(outcome, outcome_kind)
         assert loop.state.memory == 1
+
+
+class Doubtful(Model):
+    """Proposes one pose, and from a tick on another one at every other plan."""
+
+    def __init__(self, changes_at: int) -> None:
+        super().__init__()
+        self.changes_at, self.planned = changes_at, 0
+
+    def step(self, window: Window, state: StubState, **options):
+        inference, after = super().step(window, state, **options)
+        self.planned += 1
+        pose = 0.4 * (self.planned % 2) if window.tick >= self.changes_at else 0.0
+        base = np.full(inference.chunk.base_rad.shape, pose)
+        chunk = replace(inference.chunk, base_rad=base, residual_rad=np.zeros_like(base))
+        return SimpleNamespace(chunk=chunk, telepathy=inference.telepathy), after
+
+
+def planned_with(alarm: AlarmSettings, *, changes_at: int = 24, ticks: int = 64, **settings: object) -> list[Proposed]:
+    loop, model = policy_loop(alarm=alarm, **settings), Doubtful(changes_at)
+    found = []
+    for tick in range(ticks):
+        loop.on_item(window(tick), 0)
+        found += [outcome for outcome in finish(loop, model) if isinstance(outcome, Proposed)]
+    return found
+
+
+def test_a_chunk_tells_how_far_it_is_from_what_the_one_before_had_planned() -> None:
+    told = [(o.chunk.tick, o.chunk.disagreement_rad, o.chunk.alarmed) for o in planned_with(AlarmSettings())]
+    assert [tick for tick, *_ in told] == list(range(0, 64, 8))
+    assert [apart for _, apart, _ in told] == pytest.approx([0.0] * 4 + [0.4] * 4)
+    assert not any(alarmed for *_, alarmed in told)
+
+
+@pytest.mark.parametrize("action", ALARM_ACTIONS)
+def test_no_action_changes_anything_while_there_is_no_alarm(action: AlarmAction) -> None:
+    calm = planned_with(AlarmSettings(threshold_rad=0.2, action=action), changes_at=1000)
+    assert [outcome.chunk.tick for outcome in calm] == list(range(0, 64, 8))
+
+
+def test_on_an_alarm_the_policy_plans_sooner_or_stops_as_it_was_told() -> None:
+    ticks = {
+        action: [o.chunk.tick for o in planned_with(AlarmSettings(threshold_rad=0.2, action=action))]
+        for action in ALARM_ACTIONS
+    }
+    assert ticks["none"] == list(range(0, 64, 8))
+    assert ticks["replan"] == [0, 8, 16, 24, *range(32, 64, 4)]
+    assert ticks["stop"] == [0, 8, 16, 24, 32]
+
+
+def test_after_a_stop_a_reset_of_the_memory_lets_it_plan_again() -> None:
+    loop, model = policy_loop(alarm=AlarmSettings(threshold_rad=0.2, action="stop")), Doubtful(0)
+    for tick in (0, 8, 16):
+        loop.on_item(window(tick), 0)
+        finish(loop, model)
+    loop.restart()
+    loop.on_item(window(0, epoch=1), 0)
+    assert [type(outcome) for outcome in finish(loop, model)] == [Proposed]
+
+
+def test_a_joint_that_stands_where_no_success_was_is_an_alarm() -> None:
+    calm = planned_with(AlarmSettings(joint="gripper", below_rad=-0.01), changes_at=1000)
+    assert not any(outcome.chunk.alarmed for outcome in calm)
+    low = planned_with(AlarmSettings(joint="gripper", below_rad=0.01, action="stop"), changes_at=1000)
+    assert [(o.chunk.tick, o.chunk.alarmed) for o in low] == [(0, True)], "the stand-in's arm is at 0"
+    with pytest.raises(UsageError, match="no such joint"):
+        policy_loop(alarm=AlarmSettings(joint="tail"))
+
+
+def test_a_renewed_residual_keeps_the_alarm_of_its_plan() -> None:
+    told = planned_with(AlarmSettings(threshold_rad=0.2), residual_every_tick=True, ticks=40)
+    assert {o.chunk.alarmed for o in told if 32 <= o.chunk.tick < 40} == {True}
+    assert {o.chunk.alarmed for o in told if o.chunk.tick < 32} == {False}

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
-from sigma_ros.cli.sim import app
-from sigma_ros.contract import Contract
+from sigma_ros.cli.scores.sim import app
+from sigma_ros.contract import Contract, Delays
 from sigma_ros.errors import UsageError
 from sigma_ros.sim.closed_loop import LIMITS, Loop, Run, run_episode, sim_limits
 from sigma_ros.sim.environment import SimArm
@@ -63,6 +64,13 @@ def test_limits_by_name_differ_from_a_robots_only_as_they_say() -> None:
     assert sim_limits("robot") == robot
     for name, told in LIMITS.items():
         assert {n for n in asdict(robot) if getattr(sim_limits(name), n) != getattr(robot, n)} == set(told)
+
+
+def test_without_a_supervisor_the_commands_are_the_chunks_own_whatever_they_ask_for(target) -> None:
+    run = expert_run(target, supervised=False)
+    assert run.success
+    assert set(run.scales) == {0.0}
+    assert run.misses_rad.max() == 0.0
 
 
 def test_an_episode_without_success_ends_at_its_time_limit(target) -> None:
@@ -151,12 +159,12 @@ def test_the_report_has_wilsons_interval_and_compares_seed_by_seed(target) -> No
     assert "9/10 = 90%" in markdown(content)
 
 
-@pytest.mark.parametrize("name", ["sim", "robot"])
+@pytest.mark.parametrize("name", ["open", "robot"])
 def test_limits_that_are_looser_than_a_robots_stand_beside_the_rates(name: str) -> None:
     conditions = {"setup": "t", "checkpoint": "c", "trained": True}
     limits = {"name": name, "other than a robot's": dict(LIMITS[name])}
-    said = "max_residual_rad 3.2 (a robot's: 0.5)" in markdown(document(conditions | {"limits": limits}, [], ()))
-    assert said is (name == "sim")
+    said = "max_residual_rad 3.2 (a robot's: 1.5)" in markdown(document(conditions | {"limits": limits}, [], ()))
+    assert said is (name == "open")
 
 
 class Still(ScriptedRuntime):
@@ -177,7 +185,7 @@ def test_the_command_runs_a_model_writes_all_three_files_and_continues(tmp_path:
         assert allow_untrained
         return Still(contract)
 
-    monkeypatch.setattr("sigma_ros.cli.sim._load", load)
+    monkeypatch.setattr("sigma_ros.cli.scores.sim._load", load)
     command = ["--arms", "base,sigma", "--time-limit-s", "0.5", "--allow-untrained", "--out", str(tmp_path)]
     for episodes, told in (("1", 2), ("2", 4)):
         outcome = CliRunner().invoke(app, [*command, "--episodes", episodes])
@@ -188,6 +196,59 @@ def test_the_command_runs_a_model_writes_all_three_files_and_continues(tmp_path:
     assert "sigma, 0 ms" in (tmp_path / "sim.md").read_text()
 
 
+def test_without_a_latency_the_contracts_own_is_taken(tmp_path: Path) -> None:
+    file = tmp_path / "arm.yaml"
+    file.write_text("extends: so101\nname: arm\ndelays: {inference_ms: 120}\n")
+    command = ["--arms", "expert", "--time-limit-s", "0.5", "--contract", str(file), "--out", str(tmp_path / "out")]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    [row] = json.loads((tmp_path / "out" / "sim.json").read_text())["trials"]
+    assert row["latency_ms"] == 120.0
+
+
+class Looking(ScriptedRuntime):
+    """The expert, which keeps the newest picture of each plan."""
+
+    image_size_px = 16  # type: ignore[assignment]
+
+    def __init__(self, arm: SimArm, seed: int) -> None:
+        super().__init__(arm, seed)
+        self.seen: list[np.ndarray] = []
+
+    def step(self, window, state, **options):  # type: ignore[override]
+        self.seen.append(window.newest.images["up"])
+        return super().step(window, state, **options)
+
+
+def looked(contract: Contract, **changes: object) -> tuple[Looking, Run]:
+    with SimArm(TARGET, contract=contract) as arm:
+        arm.reset(1)
+        runtime = Looking(arm, 1)
+        loop = replace(LOOP, replan_ticks=1, time_limit_s=1.2, **changes)
+        return runtime, run_episode(arm, runtime, 1, loop, clock_ns=never)
+
+
+@pytest.mark.gl
+def test_pictures_are_as_late_as_the_contract_says(small_contract: Contract) -> None:
+    late = replace(small_contract, delays=Delays(camera_ns=3 * small_contract.tick_period_ns))
+    (prompt, _), (old, _) = looked(small_contract), looked(late)
+    assert any(not np.array_equal(prompt.seen[tick], old.seen[tick]) for tick in range(len(old.seen)))
+    for tick, picture in enumerate(old.seen):
+        np.testing.assert_array_equal(picture, prompt.seen[max(0, tick - 3)])
+
+
+def test_what_was_proposed_is_kept_in_a_file_of_its_own(tmp_path: Path, target) -> None:
+    result, run = run_trial(target, EXPERT, 1, replace(LOOP, time_limit_s=1.0), None)
+    book = TrialBook(tmp_path, {})
+    book.log_chunks(result, run)
+    [file] = (tmp_path / "chunks").iterdir()
+    arrays = load_file(file)
+    np.testing.assert_array_equal(arrays["tick"], [p.chunk.tick for p in run.proposals])
+    assert arrays["base_rad"].shape == (len(run.proposals), 50, 6)
+    assert arrays["positions_rad"].shape == (31, 6)
+    assert len(arrays["commands_rad"]) == len(run.commands_rad)
+    assert "spread" not in arrays
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -196,6 +257,7 @@ def test_the_command_runs_a_model_writes_all_three_files_and_continues(tmp_path:
         ["--latency-ms", "soon"],
         ["--latency-ms", "900"],
         ["--stitching", "glue"],
+        ["--on-alarm", "hope"],
     ],
 )
 def test_wrong_usage_is_refused_before_anything_is_loaded(tmp_path: Path, wrong: list[str]) -> None:

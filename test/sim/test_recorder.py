@@ -10,7 +10,9 @@ from PIL import Image
 from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_typestore
 
-from sigma_ros.contract import Contract
+from sigma_ros.bags.episode import Episode
+from sigma_ros.bags.reader import open_bag
+from sigma_ros.contract import COMMAND_TYPES, CommandType, Contract
 from sigma_ros.errors import ContractError, MachineError, UsageError
 from sigma_ros.sim import cameras as gl
 from sigma_ros.sim.demonstration import Demonstration, demonstrate
@@ -151,11 +153,23 @@ def test_compressed_cameras_get_jpeg_pictures_without_asking(contract: Contract)
     assert bag_format(contract, jpeg_quality=None, storage="mcap", overwrite=False).jpeg_quality is None
 
 
-def test_a_contract_with_other_cameras_or_commands_is_refused(contract: Contract) -> None:
+@pytest.mark.parametrize("command_type", COMMAND_TYPES)
+def test_law_commands_are_recorded_in_the_contracts_type_and_read_back(
+    small_contract: Contract, tmp_path: Path, command_type: CommandType
+) -> None:
+    contract = replace(small_contract, command_type=command_type)
+    with SimArm(SOURCE, contract=contract) as arm:
+        short = shortened(demonstrate(arm, 0), 8)
+        write_demonstration(tmp_path / "bag", arm, short, JPEG)
+    with open_bag(tmp_path / "bag") as opened:
+        assert opened.info.types[contract.command_topic] == command_type
+        ticks = list(Episode(opened, contract, image_size_px=16))
+    np.testing.assert_allclose([tick.action_rad for tick in ticks[:-1]], short.commands_rad[:7])
+
+
+def test_a_contract_with_other_cameras_is_refused(contract: Contract) -> None:
     with pytest.raises(ContractError, match=r"cameras named up, side.*got: wrist"):
         check_recordable(replace(contract, cameras=(replace(contract.cameras[0], name="wrist"),)), ("up", "side"))
-    with pytest.raises(ContractError, match="Float64MultiArray"):
-        check_recordable(replace(contract, command_type="trajectory_msgs/msg/JointTrajectory"), ("up", "side"))
 
 
 def test_an_animation_shows_the_arm_moving_at_real_speed(arm: SimArm, tmp_path: Path) -> None:

@@ -112,6 +112,20 @@ def test_what_is_judged_does_not_depend_on_what_the_ceiling_did(steps: list[tupl
 
 
 @LAW
+@given(st.lists(st.tuples(strains, any_number, unit), min_size=1, max_size=40))
+def test_lateness_age_and_opposition_never_hand_the_arm_to_a_base_that_is_worse(
+    steps: list[tuple[ScaleInputs, float, float]],
+) -> None:
+    late = undisturbed = ScaleLimiter()
+    for scale_inputs, target, user in steps:
+        worse = replace(scale_inputs, base_is_worse=True)
+        late = after(late, worse, target=target, user=user)
+        ease = replace(worse, chunk_delay=0.0, chunk_age=0.0, opposed=False)
+        undisturbed = after(undisturbed, ease, target=target, user=user)
+        assert late == undisturbed
+
+
+@LAW
 @given(st.floats(0.0, 2.0), st.floats(0.0, 2.0), st.floats(0.01, 2.0))
 def test_a_delay_counts_from_what_was_trained_for_up_to_the_limit(
     age_s: float, trained_s: float, limit_s: float

@@ -270,6 +270,21 @@ def test_a_residual_that_smooths_a_rough_base_is_let_through_and_followed() -> N
     assert max(d.miss_rad for d in bench.decisions[-50:]) < bench.limits.miss_tolerance_rad
 
 
+def test_lateness_never_hands_the_arm_to_a_base_that_is_worse() -> None:
+    """430 ms late with the right stamp, from a checkpoint that was trained for no delay."""
+    bench, rng = Bench().running(), np.random.default_rng(2)
+    for _ in range(40):
+        still = np.repeat(bench.pose[None], 50, axis=0)
+        base = still + rng.uniform(-0.12, 0.12, (50, 6))
+        bench.offer(base, residual_rad=still - base, scale=1.0, stamp_ns=bench.stamp_ns - 430 * MS)
+        bench.tick(8)
+    assert bench.last.applied_scale == 1.0
+    for _ in range(40):
+        bench.offer(bench.sway(size=0.05), scale=1.0, stamp_ns=bench.stamp_ns - 430 * MS)
+        bench.tick(8)
+    assert bench.last.reason is Reason.SCALE_DELAY, "a base that is as good takes over as before"
+
+
 def test_a_residual_that_makes_a_rough_base_rougher_is_turned_down() -> None:
     bench, rng = Bench().running(), np.random.default_rng(3)
     for _ in range(40):

@@ -2,8 +2,9 @@
 """SYNTHETIC bags for tests: small recordings by the package's writer, and MCAP files put together by hand."""
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from zlib import crc32
@@ -12,6 +13,7 @@ import lz4.frame
 import numpy as np
 from backports import zstd
 from numpy import ndarray
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from sigma_ros.bags.reader import Record
 from sigma_ros.bags.writer import BagWriter
@@ -71,6 +73,85 @@ def write_recording(
                     )
             if commands and contract.command_topic not in leave_out:
                 bag.array(contract.command_topic, stamp_ns, pose(tick, contract.dof) + 0.01)
+    return path
+
+
+VIDEO = {
+    "foxglove_msgs/msg/CompressedVideo": (
+        "builtin_interfaces/Time timestamp\nstring frame_id\nuint8[] data\nstring format\n"
+    ),
+    "ffmpeg_image_transport_msgs/msg/FFMPEGPacket": (
+        "std_msgs/Header header\nint32 width\nint32 height\nstring encoding\nuint64 pts\nuint8 flags\n"
+        "bool is_bigendian\nuint8[] data\n"
+    ),
+    "sensor_msgs/msg/CompressedImage": "std_msgs/Header header\nstring format\nuint8[] data\n",
+}
+"""Message types that carry a video's packets, and their definitions."""
+
+
+def shade(tick: int, camera: int) -> int:
+    """The grey of a video's picture; neighbours differ by more than coding does."""
+    return (40 + 12 * tick + 90 * camera) % 200 + 20
+
+
+def video_packets(shades: Sequence[int], *, codec: str = "libx264", **options: str) -> list[tuple[int, bytes]]:
+    """Coded pictures in Annex B as they leave the encoder, each with its number; a key frame every eighth."""
+    import av  # noqa: PLC0415
+
+    encoder = av.CodecContext.create(codec, "w")
+    encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = WIDTH, HEIGHT, "yuv420p", Fraction(1, 30)
+    encoder.options = {"tune": "zerolatency", "preset": "ultrafast", "g": "8", "crf": "10", **options}
+    frames = [av.VideoFrame.from_ndarray(np.full((HEIGHT, WIDTH, 3), s, np.uint8), format="rgb24") for s in shades]
+    for number, frame in enumerate(frames):
+        frame.pts = number
+    return [(packet.pts, bytes(packet)) for frame in [*frames, None] for packet in encoder.encode(frame)]
+
+
+def write_video_recording(
+    path: Path,
+    contract: Contract,
+    *,
+    ticks: int = 24,
+    msgtype: str = "foxglove_msgs/msg/CompressedVideo",
+    storage: Literal["mcap", "sqlite3"] = "mcap",
+    suffix: str = "",
+    name: str = "h264",
+    without: Sequence[int] = (),
+    change: Callable[[int, bytes], bytes] = lambda _, data: data,
+    **options: str,
+) -> Path:
+    """A recording whose cameras are videos; packets `without` are left out of all of them, others may be changed."""
+    store = get_typestore(Stores.ROS2_JAZZY)
+    for kind in VIDEO.keys() - store.types.keys():
+        store.register(get_types_from_msg(VIDEO[kind], kind))
+    types = store.types
+    with BagWriter(path, storage=storage) as bag:
+        films = [video_packets([shade(t, c) for t in range(ticks)], **options) for c, _ in enumerate(contract.cameras)]
+        for tick in range(ticks):
+            log_ns = START_NS + contract.tick_offset_ns(tick)
+            for camera, film in zip(contract.cameras, films, strict=True):
+                number, coded = film[tick]
+                stamp = types["builtin_interfaces/msg/Time"](*divmod(START_NS + contract.tick_offset_ns(number), 10**9))
+                header = types["std_msgs/msg/Header"](stamp=stamp, frame_id="camera")
+                fields: dict[str, Any] = {
+                    "foxglove_msgs/msg/CompressedVideo": {"timestamp": stamp, "frame_id": "c", "format": "h264"},
+                    "ffmpeg_image_transport_msgs/msg/FFMPEGPacket": {
+                        "header": header,
+                        "width": WIDTH,
+                        "height": HEIGHT,
+                        "encoding": f"{name};yuv420p",
+                        "pts": number,
+                        "flags": 0,
+                        "is_bigendian": False,
+                    },
+                    "sensor_msgs/msg/CompressedImage": {"header": header, "format": "h264"},
+                }[msgtype]
+                data = np.frombuffer(change(tick, coded), np.uint8)
+                if tick not in without:
+                    cdr = bytes(store.serialize_cdr(types[msgtype](**fields, data=data), msgtype))
+                    bag.raw(camera.topic + suffix, msgtype, log_ns, cdr, definition=VIDEO[msgtype])
+            bag.joints(contract.joint_state_topic, log_ns, contract.joint_names, pose(tick, contract.dof))
+            bag.array(contract.command_topic, log_ns, pose(tick, contract.dof) + 0.01)
     return path
 
 

@@ -13,7 +13,8 @@ FENCE = re.compile(r"```\w*\n(.*?)```", re.DOTALL)
 SPAN = re.compile(r"`([^`\n]+)`")
 INDENTED = re.compile(r"^ {4}(\S.*)$", re.MULTILINE)
 STARTS = re.compile(
-    r"^(sigma( |$)|make |ros2 launch sigma_ros |python -m (training|sigma_ros|safety)\b|python (examples|bench)/)"
+    r"^(sigma( |$)|make |ros2 (service call|action send_goal|param set) |"
+    r"ros2 (launch|run) sigma_ros |python -m (training|sigma_ros|safety)\b|python (examples|bench)/)"
 )
 PLACEHOLDERS = {"N": "1", "QUALITY": "90"}
 """Words that stand for a number in a text."""

@@ -7,14 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 from rclpy.executors import SingleThreadedExecutor
 
 from sigma_ros.contract import Camera, Contract
 from sigma_ros.contract_file import load_contract
+from sigma_ros.contract_text import shipped_config_dir
 from sigma_ros.errors import SigmaError
 from sigma_ros.nodes.policy.model import PolicyModel
+from sigma_ros.policy.job import Runtime
 from sigma_ros.risk import assess, scale_of
 from sigma_ros.supervisor.identity import Author
 from sigma_ros.values import AdapterSettings, Chunk, LeftOver, Telepathy, Window
@@ -29,6 +32,15 @@ def small_contract(**changes: object) -> Contract:
     contract = load_contract("so101")
     cameras = tuple(replace(camera, width_px=64, height_px=48) for camera in contract.cameras)
     return replace(contract, cameras=cameras, **changes)
+
+
+def small_so101(folder: Path) -> Path:
+    """The SO-101's contract with small pictures, so that drawing them costs little."""
+    text = (shipped_config_dir() / "so101.yaml").read_text(encoding="utf-8")
+    small = text.replace("width_px: 640, height_px: 480", "width_px: 64, height_px: 48")
+    path = folder / "so101_small.yaml"
+    path.write_text(small, encoding="utf-8")
+    return path
 
 
 def make_chunk(contract: Contract, **changes: object) -> Chunk:
@@ -189,9 +201,13 @@ class FakeRuntime:
         )
 
 
-def fake_model(contract: Contract, runtime: FakeRuntime) -> PolicyModel:
-    """What `load_policy` would give, around a fake runtime: the facts of `policy_facts`, without importing torch."""
-    info = runtime.info
+def fake_model(contract: Contract, runtime: Runtime, about: Any = None) -> PolicyModel:
+    """What `load_policy` would give, around a fake runtime: the facts of `policy_facts`, without importing torch.
+
+    `about` is the model inside the runtime, where that is another process.
+    """
+    about = about or runtime
+    info: Any = about.info
     told = {
         "contract": contract.name,
         "joint_names": list(contract.joint_names),
@@ -210,7 +226,7 @@ def fake_model(contract: Contract, runtime: FakeRuntime) -> PolicyModel:
             "device": info.base.device,
         },
         "horizon": HORIZON,
-        "memory_stride": runtime.memory_stride,
+        "memory_stride": about.memory_stride,
         "image_size_px": runtime.image_size_px,
         "summary": "a fake",
     }
@@ -218,7 +234,7 @@ def fake_model(contract: Contract, runtime: FakeRuntime) -> PolicyModel:
         contract=contract,
         runtime=runtime,
         image_size_px=runtime.image_size_px,
-        memory_stride=runtime.memory_stride,
+        memory_stride=about.memory_stride,
         facts=told,
     )
 

@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """A stand-in for the model: holds the newest pose, remembers how often it committed, and writes down its calls."""
 
-from dataclasses import dataclass
+import os
+import signal
+import threading
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import numpy as np
 
 from sigma_ros.contract import Contract
+from sigma_ros.errors import CheckpointError
 from sigma_ros.risk import assess, scale_of
-from sigma_ros.values import AdapterSettings, Chunk, Telepathy, Window
+from sigma_ros.values import AdapterSettings, Chunk, Memory, Telepathy, Window
 
 HORIZON = 50
 COMMIT_SHIFT_RAD = 1e-3
@@ -101,9 +105,61 @@ class StubRuntime:
         advanced = StubState(state.epoch, state.task, commits if commit else state.memory)
         return SimpleNamespace(chunk=chunk, telepathy=telepathy_output), advanced
 
+    def memory(self, state: StubState) -> Memory:
+        """What a state has committed."""
+        return Memory(semantic=np.zeros(1), factors=np.zeros((1, 1)), commits=state.memory)
+
+    def remembering(self, fresh: StubState, memory: Memory) -> StubState:
+        """An empty state that has committed so much."""
+        return replace(fresh, memory=memory.commits)
+
     def remember(self, window: Window, state: StubState) -> tuple[Telepathy, StubState]:
         """A commit without a chunk."""
         calls = len(self.calls)
         inference, advanced = self.step(window, state, commit=True, settings=AdapterSettings(), chunk_id=-1)
         del self.calls[calls:]
         return inference.telepathy, advanced
+
+
+# A tiny model for a process of its own, which dies, stops, hangs or fails at the ticks that say so.
+
+
+FAULTS = {800: "killed", 808: "exit", 816: "stopped", 824: "hang", 832: "failure"}
+"""Ticks that plan."""
+
+TICK_OF = {name: tick for tick, name in FAULTS.items()}
+
+
+class RemoteModel(StubRuntime):
+    """The stand-in; `sem_align` tells the mean brightness of the newest pictures."""
+
+    def step(self, window, state, *, left_over=None, **options):
+        match FAULTS.get(window.tick):
+            case "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "exit":
+                os._exit(7)
+            case "stopped":
+                os.kill(os.getpid(), signal.SIGSTOP)
+            case "hang":
+                threading.Event().wait()
+            case "failure":
+                raise RuntimeError("CUDA out of memory")
+        inference, state = super().step(window, state, **options)
+        for picture in window.newest.images.values():
+            assert not picture.flags.writeable
+            inference.chunk.base_rad[0, 0] = np.mean(picture)
+        return inference, state
+
+    def check_units(self, positions_rad):
+        return ("far away",) if np.abs(positions_rad).max() > 10 else ()
+
+
+def load(contract: Contract) -> tuple[RemoteModel, dict[str, int]]:
+    """What a new process imports and calls."""
+    return RemoteModel(contract), {"memory_stride": RemoteModel.memory_stride, "pid": os.getpid()}
+
+
+def load_nothing(contract: Contract) -> tuple[RemoteModel, dict[str, int]]:
+    """A checkpoint that cannot be used."""
+    raise CheckpointError("the weights are not finite", where=contract.name)

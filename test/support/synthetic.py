@@ -2,6 +2,7 @@
 """SYNTHETIC replay logs: a made-up arm, camera and policy, to test scores and reports without a model or a bag."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from sigma_ros.evaluation.recorder import ReplayRecorder
 from sigma_ros.risk import assess, scale_of
 from sigma_ros.values import WINDOW_TICKS, AdapterSettings, Chunk, Frame, Gap, Telepathy, Window
 
+SCHEMA_FILE = Path(__file__).resolve().parents[2] / "docs" / "report.schema.json"
 HORIZON = 50
 START_NS = 1_700_000_000_000_000_000
 SETTINGS = AdapterSettings()

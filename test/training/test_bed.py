@@ -147,10 +147,23 @@ def test_a_memory_put_back_changes_nothing_and_that_of_the_twin_is_put_in_at_the
         stage.play(policy, ARMS["sigma"], task, [3], intervention=intervention)
         return stage.arms[0].positions_rad()
 
-    untouched, swapped = end_rad(""), end_rad("swap")
+    untouched, swapped, reset = end_rad(""), end_rad("swap"), end_rad("reset")
     assert not np.array_equal(untouched, swapped)
+    assert not np.array_equal(untouched, reset)
     monkeypatch.setattr("training.bed.closed_loop.twin", lambda episode: episode)
     np.testing.assert_array_equal(end_rad("swap"), untouched)
+
+
+def test_the_gripper_stays_the_bases_whatever_the_residual_has_learned(demonstrations):
+    model, episodes = untaught(demonstrations, ARMS["sigma"])
+    for branch in model.residual.branches.values():
+        torch.nn.init.normal_(branch.output.weight)
+    window = Assembler(episodes, demonstrations.normalisation).windows([Segment(0, (40,), fresh=True)], 0)
+    output = model.believe(telepathy_input_of(model, window), Recurrence.start(model.config, batch=1))
+    residual = model.correct(output, window.states[:, -1], window.base).composite[..., :16, :]
+    gripper = load_contract("so101").joint_names.index("gripper")
+    assert not residual[..., gripper].any()
+    assert residual.abs().amax(dim=(0, 1)).count_nonzero() == 5
 
 
 def test_every_arm_with_a_window_network_has_as_many_trained_numbers_as_sigma():

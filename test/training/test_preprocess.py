@@ -2,6 +2,7 @@
 """Shards hold what the frame clock gave, whole episodes at a time, and nothing is lost without being named."""
 
 import resource
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,12 +20,13 @@ from sigma_ros.bags.writer import BagWriter
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import DatasetError, MachineError
+from sigma_ros.evaluation.fleet import Workers
 from sigma_ros.sim.demonstration import demonstrations
 from sigma_ros.sim.environment import SimArm
 from sigma_ros.sim.recorder import BagFormat, write_demonstration
 from sigma_ros.sim.setups import TARGET
 from training.data import META_FILE, ShardMeta, read_shard
-from training.preprocess import PreprocessOptions, main, preprocess, problems_of
+from training.preprocess import PreprocessOptions, main, preprocess, problems_of, write_on_workers
 from training.sources import (
     TARGET_STEPS,
     _Epoch,
@@ -263,3 +265,41 @@ def test_simulated_demonstrations_are_the_ones_that_would_be_recorded(tmp_path: 
     for name in ("states", "actions", "valid", "acted", "frames"):
         np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name)[: ours.ticks])
     assert ours.task == theirs.task
+
+
+@pytest.mark.slow
+def test_shards_made_on_workers_are_those_of_this_process_and_what_is_missing_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray", reason="ray is not installed (the extra sigma_ros[fleet])")
+    root = Path(__file__).parents[2]
+    monkeypatch.setenv("PYTHONPATH", f"{root / 'test' / 'support'}:{root}")
+    places = recordings(tmp_path, 3)
+    here = run(tmp_path / "here", places)
+    for missing in ((), ("shard_00001.safetensors", ".000002.done")):
+        for name in missing:
+            (tmp_path / "out" / name).unlink()
+        write_on_workers(bag_sources(places), options(tmp_path / "out"), Workers(count=2))
+        assert run(tmp_path / "out", places).hash == here.hash
+
+
+def test_the_data_s_hash_is_over_what_it_holds_and_not_over_how_it_was_written(tmp_path: Path) -> None:
+    places = recordings(tmp_path)
+    hashes = {run(tmp_path / f"out_{i}", places).hash for i in range(6)}
+    assert len(hashes) == 1, "safetensors writes a file's notes in any order"
+    shutil.rmtree(places[0])
+    write_recording(places[0], small_contract(), ticks=50)
+    assert run(tmp_path / "out_0", places).hash not in hashes, "another bag at the same place is made anew"
+
+
+def test_several_data_sets_become_one_folder_of_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    contract = roomy_contract()
+    monkeypatch.setattr("training.preprocess.load_contract", lambda _: contract)
+    for name in ("one", "two"):
+        write_dataset(recordings(tmp_path / name, 2), contract, tmp_path / f"{name}_set", videos=False)
+    sets = [str(tmp_path / f"{name}_set") for name in ("one", "two")]
+    found = main(["--dataset", *sets, "--out", str(tmp_path / "out"), "--image-size", "16"])
+    assert found == 0
+    meta = ShardMeta.read(tmp_path / "out")
+    assert [entry["episode"] for entry in meta.episodes] == [0, 1, 2, 3]
+    assert [entry["recording"] for entry in meta.episodes] == [f"{s} episode {n}" for s in sets for n in range(2)]

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sigma_ros.evaluation.scoring.metrics import SPANS
+from sigma_ros.evaluation.scoring.statistics import holm
 from training import study as module
 from training.held_out import WindowScores
 from training.options import TrainOptions
-from training.statistics import change_over_seeds, holm
+from training.statistics import change_over_seeds
 from training.study import ARMS, UNADAPTED, arm_options, main, study, summarise
 from training.study_page import PAGE, PICTURE, page
 

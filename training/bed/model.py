@@ -6,6 +6,7 @@ The language model is that of a tiny pi0.5 with random weights, frozen; the base
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -33,7 +34,7 @@ _SIZES = {
     "resampler_heads": 2,
     "state_tokens": 2,
     "state_hidden": 32,
-    "text_tokens": 16,
+    "text_tokens": 10,
     "readouts": 2,
     "lora_rank": 4,
     "lora_alpha": 8.0,
@@ -45,7 +46,11 @@ _SIZES = {
     "align_width": 16,
     "head_hidden": 64,
     "residual_hidden": 128,
+    "use_late": False,
 }
+_THE_BASES = "gripper"
+"""No residual there: it decides no choice, and corrected it ran away open over the brick (docs/bed.md)."""
+
 assert _GRID**2 == TOKENS, "a scene must fill the grid of one camera"
 
 
@@ -54,7 +59,8 @@ class BedSigma(SigmaTelepathyVLA):
 
     def __init__(self, arm: Arm, contract: Contract, *, seed: int) -> None:
         backbone = build_mini(replace(contract, cameras=contract.cameras[:1]), 0, sizes=TINY)
-        sizes = {"width": backbone.width, "horizon": backbone.horizon, "dof": contract.dof, **_SIZES}
+        sizes: dict[str, Any] = {"width": backbone.width, "horizon": backbone.horizon, "dof": contract.dof, **_SIZES}
+        sizes["corrected_joints"] = tuple(name != _THE_BASES for name in contract.joint_names)
         super().__init__(backbone, SigmaConfig.small(**{**sizes, **arm.changes()}), seed=seed)
         _start_memory(self)
         self.arm = arm

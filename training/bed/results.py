@@ -13,9 +13,10 @@ from jaxtyping import Bool
 from numpy import ndarray
 
 from sigma_ros.evaluation.report.write import write_files
+from sigma_ros.evaluation.scoring.statistics import holm
 from sigma_ros.sim.tasks.catalogue import task_named
 
-from ..statistics import holm, mcnemar, nested_interval
+from ..statistics import mcnemar, nested_interval
 from .closed_loop import EpisodeOutcome
 from .units import UnitResult
 

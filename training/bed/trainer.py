@@ -35,7 +35,7 @@ class Recipe:
     these had learned to read them (docs/bed.md).
     """
 
-    steps: int = 400
+    steps: int = 600
     streams: int = 16
     learning_rate: float = 2e-4
     weight_decay: float = 1e-4

@@ -16,7 +16,8 @@ from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import UsageError
 from sigma_ros.model.normalise import Normalisation
 from sigma_ros.model.settings import SigmaConfig
-from sigma_ros.sim.tasks.catalogue import task_named
+from sigma_ros.sim.tasks.catalogue import draw, task_named, twin
+from sigma_ros.sim.tasks.task import Task
 
 from ..data import write_tensors
 from .arms import Arm, Intervention
@@ -100,7 +101,7 @@ class Bed:
         played: dict[str, tuple[EpisodeOutcome, ...]] = {
             kind: tuple(self.stage().play(policy, unit.arm, task, seeds, intervention=kind))
             for kind in kinds
-            if not (kind in ("reset", "swap") and task.needs != "memory") and (task.options > 1 or not kind)
+            if kind in _telling(task, seeds[0])
         }
         result = UnitResult(
             task=unit.task,
@@ -155,6 +156,13 @@ class Bed:
 
     def _file(self, unit: BedUnit) -> Path:
         return self._folder / "units" / f"{unit.name}.json"
+
+
+def _telling(task: Task, seed: int) -> tuple[Intervention, ...]:
+    """What can change a choice: a memory where one is needed, another text where the twin has one."""
+    episode = draw(task, seed, test=True)
+    memory: tuple[Intervention, ...] = ("reset", "swap") if task.needs == "memory" else ()
+    return ("", *memory, "other text") if twin(episode).text != episode.text else ("", *memory)
 
 
 def _write(path: Path, values: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ from sigma_ros.evaluation.log import ReplayLog, Strip
 from sigma_ros.evaluation.report.bounded import bounded_strip
 from sigma_ros.evaluation.report.curves import SERIES, joint_figures, study_figures, timeline_figures
 from sigma_ros.evaluation.report.figures import Figure, summary_figures
+from sigma_ros.evaluation.report.terms import term
 from sigma_ros.evaluation.scoring.scores import Scores
 from sigma_ros.values import NS_PER_S
 
@@ -55,6 +56,7 @@ def _templates() -> jinja2.Environment:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    environment.globals["term"] = term
     environment.filters["num"] = _number
     environment.filters["pct"] = _percent
     environment.filters["bounds"] = _bounds
@@ -116,6 +118,7 @@ class _Plot(NamedTuple):
 
 class _Episode(NamedTuple):
     name: str
+    end_s: float
     joints: tuple[_Plot, ...]
     timeline: tuple[_Plot, ...]
     bounded: _Plot | None
@@ -160,6 +163,7 @@ def _episode(prefix: str, log: ReplayLog) -> _Episode:
     }
     return _Episode(
         name=log.bag.name,
+        end_s=(int(log.ticks.stamp_ns[-1]) - int(log.ticks.stamp_ns[0])) / NS_PER_S if len(log.ticks) else 0.0,
         joints=tuple(
             _Plot(f"{prefix}-joint-{name}", name, f"limits {limits[name]}", figure)
             for name, figure in joint_figures(log).items()

@@ -21,6 +21,7 @@ from sigma_ros.evaluation.report.document import comparisons, plain, sweep_value
 from sigma_ros.evaluation.report.figures import BASE, COMMAND, SIGMA, Figure, figure_of
 from sigma_ros.evaluation.report.page import render
 from sigma_ros.evaluation.report.saved import SUMMARY_SCHEMA, SavedReport, read_report
+from sigma_ros.evaluation.report.write import JSON, PAGE
 from sigma_ros.evaluation.scoring.metrics import SPANS, TRJ
 from sigma_ros.evaluation.scoring.score import BATCH, commanded_scores, compare_arms
 from sigma_ros.evaluation.scoring.scores import CommandedScores, SweepScores
@@ -197,8 +198,13 @@ LISTED = 200
 """Recordings in the page's table; all are in bags.parquet."""
 
 
-def summary_page(document: Mapping[str, Any]) -> str:
-    """The whole page; `document` is the content of `summary.json`."""
+def summary_page(document: Mapping[str, Any], *, pages: bool = False) -> str:
+    """The whole page; `document` is the content of `summary.json`. Each recording leads to its report beside it.
+
+    Args:
+        document: The content of `summary.json`.
+        pages: Every bag has a `report.html`; else the links lead to its `report.json`.
+    """
     worst = sorted(document["episodes"], key=lambda row: -(row["sigma_mse_trj"] or 0.0))
     figures: dict[str, Figure] = {}
     if document["comparison"]:
@@ -208,7 +214,13 @@ def summary_page(document: Mapping[str, Any]) -> str:
             "pairs": _pairs(scored),
             "scale-sweep": _sweep(document),
         }
-    return render("evaluation_page.html.jinja", figures, report=document, ordered=worst[:LISTED])
+    return render(
+        "evaluation_page.html.jinja",
+        figures,
+        report=document,
+        ordered=worst[:LISTED],
+        report_name=PAGE if pages else JSON,
+    )
 
 
 def _changes(rows: Sequence[Mapping[str, Any]]) -> Figure:

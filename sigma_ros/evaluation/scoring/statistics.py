@@ -7,6 +7,7 @@ episode resemble each other: with enough episodes whole episodes are resampled, 
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -173,3 +174,13 @@ def _p_value(sums: ndarray, *, seed: int, resamples: int) -> float:
         rng=np.random.default_rng(seed),
     )
     return float(result.pvalue)
+
+
+def holm[Name](p_values: Mapping[Name, float]) -> dict[Name, float]:
+    """Holm's step-down correction for several comparisons."""
+    ordered = sorted(p_values, key=lambda name: p_values[name])
+    corrected, largest = {}, 0.0
+    for place, name in enumerate(ordered):
+        largest = max(largest, min(1.0, (len(ordered) - place) * p_values[name]))
+        corrected[name] = largest
+    return corrected

@@ -39,18 +39,19 @@ CHOICES = {
 }
 
 
-def declared(arguments: Arguments) -> list[DeclareLaunchArgument]:
+def declared(arguments: Arguments, choices: Mapping[str, Sequence[str]] | None = None) -> list[DeclareLaunchArgument]:
     """The arguments for a launch description.
 
-    Another value than one of `CHOICES`, or true and false where the default is one of them, stops the launch before
-    any process starts.
+    Another value than one of `choices`, of `CHOICES`, or true and false where the default is one of them, stops the
+    launch before any process starts.
     """
+    known = CHOICES | dict(choices or {})
     return [
         DeclareLaunchArgument(
             name,
             default_value=default,
             description=description,
-            choices=CHOICES.get(name, TRUE_OR_FALSE if default in TRUE_OR_FALSE else None),
+            choices=known.get(name, TRUE_OR_FALSE if default in TRUE_OR_FALSE else None),
         )
         for name, (default, description) in arguments.items()
     ]

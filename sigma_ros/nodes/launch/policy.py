@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Supervisor, policy and incident recorder, as the launch files start them.
+"""Supervisor, policy, incident recorder and the action `run_policy`, as the launch files start them.
 
 Each launch file calls this with values; none includes another one. Included, its inner arguments would be arguments
 of the outer launch too: `simulated:=true` would then loosen a real arm's supervisor.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from launch.actions import LogInfo, RegisterEventHandler
@@ -15,10 +15,10 @@ from launch.launch_context import LaunchContext
 from launch.launch_description_entity import LaunchDescriptionEntity
 from launch_ros.actions import Node
 
-from sigma_ros.contract_text import command_topic, shipped_config_dir
+from sigma_ros.contract_text import command_topics
 from sigma_ros.errors import UsageError
 from sigma_ros.nodes.launch.arguments import COMMON, Arguments, Given, ends_all, full_name, is_true, sigma_node
-from sigma_ros.nodes.shared.parameter_files import fitting
+from sigma_ros.nodes.shared.parameter_files import fitting, preset_file
 
 POLICY_ARGUMENTS: Arguments = {
     **COMMON,
@@ -37,7 +37,8 @@ POLICY_ARGUMENTS: Arguments = {
 
 POLICY, SUPERVISOR = "sigma_policy", "sigma_supervisor"
 PRESETS = {POLICY: "policy", SUPERVISOR: "supervisor"}
-SIMULATED = {"start_ramp": True, "max_residual_rad": 3.2, "bound_lead": False, "authority_ages": False}
+SIMULATED = {"start_ramp": True, "authority_ages": False}
+REHEARSAL = {"check_tracking": False, "bound_lead": False}
 NO_INCIDENTS = "none"  # `ros2 launch` takes no empty value
 DRY_RUN_TOPIC = "sigma/dry_run"
 WRONG_USAGE = 2
@@ -46,7 +47,12 @@ RESPAWN_MAX_RETRIES = 5
 
 
 def policy_and_supervisor(
-    context: LaunchContext, offered: Given, *, simulated: bool = False, lockstep: bool = False
+    context: LaunchContext,
+    offered: Given,
+    *,
+    simulated: bool = False,
+    lockstep: bool = False,
+    rehearsal: bool = False,
 ) -> list[LaunchDescriptionEntity]:
     """The supervisor, and then the policy; nothing moves until the supervisor is engaged.
 
@@ -55,12 +61,13 @@ def policy_and_supervisor(
         offered: Arguments by name, of `POLICY_ARGUMENTS`; those that are not there have their defaults.
         simulated: The supervisor has the settings of `sigma sim`.
         lockstep: Both advance with a replay instead of the clock.
+        rehearsal: The supervisor does not ask whether the arm follows; only together with `dry_run`.
 
     Raises:
         UsageError: no such contract or parameter file, one that fits no node, or nothing to start.
     """
     given = {name: default or "" for name, (default, _) in POLICY_ARGUMENTS.items()} | dict(offered)
-    topic = command_topic(given["contract"])  # a wrong contract stops here, before any process starts
+    targets = command_topics(given["contract"])  # a wrong contract stops here, before any process starts
     starts = {POLICY: is_true(given["policy"]), SUPERVISOR: is_true(given["supervisor"])}
     if not any(starts.values()):
         raise UsageError("there is nothing to start", got="policy:=false supervisor:=false", remedy="leave one out")
@@ -68,18 +75,25 @@ def policy_and_supervisor(
     policy = policy_node(given, files[POLICY], lockstep=lockstep) if starts[POLICY] else None
     if policy is not None and not starts[SUPERVISOR]:
         return [LogInfo(msg="no supervisor: the policy only proposes"), policy]
-    supervisor = supervisor_node(given, files[SUPERVISOR], topic, simulated=simulated, lockstep=lockstep)
+    more: dict[str, object] = dict(SIMULATED) if simulated else {}
+    more |= REHEARSAL if rehearsal and is_true(given["dry_run"]) else {}
+    supervisor = supervisor_node(given, files[SUPERVISOR], targets, {**more, "lockstep": lockstep})
+    runner = None if lockstep else run_policy_node(given)
     kept = given["incidents"] not in ("", NO_INCIDENTS) and not lockstep
     started = [] if policy is None else [OnProcessStart(target_action=supervisor, on_start=policy)]
     ended = OnProcessExit(target_action=supervisor, on_exit=ends_all("the supervisor"))
-    handlers = [RegisterEventHandler(handler) for handler in (*started, ended)]
-    return [*([incident_recorder(given)] if kept else []), *handlers, supervisor]
+    # What it engaged has nobody to end it once it is gone.
+    lost = [] if runner is None else [OnProcessExit(target_action=runner, on_exit=ends_all("run_policy"))]
+    handlers = [RegisterEventHandler(handler) for handler in (*started, *lost, ended)]
+    beside = [incident_recorder(given) if kept else None, runner]
+    return [*filter(None, beside), *handlers, supervisor]
 
 
-def supervisor_node(given: Given, files: list[Path], topic: str, *, simulated: bool, lockstep: bool) -> Node:
+def supervisor_node(given: Given, files: list[Path], targets: Sequence[str], more: Mapping[str, object]) -> Node:
     """The only publisher of commands. It is not started again: its end ends everything."""
-    settings = {"contract": given["contract"], "lockstep": lockstep} | (SIMULATED if simulated else {})
-    remappings = [(topic, DRY_RUN_TOPIC)] if is_true(given["dry_run"]) else []
+    settings = {"contract": given["contract"], **more}
+    dry = [DRY_RUN_TOPIC] if len(targets) == 1 else [f"{DRY_RUN_TOPIC}_{i}" for i in range(len(targets))]
+    remappings = list(zip(targets, dry, strict=True)) if is_true(given["dry_run"]) else []
     return sigma_node("supervisor_node", SUPERVISOR, given, settings, files=files, remappings=remappings)
 
 
@@ -106,6 +120,11 @@ def incident_recorder(given: Given) -> Node:
     return sigma_node("incident_recorder", "sigma_incidents", given, settings)
 
 
+def run_policy_node(given: Given) -> Node:
+    """Serves the action `run_policy`; a process of its own, for it engages where a goal says so."""
+    return sigma_node("run_policy_node", "sigma_run", given, {})
+
+
 def shutdown_if_refused(event: ProcessExited, context: LaunchContext) -> LaunchDescriptionEntity | None:
     """Starting again cannot help where the policy says that its arguments are wrong."""
     return ends_all("the policy")(event, context) if event.returncode == WRONG_USAGE else None
@@ -121,8 +140,8 @@ def parameter_files(context: LaunchContext, given: Given, nodes: list[str]) -> M
     none: dict[str, list[Path]] = {node: [] for node in PRESETS}
     if not name:
         return none
-    shipped = {node: shipped_config_dir() / f"{name}_{kind}.yaml" for node, kind in PRESETS.items() if node in nodes}
-    preset = {node: [file] for node, file in shipped.items() if file.is_file()}
+    shipped = {node: preset_file(name, kind) for node, kind in PRESETS.items() if node in nodes}
+    preset = {node: [file] for node, file in shipped.items() if file}
     if preset:
         return none | preset
     file = Path(name).expanduser()

@@ -172,9 +172,12 @@ class PolicyHealth:
             "errors": self._errors,
             "last_error": self._last_error,
             "checkpoint": self._model.facts["checkpoint_hash"],
+            "restarts": self._session.thread.mended,
         }
+        lost = self._session.thread.problem
         waits = ", ".join(self._session.clock.missing) or "a complete tick"
         problems = (
+            (lost, Level.ERROR, lost),
             (busy_ns > HANG_NS, Level.ERROR, f"one inference has been running for {busy_ns / 1e9:.0f} s"),
             (self._errors, Level.ERROR, f"{self._errors} inference(s) failed: {self._last_error}"),
             (
@@ -204,9 +207,13 @@ class PolicyHealth:
             "min_scale": chunk.settings.min_scale,
             "max_scale": chunk.settings.max_scale,
             "risk_temperature": chunk.settings.risk_temperature,
+            "disagreement_rad": f"{chunk.disagreement_rad:.3f}",
         }
         if not np.isfinite(chunk.risk.total):
             return TaskStatus(Level.ERROR, "risk is not finite, the residual is off", values)
+        if chunk.alarmed:
+            said = "the policy asks for help: a chunk far from the plan before it, or a joint that signals a failure"
+            return TaskStatus(Level.WARN, said, values)
         return TaskStatus(Level.OK, f"scale {chunk.scale:.2f} at risk {chunk.risk.total:.2f}", values)
 
     def _memory(self) -> TaskStatus:

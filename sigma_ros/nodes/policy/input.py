@@ -4,6 +4,7 @@
 import functools
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import numpy as np
 from rclpy.clock import JumpThreshold
@@ -11,12 +12,15 @@ from rclpy.duration import Duration
 from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image, JointState
 
-from sigma_ros.contract import Camera, Contract
+from sigma_ros.contract import Camera, Contract, Part
+from sigma_ros.errors import ContractError
 from sigma_ros.nodes.policy.session import PolicySession
 from sigma_ros.nodes.shared import qos, topics
 from sigma_ros.nodes.shared.image_messages import image_view
 from sigma_ros.nodes.shared.qos import ClockWatch, steady_clock
-from sigma_ros.nodes.shared.sensor_messages import stamp_ns
+from sigma_ros.nodes.shared.sensor_messages import END_OF_RECORDING, stamp_ns
+from sigma_ros.streams.frame_clock import JOINTS
+from sigma_ros.streams.joints import JointMerger
 
 TICK_POLL_S = 0.01
 CLOCK_JUMP = JumpThreshold(
@@ -37,8 +41,12 @@ class PolicyInput:
         self._lockstep = lockstep
         self._clock_watch = ClockWatch()
         sensor_qos = qos.SENSOR_RELIABLE if lockstep else qos.SENSOR
+        whole = Part(topic=contract.joint_state_topic, joints=contract.joint_names)
+        sources = (whole,) if lockstep else contract.states
+        self._merger = JointMerger(contract, sources)
         self._subscriptions = [
-            node.create_subscription(JointState, contract.joint_state_topic, self._on_joints, sensor_qos)
+            node.create_subscription(JointState, part.topic, functools.partial(self._on_joints, i), sensor_qos)
+            for i, part in enumerate(sources)
         ]
         for camera in contract.cameras:
             for kind, topic in self._camera_topics(camera):
@@ -61,14 +69,29 @@ class PolicyInput:
         both = [(Image, topics.raw_topic(camera)), (CompressedImage, topics.compressed_topic(camera))]
         return both if self._lockstep else [entry for entry in both if entry[1] == camera.topic]
 
+    def _end(self, stream: str) -> None:
+        self._session.clock.end(stream)
+        self._advance()
+
     def _on_image(self, camera: str, message: Image | CompressedImage) -> None:
+        if self._lockstep and message.header.frame_id == END_OF_RECORDING:
+            self._end(camera)
+            return
         self._session.push_image(camera, stamp_ns(message.header.stamp), image_view(message))
         self._advance()
 
-    def _on_joints(self, message: JointState) -> None:
+    def _on_joints(self, part: int, message: JointState) -> None:
         if self._lockstep and not message.name:
-            return  # tells the supervisor that none is to come
-        self._session.clock.push_joints(stamp_ns(message.header.stamp), tuple(message.name), np.array(message.position))
+            if message.header.frame_id == END_OF_RECORDING:
+                self._end(JOINTS)
+            return  # else it tells the supervisor that none is to come
+        said = (stamp_ns(message.header.stamp), tuple(message.name), np.array(message.position))
+        with suppress(ContractError):  # what does not fit a part is counted by the clock, which it does not fit either
+            whole = self._merger.push(part, *said)
+            if whole is None:
+                return
+            said = whole
+        self._session.clock.push_joints(*said)
         self._advance()
 
     def _advance(self) -> None:

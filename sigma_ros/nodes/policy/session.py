@@ -6,17 +6,19 @@ Everything here runs on one thread and never waits.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from sigma_ros.contract import Contract
 from sigma_ros.errors import SigmaError
 from sigma_ros.nodes.shared.node_options import PolicyOptions
+from sigma_ros.policy.alarm import AlarmAction, AlarmSettings
 from sigma_ros.policy.job import Runtime
 from sigma_ros.policy.loop import PolicyLoop, PolicySettings
+from sigma_ros.policy.remote import RemoteRuntime
 from sigma_ros.policy.schedule import Schedule
 from sigma_ros.policy.worker import InferenceThread
 from sigma_ros.streams.frame_clock import FrameClock
-from sigma_ros.streams.images import FreezeWatch, ImageMessage
+from sigma_ros.streams.images import FreezeWatch, ImageMessage, black_square
 from sigma_ros.values import Gap, Window
 
 if TYPE_CHECKING:
@@ -58,7 +60,8 @@ class PolicySession:
         self._options = options
         self._freezes = {camera.name: FreezeWatch() for camera in contract.cameras}
         self._valid = False
-        self.clock = FrameClock(contract, image_size_px=image_size_px)
+        self._square = runtime.square if isinstance(runtime, RemoteRuntime) else black_square
+        self.clock = self._new_clock()
         loop = PolicyLoop(
             contract,
             policy_settings(options, memory_stride),
@@ -66,6 +69,7 @@ class PolicySession:
             lockstep=options.lockstep,
         )
         self.thread = InferenceThread(loop, runtime, wake=wake)
+        self._mended = 0
         self.paused = False
         self.clock_stands = False
         self.set_task(options.task)
@@ -87,7 +91,8 @@ class PolicySession:
         With `frozen_camera` = hold also: no camera stands still.
         """
         stands_still = self.clock_stands or (self.options.frozen_camera == "hold" and bool(self.frozen))
-        return self._valid and not self.paused and not self.thread.loop.blocked and not stands_still
+        able = self._valid and not self.paused and not self.thread.loop.blocked and not self.thread.problem
+        return able and not stands_still
 
     @property
     def frozen(self) -> tuple[str, ...]:
@@ -107,11 +112,16 @@ class PolicySession:
         """Clears window and memory: a new epoch. In lockstep all begins anew, epochs from 0, as in a new process."""
         if self._lockstep:
             task = self.clock.task
-            self.clock = FrameClock(self._contract, image_size_px=self._image_size_px)
+            self.clock = self._new_clock()
             self.clock.set_task(task)
         else:
             self.clock.reset()
         self.thread.restart(inherits)
+
+    def _new_clock(self) -> FrameClock:
+        return FrameClock(
+            self._contract, image_size_px=self._image_size_px, square=self._square, recorded=self._lockstep
+        )
 
     def save(self, path: Path) -> int:
         """Writes the memory to a file; returns how many commits are in it.
@@ -149,6 +159,14 @@ class PolicySession:
             self.paused = False
             self.reset()
 
+    def recover(self) -> bool:
+        """After the inference process was started again: a new epoch with the memory of before; else False."""
+        if self.thread.mended == self._mended:
+            return False
+        self._mended = self.thread.mended
+        self.reset(self.thread.loop.state)
+        return True
+
     def advance(self, now_ns: int | None) -> None:
         """Consumes the ticks that are complete at `now_ns`; None: by messages alone."""
         while self.clock.ready(now_ns):
@@ -156,7 +174,9 @@ class PolicySession:
             self._valid = isinstance(item, Window)
             self._on_tick(item)
             late_ns = 0 if now_ns is None else max(0, now_ns - item.stamp_ns)
-            if not self.paused and not self.thread.on_item(item, task=self.clock.task, late_ns=late_ns):
+            if self.paused or self.thread.problem:
+                continue
+            if not self.thread.on_item(item, task=self.clock.task, late_ns=late_ns):
                 self.reset()
 
 
@@ -169,4 +189,10 @@ def policy_settings(options: PolicyOptions, memory_stride: int) -> PolicySetting
         crossfade_steps=options.crossfade_steps,
         residual_every_tick=options.residual_every_tick,
         baseline_diagnostics=options.baseline_diagnostics,
+        alarm=AlarmSettings(
+            threshold_rad=options.alarm_threshold_rad,
+            joint=options.alarm_joint,
+            below_rad=options.alarm_below_rad,
+            action=cast("AlarmAction", options.on_alarm),
+        ),
     )

@@ -9,7 +9,7 @@ answer is due, so the log does not depend on anybody's speed.
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from rich.progress import Progress
 from sigma_ros.bags.episode import Episode, JointSample, Tick
 from sigma_ros.bags.reader import Bag, BagInfo, Record
 from sigma_ros.contract import Contract
-from sigma_ros.errors import SigmaError
+from sigma_ros.errors import ContractError, SigmaError
 from sigma_ros.evaluation.drive import ReplayDrive
 from sigma_ros.evaluation.recorder import ReplayRecorder
 from sigma_ros.evaluation.supervised import ReplayedSupervisor, SupervisorGrid
@@ -32,6 +32,7 @@ from sigma_ros.policy.job import Job, Proposed, Result, Unused
 from sigma_ros.policy.loop import PolicyLoop, PolicySettings
 from sigma_ros.policy.schedule import Schedule
 from sigma_ros.policy.worker import TimedWorker
+from sigma_ros.streams.joints import JointMerger
 from sigma_ros.supervisor.reasons import State
 from sigma_ros.values import AdapterSettings, Chunk, Gap, Window
 
@@ -68,10 +69,17 @@ class NodeReplay:
             grid = SupervisorGrid(contract.command_period_ns, node)
         self.drive = ReplayDrive(TimedWorker(loop, self._asked), recorder, grid)
         places = bag.camera_topics(contract)
+        self._joint_parts = [part.topic for part in bag.joint_parts(contract)]
+        self._merger = JointMerger(contract, bag.joint_parts(contract))
         self._cameras = {places[camera.name].topic: camera.name for camera in contract.cameras}
         self._taken = 0
         self.ticks = Episode(
-            bag, contract, image_size_px=setting.image_size_px, task=setting.task, on_record=self._send
+            bag,
+            contract,
+            image_size_px=setting.image_size_px,
+            task=setting.task,
+            on_record=self._send,
+            on_end=policy.end,
         )
 
     def run(self, progress: Callable[[Tick], None]) -> None:
@@ -87,8 +95,13 @@ class NodeReplay:
         message: Any = record.message
         if record.topic in self._cameras:
             self._policy.image(self._cameras[record.topic], record.stamp_ns, message)
-        elif record.topic == self._contract.joint_state_topic:
-            self._policy.joints(record.stamp_ns, message.names, message.positions_rad)
+        elif record.topic in self._joint_parts:
+            with suppress(ContractError):  # the episode counts it
+                whole = self._merger.push(
+                    self._joint_parts.index(record.topic), record.stamp_ns, message.names, message.positions_rad
+                )
+                if whole is not None:
+                    self._policy.joints(*whole)
         elif record.msgtype == "std_msgs/msg/String":
             self._await_all_ticks()
             self._policy.set_task(str(message))

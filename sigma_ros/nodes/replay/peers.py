@@ -22,7 +22,7 @@ from sigma_ros.errors import SigmaError
 from sigma_ros.msg import ActionChunk, SupervisorState, TelepathyState
 from sigma_ros.nodes.shared import qos, topics
 from sigma_ros.nodes.shared.image_messages import from_view
-from sigma_ros.nodes.shared.sensor_messages import doubles, stamp_ns, to_time
+from sigma_ros.nodes.shared.sensor_messages import END_OF_RECORDING, doubles, stamp_ns, to_time
 from sigma_ros.nodes.supervisor.output import CHUNK_RECEIVED
 from sigma_ros.stopping import StopRequest
 from sigma_ros.streams.images import ImageMessage
@@ -97,6 +97,7 @@ class PolicyPeer:
             for kind, topic in ((Image, topics.raw_topic(camera)), (CompressedImage, topics.compressed_topic(camera))):
                 publisher = node.create_publisher(kind, topic, qos.SENSOR_RELIABLE)
                 self._images[camera.name, kind is CompressedImage] = publisher
+        self._sending: dict[str, Publisher] = {}
         self.joints_until_ns = 0
         node.create_subscription(String, topics.POLICY_INFO, self._on_info, qos.LATCHED)
         for kind, topic, store in (
@@ -147,7 +148,8 @@ class PolicyPeer:
 
     def image(self, camera: str, at_ns: int, view: ImageMessage) -> None:
         """Sends an image."""
-        self._images[camera, view.is_compressed].publish(from_view(view, at_ns=at_ns))
+        self._sending[camera] = self._images[camera, view.is_compressed]
+        self._sending[camera].publish(from_view(view, at_ns=at_ns))
 
     def joints(self, at_ns: int, names: tuple[str, ...], positions_rad: Any) -> None:
         """Sends a joint state."""
@@ -159,6 +161,13 @@ class PolicyPeer:
         """Says that no other joint state will come up to a time; needed where the recording has a hole."""
         if self.joints_until_ns < at_ns:
             self.joints(at_ns, (), ())
+
+    def end(self) -> None:
+        """Says on every stream that the recording is over: only within a topic do messages keep their order."""
+        last = Header(stamp=to_time(self.joints_until_ns), frame_id=END_OF_RECORDING)
+        self._joints.publish(JointState(header=last))
+        for publisher in self._sending.values():
+            publisher.publish(publisher.msg_type(header=last))
 
     def await_tick(self, item: Window | Gap) -> None:
         """Waits until the policy has consumed the recording's next tick.

@@ -6,6 +6,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
@@ -23,7 +24,7 @@ from sigma_ros.nodes.shared.image_messages import image_view
 from sigma_ros.nodes.shared.process import ros_context
 from sigma_ros.nodes.shared.sensor_messages import COMMAND_KINDS, stamp_ns
 from sigma_ros.streams.images import check_image
-from sigma_ros.streams.joints import JointReader
+from sigma_ros.streams.joints import JointMerger, JointReader
 
 _SAMPLES = 25
 
@@ -141,13 +142,18 @@ class StreamWatch:
         self._clock_ns = clock_ns
         self._started_ns = clock_ns()
         self._reader = JointReader(contract)
+        self._merger = JointMerger(contract, contract.states)
         self.joints: list[ndarray] = []
         self._seen: list[_Seen] = []
         for camera in contract.cameras:
             self._listen(camera.name, camera.topic, camera.message_type, _image_check(camera), qos.SENSOR)
-        self._listen("joints", contract.joint_state_topic, "sensor_msgs/msg/JointState", self._check_joints, qos.SENSOR)
-        if commands:
-            self._listen("commands", contract.command_topic, contract.command_type, lambda _: None, qos.COMMAND)
+        for i, part in enumerate(contract.states):
+            name = "joints" if len(contract.states) == 1 else f"joints {part.topic}"
+            check = partial(self._check_joints, i)
+            self._listen(name, part.topic, "sensor_msgs/msg/JointState", check, qos.SENSOR)
+        for part in contract.commands if commands else ():
+            kind = part.message_type or contract.command_type
+            self._listen("commands", part.topic, kind, lambda _: None, qos.COMMAND)
 
     def facts(self) -> tuple[StreamFacts, ...]:
         """What was seen so far, in the contract's order."""
@@ -178,8 +184,12 @@ class StreamWatch:
             seen.delays_ns.append(self._node.get_clock().now().nanoseconds - stamp_ns(header.stamp))
             del seen.delays_ns[:-200]
 
-    def _check_joints(self, message: JointState) -> None:
-        self.joints.append(self._reader.read(tuple(message.name), np.asarray(message.position)))
+    def _check_joints(self, part: int, message: JointState) -> None:
+        said = stamp_ns(message.header.stamp), tuple(message.name), np.asarray(message.position)
+        whole = self._merger.push(part, *said)
+        if whole is None:
+            return
+        self.joints.append(self._reader.read(*whole[1:]))
         del self.joints[:-200]
 
     def _facts(self, seen: _Seen) -> StreamFacts:
@@ -241,7 +251,12 @@ class MonitorView:
     troubles: dict[str, str] = field(default_factory=dict)
     reasons: deque[str] = field(default_factory=lambda: deque(maxlen=REASONS_KEPT))
     rates: dict[str, Rate] = field(default_factory=dict)
+    incidents: str = ""
     heard_s: float = 0.0
+
+    def is_fresh(self, now_s: float) -> bool:
+        """Whether the supervisor has said anything in the last seconds; what it said before may be history."""
+        return self.rates["supervisor"].hz(now_s) > 0.0
 
 
 class Monitor:
@@ -283,6 +298,8 @@ class Monitor:
         for status in message.status:
             if not status.name.startswith(mine):
                 continue
+            if status.name.endswith("incidents/written"):
+                self.seen.incidents = status.message
             if status.level == DiagnosticStatus.OK:
                 self.seen.troubles.pop(status.name, None)
             else:

@@ -18,7 +18,7 @@ from sigma_ros.nodes.shared.sensor_messages import doubles, stamp_ns, to_duratio
 from sigma_ros.supervisor.identity import Author
 from sigma_ros.values import AdapterSettings, Chunk, Gap, Risk, Telepathy
 
-_CHUNK_FLOATS = ("scale", "tau_l2", "sem_align", "trained_delay_s")
+_CHUNK_FLOATS = ("scale", "tau_l2", "sem_align", "trained_delay_s", "disagreement_rad")
 _SETTINGS = ("min_scale", "max_scale", "risk_temperature")
 _RISK = {
     "residual_ratio": "residual_ratio",
@@ -62,6 +62,7 @@ def chunk_message(chunk: Chunk, author: Author) -> ActionChunk:
         inference_time=to_duration(chunk.inference_ns),
         checkpoint_hash=chunk.checkpoint_hash,
         crossfade_steps=chunk.crossfade_steps,
+        alarmed=chunk.alarmed,
         **{name: float(getattr(chunk, name)) for name in _CHUNK_FLOATS},
         **{name: float(getattr(chunk.settings, name)) for name in _SETTINGS},
         **{theirs: float(getattr(chunk.risk, ours)) for ours, theirs in _RISK.items()},
@@ -105,6 +106,7 @@ def chunk_value(message: ActionChunk) -> Chunk:
         inference_ns=stamp_ns(message.inference_time),
         checkpoint_hash=message.checkpoint_hash,
         crossfade_steps=message.crossfade_steps,
+        alarmed=message.alarmed,
         **{name: getattr(message, name) for name in _CHUNK_FLOATS},
     )
 

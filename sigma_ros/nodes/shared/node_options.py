@@ -4,12 +4,14 @@
 `docs/ros_interface.md` has the same tables; a test keeps them equal.
 """
 
-from dataclasses import Field, dataclass, fields, make_dataclass
+from dataclasses import Field, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from sigma_ros.errors import ContractError
+from sigma_ros.nodes.launch.stages import STAGES
 from sigma_ros.nodes.shared.parameters import option
+from sigma_ros.policy.alarm import ALARM_ACTIONS
 from sigma_ros.supervisor.limits import TIGHTENED, SupervisorLimits
 from sigma_ros.values import AdapterSettings
 
@@ -35,6 +37,12 @@ class PolicyOptions:
         "configure and activate at start, without a lifecycle manager", default=True, read_only=True
     )
     lockstep: bool = option("replay: ticks complete by messages alone, none is dropped", default=False, read_only=True)
+    inference: str = option(
+        "the model in a process of its own, or inside the node; auto: a process of its own, but not in lockstep",
+        default="auto",
+        choices=("auto", "process", "inside"),
+        read_only=True,
+    )
     baseline_diagnostics: bool = option(
         "at commits, also measure tau_l2 and sem_align without LoRA", default=False, read_only=True
     )
@@ -54,6 +62,25 @@ class PolicyOptions:
     crossfade_steps: int = option("steps over which `crossfade` fades in", default=4, unit="steps", low=1, high=16)
     residual_every_tick: bool = option(
         "renew the residual at every tick on the chunk in execution, while the base replans slowly", default=False
+    )
+    alarm_threshold_rad: float = option(
+        "alarm where a chunk is so far from what the one before had planned for the same ticks (rms); 0: never",
+        default=0.0,
+        unit="rad",
+        low=0.0,
+        high=10.0,
+    )
+    alarm_joint: str = option(
+        "also alarm where this joint is measured below `alarm_below_rad`, as fingers are that closed on nothing; "
+        "empty: none",
+        default="",
+        read_only=True,
+    )
+    alarm_below_rad: float = option("see `alarm_joint`", default=0.0, unit="rad", low=-10.0, high=10.0)
+    on_alarm: str = option(
+        "on an alarm: warn alone, plan twice as often, or propose nothing more until `~/reset_memory`",
+        default="none",
+        choices=ALARM_ACTIONS,
     )
     frozen_camera: str = option(
         "a camera that repeats its picture for a second: warn in the diagnostics, or also hold the arm",
@@ -83,6 +110,11 @@ class PolicyOptions:
             max_scale=self.adapter_max_scale,
             risk_temperature=self.adapter_risk_temperature,
         )
+
+    @property
+    def has_own_process(self) -> bool:
+        """Whether the model gets a process of its own."""
+        return self.inference == "process" or (self.inference == "auto" and not self.lockstep)
 
     @property
     def state_path(self) -> Path | None:
@@ -163,13 +195,50 @@ class DriverOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CameraOptions:
+    """Parameters of `camera_node`."""
+
+    contract: str = option("contract file, or the name of a shipped one", default="so101", read_only=True)
+    camera: str = option("the contract's camera that this device is", default="", read_only=True)
+    device: str = option("number of a V4L2 device (0 is /dev/video0), its path, or a film", default="0", read_only=True)
+
+    def conflicts(self) -> list[str]:
+        """See `Options`."""
+        return [] if self.camera else ["camera must be given: the name of one of the contract's cameras"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PanelOptions:
+    """Parameters of the panel's node."""
+
+    contract: str = option("contract file, or the name of a shipped one", default="so101", read_only=True)
+    host: str = option(
+        "address to listen at; any but this machine's own needs a token", default="127.0.0.1", read_only=True
+    )
+    port: int = option("TCP port; 0: any that is free", default=8700, low=0, high=65535, read_only=True)
+
+    def conflicts(self) -> list[str]:
+        """See `Options`."""
+        return []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RecordOptions:
     """Parameters of `record_node`."""
 
-    out: str = option("the bag's folder, which must not exist", default="", read_only=True)
+    out: str = option("the bag's folder, which must not exist; with `episodes` the bags'", default="", read_only=True)
     contract: str = option("contract file, or the name of a shipped one", default="so101", read_only=True)
-    task: str = option("task text; empty: the contract's first", default="", read_only=True)
+    task: str = option("task text of this or the next bag; empty: the contract's first", default="")
     seconds: float = option("length; 0: until it is stopped", default=0.0, unit="s", low=0.0, high=1e5, read_only=True)
+    episodes: bool = option(
+        "a bag each from `~/start` to `~/save` or `~/discard`, instead of one at once", default=False, read_only=True
+    )
+    keyboard: bool = option(
+        "keys of its terminal: r record, s save, d discard, n next prompt, i intervention, q quit",
+        default=False,
+        read_only=True,
+    )
+    everything: bool = option("every topic, instead of the contract's", default=False, read_only=True)
     least_free_gb: float = option(
         "less free disk ends the recording", default=1.0, unit="GB", low=0.0, high=1e4, read_only=True
     )
@@ -177,11 +246,27 @@ class RecordOptions:
 
     def conflicts(self) -> list[str]:
         """See `Options`."""
-        return [] if self.out else ["out must be given: the folder of the bag"]
+        found = [] if self.out else ["out must be given: the folder of the bag"]
+        if self.keyboard and not self.episodes:
+            found.append("keyboard needs episodes: keys begin and end them")
+        return found
+
+
+_LIMIT_FIELDS: tuple[Field[Any], ...] = fields(SupervisorLimits)
+
+
+def _of_limits(name: str, text: str = "") -> Any:
+    """A setting of the supervisor as a parameter: default, unit and range are the setting's own."""
+    [entry] = [entry for entry in _LIMIT_FIELDS if entry.name == name]
+    default = ",".join(entry.default) if isinstance(entry.default, tuple) else entry.default
+    facts = dict(entry.metadata)
+    return option(facts.pop("text", text), default=default, read_only=name not in TIGHTENED, **facts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _SupervisorBase:
+class SupervisorOptions:
+    """Parameters of `supervisor_node`: its own, and every field of `SupervisorLimits`."""
+
     contract: str = option("contract file, or the name of a shipped one", default="so101", read_only=True)
     lockstep: bool = option(
         "replay: ticks at `/clock` messages; commands go to the replay topic only", default=False, read_only=True
@@ -190,6 +275,65 @@ class _SupervisorBase:
         "SCHED_FIFO level of its thread where permitted; 0: ordinary", default=20, low=0, high=99, read_only=True
     )
     scale_ceiling: float = option("the applied scale never exceeds this", default=1.0, low=0.0, high=1.0)
+
+    position_margin_rad: float = _of_limits("position_margin_rad")
+    velocity_scale: float = _of_limits("velocity_scale")
+    acceleration_scale: float = _of_limits("acceleration_scale")
+    jerk_scale: float = _of_limits("jerk_scale")
+    cap_tool_speed: bool = _of_limits(
+        "cap_tool_speed", "bound the speed of the tool; needs `kinematics` in the contract"
+    )
+    max_tool_speed_mps: float = _of_limits("max_tool_speed_mps")
+    keep_above_plane: bool = _of_limits(
+        "keep_above_plane", "keep the tool above a level plane; needs `kinematics` in the contract"
+    )
+    plane_height_m: float = _of_limits("plane_height_m")
+    joint_hold_s: float = _of_limits("joint_hold_s")
+    joint_stop_s: float = _of_limits("joint_stop_s")
+    heartbeat_timeout_s: float = _of_limits("heartbeat_timeout_s")
+    max_chunk_delay_s: float = _of_limits("max_chunk_delay_s")
+    max_stamp_lead_s: float = _of_limits("max_stamp_lead_s")
+    max_observation_age_s: float = _of_limits("max_observation_age_s")
+    max_chunk_age_s: float = _of_limits("max_chunk_age_s")
+    estop_hold_s: float = _of_limits("estop_hold_s")
+    estop_timeout_s: float = _of_limits("estop_timeout_s")
+    max_tick_gap_s: float = _of_limits("max_tick_gap_s")
+    clock_jump_s: float = _of_limits("clock_jump_s")
+    resume_after_s: float = _of_limits("resume_after_s")
+    authority_hold_s: float = _of_limits("authority_hold_s")
+    authority_engaging_s: float = _of_limits("authority_engaging_s")
+    start_tolerance_rad: float = _of_limits("start_tolerance_rad")
+    max_start_offset_rad: float = _of_limits("max_start_offset_rad")
+    ramp_speed_radps: float = _of_limits("ramp_speed_radps")
+    crossfade_steps: float = _of_limits("crossfade_steps")
+    scale_rise_per_s: float = _of_limits("scale_rise_per_s")
+    scale_fall_s: float = _of_limits("scale_fall_s")
+    recover_after_s: float = _of_limits("recover_after_s")
+    recover_per_s: float = _of_limits("recover_per_s")
+    miss_tolerance_rad: float = _of_limits("miss_tolerance_rad")
+    max_residual_rad: float = _of_limits("max_residual_rad")
+    base_miss_rad: float = _of_limits("base_miss_rad")
+    max_measured_speed_radps: float = _of_limits("max_measured_speed_radps")
+    tracking_error_rad: float = _of_limits("tracking_error_rad")
+    max_lead_rad: float = _of_limits("max_lead_rad")
+    contact_lead_rad: float = _of_limits("contact_lead_rad")
+    servo_lag_s: float = _of_limits("servo_lag_s")
+    authority_ages: bool = _of_limits(
+        "authority_ages", "an arm that stood for too long asks for engage; false (simulator only): it goes on by itself"
+    )
+    require_heartbeat: bool = _of_limits("require_heartbeat", "engage only while the policy's heartbeat is heard")
+    require_estop_heartbeat: bool = _of_limits("require_estop_heartbeat", "without an e-stop publisher: ESTOP")
+    start_ramp: bool = _of_limits("start_ramp", "lead the arm slowly to a first target beyond start_tolerance_rad")
+    check_tracking: bool = _of_limits("check_tracking", "stop when a joint does not follow or freezes")
+    bound_lead: bool = _of_limits(
+        "bound_lead", "bound how far commands run ahead of the measured joints; hold when a joint is blocked"
+    )
+    keep_path: bool = _of_limits(
+        "keep_path", "slow the arm along the policy's path where that breaks a limit; false: bound each joint alone"
+    )
+    untracked_joints: str = _of_limits(
+        "untracked_joints", "joints not judged for that, separated by commas; a gripper holds things"
+    )
 
     @property
     def limits(self) -> SupervisorLimits:
@@ -209,41 +353,6 @@ class _SupervisorBase:
         except ContractError as error:
             return [str(error.got)]
         return []
-
-
-_LIMIT_FIELDS: tuple[Field[Any], ...] = fields(SupervisorLimits)
-_LIMIT_TEXTS = {
-    "cap_tool_speed": "bound the speed of the tool; needs `kinematics` in the contract",
-    "keep_above_plane": "keep the tool above a level plane; needs `kinematics` in the contract",
-    "authority_ages": "an arm that stood for too long asks for engage; false (simulator only): it goes on by itself",
-    "require_heartbeat": "engage only while the policy's heartbeat is heard",
-    "require_estop_heartbeat": "without an e-stop publisher: ESTOP",
-    "start_ramp": "lead the arm slowly to a first target beyond start_tolerance_rad",
-    "check_tracking": "stop when a joint does not follow or freezes",
-    "bound_lead": "bound how far commands run ahead of the measured joints; hold when a joint is blocked",
-    "untracked_joints": "joints not judged for that, separated by commas; a gripper holds things",
-}
-
-
-def _limit_option(entry: Field[Any]) -> tuple[str, type, Any]:
-    """A supervisor setting as a parameter: text, unit and range are the setting's own."""
-    default = ",".join(entry.default) if isinstance(entry.default, tuple) else entry.default
-    facts = entry.metadata
-    text = facts.get("text") or _LIMIT_TEXTS[entry.name]
-    bounds = {"unit": facts["unit"], "low": facts["low"], "high": facts["high"]} if facts else {}
-    fixed = entry.name not in TIGHTENED
-    return entry.name, type(default), option(text, default=default, read_only=fixed, **bounds)
-
-
-SupervisorOptions: Any = make_dataclass(
-    "SupervisorOptions",
-    [_limit_option(entry) for entry in _LIMIT_FIELDS],
-    bases=(_SupervisorBase,),
-    frozen=True,
-    kw_only=True,
-    module=__name__,
-)
-SupervisorOptions.__doc__ = "Parameters of `supervisor_node`: its own, and every field of `SupervisorLimits`."
 
 
 def supervisor_options(limits: SupervisorLimits) -> SupervisorOptions:
@@ -270,6 +379,48 @@ class IncidentOptions:
     jpeg_quality: int = option(
         "raw images are kept as JPEG of this quality; 0: as they come", default=90, low=0, high=100, read_only=True
     )
+
+    def conflicts(self) -> list[str]:
+        """See `Options`."""
+        return []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """Parameters of `run_policy_node`."""
+
+    prompt: str = option("`~/start_policy`: the task text; empty: the task in force", default="")
+    max_duration_s: float = option(
+        "`~/start_policy`: how long; 0: until it is cancelled", default=0.0, unit="s", low=0.0, high=86400.0
+    )
+    start_engages: bool = option(
+        "`~/start_policy` also engages: a press of that button is an operator's", default=False
+    )
+    engage_timeout_s: float = option(
+        "without an engaged arm: the run ends as not_engaged", default=60.0, unit="s", low=0.5, high=3600.0
+    )
+    hold_timeout_s: float = option("in HOLD for longer: it ends as held", default=1.5, unit="s", low=0.1, high=60.0)
+    silence_s: float = option(
+        "heartbeats or supervisor states older: it ends as lost", default=1.0, unit="s", low=0.2, high=10.0
+    )
+    task_timeout_s: float = option(
+        "the policy may take so long to take the task up", default=15.0, unit="s", low=0.5, high=600.0
+    )
+
+    def conflicts(self) -> list[str]:
+        """See `Options`."""
+        return []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageOptions:
+    """Parameters of `stage_node`; `bringup.launch.py` gives them."""
+
+    contract: str = option("contract file, or the name of a shipped one", default="so101", read_only=True)
+    stage: str = option("which stage is measured", default="shadow", choices=STAGES, read_only=True)
+    folder: str = option("where evidence goes", default="evidence", read_only=True)
+    checkpoint: str = option("the checkpoint as it was given", default="mini", read_only=True)
+    checkpoint_hash: str = option("the policy must say this hash; empty: any", default="", read_only=True)
 
     def conflicts(self) -> list[str]:
         """See `Options`."""

@@ -12,10 +12,17 @@ from pathlib import Path
 
 import yaml
 
+from sigma_ros.contract_text import shipped_config_dir
 from sigma_ros.errors import UsageError
 
 EVERYBODY = "/**"
 _PARAMETERS = "ros__parameters"
+
+
+def preset_file(name: str, kind: str) -> Path | None:
+    """The parameters of a shipped preset (cautious, research, slow) for a policy or a supervisor, if it has any."""
+    file = shipped_config_dir() / f"{name}_{kind}.yaml"
+    return file if file.is_file() else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,9 @@ from sigma_ros.errors import SigmaError
 from sigma_ros.streams.joints import JointReader
 from sigma_ros.values import NS_PER_S
 
+END_OF_RECORDING = "end of the recording"
+"""The frame of a message without content that ends its stream in lockstep."""
+
 
 def stamp_ns(time: Time) -> int:
     """A message's stamp in nanoseconds."""

@@ -15,6 +15,8 @@ POLICY_HEARTBEAT = "sigma/policy_heartbeat"
 POLICY_INFO = "sigma/policy_info"
 SUPERVISOR_STATE = "sigma/supervisor_state"
 E_STOP = "sigma/e_stop"
+GHOST = "sigma/ghost/joint_states"
+INTERVENTION = "sigma/intervention"
 CLOCK = "clock"  # of a replay; that of ROS, for `use_sim_time`, is always /clock
 REPLAY_COMMANDS = "sigma/replay_commands"
 
@@ -24,6 +26,10 @@ REPLAY_NODE = "sigma_replay"
 SIM_NODE = "sigma_sim"
 DRIVER_NODE = "so101_driver"
 RECORD_NODE = "sigma_record"
+CAMERA_NODE = "sigma_camera"
+PANEL_NODE = "sigma_panel"
+RUN_NODE = "sigma_run"
+STAGE_NODE = "sigma_stage"
 
 TASK = f"{POLICY_NODE}/task"
 RESET_MEMORY = f"{POLICY_NODE}/reset_memory"
@@ -34,6 +40,14 @@ ENGAGE = f"{SUPERVISOR_NODE}/engage"
 RELEASE = f"{SUPERVISOR_NODE}/release"
 RESET_STOP = f"{SUPERVISOR_NODE}/reset_stop"
 ESTOP_SERVICE = f"{SUPERVISOR_NODE}/estop"
+SAVE_INCIDENT = "sigma_incidents/save"
+START_EPISODE = f"{RECORD_NODE}/start"
+SAVE_EPISODE = f"{RECORD_NODE}/save"
+DISCARD_EPISODE = f"{RECORD_NODE}/discard"
+NEXT_PROMPT = f"{RECORD_NODE}/prompt"
+RUN_POLICY = "run_policy"  # an action, by the name that other stacks give it
+START_POLICY = f"{RUN_NODE}/start_policy"
+CANCEL_POLICY = f"{RUN_NODE}/cancel_policy"
 
 
 def full_name(node: Node, name: str) -> str:

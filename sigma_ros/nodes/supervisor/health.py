@@ -193,8 +193,8 @@ class SupervisorHealth:
 
     def _publishers(self) -> TaskStatus:
         if self._foreign:
-            topic = self._contract.command_topic
-            return TaskStatus(Level.ERROR, f"also publishing on {topic}: {', '.join(self._foreign)}")
+            topics = ", ".join(part.topic for part in self._contract.commands)
+            return TaskStatus(Level.ERROR, f"also publishing on {topics}: {', '.join(self._foreign)}")
         return TaskStatus(Level.OK, "the only publisher of commands")
 
     def _joints(self) -> TaskStatus:

@@ -3,6 +3,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rclpy.event_handler import SubscriptionEventCallbacks
@@ -23,7 +24,7 @@ from sigma_ros.nodes.shared.qos import steady_clock
 from sigma_ros.nodes.shared.sensor_messages import stamp_ns
 from sigma_ros.nodes.supervisor.health import SupervisorHealth
 from sigma_ros.nodes.supervisor.output import SupervisorOutput
-from sigma_ros.streams.joints import JointReader
+from sigma_ros.streams.joints import JointMerger, JointReader
 from sigma_ros.supervisor.limits import TIGHTENED
 from sigma_ros.supervisor.reasons import Answer, Decision
 from sigma_ros.supervisor.supervisor import Supervisor
@@ -45,6 +46,7 @@ class LiveDrive:
         self._core = Supervisor(contract, options.limits)
         self._core.set_ceiling(options.scale_ceiling)
         self._joints = JointReader(contract)
+        self._merger = JointMerger(contract, contract.states)
         self._output = SupervisorOutput(node, contract, lockstep=False)
         self._health = SupervisorHealth(self._core, contract)
         self._decision: Decision | None = None
@@ -57,7 +59,8 @@ class LiveDrive:
         node.create_timer(contract.command_period_ns / NS_PER_S, self._tick, clock=steady_clock())
         node.create_timer(FOREIGN_CHECK_S, self._check_publishers, clock=steady_clock())
         self._diagnostics = Diagnostics(node, hardware_id=contract.name, tasks=self._health.tasks())
-        node.get_logger().info(f"disengaged; commands would go to {node.resolve_topic_name(contract.command_topic)}")
+        targets = ", ".join(node.resolve_topic_name(part.topic) for part in contract.commands)
+        node.get_logger().info(f"disengaged; commands would go to {targets}")
 
     @property
     def state(self) -> str:
@@ -79,7 +82,8 @@ class LiveDrive:
         return None
 
     def _subscribe(self) -> None:
-        self._node.create_subscription(JointState, self._contract.joint_state_topic, self._on_joints, qos.SENSOR)
+        for i, part in enumerate(self._contract.states):
+            self._node.create_subscription(JointState, part.topic, partial(self._on_joints, i), qos.SENSOR)
         self._node.create_subscription(
             ActionChunk,
             topics.ACTION_CHUNK,
@@ -99,13 +103,16 @@ class LiveDrive:
             "estop": self._core.estop,
         }
 
-    def _on_joints(self, message: JointState) -> None:
+    def _on_joints(self, part: int, message: JointState) -> None:
         try:
-            positions_rad = self._joints.read(tuple(message.name), message.position)
+            whole = self._merger.push(part, stamp_ns(message.header.stamp), tuple(message.name), message.position)
+            if whole is None:
+                return
+            positions_rad = self._joints.read(*whole[1:])
         except SigmaError as error:
             self._health.note_refused_joints(str(error))
             return
-        self._core.on_joints(stamp_ns(message.header.stamp), positions_rad, time.monotonic_ns())
+        self._core.on_joints(whole[0], positions_rad, time.monotonic_ns())
 
     def _on_chunk(self, message: ActionChunk, info: "MessageInfo") -> None:
         try:
@@ -140,7 +147,8 @@ class LiveDrive:
             self._diagnostics.publish()
 
     def _check_publishers(self) -> None:
-        foreign = foreign_publishers(self._node, self._contract.command_topic)
+        said = {name for part in self._contract.commands for name in foreign_publishers(self._node, part.topic)}
+        foreign = tuple(sorted(said))
         for senders in self._senders.values():
             senders.refresh()
         self._core.on_graph(foreign=foreign, estop_publishers=self._senders[topics.E_STOP].names)

@@ -9,9 +9,11 @@ from jaxtyping import Float64
 from numpy import ndarray
 from rclpy.duration import Duration
 from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.qos import QoSProfile
 from std_msgs.msg import Header
 
-from sigma_ros.contract import Contract
+from sigma_ros.contract import Contract, Part
 from sigma_ros.msg import ActionChunk, SupervisorState
 from sigma_ros.nodes.shared import qos, topics
 from sigma_ros.nodes.shared.sensor_messages import COMMAND_KINDS, to_time
@@ -21,17 +23,30 @@ CHUNK_RECEIVED = "CHUNK_RECEIVED"
 """In lockstep: the reason in a state that only answers a chunk."""
 
 
+class _CommandOut:
+    """The commands of a part: its columns, under its names, in its message type."""
+
+    def __init__(self, node: Node, contract: Contract, part: Part, profile: QoSProfile) -> None:
+        self._contract, self._columns = contract.part(part), contract.columns(part)
+        self._kind = COMMAND_KINDS[self._contract.command_type]
+        self.publisher: Publisher = node.create_publisher(self._kind.message, part.topic, profile)
+
+    def publish(self, piece_rad: Float64[ndarray, "points dof"], at_ns: int) -> None:
+        """Sends the part's share of a piece."""
+        self.publisher.publish(self._kind.write(self._contract, piece_rad[:, self._columns], at_ns))
+
+
 class SupervisorOutput:
     """State and commands. In lockstep commands go to a topic of the replay, never to the robot's."""
 
     def __init__(self, node: Node, contract: Contract, *, lockstep: bool) -> None:
         self._node = node
         self._contract = contract
-        self.command_topic = topics.REPLAY_COMMANDS if lockstep else contract.command_topic
-        self._kind = COMMAND_KINDS[contract.command_type]
-        self._commands = node.create_publisher(
-            self._kind.message, self.command_topic, qos.CHUNK_LOCKSTEP if lockstep else qos.COMMAND
-        )
+        whole = Part(topic=topics.REPLAY_COMMANDS, joints=contract.joint_names, message_type=contract.command_type)
+        profile = qos.CHUNK_LOCKSTEP if lockstep else qos.COMMAND
+        self._commands = [
+            _CommandOut(node, contract, part, profile) for part in ([whole] if lockstep else contract.commands)
+        ]
         self._states = node.create_publisher(
             SupervisorState, topics.SUPERVISOR_STATE, qos.CHUNK_LOCKSTEP if lockstep else qos.LATCHED
         )
@@ -39,15 +54,16 @@ class SupervisorOutput:
     def publish(self, decision: Decision, *, at_ns: int) -> None:
         """Publishes the command of a tick, then its state."""
         if decision.command_rad is not None:
-            self._commands.publish(self._kind.write(self._contract, piece_rad(decision), at_ns))
+            piece = piece_rad(decision)
+            for command in self._commands:
+                command.publish(piece, at_ns)
         self._states.publish(state_message(decision, at_ns=at_ns))
 
     @property
     def has_arrived(self) -> bool:
         """Whether every reader that acknowledges has the newest command; waits a period at most."""
-        period_ns = self._contract.command_period_ns
-        arrived: bool = self._commands.wait_for_all_acked(timeout=Duration(nanoseconds=period_ns))
-        return arrived
+        timeout = Duration(nanoseconds=self._contract.command_period_ns // len(self._commands))
+        return all(command.publisher.wait_for_all_acked(timeout=timeout) for command in self._commands)
 
     def echo(self, chunk: ActionChunk, *, state: State) -> None:
         """In lockstep: says that a chunk has come in; it is judged at the next tick."""

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`make docs-pictures`: every picture of the docs anew, from the shipped model: recordings, report, summary, film.
+
+Needs Chromium. `study.svg` alone is not made here: it is of a study of hours (`make study`).
+"""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+IMAGES, OUT = ROOT / "docs" / "images", ROOT / "out" / "pictures"
+SEED, BAGS, WIDTH_PX, HEIGHT_PX, JPEG = 7, 6, 1280, 2600, 82
+
+SHOTS = {
+    "summary.jpg": ("evaluation/summary.html", "[...document.querySelectorAll('main > *')].slice(0, 12)"),
+    "score_errors.jpg": ("report/report.html", "part('errors').slice(0, 2)"),
+    "score_motion.jpg": ("report/report.html", "[document.querySelector('.shots'), ...cards('.joint', 2)]"),
+    "score_timeline.jpg": ("report/report.html", "[...cards('[id$=-scale]', 1), ...cards('[id$=-risk]', 1)]"),
+    "score_worst.jpg": ("report/report.html", "[...document.querySelectorAll('.strip')].slice(0, 2)"),
+    "score_adapter.jpg": ("report/report.html", "part('adapter-and-telepathy').slice(0, 1)"),
+    "score_checks.jpg": ("report/report.html", "part('adapter-and-telepathy').slice(1, 2)"),
+    "score_latency.jpg": ("report/report.html", "part('late-chunks')"),
+}
+"""Picture -> page below `OUT`, and which of its elements are kept."""
+
+KEEP = """
+<script>
+(async () => {
+  const root = document.documentElement;
+  while (root.dataset.plots === undefined) await new Promise((done) => setTimeout(done, 50));
+  const part = (id) => {
+    const found = [];
+    for (let e = document.getElementById(id).nextElementSibling; e && e.tagName !== "H2"; e = e.nextElementSibling)
+      if (!e.matches("p, .export")) found.push(e);
+    return found;
+  };
+  const cards = (plots, count) =>
+    [...document.querySelectorAll(`.plot${plots}`)].slice(0, count).map((e) => e.closest(".card"));
+  const kept = KEPT;
+  for (const e of document.querySelectorAll("main *, nav, .warning"))
+    if (!kept.some((k) => k.contains(e) || e.contains(k))) e.style.display = "none";
+  for (const e of kept) Object.assign(e.style, { position: "static", marginTop: "8px" });
+})();
+</script>
+"""
+
+
+def sigma(*words: object) -> None:
+    """Runs a command of ours; a recording with losses (3) is one of what is shown."""
+    done = subprocess.run([sys.executable, "-m", "sigma_ros.cli.main", *map(str, words)], cwd=ROOT, check=False)
+    if done.returncode not in (0, 3):
+        sys.exit(f"error: sigma {words[0]} left with {done.returncode}")
+
+
+def shoot(page: Path, kept: str, picture: Path) -> None:
+    """A page with only `kept` shown, as a JPEG without empty rows below."""
+    text = page.read_text(encoding="utf-8").replace("</body>", KEEP.replace("KEPT", kept) + "</body>")
+    part, raw = page.with_name("part.html"), OUT / "raw.png"
+    part.write_text(text, encoding="utf-8")
+    browser = shutil.which("chromium") or shutil.which("google-chrome") or sys.exit("error: no Chromium is installed")
+    options = "--headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage --hide-scrollbars"
+    size = f"--window-size={WIDTH_PX},{HEIGHT_PX}"
+    command = [browser, *options.split(), size, "--virtual-time-budget=30000", f"--screenshot={raw}", part.as_uri()]
+    subprocess.run(command, check=True, capture_output=True)
+    pixels = cv2.imread(str(raw))
+    assert pixels is not None
+    used = np.flatnonzero((pixels != pixels[-1, -1]).any(axis=(1, 2)))
+    if len(used) < 40:
+        sys.exit(f"error: {picture.name} would be empty")
+    cv2.imwrite(str(picture), pixels[: used[-1] + 16], [cv2.IMWRITE_JPEG_QUALITY, JPEG])
+
+
+def record() -> None:
+    """Recordings of the target set-up, and one that lost its end."""
+    bags = OUT / "bags"
+    sigma("record", "--sim", "--episodes", BAGS, "--seed", SEED, "--out", bags)
+    broken = bags / "episode_broken"
+    broken.mkdir()
+    whole = next((bags / "episode_000000").glob("*.mcap"))
+    (broken / "episode_broken.mcap").write_bytes(whole.read_bytes()[:4096])
+
+
+def main() -> None:
+    """Makes all of them."""
+    shutil.rmtree(OUT, ignore_errors=True)
+    OUT.mkdir(parents=True)
+    record()
+    first = ("--bag", OUT / "bags/episode_000000", "--checkpoint", "mini", "--out", OUT / "report")
+    sigma("replay", *first, "--latency", "0,100,100~30,300")
+    sigma("evaluate", OUT / "bags", "--checkpoint", "mini", "--out", OUT / "evaluation", "--workers", 0)
+    for name, (page, kept) in SHOTS.items():
+        shoot(OUT / page, kept, IMAGES / name)
+    film = ("--arms", "sigma", "--seed", SEED, "--stitching", "crossfade", "--out", OUT / "sim")
+    sigma("sim", *film, "--film", IMAGES / "demo.gif")
+    for plot in ("timeline", "stitching"):
+        subprocess.run([sys.executable, f"bench/plot_{plot}.py"], cwd=ROOT, check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`sigma audit`: which of its inputs a policy uses: sees, reads, remembers, or ignores."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from sigma_ros.cli.options import MODEL, OUTPUT, ContractName, GroupedCommand, verb
+
+if TYPE_CHECKING:
+    from sigma_ros.evaluation.audit.verdict import Audit
+
+AUDIT_FILE = "audit.json"
+OTHER_TEXT = "push the blue cup to the left"
+
+app = verb()
+
+
+@app.command(cls=GroupedCommand)
+def audit(
+    checkpoint: Annotated[
+        str, typer.Argument(help="`mini`, a Sigma or plain-LoRA checkpoint folder, or a base's folder or Hub id.")
+    ],
+    bags: Annotated[
+        list[Path], typer.Argument(help="Recordings it was not trained on, or folders of them; eight or more.")
+    ],
+    *,
+    contract: ContractName = "so101",
+    other_text: Annotated[
+        str, typer.Option("--other-text", metavar="TEXT", help="Task text that does not belong to the recordings.")
+    ] = OTHER_TEXT,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help=f"Folder for {AUDIT_FILE}.", rich_help_panel=OUTPUT),
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            "--base", metavar="PLACE", help="Where the base of a Sigma checkpoint is now.", rich_help_panel=MODEL
+        ),
+    ] = None,
+    device: Annotated[
+        str, typer.Option("--device", metavar="NAME", help="Torch device, or auto.", rich_help_panel=MODEL)
+    ] = "auto",
+    allow_untrained: Annotated[
+        bool, typer.Option("--allow-untrained", help="Accept a base with random weights.", rich_help_panel=MODEL)
+    ] = False,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of flow noise and bootstrap.")] = 0,
+) -> None:
+    """Exchanges pictures, text and memory and compares the proposed actions with those on the recorded content.
+
+    A channel is used where its own content brings the actions nearer to the recorded ones (permutation over episodes,
+    Holm), ignored where exchanging it hardly moves them. Sigma and its base are judged in one pass.
+
+    Example: sigma audit mini recording --out out/audit
+    """
+    from rich.progress import Progress  # noqa: PLC0415 - help stays fast
+
+    from sigma_ros.bags.episode import episode  # noqa: PLC0415
+    from sigma_ros.bags.files import find_bags  # noqa: PLC0415
+    from sigma_ros.bags.reader import open_bag  # noqa: PLC0415
+    from sigma_ros.contract_file import load_contract  # noqa: PLC0415
+    from sigma_ros.evaluation.audit.channels import observe  # noqa: PLC0415
+    from sigma_ros.evaluation.audit.verdict import judge  # noqa: PLC0415
+    from sigma_ros.evaluation.report.document import plain, to_text  # noqa: PLC0415
+    from sigma_ros.evaluation.report.write import write_files  # noqa: PLC0415
+    from sigma_ros.model.runtime import SigmaRuntime  # noqa: PLC0415
+
+    known = load_contract(contract)
+    found = find_bags(bags)
+    runtime = SigmaRuntime.load(
+        checkpoint, contract=known, base=base, device=device, seed=seed, allow_untrained=allow_untrained
+    )
+    episodes = []
+    for path in found:
+        with open_bag(path) as bag:
+            episodes.append(list(episode(bag, known, image_size_px=runtime.image_size_px)))
+    with Progress(console=Console(stderr=True)) as progress:
+        bar = progress.add_task("episodes", total=5 * len(episodes))
+        observed = observe(runtime, episodes, other_text=other_text, on_episode=lambda: progress.advance(bar))
+    result = judge(observed, ("base", "checkpoint") if runtime.info.sigma_trained else ("base",), seed=seed)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        document = plain({"checkpoint": checkpoint, "hash": runtime.info.hash, **result.document()})
+        assert isinstance(document, dict)
+        text = to_text(document)
+        write_files({AUDIT_FILE: lambda path: path.write_text(text, encoding="utf-8")}, out)
+    _show(result)
+
+
+def _show(result: "Audit") -> None:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("policy", "channel", "exchanged for", "verdict", "error grows by", "95 % interval", "p", "moved"):
+        table.add_column(column)
+    for one in result.verdicts:
+        share, low, high = one.moved
+        table.add_row(
+            one.policy,
+            one.channel or "all",
+            one.exchange,
+            one.verdict,
+            f"{one.error.relative:+.1%}",
+            f"{one.error.relative_low:+.1%} .. {one.error.relative_high:+.1%}",
+            f"{one.p:.2g}",
+            f"{share:.1%} ({low:.1%} .. {high:.1%})",
+        )
+    console = Console(highlight=False, markup=False)
+    console.print(table)
+    console.print(
+        f"{result.windows} windows of {result.episodes} episodes; "
+        "moved: the actions' movement as a share of that when everything is exchanged"
+    )

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A recording while it is made: messages go to a bag on a thread of their own, each stream is checked as it comes."""
+
+import threading
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Full, Queue
+from typing import Literal
+
+from sigma_ros.bags.writer import BagWriter
+from sigma_ros.errors import SigmaError
+
+WAITING = 120
+"""Messages that may wait for the disk: two seconds of two cameras."""
+
+_SECOND_NS = 1_000_000_000
+
+
+@dataclass(slots=True)
+class StreamTally:
+    """One stream so far. `gaps`: times without a message longer than allowed. `lost`: not written in time."""
+
+    period_ns: int | None
+    received: int = 0
+    gaps: int = 0
+    longest_gap_ns: int = 0
+    lost: int = 0
+    last_ns: int = 0
+    recent_ns: list[int] = field(default_factory=list)
+
+    def note(self, stamp_ns: int) -> None:
+        """A message with this stamp has come."""
+        self.received += 1
+        if self.last_ns:
+            gap_ns = stamp_ns - self.last_ns
+            self.longest_gap_ns = max(self.longest_gap_ns, gap_ns)
+            self.gaps += self.period_ns is not None and gap_ns > 2.5 * self.period_ns
+        self.last_ns = stamp_ns
+        self.recent_ns.append(stamp_ns)
+        del self.recent_ns[:-60]
+
+    def rate_hz(self) -> float:
+        """Over the last messages, by their stamps."""
+        if len(self.recent_ns) < 2 or self.recent_ns[-1] <= self.recent_ns[0]:
+            return 0.0
+        return (len(self.recent_ns) - 1) * _SECOND_NS / (self.recent_ns[-1] - self.recent_ns[0])
+
+
+class RecordingThread:
+    """Writes serialised messages behind the caller's back, in order.
+
+    Args:
+        bag: Open; used by this thread alone until `close`.
+    """
+
+    def __init__(self, bag: BagWriter) -> None:
+        self._bag = bag
+        self._queue: Queue[tuple[str, str, int, bytes, str | None] | None] = Queue(WAITING)
+        self.written_bytes = 0
+        self.error: SigmaError | None = None
+        self._thread = threading.Thread(target=self._write, name="recording", daemon=True)
+        self._thread.start()
+
+    def put(self, topic: str, msgtype: str, log_time_ns: int, cdr: bytes, definition: str | None = None) -> bool:
+        """Queues a message; False when the disk is too slow for it, or has failed."""
+        if self.error is not None:
+            return False
+        try:
+            self._queue.put_nowait((topic, msgtype, log_time_ns, cdr, definition))
+        except Full:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Writes what waits, then ends."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _write(self) -> None:
+        while (entry := self._queue.get()) is not None:
+            if self.error is not None:
+                continue
+            try:
+                self._bag.raw(*entry[:4], definition=entry[4])
+            except SigmaError as error:
+                self.error = error
+            else:
+                self.written_bytes += len(entry[3])
+
+
+def judge(tallies: Mapping[str, StreamTally], fps: float) -> tuple[list[str], list[str]]:
+    """What makes a recording useless, and what it has lost: two lists of sentences, both empty when all is well."""
+    useless = [f"{name}: nothing came" for name, tally in tallies.items() if tally.period_ns and not tally.received]
+    losses = []
+    for name, tally in tallies.items():
+        if tally.lost:
+            losses.append(f"{name}: {tally.lost} messages came faster than the disk")
+        if tally.gaps:
+            losses.append(f"{name}: {tally.gaps} gaps, the longest {tally.longest_gap_ns / 1e6:.0f} ms")
+        if tally.received > fps and tally.rate_hz() < 0.9 * fps and tally.period_ns:
+            losses.append(f"{name}: {tally.rate_hz():.1f} Hz, {fps:g} are needed")
+    return useless, losses
+
+
+class Tape:
+    """One recording: a bag that appears when it is saved, and is nowhere when it is discarded or the process dies."""
+
+    def __init__(self, path: Path, *, storage: Literal["mcap", "sqlite3"], notes: Mapping[str, str]) -> None:
+        self.path = path
+        self._stack = ExitStack()
+        self._bag = self._stack.enter_context(BagWriter(path, storage=storage, metadata=notes))
+        self._thread = RecordingThread(self._bag)
+        self.put = self._thread.put
+
+    @property
+    def error(self) -> SigmaError | None:
+        """What the disk refused; nothing is written after it."""
+        return self._thread.error
+
+    @property
+    def written_bytes(self) -> int:
+        """Bytes of messages so far."""
+        return self._thread.written_bytes
+
+    def save(self, notes: Mapping[str, str]) -> None:
+        """Writes what waits; the bag appears, with further notes.
+
+        Raises:
+            BagError: the disk refused the end; nothing is left.
+        """
+        self._thread.close()
+        for name, text in notes.items():
+            self._bag.note(name, text)
+        self._stack.close()
+
+    def discard(self) -> None:
+        """Nothing is left."""
+        self._thread.close()
+        self._bag.discard()
+        self._stack.pop_all()

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A tape is a whole bag or nothing; what is lost while it is made is counted."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sigma_ros.bags.reader import open_bag
+from sigma_ros.nodes.record.tape import StreamTally, Tape, judge
+
+MS = 1_000_000
+FLAG = b"\x00\x01\x00\x00\x01"
+
+
+def tape(path: Path) -> Tape:
+    made = Tape(path, storage="mcap", notes={"sigma.source": "live"})
+    assert made.put("/flag", "std_msgs/msg/Bool", MS, FLAG)
+    return made
+
+
+def test_a_saved_tape_is_a_bag_with_the_notes_of_its_beginning_and_its_end(tmp_path: Path) -> None:
+    tape(tmp_path / "bag").save({"sigma.checkpoint": "abc"})
+    with open_bag(tmp_path / "bag") as bag:
+        assert bag.info.counts == {"/flag": 1}
+        assert bag.info.metadata == {"sigma.source": "live", "sigma.checkpoint": "abc"}
+    assert [path.name for path in tmp_path.iterdir()] == ["bag"]
+    assert yaml.safe_load((tmp_path / "bag" / "metadata.yaml").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_a_discarded_tape_leaves_nothing(tmp_path: Path, storage: str) -> None:
+    made = Tape(tmp_path / "bag", storage=storage, notes={})  # type: ignore[arg-type]
+    made.put("/flag", "std_msgs/msg/Bool", MS, FLAG)
+    made.discard()
+    assert list(tmp_path.iterdir()) == []
+    tape(tmp_path / "bag").save({})  # the place is free again
+
+
+def test_gaps_slow_streams_and_a_slow_disk_are_losses() -> None:
+    good, gap, slow, disk = (StreamTally(33 * MS) for _ in range(4))
+    for k in range(100):
+        good.note(1 + k * 33 * MS)
+        gap.note(1 + (k + (10 if k > 50 else 0)) * 33 * MS)
+        slow.note(1 + k * 60 * MS)
+        disk.note(1 + k * 33 * MS)
+    disk.lost = 4
+    useless, losses = judge({"a": good, "gap": gap, "slow": slow, "disk": disk, "none": StreamTally(33 * MS)}, 30.0)
+    assert useless == ["none: nothing came"]
+    assert {line.split(":")[0] for line in losses} == {"gap", "slow", "disk"}

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The wheel alone, in an environment of its own, works from any folder: demo without ROS, training, commands.
+
+The requirements are those of this environment, by a path file: it is the wheel's content that is tested.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+LARGEST_BYTES = 20_000_000
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr[-2000:]
+    return next(folder.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def binaries(wheel, tmp_path_factory) -> Path:
+    """The folder of the new environment's commands."""
+    folder = tmp_path_factory.mktemp("environment") / "venv"
+    venv.create(folder, symlinks=True)
+    site = next(folder.glob("lib/python*/site-packages"))
+    command = [sys.executable, "-m", "uv", "pip", "install", "-q", "--offline", "--no-deps"]
+    subprocess.run([*command, "--python", str(folder / "bin" / "python"), str(wheel)], check=True)
+    (site / "requirements.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
+    return folder / "bin"
+
+
+def run(binaries: Path, cwd: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    clean = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ} | {"OMP_NUM_THREADS": "1"}
+    command = [str(binaries / "python"), *words]
+    return subprocess.run(command, cwd=cwd, env=clean, capture_output=True, text=True, check=False)
+
+
+def test_the_wheel_is_small_and_carries_what_it_needs(wheel) -> None:
+    assert wheel.stat().st_size < LARGEST_BYTES
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for part in ("training/train.py", "training/bed/__main__.py", "assets/mini/model.safetensors", "cli/main.py"):
+        assert f"sigma_ros/{part}" in names
+    assert [name for name in names if name.startswith(("test/", "bench/", "safety/"))] == []
+
+
+def test_the_demo_runs_without_ros_and_its_first_lines_are_about_the_arm(binaries, tmp_path) -> None:
+    done = run(binaries, tmp_path, "-m", "sigma_ros.cli.main", "demo", "--no-ros", "--out", "demo")
+    assert done.returncode == 0, done.stderr[-3000:]
+    report = json.loads((tmp_path / "demo" / "report.json").read_text(encoding="utf-8"))
+    assert report["verdict"]["headline"].startswith("After the supervisor")
+    assert (tmp_path / "demo" / "report.html").is_file()
+
+
+def test_the_code_that_runs_is_the_wheels(binaries, tmp_path) -> None:
+    done = run(binaries, tmp_path, "-c", "import sigma_ros, sigma_ros.training; print(sigma_ros.__file__)")
+    assert str(binaries.parent) in done.stdout, done.stderr
+
+
+def test_training_is_a_verb_of_the_wheel(binaries, tmp_path) -> None:
+    done = run(binaries, tmp_path, "-m", "sigma_ros.cli.main", "train")
+    assert done.returncode == 2
+    assert "dataset_dir is missing" in done.stderr.replace("\n", " ")

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Joint values of several messages: one whole, never of two moments further apart than the slower part."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sigma_ros.contract_file import load_contract
+from sigma_ros.errors import ContractError
+from sigma_ros.streams.joints import JointMerger, JointReader
+
+BIMANUAL = load_contract("so101_bimanual")
+LEFT, RIGHT = BIMANUAL.states
+OWN = LEFT.own_names
+
+
+def merger() -> JointMerger:
+    return JointMerger(BIMANUAL, BIMANUAL.states)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.floats(-1.0, 1.0)), max_size=60))
+def test_law_each_whole_has_the_newest_of_every_part_and_no_part_is_used_twice(said: list[tuple[bool, float]]) -> None:
+    merging, newest, fresh = merger(), {}, set()
+    for at_ns, (is_right, value) in enumerate(said):
+        part = int(is_right)
+        newest[part] = (at_ns, value)
+        fresh.add(part)
+        whole = merging.push(part, at_ns, OWN, np.full(6, value))
+        assert (whole is not None) == (fresh == {0, 1})
+        if whole is not None:
+            stamp_ns, names, values = whole
+            assert stamp_ns == min(stamp for stamp, _ in newest.values())
+            assert names == BIMANUAL.joint_names
+            assert values.tolist() == [newest[0][1]] * 6 + [newest[1][1]] * 6
+            fresh.clear()
+
+
+def test_both_arms_say_the_same_names_in_any_order_and_by_any_alias() -> None:
+    merging = merger()
+    assert merging.push(0, 1, OWN[::-1], np.arange(6.0)) is None
+    aliased = ("shoulder_pan_joint", *OWN[1:])
+    whole = merging.push(1, 2, aliased, np.arange(6.0))
+    assert whole is not None
+    assert whole[2].tolist() == [5, 4, 3, 2, 1, 0, 0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("bad", [np.full(6, np.nan), np.zeros(5)])
+def test_a_bad_message_of_one_arm_is_refused_and_the_whole_waits(bad: np.ndarray) -> None:
+    merging = merger()
+    merging.push(0, 1, OWN, np.zeros(6))
+    with pytest.raises(ContractError):
+        merging.push(1, 2, OWN, bad)
+    assert merging.push(1, 3, OWN, np.ones(6)) is not None
+
+
+def test_a_robot_in_one_part_passes_every_message_as_it_is() -> None:
+    contract = load_contract("so101")
+    merging = JointMerger(contract, contract.states)
+    said = (7, ("anything",), np.full(1, np.nan))
+    assert merging.push(0, *said) == said
+
+
+def test_a_reader_orders_by_name_and_refuses_what_is_not_finite() -> None:
+    reader = JointReader(load_contract("so101"))
+    assert reader.read(OWN[::-1], np.arange(6.0)).tolist() == [5, 4, 3, 2, 1, 0]
+    with pytest.raises(ContractError, match="not finite"):
+        reader.read(OWN, np.full(6, np.inf))
