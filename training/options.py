@@ -239,7 +239,7 @@ _GROUPS = {
     "latency and habits": "late_ticks base_age_ticks hide_motion",
     "optimiser": "learning_rate warmup_share weight_decay clip_norm",
     "losses": "far_weight smooth_weight semantic_weight intent_weight tau_weight",
-    "record": "seed noise_seed eval_every save_every allow_untrained",
+    "record": "seed noise_seed eval_every save_every allow_untrained push_to_hub private",
 }
 """The help's sections; every option stands in one."""
 
