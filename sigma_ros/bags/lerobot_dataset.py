@@ -22,8 +22,9 @@ from numpy import ndarray
 
 from sigma_ros.bags.episode import Episode, Tick
 from sigma_ros.bags.lerobot import ACTION_KEY, STATE_KEY
-from sigma_ros.bags.losses import refuse_losses
+from sigma_ros.bags.losses import described, refuse_losses
 from sigma_ros.bags.reader import Bag, Record, Stamps, open_bag
+from sigma_ros.border import push_folder
 from sigma_ros.contract import Contract
 from sigma_ros.errors import ContractError, DatasetError, SigmaError, UsageError
 from sigma_ros.streams.images import ImageMessage, decode_full
@@ -78,6 +79,18 @@ class Written:
     left_out: Mapping[str, int]
     losses: Mapping[str, Mapping[str, int]]
 
+    def description(self, contract: Contract) -> str:
+        """What the data set's card says beside LeRobot's own table of features."""
+        units = ", ".join(f"{joint.name} {joint.policy_unit}" for joint in contract.joints)
+        lines = [
+            f"{self.episodes} episodes, {self.frames} frames of {contract.name}, from ROS 2 bags by sigma_ros",
+            f"States and actions: {units}",
+            f"Tasks: {'; '.join(self.tasks)}",
+            f"Left out: {described(self.left_out) or 'nothing'}",
+            *(f"Losses in {bag}: {described(losses)}" for bag, losses in self.losses.items()),
+        ]
+        return "\n".join(f"- {line}" for line in lines)
+
 
 @dataclass(frozen=True, slots=True)
 class _Row:
@@ -129,6 +142,21 @@ def write_dataset(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return written
+
+
+def push_dataset(folder: Path, repo: str, *, description: str, private: bool = False) -> None:
+    """Uploads a finished data set with LeRobot's card and the tag of its format, which LeRobot looks for.
+
+    Raises:
+        MachineError: the Hub does not take it.
+    """
+    from lerobot.datasets.dataset_metadata import CODEBASE_VERSION, LeRobotDatasetMetadata  # noqa: PLC0415 - seconds
+    from lerobot.datasets.utils import create_lerobot_dataset_card  # noqa: PLC0415
+
+    info = LeRobotDatasetMetadata(repo, root=folder).info
+    about = {"dataset_info": info, "license": None, "repo_id": repo, "dataset_description": description}
+    create_lerobot_dataset_card(tags=["sigma"], **about).save(folder / "README.md")
+    push_folder(folder, repo, kind="dataset", private=private, tag=CODEBASE_VERSION)
 
 
 def to_units(rad: Float64[ndarray, " dof"], contract: Contract) -> Float32[ndarray, " dof"]:

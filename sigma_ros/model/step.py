@@ -16,11 +16,11 @@ from typing import Unpack
 import torch
 from jaxtyping import Float, Float32
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from sigma_ros.errors import CheckpointError
 from sigma_ros.model.pi05.backbone import RealTimeChunking
+from sigma_ros.model.pi05.tensors import save_tensors
 from sigma_ros.model.sigma import Action, SigmaTelepathyVLA
 from sigma_ros.model.telepathy import Recurrence, TelepathyInput, TelepathyOutput
 from sigma_ros.model.tokens import PADDING, EncodedTick, ModelInput, TokenRing
@@ -80,7 +80,7 @@ def save_state(state: RecurrentState, path: str | Path, *, model_hash: str) -> N
         "ticks": json.dumps(state.ring.ticks),
     }
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, metadata)
+    save_tensors(temporary, tensors, metadata)
     temporary.replace(target)
 
 
