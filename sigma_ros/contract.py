@@ -69,12 +69,22 @@ class Camera:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A topic with some of a robot's joints; `prefix` stands before the names that it sends (`left_`), or is empty."""
+
+    topic: str
+    prefix: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Contract:
     """A robot as the policy and the supervisor see it. Joint order is the order of `joints`.
 
     `action_source` is `command` (the recording has commands on `command_topic`) or `next_state`
     (it has none: the action of a tick is the state of the next one). `kinematics` is needed for limits of
     the tool alone. `leader_topic` is where recordings have the actions of a leader arm, if not on the command's topic.
+    `state_parts` and `leader_parts` are the topics of recordings in which several make one state or action; the first
+    of them is then `joint_state_topic` or `leader_topic`.
     """
 
     name: str
@@ -91,6 +101,8 @@ class Contract:
     tasks: tuple[str, ...]
     kinematics: Kinematics | None = None
     leader_topic: str | None = None
+    state_parts: tuple[Part, ...] = ()
+    leader_parts: tuple[Part, ...] = ()
 
     @property
     def action_topic(self) -> str:
@@ -171,6 +183,23 @@ class Contract:
             ContractError: a joint is missing, or two entries of `names` are the same joint.
         """
         return joint_order(self.joints, names)
+
+
+def whole_state(contract: Contract) -> Contract:
+    """The contract, for those who know one topic of joint states only: nodes, the simulator, whoever writes bags.
+
+    Raises:
+        ContractError: its state or action is in several topics.
+    """
+    if contract.state_parts or contract.leader_parts:
+        raise ContractError(
+            "states and actions in several topics are read from recordings only",
+            where=contract.name,
+            expected="one topic with all joints",
+            got=", ".join(part.topic for part in (*contract.state_parts, *contract.leader_parts)),
+            remedy="publish all joints on one topic, and give a contract with that topic",
+        )
+    return contract
 
 
 def joint_name(lerobot: str) -> str:

@@ -9,7 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from sigma_ros.border import one_line
-from sigma_ros.contract import COMMAND_TYPES, IMAGE_TYPES, OWN_UNIT, POLICY_UNITS, Camera, Contract, Joint, unit_map
+from sigma_ros.contract import (
+    COMMAND_TYPES,
+    IMAGE_TYPES,
+    OWN_UNIT,
+    POLICY_UNITS,
+    Camera,
+    Contract,
+    Joint,
+    Part,
+    unit_map,
+)
 from sigma_ros.contract_text import absolute_topic, chosen_namespace, contract_document, shipped_config_dir
 from sigma_ros.errors import ContractError
 from sigma_ros.kinematics import read_kinematics
@@ -87,22 +97,27 @@ class _Reader:
             for i, entry in enumerate([] if root.get("cameras") == [] else self._list(root, "cameras"))
             if (camera := self._camera(entry, f"cameras[{i}]"))
         )
-        state = self._mapping(root, "state", {"topic", "max_age_ms"})
+        state = self._mapping(root, "state", {"topic", "topics", "max_age_ms"})
         command = self._mapping(root, "command", {"topic", "type", "rate_hz"})
-        action = self._mapping(root, "action", {"source", "topic"})
+        action = self._mapping(root, "action", {"source", "topic", "topics"})
+        state_parts, leader_parts = self._parts(state, "state"), self._parts(action, "action")
         fps = self._number(root, "fps", "", low=1.0, high=240.0)
         settle_ms = self._number(root, "settle_ms", "", low=0.0, high=1000.0)
         rate_hz = self._number(command, "rate_hz", "command.", low=1.0, high=1000.0)
         max_age_ms = self._number(state, "max_age_ms", "state.", low=1.0, high=10_000.0)
         fields: dict[str, Any] = {
             "name": self._text(root, "name", ""),
-            "joint_state_topic": self._topic(state, "state."),
+            "joint_state_topic": state_parts[0].topic if state_parts else self._topic(state, "state."),
             "command_topic": self._topic(command, "command."),
             "command_type": self._choice(command, "type", "command.", COMMAND_TYPES),
             "action_source": self._choice(action, "source", "action.", ("command", "next_state")),
             "leader_topic": self._topic(action, "action.") if "topic" in action else None,
+            "state_parts": state_parts,
+            "leader_parts": leader_parts,
             "tasks": self._texts(self._list(root, "tasks"), "tasks"),
         }
+        if leader_parts:
+            fields["leader_topic"] = leader_parts[0].topic
         self._repeats([j.name for j in joints] + [a for j in joints for a in j.aliases], "joint name or alias")
         self._repeats([c.name for c in cameras], "camera name")
         self._repeats([c.topic for c in cameras], "camera topic")
@@ -238,6 +253,23 @@ class _Reader:
 
     def _topic(self, mapping: Mapping[str, object], where: str) -> str:
         return absolute_topic(self._text(mapping, "topic", where), self._namespace)
+
+    def _parts(self, mapping: Mapping[str, Any], where: str) -> tuple[Part, ...]:
+        """`topics`: a list of several, or a mapping of each to what stands before its joints' names."""
+        given = mapping.get("topics")
+        if given is None:
+            return ()
+        if isinstance(given, list):
+            once = all(isinstance(topic, str) for topic in given) and len(set(given)) == len(given)
+            given = dict.fromkeys(given, "") if once else {}
+        pairs = list(given.items()) if isinstance(given, dict) else []
+        wrong = not pairs or not all(isinstance(t, str) and t.strip() and isinstance(p, str) for t, p in pairs)
+        if wrong or len(pairs) > MAX_ENTRIES or "topic" in mapping:
+            self.problems.append(
+                f"{where} needs one topic, or topics: a list of texts, or topic: prefix; {_said(given)}"
+            )
+            return ()
+        return tuple(Part(topic=absolute_topic(topic, self._namespace), prefix=prefix) for topic, prefix in pairs)
 
     def _texts(self, value: object, where: str) -> tuple[str, ...]:
         if isinstance(value, list) and all(isinstance(v, str | int) and str(v).strip() for v in value):

@@ -5,8 +5,9 @@ A tick comes out once the next one is complete, so that its recorded action is k
 """
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from posixpath import commonpath
 from typing import NamedTuple
 
@@ -15,12 +16,13 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from sigma_ros.bags.losses import described
+from sigma_ros.bags.messages import JointMessage
 from sigma_ros.bags.reader import Bag, Record
-from sigma_ros.contract import Camera, Contract
+from sigma_ros.contract import Camera, Contract, Part
 from sigma_ros.errors import BagError, ContractError
 from sigma_ros.streams.frame_clock import FrameClock, StreamCounters
 from sigma_ros.streams.images import check_image
-from sigma_ros.streams.joints import JointReader
+from sigma_ros.streams.joints import JointJoiner, JointReader, NamedJoints
 from sigma_ros.values import Gap, Window
 
 TEXT_TYPE = "std_msgs/msg/String"
@@ -123,13 +125,29 @@ class Episode(Iterator[Tick]):
     def _make_routes(self) -> dict[str, Callable[[Record], None]]:
         contract, bag = self._contract, self._bag
         routes: dict[str, Callable[[Record], None]] = {bag.topic(contract.joint_state_topic): self._push_joints}
+        routes |= self._part_routes(contract.state_parts, self._push_joints)
         for camera in contract.cameras:
             routes[bag.camera_topics(contract)[camera.name].topic] = self._image_route(camera)
         if contract.action_source == "command":
             routes[bag.topic(contract.action_topic)] = self._push_command
+            routes |= self._part_routes(contract.leader_parts, self._push_command)
         if self._task_topic is not None:
             routes[self._task_topic] = self._push_task
         return routes
+
+    def _part_routes(
+        self, parts: Sequence[Part], push: Callable[[Record], None]
+    ) -> dict[str, Callable[[Record], None]]:
+        """Routes of topics that make one state: what is joined is pushed as a message of its own."""
+        joiner = JointJoiner(parts, self._contract.joint_state_max_age_ns)
+
+        def route(topic: str, record: Record) -> None:
+            message = record.message
+            sent = NamedJoints(record.stamp_ns, message.names, message.positions_rad)
+            for stamp_ns, names, values in joiner.push(topic, sent):
+                push(record._replace(stamp_ns=stamp_ns, message=JointMessage(names, values)))
+
+        return {self._bag.topic(part.topic): partial(route, part.topic) for part in parts}
 
     def _make_ticks(self) -> Iterator[Tick]:
         held: Window | Gap | None = None

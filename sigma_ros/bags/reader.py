@@ -24,11 +24,11 @@ from sigma_ros.bags.files import StorageFile, Stored, clock_was_set, find_files,
 from sigma_ros.bags.losses import Losses
 from sigma_ros.bags.mcap_file import McapFile
 from sigma_ros.bags.sqlite_file import SqliteFile
-from sigma_ros.bags.video import Taken, VideoDecoder, VideoError
 from sigma_ros.border import most_output_bytes, one_line
 from sigma_ros.contract import COMMAND_TYPES, IMAGE_TYPES, VIDEO_TYPES, Contract
 from sigma_ros.errors import BagError, ContractError, SigmaError, UsageError
 from sigma_ros.streams.images import ImageMessage
+from sigma_ros.streams.video import Taken, VideoDecoder, VideoError, VideoPacket
 
 _ZSTD_FRAME = b"\x28\xb5\x2f\xfd"
 Stamps = Literal["header", "log"]
@@ -241,7 +241,7 @@ class Bag:
                 self._losses.add(f"{topic}: {error}")
                 continue
             own_ns = log_time_ns if stamp_ns is None or self.stamps == "log" else stamp_ns
-            if isinstance(message, messages.VideoPacket):
+            if isinstance(message, VideoPacket):
                 decoder = decoders.setdefault(topic, VideoDecoder())
                 yield from self._pictures(topic, decoder.pictures(message, Taken(log_time_ns, own_ns)))
             else:
@@ -331,8 +331,10 @@ def _plain(data: memoryview) -> memoryview:
 def _check_topics(bag: Bag, contract: Contract) -> None:
     """Raises a ContractError that lists every topic which is missing, empty or of another type."""
     info = bag.info
-    needs: dict[str, tuple[str, ...]] = {bag.topic(contract.joint_state_topic): ("sensor_msgs/msg/JointState",)}
-    if contract.action_source == "command":
+    joint_topics = [contract.joint_state_topic, *(p.topic for p in contract.state_parts)]
+    joint_topics += [p.topic for p in contract.leader_parts if contract.action_source == "command"]
+    needs: dict[str, tuple[str, ...]] = {bag.topic(topic): ("sensor_msgs/msg/JointState",) for topic in joint_topics}
+    if contract.action_source == "command" and not contract.leader_parts:
         needs[bag.topic(contract.action_topic)] = COMMAND_TYPES if contract.leader_topic else (contract.command_type,)
     cameras = bag.camera_topics(contract)
     for camera in contract.cameras:

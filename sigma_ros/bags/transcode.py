@@ -23,7 +23,7 @@ from sigma_ros.bags.messages import JointMessage, command_value
 from sigma_ros.bags.reader import Bag, BagInfo, Record
 from sigma_ros.bags.writer import BagWriter
 from sigma_ros.camera_names import NO_RENAME
-from sigma_ros.contract import Camera, Contract
+from sigma_ros.contract import Camera, Contract, whole_state
 from sigma_ros.conventions import unreal
 from sigma_ros.errors import DatasetError
 from sigma_ros.streams.images import ImageMessage, decode_coded
@@ -224,6 +224,7 @@ class DatasetBag(Bag):
         self, source: LerobotEpisode, contract: Contract, *, strict: bool = False, recover: bool = False
     ) -> None:
         self.path = source.root
+        contract = whole_state(contract)
         self._recover = recover
         self._source = source
         self._contract = contract

@@ -23,6 +23,7 @@ from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from std_msgs.msg import String
 
 from sigma_ros.bags.writer import BagWriter
+from sigma_ros.contract import whole_state
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import SigmaError
 from sigma_ros.nodes.shared import qos, topics
@@ -142,7 +143,7 @@ class RecordNode(Node):
     def __init__(self, parameter_overrides: Sequence[Parameter] = ()) -> None:
         super().__init__(topics.RECORD_NODE, parameter_overrides=list(parameter_overrides))
         self._options = BoundParameters(self, RecordOptions(), state=lambda: "recording").value
-        self._contract = load_contract(topics.contract_name(self, self._options.contract))
+        self._contract = whole_state(load_contract(topics.contract_name(self, self._options.contract)))
         self._out = Path(self._options.out).expanduser()
         self.exit_code = 0
         self.finished = False

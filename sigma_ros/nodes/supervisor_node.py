@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from sigma_ros.contract import whole_state
 from sigma_ros.contract_file import load_contract
 from sigma_ros.nodes.shared import topics
 from sigma_ros.nodes.shared.node_options import SupervisorOptions, supervisor_options
@@ -64,7 +65,7 @@ class SupervisorNode(Node):
             self, supervisor_options(limits), state=lambda: self.drive.state, refuse=self._refuse_change
         )
         self._lockstep = lockstep
-        contract = load_contract(topics.contract_name(self, bound.value.contract))
+        contract = whole_state(load_contract(topics.contract_name(self, bound.value.contract)))
         make = LockstepDrive if lockstep else LiveDrive
         self.drive: LiveDrive | LockstepDrive = make(self, contract, bound.value)
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from sigma_ros.bags.episode import TASK_TOPIC
 from sigma_ros.bags.writer import BagWriter
-from sigma_ros.contract import Contract
+from sigma_ros.contract import Contract, whole_state
 from sigma_ros.errors import ContractError
 from sigma_ros.sim.demonstration import Demonstration
 from sigma_ros.sim.environment import SimArm
@@ -134,6 +134,7 @@ def check_recordable(contract: Contract, cameras: tuple[str, ...]) -> None:
     Raises:
         ContractError: a camera or the command type is not there.
     """
+    whole_state(contract)
     missing = [camera.name for camera in contract.cameras if camera.name not in cameras]
     sizes = {(camera.width_px, camera.height_px) for camera in contract.cameras}
     if missing or len(sizes) > 1:

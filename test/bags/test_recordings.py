@@ -6,7 +6,7 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from sigma_ros.bags.messages import ROS_TYPES
 from sigma_ros.bags.reader import Stamps, open_bag
 from sigma_ros.bags.transcode import load_episode, rows_of, transcode
 from sigma_ros.bags.writer import BagWriter
-from sigma_ros.contract import COMMAND_TYPES, CommandType
+from sigma_ros.contract import COMMAND_TYPES, CommandType, Part, whole_state
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import BagError, ContractError, DatasetError, SigmaError
 from sigma_ros.evaluation.log import ReplayLog
@@ -627,3 +627,91 @@ def test_a_contract_names_the_leader_s_topic(tmp_path: Path) -> None:
     file.write_text("extends: so101\nname: led\naction: {source: command, topic: leader/joint_states}\n")
     assert load_contract(f"{file}").action_topic == "/leader/joint_states"
     assert load_contract("so101").action_topic == load_contract("so101").command_topic
+
+
+# A state in several topics: two arms, or an arm and its gripper.
+
+
+def two_topics(
+    path: Path, order: tuple[str, ...], *, late_ms: int = 0, stop: int = TICKS, storage: str = "mcap"
+) -> Path:
+    """Left: the first three joints at each tick, right: the others `late_ms` later; commands come likewise."""
+    dof, half = CONTRACT.dof, CONTRACT.dof // 2
+    with BagWriter(path, storage=storage) as bag:  # type: ignore[arg-type]
+        for number, stamp_ns, _ in steady():
+            values = pose(number, dof)
+            for topic in order:
+                part = slice(0, half) if "left" in topic else slice(half, dof)
+                names = tuple(n.removeprefix("l_").removeprefix("r_") for n in SIDES.joint_names[part])
+                at_ns = stamp_ns + (late_ms * MS if "right" in topic else 0)
+                if "right" not in topic or number < stop:
+                    bag.joints(topic, at_ns, names[::-1], values[part][::-1] + (0.5 if "lead" in topic else 0.0))
+            for index, camera in enumerate(CONTRACT.cameras):
+                bag.image(camera.topic, stamp_ns, camera.name, picture(2 * number + index))
+    return path
+
+
+TOPICS = ("/left/joint_states", "/right/joint_states", "/left/lead", "/right/lead")
+SIDES = replace(  # two arms of three joints each, called alike
+    CONTRACT,
+    joints=tuple(
+        replace(joint, name=f"{side}_{name}", aliases=())
+        for joint, (side, name) in zip(CONTRACT.joints, product("lr", ("pan", "lift", "jaw")), strict=True)
+    ),
+    joint_state_topic=TOPICS[0],
+    leader_topic=TOPICS[2],
+    state_parts=(Part(topic=TOPICS[0], prefix="l_"), Part(topic=TOPICS[1], prefix="r_")),
+    leader_parts=(Part(topic=TOPICS[2], prefix="l_"), Part(topic=TOPICS[3], prefix="r_")),
+)
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("order", [TOPICS, TOPICS[::-1], (TOPICS[1], TOPICS[2], TOPICS[0], TOPICS[3])])
+def test_topics_with_parts_of_a_state_are_joined_by_stamp_in_any_order(
+    tmp_path: Path, storage: str, order: tuple[str, ...]
+) -> None:
+    path = two_topics(tmp_path / "bag", order, storage=storage)
+    with open_bag(path, strict=True) as bag:
+        ticks = episode(bag, SIDES, image_size_px=None)
+        found = list(ticks)
+    assert len(found) == TICKS
+    assert ticks.losses == {}
+    for number, tick in enumerate(found):
+        assert np.array_equal(tick.joint_rad, pose(number, CONTRACT.dof))
+        assert np.array_equal(tick.action_rad, pose(number, CONTRACT.dof) + 0.5)
+    looked = look_into(str(path), contract=SIDES)
+    assert not looked.losses
+
+
+def test_a_state_is_as_old_as_its_parts_and_one_that_stops_makes_gaps(tmp_path: Path) -> None:
+    with open_bag(two_topics(tmp_path / "late", TOPICS, late_ms=10)) as bag:
+        ticks = episode(bag, SIDES, image_size_px=None)
+        found = list(ticks)
+    assert len(found) >= TICKS - 2
+    assert ticks.losses == {}
+    for number, tick in enumerate(found[:-1]):  # the last message of all has nothing to be joined with
+        assert np.array_equal(tick.joint_rad, pose(number, CONTRACT.dof)), "the newest of each up to the tick"
+    with open_bag(two_topics(tmp_path / "stop", TOPICS, stop=30)) as bag:
+        valid = [tick for tick in episode(bag, SIDES, image_size_px=None) if tick.window is not None]
+    assert 29 <= len(valid) <= 30 + SIDES.joint_state_max_age_ns / SIDES.tick_period_ns
+
+
+def test_a_contract_names_the_topics_of_a_state_and_nodes_and_writers_refuse_it(tmp_path: Path) -> None:
+    file = tmp_path / "two.yaml"
+    topics = "topics: {left/joint_states: left_, /right/joint_states: ''}"
+    text = f"extends: so101\nname: two\nstate: {{{topics}, max_age_ms: 100}}\n"
+    file.write_text(text + "action: {source: command, topics: [a/lead, b/lead]}\n")
+    contract = load_contract(f"{file}@robot")
+    left = Part(topic="/robot/left/joint_states", prefix="left_")
+    assert contract.state_parts == (left, Part(topic="/right/joint_states"))
+    assert contract.joint_state_topic == "/robot/left/joint_states"
+    assert contract.action_topic == "/robot/a/lead"
+    with pytest.raises(ContractError, match="from recordings only"):
+        whole_state(contract)
+    with pytest.raises(ContractError, match="from recordings only"):
+        transcode(load_episode(str(write_v2(tmp_path / "set")), 1, SET_CONTRACT), contract, tmp_path / "bag")
+    for wrong in ("topics: []", "topics: 3", "{topic: a, topics: [b]}", "topics: [[a]]", "topics: {a: 1}"):
+        part = wrong if wrong.startswith("{") else f"{{{wrong}, max_age_ms: 100}}"
+        file.write_text(f"extends: so101\nname: two\nstate: {part}\n")
+        with pytest.raises(ContractError, match="topic"):
+            load_contract(file)

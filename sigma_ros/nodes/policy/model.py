@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rclpy.impl.rcutils_logger import RcutilsLogger
 
-from sigma_ros.contract import Contract
+from sigma_ros.contract import Contract, whole_state
 from sigma_ros.contract_file import load_contract
 from sigma_ros.nodes.shared.node_options import PolicyOptions
 from sigma_ros.policy.job import Runtime
@@ -34,7 +34,7 @@ def load_policy(options: PolicyOptions, logger: RcutilsLogger) -> PolicyModel:
     Raises:
         SigmaError: one of them cannot be used; everything that is wrong with it is named.
     """
-    contract = load_contract(options.contract)
+    contract = whole_state(load_contract(options.contract))
     if options.task and options.task not in contract.tasks:
         logger.warning(f"the task {options.task!r} is not one of the contract's: {', '.join(contract.tasks)}")
     logger.info(f"loading checkpoint {options.checkpoint}")
