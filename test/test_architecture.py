@@ -31,6 +31,7 @@ FACTS = FOUNDATION | {
     "contract_text",
     "conventions",
     "kinematics",
+    "remote",
 }
 MAY_IMPORT = {
     "errors": set(),
@@ -40,6 +41,7 @@ MAY_IMPORT = {
     "kinematics": {"border", "errors"},
     "contract": {"errors", "kinematics", "values"},
     "border": {"errors"},
+    "remote": {"border", "errors"},
     "contract_file": {"border", "contract", "contract_text", "errors", "kinematics"},
     "contract_text": {"border", "errors"},
     "starting": {"stopping"},

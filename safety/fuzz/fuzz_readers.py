@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import CodeType
@@ -120,7 +120,7 @@ def read_report(folder: Path) -> None:
         read(folder)
 
 
-READERS: Mapping[str, Callable[[Path], None]] = {
+READERS: dict[str, Callable[[Path], None]] = {
     "bag": read_bag,
     "set": read_set,
     "contract": read_contract,

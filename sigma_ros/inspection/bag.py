@@ -95,6 +95,7 @@ def bag_contents(path: Path, contract: Contract | None, *, recover: bool, stamps
                 tasks[one_line(record.message)] += 1
         streams = tuple(topics[name].facts(name, info.types[name], info.counts[name]) for name in info.topics)
         losses = bag.info.losses
+        size_bytes = sum(file.stat().st_size for file in info.files)
     state = state_topic(streams)
     units = guessed_units(state.joints, np.array(topics[state.name].rows)) if state else ()
     if contract is not None:
@@ -103,7 +104,7 @@ def bag_contents(path: Path, contract: Contract | None, *, recover: bool, stamps
     facts = {
         "storage": info.storage,
         "files": len(info.files),
-        "bytes": sum(file.stat().st_size for file in info.files),
+        "bytes": size_bytes,
         "seconds": round(info.duration_s, 3),
         "messages": info.messages,
         "checksums": "verified" if info.checksummed else "absent",
