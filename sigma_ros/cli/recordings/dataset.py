@@ -23,6 +23,13 @@ def dataset(
         str, typer.Option("--contract", help="Contract file, or a shipped one's name (so101, cr5).")
     ] = "so101",
     pictures: Annotated[bool, typer.Option("--png/--video", help="Lossless pictures in place of AV1 videos.")] = False,
+    leave_out: Annotated[
+        list[int] | None,
+        typer.Option("--leave-out", min=0, metavar="N", help="An episode by its number without this; once or more."),
+    ] = None,
+    test_episodes: Annotated[
+        int, typer.Option("--test-episodes", min=0, metavar="N", help="The last N are the split `test`.")
+    ] = 0,
     strict: options.Strict = False,
     recover: options.Recover = False,
     stamps: options.Stamps = "header",
@@ -59,6 +66,8 @@ def dataset(
             strict=strict,
             recover=recover,
             stamps=cast("Stamps", stamps),
+            leave_out=leave_out or (),
+            test_episodes=test_episodes,
             progress=lambda number, share: bar.update(task, completed=number + min(1.0, max(0.0, share))),
         )
     console = Console(highlight=False, markup=False)
