@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`make docs-pictures`: every picture of the docs anew, from the shipped model: recordings, report, summary, film.
 
-Needs Chromium. `study.svg` alone is not made here: it is of a study of hours (`make study`).
+Needs Chromium. Not made here: `study.svg`, which is of a study of hours (`make study`), and `panel*.jpg`, screenshots
+of the panel while the shipped model drives the simulated arm.
 """
 
 import shutil

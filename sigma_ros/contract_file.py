@@ -62,10 +62,14 @@ def load_contract(path: str | Path) -> Contract:
         raise ContractError(
             f"the contract has {len(reader.problems)} problem(s)",
             where=file,
-            got=" | ".join(reader.problems),
+            got=" | ".join([*reader.problems[:MAX_ENTRIES], *_more(len(reader.problems) - MAX_ENTRIES)]),
             remedy=f"compare with {shipped_config_dir() / 'so101.yaml'}; check with: sigma contract check {file}",
         )
     return contract
+
+
+def _more(count: int) -> list[str]:
+    return [f"and {count} more"] if count > 0 else []
 
 
 def _with_new_names(camera: object) -> object:

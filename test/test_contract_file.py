@@ -224,6 +224,14 @@ def test_a_robot_without_cameras_says_so_with_an_empty_list() -> None:
     assert load_contract("cr5_joints").joints == load_contract("cr5").joints
 
 
+def test_a_file_full_of_problems_is_still_one_message_of_bounded_length(tmp_path: Path) -> None:
+    file = tmp_path / "robot.yaml"
+    file.write_text("".join(f"entry_{i}: 1\n" for i in range(5000)))
+    with pytest.raises(ContractError, match=r"and \d{4} more") as caught:
+        load_contract(file)
+    assert len(str(caught.value)) < 20_000
+
+
 # Robots in parts.
 
 BIMANUAL = yaml.safe_load((shipped_config_dir() / "so101_bimanual.yaml").read_text(encoding="utf-8"))

@@ -14,12 +14,12 @@ import torch
 from jaxtyping import Bool, Float32, Int64, UInt8
 from numpy import ndarray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from sigma_ros.border import read_json
 from sigma_ros.errors import DatasetError, MachineError, SigmaError
 from sigma_ros.model.normalise import Normalisation
+from sigma_ros.model.pi05.tensors import save_tensors
 
 # Writing tensors: a file is there whole or not at all, and a disk that refuses is said in one sentence.
 
@@ -31,10 +31,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         MachineError: the disk refuses; what was there before is still there.
     """
     temporary = path.with_suffix(".tmp")
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(plain, temporary, metadata=None if metadata is None else dict(metadata))
+        save_tensors(temporary, tensors, metadata)
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
         raise MachineError(

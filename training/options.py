@@ -76,6 +76,8 @@ class TrainOptions:
         eval_every: Steps between looks at held-out windows; 0 never.
         save_every: Steps between saved states.
         allow_untrained: Accept a base that says it has random weights.
+        push_to_hub: Repository (owner/name) that the finished checkpoint is uploaded to.
+        private: Make that repository a private one.
     """
 
     base_model_id: str = "lerobot/pi05_base"
@@ -116,6 +118,8 @@ class TrainOptions:
     eval_every: int = 50
     save_every: int = 50
     allow_untrained: bool = False
+    push_to_hub: str = ""
+    private: bool = False
 
     def __post_init__(self) -> None:
         problems = [
@@ -168,7 +172,7 @@ class TrainOptions:
         return " ".join(parts)
 
 
-_PLACES = ("dataset_dir", "output_dir", "base_model_id", "tokenizer")
+_PLACES = ("dataset_dir", "output_dir", "base_model_id", "tokenizer", "push_to_hub", "private")
 """Where things are: a run may be resumed and repeated elsewhere."""
 
 _LEAST = {
@@ -235,7 +239,7 @@ _GROUPS = {
     "latency and habits": "late_ticks base_age_ticks hide_motion",
     "optimiser": "learning_rate warmup_share weight_decay clip_norm",
     "losses": "far_weight smooth_weight semantic_weight intent_weight tau_weight",
-    "record": "seed noise_seed eval_every save_every allow_untrained",
+    "record": "seed noise_seed eval_every save_every allow_untrained push_to_hub private",
 }
 """The help's sections; every option stands in one."""
 

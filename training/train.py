@@ -23,6 +23,7 @@ from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from rich.console import Console
 from torch import Tensor
 
+from sigma_ros.border import push_folder
 from sigma_ros.camera_names import fitted_from, policy_keys, read_rename
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import CheckpointError, SigmaError, UsageError
@@ -32,6 +33,7 @@ from sigma_ros.model.checkpoint.folder import identify, save_checkpoint
 from sigma_ros.model.checkpoint.manifest import Training
 from sigma_ros.model.pi05.folder import open_base_folder
 from sigma_ros.model.pi05.loading import load_base
+from sigma_ros.model.pi05.places import check_pushable
 from sigma_ros.model.settings import SigmaConfig
 from sigma_ros.model.sigma import SigmaTelepathyVLA
 from sigma_ros.model.telepathy import Recurrence
@@ -415,6 +417,8 @@ def run_training(options: TrainOptions, *, resume: bool, overwrite: bool = False
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=bool(options.ablate))]
     )
     out = Path(options.output_dir)
+    if options.push_to_hub:
+        check_pushable(options.push_to_hub, base=options.base_model_id)
     if not resume:
         _refuse_replacing(out, overwrite=overwrite)
     run = Run(options, accelerator)
@@ -424,6 +428,8 @@ def run_training(options: TrainOptions, *, resume: bool, overwrite: bool = False
     accelerator.wait_for_everyone()
     if complete and accelerator.is_main_process:
         run.export(out / CHECKPOINT)
+        if options.push_to_hub:
+            push_folder(out / CHECKPOINT, options.push_to_hub, kind="model", private=options.private)
     return run, complete
 
 

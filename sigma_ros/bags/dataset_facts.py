@@ -22,6 +22,7 @@ from sigma_ros.camera_names import IMAGES
 from sigma_ros.contract import Camera, Contract
 from sigma_ros.conventions import DEGREES_REMEDY, certain, likely
 from sigma_ros.errors import DatasetError, SigmaError
+from sigma_ros.remote import address_of, fetcher_of
 
 _RATE_ROUNDING = 1e-3
 _EPISODES_JUDGED = 64
@@ -111,6 +112,8 @@ def size_px(feature: Mapping[str, Any]) -> tuple[int, int] | None:
 
 def fetcher(dataset: str, revision: str | None = None) -> Fetch:
     """How files of a data set folder, or of one on the Hub, are made present."""
+    if (address := address_of(dataset)) is not None:
+        return fetcher_of(address)
     return _local(Path(dataset)) if Path(dataset).is_dir() else _from_hub(dataset, revision)
 
 

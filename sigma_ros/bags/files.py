@@ -12,6 +12,7 @@ from backports import zstd
 from sigma_ros.bags.losses import Losses
 from sigma_ros.border import MAX_OUTPUT_BYTES, one_line, open_regular, plain_texts, read_yaml
 from sigma_ros.errors import BagError, SigmaError, UsageError
+from sigma_ros.remote import RemoteFile, address_of, files_at, folders_below
 
 _SUFFIXES = (".mcap", ".db3")
 _COMPRESSED = ".zstd"
@@ -70,7 +71,16 @@ def file_stamp(file: Path) -> tuple[str, int, int]:
 
 def files_stamp(bag: Path) -> str:
     """Changes with a bag's place and files."""
+    if (address := address_of(bag)) is not None:
+        return f"{address} {files_at(address)}"
     return f"{bag.resolve()} {[file_stamp(file) for file in stamped_files(bag)]}"
+
+
+def files_size_bytes(bag: Path) -> int:
+    """How large a bag is."""
+    if (address := address_of(bag)) is not None:
+        return sum(file.size_bytes for file in files_at(address))
+    return sum(file.stat().st_size for file in stamped_files(bag))
 
 
 def find_files(path: Path, losses: Losses) -> BagFiles:
@@ -133,6 +143,12 @@ def unpacked(file: Path, folder: Path) -> Path:
 
 
 def _bags_at(place: Path) -> Iterator[Path]:
+    if (address := address_of(place)) is not None:
+        folders = {name: files for name, files in folders_below(address) if any(map(_is_storage, files))}
+        if not folders:
+            raise UsageError("the address holds no bag", where=address, expected="metadata.yaml, .mcap or .db3 files")
+        yield from [place] if "" in folders else [place / name for name in folders]
+        return
     if not place.exists():
         raise UsageError("there is no such bag", where=place, expected="a bag or a folder of bags")
     if is_bag(place) or not place.is_dir():
@@ -147,6 +163,10 @@ def _bags_at(place: Path) -> Iterator[Path]:
             got=", ".join(sorted(child.name for child in place.iterdir())[:8]) or "an empty folder",
         )
     yield from inside
+
+
+def _is_storage(file: RemoteFile) -> bool:
+    return file.name.endswith(_STORAGE)
 
 
 def _metadata(file: Path, losses: Losses) -> dict[str, Any] | None:

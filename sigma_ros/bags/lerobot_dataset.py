@@ -6,6 +6,7 @@ comes back as it was. An episode is a stretch of valid ticks with known actions:
 """
 
 import ctypes
+import json
 import os
 import shutil
 import sys
@@ -22,8 +23,9 @@ from numpy import ndarray
 
 from sigma_ros.bags.episode import Episode, Tick
 from sigma_ros.bags.lerobot import ACTION_KEY, STATE_KEY
-from sigma_ros.bags.losses import refuse_losses
+from sigma_ros.bags.losses import described, refuse_losses
 from sigma_ros.bags.reader import Bag, Record, Stamps, open_bag
+from sigma_ros.border import one_line, push_folder
 from sigma_ros.contract import Contract
 from sigma_ros.errors import ContractError, DatasetError, SigmaError, UsageError
 from sigma_ros.streams.images import ImageMessage, decode_full
@@ -78,6 +80,18 @@ class Written:
     left_out: Mapping[str, int]
     losses: Mapping[str, Mapping[str, int]]
 
+    def description(self, contract: Contract) -> str:
+        """What the data set's card says beside LeRobot's own table of features."""
+        units = ", ".join(f"{joint.name} {joint.policy_unit}" for joint in contract.joints)
+        lines = [
+            f"{self.episodes} episodes, {self.frames} frames of {contract.name}, from ROS 2 bags by sigma_ros",
+            f"States and actions: {units}",
+            f"Tasks: {'; '.join(self.tasks)}",
+            f"Left out: {described(self.left_out) or 'nothing'}",
+            *(f"Losses in {bag}: {described(losses)}" for bag, losses in self.losses.items()),
+        ]
+        return "\n".join(f"- {line}" for line in lines)
+
 
 @dataclass(frozen=True, slots=True)
 class _Row:
@@ -96,9 +110,14 @@ def write_dataset(
     strict: bool = False,
     recover: bool = False,
     stamps: Stamps = "header",
+    leave_out: Collection[int] = (),
+    test_episodes: int = 0,
     progress: Callable[[int, float], None] = lambda *_: None,
 ) -> Written:
     """Writes a data set that `LeRobotDataset` opens, or nothing at all; `progress` is told bag number and share.
+
+    `leave_out` are episodes by the numbers that they would have. The last `test_episodes` of the others are the split
+    `test`, those before them `train`. README.md is the data set's card.
 
     Raises:
         UsageError: `out` exists.
@@ -114,7 +133,7 @@ def write_dataset(
     try:
         with same_scheduling():
             dataset = _create(contract, out.name, partial, videos=videos)
-            written = _Writer(dataset).write(
+            written = _Writer(dataset, leave_out).write(
                 bags, contract, strict=strict, recover=recover, stamps=stamps, progress=progress
             )
             dataset.finalize()
@@ -123,12 +142,56 @@ def write_dataset(
                 f"no bag holds {MIN_TICKS} usable ticks in a row",
                 got=", ".join(f"{reason} {n}" for reason, n in written.left_out.items()) or "no ticks",
             )
+        _describe(partial, out.name, contract, written, test_episodes=test_episodes)
         partial.rename(out)
     except OSError as error:
         raise DatasetError("the data set could not be written", where=out, got=error) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return written
+
+
+def _describe(root: Path, name: str, contract: Contract, written: Written, *, test_episodes: int) -> None:
+    """Writes the splits into info.json, and the card."""
+    if not 0 <= test_episodes < written.episodes:
+        raise UsageError("too many episodes for the test", expected=f"less than {written.episodes}", got=test_episodes)
+    file, first = root / "meta" / "info.json", written.episodes - test_episodes
+    info = json.loads(file.read_text(encoding="utf-8"))
+    info["splits"] = {"train": f"0:{first}"} | ({"test": f"{first}:{written.episodes}"} if test_episodes else {})
+    file.write_text(json.dumps(info, indent=4), encoding="utf-8")
+    joints = ", ".join(f"{joint.name} ({joint.policy_unit.replace('_', ' ')})" for joint in contract.joints)
+    cameras = ", ".join(f"{c.dataset_key} ({c.width_px}x{c.height_px})" for c in contract.cameras)
+    notes = {f"left out: {reason}": str(count) for reason, count in written.left_out.items()}
+    notes |= {f"lost in {Path(bag).name}": described(losses) for bag, losses in written.losses.items()}
+    facts = {
+        "robot": contract.name,
+        "episodes": f"{written.episodes} ({', '.join(f'{split} {span}' for split, span in info['splits'].items())})",
+        "frames": f"{written.frames} at {contract.fps:g} a second",
+        "joints": joints,
+        "cameras": cameras or "none",
+        "tasks": "; ".join(map(one_line, written.tasks)),
+        **notes,
+    }
+    head = "---\ntask_categories: [robotics]\ntags: [LeRobot]\nconfigs:\n"
+    head += "- {config_name: default, data_files: data/*/*.parquet}\n---\n"
+    lines = "".join(f"- {key}: {value}\n" for key, value in facts.items())
+    text = f"{head}\n# {one_line(name)}\n\nMade from ROS 2 recordings with `sigma dataset`.\n\n{lines}"
+    (root / "README.md").write_text(text, encoding="utf-8")
+
+
+def push_dataset(folder: Path, repo: str, *, description: str, private: bool = False) -> None:
+    """Uploads a finished data set with LeRobot's card and the tag of its format, which LeRobot looks for.
+
+    Raises:
+        MachineError: the Hub does not take it.
+    """
+    from lerobot.datasets.dataset_metadata import CODEBASE_VERSION, LeRobotDatasetMetadata  # noqa: PLC0415 - seconds
+    from lerobot.datasets.utils import create_lerobot_dataset_card  # noqa: PLC0415
+
+    info = LeRobotDatasetMetadata(repo, root=folder).info
+    about = {"dataset_info": info, "license": None, "repo_id": repo, "dataset_description": description}
+    create_lerobot_dataset_card(tags=["sigma"], **about).save(folder / "README.md")
+    push_folder(folder, repo, kind="dataset", private=private, tag=CODEBASE_VERSION)
 
 
 def to_units(rad: Float64[ndarray, " dof"], contract: Contract) -> Float32[ndarray, " dof"]:
@@ -155,10 +218,15 @@ def _create(contract: Contract, name: str, root: Path, *, videos: bool) -> "LeRo
 
 
 class _Writer:
-    """Puts rows into the data set one by one and counts what is left out; holds `MIN_TICKS` pictures at most."""
+    """Puts rows into the data set one by one and counts what is left out; holds `MIN_TICKS` pictures at most.
 
-    def __init__(self, dataset: "LeRobotDataset") -> None:
+    `leave_out` are numbers of stretches, counted as episodes would be without it.
+    """
+
+    def __init__(self, dataset: "LeRobotDataset", leave_out: Collection[int] = ()) -> None:
         self._dataset = dataset
+        self._leave_out = frozenset(leave_out)
+        self._stretches = 0
         self._left_out: Counter[str] = Counter()
         self._losses: dict[str, dict[str, int]] = {}
         self._tasks: dict[str, None] = {}
@@ -229,6 +297,11 @@ class _Writer:
         self._held.append(row)
         if self._added + len(self._held) < MIN_TICKS:
             return
+        if self._stretches in self._leave_out:
+            self._left_out["ticks of episodes that were not wanted"] += len(self._held)
+            self._added += len(self._held)
+            self._held.clear()
+            return
         for held in self._held:
             values = {STATE_KEY: held.state, ACTION_KEY: held.action, "task": held.task, **held.pictures}
             self._dataset.add_frame(values)
@@ -241,11 +314,14 @@ class _Writer:
         if self._held:
             self._left_out["ticks of stretches that are too short"] += len(self._held)
             self._held.clear()
-        if self._added:
+        if not self._added:
+            return
+        if self._stretches not in self._leave_out:
             self._dataset.save_episode(parallel_encoding=False)
             self._episodes += 1
             self._frames += self._added
-            self._added = 0
+        self._stretches += 1
+        self._added = 0
 
 
 class _Pictures:

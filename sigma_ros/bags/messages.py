@@ -15,6 +15,7 @@ from numpy import ndarray
 from rosbags.typesys import Stores, get_typestore
 
 from sigma_ros.streams.images import ImageMessage
+from sigma_ros.streams.video import VideoPacket
 from sigma_ros.values import NS_PER_S
 
 ROS_TYPES = get_typestore(Stores.ROS2_JAZZY)
@@ -42,14 +43,6 @@ class TrajectoryMessage:
 
     names: tuple[str, ...]
     positions_rad: Float64[ndarray, " n"]
-
-
-@dataclass(frozen=True, slots=True)
-class VideoPacket:
-    """A piece of a video: the codec's name as the recorder wrote it, and the bytes (a view)."""
-
-    codec: str
-    data: memoryview
 
 
 def command_value(msgtype: str, names: tuple[str, ...], positions_rad: Float64[ndarray, " n"]) -> object:

@@ -24,11 +24,12 @@ from sigma_ros.bags.files import StorageFile, Stored, clock_was_set, find_files,
 from sigma_ros.bags.losses import Losses
 from sigma_ros.bags.mcap_file import McapFile
 from sigma_ros.bags.sqlite_file import SqliteFile
-from sigma_ros.bags.video import Taken, VideoDecoder, VideoError
 from sigma_ros.border import most_output_bytes, one_line
 from sigma_ros.contract import COMMAND_TYPES, IMAGE_TYPES, VIDEO_TYPES, Contract, Part
 from sigma_ros.errors import BagError, ContractError, SigmaError, UsageError
+from sigma_ros.remote import address_of, copied, files_at
 from sigma_ros.streams.images import ImageMessage
+from sigma_ros.streams.video import Taken, VideoDecoder, VideoError, VideoPacket
 
 _ZSTD_FRAME = b"\x28\xb5\x2f\xfd"
 Stamps = Literal["header", "log"]
@@ -115,9 +116,9 @@ class Bag:
             raise
 
     def _open(self, *, recover: bool) -> None:
-        found = find_files(self.path, self._losses)
-        self._files = found.files
         folder = self._stack.enter_context(TemporaryDirectory(prefix="sigma_bag_"))
+        found = find_files(self._here(Path(folder)), self._losses)
+        self._files = found.files
         self._storages: list[StorageFile] = []
         for file in found.files:
             try:
@@ -140,6 +141,15 @@ class Bag:
         for storage in self._storages:
             self._adopt(storage)
         self._metadata |= found.custom_data
+
+    def _here(self, folder: Path) -> Path:
+        """Where the bag is on this machine: at its path, or in a copy of what is at its address."""
+        if (address := address_of(self.path)) is None:
+            return self.path
+        files = [file for file in files_at(address) if "/" not in file.name]
+        copy = folder / self.path.name
+        copied(address, files, folder if files[0].name == copy.name else copy)
+        return copy
 
     def _storage(self, file: Path, *, recover: bool) -> StorageFile:
         if file.suffix == ".mcap":
@@ -255,7 +265,7 @@ class Bag:
                 self._losses.add(f"{topic}: {error}")
                 continue
             own_ns = log_time_ns if stamp_ns is None or self.stamps == "log" else stamp_ns
-            if isinstance(message, messages.VideoPacket):
+            if isinstance(message, VideoPacket):
                 decoder = decoders.setdefault(topic, VideoDecoder())
                 yield from self._pictures(topic, decoder.pictures(message, Taken(log_time_ns, own_ns)))
             else:

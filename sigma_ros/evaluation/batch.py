@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from sigma_ros import __version__
-from sigma_ros.bags.files import file_stamp, files_stamp, stamped_files
+from sigma_ros.bags.files import file_stamp, files_size_bytes, files_stamp
 from sigma_ros.border import read_json
 from sigma_ros.contract import Contract
 from sigma_ros.errors import SigmaError
@@ -119,7 +119,7 @@ def unit_of(bag: Path, spec: BatchSpec) -> Unit:
         bag=bag,
         folder=spec.out / "bags" / name,
         fingerprint=hashlib.sha256(text.encode()).hexdigest(),
-        size_bytes=max(1, sum(file.stat().st_size for file in stamped_files(bag))),
+        size_bytes=max(1, files_size_bytes(bag)),
     )
 
 

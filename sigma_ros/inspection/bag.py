@@ -112,6 +112,7 @@ def bag_contents(path: Path, contract: Contract | None, *, recover: bool, stamps
                 marks.append((record.log_time_ns, record.message))
         streams = tuple(topics[name].facts(name, info.types[name], info.counts[name]) for name in info.topics)
         losses = bag.info.losses
+        size_bytes = sum(file.stat().st_size for file in info.files)
     state = state_topic(streams)
     units = guessed_units(state.joints, np.array(topics[state.name].rows)) if state else ()
     if contract is not None:
@@ -120,7 +121,7 @@ def bag_contents(path: Path, contract: Contract | None, *, recover: bool, stamps
     facts = {
         "storage": info.storage,
         "files": len(info.files),
-        "bytes": sum(file.stat().st_size for file in info.files),
+        "bytes": size_bytes,
         "seconds": round(info.duration_s, 3),
         "messages": info.messages,
         **_interventions(marks, info.end_ns),

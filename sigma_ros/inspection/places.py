@@ -15,6 +15,7 @@ from sigma_ros.errors import UsageError
 from sigma_ros.inspection.bag import bag_contents
 from sigma_ros.inspection.data_set import data_set_contents
 from sigma_ros.inspection.facts import Contents, TopicFacts
+from sigma_ros.remote import address_of, files_at
 
 
 def look_into(
@@ -40,9 +41,11 @@ def look_into(
         SigmaError: it is none of these, or cannot be read.
     """
     path = Path(place)
-    if path.exists() and is_bag(path):
+    address = address_of(place)
+    is_set = address is not None and any(file.name == "meta/info.json" for file in files_at(address))
+    if (address and not is_set) or (path.exists() and is_bag(path)):
         return bag_contents(path, contract, recover=recover, stamps=stamps)
-    if (path / "meta" / "info.json").exists() or (not path.exists() and place.count("/") == 1):
+    if is_set or (path / "meta" / "info.json").exists() or (not path.exists() and place.count("/") == 1):
         return data_set_contents(place, contract, revision, episodes, recover=recover)
     if any((path / name).is_file() for name in ("config.json", "sigma_config.json")):
         return _checkpoint(path)

@@ -16,11 +16,11 @@ from typing import Unpack
 import torch
 from jaxtyping import Float, Float32
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from sigma_ros.errors import CheckpointError
 from sigma_ros.model.pi05.backbone import RealTimeChunking
+from sigma_ros.model.pi05.tensors import save_tensors
 from sigma_ros.model.sigma import Action, SigmaTelepathyVLA
 from sigma_ros.model.telepathy import Recurrence, TelepathyInput, TelepathyOutput
 from sigma_ros.model.tokens import PADDING, EncodedTick, ModelInput, TokenRing
@@ -80,7 +80,7 @@ def save_state(state: RecurrentState, path: str | Path, *, model_hash: str) -> N
         "ticks": json.dumps(state.ring.ticks),
     }
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, metadata)
+    save_tensors(temporary, tensors, metadata)
     temporary.replace(target)
 
 
@@ -286,7 +286,8 @@ def spread(model: SigmaTelepathyVLA, state: RecurrentState, noise: Float[Tensor,
     base = model.chunks(telepathy_input, patches=state.ring.patches[None], tasks=[state.task] * draws, noise=noise)
     output = model.believe(telepathy_input, state.recurrence)
     alike = {name: getattr(output, name).expand(draws, *[-1] * (getattr(output, name).ndim - 1)) for name in _READ}
-    residual = model.correct(replace(output, **alike), state.ring.states[-1:].expand(draws, -1), base)
+    newest = state.ring.states[-1:].to(base.device).expand(draws, -1)
+    residual = model.correct(replace(output, **alike), newest, base)
     actions = (base + residual.composite)[:, : model.config.trajectory_steps]
     return float(actions.var(dim=0).mean().sqrt())
 

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from rclpy.executors import SingleThreadedExecutor
@@ -19,7 +19,7 @@ from rclpy.node import Node
 
 from sigma_ros.bags.episode import recorded_task
 from sigma_ros.bags.losses import WITH_LOSSES, refuse_losses
-from sigma_ros.bags.reader import Bag, open_bag
+from sigma_ros.bags.reader import Bag, Stamps, open_bag
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import UsageError
@@ -70,7 +70,8 @@ def _replay(node: Node, options: ReplayOptions, waiter: Waiter, *, command: str)
     out = Path(options.out)
     refuse_existing(out, force=options.force)
     contract = load_contract(options.contract)
-    with open_bag(options.bag, strict=options.strict, recover=options.recover) as bag:
+    stamps = cast("Stamps", options.stamps)
+    with open_bag(options.bag, strict=options.strict, recover=options.recover, stamps=stamps) as bag:
         bag.check_against(contract)
         log, facts = replay_bag(node, options, waiter, contract, bag)
     scores = score(log)

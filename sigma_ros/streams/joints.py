@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Joint values of a message into contract order, by name."""
+"""Joint values of a message into contract order, by name; messages of several topics joined into one state."""
 
 import numpy as np
 from jaxtyping import Float64

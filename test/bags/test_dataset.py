@@ -121,7 +121,8 @@ def rows(monkeypatch) -> Rows:
     kept = Rows()
 
     def create(_contract, _name, root, **_how):
-        root.mkdir()
+        (root / "meta").mkdir(parents=True)
+        (root / "meta" / "info.json").write_text("{}")
         return kept
 
     monkeypatch.setattr(writing, "_create", create)
@@ -199,3 +200,24 @@ def test_the_command_says_what_became_of_the_ticks(rows, tmp_path, monkeypatch):
     assert done.exit_code == 0, done.output
     assert "1 episodes, 29 frames, 1 task(s)" in done.output
     assert "left out: 1 ticks without an action" in done.output
+
+
+def test_episodes_are_left_out_and_split_and_the_card_says_what_is_there(tmp_path: Path) -> None:
+    contract = small_contract()
+    bags = [write_recording(tmp_path / f"bag_{i}", contract, ticks=20 + i, task=f"task {i}") for i in range(4)]
+    whole = write_dataset(bags, contract, tmp_path / "whole", videos=False)
+    some = write_dataset(bags, contract, tmp_path / "some", videos=False, leave_out=[1], test_episodes=1)
+    assert (whole.episodes, some.episodes) == (4, 3)
+    assert some.frames == whole.frames - 21
+    assert some.left_out["ticks of episodes that were not wanted"] == 21
+    assert some.tasks == ("task 0", "task 2", "task 3")
+    info = json.loads((tmp_path / "some" / "meta" / "info.json").read_text())
+    assert info["splits"] == {"train": "0:2", "test": "2:3"}
+    assert [load_episode(str(tmp_path / "some"), n, contract).task for n in range(3)] == list(some.tasks)
+    card = (tmp_path / "some" / "README.md").read_text()
+    assert card.startswith("---\ntask_categories")
+    said = ("3 (train 0:2, test 2:3)", "task 3", "shoulder_pan (range m100 100)", "not wanted: 21")
+    assert all(text in card for text in said)
+    with pytest.raises(UsageError, match="too many episodes"):
+        write_dataset(bags, contract, tmp_path / "none", videos=False, test_episodes=4)
+    assert not (tmp_path / "none").exists()

@@ -2,6 +2,7 @@
 """The model card's snippet as printed, and what becomes of a folder as the card's authors published it."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -110,11 +111,21 @@ def test_published_pickles_are_explained_and_a_safe_converter_is_named(published
     assert load_file(out)["telepathy.w"].tolist() == [0.0, 1.0, 2.0]
 
 
+@pytest.mark.parametrize("mask", [0o022, 0o027])
+def test_the_users_umask_says_who_may_read_a_checkpoint(mask: int, tmp_path: Path) -> None:
+    model, before = tiny_sigma(), os.umask(mask)
+    try:
+        save_checkpoint(model, tmp_path / "made", base=identify(model, None), training=Training(trained=True))
+    finally:
+        os.umask(before)
+    modes = {file.name: file.stat().st_mode & 0o777 for file in (tmp_path / "made").iterdir()}
+    assert modes == dict.fromkeys(modes, 0o666 & ~mask)
+
+
 def test_a_sigma_checkpoint_is_found_by_hub_id_manifest_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_sigma()
     folder = tmp_path / "uploaded"
     save_checkpoint(model, folder, base=identify(model, None), training=Training(trained=True))
-    assert {file.stat().st_mode & 0o777 for file in folder.glob("*.safetensors")} == {0o644}
     asked: list[list[str]] = []
 
     def fetch(name: str, *, allow_patterns: list[str], **_: Any) -> str:

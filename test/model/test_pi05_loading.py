@@ -405,7 +405,7 @@ def test_an_interrupted_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
     def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sigma_ros.model.pi05.loading.save_file", stop)
+    monkeypatch.setattr("sigma_ros.model.pi05.loading.save_tensors", stop)
     with pytest.raises(KeyboardInterrupt):
         save_tiny(tmp_path / "tiny")
     assert list(tmp_path.iterdir()) == []

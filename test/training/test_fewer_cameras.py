@@ -14,10 +14,11 @@ from sigma_ros.camera_names import policy_keys, seated
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import ContractError
-from sigma_ros.model.normalise import PolicyUnits
+from sigma_ros.model.normalise import PolicyUnits, Scaling
 from sigma_ros.model.pi05.mini import IMAGE_PX, TINY, build_mini
 from sigma_ros.model.tokens import CameraMapping, ModelInputBuilder
 from sigma_ros.values import Frame
+from training.cache import CacheSettings, cache_key
 from training.options import TrainOptions
 from training.toy.locate import augmented
 from training.train import Run
@@ -79,6 +80,18 @@ def test_training_reads_the_cameras_that_the_robots_runtime_will_read(fewer):
 def test_it_learns_with_the_cameras_that_there_are(fewer):
     assert np.isfinite(fewer.advance()["loss"])
     assert np.isfinite(fewer.advance()["loss"])
+
+
+def test_other_cameras_or_statistics_have_another_cache(fewer):
+    def key(cameras, statistics=fewer.normalisation):
+        mapping = replace(fewer.mapping, cameras=cameras)
+        settings = CacheSettings(seed=0, phase_step=16)
+        return cache_key(fewer.data, fewer.model, statistics, settings, mapping=mapping, base_fingerprint="base")
+
+    seated_otherwise = (*fewer.mapping.cameras[1:], "up")
+    scaled_otherwise = replace(fewer.normalisation, state=Scaling.quantiles(np.full(6, -2.0), np.full(6, 3.0)))
+    keys = {key(fewer.mapping.cameras), key(seated_otherwise), key(fewer.mapping.cameras, scaled_otherwise)}
+    assert len(keys) == 3
 
 
 def test_the_small_model_of_a_robot_without_cameras_has_one_that_nobody_sees():

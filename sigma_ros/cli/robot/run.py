@@ -118,6 +118,7 @@ def run(options: ArmOptions) -> int:
     from sigma_ros.contract_file import load_contract  # noqa: PLC0415 - help stays fast
 
     contract = load_contract(options.contract)
+    contract.require_whole("sigma run")
     if options.sim == (options.port is not None):
         raise UsageError("say which arm is to run", expected="--sim or --port DEVICE")
     if options.no_ros:
@@ -151,6 +152,8 @@ def planned(options: ArmOptions, contract: "Contract") -> Iterator[tuple[str, li
     Raises:
         UsageError: cameras or calibration do not fit.
     """
+    from sigma_ros.nodes.shared.parameter_files import camera_devices  # noqa: PLC0415 - help stays fast
+
     common: dict[str, object] = {"contract": options.contract}
     policy = {"checkpoint": options.checkpoint, "device": options.device, "task": options.task}
     yield "supervisor", _command("supervisor", common | (simulated_limits() if options.sim else {}), options.preset)
@@ -158,7 +161,7 @@ def planned(options: ArmOptions, contract: "Contract") -> Iterator[tuple[str, li
         yield "simulator", node_command("sim_node", common | {"setup": options.setup, "seed": options.seed})
     else:
         arm = {"port": options.port, "calibration": _calibration(options.calibration)}
-        devices = camera_devices(options.cameras, contract)
+        devices = camera_devices(options.cameras, [camera.name for camera in contract.cameras], where="--cameras")
         yield "driver", node_command("so101_driver", common | arm)
         for camera, device in devices.items():
             named = ("-r", f"__node:=sigma_camera_{camera}")
@@ -189,21 +192,6 @@ def simulated_limits() -> dict[str, object]:
     robot, sim = SupervisorLimits(), sim_limits()
     names = (entry.name for entry in fields(SupervisorLimits))
     return {name: getattr(sim, name) for name in names if getattr(sim, name) != getattr(robot, name)}
-
-
-def camera_devices(text: str, contract: "Contract") -> dict[str, str]:
-    """The device of each camera of the contract.
-
-    Raises:
-        UsageError: one is missing, unknown or named twice, or a device is named twice.
-    """
-    pairs = [part.strip().partition("=") for part in text.split(",") if part.strip()]
-    devices = {name: device for name, _, device in pairs if device}
-    wanted = {camera.name for camera in contract.cameras}
-    if len(devices) < len(pairs) or devices.keys() != wanted or len(set(devices.values())) < len(devices):
-        example = ",".join(f"{name}={2 * i}" for i, name in enumerate(sorted(wanted)))
-        raise UsageError("--cameras must give each camera its device", expected=example, got=text or "none")
-    return devices
 
 
 def _calibration(given: Path | None) -> Path:

@@ -8,6 +8,7 @@ import typer
 
 from sigma_ros.cli.options import ContractName
 from sigma_ros.contract_file import load_contract
+from sigma_ros.errors import UsageError
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Models: make the small one, look into a checkpoint."
@@ -59,6 +60,30 @@ def inspect(
     from sigma_ros.model.checkpoint.inspect import inspect_checkpoint  # noqa: PLC0415
 
     typer.echo(inspect_checkpoint(checkpoint, base=base, tokenizer=tokenizer))
+
+
+@app.command()
+def push(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of a Sigma checkpoint, or a training's output.")],
+    repo: Annotated[str, typer.Argument(help="Repository on the Hub: owner/name.")],
+    *,
+    private: Annotated[bool, typer.Option("--private", help="Make the repository a private one.")] = False,
+) -> None:
+    """Uploads a Sigma checkpoint and its card to the Hub; its base is named, not copied.
+
+    Example: sigma model push out/sigma/checkpoint me/sigma_pick
+    """
+    from sigma_ros.border import push_folder  # noqa: PLC0415
+    from sigma_ros.model.checkpoint.manifest import read_manifest  # noqa: PLC0415
+    from sigma_ros.model.pi05.places import check_pushable, find_checkpoint  # noqa: PLC0415
+
+    if not checkpoint.is_dir():
+        raise UsageError("no such folder", where=checkpoint, expected="a Sigma checkpoint on this disk")
+    place = find_checkpoint(checkpoint)
+    manifest, _ = read_manifest(place.path)
+    check_pushable(repo, base=manifest.base.source)
+    commit = push_folder(place.path, repo, kind="model", private=private)
+    typer.echo(f"{repo}: pushed; this version is --checkpoint {repo} --revision {commit}")
 
 
 @app.command()

@@ -67,7 +67,7 @@ class Exchange:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Heard:
+class Proposals:
     """What came of an episode under one exchange.
 
     `actions` are normalised proposals of each policy, `target` the recorded actions; `tokens` are hashes of what the
@@ -91,8 +91,8 @@ AS_RECORDED = Exchange(channel=None, name="as recorded")
 class Observed:
     """All episodes as recorded, and under each exchange."""
 
-    recorded: tuple[Heard, ...]
-    exchanged: tuple[tuple[Exchange, tuple[Heard, ...]], ...]
+    recorded: tuple[Proposals, ...]
+    exchanged: tuple[tuple[Exchange, tuple[Proposals, ...]], ...]
 
 
 def observe(
@@ -112,7 +112,7 @@ def observe(
     if len(episodes) < 2:
         raise SigmaError("an audit exchanges content between episodes", expected="at least two", got=str(len(episodes)))
 
-    def each(exchange: Callable[[int], Exchange], shown: Callable[[int], Iterable[Tick]]) -> tuple[Heard, ...]:
+    def each(exchange: Callable[[int], Exchange], shown: Callable[[int], Iterable[Tick]]) -> tuple[Proposals, ...]:
         found = []
         for number in range(len(episodes)):
             found.append(listen(runtime, shown(number), exchange(number)))
@@ -140,7 +140,7 @@ def observe(
     return Observed(recorded=recorded, exchanged=exchanged)
 
 
-def listen(runtime: "SigmaRuntime", ticks: Iterable[Tick], exchange: Exchange = AS_RECORDED) -> Heard:
+def listen(runtime: "SigmaRuntime", ticks: Iterable[Tick], exchange: Exchange = AS_RECORDED) -> Proposals:
     """What the policies propose on an episode under an exchange.
 
     Raises:
@@ -168,7 +168,7 @@ def listen(runtime: "SigmaRuntime", ticks: Iterable[Tick], exchange: Exchange = 
         targets.append(runtime.normalise_actions(target))
     if not targets:
         raise SigmaError("an episode has no window to audit", expected=f"one with {SCORED_STEPS} recorded actions")
-    return Heard(
+    return Proposals(
         actions={policy: np.stack(found) for policy, found in actions.items()},
         target=np.stack(targets),
         tokens=prints.hashes(),

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
-from sigma_ros.evaluation.audit.channels import Channel, Exchange, Heard, Observed, Policy
+from sigma_ros.evaluation.audit.channels import Channel, Exchange, Observed, Policy, Proposals
 from sigma_ros.evaluation.scoring.statistics import Comparison, compare, holm, interval
 
 Verdict = Literal["sees", "reads", "remembers", "ignores", "unclear", "not tested"]
@@ -139,7 +139,7 @@ def _verdict(
     return "ignores" if moved[2] == 0.0 or (noticed and moved[2] < IGNORED) else "unclear"
 
 
-def _tokens(exchange: Exchange, recorded: Sequence[Heard], heard: Sequence[Heard]) -> tuple[str, str]:
+def _tokens(exchange: Exchange, recorded: Sequence[Proposals], heard: Sequence[Proposals]) -> tuple[str, str]:
     assert exchange.channel is not None
     ours, theirs = ("".join(one.tokens[exchange.channel][:4] for one in many) for many in (recorded, heard))
     return ours, theirs

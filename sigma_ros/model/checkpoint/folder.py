@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from sigma_ros.errors import CheckpointError
@@ -33,7 +32,7 @@ from sigma_ros.model.checkpoint.manifest import (
 from sigma_ros.model.normalise import Normalisation
 from sigma_ros.model.pi05.folder import ADAPTER_CONFIG_FILE, ADAPTER_FILE, read_json
 from sigma_ros.model.pi05.loading import BaseInfo
-from sigma_ros.model.pi05.tensors import StoredTensor, file_hash, list_tensors, read_into
+from sigma_ros.model.pi05.tensors import StoredTensor, file_hash, list_tensors, read_into, save_tensors
 
 if TYPE_CHECKING:
     from sigma_ros.model.sigma import SigmaTelepathyVLA
@@ -58,8 +57,7 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
                 where=path,
                 remedy="lower the learning rate, or use an earlier checkpoint",
             )
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
-    path.chmod(0o644)  # the library makes it readable by its owner alone
+    save_tensors(path, tensors)
 
 
 @torch.no_grad()

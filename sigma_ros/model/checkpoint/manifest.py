@@ -17,7 +17,7 @@ from sigma_ros.errors import CheckpointError
 from sigma_ros.model.adapter import References
 from sigma_ros.model.normalise import Normalisation
 from sigma_ros.model.pi05.folder import ADAPTER_CONFIG_FILE, ADAPTER_FILE, read_json
-from sigma_ros.model.pi05.places import MANIFEST_FILE, Place, refuse_empty
+from sigma_ros.model.pi05.places import MANIFEST_FILE, Place, is_hub_id, refuse_empty
 from sigma_ros.model.pi05.tensors import file_hash
 from sigma_ros.model.pi05.weights import network_tensors
 from sigma_ros.model.settings import SigmaConfig
@@ -232,8 +232,8 @@ def _number(value: object, where: object) -> float:
 _TEMPLATE = """---
 license: gemma
 library_name: sigma_ros
-base_model: {base}
-tags: [robotics, vision-language-action, lora, pi05, sigma]
+pipeline_tag: robotics
+{base_model}tags: [robotics, vision-language-action, lora, pi05, sigma]
 ---
 # Sigma checkpoint{untrained}
 
@@ -278,6 +278,7 @@ def model_card(manifest: Manifest, heads: Mapping[str, Tensor], adapters: Mappin
     rows = "".join(f"| {name} | {value:.6g} |\n" for name, value in sorted(manifest.scores.items()))
     return _TEMPLATE.format(
         base=base.source,
+        base_model=f"base_model: {base.source}\n" if is_hub_id(base.source) else "",
         revision=base.revision or "none",
         fingerprint=base.fingerprint[:16],
         untrained="" if training.trained else " (untrained: the residual is zero)",

@@ -70,7 +70,9 @@ PLUGIN: Symbols = {
 """Of `sigma_ros.lerobot`: checked when that is imported."""
 
 ELSEWHERE: Symbols = {
+    "lerobot.datasets.dataset_metadata": ("CODEBASE_VERSION", "LeRobotDatasetMetadata"),
     "lerobot.datasets.lerobot_dataset": ("LeRobotDataset",),
+    "lerobot.datasets.utils": ("create_lerobot_dataset_card",),
     "lerobot.policies.common.vla_utils": ("resize_with_pad_torch",),
     "lerobot.robots.so_follower": ("SO101Follower", "SO101FollowerConfig"),
     "lerobot.transforms": ("ImageTransformConfig", "ImageTransforms", "ImageTransformsConfig"),

@@ -19,7 +19,6 @@ from types import MappingProxyType
 import torch
 from lerobot.policies.pi05.configuration_pi05 import PI05Config
 from lerobot.policies.pi05.modeling_pi05 import PI05Policy
-from safetensors.torch import save_file
 
 from sigma_ros.errors import CheckpointError, MachineError
 from sigma_ros.model.normalise import Normalisation
@@ -35,7 +34,7 @@ from sigma_ros.model.pi05.folder import (
     open_base_folder,
 )
 from sigma_ros.model.pi05.sizes import Sizes
-from sigma_ros.model.pi05.tensors import file_hash
+from sigma_ros.model.pi05.tensors import file_hash, save_tensors
 from sigma_ros.model.pi05.weights import empty_policy, fill_policy, network_tensors
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -200,5 +199,4 @@ def _save_weights(policy: PI05Policy, path: Path, dtype: torch.dtype | None) -> 
         name: parameter.detach().to(device="cpu", dtype=dtype or parameter.dtype).contiguous()
         for name, parameter in network_tensors(policy).values()
     }
-    save_file(tensors, path, metadata={"format": "pt"})
-    path.chmod(0o644)  # the library makes it readable by its owner alone
+    save_tensors(path, tensors, {"format": "pt"})

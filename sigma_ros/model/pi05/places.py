@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a checkpoint's files are: shipped with the package, in a folder, or on the Hub.
+"""Where a checkpoint's files are: shipped with the package, in a folder, or on the Hub; and how they get there.
 
 From the Hub come the small files first; the weights follow when everything else was found to fit.
 """
@@ -69,6 +69,30 @@ def find_checkpoint(source: str | Path, *, revision: str | None = None, mini: st
     repo, inside = found["repo"], found["inside"].strip("/")
     root = _fetch(repo, revision, inside, SMALL_FILES, source=text)
     return Place(path=root / inside, source=text, repo=repo, commit=root.name, inside=inside)
+
+
+def is_hub_id(text: str) -> bool:
+    """Whether a text names something that others find too: `owner/name`, and no folder here."""
+    return _HUB_ID.fullmatch(text) is not None and not Path(text).exists()
+
+
+def check_pushable(repo: str, *, base: str) -> None:
+    """Before costly work: can others load what will be pushed?
+
+    Raises:
+        UsageError: `repo` is not `owner/name`, or the base is a folder on this disk.
+    """
+    found = _HUB_ID.fullmatch(repo)
+    if found is None or found["inside"]:
+        raise UsageError("this cannot be a repository's name", where="--push_to_hub", expected="owner/name", got=repo)
+    if base != MINI_NAME and not is_hub_id(base):
+        raise UsageError(
+            "others could not load the checkpoint: its base is on this disk alone",
+            where="--push_to_hub",
+            expected="a base by its Hub id, or mini",
+            got=base,
+            remedy="upload the base (`hf upload OWNER/NAME FOLDER`) and train with that id",
+        )
 
 
 def _checkpoint_in(folder: Path) -> Path:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads tensors of a safetensors file one by one into memory that is already there.
+"""Writes safetensors files, and reads their tensors one by one into memory that is already there.
 
 The `safetensors` library checks the header (sizes, offsets, overlaps); the bytes are then read straight into
 their place, in pieces, and hashed and checked on the way. So a load never holds a second copy of the weights.
@@ -7,6 +7,7 @@ their place, in pieces, and hashed and checked on the way. So a load never holds
 
 import hashlib
 import json
+import stat
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from sigma_ros.errors import CheckpointError
@@ -22,6 +24,15 @@ _PIECE_BYTES = 16 << 20
 _MAX_HEADER_BYTES = 64 << 20
 FLOAT_TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _PICKLE_STARTS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04", b"PK\x05\x06")
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Writes a file with the mode that the user's umask gives; the library alone makes it its owner's."""
+    path.touch()
+    mode = stat.S_IMODE(path.stat().st_mode)
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(plain, path, metadata=None if metadata is None else dict(metadata))
+    path.chmod(mode)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ from launch_ros.actions import Node
 from sigma_ros.contract_text import contract_document, shipped_config_dir
 from sigma_ros.errors import UsageError
 from sigma_ros.nodes.launch.arguments import Given, is_true, sigma_node
+from sigma_ros.nodes.shared.parameter_files import camera_devices
 
 NONE = "none"
 GHOST = "sigma/ghost/joint_states"  # topics.GHOST, which a launch file cannot import
@@ -44,15 +45,9 @@ def camera_nodes(given: Given) -> list[Node]:
         return []
     executable, parameters = CAMERA_DRIVERS[given["cameras"]]
     document: Any = contract_document(given["contract"])[1]
-    pairs = (pair.partition("=") for pair in given["camera_devices"].split(",") if pair)
-    devices = {name.strip(): device.strip() for name, _, device in pairs}
-    names = [camera["name"] for camera in document["cameras"]]
-    if set(devices) != set(names) or not all(devices.values()):
-        got = given["camera_devices"] or "nothing"
-        expected = ",".join(f"{name}=/dev/videoN" for name in names)
-        raise UsageError(
-            "each camera of the contract needs its device", where="camera_devices", expected=expected, got=got
-        )
+    devices = camera_devices(
+        given["camera_devices"], [camera["name"] for camera in document["cameras"]], where="camera_devices"
+    )
     return [
         Node(
             package=given["cameras"],

@@ -32,8 +32,9 @@ from sigma_ros.nodes.shared.node_options import PanelOptions
 from sigma_ros.nodes.shared.operator import ORDERS, SETTINGS, Operator, outcome
 from sigma_ros.nodes.shared.parameters import BoundParameters
 from sigma_ros.nodes.shared.process import run_node
+from sigma_ros.nodes.shared.sensor_messages import stamp_ns
 from sigma_ros.streams.images import decode_full
-from sigma_ros.streams.joints import JointReader
+from sigma_ros.streams.joints import JointMerger, JointReader
 
 ANSWER_S = 5.0
 PICTURE_WIDTH_PX = 480
@@ -52,7 +53,9 @@ class PanelNode(Node):
         self._seen = Monitor(self).seen
         self._joints_rad: dict[str, float] = {}
         self._pictures: dict[str, bytes] = {}
-        self.create_subscription(JointState, self._contract.joint_state_topic, self._on_joints, qos.SENSOR)
+        self._merger = JointMerger(self._contract, self._contract.states)
+        for i, part in enumerate(self._contract.states):
+            self.create_subscription(JointState, part.topic, partial(self._on_joints, i), qos.SENSOR)
         for camera in self._contract.cameras:
             keep = partial(self._pictures.__setitem__, camera.name)
             self.create_subscription(MESSAGE_TYPES[camera.message_type], camera.topic, keep, qos.SENSOR, raw=True)
@@ -69,9 +72,13 @@ class PanelNode(Node):
         self._server.close()
         return True
 
-    def _on_joints(self, message: JointState) -> None:
+    def _on_joints(self, part: int, message: JointState) -> None:
+        said = stamp_ns(message.header.stamp), tuple(message.name), np.asarray(message.position)
         try:
-            positions = self._reader.read(tuple(message.name), np.asarray(message.position))
+            whole = self._merger.push(part, *said)
+            if whole is None:
+                return
+            positions = self._reader.read(*whole[1:])
         except SigmaError as error:
             self.get_logger().error(str(error), throttle_duration_sec=5.0)
             return

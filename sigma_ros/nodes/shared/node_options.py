@@ -444,6 +444,12 @@ class ReplayOptions:
     supervised: bool = option("run the supervisor at 50 Hz of bag time", default=True, read_only=True)
     strict: bool = option("any loss in the recording is a failure", default=False, read_only=True)
     recover: bool = option("read a recording whose end is cut off as far as it goes", default=False, read_only=True)
+    stamps: str = option(
+        "log: times of recording, where header stamps are zero or foreign",
+        default="header",
+        choices=("header", "log"),
+        read_only=True,
+    )
     force: bool = option("replace a report that is there", default=False, read_only=True)
     start_timeout_s: float = option(
         "how long the nodes may take to start", default=120.0, unit="s", low=1.0, high=3600.0, read_only=True

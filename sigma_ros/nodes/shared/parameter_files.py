@@ -25,6 +25,23 @@ def preset_file(name: str, kind: str) -> Path | None:
     return file if file.is_file() else None
 
 
+def camera_devices(text: str, cameras: Sequence[str], *, where: str) -> dict[str, str]:
+    """The device of each camera of a contract, by `NAME=DEVICE,NAME=DEVICE`.
+
+    Raises:
+        UsageError: one is missing, unknown or named twice, or a device is named twice.
+    """
+    pairs = [pair.partition("=") for pair in text.split(",") if pair.strip()]
+    devices = {name.strip(): device.strip() for name, _, device in pairs if device.strip()}
+    given = len(set(devices.values()))
+    if set(devices) != set(cameras) or len(pairs) != len(cameras) or given != len(cameras):
+        expected = ",".join(f"{name}=/dev/videoN" for name in cameras)
+        raise UsageError(
+            "each camera of the contract needs its device", where=where, expected=expected, got=text or "nothing"
+        )
+    return devices
+
+
 @dataclass(frozen=True, slots=True)
 class Section:
     """Names of parameters (with dots) below a key such as `/sigma_policy`, `/**` or `/**/sigma_policy`."""

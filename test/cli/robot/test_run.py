@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from sigma_ros.cli.processes import free_domain
-from sigma_ros.cli.robot.run import ArmOptions, camera_devices, planned, simulated_limits
+from sigma_ros.cli.robot.run import ArmOptions, planned, simulated_limits
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import UsageError
 
@@ -132,14 +132,14 @@ def test_a_simulated_arm_has_the_limits_of_sigma_sim() -> None:
     changed = {entry.name: getattr(SupervisorLimits(), entry.name) for entry in fields(SupervisorLimits)}
     changed |= simulated_limits()
     assert SupervisorLimits(**changed) == sim_limits()  # type: ignore[arg-type]
-    assert set(simulated_limits()) <= set(vars(supervisor_options(sim_limits())))
+    assert set(simulated_limits()) <= {spec.name for spec in specs(type(supervisor_options(sim_limits())))}
 
 
 @pytest.mark.parametrize("text", ["", "up=0", "up=0,side=0", "up=0,side=1,front=2", "up=0,up=1,side=2", "up,side"])
-def test_every_camera_has_its_own_device(text: str) -> None:
-    with pytest.raises(UsageError, match="each camera its device"):
-        camera_devices(text, CONTRACT)
-    assert camera_devices("up=0, side=/dev/video2", CONTRACT) == {"up": "0", "side": "/dev/video2"}
+def test_every_camera_has_its_own_device(text: str, tmp_path: Path) -> None:
+    options = ArmOptions(port="/dev/ttyACM0", cameras=text, calibration=tmp_path / "arm.json")
+    with pytest.raises(UsageError, match="each camera of the contract needs its device"):
+        dict(planned(options, CONTRACT))
 
 
 def test_the_calibration_is_taken_where_there_is_one_and_asked_for_elsewhere(

@@ -71,10 +71,10 @@ def test_two_simulated_arms_pick_at_the_same_time_and_never_cross(executor, tmp_
         for name, seed in SEEDS.items():
             executor.add_node(operators[name])
             place = ("--ros-args", "-r", f"__ns:=/{name}")
-            arm = ("-m", "sigma_ros.nodes.sim_node", "--contract", contract, "--setup", "source", "--seed", str(seed))
-            stack.enter_context(process(*arm, *place))
-            node = ("-m", "sigma_ros.nodes.supervisor_node", "--contract", contract)
-            stack.enter_context(process(*node, *SIMULATED.split(), *PATIENT.split(), *place))
+            world = f"sigma_ros.nodes.sim_node --contract {contract} --setup source --seed {seed}".split()
+            supervisor = f"sigma_ros.nodes.supervisor_node --contract {contract} {SIMULATED} {PATIENT}".split()
+            stack.enter_context(process("-m", *world, *place))
+            stack.enter_context(process("-m", *supervisor, *place))
             stack.enter_context(process(str(HERE / "expert_policy.py"), f"{contract}@{name}", str(seed), *place))
             operators[name].create_timer(0.5, operators[name].keep_engaged)
         done = lambda: all(one.outcome == "brick in box" for one in operators.values())  # noqa: E731

@@ -35,6 +35,7 @@ class TwoArms(Node):
         self.heard: dict[str, int] = {}
         self.state: SupervisorState | None = None
         self._proposed = 0
+        self.engages = self.beats = self.proposes = True
         self._states = {
             part.topic: self.create_publisher(JointState, part.topic, qos.SENSOR) for part in self.contract.states
         }
@@ -51,6 +52,13 @@ class TwoArms(Node):
         self.create_subscription(SupervisorState, topics.SUPERVISOR_STATE, self._on_state, qos.LATCHED)
         self.create_timer(0.02, self._live)
         self.create_timer(PROPOSAL_S, self._propose)
+        self._engage = self.create_client(Trigger, topics.ENGAGE)
+        self.create_timer(0.5, self._keep_engaged)
+
+    def _keep_engaged(self) -> None:
+        """On a machine that stalls, a HOLD ages: the supervisor then asks for the operator."""
+        if self.engages and self.state is not None and self.state.state == SupervisorState.DISENGAGED:
+            self._engage.call_async(Trigger.Request())
 
     def _on_state(self, message: SupervisorState) -> None:
         self.state = message
@@ -62,12 +70,12 @@ class TwoArms(Node):
                 pose = self.pose_rad[self.contract.columns(part)]
                 message = joint_state_message(at_ns=at_ns, names=part.own_names, positions_rad=pose)
                 self._states[part.topic].publish(message)
-        self._beat()
-
-    def _beat(self) -> None:
-        self._heartbeat.publish(Bool(data=True))
+        if self.beats:
+            self._heartbeat.publish(Bool(data=True))
 
     def _propose(self) -> None:
+        if not self.proposes:
+            return
         base = np.linspace(self.pose_rad, self.target_rad, 50)
         at_ns = self.get_clock().now().nanoseconds
         chunk = make_chunk(
@@ -86,16 +94,6 @@ def rig(executor, request):
     supervisor = SupervisorNode([Parameter(key, value=value) for key, value in options.items()])
     for node in (arms, supervisor):
         executor.add_node(node)
-    engage = arms.create_client(Trigger, topics.ENGAGE)
-
-    def engaged() -> bool:
-        if not engage.service_is_ready():
-            return False
-        answer = engage.call_async(Trigger.Request())
-        spin_until(executor, answer.done, what="engage's answer")
-        return bool(answer.result().success)
-
-    spin_until(executor, engaged, what="engage", timeout_s=60.0)
     return arms, supervisor
 
 
@@ -118,7 +116,7 @@ def test_law_each_part_is_led_to_its_own_share_of_the_target(rig, executor) -> N
 def test_law_when_one_arm_falls_silent_both_stop(rig, executor) -> None:
     arms, _ = rig
     spin_until(executor, lambda: np.abs(arms.pose_rad).min() > 0.05, what="both in motion", timeout_s=60.0)
-    arms.silent = "/right/joint_states"
+    arms.silent, arms.engages = "/right/joint_states", False
     stopped = (SupervisorState.HOLD, SupervisorState.STOPPED)
     spin_until(executor, lambda: arms.state is not None and arms.state.state in stopped, what="HOLD or STOPPED")
     assert "JOINTS" in arms.state.reason

@@ -13,7 +13,6 @@ from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
 from sigma_ros.msg import SupervisorState
 from std_msgs.msg import Bool
-from std_srvs.srv import Trigger
 from test_supervised_parts import TwoArms
 
 from sigma_ros.nodes.shared import qos, topics
@@ -40,20 +39,11 @@ def no_events(*_arguments: object, **_keywords: object) -> None:
 
 
 class Arm(TwoArms):
-    """One arm whose policy can fall silent, or send what it has held back."""
+    """One arm, and an emergency stop."""
 
     def __init__(self) -> None:
         super().__init__("so101", np.full(6, 0.3))
-        self.beats = self.proposes = True
         self.e_stop = self.create_publisher(Bool, topics.E_STOP, qos.EVENT)
-
-    def _beat(self) -> None:
-        if self.beats:
-            super()._beat()
-
-    def _propose(self) -> None:
-        if self.proposes:
-            super()._propose()
 
 
 @pytest.fixture
@@ -67,15 +57,8 @@ def arm(executor: SingleThreadedExecutor, monkeypatch: pytest.MonkeyPatch) -> Ar
     supervisor = SupervisorNode([Parameter(name, value=value) for name, value in options.items()])
     for node in (arm, supervisor):
         executor.add_node(node)
-    engage = arm.create_client(Trigger, topics.ENGAGE)
-
-    def moves() -> bool:
-        if engage.service_is_ready() and arm.state is not None and arm.state.state not in MOVING:
-            answer = engage.call_async(Trigger.Request())
-            spin_until(executor, answer.done, what="engage's answer")
-        return bool(np.abs(arm.pose_rad).min() > 0.02)
-
-    spin_until(executor, moves, what="motion", timeout_s=60.0)
+    spin_until(executor, lambda: np.abs(arm.pose_rad).min() > 0.02, what="motion", timeout_s=60.0)
+    arm.engages = False
     return arm
 
 

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A coverage-guided fuzzer of everything that reads files of others: bags, data sets, contracts, calibrations, reports.
 
-    python safety/fuzz_readers.py --minutes 30 --out out/fuzz-readers
+    python safety/fuzz/fuzz_readers.py --minutes 30 --out out/fuzz-readers
 
 An input is a small folder; a mutant that reaches a line of the package that none reached before joins the corpus
 (`sys.monitoring`, each line reported once). Allowed ends are a result and a `SigmaError` of one line. Anything else,
@@ -21,14 +21,16 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import CodeType
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), *(str(ROOT / "test" / name) for name in ("support", "bags"))]
+
+from fuzz_bags import HangError  # noqa: E402
 
 from sigma_ros.errors import SigmaError  # noqa: E402
 
@@ -56,10 +58,6 @@ WORDS = [
     b"\xff\xfe",
     b"\0",
 ]
-
-
-class HangError(BaseException):
-    """An input took longer than `LIMIT_S`; not an Exception, so that nothing swallows it."""
 
 
 # How a folder is read, by kind.
@@ -122,7 +120,7 @@ def read_report(folder: Path) -> None:
         read(folder)
 
 
-READERS: Mapping[str, Callable[[Path], None]] = {
+READERS: dict[str, Callable[[Path], None]] = {
     "bag": read_bag,
     "set": read_set,
     "contract": read_contract,
@@ -226,10 +224,10 @@ class Campaign:
     findings: dict[str, str] = field(default_factory=dict)
 
 
-def problem_of(kind: str, folder: Path) -> tuple[str, str]:
+def problem_of(kind: str, folder: Path, limit_s: int = LIMIT_S) -> tuple[str, str]:
     """How reading ended, and what is wrong with that: the error's name and place, or nothing."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    signal.alarm(LIMIT_S)
+    signal.alarm(limit_s)
     end, problem = "read", ""
     try:
         READERS[kind](folder)
@@ -265,12 +263,13 @@ def _work(out: Path, end_s: float, seed: int) -> None:
         place = out / "current"
         fresh = list(corpus)
         while time.time() < end_s:
-            kind, files = fresh.pop() if fresh else rng.choice(corpus)
+            is_seed = bool(fresh)  # it also pays for imports
+            kind, files = fresh.pop() if is_seed else rng.choice(corpus)
             mates = [other for its, other in corpus if its == kind]
-            tried = mutant(files, rng.choice(mates), rng) if not fresh else files
+            tried = files if is_seed else mutant(files, rng.choice(mates), rng)
             _put(place, kind, tried)
             known = len(lines.reached)
-            end, problem = problem_of(kind, place / "input")
+            end, problem = problem_of(kind, place / "input", 10 * LIMIT_S if is_seed else LIMIT_S)
             state.executions += 1
             state.ends[f"{kind} {end}"] = state.ends.get(f"{kind} {end}", 0) + 1
             if len(lines.reached) > known and len(corpus) < 4000:

@@ -11,12 +11,12 @@ from bags import VIDEO, shade, small_contract, storage_file, write_video_recordi
 from sigma_ros.bags.episode import Episode, Tick, episode
 from sigma_ros.bags.lerobot_dataset import write_dataset
 from sigma_ros.bags.reader import open_bag
-from sigma_ros.bags.video import codec_of
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import BagError
 from sigma_ros.inspection.draft import draft_contract
 from sigma_ros.inspection.places import look_into
 from sigma_ros.streams.images import decode_full
+from sigma_ros.streams.video import codec_of
 
 CONTRACT = small_contract()
 TICKS, KEY_EVERY = 24, 8

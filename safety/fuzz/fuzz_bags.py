@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The bag campaign: damaged bags through the whole replay. No crash, no hang, no silently empty or wrong result.
 
-    python safety/fuzz_bags.py --bags 2000 --seed 0 --out out/fuzz-bags
+    python safety/fuzz/fuzz_bags.py --bags 2000 --seed 0 --out out/fuzz-bags
 
 writes `fuzz.json` and `fuzz.md`. Exit codes: 0 every bag was handled, 1 not. A bag that was not can be had again with
 `--only NUMBER --keep FOLDER`. The replay uses a stand-in policy that looks at every pixel and joint, so a result that
@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "test" / "support")]
 
 from bag_mutations import Expected, Faults, Mutation, mutations, write  # noqa: E402

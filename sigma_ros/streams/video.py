@@ -6,15 +6,23 @@ that is damaged nothing is taken before the next key frame.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sigma_ros.bags.messages import VideoPacket
 from sigma_ros.streams.images import ImageMessage
 
 _KEY_UNITS = {"h264": frozenset((5,)), "hevc": frozenset(range(16, 22))}
 _CODECS = {"264": "h264", "avc": "h264", "265": "hevc", "hevc": "hevc", "av1": "av1", "vp9": "vp9"}
 _MOST_WAITING = 64
 BEFORE_KEY_FRAME = "video before the first key frame, or behind a damaged packet"
+
+
+@dataclass(frozen=True, slots=True)
+class VideoPacket:
+    """A piece of a video: the codec's name as the recorder wrote it, and the bytes (a view)."""
+
+    codec: str
+    data: memoryview
 
 
 class VideoError(ValueError):
