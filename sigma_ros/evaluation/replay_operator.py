@@ -4,6 +4,9 @@
 from sigma_ros.supervisor.reasons import Decision, Reason, State
 from sigma_ros.supervisor.supervisor import Supervisor
 
+_LOOKED_AT = (Reason.BASE_MISBEHAVES, Reason.CONTACT)
+"""Why an operator is asked for; this one always finds that the arm may go on."""
+
 
 class ReplayOperator:
     """Engages as soon as there is a chunk, resets and engages again after a stop. Acts before each supervisor tick."""
@@ -26,4 +29,4 @@ class ReplayOperator:
 
     def note(self, decision: Decision) -> None:
         """What came of the tick."""
-        self._is_awaited = decision.state is State.HOLD and decision.reason is Reason.BASE_MISBEHAVES
+        self._is_awaited = decision.state is State.HOLD and decision.reason in _LOOKED_AT

@@ -15,6 +15,7 @@ POLICY_HEARTBEAT = "sigma/policy_heartbeat"
 POLICY_INFO = "sigma/policy_info"
 SUPERVISOR_STATE = "sigma/supervisor_state"
 E_STOP = "sigma/e_stop"
+ENABLE = "sigma/enable"
 CLOCK = "clock"  # of a replay; that of ROS, for `use_sim_time`, is always /clock
 REPLAY_COMMANDS = "sigma/replay_commands"
 
@@ -33,6 +34,8 @@ RESTORE_STATE = f"{POLICY_NODE}/restore_state"
 ENGAGE = f"{SUPERVISOR_NODE}/engage"
 RELEASE = f"{SUPERVISOR_NODE}/release"
 RESET_STOP = f"{SUPERVISOR_NODE}/reset_stop"
+ENGAGE_PAIRED = f"{ENGAGE}_paired"
+RESET_STOP_PAIRED = f"{RESET_STOP}_paired"
 ESTOP_SERVICE = f"{SUPERVISOR_NODE}/estop"
 
 
