@@ -10,6 +10,7 @@ from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from launch.actions import OpaqueFunction, RegisterEventHandler
 from launch.event_handlers import OnProcessExit
 
+from sigma_ros.contract_text import shipped_config_dir
 from sigma_ros.nodes.launch.arguments import COMMON, declared, ends_all, is_true, sigma_node, values
 from sigma_ros.nodes.launch.policy import POLICY_ARGUMENTS, policy_and_supervisor
 
@@ -33,6 +34,8 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     if not is_true(given["driver"]):
         return supervisor
     settings = {name: given[name] for name in ("contract", "port", "calibration", "zero")}
-    driver = sigma_node("so101_driver", "so101_driver", given, settings)
+    preset = shipped_config_dir() / f"{given['params_file']}_driver.yaml"
+    files = [preset] if preset.is_file() else []
+    driver = sigma_node("so101_driver", "so101_driver", given, settings, files=files)
     ended = OnProcessExit(target_action=driver, on_exit=ends_all("the driver"))
     return [*supervisor, RegisterEventHandler(ended), driver]

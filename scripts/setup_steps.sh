@@ -20,7 +20,7 @@ hash_of() {
 # Hash of what the build of the messages depends on: file contents that CMake reads, names of files it links.
 hash_of_messages() {
   {
-    hash_of CMakeLists.txt package.xml msg/*.msg msg/action/*.action requirements/ros.in scripts/setup_steps.sh
+    hash_of CMakeLists.txt package.xml msg/*.msg msg/action/*.action msg/srv/*.srv requirements/ros.in scripts/setup_steps.sh
     cat scripts/*.in
     find config launch training -type f ! -name '*.pyc' | LC_ALL=C sort
     pwd

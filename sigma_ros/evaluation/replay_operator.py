@@ -6,6 +6,9 @@ from typing import Protocol
 from sigma_ros.supervisor.reasons import Decision, Reason, State
 from sigma_ros.supervisor.supervisor import Supervisor
 
+_LOOKED_AT = (Reason.BASE_MISBEHAVES, Reason.CONTACT)
+"""Why an operator is asked for; this one always finds that the arm may go on."""
+
 
 class OperatorHand(Protocol):
     """Who gives a supervisor its orders: before each tick, knowing the last one."""
@@ -41,4 +44,4 @@ class ReplayOperator:
 
     def note(self, decision: Decision) -> None:
         """What came of the tick."""
-        self._is_awaited = decision.state is State.HOLD and decision.reason is Reason.BASE_MISBEHAVES
+        self._is_awaited = decision.state is State.HOLD and decision.reason in _LOOKED_AT

@@ -91,6 +91,7 @@ class IncidentRecorder(Node):
             (ActionChunk, topics.ACTION_CHUNK),
             (TelepathyState, topics.TELEPATHY),
             (Bool, topics.E_STOP),
+            (Bool, topics.ENABLE),
             (Bool, topics.POLICY_HEARTBEAT),
         )
         for kind, topic in plain:

@@ -33,7 +33,14 @@ LIFECYCLE_SERVICES = (
     "get_available_transitions",
     "get_transition_graph",
 )
-_SUPERVISOR_SERVICES = (topics.ENGAGE, topics.RELEASE, topics.RESET_STOP, topics.ESTOP_SERVICE)
+_SUPERVISOR_SERVICES = (
+    topics.ENGAGE,
+    topics.ENGAGE_PAIRED,
+    topics.RELEASE,
+    topics.RESET_STOP,
+    topics.RESET_STOP_PAIRED,
+    topics.ESTOP_SERVICE,
+)
 _POLICY_SERVICES = (topics.RESET_MEMORY, topics.PAUSE)
 _TOLD = (topics.SUPERVISOR_STATE, topics.TELEPATHY, topics.POLICY_INFO, "/diagnostics")
 
@@ -65,7 +72,7 @@ def enclaves(contract: Contract) -> tuple[Enclave, ...]:
             path="/sigma/supervisor",
             node=topics.SUPERVISOR_NODE,
             publishes=(*commands, topics.SUPERVISOR_STATE, "/diagnostics"),
-            hears=(*joints, topics.ACTION_CHUNK, topics.POLICY_HEARTBEAT, topics.E_STOP),
+            hears=(*joints, topics.ACTION_CHUNK, topics.POLICY_HEARTBEAT, topics.E_STOP, topics.ENABLE),
             answers=(*_SUPERVISOR_SERVICES, *_of(topics.SUPERVISOR_NODE, PARAMETER_SERVICES)),
         ),
         Enclave(
@@ -83,7 +90,7 @@ def enclaves(contract: Contract) -> tuple[Enclave, ...]:
         Enclave(
             path="/sigma/operator",
             node="sigma_operator",
-            publishes=(topics.E_STOP, topics.TASK),
+            publishes=(topics.E_STOP, topics.ENABLE, topics.TASK),
             hears=(*_TOLD, topics.POLICY_HEARTBEAT),
             answers=(topics.START_POLICY, topics.CANCEL_POLICY, *_of(topics.RUN_NODE, PARAMETER_SERVICES)),
             runs=(topics.RUN_POLICY,),
@@ -101,7 +108,7 @@ def enclaves(contract: Contract) -> tuple[Enclave, ...]:
             path="/sigma/incidents",
             node="sigma_incidents",
             publishes=("/diagnostics",),
-            hears=(*cameras, *joints, *commands, *from_policy, *_TOLD, topics.E_STOP, topics.TASK),
+            hears=(*cameras, *joints, *commands, *from_policy, *_TOLD, topics.E_STOP, topics.ENABLE, topics.TASK),
             answers=("sigma_incidents/save",),
         ),
     )

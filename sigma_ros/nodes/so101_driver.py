@@ -22,7 +22,7 @@ from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import SigmaError
 from sigma_ros.nodes.driver.arm import FollowerArm, ServoHealth
-from sigma_ros.nodes.driver.last_line import LastLine
+from sigma_ros.nodes.driver.last_line import LastLine, torque_for_tip_force
 from sigma_ros.nodes.shared import qos, topics
 from sigma_ros.nodes.shared.diagnostics import Diagnostics, Level, TaskStatus
 from sigma_ros.nodes.shared.node_options import DriverOptions
@@ -55,6 +55,7 @@ def open_arm(options: DriverOptions, contract: Contract) -> FollowerArm:
         zero=options.zero,  # type: ignore[arg-type]
         torque_limit=options.torque_limit,
         gripper_torque_limit=options.gripper_torque_limit,
+        most_torque=torque_for_tip_force(contract, options.max_tip_force_n) if options.max_tip_force_n else {},
     )
 
 

@@ -212,6 +212,10 @@ MOST_STATIONS = 16
 """More publishers of the emergency stop are a fault by themselves."""
 
 
+_SPARE = 1.25
+"""A station must beat so much more often than its limit for silence, for messages come unevenly."""
+
+
 @dataclass(slots=True, kw_only=True)
 class _Station:
     source: Source
@@ -219,6 +223,7 @@ class _Station:
     heard_ns: int
     pressed: bool
     has_left: bool = False
+    interval_ns: int = 0
 
 
 class EstopWatch:
@@ -247,6 +252,7 @@ class EstopWatch:
                 return
             station = _Station(source=source, first_ns=now_ns, heard_ns=now_ns, pressed=pressed)
             self._stations[source.publisher] = station
+        station.interval_ns = now_ns - station.heard_ns
         station.heard_ns, station.pressed, station.has_left = now_ns, pressed, False
         station.source = source
         for key in [key for key, old in self._stations.items() if _follows(station, old, now_ns, timeout_s)]:
@@ -257,9 +263,14 @@ class EstopWatch:
         for key, station in self._stations.items():
             station.has_left = key not in publishers
 
-    def silence_s(self, now_ns: int) -> float:
-        """The longest silence of any station; 0 where none was heard."""
-        return max((_silence_s(station, now_ns) for station in self._stations.values()), default=0.0)
+    def late(self, now_ns: int, *, limit_s: float) -> Verdict | None:
+        """The station that is silent for longest, where that is too long, with its rate and the one that is needed."""
+        station = max(self._stations.values(), key=lambda station: _silence_s(station, now_ns), default=None)
+        if station is None or _silence_s(station, now_ns) <= limit_s:
+            return None
+        rate_hz = NS_PER_S / station.interval_ns if station.interval_ns > 0 else 0.0
+        said = f"{station.source.label} silent for {_silence_s(station, now_ns):.3f} s, limit {limit_s:g} s; it beat at"
+        return refused(Reason.ESTOP_LATE, f"{said} {rate_hz:.0f} Hz, {_SPARE / limit_s:.0f} Hz are needed")
 
     def fault(self, now_ns: int, *, timeout_s: float, required: bool) -> Verdict | None:
         """Why ESTOP must be in force, with the stations' names: pressed, silent, or none where one is required."""
@@ -296,3 +307,31 @@ def _follows(new: _Station, old: _Station, now_ns: int, timeout_s: float) -> boo
     """Whether `new` is the station `old`, started again."""
     namesake = new is not old and bool(new.source.name) and new.source.name == old.source.name
     return namesake and old.has_left and new.first_ns > old.heard_ns and _silence_s(old, now_ns) > timeout_s
+
+
+# An enabling device (hold-to-run): the arm may move only while somebody holds it.
+
+
+class EnablingWatch:
+    """Who holds an enabling device, by publisher. Two at once enable nothing: one would speak for the other."""
+
+    def __init__(self) -> None:
+        self._heard: dict[str, tuple[Source, int, bool]] = {}
+
+    def hear(self, source: Source, now_ns: int, *, held: bool) -> None:
+        """One beat of a device. Those that fell silent are forgotten."""
+        self._heard = {key: said for key, said in self._heard.items() if now_ns - said[1] <= _LIVE_NS}
+        if len(self._heard) < MOST_STATIONS:
+            self._heard[source.publisher] = (source, now_ns, held)
+
+    def fault(self, now_ns: int, *, timeout_s: float) -> Verdict | None:
+        """Why nothing may move: no device, more than one, not held, or silent."""
+        live = [said for said in self._heard.values() if now_ns - said[1] <= _LIVE_NS]
+        if len(live) != 1:
+            names = ", ".join(sorted(source.label for source, _, _ in live))
+            return refused(Reason.NOT_ENABLED, f"several devices: {names}" if names else "no device is heard")
+        source, heard_ns, held = live[0]
+        age_s = (now_ns - heard_ns) / NS_PER_S
+        if held and age_s <= timeout_s:
+            return None
+        return refused(Reason.NOT_ENABLED, f"{source.label} silent for {age_s:.3f} s" if held else source.label)

@@ -10,7 +10,7 @@ from numpy import ndarray
 
 from sigma_ros.contract import Contract
 from sigma_ros.supervisor.chunks import ACCEPTED, Verdict, refused
-from sigma_ros.supervisor.identity import IN_PROCESS, Binding, EstopWatch, PolicyWatch, Source
+from sigma_ros.supervisor.identity import IN_PROCESS, Binding, EnablingWatch, EstopWatch, PolicyWatch, Source
 from sigma_ros.supervisor.limits import SupervisorLimits
 from sigma_ros.supervisor.reasons import Reason
 from sigma_ros.values import NS_PER_S, frozen_array
@@ -186,6 +186,7 @@ class InputMonitor:
         self.clock_fault: Verdict | None = None
         self.policy = PolicyWatch(contract)
         self.estops = EstopWatch()
+        self.enabling = EnablingWatch()
         self.foreign: tuple[str, ...] = ()
         self._joints_awaited_ns = 0
         self._started = False
@@ -265,14 +266,17 @@ class InputMonitor:
 
     def fault(self, now_ns: int) -> Verdict | None:
         """Why the arm may not move now."""
+        limits = self._limits
+        enabling = limits.require_enabling and self.enabling.fault(now_ns, timeout_s=limits.enabling_timeout_s)
         return (
-            self.clock_fault or self.joint_fault(now_ns) or self._policy_fault(now_ns) or self._late_estop_fault(now_ns)
+            self.clock_fault
+            or self.joint_fault(now_ns)
+            or enabling
+            or self._policy_fault(now_ns)
+            # A late station is waited for, so that the arm has gone only a short way when silence means ESTOP.
+            or self.estops.late(now_ns, limit_s=limits.estop_hold_s)
+            or None
         )
-
-    def _late_estop_fault(self, now_ns: int) -> Verdict | None:
-        """A station is late: the arm waits for it, so that it has gone only a short way when silence means ESTOP."""
-        silence_s, limit_s = self.estops.silence_s(now_ns), self._limits.estop_hold_s
-        return refused(Reason.ESTOP_LATE, f"{silence_s:.3f} s, limit {limit_s:g} s") if silence_s > limit_s else None
 
     def joint_fault(self, now_ns: int) -> Verdict | None:
         """Why the measured pose cannot be trusted now: there is none, or it is old."""

@@ -92,6 +92,7 @@ class SupervisorLimits:
     max_chunk_age_s: float = _setting(0.0, 0.0, 5.0, "s", "a chunk is executed this long after its stamp; 0: 30 ticks")
     estop_hold_s: float = _setting(0.05, 0.02, 1.0, "s", "e-stop heartbeat older: HOLD until it is heard again")
     estop_timeout_s: float = _setting(0.15, 0.1, 1.0, "s", "e-stop heartbeat older: ESTOP, once it was heard")
+    enabling_timeout_s: float = _setting(0.08, 0.04, 0.2, "s", "enabling device's beat older: HOLD until engage")
     max_tick_gap_s: float = _setting(0.1, 0.04, 1.0, "s", "own ticks further apart: HOLD")
     clock_jump_s: float = _setting(0.5, 0.1, 10.0, "s", "the observation clock against the own clock, between ticks")
     resume_after_s: float = _setting(0.2, 0.0, 10.0, "s", "all must be well this long before HOLD ends by itself")
@@ -132,6 +133,7 @@ class SupervisorLimits:
     authority_ages: bool = True
     require_heartbeat: bool = True
     require_estop_heartbeat: bool = False
+    require_enabling: bool = False
     start_ramp: bool = False
     check_tracking: bool = True
     bound_lead: bool = True

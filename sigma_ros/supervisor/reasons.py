@@ -99,6 +99,10 @@ class Reason(Enum):
     ALREADY_ENGAGED = ("the supervisor is engaged already", "")
     RELEASED = ("the operator released the arm", "call engage to go on")
     AUTHORITY_AGED = ("the arm stood for too long to go on by itself", "look at it, then engage")
+    NOT_PAIRED = (
+        "the operator is not paired",
+        "call engage_paired or reset_stop_paired with the token that the supervisor showed at its start",
+    )
     LATCHED = ("a stop is latched", "clear its cause, call reset_stop, then engage")
     NOT_LATCHED = ("there is no latched stop to reset", "")
     STILL_MOVING = ("the arm is still being brought to rest", "try again in half a second")
@@ -149,7 +153,8 @@ class Reason(Enum):
 
     ESTOP_PRESSED = ("the emergency stop is pressed", "release it, then reset_stop, then engage")
     ESTOP_HEARTBEAT = ("the emergency stop's heartbeat is missing", "start its publisher, then reset_stop")
-    ESTOP_LATE = ("the emergency stop's heartbeat is late", "beat at 50 Hz")
+    ESTOP_LATE = ("the emergency stop's heartbeat is late", "beat at 50 Hz, or allow more by estop_hold_s")
+    NOT_ENABLED = ("the enabling device is not held", "hold it, then engage")
     ESTOP_REQUESTED = ("the emergency stop was called", "call reset_stop, then engage")
 
     SCALE_FAULT = ("the residual was turned off by a fault and comes back slowly", "")

@@ -17,7 +17,7 @@ from sigma_ros.supervisor.reasons import TRANSITIONS, Counters, Event, Reason, S
 from sigma_ros.supervisor.trajectory import ChunkStream
 from sigma_ros.values import NS_PER_S
 
-_NEEDS_OPERATOR = (Reason.RELEASED, Reason.BASE_MISBEHAVES, Reason.CONTACT)
+_NEEDS_OPERATOR = (Reason.RELEASED, Reason.BASE_MISBEHAVES, Reason.CONTACT, Reason.NOT_ENABLED)
 """Reasons for HOLD that do not end by themselves."""
 
 

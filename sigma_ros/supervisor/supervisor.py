@@ -105,6 +105,10 @@ class Supervisor:
         """A policy's process is alive; `healthy` False (a gap, a pause) of the one that is followed asks for HOLD."""
         self._machine.monitor.hear_heartbeat(now_ns, healthy=healthy, source=source)
 
+    def on_enabling(self, held: bool, now_ns: int, *, source: Source = IN_PROCESS) -> None:  # noqa: FBT001 (as Bool)
+        """A beat of the enabling device; it counts where `require_enabling` asks for one."""
+        self._machine.monitor.enabling.hear(source, now_ns, held=held)
+
     def on_graph(self, *, foreign: tuple[str, ...], estop_publishers: Collection[str]) -> None:
         """What the shell sees of the others: who else publishes commands, and which emergency stops are there."""
         self._machine.monitor.foreign = foreign

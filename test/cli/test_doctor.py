@@ -89,6 +89,22 @@ def test_the_dds_profile_and_the_domain_are_looked_at(tmp_path: Path) -> None:
     assert [finding.level for finding in found if "profile" in finding.what] == ["wrong"]
 
 
+@pytest.mark.parametrize(
+    ("environment", "paired", "level"),
+    [
+        ({}, False, "wrong"),
+        ({"ROS_AUTOMATIC_DISCOVERY_RANGE": "SUBNET"}, False, "wrong"),
+        ({"ROS_SECURITY_ENABLE": "true", "ROS_SECURITY_STRATEGY": "Permissive"}, False, "wrong"),
+        ({}, True, "ok"),
+        ({"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}, False, "ok"),
+        ({"ROS_LOCALHOST_ONLY": "1"}, False, "ok"),
+        ({"ROS_SECURITY_ENABLE": "true", "ROS_SECURITY_STRATEGY": "Enforce"}, False, "ok"),
+    ],
+)
+def test_a_real_arm_that_anybody_on_the_network_can_engage_is_wrong(environment, paired: bool, level: str) -> None:
+    assert [finding.level for finding in checks.network(environment, paired=paired)] == [level]
+
+
 def test_offline_it_looks_at_machine_packages_and_checkpoint(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["--offline"])
     assert "mini: statistics of 6 joints" in result.output

@@ -21,7 +21,7 @@ from std_msgs.msg import Float64MultiArray
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import SigmaError, UsageError
 from sigma_ros.nodes.driver.arm import FollowerArm
-from sigma_ros.nodes.driver.last_line import LastLine
+from sigma_ros.nodes.driver.last_line import LastLine, torque_for_tip_force
 from sigma_ros.nodes.shared import qos
 from sigma_ros.nodes.shared.sensor_messages import array_message
 from sigma_ros.nodes.so101_driver import So101Driver
@@ -267,6 +267,15 @@ def test_torque_limits_are_set_and_read_back_at_each_connection(bus, calibration
         arm.connect()
         assert [servo.get(TORQUE_LIMIT) for servo in bus.servos.values()] == [600] * 5 + [300]
         arm.close()
+
+
+def test_what_bounds_the_force_at_the_tool_is_set_and_read_back_too(bus, calibration) -> None:
+    limits = torque_for_tip_force(CONTRACT, 50.0)
+    arm = FollowerArm(bus.port, calibration, CONTRACT, zero="encoder", most_torque=limits)
+    arm.connect()
+    read_back = [servo.get(TORQUE_LIMIT) for servo in bus.servos.values()]
+    assert read_back == [int(1000 * min(1.0, limits[name])) for name in CONTRACT.joint_names[:5]] + [500]
+    arm.close()
 
 
 def test_a_servo_that_does_not_take_its_torque_limit_is_named(bus, calibration) -> None:

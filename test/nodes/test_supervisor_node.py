@@ -14,6 +14,7 @@ from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import JointState
 from sigma_ros.msg import ActionChunk, SupervisorState
+from sigma_ros.srv import Paired
 from std_msgs.msg import Bool, Float64MultiArray
 from std_srvs.srv import Trigger
 
@@ -336,6 +337,38 @@ def test_one_station_of_the_emergency_stop_never_clears_another(contract, start)
     answer = rig.ask(topics.RESET_STOP)
     assert not answer.success
     assert "pressed" in answer.message
+
+
+def test_with_pairing_only_the_token_leads_to_motion_and_anybody_may_stop(contract, start, capsys):
+    rig, supervisor = start(contract, pairing=True)
+    token = capsys.readouterr().err.split()[-1]
+    assert "engage_paired" in rig.ask(topics.ENGAGE).message
+
+    def paired(given: str) -> Paired.Response:
+        client = rig.create_client(Paired, topics.ENGAGE_PAIRED)
+        rig.until(client.service_is_ready, "the paired service")
+        future = client.call_async(Paired.Request(token=given))
+        rig.until(future.done, "its answer")
+        return future.result()
+
+    end_s = time.monotonic() + 10.0
+    while not (answer := paired(token)).success:
+        assert time.monotonic() < end_s, answer.message
+    assert rig.ask(topics.RELEASE).success
+    assert rig.ask(topics.ESTOP_SERVICE).success
+    assert "wrong token" in paired("guessed").message
+    assert not rig.ask(topics.RESET_STOP).success
+    assert supervisor.drive.state == "ESTOP"
+
+
+def test_an_enabling_device_that_is_let_go_holds_the_arm(contract, start):
+    rig, _ = start(contract, require_enabling=True, enabling_timeout_s=0.2)
+    device, is_held = rig.create_publisher(Bool, topics.ENABLE, qos.EVENT), [True]
+    rig.create_timer(0.01, lambda: device.publish(Bool(data=is_held[0])))
+    rig.run()
+    is_held[0] = False
+    rig.in_state(SupervisorState.HOLD)
+    rig.until(lambda: "enabling device" in rig.states[-1].reason_text, "the reason")
 
 
 def test_a_malformed_chunk_is_counted_and_harmless(contract, start):

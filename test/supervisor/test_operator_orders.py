@@ -268,3 +268,96 @@ def test_more_stations_than_can_be_watched_are_an_emergency_stop() -> None:
     for number in range(17):
         bench.supervisor.on_estop(False, bench.now_ns, source=Source(publisher=str(number)))
     assert bench.tick().state is State.ESTOP
+
+
+# The enabling device
+
+
+HELD = SupervisorLimits(require_enabling=True)
+DEVICE = Source(publisher="c", name="/device")
+
+
+def held(bench: Bench, ticks: int, *, every: int = 1, devices: tuple[Source, ...] = (DEVICE,)) -> None:
+    for tick in range(ticks):
+        if tick % every == 0:
+            for device in devices:
+                bench.supervisor.on_enabling(True, bench.now_ns, source=device)
+        feed_one(bench, tick)
+
+
+def feed_one(bench: Bench, tick: int) -> None:
+    if tick % 5 == 0:
+        bench.offer(bench.sway(size=1.0, period_s=2.0))
+    bench.tick()
+
+
+def enabled() -> Bench:
+    bench = Bench(HELD)
+    bench.tick(3)
+    bench.supervisor.on_enabling(True, bench.now_ns, source=DEVICE)
+    assert bench.engage().success
+    held(bench, 60)
+    assert bench.last.state in FOLLOWING
+    return bench
+
+
+def test_without_a_held_enabling_device_there_is_no_engage() -> None:
+    bench = Bench(HELD)
+    bench.tick(3)
+    assert bench.engage().reason is Reason.NOT_ENABLED
+    bench.supervisor.on_enabling(False, bench.now_ns, source=DEVICE)
+    assert bench.engage().reason is Reason.NOT_ENABLED
+    bench.supervisor.on_enabling(True, bench.now_ns, source=DEVICE)
+    assert bench.engage().success
+
+
+@pytest.mark.parametrize("released", [True, False], ids=["false", "silence"])
+def test_who_lets_go_brings_the_arm_to_rest_in_a_fifth_of_a_second_and_only_engage_leads_on(released: bool) -> None:
+    bench = enabled()
+    lost = len(bench.decisions)
+    if released:
+        bench.supervisor.on_enabling(False, bench.now_ns, source=DEVICE)
+    for tick in range(10):
+        feed_one(bench, tick)
+    after = bench.commands[-10:]
+    assert len(bench.decisions) == lost + 10
+    assert (after[-1] == after[-2]).all()
+    assert bench.last.state is State.HOLD
+    held(bench, 60)
+    assert (bench.last.state, bench.last.reason) == (State.HOLD, Reason.NOT_ENABLED)
+    assert bench.engage().success
+    held(bench, 60)
+    assert bench.last.state in FOLLOWING
+
+
+def test_a_second_device_does_not_speak_for_the_first() -> None:
+    bench = enabled()
+    held(bench, 5, devices=(DEVICE, Source(publisher="d", name="/other")))
+    assert bench.last.reason is Reason.NOT_ENABLED
+    assert "/device, /other" in bench.last.reason_text
+
+
+# A slow emergency stop
+
+
+@pytest.mark.parametrize("every", [3, 5, 7])
+def test_a_station_that_beats_too_slowly_is_told_its_rate_and_the_one_that_is_needed(every: int) -> None:
+    bench = moving()
+    for tick in range(40):
+        if tick % every == 0:
+            beat(bench, LEFT)
+        bench.tick()
+    late = [d for d in bench.decisions if d.reason is Reason.ESTOP_LATE]
+    assert late, f"{50 / every:.0f} Hz"
+    assert f"it beat at {50 / every:.0f} Hz, 25 Hz are needed" in late[-1].reason_text
+
+
+def test_from_five_hertz_on_a_station_is_accepted_by_who_allows_for_the_way_that_costs() -> None:
+    """0.25 s at the speed limit of 2 rad/s and one stop: 0.6 rad at most between the last beat and rest."""
+    bench = moving(SupervisorLimits(estop_hold_s=0.25, estop_timeout_s=0.4))
+    for tick in range(100):
+        if tick % 10 == 0:
+            beat(bench, LEFT)
+        feed_one(bench, tick)
+    assert Reason.ESTOP_LATE not in {d.reason for d in bench.decisions}
+    assert bench.last.state in FOLLOWING

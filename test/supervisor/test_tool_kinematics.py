@@ -15,7 +15,9 @@ from supervision import CONTRACT, QUICK_LAW
 
 from safety import oracle
 from sigma_ros.contract_file import load_contract
+from sigma_ros.errors import ContractError
 from sigma_ros.kinematics import ForwardKinematics, Kinematics, read_kinematics
+from sigma_ros.nodes.driver.last_line import torque_for_tip_force
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -170,3 +172,19 @@ def test_a_link_stands_and_turns_as_its_numbers_say_whatever_they_are(numbers: n
     w, *u = quaternion / np.linalg.norm(quaternion)
     found = ForwardKinematics(read, ("a",)).points_m(np.array([[0.7]]))[0, :, 0]
     np.testing.assert_allclose(found, place + turned(turn, w, np.array(u)), atol=1e-12)
+
+
+def test_no_joint_alone_pushes_the_tool_harder_than_is_asked_for() -> None:
+    """By the poses' own levers; in one of a hundred poses a tool point lies nearer to the axis than that counts for."""
+    contract = load_contract("so101")
+    assert contract.kinematics is not None
+    limits = torque_for_tip_force(contract, 50.0)
+    forward = ForwardKinematics(contract.kinematics, contract.joint_names)
+    poses = np.random.default_rng(7).uniform(contract.lower_rad, contract.upper_rad, (500, contract.dof))
+    for joint, name in enumerate(contract.joint_names):
+        turned = forward.points_m(poses + 1e-4 * np.eye(contract.dof)[joint])
+        lever_m = np.linalg.norm(turned - forward.points_m(poses), axis=1).max(axis=1) / 1e-4
+        assert (2.94 * limits[name] / lever_m <= 50.0 + 1e-6).mean() >= 0.97
+    assert limits["shoulder_lift"] == 1.0, "strength is not taken where the lever is long"
+    with pytest.raises(ContractError, match="kinematics"):
+        torque_for_tip_force(replace(contract, kinematics=None), 50.0)

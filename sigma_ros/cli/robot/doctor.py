@@ -36,6 +36,9 @@ def doctor(
     checkpoint: Annotated[str, typer.Option(help="The checkpoint that is to run.")] = "mini",
     seconds: Annotated[float, typer.Option(min=0.5, help="How long to listen to the robot.")] = 4.0,
     offline: Annotated[bool, typer.Option("--offline", help="Leave the ROS graph out.")] = False,
+    open_network: Annotated[
+        bool, typer.Option("--open-network", help="Accept a real arm that anybody on the network can engage.")
+    ] = False,
 ) -> None:
     """Checks machine, packages, GPU, ROS, clocks, topics, rates, QoS, units and checkpoint.
 
@@ -54,7 +57,7 @@ def doctor(
     wrong += _show(console, "checkpoint", _checkpoint(checkpoint, robot))
     wrong += _show(console, "ROS", ros_environment(os.environ))
     if not offline:
-        wrong += _graph(console, robot, checkpoint, seconds)
+        wrong += _graph(console, robot, checkpoint, seconds, open_network=open_network)
     console.print("nothing is wrong" if not wrong else f"{wrong} thing(s) are wrong", style="bold")
     if wrong:
         raise typer.Exit(1)
@@ -90,7 +93,7 @@ def _checkpoint(checkpoint: str, contract: Contract) -> Iterable[object]:
         yield Finding("ok", f"{checkpoint}: statistics of {quantiles.dof} joints")
 
 
-def _graph(console: Console, contract: Contract, checkpoint: str, seconds: float) -> int:
+def _graph(console: Console, contract: Contract, checkpoint: str, seconds: float, *, open_network: bool) -> int:
     from sigma_ros.cli.robot.calibrate import training_quantiles  # noqa: PLC0415
 
     try:
@@ -106,7 +109,11 @@ def _graph(console: Console, contract: Contract, checkpoint: str, seconds: float
         watch = StreamWatch(node, contract, commands=True)
         spin(seconds)
         facts, names = watch.facts(), node.get_node_names()
+        services = {name.rpartition("/")[2] for name, _ in node.get_service_names_and_types()}
     wrong = _show(console, "nodes", nodes(names, (topics.POLICY_NODE, topics.SUPERVISOR_NODE)))
+    paired = topics.ENGAGE_PAIRED.rpartition("/")[2] in services
+    if topics.DRIVER_NODE in names and not open_network:
+        wrong += _show(console, "network", network(os.environ, paired=paired))
     seen = [fact for fact in facts if fact.name != "commands" or fact.publishers]
     wrong += _show(console, "streams", streams(contract, seen))
     wrong += _show(console, "commands", publishers_of_commands(facts, topics.SUPERVISOR_NODE))
@@ -218,6 +225,20 @@ def ros_environment(environment: Mapping[str, str]) -> Iterator[Finding]:
         yield Finding("wrong", f"DDS profile {profile} is not there", "correct the path")
     else:
         yield Finding("ok", f"DDS profile {profile}")
+
+
+def network(environment: Mapping[str, str], *, paired: bool) -> Iterator[Finding]:
+    """Whether a real arm can be engaged by anybody who reaches it: local, paired, secured, or none of these."""
+    reach = environment.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "SUBNET").upper()
+    if reach in ("LOCALHOST", "OFF") or environment.get("ROS_LOCALHOST_ONLY") == "1":
+        yield Finding("ok", "the arm is reached from this machine alone")
+    elif environment.get("ROS_SECURITY_ENABLE") == "true" and environment.get("ROS_SECURITY_STRATEGY") == "Enforce":
+        yield Finding("ok", "SROS2 is enforced")
+    elif paired:
+        yield Finding("ok", "engage and reset_stop ask for the supervisor's token")
+    else:
+        remedy = "pairing: true (params_file:=beside_people), SROS2, ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST, "
+        yield Finding("wrong", "anybody on the network can engage the arm", remedy + "or --open-network")
 
 
 def clock() -> Iterator[Finding]:

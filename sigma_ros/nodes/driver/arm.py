@@ -5,10 +5,11 @@ LeRobot does bus, registers and calibration; counts are turned into radians here
 LeRobot's way back to counts cuts off fractions. Nothing is asked on a terminal and nothing is calibrated here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,7 @@ class FollowerArm:
         zero: Where 0 rad is: the encoder's middle, or the middle of the recorded range.
         torque_limit: Of the five arm servos, part of their stall torque, (0, 1].
         gripper_torque_limit: The gripper's, likewise.
+        most_torque: By joint, what may not be exceeded either.
         make: Makes LeRobot's robot.
     """
 
@@ -75,14 +77,16 @@ class FollowerArm:
         zero: Zero,
         torque_limit: float = 1.0,
         gripper_torque_limit: float = 0.5,
+        most_torque: Mapping[str, float] = MappingProxyType({}),
         make: Callable[[str, Path], Any] = lerobot_follower,
     ) -> None:
         joints = read_calibration(calibration)
         self._joints = [joints[i] for i in contract.joint_order(tuple(joint.name for joint in joints))]
         self._zero: Zero = zero
         self._torque_limits = {
-            joint.name: round(_FULL_TORQUE * (gripper_torque_limit if joint.name == "gripper" else torque_limit))
+            joint.name: int(_FULL_TORQUE * min(limit, most_torque.get(joint.name, 1.0)) + 1e-6)
             for joint in self._joints
+            for limit in (gripper_torque_limit if joint.name == "gripper" else torque_limit,)
         }
         self._port = port
         self._robot = make(port, calibration)

@@ -6,12 +6,42 @@ from jaxtyping import Bool, Float64
 from numpy import ndarray
 
 from sigma_ros.contract import Contract
+from sigma_ros.errors import ContractError
+from sigma_ros.kinematics import ForwardKinematics
 
 _SLACK = 1.25
 """The supervisor's own commands arrive unevenly: two of them may fall into one cycle of the driver."""
 
 _LONGEST_S = 0.1
 """A pause earns no larger step than this long a way at full speed."""
+
+
+_STALL_NM = 2.94
+"""Of the STS3215 at 12 V, from its data sheet; at 7.4 V it is less."""
+
+_POSES, _SHARE, _TURN_RAD = 4000, 1.0, 1e-4
+
+
+def torque_for_tip_force(contract: Contract, force_n: float) -> dict[str, float]:
+    """Each joint's torque limit, part of the stall torque, at which it alone pushes the tool with no more than a force.
+
+    A joint with torque T pushes a point at the distance r from its axis with T / r. Of r the smallest counts, but for
+    the hundredth part of all poses in which a tool point lies nearest to the axis: there no limit would be low enough.
+
+    Raises:
+        ContractError: the contract says nothing of the arm's kinematics.
+    """
+    if contract.kinematics is None:
+        raise ContractError("max_tip_force_n needs the arm's kinematics", where=f"contract {contract.name}")
+    forward = ForwardKinematics(contract.kinematics, contract.joint_names)
+    poses = np.random.default_rng(0).uniform(contract.lower_rad, contract.upper_rad, (_POSES, contract.dof))
+    here = forward.points_m(poses)
+    limits = {}
+    for joint, name in enumerate(contract.joint_names):
+        turned = forward.points_m(poses + _TURN_RAD * np.eye(contract.dof)[joint])
+        lever_m = np.linalg.norm(turned - here, axis=1).max(axis=1) / _TURN_RAD
+        limits[name] = min(1.0, force_n * float(np.percentile(lever_m, _SHARE)) / _STALL_NM)
+    return limits
 
 
 class LastLine:

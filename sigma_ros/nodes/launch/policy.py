@@ -26,7 +26,10 @@ POLICY_ARGUMENTS: Arguments = {
     "device": ("auto", "where the model runs: auto, cpu, cuda, cuda:0"),
     "allow_untrained": ("false", "accept a checkpoint with random weights"),
     "task": ("", "what to do, in words; empty: the contract's first task"),
-    "params_file": ("", "YAML file with further parameters of the nodes, or a shipped one: cautious, research, slow"),
+    "params_file": (
+        "",
+        "YAML file with further parameters of the nodes, or a shipped one: cautious, beside_people, research, slow",
+    ),
     "autostart": ("true", "configure and activate the policy; false: a lifecycle manager does"),
     "policy": ("true", "start the policy too; false on the robot's computer, where another machine has the GPU"),
     "supervisor": ("true", "start the supervisor too; without it nothing commands the robot"),
@@ -146,6 +149,8 @@ def parameter_files(context: LaunchContext, given: Given, nodes: list[str]) -> M
         return none | preset
     file = Path(name).expanduser()
     if not file.is_file():
-        raise UsageError("no such parameter file", where=name, expected="a YAML file, or cautious, research or slow")
+        raise UsageError(
+            "no such parameter file", where=name, expected="a YAML file, or cautious, beside_people, research or slow"
+        )
     by_name = {full_name(context, given, node): node for node in nodes}
     return none | {by_name[full]: [file] for full in fitting(file, list(by_name))}

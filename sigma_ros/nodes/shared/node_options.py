@@ -194,6 +194,14 @@ class DriverOptions:
         read_only=True,
     )
     gripper_torque_limit: float = option("the gripper's, likewise", default=0.5, low=0.05, high=1.0, read_only=True)
+    max_tip_force_n: float = option(
+        "lower each joint's torque limit so that it alone pushes the tool no harder; 0: off; needs `kinematics`",
+        default=0.0,
+        unit="N",
+        low=0.0,
+        high=500.0,
+        read_only=True,
+    )
 
     def conflicts(self) -> list[str]:
         """See `Options`."""
@@ -280,6 +288,11 @@ class SupervisorOptions:
     realtime_priority: int = option(
         "SCHED_FIFO level of its thread where permitted; 0: ordinary", default=20, low=0, high=99, read_only=True
     )
+    pairing: bool = option(
+        "engage and reset_stop only with the token that is shown at start: `~/engage_paired`, `~/reset_stop_paired`",
+        default=False,
+        read_only=True,
+    )
     scale_ceiling: float = option("the applied scale never exceeds this", default=1.0, low=0.0, high=1.0)
 
     position_margin_rad: float = _of_limits("position_margin_rad")
@@ -303,6 +316,7 @@ class SupervisorOptions:
     max_chunk_age_s: float = _of_limits("max_chunk_age_s")
     estop_hold_s: float = _of_limits("estop_hold_s")
     estop_timeout_s: float = _of_limits("estop_timeout_s")
+    enabling_timeout_s: float = _of_limits("enabling_timeout_s")
     max_tick_gap_s: float = _of_limits("max_tick_gap_s")
     clock_jump_s: float = _of_limits("clock_jump_s")
     resume_after_s: float = _of_limits("resume_after_s")
@@ -329,6 +343,9 @@ class SupervisorOptions:
     )
     require_heartbeat: bool = _of_limits("require_heartbeat", "engage only while the policy's heartbeat is heard")
     require_estop_heartbeat: bool = _of_limits("require_estop_heartbeat", "without an e-stop publisher: ESTOP")
+    require_enabling: bool = _of_limits(
+        "require_enabling", "move only while one enabling device says true on `sigma/enable` (hold-to-run)"
+    )
     start_ramp: bool = _of_limits("start_ramp", "lead the arm slowly to a first target beyond start_tolerance_rad")
     check_tracking: bool = _of_limits("check_tracking", "stop when a joint does not follow or freezes")
     bound_lead: bool = _of_limits(

@@ -24,6 +24,8 @@ from sigma_ros.nodes.shared.qos import steady_clock
 from sigma_ros.nodes.shared.sensor_messages import stamp_ns
 from sigma_ros.nodes.supervisor.health import SupervisorHealth
 from sigma_ros.nodes.supervisor.output import SupervisorOutput
+from sigma_ros.nodes.supervisor.pairing import Pairing, unpaired
+from sigma_ros.srv import Paired
 from sigma_ros.streams.joints import JointMerger, JointReader
 from sigma_ros.supervisor.limits import TIGHTENED
 from sigma_ros.supervisor.reasons import Answer, Decision
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
 
 FOREIGN_CHECK_S = 0.2
 MALFORMED_LOG_S = 1.0
+
+_FROM_KNOWN = (topics.ACTION_CHUNK, topics.POLICY_HEARTBEAT, topics.E_STOP, topics.ENABLE)
+"""Topics whose publishers are told apart."""
 
 
 class LiveDrive:
@@ -50,12 +55,9 @@ class LiveDrive:
         self._output = SupervisorOutput(node, contract, lockstep=False)
         self._health = SupervisorHealth(self._core, contract)
         self._decision: Decision | None = None
-        self._senders = {
-            topic: Senders(node, (topic,)) for topic in (topics.ACTION_CHUNK, topics.POLICY_HEARTBEAT, topics.E_STOP)
-        }
+        self._senders = {topic: Senders(node, (topic,)) for topic in _FROM_KNOWN}
         self._subscribe()
-        for name, answer in self._operations().items():
-            node.create_service(Trigger, f"~/{name}", _service(answer))
+        self._serve(Pairing() if options.pairing else None)
         node.create_timer(contract.command_period_ns / NS_PER_S, self._tick, clock=steady_clock())
         node.create_timer(FOREIGN_CHECK_S, self._check_publishers, clock=steady_clock())
         self._diagnostics = Diagnostics(node, hardware_id=contract.name, tasks=self._health.tasks())
@@ -94,14 +96,16 @@ class LiveDrive:
         self._node.create_subscription(Bool, topics.POLICY_HEARTBEAT, self._on_heartbeat, qos.HEARTBEAT)
         for profile in (qos.EVENT, qos.EVENT_ANY):
             self._node.create_subscription(Bool, topics.E_STOP, self._on_estop, profile)
+        self._node.create_subscription(Bool, topics.ENABLE, self._on_enabling, qos.EVENT_ANY)
 
-    def _operations(self) -> dict[str, Callable[[], Answer]]:
-        return {
-            "engage": self._engage,
-            "release": self._core.release,
-            "reset_stop": self._reset_stop,
-            "estop": self._core.estop,
-        }
+    def _serve(self, pairing: Pairing | None) -> None:
+        """What stops the arm anybody may ask for; what lets it move, with pairing, only who knows the token."""
+        for name, answer in {"release": self._core.release, "estop": self._core.estop}.items():
+            self._node.create_service(Trigger, f"~/{name}", _service(answer))
+        for name, answer in {"engage": self._engage, "reset_stop": self._reset_stop}.items():
+            self._node.create_service(Trigger, f"~/{name}", _service(answer if pairing is None else unpaired))
+            if pairing is not None:
+                self._node.create_service(Paired, f"~/{name}_paired", _paired(pairing, answer))
 
     def _on_joints(self, part: int, message: JointState) -> None:
         try:
@@ -131,6 +135,9 @@ class LiveDrive:
 
     def _on_estop(self, message: Bool, info: "MessageInfo") -> None:
         self._core.on_estop(message.data, time.monotonic_ns(), source=self._senders[topics.E_STOP].source(info))
+
+    def _on_enabling(self, message: Bool, info: "MessageInfo") -> None:
+        self._core.on_enabling(message.data, time.monotonic_ns(), source=self._senders[topics.ENABLE].source(info))
 
     def _tick(self) -> None:
         at_ns = self._observation_now_ns()
@@ -168,6 +175,18 @@ class LiveDrive:
 
     def _observation_now_ns(self) -> int:
         return int(self._node.get_clock().now().nanoseconds)
+
+
+def _paired(
+    pairing: Pairing, answer: Callable[[], Answer]
+) -> Callable[[Paired.Request, Paired.Response], Paired.Response]:
+    def respond(request: Paired.Request, response: Paired.Response) -> Paired.Response:
+        refusal = pairing.judge(request.token, time.monotonic_ns())
+        said = answer() if refusal is None else Answer(success=False, reason=refusal.reason, detail=refusal.detail)
+        response.success, response.message = said.success, said.text
+        return response
+
+    return respond
 
 
 def _service(answer: Callable[[], Answer]) -> Callable[[Trigger.Request, Trigger.Response], Trigger.Response]:
