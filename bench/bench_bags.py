@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
-from side_by_side import interleaved, table
+from shared.side_by_side import interleaved, table
 
 from sigma_ros.bags.reader import open_bag
 from sigma_ros.bags.writer import BagWriter

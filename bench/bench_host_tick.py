@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from lerobot.policies.pi05.modeling_pi05 import PI05Policy
 from lerobot.policies.utils import prepare_observation_for_inference
-from side_by_side import interleaved, table
+from shared.side_by_side import interleaved, table
 
 from sigma_ros.contract_file import load_contract
 from sigma_ros.model.pi05.backbone import Backbone

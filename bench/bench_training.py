@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from peft import LoraConfig
-from side_by_side import interleaved, table
+from shared.side_by_side import interleaved, table
 
 from sigma_ros.contract_file import load_contract
 from sigma_ros.model.pi05.loading import load_base

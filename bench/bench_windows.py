@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
-from side_by_side import interleaved, table
+from shared.side_by_side import interleaved, table
 
 from sigma_ros.bags.reader import open_bag
 from sigma_ros.bags.writer import BagWriter

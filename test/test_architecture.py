@@ -31,7 +31,7 @@ FACTS = FOUNDATION | {
     "contract_text",
     "conventions",
     "kinematics",
-    "remote",
+    "addresses",
 }
 MAY_IMPORT = {
     "errors": set(),
@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "kinematics": {"border", "errors"},
     "contract": {"errors", "kinematics", "values"},
     "border": {"errors"},
-    "remote": {"border", "errors"},
+    "addresses": {"border", "errors"},
     "contract_file": {"border", "contract", "contract_text", "errors", "kinematics"},
     "contract_text": {"border", "errors"},
     "starting": {"stopping"},
@@ -354,7 +354,7 @@ LARGER_FOLDERS = {
     "safety": 15,
     "sigma_ros/sim": 15,
     "sigma_ros/supervisor": 15,
-    "test": 18,
+    "test": 15,
     "test/model": 21,
     "test/nodes": 22,
     "test/supervisor": 22,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
+from sigma_ros.addresses import address_of, fetcher_of
 from sigma_ros.bags.lerobot import (
     ACTION_KEY,
     STATE_KEY,
@@ -22,7 +23,6 @@ from sigma_ros.camera_names import IMAGES
 from sigma_ros.contract import Camera, Contract
 from sigma_ros.conventions import DEGREES_REMEDY, certain, likely
 from sigma_ros.errors import DatasetError, SigmaError
-from sigma_ros.remote import address_of, fetcher_of
 
 _RATE_ROUNDING = 1e-3
 _EPISODES_JUDGED = 64

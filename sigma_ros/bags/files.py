@@ -9,10 +9,10 @@ from typing import Any, NamedTuple, Protocol
 
 from backports import zstd
 
+from sigma_ros.addresses import RemoteFile, address_of, files_at, folders_below
 from sigma_ros.bags.losses import Losses
 from sigma_ros.border import MAX_OUTPUT_BYTES, one_line, open_regular, plain_texts, read_yaml
 from sigma_ros.errors import BagError, SigmaError, UsageError
-from sigma_ros.remote import RemoteFile, address_of, files_at, folders_below
 
 _SUFFIXES = (".mcap", ".db3")
 _COMPRESSED = ".zstd"

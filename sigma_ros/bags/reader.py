@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple, Self
 
 from backports import zstd
 
+from sigma_ros.addresses import address_of, copied, files_at
 from sigma_ros.bags import messages
 from sigma_ros.bags.files import StorageFile, Stored, clock_was_set, find_files, unpacked
 from sigma_ros.bags.losses import Losses
@@ -27,7 +28,6 @@ from sigma_ros.bags.sqlite_file import SqliteFile
 from sigma_ros.border import most_output_bytes, one_line
 from sigma_ros.contract import COMMAND_TYPES, IMAGE_TYPES, VIDEO_TYPES, Contract, Part
 from sigma_ros.errors import BagError, ContractError, SigmaError, UsageError
-from sigma_ros.remote import address_of, copied, files_at
 from sigma_ros.streams.images import ImageMessage
 from sigma_ros.streams.video import Taken, VideoDecoder, VideoError, VideoPacket
 

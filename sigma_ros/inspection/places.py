@@ -7,6 +7,7 @@ With a contract the losses are those that every other verb counts; without one t
 from collections.abc import Sequence
 from pathlib import Path
 
+from sigma_ros.addresses import address_of, files_at
 from sigma_ros.bags.files import is_bag
 from sigma_ros.bags.reader import Stamps
 from sigma_ros.border import one_line, read_json
@@ -15,7 +16,6 @@ from sigma_ros.errors import UsageError
 from sigma_ros.inspection.bag import bag_contents
 from sigma_ros.inspection.data_set import data_set_contents
 from sigma_ros.inspection.facts import Contents, TopicFacts
-from sigma_ros.remote import address_of, files_at
 
 
 def look_into(

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from bags import plain, small_contract, write_recording
 
+from sigma_ros.addresses import address_of, copied, files_at
 from sigma_ros.bags.files import files_size_bytes, files_stamp, find_bags
 from sigma_ros.bags.lerobot_dataset import write_dataset
 from sigma_ros.bags.reader import open_bag
 from sigma_ros.bags.transcode import load_episode, rows_of
 from sigma_ros.errors import MachineError, SigmaError, UsageError
 from sigma_ros.inspection.places import look_into
-from sigma_ros.remote import address_of, copied, files_at
 
 fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed")
 CONTRACT = small_contract()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 INSTRUCTIONS = {"FROM", "SHELL", "RUN", "WORKDIR", "COPY", "CMD"}
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 PIXI = (ROOT / "pixi.toml").read_text(encoding="utf-8")

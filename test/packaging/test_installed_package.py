@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 INSTALLED = ROOT / ".ros" / "install" / "sigma_ros"
 PYTHON = INSTALLED / "lib" / "python3.12" / "site-packages"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PREFIXES = (sys.prefix, "/usr", *os.environ.get("AMENT_PREFIX_PATH", "").split(":"))
 HAS_AMENT = any((Path(prefix) / "share" / "ament_cmake_core").is_dir() for prefix in PREFIXES)
 CODE = ("start/policy_node", "/launch", "/config", "sigma_ros/training")
