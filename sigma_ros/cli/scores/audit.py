@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -85,7 +84,9 @@ def audit(
     result = judge(observed, ("base", "checkpoint") if runtime.info.sigma_trained else ("base",), seed=seed)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        document = plain({"checkpoint": checkpoint, "hash": runtime.info.hash, **result.document()})
+        document = plain(
+            {"checkpoint": checkpoint, "hash": runtime.info.hash, "other_text": other_text, **result.document()}
+        )
         assert isinstance(document, dict)
         text = to_text(document)
         write_files({AUDIT_FILE: lambda path: path.write_text(text, encoding="utf-8")}, out)
@@ -93,24 +94,27 @@ def audit(
 
 
 def _show(result: "Audit") -> None:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("policy", "channel", "exchanged for", "verdict", "error grows by", "95 % interval", "p", "moved"):
-        table.add_column(column)
-    for one in result.verdicts:
-        share, low, high = one.moved
-        table.add_row(
-            one.policy,
-            one.channel or "all",
-            one.exchange,
-            one.verdict,
-            f"{one.error.relative:+.1%}",
-            f"{one.error.relative_low:+.1%} .. {one.error.relative_high:+.1%}",
-            f"{one.p:.2g}",
-            f"{share:.1%} ({low:.1%} .. {high:.1%})",
-        )
     console = Console(highlight=False, markup=False)
-    console.print(table)
+    for policy in dict.fromkeys(one.policy for one in result.verdicts):
+        table = Table(title=policy, title_justify="left", box=None, padding=(0, 1), pad_edge=False)
+        for column in ("channel", "exchanged for", "verdict", "error grows by", "p", "moved"):
+            table.add_column(column, no_wrap=True)
+        for one in result.verdicts:
+            if one.policy == policy:
+                table.add_row(
+                    one.channel or "all",
+                    one.exchange,
+                    one.verdict,
+                    _percent(one.error.relative, one.error.relative_low, one.error.relative_high),
+                    f"{one.p:.2g}",
+                    _percent(*one.moved),
+                )
+        console.print(table)
     console.print(
-        f"{result.windows} windows of {result.episodes} episodes; "
-        "moved: the actions' movement as a share of that when everything is exchanged"
+        f"{result.windows} windows of {result.episodes} episodes; 95 % intervals; "
+        "moved: the actions, of what they move when everything is exchanged"
     )
+
+
+def _percent(share: float, low: float, high: float) -> str:
+    return f"{share:.0%} ({100 * low:.0f} to {100 * high:.0f})"

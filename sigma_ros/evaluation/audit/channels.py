@@ -128,7 +128,7 @@ def observe(
     recorded = each(lambda _: AS_RECORDED, own)
     start = recorded[0].memories[0]
     pictures = Exchange(channel="pictures", name="next episode's")
-    text = Exchange(channel="text", name=f"'{other_text}'", text=other_text)
+    text = Exchange(channel="text", name="another text", text=other_text)
     reset = Exchange(channel="memory", name="emptied", memory=lambda _: start)
     swap = Exchange(channel="memory", name="next episode's")
     exchanged = (

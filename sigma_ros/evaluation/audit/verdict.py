@@ -94,7 +94,7 @@ def _judged(observed: Observed, policy: Policy, seed: int) -> list[ChannelVerdic
         ChannelVerdict(
             policy=policy,
             channel=None,
-            exchange="everything (control)",
+            exchange="everything",
             verdict="sees" if noticed else "unclear",
             error=control,
             p=control.p_value,
