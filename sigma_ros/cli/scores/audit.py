@@ -78,7 +78,7 @@ def audit(
     for path in found:
         with open_bag(path) as bag:
             episodes.append(list(episode(bag, known, image_size_px=runtime.image_size_px)))
-    with Progress(console=Console(stderr=True)) as progress:
+    with Progress(console=Console(stderr=True, markup=False)) as progress:
         bar = progress.add_task("episodes", total=5 * len(episodes))
         observed = observe(runtime, episodes, other_text=other_text, on_episode=lambda: progress.advance(bar))
     result = judge(observed, ("base", "checkpoint") if runtime.info.sigma_trained else ("base",), seed=seed)
