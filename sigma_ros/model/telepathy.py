@@ -124,7 +124,7 @@ class TelepathyOutput:
 
 
 def _rebuilt[T](kind: type[T], tensors: Iterable[Tensor]) -> T:
-    names = [entry.name for entry in fields(kind)]  # type: ignore[arg-type]
+    names: tuple[str, ...] = kind.__slots__  # type: ignore[attr-defined]  # `fields` of a class breaks the graph
     return kind(**dict(zip(names, tensors, strict=True)))
 
 

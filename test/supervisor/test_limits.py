@@ -143,7 +143,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
     assert defaults.require_heartbeat
     assert defaults.check_tracking
     assert defaults.bound_lead
-    assert defaults.untracked_joints == ("gripper",)
+    assert defaults.untracked_joints == ("gripper", "left_gripper", "right_gripper")
     for switch in ("require_estop_heartbeat", "start_ramp", "cap_tool_speed", "keep_above_plane"):
         assert not getattr(defaults, switch), switch
 
