@@ -13,7 +13,7 @@ Rules (DESIGN.md gives the reasons):
 - **Stamps.** Zero and repeated stamps are refused. A stamp more than one tick back, or far ahead of its stream, needs
   a second message to confirm it; confirmed backward means the clock was set or a bag was looped: a new epoch.
 - **End.** Of a recording, also before its clock goes back: while every stream has a message that no tick has taken,
-  there is one more tick, unless it lies more than 1/32 of a period behind all of them. Live nothing ends.
+  there is one more tick, unless it lies more than 5 ms behind all of them. Live nothing ends.
 - **Late.** A message stamped before a consumed tick never changes that tick; it may serve a later one.
 - **Epoch.** `reset`, a new task text, a backward jump and `max_gap_ticks` gaps in a row end it; the window starts anew.
 """
@@ -68,8 +68,8 @@ class WindowHistory:
 
 __all__ = ["LOOKAHEAD_TICKS", "FrameClock", "StreamCounters"]
 
-LAST_TICK_SHARE = 32
-"""A recording's last tick lies at most this part of a period behind its newest message: jitter, not another tick."""
+LAST_TICK_JITTER_NS = 5_000_000
+"""A recording's last tick lies at most this far behind its newest message: jitter of stamps, not another tick."""
 
 LOOKAHEAD_TICKS = 64
 """A stream this far (and two seconds) ahead makes a tick complete without the others."""
@@ -236,7 +236,7 @@ class FrameClock:
     def _take_last(self) -> None:
         while (grid := self._anchored()) is not None and all(stream.pending for stream in self._streams.values()):
             newest_ns = max(stream.pending[-1].stamp_ns for stream in self._streams.values())
-            if grid.stamp_ns(self._tick) - newest_ns > self._contract.tick_period_ns // LAST_TICK_SHARE:
+            if grid.stamp_ns(self._tick) - newest_ns > LAST_TICK_JITTER_NS:
                 return
             self._last_ticks.append(self._consume())
 
