@@ -2,7 +2,7 @@
 """Recordings and data sets at addresses that `fsspec` knows (s3://, gs://, http://, memory://): read through copies.
 
 A bag is copied whole into a temporary folder for as long as it is open; of a data set only the files that are asked
-for, until the process ends. Nothing is copied that is larger than what is free on the disk.
+for, until the process ends. Nothing is copied that is larger than what is free on the disk. The way out is the Hub's.
 """
 
 import re
@@ -13,7 +13,7 @@ from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from sigma_ros.border import contained, one_line
 from sigma_ros.errors import MachineError, SigmaError, UsageError
@@ -140,3 +140,32 @@ def folders_below(address: str) -> Iterator[tuple[str, list[RemoteFile]]]:
         parent = str(PurePosixPath(file.name).parent)
         by_folder.setdefault("" if parent == "." else parent, []).append(file)
     yield from sorted(by_folder.items())
+
+
+def push_folder(
+    folder: Path, repo: str, *, kind: Literal["model", "dataset"], private: bool = False, tag: str | None = None
+) -> str:
+    """Uploads a folder to the Hub, where the repository is made if need be; returns the commit.
+
+    Raises:
+        MachineError: the Hub does not take it; the folder stays as it is.
+    """
+    import httpx  # noqa: PLC0415 - a second, only for this, as the next ones
+    from huggingface_hub import HfApi  # noqa: PLC0415
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError  # noqa: PLC0415
+
+    try:
+        api = HfApi()
+        api.create_repo(repo, repo_type=kind, private=private, exist_ok=True)
+        ignored = [".*", "images/"]
+        done = api.upload_folder(repo_id=repo, folder_path=folder, repo_type=kind, ignore_patterns=ignored)
+        if tag is not None:
+            api.create_tag(repo, tag=tag, revision=done.oid, repo_type=kind, exist_ok=True)
+    except (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError, ValueError) as error:
+        raise MachineError(
+            f"the {kind} cannot be pushed to the Hub",
+            where=repo,
+            got=f"{type(error).__name__}: {error}".splitlines()[0],
+            remedy=f"log in (`hf auth login`), check name, rights and network; {folder} is whole",
+        ) from error
+    return str(done.oid)

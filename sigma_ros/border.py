@@ -11,11 +11,11 @@ import stat
 from collections.abc import Hashable, Mapping
 from pathlib import Path, PurePosixPath
 from string import Formatter
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import yaml
 
-from sigma_ros.errors import MachineError, SigmaError
+from sigma_ros.errors import SigmaError
 
 MAX_DEPTH = 64
 MAX_YAML_BYTES = 4 << 20
@@ -199,32 +199,3 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         raise ValueError("a key stands twice in one object")
     return found
-
-
-def push_folder(
-    folder: Path, repo: str, *, kind: Literal["model", "dataset"], private: bool = False, tag: str | None = None
-) -> str:
-    """Uploads a folder to the Hub, where the repository is made if need be; returns the commit.
-
-    Raises:
-        MachineError: the Hub does not take it; the folder stays as it is.
-    """
-    import httpx  # noqa: PLC0415 - a second, only for this, as the next ones
-    from huggingface_hub import HfApi  # noqa: PLC0415
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError  # noqa: PLC0415
-
-    try:
-        api = HfApi()
-        api.create_repo(repo, repo_type=kind, private=private, exist_ok=True)
-        ignored = [".*", "images/"]
-        done = api.upload_folder(repo_id=repo, folder_path=folder, repo_type=kind, ignore_patterns=ignored)
-        if tag is not None:
-            api.create_tag(repo, tag=tag, revision=done.oid, repo_type=kind, exist_ok=True)
-    except (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError, ValueError) as error:
-        raise MachineError(
-            f"the {kind} cannot be pushed to the Hub",
-            where=repo,
-            got=f"{type(error).__name__}: {error}".splitlines()[0],
-            remedy=f"log in (`hf auth login`), check name, rights and network; {folder} is whole",
-        ) from error
-    return str(done.oid)

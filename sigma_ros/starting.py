@@ -16,8 +16,9 @@ MISSING = 1
 
 IMPORTS = {
     "core": (
-        "aiohttp", "apsw", "av", "backports.zstd", "jaxtyping", "jinja2", "lz4", "mcap", "numpy", "cv2", "plotly",
-        "pyarrow", "yaml", "rich", "rosbags.image", "rosbags", "scipy", "tqdm", "typer",
+        "aiohttp", "apsw", "av", "backports.zstd", "click", "fsspec", "jaxtyping", "jinja2", "lz4", "markupsafe",
+        "mcap", "numpy", "cv2", "plotly", "pyarrow", "yaml", "rich", "rosbags.image", "rosbags", "scipy", "tqdm",
+        "typer",
     ),
     "model": (
         "accelerate", "av", "draccus", "httpx", "huggingface_hub", "lerobot", "pandas", "peft", "safetensors",

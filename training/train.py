@@ -23,7 +23,7 @@ from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from rich.console import Console
 from torch import Tensor
 
-from sigma_ros.border import push_folder
+from sigma_ros.addresses import push_folder
 from sigma_ros.camera_names import fitted_from, policy_keys, read_rename
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import CheckpointError, SigmaError, UsageError

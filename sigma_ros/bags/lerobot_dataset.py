@@ -21,11 +21,12 @@ import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 from numpy import ndarray
 
+from sigma_ros.addresses import push_folder
 from sigma_ros.bags.episode import Episode, Tick
 from sigma_ros.bags.lerobot import ACTION_KEY, STATE_KEY
 from sigma_ros.bags.losses import described, refuse_losses
 from sigma_ros.bags.reader import Bag, Record, Stamps, open_bag
-from sigma_ros.border import one_line, push_folder
+from sigma_ros.border import one_line
 from sigma_ros.contract import Contract
 from sigma_ros.errors import ContractError, DatasetError, SigmaError, UsageError
 from sigma_ros.streams.images import ImageMessage, decode_full

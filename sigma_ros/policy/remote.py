@@ -259,7 +259,7 @@ class RemoteRuntime:
         with self._guard:
             if self._is_up:
                 self._is_up, self._problem = False, reason
-        _end(self._ending)
+            _end(self._ending)  # under the guard: a pipe is closed once
         return InferenceLostError(self._problem)
 
     def _start(self) -> None:

@@ -73,7 +73,7 @@ def push(
 
     Example: sigma model push out/sigma/checkpoint me/sigma_pick
     """
-    from sigma_ros.border import push_folder  # noqa: PLC0415
+    from sigma_ros.addresses import push_folder  # noqa: PLC0415
     from sigma_ros.model.checkpoint.manifest import read_manifest  # noqa: PLC0415
     from sigma_ros.model.pi05.places import check_pushable, find_checkpoint  # noqa: PLC0415
 
