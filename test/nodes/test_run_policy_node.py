@@ -188,6 +188,12 @@ class Bench:
         self.feedback: list[RunPolicy.Feedback] = []
         spin_until(executor, lambda: self.robot.chunks, what="the first chunk", timeout_s=60.0)
         spin_until(executor, self.client.server_is_ready, what="the action")
+        spin_until(executor, self._can_engage, what="joints and heartbeat at the supervisor", timeout_s=60.0)
+
+    def _can_engage(self) -> bool:
+        """Whether the supervisor has heard what `engage` asks for: a run calls it once."""
+        monitor = self.supervisor.drive._core._machine.monitor
+        return math.isfinite(monitor.heartbeat_age_s(0)) and math.isfinite(monitor.joint_age_s(0))
 
     def send(self, **goal: object) -> ClientGoalHandle:
         sent = self.client.send_goal_async(
