@@ -5,30 +5,24 @@ Rates have Wilson's interval; arms are compared seed by seed.
 """
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import plotly.graph_objects as go
 from scipy import stats
 
+from sigma_ros.evaluation.report.figures import BASE, RECORDED, SIGMA, WARN, Figure, figure_of
+from sigma_ros.evaluation.report.page import render
 from sigma_ros.evaluation.scoring.statistics import compare
 from sigma_ros.sim.trials import Result, Trial
 from sigma_ros.supervisor.limits import SupervisorLimits
 
-_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Closed loop</title>
-<style>body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
-table{border-collapse:collapse}td,th{padding:.25rem .7rem;text-align:right;border-bottom:1px solid #ddd}
-td:first-child,th:first-child{text-align:left}</style>
-<h1>Closed loop in the simulator</h1>{% for line in lines %}<p>{{ line }}</p>{% endfor %}
-<table><tr>{% for cell in head %}<th>{{ cell }}</th>{% endfor %}</tr>
-{% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</table>
-{{ figure | safe }}<h2>Comparisons</h2>
-<ul>{% for line in comparisons %}<li>{{ line }}</li>{% endfor %}</ul>
-<h2>Conditions</h2><pre>{{ conditions }}</pre></html>"""
+ENDINGS = {"success": "#0b7a55", "placed nothing": BASE, "never grasped": WARN, "held or stopped": RECORDED}
+"""How an episode can end, and the colour of it in the page."""
 
 _HEAD = (
     "arm",
@@ -79,19 +73,26 @@ def markdown(content: dict[str, Any]) -> str:
 
 
 def page(content: dict[str, Any]) -> str:
-    """One file that opens from disk."""
-    return (
-        jinja2.Environment(autoescape=True)
-        .from_string(_PAGE)
-        .render(
-            lines=[_headline(content)],
-            head=_HEAD,
-            rows=[_cells(row) for row in content["trials"]],
-            figure=_figure(content["trials"]),
-            comparisons=[_sentence(entry) for entry in content["comparisons"]],
-            conditions=json.dumps(content["conditions"], indent=1),
-        )
+    """One file that opens from disk, in the reports' frame."""
+    return render(
+        "trials_page.html.jinja",
+        {"success": _success(content["trials"]), "endings": _endings(content)} if content["trials"] else {},
+        report={**content, "verdict": {"warnings": ()}},
+        headline=_headline(content),
+        head=_HEAD,
+        rows=[_cells(row) for row in content["trials"]],
+        comparisons=[_sentence(entry) for entry in content["comparisons"]],
+        kinds=[ending(row) for row in content["episodes"]],
     )
+
+
+def ending(episode: Mapping[str, Any]) -> str:
+    """One of `ENDINGS` for an episode of `sim.json`."""
+    if episode["success"]:
+        return "success"
+    if episode["ended"].split(":")[0] in ("HOLD", "STOPPED", "ESTOP", "DISENGAGED"):
+        return "held or stopped"
+    return "placed nothing" if episode["held"] else "never grasped"
 
 
 def _of(results: Sequence[Result], trial: Trial) -> list[Result]:
@@ -200,11 +201,12 @@ def _sentence(entry: dict[str, Any]) -> str:
     )
 
 
-def _figure(rows: Sequence[dict[str, Any]]) -> str:
+def _success(rows: Sequence[dict[str, Any]]) -> Figure:
     rates = [row["success_rate"] for row in rows]
     bars = go.Bar(
-        x=[f"{row['arm']}, {row['latency_ms']:g} ms" for row in rows],
+        x=[_name(row) for row in rows],
         y=rates,
+        marker={"color": [SIGMA if row["arm"] == "sigma" else BASE for row in rows]},
         error_y={
             "type": "data",
             "symmetric": False,
@@ -212,7 +214,18 @@ def _figure(rows: Sequence[dict[str, Any]]) -> str:
             "arrayminus": [rate - row["low"] for row, rate in zip(rows, rates, strict=True)],
         },
     )
-    figure = go.Figure(
-        bars, layout={"yaxis": {"range": [0, 1], "title": "success", "tickformat": ".0%"}, "height": 360}
-    )
-    return str(figure.to_html(full_html=False, include_plotlyjs=True))
+    return figure_of([bars], x="", y="success", yaxis={"range": [0, 1], "tickformat": ".0%"}, hovermode="closest")
+
+
+def _endings(content: dict[str, Any]) -> Figure:
+    names = [_name(row) for row in content["trials"]]
+    counts = Counter((_name(episode), ending(episode)) for episode in content["episodes"])
+    bars = [
+        go.Bar(x=names, y=[counts[name, kind] for name in names], name=kind, marker={"color": colour})
+        for kind, colour in ENDINGS.items()
+    ]
+    return figure_of(bars, x="", y="episodes", barmode="stack", hovermode="closest")
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    return f"{row['arm']}, {row['latency_ms']:g} ms"
