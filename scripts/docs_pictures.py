@@ -18,7 +18,7 @@ IMAGES, OUT = ROOT / "docs" / "images", ROOT / "out" / "pictures"
 SEED, BAGS, WIDTH_PX, HEIGHT_PX, JPEG = 7, 6, 1280, 2600, 82
 
 SHOTS = {
-    "summary.jpg": ("evaluation/summary.html", "[...document.querySelectorAll('main > *')].slice(0, 12)"),
+    "summary.jpg": ("evaluation/summary.html", "[...document.querySelectorAll('main > *')].slice(0, 10)"),
     "score_errors.jpg": ("report/report.html", "part('errors').slice(0, 2)"),
     "score_motion.jpg": ("report/report.html", "[document.querySelector('.shots'), ...cards('.joint', 2)]"),
     "score_timeline.jpg": ("report/report.html", "[...cards('[id$=-scale]', 1), ...cards('[id$=-risk]', 1)]"),
@@ -96,7 +96,20 @@ def main() -> None:
     sigma("evaluate", OUT / "bags", "--checkpoint", "mini", "--out", OUT / "evaluation", "--workers", 0)
     for name, (page, kept) in SHOTS.items():
         shoot(OUT / page, kept, IMAGES / name)
-    film = ("--arms", "sigma", "--seed", SEED, "--stitching", "crossfade", "--out", OUT / "sim")
+    film = (
+        "--arms",
+        "sigma",
+        "--seed",
+        SEED,
+        "--stitching",
+        "crossfade",
+        "--replan-ticks",
+        16,
+        "--crossfade-steps",
+        16,
+        "--out",
+        OUT / "sim",
+    )
     sigma("sim", *film, "--film", IMAGES / "demo.gif")
     for plot in ("timeline", "stitching"):
         subprocess.run([sys.executable, f"bench/plot_{plot}.py"], cwd=ROOT, check=True)
