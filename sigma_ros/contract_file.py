@@ -133,14 +133,10 @@ class _Reader:
             "command_parts": self._parts(command, "command", joints),
             "tasks": self._texts(self._list(root, "tasks"), "tasks"),
         }
-        self._repeats([j.name for j in joints] + [a for j in joints for a in j.aliases], "joint name or alias")
-        self._repeats([c.name for c in cameras], "camera name")
-        self._repeats([c.topic for c in cameras], "camera topic")
+        self._check_names(joints, cameras)
         states = {fields["joint_state_topic"], *(part.topic for part in fields["state_parts"])}
         if states & {fields["command_topic"], *(part.topic for part in fields["command_parts"])}:
             self.problems.append("command.topic and state.topic are the same: commands would be taken for measurements")
-        self._repeats([c.dataset_key for c in cameras], "camera dataset_key")
-        self._repeats([c.policy_key for c in cameras if c.policy_key is not None], "camera policy_key")
         delays = self._delays()
         named = tuple(str(entry["name"]) for entry in self._entries("joints") if "name" in entry)
         kinematics = read_kinematics(root.get("kinematics"), named, self.problems)
@@ -157,6 +153,13 @@ class _Reader:
             delays=delays,
             **fields,
         )
+
+    def _check_names(self, joints: tuple[Joint, ...], cameras: tuple[Camera, ...]) -> None:
+        self._repeats([j.name for j in joints] + [a for j in joints for a in j.aliases], "joint name or alias")
+        self._repeats([c.name for c in cameras], "camera name")
+        self._repeats([c.topic for c in cameras], "camera topic")
+        self._repeats([c.dataset_key for c in cameras], "camera dataset_key")
+        self._repeats([c.policy_key for c in cameras if c.policy_key is not None], "camera policy_key")
 
     def _parts(self, mapping: Mapping[str, object], key: str, joints: tuple[Joint, ...]) -> tuple[Part, ...]:
         """The `parts` of `state` or `command`: they share the joints out, each joint once."""
