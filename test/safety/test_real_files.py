@@ -63,7 +63,8 @@ def test_the_log_has_every_verb_s_end_with_every_place_and_one_account_of_each(
     verbs = {(Path(row["place"]).name, row["verb"]) for row in log}
     assert verbs >= {("lossy", v) for v in ("inspect", "dataset", "preprocess", "replay", "evaluate")}
     assert verbs >= {("set#0", v) for v in ("inspect", "transcode", "preprocess")}
-    lossy = [row for row in log if row["place"].endswith("lossy")]
+    moved = ("replay", "evaluate")  # the model refuses these joints: they are no SO-101's
+    lossy = [row for row in log if row["place"].endswith("lossy") and row["verb"] not in moved]
     assert {row["exit_code"] for row in lossy} == {3}, [row["said"] for row in lossy]
     assert {row["losses"] for row in lossy} == {lossy[0]["losses"]}
     assert "split_1.mcap is not read" in lossy[0]["losses"]
