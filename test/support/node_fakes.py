@@ -24,7 +24,7 @@ from sigma_ros.values import AdapterSettings, Certificate, Chunk, LeftOver, Tele
 
 HORIZON = 50
 AUTHOR = Author(robot="so101", instance="test")
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 
 
 def small_contract(**changes: object) -> Contract:
