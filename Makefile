@@ -62,6 +62,7 @@ bed: setup ## Test bed: tasks that need memory and text, arms, interventions; re
 
 safety: setup ## Attack the supervisor: 100,000 ticks, then every fault on its process; an independent oracle judges
 	@$(ENV) python -m safety.campaign --ticks 100000 --out out/safety
+	@$(ENV) python -m safety.collision.campaign --ticks 10000
 	@$(ENV) SIGMA_PROMISE_DEPTH=6 python -m pytest -q test/supervisor/test_promises.py
 	@$(ENV) python -m safety.fault_campaign --out out/safety $(ARGS)
 

@@ -15,7 +15,7 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from sigma_ros.errors import ContractError
-from sigma_ros.kinematics import Kinematics
+from sigma_ros.kinematics import Capsule, KeepOut, Kinematics
 from sigma_ros.values import NS_PER_S, frozen_array
 
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
@@ -106,7 +106,8 @@ class Contract:
 
     `action_source` is `command` (the recording has commands on `command_topic`) or `next_state`
     (it has none: the action of a tick is the state of the next one). `kinematics` is needed for limits of
-    the tool alone. `leader_topic` is where recordings have the actions of a leader arm, if not on the command's topic.
+    the tool, its capsules to keep the arm out of itself and of the boxes `keep_out`. `leader_topic` is where recordings
+    have the actions of a leader arm, if not on the command's topic.
     `state_parts` and `command_parts` are empty where one message has all joints; else they share the joints out, and
     the topics of the whole are those of replays and transcoded recordings.
     `delays` are what the simulator and its latency assume by default.
@@ -125,10 +126,16 @@ class Contract:
     settle_ns: int
     tasks: tuple[str, ...]
     kinematics: Kinematics | None = None
+    keep_out: tuple[KeepOut, ...] = ()
     leader_topic: str | None = None
     state_parts: tuple[Part, ...] = ()
     command_parts: tuple[Part, ...] = ()
     delays: Delays = Delays()
+
+    @property
+    def capsules(self) -> tuple[Capsule, ...]:
+        """The shapes around the arm's links; empty where they are not known."""
+        return () if self.kinematics is None else self.kinematics.capsules
 
     @property
     def states(self) -> tuple[Part, ...]:
@@ -166,6 +173,7 @@ class Contract:
             command_topic=part.topic,
             command_type=part.message_type or self.command_type,
             kinematics=None,
+            keep_out=(),
             state_parts=(),
             command_parts=(),
         )

@@ -23,7 +23,7 @@ from sigma_ros.contract import (
 )
 from sigma_ros.contract_text import absolute_topic, chosen_namespace, contract_document, shipped_config_dir
 from sigma_ros.errors import ContractError
-from sigma_ros.kinematics import read_kinematics
+from sigma_ros.kinematics import read_keep_out, read_kinematics
 
 _ENTRIES = {
     "name",
@@ -36,6 +36,7 @@ _ENTRIES = {
     "action",
     "command",
     "kinematics",
+    "keep_out",
     "delays",
 }
 MAX_ENTRIES = 64
@@ -140,6 +141,9 @@ class _Reader:
         delays = self._delays()
         named = tuple(str(entry["name"]) for entry in self._entries("joints") if "name" in entry)
         kinematics = read_kinematics(root.get("kinematics"), named, self.problems)
+        keep_out = read_keep_out(root.get("keep_out"), self.problems)
+        if keep_out and (kinematics is None or not kinematics.capsules):
+            self.problems.append("keep_out needs the arm's kinematics with capsules, as in config/so101.yaml")
         if self.problems:
             return None
         return Contract(
@@ -150,6 +154,7 @@ class _Reader:
             command_period_ns=round(1e9 / rate_hz),
             joint_state_max_age_ns=round(max_age_ms * 1e6),
             kinematics=kinematics,
+            keep_out=keep_out,
             delays=delays,
             **fields,
         )

@@ -307,6 +307,10 @@ class SupervisorOptions:
         "keep_above_plane", "keep the tool above a level plane; needs `kinematics` in the contract"
     )
     plane_height_m: float = _of_limits("plane_height_m")
+    avoid_collisions: bool = _of_limits(
+        "avoid_collisions", "keep the links clear of each other and more; needs `capsules` in the contract's kinematics"
+    )
+    collision_margin_m: float = _of_limits("collision_margin_m")
     joint_hold_s: float = _of_limits("joint_hold_s")
     joint_stop_s: float = _of_limits("joint_stop_s")
     heartbeat_timeout_s: float = _of_limits("heartbeat_timeout_s")
