@@ -28,6 +28,8 @@ CommandType = Literal[
 COMMAND_TYPES: tuple[CommandType, ...] = get_args(CommandType)
 POLICY_UNITS = ("range_m100_100", "range_0_100", "degrees", "radians")
 OWN_UNIT = "scale and offset"
+MAX_SKEW_NS = 50_000_000
+"""Two periods of a driver at 40 Hz; a joint at 2 rad/s moves 0.1 rad meanwhile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +110,8 @@ class Contract:
     (it has none: the action of a tick is the state of the next one). `kinematics` is needed for limits of
     the tool alone. `leader_topic` is where recordings have the actions of a leader arm, if not on the command's topic.
     `state_parts` and `command_parts` are empty where one message has all joints; else they share the joints out, and
-    the topics of the whole are those of replays and transcoded recordings.
+    the topics of the whole are those of replays and transcoded recordings. What is joined of parts has stamps that are
+    `max_skew_ns` apart at most.
     `delays` are what the simulator and its latency assume by default.
     """
 
@@ -128,6 +131,7 @@ class Contract:
     leader_topic: str | None = None
     state_parts: tuple[Part, ...] = ()
     command_parts: tuple[Part, ...] = ()
+    max_skew_ns: int = MAX_SKEW_NS
     delays: Delays = Delays()
 
     @property

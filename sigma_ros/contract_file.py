@@ -12,6 +12,7 @@ from sigma_ros.border import one_line
 from sigma_ros.contract import (
     COMMAND_TYPES,
     IMAGE_TYPES,
+    MAX_SKEW_NS,
     OWN_UNIT,
     POLICY_UNITS,
     Camera,
@@ -115,13 +116,14 @@ class _Reader:
             for i, entry in enumerate([] if root.get("cameras") == [] else self._list(root, "cameras"))
             if (camera := self._camera(entry, f"cameras[{i}]"))
         )
-        state = self._mapping(root, "state", {"topic", "max_age_ms", "parts"})
+        state = self._mapping(root, "state", {"topic", "max_age_ms", "max_skew_ms", "parts"})
         command = self._mapping(root, "command", {"topic", "type", "rate_hz", "parts"})
         action = self._mapping(root, "action", {"source", "topic"})
         fps = self._number(root, "fps", "", low=1.0, high=240.0)
         settle_ms = self._number(root, "settle_ms", "", low=0.0, high=1000.0)
         rate_hz = self._number(command, "rate_hz", "command.", low=1.0, high=1000.0)
         max_age_ms = self._number(state, "max_age_ms", "state.", low=1.0, high=10_000.0)
+        skew_ms = self._number({"max_skew_ms": MAX_SKEW_NS / 1e6} | state, "max_skew_ms", "state.", low=0.0, high=1e3)
         fields: dict[str, Any] = {
             "name": self._text(root, "name", ""),
             "joint_state_topic": self._topic(state, "state."),
@@ -150,6 +152,7 @@ class _Reader:
             command_period_ns=round(1e9 / rate_hz),
             joint_state_max_age_ns=round(max_age_ms * 1e6),
             kinematics=kinematics,
+            max_skew_ns=round(skew_ms * 1e6),
             delays=delays,
             **fields,
         )

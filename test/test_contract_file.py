@@ -253,6 +253,13 @@ def test_parts_share_the_joints_out_each_once(tmp_path: Path, wrong: tuple[str, 
     assert said in problems(tmp_path, document)
 
 
+def test_how_far_stamps_of_parts_may_lie_apart_is_stated_and_bounded(tmp_path: Path) -> None:
+    document = copy.deepcopy(BIMANUAL)
+    assert load_contract("so101_bimanual").max_skew_ns == 50_000_000
+    document["state"]["max_skew_ms"] = -1
+    assert "state.max_skew_ms must be within [0, 1000]" in problems(tmp_path, document)
+
+
 def test_a_robot_in_parts_is_one_robot_and_each_part_is_one_too() -> None:
     whole = load_contract("so101_bimanual@cell")
     assert whole.dof == 12

@@ -31,7 +31,7 @@ class TwoArms(Node):
         self.contract = load_contract(name)
         self.target_rad = target_rad
         self.pose_rad = np.zeros(self.contract.dof)
-        self.silent = ""
+        self.silent = self.behind = ""
         self.heard: dict[str, int] = {}
         self.state: SupervisorState | None = None
         self._proposed = 0
@@ -68,7 +68,8 @@ class TwoArms(Node):
         for part in self.contract.states:
             if part.topic != self.silent:
                 pose = self.pose_rad[self.contract.columns(part)]
-                message = joint_state_message(at_ns=at_ns, names=part.own_names, positions_rad=pose)
+                stamp_ns = at_ns - 200_000_000 * (part.topic == self.behind)
+                message = joint_state_message(at_ns=stamp_ns, names=part.own_names, positions_rad=pose)
                 self._states[part.topic].publish(message)
         if self.beats:
             self._heartbeat.publish(Bool(data=True))
@@ -112,11 +113,13 @@ def test_law_each_part_is_led_to_its_own_share_of_the_target(rig, executor) -> N
     assert supervisor.drive._core.counters.violations == 0
 
 
+@pytest.mark.parametrize("fault", ["silent", "behind"])
 @pytest.mark.parametrize("rig", [BOTH], indirect=True)
-def test_law_when_one_arm_falls_silent_both_stop(rig, executor) -> None:
+def test_law_when_one_arm_falls_silent_or_its_stamps_lag_both_stop(rig, executor, fault) -> None:
     arms, _ = rig
     spin_until(executor, lambda: np.abs(arms.pose_rad).min() > 0.05, what="both in motion", timeout_s=60.0)
-    arms.silent, arms.engages = "/right/joint_states", False
+    setattr(arms, fault, "/right/joint_states")
+    arms.engages = False
     stopped = (SupervisorState.HOLD, SupervisorState.STOPPED)
     spin_until(executor, lambda: arms.state is not None and arms.state.state in stopped, what="HOLD or STOPPED")
     assert "JOINTS" in arms.state.reason
