@@ -26,6 +26,12 @@ CommandType = Literal[
     "std_msgs/msg/Float64MultiArray", "trajectory_msgs/msg/JointTrajectory", "sensor_msgs/msg/JointState"
 ]
 COMMAND_TYPES: tuple[CommandType, ...] = get_args(CommandType)
+ActionType = Literal[
+    "control_msgs/action/FollowJointTrajectory",
+    "control_msgs/action/GripperCommand",
+    "control_msgs/action/ParallelGripperCommand",
+]
+ACTION_TYPES: tuple[ActionType, ...] = get_args(ActionType)
 POLICY_UNITS = ("range_m100_100", "range_0_100", "degrees", "radians")
 OWN_UNIT = "scale and offset"
 MAX_SKEW_NS = 50_000_000
@@ -71,17 +77,27 @@ class Camera:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ControllerAction:
+    """A controller's action, to which the commands of a part go as goals."""
+
+    name: str
+    type: ActionType
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
     """Some joints with a topic of their own: one arm of two, or a gripper with its own controller.
 
     `joints`: names of the contract, in the order of a message without names. In a message with names each is called
     `prefix` less: two equal arms say `shoulder_pan`, the contract `left_shoulder_pan`. `message_type`: of commands.
+    With an `action` the goals move the arm, and what is published on `topic` is for recordings and viewers.
     """
 
     topic: str
     joints: tuple[str, ...]
     prefix: str = ""
     message_type: CommandType | None = None
+    action: ControllerAction | None = None
 
     @property
     def own_names(self) -> tuple[str, ...]:

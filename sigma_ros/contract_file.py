@@ -10,6 +10,7 @@ from typing import Any
 
 from sigma_ros.border import one_line
 from sigma_ros.contract import (
+    ACTION_TYPES,
     COMMAND_TYPES,
     IMAGE_TYPES,
     MAX_SKEW_NS,
@@ -17,6 +18,7 @@ from sigma_ros.contract import (
     POLICY_UNITS,
     Camera,
     Contract,
+    ControllerAction,
     Delays,
     Joint,
     Part,
@@ -177,7 +179,7 @@ class _Reader:
         return found
 
     def _part(self, entry: object, where: str, key: str) -> Part | None:
-        keys = {"topic", "joints", "prefix"} | ({"type"} if key == "command" else set())
+        keys = {"topic", "joints", "prefix"} | ({"type", "action", "action_type"} if key == "command" else set())
         if not self._is_mapping(entry, where, keys):
             return None
         assert isinstance(entry, dict)
@@ -187,11 +189,20 @@ class _Reader:
             joints=self._texts(entry.get("joints"), where + ".joints"),
             prefix=self._text(entry, "prefix", where + ".") if "prefix" in entry else "",
             message_type=kind,
+            action=self._action(entry, where + "."),
         )
         strange = [name for name in part.joints if not name.startswith(part.prefix)]
         if strange:
             self.problems.append(f"{where}: {', '.join(strange)} does not begin with the prefix {part.prefix}")
+        if part.action is not None and "Gripper" in part.action.type and len(part.joints) != 1:
+            self.problems.append(f"{where}.action_type is of a gripper, which has one joint, got {len(part.joints)}")
         return part
+
+    def _action(self, entry: Mapping[str, object], where: str) -> ControllerAction | None:
+        if not {"action", "action_type"} & entry.keys():
+            return None
+        kind: Any = self._choice(entry, "action_type", where, ACTION_TYPES)
+        return ControllerAction(name=absolute_topic(self._text(entry, "action", where), self._namespace), type=kind)
 
     def _delays(self) -> Delays:
         if "delays" not in self._root:

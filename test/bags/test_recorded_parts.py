@@ -49,7 +49,7 @@ def write(
 
 
 @pytest.mark.parametrize("whole", [False, True])
-@pytest.mark.parametrize("name", ["so101_bimanual", "so101_split"])
+@pytest.mark.parametrize("name", ["so101_bimanual", "so101_split", "so101_actions"])
 def test_law_states_and_commands_of_all_parts_round_trip(name: str, whole: bool, tmp_path: Path) -> None:
     contract = small(name)
     poses = write(tmp_path / "bag", contract, whole=whole)
