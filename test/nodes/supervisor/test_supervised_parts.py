@@ -37,11 +37,11 @@ def test_law_when_one_arm_falls_silent_or_its_stamps_lag_both_stop(rig, executor
     arms, _ = rig
     spin_until(executor, lambda: np.abs(arms.pose_rad).min() > 0.05, what="both in motion", timeout_s=60.0)
     setattr(arms, fault, "/right/joint_states")
-    arms.engages = False
-    stopped = (SupervisorState.HOLD, SupervisorState.STOPPED)
-    spin_until(executor, lambda: arms.state is not None and arms.state.state in stopped, what="HOLD or STOPPED")
-    assert "JOINTS" in arms.state.reason
-    spin_until(executor, lambda: arms.state.state == SupervisorState.STOPPED, what="STOPPED")
+    arms.operator.present = False
+    spin_until(executor, lambda: arms.state is not None and "JOINTS" in arms.state.reason, what="the reason")
+    # where states come late, a hold is given up as too old before the silence is long enough for STOPPED
+    at_rest = (SupervisorState.STOPPED, SupervisorState.DISENGAGED)
+    spin_until(executor, lambda: arms.state.state in at_rest, what="STOPPED or given up")
     standing = arms.pose_rad.copy()
     spin_until(executor, lambda n=arms._proposed: arms._proposed >= n + 2, what="two more proposals")
     np.testing.assert_array_equal(arms.pose_rad, standing)

@@ -51,7 +51,7 @@ def arm(executor: SingleThreadedExecutor, monkeypatch: pytest.MonkeyPatch) -> Ar
     monkeypatch.setattr(event_handler, "EventHandler", no_events)
     arm, _ = supervised(executor, Arm())
     spin_until(executor, lambda: np.abs(arm.pose_rad).min() > 0.02, what="motion", timeout_s=60.0)
-    arm.engages = False
+    arm.operator.present = False
     return arm
 
 

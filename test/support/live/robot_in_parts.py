@@ -4,14 +4,13 @@
 from dataclasses import replace
 
 import numpy as np
-from node_fakes import AUTHOR, make_chunk
+from node_fakes import AUTHOR, PatientOperator, make_chunk
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import JointState
 from sigma_ros.msg import ActionChunk, SupervisorState
 from std_msgs.msg import Bool
-from std_srvs.srv import Trigger
 
 from sigma_ros.contract_file import load_contract
 from sigma_ros.nodes.shared import qos, topics
@@ -23,7 +22,7 @@ PROPOSAL_S = 1.0
 
 
 class RobotInParts(Node):
-    """See the module. `engages`, `beats` and `proposes` switch its operator and its policy off."""
+    """See the module. `beats` and `proposes` switch its policy off, `operator.present` its operator."""
 
     def __init__(self, name: str, target_rad: np.ndarray) -> None:
         super().__init__("test_arms")
@@ -32,9 +31,8 @@ class RobotInParts(Node):
         self.pose_rad = np.zeros(self.contract.dof)
         self.silent = self.behind = ""
         self.heard: dict[str, int] = {}
-        self.state: SupervisorState | None = None
         self._proposed = 0
-        self.engages = self.beats = self.proposes = True
+        self.beats = self.proposes = True
         self._states = {
             part.topic: self.create_publisher(JointState, part.topic, qos.SENSOR) for part in self.contract.states
         }
@@ -49,19 +47,13 @@ class RobotInParts(Node):
             self.create_subscription(COMMAND_KINDS[one.command_type].message, part.topic, obey, 100)
         self._chunks = self.create_publisher(ActionChunk, topics.ACTION_CHUNK, qos.CHUNK)
         self._heartbeat = self.create_publisher(Bool, topics.POLICY_HEARTBEAT, qos.HEARTBEAT)
-        self.create_subscription(SupervisorState, topics.SUPERVISOR_STATE, self._on_state, qos.LATCHED)
+        self.operator = PatientOperator(self)
         self.create_timer(0.02, self._live)
         self.create_timer(PROPOSAL_S, self._propose)
-        self._engage = self.create_client(Trigger, topics.ENGAGE)
-        self.create_timer(0.5, self._keep_engaged)
 
-    def _keep_engaged(self) -> None:
-        """On a machine that stalls, a HOLD ages: the supervisor then asks for the operator."""
-        if self.engages and self.state is not None and self.state.state == SupervisorState.DISENGAGED:
-            self._engage.call_async(Trigger.Request())
-
-    def _on_state(self, message: SupervisorState) -> None:
-        self.state = message
+    @property
+    def state(self) -> SupervisorState | None:
+        return self.operator.state
 
     def _live(self) -> None:
         at_ns = self.get_clock().now().nanoseconds
