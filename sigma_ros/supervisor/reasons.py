@@ -179,6 +179,7 @@ class Reason(Enum):
     LIMITS_CHANGED = ("limits were tightened", "")
     SETTING_REFUSED = ("the setting was refused", "read the text")
     FOREIGN_PUBLISHER = ("somebody else publishes commands", "stop the other publisher, then reset_stop")
+    CONTROLLER = ("a controller does not take its goals", "read its log, then reset_stop")
     VIOLATION = ("a command broke a limit in the supervisor's own check", "report this with the recording")
     INTERNAL_ERROR = ("the supervisor met an error of its own", "report this with the log")
 
