@@ -128,7 +128,8 @@ def main() -> None:
     sigma("replay", *first, "--latency", "0,100,100~30,300")
     sigma("evaluate", OUT / "bags", "--checkpoint", "mini", "--out", OUT / "evaluation", "--workers", 0)
     late = ("--stitching", "crossfade", "--replan-ticks", 16, "--crossfade-steps", 16, "--time-limit-s", 9)
-    sigma("sim", *late, "--episodes", 6, "--seed", SEED, "--out", OUT / "sim", "--film", IMAGES / "demo.gif")
+    sigma("sim", *late, "--episodes", 6, "--seed", SEED, "--out", OUT / "sim")
+    shutil.copy(OUT / "sim" / "film.gif", IMAGES / "demo.gif")
     for name, (page, kept) in SHOTS.items():
         shoot(OUT / page, kept, IMAGES / name)
     panel()
