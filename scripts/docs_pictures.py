@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -19,7 +20,7 @@ sys.path.insert(0, str(ROOT / "test" / "support" / "live"))
 from browser import chromium  # noqa: E402
 
 IMAGES, OUT = ROOT / "docs" / "images", ROOT / "out" / "pictures"
-MOVING_S = 4.0
+MOVING_S, TRIES = 4.0, 300
 SEED, BAGS, WIDTH_PX, HEIGHT_PX, JPEG = 7, 6, 1280, 2600, 82
 
 SHOTS = {
@@ -90,23 +91,29 @@ def shoot(page: Path, kept: str, picture: Path) -> None:
 def panel() -> None:
     """The panel while the shipped model drives the simulated arm, on a screen and on a phone."""
     words = ("run", "--sim", "--panel", "--no-browser", "--log", OUT / "run")
+    page, live = "http://127.0.0.1:8700/", "document.documentElement.dataset.live"
+    runs = "document.getElementById('state').textContent === 'RUN'"
     with subprocess.Popen(command(*words), cwd=OUT, stdin=subprocess.DEVNULL) as running, chromium(OUT) as tab:
-        for _ in range(600):  # until the server is up
-            tab.open("http://127.0.0.1:8700/", width_px=1280, height_px=1000)
-            if tab.run("document.documentElement.dataset.live"):
-                break
-            time.sleep(0.5)
-        while tab.run("document.getElementById('state').textContent") != "RUN":  # until all have started
-            tab.click("[data-order=engage]")
-            time.sleep(2.0)
-        time.sleep(MOVING_S)
-        tab.run("scrollTo(0, 0)")
-        tab.picture(IMAGES / "panel.jpg", quality=JPEG)
-        tab.open("http://127.0.0.1:8700/", width_px=390, height_px=844)
-        tab.until("document.documentElement.dataset.live")
-        time.sleep(2.0)
-        tab.picture(IMAGES / "panel_phone.jpg", quality=JPEG)
-        running.send_signal(signal.SIGINT)
+        try:
+            _until(lambda: tab.run(live), lambda: tab.open(page, width_px=1280, height_px=1000))
+            _until(lambda: tab.run(runs), lambda: tab.click("[data-order=engage]"))  # refused until all has started
+            time.sleep(MOVING_S)
+            tab.run("scrollTo(0, 0)")
+            tab.picture(IMAGES / "panel.jpg", quality=JPEG)
+            tab.open(page, width_px=390, height_px=844)
+            tab.until(f"{live} && document.images[0].naturalWidth > 0")
+            tab.picture(IMAGES / "panel_phone.jpg", quality=JPEG)
+        finally:
+            running.send_signal(signal.SIGINT)
+
+
+def _until(done: Callable[[], object], act: Callable[[], object]) -> None:
+    for _ in range(TRIES):
+        if done():
+            return
+        act()
+        time.sleep(1.0)
+    sys.exit("error: the arm does not come to move")
 
 
 def record() -> None:
