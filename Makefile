@@ -15,7 +15,7 @@ demo test test-fast check train-demo study bed docs-pictures: export OMP_NUM_THR
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
-setup: ## Python, packages, ROS prefix and messages; PYTHON=/path/to/python3.12 if it is not found
+setup: ## Python, packages, ROS prefix and messages; PYTHON=/path/to/python3.12, TORCH_INDEX=URL of torch for CPUs alone
 	@scripts/setup.sh
 
 demo: setup ## Record a simulated arm, replay it through the nodes, report: out/demo/report.html

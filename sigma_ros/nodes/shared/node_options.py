@@ -230,6 +230,9 @@ class PanelOptions:
         "address to listen at; any but this machine's own needs a token", default="127.0.0.1", read_only=True
     )
     port: int = option("TCP port; 0: any that is free", default=8700, low=0, high=65535, read_only=True)
+    browser: bool = option(
+        "open the page in this machine's browser, if it has a display", default=False, read_only=True
+    )
 
     def conflicts(self) -> list[str]:
         """See `Options`."""
