@@ -54,6 +54,8 @@ class TrainOptions:
         semantic_weight: Largest weight of L_sem.
         intent_weight: Largest weight of L_int.
         tau_weight: Weight of L_tau.
+        correction_weight: How much more a window counts at whose tick an operator acted instead of the policy
+            (`sigma/intervention` in the recording).
         lora_rank: 0 takes the size's default.
         lora_dropout: In front of the adapters; -1 takes the default.
         hide_motion: Share of windows whose joints are shown as if they had stood still: in a recording their motion
@@ -100,6 +102,7 @@ class TrainOptions:
     semantic_weight: float = 0.1
     intent_weight: float = 0.1
     tau_weight: float = 0.05
+    correction_weight: float = 2.0
     lora_rank: int = 0
     lora_dropout: float = -1.0
     hide_motion: float = 0.0
@@ -189,6 +192,7 @@ _LEAST = {
     "late_ticks": 0,
     "base_age_ticks": 0,
     "warmup_share": 0.0,
+    "correction_weight": 0.0,
 }
 
 
@@ -238,7 +242,7 @@ _GROUPS = {
     "what is trained": "arm ablate train_parts lora_rank lora_dropout residual_steps unroll",
     "latency and habits": "late_ticks base_age_ticks hide_motion",
     "optimiser": "learning_rate warmup_share weight_decay clip_norm",
-    "losses": "far_weight smooth_weight semantic_weight intent_weight tau_weight",
+    "losses": "far_weight smooth_weight semantic_weight intent_weight tau_weight correction_weight",
     "record": "seed noise_seed eval_every save_every allow_untrained push_to_hub private",
 }
 """The help's sections; every option stands in one."""
