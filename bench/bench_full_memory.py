@@ -105,6 +105,7 @@ def blank_windows(model: SigmaTelepathyVLA, batch: int) -> Windows:
         delay=torch.zeros(batch, dtype=torch.int64),
         target=torch.zeros(batch, config.residual_steps, config.dof),
         known=torch.ones(batch, config.residual_steps, dtype=torch.bool),
+        corrected=torch.zeros(batch, dtype=torch.bool),
         present=torch.zeros(batch, dtype=torch.bool),
         tasks=(TASK,) * batch,
         names=("",) * batch,

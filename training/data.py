@@ -61,7 +61,7 @@ class EpisodeArrays:
     """One epoch of one episode on the frame clock, in the policy's units.
 
     `valid` is False in rows that were gaps (their frames are zeros and must not count) and `acted` where no
-    action was recorded.
+    action was recorded. `corrected`: an operator acted instead of the policy; None where that never was.
     """
 
     episode: int
@@ -71,6 +71,7 @@ class EpisodeArrays:
     actions: Float32[ndarray, "ticks dof"]
     valid: Bool[ndarray, " ticks"]
     acted: Bool[ndarray, " ticks"]
+    corrected: Bool[ndarray, " ticks"] | None = None
 
     @property
     def ticks(self) -> int:
@@ -160,7 +161,7 @@ def shard_name(recording: int, epoch: int = 0) -> str:
 
 def write_shard(path: Path, episode: EpisodeArrays) -> str:
     """Writes one episode and returns its `content_hash`; the file appears whole or not at all."""
-    arrays = {name: torch.from_numpy(np.ascontiguousarray(getattr(episode, name))) for name in _ARRAYS}
+    arrays = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in _arrays(episode)}
     write_tensors(path, arrays, {"episode": str(episode.episode), "task": episode.task})
     return content_hash(episode)
 
@@ -174,7 +175,7 @@ def read_shard(path: Path) -> EpisodeArrays:
     try:
         with safe_open(str(path), framework="numpy") as file:
             metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in _ARRAYS}
+            arrays = {name: file.get_tensor(name) for name in (*_ARRAYS, *({_CORRECTED} & set(file.keys())))}
     except (OSError, SafetensorError, KeyError) as error:
         raise DatasetError(
             "a shard cannot be read", where=path, got=error, remedy="run training.preprocess again; it resumes"
@@ -185,14 +186,21 @@ def read_shard(path: Path) -> EpisodeArrays:
 def content_hash(episode: EpisodeArrays) -> str:
     """sha256 over what an episode holds; the file's own differs, since safetensors writes notes in any order."""
     digest = hashlib.sha256(json.dumps([episode.episode, episode.task]).encode())
-    for name in _ARRAYS:
-        array = np.ascontiguousarray(getattr(episode, name))
+    for name, values in _arrays(episode):
+        array = np.ascontiguousarray(values)
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
         digest.update(array.data)
     return digest.hexdigest()
 
 
 _ARRAYS = ("frames", "states", "actions", "valid", "acted")
+_CORRECTED = "corrected"
+"""Only in shards of episodes with corrections, so that the others keep the hash that they had before there were any."""
+
+
+def _arrays(episode: EpisodeArrays) -> list[tuple[str, ndarray]]:
+    found = [(name, getattr(episode, name)) for name in _ARRAYS]
+    return found if episode.corrected is None else [*found, (_CORRECTED, episode.corrected)]
 
 
 @dataclass(frozen=True)
@@ -227,6 +235,12 @@ class EpisodeRows:
     def acted(self) -> Bool[ndarray, " ticks"]:
         """Ticks with a recorded action."""
         return self._file.get_tensor("acted")
+
+    @cached_property
+    def corrected(self) -> Bool[ndarray, " ticks"]:
+        """Ticks at which an operator acted instead of the policy."""
+        there = _CORRECTED in self._file.keys()  # noqa: SIM118 (no dict)
+        return self._file.get_tensor(_CORRECTED) if there else np.zeros(self.ticks, dtype=bool)
 
     @property
     def ticks(self) -> int:

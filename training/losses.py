@@ -100,6 +100,16 @@ def traf_weights(
     return weights * count / weights.sum().clamp(min=1.0)
 
 
+def with_corrections(
+    weights: Float[Tensor, " samples"], corrected: Bool[Tensor, " samples"], *, factor: float
+) -> Float[Tensor, " samples"]:
+    """Weights of the samples where those that an operator corrected count `factor` times as much; the sum stays."""
+    if not corrected.any():
+        return weights
+    raised = torch.where(corrected, factor * weights, weights)
+    return raised * weights.sum() / raised.sum().clamp(min=torch.finfo(weights.dtype).tiny)
+
+
 def curriculum(progress: float, *, enabled: bool = True) -> float:
     """TSAC: share of the semantic weights' maximum at a share of the run in [0, 1]; 1 throughout when disabled."""
     if not enabled:

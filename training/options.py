@@ -63,6 +63,8 @@ class TrainOptions:
         semantic_weight: Largest weight of L_sem.
         intent_weight: Largest weight of L_int.
         tau_weight: Weight of L_tau.
+        correction_weight: How much more a window counts at whose tick an operator acted instead of the policy
+            (`sigma/intervention` in the recording).
         lora_rank: Columns of each low-rank adapter; else what the base's size has.
         lora_dropout: Share of inputs dropped in front of the adapters; else what the base's size has.
         hide_motion: Share of windows whose joints are shown as if they had stood still: in a recording their motion
@@ -111,6 +113,7 @@ class TrainOptions:
     semantic_weight: float = 0.1
     intent_weight: float = 0.1
     tau_weight: float = 0.05
+    correction_weight: float = 2.0
     lora_rank: int | None = None
     lora_dropout: float | None = None
     hide_motion: float = 0.0
@@ -205,6 +208,7 @@ _LEAST = {
     "late_ticks": 0,
     "base_age_ticks": 0,
     "warmup_share": 0.0,
+    "correction_weight": 0.0,
 }
 
 
@@ -266,7 +270,7 @@ _GROUPS = {
     "what is trained": "arm ablate train_parts lora_rank lora_dropout residual_steps unroll",
     "latency and habits": "late_ticks base_age_ticks hide_motion",
     "optimiser": "learning_rate warmup_share weight_decay clip_norm",
-    "losses": "far_weight smooth_weight semantic_weight intent_weight tau_weight",
+    "losses": "far_weight smooth_weight semantic_weight intent_weight tau_weight correction_weight",
     "record": "seed noise_seed eval_every save_every log_with allow_untrained push_to_hub private",
 }
 """The help's sections; every option stands in one."""

@@ -202,7 +202,7 @@ class _Epoch:
         self._frames = np.zeros((rows, cameras, size_px, size_px, 3), dtype=np.uint8)
         self._states = np.zeros((rows, dof), dtype=np.float32)
         self._actions = np.zeros((rows, dof), dtype=np.float32)
-        self._valid, self._acted = np.zeros(rows, dtype=bool), np.zeros(rows, dtype=bool)
+        self._valid, self._acted, self._corrected = np.zeros((3, rows), dtype=bool)
 
     def continues(self, tick: Tick) -> bool:
         """Whether a tick belongs to this epoch and there is room for it."""
@@ -221,6 +221,7 @@ class _Epoch:
         if tick.action_rad is not None:
             self._actions[row] = contract.to_policy(tick.action_rad)
             self._acted[row] = True
+        self._corrected[row] = tick.corrected
         self.ticks += 1
 
     def arrays(self, source: Source, *, refused: int) -> EpisodeArrays:
@@ -255,6 +256,7 @@ class _Epoch:
             actions=self._actions[used],
             valid=self._valid[used],
             acted=acted,
+            corrected=self._corrected[used] if self._corrected[used].any() else None,
         )
 
 

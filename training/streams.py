@@ -117,8 +117,8 @@ class Lateness:
 class Windows:
     """One window of every stream. Absent ones (an episode has ended) are zeros with `present` False.
 
-    `known` says which targets were recorded. `delay` [ticks] pass before the fresh chunk is executed; `old_base` is
-    what is left of one planned `age` [ticks] before.
+    `known` says which targets were recorded, `corrected` whether an operator acted at the window's tick. `delay`
+    [ticks] pass before the fresh chunk is executed; `old_base` is what is left of one planned `age` [ticks] before.
     """
 
     pooled: Float[Tensor, "batch ticks cameras pooled width"]
@@ -131,6 +131,7 @@ class Windows:
     delay: Int64[Tensor, " batch"]
     target: Float[Tensor, "batch steps dof"]
     known: Bool[Tensor, "batch steps"]
+    corrected: Bool[Tensor, " batch"]
     present: Bool[Tensor, " batch"]
     tasks: tuple[str, ...]
     names: tuple[str, ...]
@@ -224,6 +225,7 @@ class Assembler:
             "delay": torch.tensor(delay),
             "target": torch.from_numpy(self._actions[number][ahead]),
             "known": torch.from_numpy(episode.acted[ahead]),
+            "corrected": torch.tensor(bool(episode.corrected[row])),
         }
 
     def _drawn(self, number: int, row: int, step: int) -> tuple[int, int]:

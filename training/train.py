@@ -58,7 +58,7 @@ from .loop import (
     save_state,
     warmup_cosine,
 )
-from .losses import LossWeights, SigmaLossModule, action_terms, total, traf_weights
+from .losses import LossWeights, SigmaLossModule, action_terms, total, traf_weights, with_corrections
 from .options import TrainOptions, read_options
 from .plain import PlainFeeder, PlainLossModule
 from .streams import Assembler, Lateness, Segment, StreamPlace, Streams
@@ -230,7 +230,8 @@ class Run:
         outcome = self.loss_module(windows, previous, texts)
         self.memories[micro] = Recurrence(memory=outcome.memory.detach(), factors=outcome.factors.detach())
         present = torch.cat([window.present for window in windows])
-        weights, share = self._weights(torch.cat([window.base_error for window in windows]), present)
+        error = torch.cat([window.base_error for window in windows])
+        weights, share = self._weights(error, present, torch.cat([window.corrected for window in windows]))
         scheme = self._scheme()
         loss, parts = total(
             outcome.terms, weights, present, scheme, progress=self.step / self.options.max_steps, count=share
@@ -243,7 +244,7 @@ class Run:
         chosen, hidden = known.draw(count, place, hide_motion=self.options.hide_motion)
         windows = self.assembler.alone(known.places[chosen].tolist(), late_at=self.step).to(self.model.backbone.device)
         terms = action_terms(self.model, known.telepathy_output(self.model, chosen, hidden), windows)
-        weights, share = self._weights(windows.base_error, windows.present)
+        weights, share = self._weights(windows.base_error, windows.present, windows.corrected)
         loss, parts = total(terms, weights, windows.present, self._scheme(), progress=1.0, count=share)
         return loss, parts, list(windows.names)
 
@@ -253,7 +254,10 @@ class Run:
         seed = int(np.random.SeedSequence(place).generate_state(1)[0])
         losses = self.loss_module(ticks, torch.Generator().manual_seed(seed))
         names = [f"episode {self.episodes[n].episode.episode} tick {row}" for n, row in ticks]
-        return losses.mean(), {"flow": losses.mean().detach()}, names
+        corrected = torch.tensor([bool(self.episodes[n].episode.corrected[row]) for n, row in ticks])
+        factor = self.options.correction_weight
+        loss = (losses * with_corrections(torch.ones_like(losses), corrected.to(losses.device), factor=factor)).mean()
+        return loss, {"flow": loss.detach()}, names
 
     def _pieces(self, micro: int) -> list[Segment]:
         """The next piece of each of this process's streams, in places of the whole data set."""
@@ -266,10 +270,11 @@ class Run:
     def _gathered[T](self, values: list[T]) -> list[T]:
         return gather_object(values) if self.accelerator.num_processes > 1 else values
 
-    def _weights(self, error: Tensor, present: Tensor) -> tuple[Tensor, float]:
-        """TRAF over the samples of all processes; this process's weights, and what its sums are divided by."""
-        everywhere, there = self.accelerator.gather((error, present))
+    def _weights(self, error: Tensor, present: Tensor, corrected: Tensor) -> tuple[Tensor, float]:
+        """TRAF and corrections over the samples of all processes; this one's weights, and what sums are divided by."""
+        everywhere, there, by_hand = self.accelerator.gather((error, present, corrected))
         weights = traf_weights(everywhere, there, enabled="traf" not in self.options.ablate)
+        weights = with_corrections(weights, by_hand, factor=self.options.correction_weight)
         start = self.accelerator.process_index * len(error)
         return weights[start : start + len(error)], float(there.sum()) / self.accelerator.num_processes
 
@@ -303,7 +308,9 @@ class Run:
     def restore(self, folder: Path) -> None:
         """Goes on where `save` was called."""
         tensors, facts = load_state(self._own(folder))
-        check_same_run(facts, self.facts, where=folder)
+        # A run from before corrections were known has none in its data, so that the weight has changed nothing.
+        before = {"correction_weight": self.options.correction_weight}
+        check_same_run(before | facts, self.facts, where=folder)
         device = self.model.backbone.device
         for name, parameter in self.parameters.items():
             parameter.copy_(tensors[f"weight.{name}"])

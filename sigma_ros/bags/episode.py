@@ -26,6 +26,9 @@ from sigma_ros.values import Gap, Window
 
 TEXT_TYPE = "std_msgs/msg/String"
 TASK_TOPIC = "/sigma_policy/task"
+FLAG_TYPE = "std_msgs/msg/Bool"
+INTERVENTION = "sigma/intervention"
+"""True: an operator acts instead of the policy, until it is false."""
 MOST_MISFITS = 64
 """A stream whose first so many messages all do not fit is the wrong contract, not a loss."""
 
@@ -47,13 +50,15 @@ class Tick:
     `action_rad` is the action recorded for it: the newest command at or before the tick (not older than the limit of
     the joint stream), or the next tick's joint positions where the contract says `next_state`; None where there is
     none. `joint_rad` is the measured pose, None in a gap. `joint_samples` are the joint messages stamped after
-    the previous tick, up to and including this one, in order of stamp.
+    the previous tick, up to and including this one, in order of stamp. `corrected`: an operator acted instead of the
+    policy.
     """
 
     item: Window | Gap
     action_rad: Float64[ndarray, " dof"] | None
     joint_rad: Float64[ndarray, " dof"] | None
     joint_samples: tuple[JointSample, ...]
+    corrected: bool = False
 
     @property
     def window(self) -> Window | None:
@@ -95,6 +100,8 @@ class Episode(Iterator[Tick]):
         self._joints = _Samples(self._joint_reader, contract.tick_period_ns)
         self._commands = _Samples(JointReader(contract), contract.tick_period_ns)
         self._command: JointSample | None = None
+        self._marks: deque[tuple[int, bool]] = deque()
+        self._corrected = False
         self._ticks = self._make_ticks()
 
     @property
@@ -136,6 +143,9 @@ class Episode(Iterator[Tick]):
                 routes[part.topic] = partial(self._push_command, i, part.own_names)
         if self._task_topic is not None:
             routes[self._task_topic] = self._push_task
+        marks = next(iter(_nearest(bag, contract, INTERVENTION, FLAG_TYPE)), None)
+        if marks is not None:
+            routes[marks] = lambda record: self._marks.append((record.stamp_ns, record.message is True))
         return routes
 
     def _make_ticks(self) -> Iterator[Tick]:
@@ -227,6 +237,8 @@ class Episode(Iterator[Tick]):
         commands = self._commands.until(item.stamp_ns)
         if commands:
             self._command = commands[-1]
+        while self._marks and self._marks[0][0] <= item.stamp_ns:
+            self._corrected = self._marks.popleft()[1]
         action_rad = self._action(item, following)
         if isinstance(item, Window):
             self.valid_ticks += 1
@@ -237,6 +249,7 @@ class Episode(Iterator[Tick]):
             action_rad=action_rad,
             joint_rad=item.newest.positions_rad if isinstance(item, Window) else None,
             joint_samples=samples,
+            corrected=self._corrected,
         )
 
     def _action(self, item: Window | Gap, following: Window | Gap | None) -> Float64[ndarray, " dof"] | None:
@@ -345,13 +358,19 @@ def task_topic(bag: Bag, contract: Contract) -> str | None:
         for topic in info.topics
         if info.types[topic] == TEXT_TYPE and topic.split("/")[-1] == "task" and info.counts[topic]
     ]
-    ours = [topic for topic in found if topic.endswith(TASK_TOPIC.removeprefix("/"))]
-    joints = bag.topic(contract.joint_state_topic).strip("/")
-    ours.sort(key=lambda topic: len(commonpath([topic.strip("/"), joints])), reverse=True)
+    ours = _nearest(bag, contract, TASK_TOPIC.removeprefix("/"), TEXT_TYPE)
     if not ours and len(found) > 1:
         bag.lose_once(f"the task is not read: {len(found)} topics end in task ({', '.join(found)[:100]})")
         return None
     return next(iter([*ours, *found]), None)
+
+
+def _nearest(bag: Bag, contract: Contract, name: str, kind: str) -> list[str]:
+    """Topics of a name in any namespace that hold something, the one nearest to the joint states' first."""
+    info = bag.info
+    found = [t for t in info.topics if t.endswith(name) and info.types[t] == kind and info.counts[t]]
+    joints = bag.topic(contract.joint_state_topic).strip("/")
+    return sorted(found, key=lambda topic: len(commonpath([topic.strip("/"), joints])), reverse=True)
 
 
 def recorded_task(bag: Bag, contract: Contract) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float64, UInt8
 from numpy import ndarray
 
-from sigma_ros.bags.episode import TEXT_TYPE
+from sigma_ros.bags.episode import INTERVENTION, TEXT_TYPE
 from sigma_ros.bags.files import DISORDER_NS
 from sigma_ros.bags.reader import Record, Stamps, open_bag
 from sigma_ros.border import one_line
@@ -21,7 +21,6 @@ from sigma_ros.streams.images import FreezeWatch, ImageMessage, coded_size_px, d
 from sigma_ros.streams.quality import motion_findings, rhythm
 from sigma_ros.values import NS_PER_S
 
-INTERVENTION = "sigma/intervention"
 """Where a Bool says whether an operator acts: true until it is false again."""
 
 JOINT_TYPE = "sensor_msgs/msg/JointState"

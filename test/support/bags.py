@@ -2,10 +2,11 @@
 """SYNTHETIC bags for tests: small recordings by the package's writer, and MCAP files put together by hand."""
 
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 from zlib import crc32
 
@@ -53,13 +54,19 @@ def write_recording(
     task: str | None = TASK,
     commands: bool = True,
     leave_out: Sequence[str] = (),
+    marks: Mapping[int, bool] = MappingProxyType({}),
 ) -> Path:
-    """Every stream at its tick; joints once more between ticks. The command of a tick is its pose plus 0.01 rad."""
+    """Every stream at its tick; joints once more between ticks. The command of a tick is its pose plus 0.01 rad.
+
+    `marks`: what `sigma/intervention` says from a tick on.
+    """
     with BagWriter(path, storage=storage, metadata={"note": "synthetic"}) as bag:
         if task is not None:
             bag.text(TASK_TOPIC, START_NS + contract.tick_offset_ns(first_tick), task)
         for tick in range(first_tick, first_tick + ticks):
             stamp_ns = START_NS + contract.tick_offset_ns(tick)
+            if tick in marks:
+                bag.raw("/sigma/intervention", "std_msgs/msg/Bool", stamp_ns, bytes([0, 1, 0, 0, marks[tick]]))
             for index, camera in enumerate(contract.cameras):
                 if camera.topic not in leave_out:
                     bag.image(camera.topic, stamp_ns, camera.name, picture(2 * tick + index), jpeg_quality=jpeg_quality)

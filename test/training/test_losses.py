@@ -22,6 +22,7 @@ from training.losses import (
     tau_loss,
     total,
     traf_weights,
+    with_corrections,
 )
 
 CONFIG = SigmaConfig.small()
@@ -63,6 +64,22 @@ def test_weights_have_mean_one_over_what_is_there_and_favour_the_hardest_quarter
 def test_without_traf_every_sample_counts_one(values):
     weights = traf_weights(torch.tensor(values), torch.ones(len(values), dtype=torch.bool), enabled=False)
     torch.testing.assert_close(weights, torch.ones(len(values)))
+
+
+@given(st.lists(st.tuples(st.floats(0.0, 4.0), st.booleans()), min_size=1, max_size=40), st.floats(0.0, 8.0))
+def test_law_a_corrected_sample_counts_so_much_more_than_one_that_was_as_heavy_and_all_together_stay(samples, factor):
+    weights = torch.tensor([weight for weight, _ in samples], dtype=torch.float64)
+    corrected = torch.tensor([by_hand for _, by_hand in samples])
+    raised = with_corrections(weights, corrected, factor=factor)
+    if not corrected.any():
+        assert raised is weights, "data without corrections are trained bit for bit as before"
+        return
+    assert not raised[weights == 0.0].any()
+    if float(torch.where(corrected, factor * weights, weights).sum()) > 1e-6:
+        assert float(raised.sum()) == pytest.approx(float(weights.sum()))
+    i, j = int(corrected.double().argmax()), int((~corrected).double().argmax())
+    if not corrected.all() and weights[i] > 1e-3 and weights[j] > 1e-3:
+        assert float(raised[i] * weights[j]) == pytest.approx(factor * float(raised[j] * weights[i]))
 
 
 @given(st.floats(0.0, 1.0), st.floats(0.0, 1.0))

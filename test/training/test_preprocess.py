@@ -25,7 +25,7 @@ from sigma_ros.sim.demonstration import demonstrations
 from sigma_ros.sim.environment import SimArm
 from sigma_ros.sim.recorder import BagFormat, write_demonstration
 from sigma_ros.sim.setups import TARGET
-from training.data import META_FILE, ShardMeta, read_shard
+from training.data import META_FILE, ShardData, ShardMeta, content_hash, read_shard
 from training.preprocess import PreprocessOptions, main, preprocess, problems_of, write_on_workers
 from training.sources import (
     TARGET_STEPS,
@@ -80,6 +80,25 @@ def test_a_shard_holds_exactly_the_ticks_of_the_frame_clock(tmp_path: Path) -> N
             np.testing.assert_array_equal(arrays.states[row], expected)
             assert tick.action_rad is not None
             np.testing.assert_array_equal(arrays.actions[row], contract.to_policy(tick.action_rad).astype(np.float32))
+
+
+def test_law_the_ticks_at_which_an_operator_acted_come_into_the_shard_and_shards_without_any_stay_as_they_were(
+    tmp_path: Path,
+) -> None:
+    marked = write_recording(tmp_path / "marked", small_contract(), ticks=60, marks={0: False, 20: True, 41: False})
+    [plain] = recordings(tmp_path, count=1)
+    write_recording(tmp_path / "no", small_contract(), ticks=60, marks={0: False})
+    meta = run(tmp_path / "out", [marked, plain, tmp_path / "no"])
+    shards = [read_shard(tmp_path / "out" / str(entry["shard"])) for entry in meta.episodes]
+    assert shards[0].corrected is not None
+    assert np.flatnonzero(shards[0].corrected).tolist() == list(range(20, 41))
+    assert shards[1].corrected is None
+    assert shards[2].corrected is None
+    hashes = [meta.files[str(entry["shard"])] for entry in meta.episodes]
+    assert hashes[0] != content_hash(replace(shards[0], corrected=None))
+    rows = ShardData.open(tmp_path / "out").episodes
+    assert rows[0].corrected.sum() == 21
+    assert not rows[1].corrected.any()
 
 
 def test_every_window_has_all_its_targets_and_the_stride_between(tmp_path: Path) -> None:

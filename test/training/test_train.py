@@ -37,7 +37,7 @@ from training.streams import StreamPlace, Streams
 from training.train import CHECKPOINT, Run, main, run_training, train
 
 ROOT = Path(__file__).resolve().parents[2]
-from bags import small_contract  # type: ignore[import-not-found]  # noqa: E402
+from bags import small_contract, write_recording  # type: ignore[import-not-found]  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -227,6 +227,29 @@ def test_the_robot_loads_what_was_trained_and_its_base_is_untouched(arm, options
         runtime.model.backbone.policy.parameters(), plain.model.backbone.policy.parameters(), strict=True
     ):
         assert torch.equal(ours, theirs)
+
+
+def test_law_what_an_operator_corrected_weighs_more_in_the_loss_and_is_what_it_says_elsewhere_without_marks(
+    options, tmp_path, shards_of
+):
+    """The first step's loss of the same data with and without marks, by the option's value."""
+
+    def first_loss(marks: dict[int, bool], factor: float) -> float:
+        place = tmp_path / f"{len(marks)}_{factor}"
+        contract = small_contract()
+        bags = [write_recording(place / f"bag_{i}", contract, ticks=70, first_tick=9 * i, marks=marks if i == 1 else {})
+                for i in range(2)]  # fmt: skip
+        shards = shards_of(place / "shards", bags, contract)
+        given = replace(options, dataset_dir=str(shards), output_dir=str(place / "run"), correction_weight=factor)
+        run = Run(given, Accelerator())
+        pieces = [run.streams.next(i, StreamPlace())[0] for i in range(4)]
+        windows = run.assembler.windows([replace(p, episode=run.train_numbers[p.episode]) for p in pieces], 1)
+        assert windows.corrected.tolist() == [bool(marks) and 25 <= p.rows[1] < 60 for p in pieces]
+        return run.advance()["loss"]
+
+    marks = {34: True, 69: False}  # rows 25 to 59 of the second recording
+    assert first_loss({}, 2.0) == first_loss(marks, 1.0) == first_loss({}, 9.0)
+    assert first_loss(marks, 9.0) != first_loss(marks, 1.0)
 
 
 def test_hidden_motion_leaves_the_newest_pose_of_the_windows_it_is_drawn_for(options):
