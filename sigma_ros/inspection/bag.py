@@ -21,8 +21,6 @@ from sigma_ros.streams.images import FreezeWatch, ImageMessage, coded_size_px, d
 from sigma_ros.streams.quality import motion_findings, rhythm
 from sigma_ros.values import NS_PER_S
 
-"""Where a Bool says whether an operator acts: true until it is false again."""
-
 JOINT_TYPE = "sensor_msgs/msg/JointState"
 _MOST_ROWS = 500_000
 """Joint rows of a topic that are kept; a recording of an hour at 100 Hz has fewer."""
