@@ -77,6 +77,8 @@ def show_error(error: SigmaError) -> None:
     from rich.text import Text  # noqa: PLC0415
 
     console = Console(stderr=True, highlight=False, soft_wrap=False, markup=False)
+    if not console.is_terminal:
+        console.width = 10_000  # in a log or a pipe a path stays in one piece
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
