@@ -120,8 +120,10 @@ def test_a_renewed_residual_goes_on_with_the_fade_of_the_chunk_it_renews() -> No
     loop, model = policy_loop(schedule=Schedule(50, 100), residual_every_tick=True, crossfade_steps=6), Model()
     fades = []
     for tick in range(12):
-        loop.on_item(window(tick), 0, late_ns=2 * CONTRACT.tick_period_ns if tick == 0 else 0)
-        fades += [outcome.chunk.crossfade_steps for outcome in finish(loop, model)]
+        loop.on_item(window(tick), 0)
+        outcome, state = execute(loop.begin(0), model)
+        loop.on_result((replace(outcome, took_ns=0 if tick else 2 * CONTRACT.tick_period_ns), state))
+        fades += [outcome.chunk.crossfade_steps for outcome in loop.outcomes()]
     assert fades == [6, 6, 6, 5, 4, 3, 2, 1, 0, 0, 0, 0], "it was there two ticks late"
 
 
