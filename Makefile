@@ -10,12 +10,12 @@ export PYTHON
 # The small models of tests and demo gain nothing from more threads; on a busy machine they lose much.
 demo test test-fast check train-demo study bed docs-pictures: export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo test test-fast check check-code check-architecture format build bench train-demo study bed safety soak mutants fuzz-bags fuzz-readers docs docs-pictures lock clean
+.PHONY: help setup demo test test-fast check check-code check-architecture format build bench train-demo study bed safety soak mutants fuzz-bags fuzz-readers real-files docs docs-pictures lock clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
-setup: ## Python, packages, ROS prefix and messages; PYTHON=/path/to/python3.12 if it is not found
+setup: ## Python, packages, ROS prefix and messages; PYTHON=/path/to/python3.12, TORCH_INDEX=URL of torch for CPUs alone
 	@scripts/setup.sh
 
 demo: setup ## Record a simulated arm, replay it through the nodes, report: out/demo/report.html
@@ -62,6 +62,7 @@ bed: setup ## Test bed: tasks that need memory and text, arms, interventions; re
 
 safety: setup ## Attack the supervisor: 100,000 ticks, then every fault on its process; an independent oracle judges
 	@$(ENV) python -m safety.campaign --ticks 100000 --out out/safety
+	@$(ENV) python -m safety.collision.campaign --ticks 10000
 	@$(ENV) SIGMA_PROMISE_DEPTH=6 python -m pytest -q test/supervisor/test_promises.py
 	@$(ENV) python -m safety.fault_campaign --out out/safety $(ARGS)
 
@@ -74,8 +75,11 @@ mutants: setup ## Mutation testing of the supervisor's core, a sample: out/mutan
 fuzz-bags: setup ## Replay 2,000 damaged bags: no crash, no hang, no silently wrong result: out/fuzz-bags
 	@$(ENV) python safety/fuzz/fuzz_bags.py --bags 2000 --out out/fuzz-bags $(ARGS)
 
-fuzz-readers: setup ## A fuzzer guided by coverage over all readers of foreign files, 30 minutes: out/fuzz-readers
+fuzz-readers: setup ## A fuzzer guided by coverage over all readers of foreign files, 30 minutes of CPU: out/fuzz-readers
 	@$(ENV) python safety/fuzz/fuzz_readers.py --minutes 30 --out out/fuzz-readers $(ARGS)
+
+real-files: setup ## Recordings and data sets of others through every verb: make real-files ARGS="FOLDER..."
+	@$(ENV) python -W ignore -m safety.fuzz.real_files $(ARGS)
 
 docs: setup ## The documentation as a site, checked strictly: out/site/index.html
 	@$(ENV) uv pip install -q -r requirements/docs.in -c requirements/lock.txt && NO_MKDOCS_2_WARNING=1 mkdocs build -q

@@ -4,9 +4,13 @@
 import sys
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import pairwise
+from pathlib import Path
 from types import ModuleType
 
 import click
+
+from sigma_ros.errors import UsageError
 
 VERBS = {
     "preprocess": "Turn bags or a LeRobot data set into training shards.",
@@ -37,11 +41,21 @@ def command(verb: str) -> click.Command:
     )
     @click.pass_context
     def run(context: click.Context) -> None:
+        _check_shards(context.args)
         package = _package()
         main = import_module(f"{package.__name__}.{package.VERBS[verb]}").main
         sys.exit(main(context.args))
 
     return run
+
+
+def _check_shards(given: list[str]) -> None:
+    """Before seconds of imports."""
+    folder = dict(pairwise(given)).get("--dataset_dir")
+    if folder is not None and not Path(folder).is_dir():
+        raise UsageError(
+            "there is no such folder of shards", where=folder, remedy="make it with: sigma preprocess --out DIR"
+        )
 
 
 def _package() -> ModuleType:
