@@ -12,6 +12,7 @@ from lerobot.utils.constants import ACTION, OBS_STATE
 
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import UsageError
+from sigma_ros.policy.schedule import REPLAN_TICKS
 
 
 def refuse_training(asked: str) -> NoReturn:
@@ -57,7 +58,7 @@ class SigmaPolicyConfig(PreTrainedConfig):
     seed: int = 0
     allow_untrained: bool = False
     rename: dict[str, str] = field(default_factory=dict)
-    n_action_steps: int = 8
+    n_action_steps: int = REPLAN_TICKS
     min_scale: float = 0.0
     max_scale: float = 1.0
     risk_temperature: float = 1.0
