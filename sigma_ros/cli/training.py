@@ -3,10 +3,10 @@
 
 import sys
 from importlib import import_module
-from importlib.util import find_spec
-from types import ModuleType
 
 import click
+
+from sigma_ros.starting import training_package
 
 VERBS = {
     "preprocess": "Turn bags or a LeRobot data set into training shards.",
@@ -23,9 +23,6 @@ _EXAMPLES = {
     "study": "sigma study --dataset_dir data/shards --out out/study",
 }
 
-_PLACES = ("sigma_ros.training", "training")
-"""The package is installed under the first name; a checkout has the second."""
-
 
 def command(verb: str) -> click.Command:
     """The verb's command; everything behind it goes to the training package as it is, `--help` too."""
@@ -37,15 +34,8 @@ def command(verb: str) -> click.Command:
     )
     @click.pass_context
     def run(context: click.Context) -> None:
-        package = _package()
+        package = training_package()
         main = import_module(f"{package.__name__}.{package.VERBS[verb]}").main
         sys.exit(main(context.args))
 
     return run
-
-
-def _package() -> ModuleType:
-    for name in _PLACES:
-        if find_spec(name) is not None:
-            return import_module(name)
-    raise ModuleNotFoundError("No module named 'sigma_ros.training'", name="sigma_ros.training")
