@@ -30,7 +30,7 @@ from sigma_ros.lerobot.files import write_lerobot_files
 from sigma_ros.model.checkpoint.folder import identify, save_checkpoint
 from sigma_ros.model.checkpoint.manifest import HASHED_FILES, Training, read_manifest
 from sigma_ros.model.loading import find_sigma
-from sigma_ros.model.pi05.places import CONFIG_FILE, MANIFEST_FILE
+from sigma_ros.model.pi05.places import CONFIG_FILE, MANIFEST_FILE, check_pushable
 from sigma_ros.model.runtime import SigmaRuntime
 from sigma_ros.policy.loop import PolicySettings
 from sigma_ros.streams.images import letterbox
@@ -57,6 +57,8 @@ class SigmaPolicy(PreTrainedPolicy):
         super().__init__(config)
         self.runtime = _load(config, dataset_meta)
         self.model = self.runtime.model
+        if dataset_meta is not None and config.push_to_hub:
+            check_pushable(config.repo_id or "", base=self.runtime.info.base.source)
         self._settings = PolicySettings(
             schedule=schedule_of(config.n_action_steps, self.runtime),
             adapter=AdapterSettings(

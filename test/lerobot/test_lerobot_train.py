@@ -185,6 +185,8 @@ def test_what_does_not_fit_is_one_sentence(tiny_checkpoint: Path, data: LeRobotD
         policy.forward({name: value for name, value in batch.items() if "front" not in name})
     with pytest.raises(SigmaError, match="not of this policy"):
         policy.forward({**batch, ACTION: batch[ACTION][:, :5]})
+    with pytest.raises(UsageError, match="on this disk alone"):
+        policy_of(tiny_checkpoint, data, push_to_hub=True, repo_id="me/sigma")
     with pytest.raises(UsageError, match="train_windows >= 1"):
         SigmaPolicyConfig(train_windows=0)
     with pytest.raises(UsageError, match="cameras up, side"):

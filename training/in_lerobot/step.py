@@ -8,6 +8,7 @@ episode and computes base chunks once per data set instead of once per sample.
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Float32, UInt8
@@ -36,7 +37,7 @@ _KEPT_BATCHES = 8
 _USUAL_STEPS = 100_000
 """LeRobot's own default; it scales a schedule down to a shorter run."""
 
-_DEFAULTS = {field.name: field.default for field in fields(TrainOptions)}
+_DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(TrainOptions)}
 
 
 def optimizer_preset() -> AdamWConfig:

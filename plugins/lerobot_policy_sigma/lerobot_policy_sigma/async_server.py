@@ -23,7 +23,7 @@ _WAITING = 64
 """Observations kept until the next plan; older ones become ticks without an observation."""
 
 
-class SigmaPolicyServer(PolicyServer):  # type: ignore[misc]  # LeRobot's is untyped
+class SigmaPolicyServer(PolicyServer):
     """One client at a time, as LeRobot's; its policy begins anew with each client."""
 
     def SendPolicyInstructions(self, request: Any, context: Any) -> Any:  # noqa: N802  gRPC's name
