@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from node_fakes import small_so101, spin_until
+from node_fakes import PatientOperator, small_so101, spin_until
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
 from sigma_ros.msg import ActionChunk, SupervisorState
@@ -89,13 +89,14 @@ def test_the_loop_engages_moves_the_arm_and_ends_cleanly(tmp_path: Path, executo
         ]
         wait = partial(spin_until, executor, timeout_s=BUSY_S)
         wait(lambda: len(watcher.chunks) >= 2, what="chunks")
-        wait(lambda: call(watcher, executor, topics.ENGAGE).success, what="engage to be granted")
+        operator = PatientOperator(watcher)
         wait(lambda: watcher.is_in(SupervisorState.RUN), what="RUN")
         watcher.poses.clear()
         wait(lambda: watcher.moved_rad() > 0.15, what="the arm to swing")
         accepted = watcher.state.accepted_chunks
         wait(lambda: watcher.state.accepted_chunks >= accepted + 3, what="three more chunks")
         assert watcher.state.violations == 0
+        operator.present = False
         wait(lambda: call(watcher, executor, topics.RELEASE).success, what="release to be granted")
         wait(lambda: watcher.is_in(SupervisorState.DISENGAGED), what="DISENGAGED")
         for node in reversed(nodes):

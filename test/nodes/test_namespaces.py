@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from node_fakes import make_chunk, spin_until
+from node_fakes import PatientOperator, make_chunk, spin_until
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
 from sigma_ros.msg import ActionChunk, SupervisorState
 from std_msgs.msg import Bool, Float64MultiArray, String
-from std_srvs.srv import Trigger
 from test_process import node_process
 
 from sigma_ros.bags.episode import recorded_task
@@ -48,7 +47,7 @@ class Arm(Node):
         self.task = self.create_publisher(String, topics.TASK, qos.LATCHED)
         self.create_subscription(Float64MultiArray, self.contract.command_topic, self._on_command, 100)
         self.create_subscription(SupervisorState, topics.SUPERVISOR_STATE, self.states.append, qos.LATCHED)
-        self._engage = self.create_client(Trigger, topics.ENGAGE)
+        self.operator = PatientOperator(self)
         self._proposed = 0
         self.create_timer(0.02, self._live)
 
@@ -65,16 +64,6 @@ class Arm(Node):
         self._joints.publish(joint_state_message(at_ns=self.now_ns, names=names, positions_rad=pose))
         self._heartbeat.publish(Bool(data=True))
 
-    def engaged(self, executor) -> None:
-        def granted() -> bool:
-            if not self._engage.service_is_ready():
-                return False
-            answer = self._engage.call_async(Trigger.Request())
-            spin_until(executor, answer.done, what="the engage service's answer")
-            return bool(answer.result().success)
-
-        spin_until(executor, granted, what=f"engage in {self.get_namespace()}", timeout_s=FAR_S)
-
     def propose(self, to_rad: float) -> None:
         pose = self.commands[-1] if self.commands else np.zeros(6)
         base = np.linspace(pose, np.full(6, to_rad), 50)
@@ -88,13 +77,11 @@ class Arm(Node):
         return bool(self.commands) and bool(self.commands[-1][0] > 0.2)
 
     def driven(self, executor, to_rad: float) -> None:
-        """Engaged and proposed to until it moves: on a machine that stalls, a chunk grows old and a HOLD ages."""
+        """Proposed to until it moves: on a machine that stalls, a chunk grows old."""
         proposed_ns = 0
 
         def under_way() -> bool:
             nonlocal proposed_ns
-            if self.states and self.states[-1].state == SupervisorState.DISENGAGED:
-                self.engaged(executor)
             if self.now_ns - proposed_ns > PROPOSAL_PERIOD_NS:
                 proposed_ns = self.now_ns
                 self.propose(to_rad)
@@ -121,8 +108,8 @@ def arms(executor) -> Iterator[tuple[Arm, Arm]]:
 def test_a_proposal_to_one_arm_never_moves_the_other(arms, executor) -> None:
     """Both engaged, both policies alive: `arm2`'s policy has nothing to say, and its arm stays where it is."""
     first, second = arms
-    for arm in arms:
-        arm.engaged(executor)
+    engaged = lambda: all(arm.states and arm.states[-1].state != SupervisorState.DISENGAGED for arm in arms)  # noqa: E731
+    spin_until(executor, engaged, what="both engaged", timeout_s=FAR_S)
     first.driven(executor, 0.4)
     spin_until(executor, lambda: len(first.commands) > 50, what="a second of commands")
     assert all((command == 0.0).all() for command in second.commands)

@@ -11,12 +11,16 @@ from typing import Any
 
 import numpy as np
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from sigma_ros.msg import SupervisorState
+from std_srvs.srv import Trigger
 
 from sigma_ros.contract import Camera, Contract
 from sigma_ros.contract_file import load_contract
 from sigma_ros.contract_text import shipped_config_dir
 from sigma_ros.errors import SigmaError
 from sigma_ros.nodes.policy.model import PolicyModel
+from sigma_ros.nodes.shared import qos, topics
 from sigma_ros.policy.job import Runtime
 from sigma_ros.risk import assess, scale_of
 from sigma_ros.supervisor.identity import Author
@@ -24,7 +28,7 @@ from sigma_ros.values import AdapterSettings, Certificate, Chunk, LeftOver, Tele
 
 HORIZON = 50
 AUTHOR = Author(robot="so101", instance="test")
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 
 
 def small_contract(**changes: object) -> Contract:
@@ -246,6 +250,31 @@ def fake_model(contract: Contract, runtime: Runtime, about: Any = None) -> Polic
 def picture(camera: Camera, value: int) -> np.ndarray:
     """A uniform RGB picture in the camera's size."""
     return np.full((camera.height_px, camera.width_px, 3), value, dtype=np.uint8)
+
+
+class PatientOperator:
+    """Keeps an arm going as a person would: on a machine that stalls a HOLD ages and a silence ends in STOPPED.
+
+    In the namespace of `node`; `present` False: it looks on.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self.present = True
+        self.state: SupervisorState | None = None
+        self._orders = {name: node.create_client(Trigger, name) for name in (topics.ENGAGE, topics.RESET_STOP)}
+        node.create_subscription(SupervisorState, topics.SUPERVISOR_STATE, self._on_state, qos.LATCHED)
+        node.create_timer(0.5, self._look)
+
+    def _on_state(self, message: SupervisorState) -> None:
+        self.state = message
+
+    def _look(self) -> None:
+        if self.state is None or not self.present:
+            return
+        if self.state.state in (SupervisorState.DISENGAGED, SupervisorState.HOLD):
+            self._orders[topics.ENGAGE].call_async(Trigger.Request())
+        elif self.state.state == SupervisorState.STOPPED:
+            self._orders[topics.RESET_STOP].call_async(Trigger.Request())
 
 
 def spin_until(

@@ -223,6 +223,9 @@ def test_a_run_goes_on_where_it_was_and_keeps_to_its_protocol(tmp_path, monkeypa
     assert [unit.name for unit in units] == ["M3_base_seed0.json", "M3_sigma_seed0.json"]
     content = json.loads((tmp_path / "bed.json").read_text())
     assert content["conditions"]["protocol"] == page_hash()
+    drawn = (tmp_path / "bed.svg").read_text()
+    for row in content["rows"]:  # every row that counts anything has its bar
+        assert f"<!-- {row['right']['good']}/{row['right']['counted']} -->" in drawn or not row["right"]["counted"]
     before = {unit: unit.stat().st_mtime_ns for unit in units}
     assert main([*command[:-1], "base", "oracle"]) == 0
     assert all(unit.stat().st_mtime_ns == at for unit, at in before.items())

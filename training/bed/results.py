@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the units came to: `bed.md` for people and `bed.json` with every episode; arms are compared on paired seeds."""
+"""What the units came to: `bed.md` and `bed.svg` for people, `bed.json` with every episode; arms on paired seeds."""
 
 import json
 import math
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
+from matplotlib.figure import Figure
 from numpy import ndarray
 
 from sigma_ros.evaluation.report.write import write_files
@@ -20,7 +21,7 @@ from ..statistics import mcnemar, nested_interval
 from .closed_loop import EpisodeOutcome
 from .units import UnitResult
 
-PAGE, DATA = "bed.md", "bed.json"
+PAGE, DATA, PICTURE = "bed.md", "bed.json", "bed.svg"
 REFERENCE = "sigma"
 
 _HEAD = (
@@ -135,6 +136,8 @@ def page(results: Sequence[UnitResult], conditions: Mapping[str, Any], *, missin
         "choices of all episodes, seed by seed against `sigma` of the same training seed; the median over seeds, "
         "corrected by Holm over the arms of a task.",
         "",
+        f"![Right choices by task and arm, and what was followed when the memory was changed]({PICTURE})",
+        "",
         *_HEAD,
         *(_line(row) for row in made if "," not in row.arm),
         "",
@@ -177,16 +180,47 @@ def _costs(results: Sequence[UnitResult]) -> list[str]:
     return lines
 
 
+_RIGHT, _FOLLOWED = "#3b82f6", "#e08214"
+
+
+def draw(made: Sequence[ResultRow], path: Path) -> None:
+    """Writes an SVG: of those that chose, the share that chose rightly, and that followed an intervention."""
+    tasks = list(dict.fromkeys(row.task for row in made))
+    most = max(sum(row.task == task for row in made) for task in tasks)
+    figure = Figure(figsize=(4.6 * len(tasks), 0.42 * most + 1.5), layout="constrained")
+    for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
+        some = sorted((row for row in made if row.task == task), key=lambda row: "," in row.arm)[::-1]
+        for y, row in enumerate(some):
+            shares = [(row.right, _RIGHT, 0.17)] + ([(row.followed, _FOLLOWED, -0.17)] if "," in row.arm else [])
+            for rate, colour, up in shares:
+                if not rate.counted:
+                    continue
+                share = 100.0 * rate.good / rate.counted
+                axes.barh(y + up, share, height=0.3, color=colour)
+                axes.plot([100.0 * rate.low, 100.0 * rate.high], [y + up, y + up], color="#1f2937", linewidth=1.5)
+                axes.text(103.0, y + up, f"{rate.good}/{rate.counted}", va="center", fontsize=8)
+        axes.set_yticks(range(len(some)), [row.arm.replace("sigma, ", "memory ") for row in some])
+        axes.axvline(100.0 / task_named(task).options, color="#8a8f98", linestyle="--", linewidth=1.0)
+        axes.set_xlim(0.0, 120.0)
+        axes.set_xticks(range(0, 101, 25))
+        axes.set_title(task)
+    figure.supxlabel(
+        "%, of those that chose. Blue: right; orange: followed what was put in; dashed: chance; line: 95 %", fontsize=9
+    )
+    figure.savefig(path, format="svg", metadata={"Date": None})
+
+
 def write(
     folder: Path, results: Sequence[UnitResult], conditions: Mapping[str, Any], *, missing: Sequence[str]
 ) -> None:
-    """Writes both files, whole or not at all."""
+    """Writes all files, whole or not at all."""
     content = {"schema": 1, "conditions": dict(conditions), "missing": list(missing)}
     content["rows"] = [asdict(row) for row in rows(results)]
     content["units"] = [asdict(result) for result in results]
     text = json.dumps(content, indent=1).replace("NaN", "null")
     writers: dict[str, Callable[[Path], object]] = {
         DATA: lambda path: path.write_text(text + "\n", encoding="utf-8"),
+        PICTURE: lambda path: draw(rows(results), path),
         PAGE: lambda path: path.write_text(page(results, conditions, missing=missing), encoding="utf-8"),
     }
     write_files(writers, folder)

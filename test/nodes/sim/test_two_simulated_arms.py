@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from node_fakes import spin_until
+from node_fakes import PatientOperator, spin_until
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
-from sigma_ros.msg import ActionChunk, SupervisorState
+from sigma_ros.msg import ActionChunk
 from std_msgs.msg import String
-from std_srvs.srv import Trigger
 from test_live_loop import process, small_so101
 
 from sigma_ros.nodes.shared import qos, topics
@@ -30,20 +29,18 @@ BUSIEST = 1.0
 """Load per core beyond which six processes have no real time."""
 
 
-class Operator(Node):
+class ArmWatcher(Node):
     """Of one arm: engages it, and sees what becomes of it."""
 
     def __init__(self, namespace: str) -> None:
-        super().__init__("test_operator", namespace=namespace)
+        super().__init__("test_watcher", namespace=namespace)
         self.outcome = ""
         self.poses: list[np.ndarray] = []
         self.chunks: set[str] = set()
-        self.state: SupervisorState | None = None
         self.create_subscription(String, f"{topics.SIM_NODE}/outcome", self._on_outcome, qos.LATCHED)
         self.create_subscription(JointState, "joint_states", self._on_joints, qos.SENSOR)
         self.create_subscription(ActionChunk, topics.ACTION_CHUNK, self._on_chunk, qos.CHUNK)
-        self.create_subscription(SupervisorState, topics.SUPERVISOR_STATE, self._on_state, qos.LATCHED)
-        self._engage = self.create_client(Trigger, topics.ENGAGE)
+        self.operator = PatientOperator(self)
 
     def _on_outcome(self, message: String) -> None:
         self.outcome = message.data
@@ -54,38 +51,30 @@ class Operator(Node):
     def _on_chunk(self, message: ActionChunk) -> None:
         self.chunks.add(message.policy_instance)
 
-    def _on_state(self, message: SupervisorState) -> None:
-        self.state = message
-
-    def keep_engaged(self) -> None:
-        """Engages wherever the supervisor asks for it."""
-        if self.state is not None and self.state.state == SupervisorState.DISENGAGED and self.chunks:
-            self._engage.call_async(Trigger.Request())
-
 
 def test_two_simulated_arms_pick_at_the_same_time_and_never_cross(executor, tmp_path: Path) -> None:
     pytest.importorskip("mujoco")
     if os.getloadavg()[0] > BUSIEST * (os.cpu_count() or 1):
         pytest.skip(f"load {os.getloadavg()[0]:.0f}: no real time on this machine now")
     contract = str(small_so101(tmp_path))
-    operators = {name: Operator(name) for name in SEEDS}
+    watchers = {name: ArmWatcher(name) for name in SEEDS}
     with ExitStack() as stack:
         for name, seed in SEEDS.items():
-            executor.add_node(operators[name])
+            executor.add_node(watchers[name])
             place = ("--ros-args", "-r", f"__ns:=/{name}")
             world = f"sigma_ros.nodes.sim_node --contract {contract} --setup source --seed {seed}".split()
             supervisor = f"sigma_ros.nodes.supervisor_node --contract {contract} {SIMULATED} {PATIENT}".split()
             stack.enter_context(process("-m", *world, *place))
             stack.enter_context(process("-m", *supervisor, *place))
             stack.enter_context(process(str(HERE / "expert_policy.py"), f"{contract}@{name}", str(seed), *place))
-            operators[name].create_timer(0.5, operators[name].keep_engaged)
-        done = lambda: all(one.outcome == "brick in box" for one in operators.values())  # noqa: E731
+        done = lambda: all(one.outcome == "brick in box" for one in watchers.values())  # noqa: E731
         spin_until(executor, done, what="both bricks in their boxes", timeout_s=PICKED_S)
-    first, second = operators.values()
+    first, second = watchers.values()
     assert len(first.chunks) == len(second.chunks) == 1
     assert not first.chunks & second.chunks, "each supervisor heard one policy, and not the other's"
-    for one in operators.values():
-        assert one.state is not None
-        assert one.state.violations == 0
-        assert one.state.other_policies == []
+    for one in watchers.values():
+        state = one.operator.state
+        assert state is not None
+        assert state.violations == 0
+        assert state.other_policies == []
         assert np.ptp(np.array(one.poses), axis=0).max() > 0.5

@@ -58,7 +58,7 @@ def arm(executor: SingleThreadedExecutor, monkeypatch: pytest.MonkeyPatch) -> Ar
     for node in (arm, supervisor):
         executor.add_node(node)
     spin_until(executor, lambda: np.abs(arm.pose_rad).min() > 0.02, what="motion", timeout_s=60.0)
-    arm.engages = False
+    arm.operator.present = False
     return arm
 
 

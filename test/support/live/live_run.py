@@ -57,8 +57,8 @@ class Watched:
     spin: Callable[[float], None]
     monitor: Monitor
     joints: list[tuple[float, ...]] = field(default_factory=list)
-    stops: list[tuple[int, tuple[float, ...]]] = field(default_factory=list)
-    """Stamp [ns] and command of every message of a latched state."""
+    stops: list[tuple[float, ...]] = field(default_factory=list)
+    """The command of every message of a latched state."""
 
     @property
     def state(self) -> State | None:
@@ -76,14 +76,19 @@ class Watched:
             self.spin(0.05)
 
     def until_started(self) -> None:
-        self.until(lambda: self.monitor.seen.chunk and self.joints, "a chunk and joints", START_S)
+        seen = self.monitor.seen
+        self.until(lambda: seen.chunk and seen.supervisor and self.joints, "a chunk, a state and joints", START_S)
 
     def engage(self) -> None:
         """ENTER until it is taken: a policy that has just begun is refused for a moment."""
-        end_s = time.monotonic() + START_S
-        while self.state not in MOVING:
-            assert time.monotonic() < end_s, self.said()
-            self.press("\n")
+        self.press_until("\n", lambda: self.state in MOVING, "motion", START_S)
+
+    def press_until(self, key: str, condition: Callable[[], object], what: str, timeout_s: float = 60.0) -> None:
+        """A key twice a second until it shows: a stalled machine's supervisor rightly refuses, or stops by itself."""
+        end_s = time.monotonic() + timeout_s
+        while not condition():
+            assert time.monotonic() < end_s, f"{what} did not come; state {self.state}\n{self.said()}"
+            self.press("r" + key if self.state is State.STOPPED else key)
             self.spin(0.5)
 
     def moved_rad(self) -> float:
@@ -124,8 +129,7 @@ def running(out: Path, *words: str, model: bool = False) -> Iterator[Watched]:
 
             def on_state(message: SupervisorState) -> None:
                 if State(message.state).is_latched:
-                    stamp = message.header.stamp
-                    watched.stops.append((stamp.sec * 10**9 + stamp.nanosec, tuple(message.command)))
+                    watched.stops.append(tuple(message.command))
 
             node.create_subscription(
                 JointState, "joint_states", lambda m: watched.joints.append(tuple(m.position)), qos.SENSOR
