@@ -10,7 +10,7 @@ export PYTHON
 # The small models of tests and demo gain nothing from more threads; on a busy machine they lose much.
 demo test test-fast check train-demo study bed docs-pictures: export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo test test-fast check check-code check-architecture format build bench train-demo study bed safety soak mutants fuzz-bags fuzz-readers docs docs-pictures lock clean
+.PHONY: help setup demo test test-fast check check-code check-architecture format build bench train-demo study bed safety soak mutants fuzz-bags fuzz-readers real-files docs docs-pictures lock clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -74,8 +74,11 @@ mutants: setup ## Mutation testing of the supervisor's core, a sample: out/mutan
 fuzz-bags: setup ## Replay 2,000 damaged bags: no crash, no hang, no silently wrong result: out/fuzz-bags
 	@$(ENV) python safety/fuzz/fuzz_bags.py --bags 2000 --out out/fuzz-bags $(ARGS)
 
-fuzz-readers: setup ## A fuzzer guided by coverage over all readers of foreign files, 30 minutes: out/fuzz-readers
+fuzz-readers: setup ## A fuzzer guided by coverage over all readers of foreign files, 30 minutes of CPU: out/fuzz-readers
 	@$(ENV) python safety/fuzz/fuzz_readers.py --minutes 30 --out out/fuzz-readers $(ARGS)
+
+real-files: setup ## Recordings and data sets of others through every verb: make real-files ARGS="FOLDER..."
+	@$(ENV) python -W ignore -m safety.fuzz.real_files $(ARGS)
 
 docs: setup ## The documentation as a site, checked strictly: out/site/index.html
 	@$(ENV) uv pip install -q -r requirements/docs.in -c requirements/lock.txt && NO_MKDOCS_2_WARNING=1 mkdocs build -q

@@ -7,6 +7,7 @@
 An input is a small folder; a mutant that reaches a line of the package that none reached before joins the corpus
 (`sys.monitoring`, each line reported once). Allowed ends are a result and a `SigmaError` of one line. Anything else,
 more than `LIMIT_S` or more than `MEMORY_BYTES` is a finding: its folder is kept, and `--only FOLDER` reads it again.
+Minutes and seconds are of the processor, so that a busy machine neither hides nor makes a hang.
 """
 
 import argparse
@@ -35,7 +36,11 @@ from fuzz_bags import HangError  # noqa: E402
 from sigma_ros.errors import SigmaError  # noqa: E402
 
 LIMIT_S = 60
+WAITS_LONGER = 10
+"""A reader that waits without computing (for a pipe, say) hangs after so many times `LIMIT_S` of the clock."""
+
 MEMORY_BYTES = 1 << 30
+MOST_DEATHS = 20
 MOST_CHARACTERS = 20_000  # a contract's problems are all listed
 TOOL = sys.monitoring.COVERAGE_ID
 PACKAGE = str(ROOT / "sigma_ros")
@@ -218,16 +223,20 @@ class Campaign:
     """What a worker has done; written after each input, so that a process that dies has told."""
 
     executions: int = 0
+    cpu_s: float = 0.0
     corpus: int = 0
     lines: int = 0
     ends: dict[str, int] = field(default_factory=dict)
     findings: dict[str, str] = field(default_factory=dict)
 
 
-def problem_of(kind: str, folder: Path, limit_s: int = LIMIT_S) -> tuple[str, str]:
+def problem_of(kind: str, folder: Path, limit_s: float = LIMIT_S) -> tuple[str, str]:
     """How reading ended, and what is wrong with that: the error's name and place, or nothing."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    signal.alarm(limit_s)
+    for number in (signal.SIGPROF, signal.SIGALRM):
+        signal.signal(number, _too_long)
+    signal.setitimer(signal.ITIMER_PROF, limit_s)
+    signal.setitimer(signal.ITIMER_REAL, WAITS_LONGER * limit_s)
     end, problem = "read", ""
     try:
         READERS[kind](folder)
@@ -241,28 +250,33 @@ def problem_of(kind: str, folder: Path, limit_s: int = LIMIT_S) -> tuple[str, st
         place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "outside"
         problem = f"{end} in {place}: {str(error)[:80]!r}"
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
     grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     return end, problem or (f"memory grew by {grown >> 20} MiB" if grown > MEMORY_BYTES else "")
 
 
-def _work(out: Path, end_s: float, seed: int) -> None:
-    """Reads mutants until the time is up."""
+def _too_long(*_: object) -> None:
+    raise HangError
 
-    def too_long(*_: object) -> None:
-        raise HangError
 
-    signal.signal(signal.SIGALRM, too_long)
+def _campaign(out: Path) -> Campaign:
+    file = out / "campaign.json"
+    return Campaign(**json.loads(file.read_text())) if file.is_file() else Campaign()
+
+
+def _work(out: Path, cpu_s: float, seed: int) -> None:
+    """Reads mutants until the campaign has had its time."""
     resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30))
     rng = random.Random(seed)
-    file = out / "campaign.json"
-    state = Campaign(**json.loads(file.read_text())) if file.is_file() else Campaign()
+    file, state = out / "campaign.json", _campaign(out)
+    earlier_s = state.cpu_s
     with tempfile.TemporaryDirectory(prefix="fuzz_readers_") as name:
         corpus = seeds(Path(name) / "seeds")
         lines = Lines()
         place = out / "current"
         fresh = list(corpus)
-        while time.time() < end_s:
+        while state.cpu_s < cpu_s:
             is_seed = bool(fresh)  # it also pays for imports
             kind, files = fresh.pop() if is_seed else rng.choice(corpus)
             mates = [other for its, other in corpus if its == kind]
@@ -270,7 +284,7 @@ def _work(out: Path, end_s: float, seed: int) -> None:
             _put(place, kind, tried)
             known = len(lines.reached)
             end, problem = problem_of(kind, place / "input", 10 * LIMIT_S if is_seed else LIMIT_S)
-            state.executions += 1
+            state.executions, state.cpu_s = state.executions + 1, earlier_s + time.process_time()
             state.ends[f"{kind} {end}"] = state.ends.get(f"{kind} {end}", 0) + 1
             if len(lines.reached) > known and len(corpus) < 4000:
                 corpus.append((kind, tried))
@@ -300,24 +314,25 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("out/fuzz-readers"))
     parser.add_argument("--only", type=Path, help="read this finding's folder again")
-    parser.add_argument("--until", type=float, help=argparse.SUPPRESS)
+    parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.only is not None:
         READERS[(options.only / "kind").read_text()](options.only / "input")
         return 0
-    if options.until is not None:
-        _work(options.out, options.until, options.seed)
+    if options.work:
+        _work(options.out, 60 * options.minutes, options.seed)
         return 0
     options.out.mkdir(parents=True, exist_ok=True)
-    end_s, deaths = time.time() + 60 * options.minutes, 0
-    while time.time() < end_s:
-        again = [sys.executable, "-W", "ignore", __file__, "--out", str(options.out), "--until", str(end_s)]
-        worker = subprocess.run([*again, "--seed", str(options.seed + deaths)], check=False, stderr=subprocess.PIPE)
+    deaths = 0
+    while _campaign(options.out).cpu_s < 60 * options.minutes and deaths < MOST_DEATHS:
+        again = [sys.executable, "-W", "ignore", __file__, "--work", "--out", str(options.out)]
+        again += ["--minutes", str(options.minutes), "--seed", str(options.seed + deaths)]
+        worker = subprocess.run(again, check=False, stderr=subprocess.PIPE)
         if worker.returncode:
             deaths += 1
             (options.out / f"death_{deaths}.txt").write_bytes(worker.stderr[-4000:])
             shutil.copytree(options.out / "current", options.out / f"death_{deaths}", dirs_exist_ok=True)
-    state = json.loads((options.out / "campaign.json").read_text())
+    state = asdict(_campaign(options.out))
     sys.stdout.write(json.dumps(state | {"deaths": deaths}, indent=1) + "\n")
     return 1 if deaths or state["findings"] else 0
 

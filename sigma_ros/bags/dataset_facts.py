@@ -25,6 +25,9 @@ from sigma_ros.conventions import DEGREES_REMEDY, certain, likely
 from sigma_ros.errors import DatasetError, SigmaError
 
 _RATE_ROUNDING = 1e-3
+_MEASURED_RATE = 0.2
+"""Rows with measured times come at the data set's rate up to this share; another rate is another clock."""
+
 _EPISODES_JUDGED = 64
 
 
@@ -163,6 +166,10 @@ def check_episode(source: LerobotEpisode, contract: Contract) -> None:
     stamps_s = source.timestamps_s
     if not np.isfinite(stamps_s).all() or (np.diff(stamps_s) <= 0).any():
         problems.append("timestamps do not increase")
+    elif source.ticks > 2:
+        rate_hz = 1.0 / float(np.median(np.diff(stamps_s)))
+        if abs(rate_hz / source.fps - 1.0) > _MEASURED_RATE:
+            problems.append(f"its rows come {rate_hz:.3g} times a second, meta/info.json says {source.fps:g}")
     if problems:
         raise DatasetError(
             f"episode {source.index} does not hold what the contract {contract.name} needs: {'; '.join(problems)}",

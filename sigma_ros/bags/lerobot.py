@@ -205,6 +205,14 @@ def _read_v3(fetch: Fetch, info: dict[str, Any], index: int, wanted: tuple[str, 
     }
     root = fetch([data, *films.values()])
     table = _parquet(contained(root, data), filters=[("episode_index", "=", index)])
+    if row.get("length") not in (None, table.num_rows):
+        raise DatasetError(
+            f"episode {index} has other rows than the table of episodes says",
+            where=contained(root, data),
+            expected=f"{one_line(row['length'], 20)} rows",
+            got=table.num_rows,
+            remedy="leave the episode out, or fetch the data set anew",
+        )
     task_table = _parquet(root / "meta" / "tasks.parquet").to_pandas()
     tasks = {int(task_index): str(text) for text, task_index in task_table["task_index"].items()}
     videos = {

@@ -6,7 +6,6 @@ comes back as it was. An episode is a stretch of valid ticks with known actions:
 """
 
 import ctypes
-import json
 import os
 import shutil
 import sys
@@ -81,18 +80,6 @@ class Written:
     left_out: Mapping[str, int]
     losses: Mapping[str, Mapping[str, int]]
 
-    def description(self, contract: Contract) -> str:
-        """What the data set's card says beside LeRobot's own table of features."""
-        units = ", ".join(f"{joint.name} {joint.policy_unit}" for joint in contract.joints)
-        lines = [
-            f"{self.episodes} episodes, {self.frames} frames of {contract.name}, from ROS 2 bags by sigma_ros",
-            f"States and actions: {units}",
-            f"Tasks: {'; '.join(self.tasks)}",
-            f"Left out: {described(self.left_out) or 'nothing'}",
-            *(f"Losses in {bag}: {described(losses)}" for bag, losses in self.losses.items()),
-        ]
-        return "\n".join(f"- {line}" for line in lines)
-
 
 @dataclass(frozen=True, slots=True)
 class _Row:
@@ -113,12 +100,14 @@ def write_dataset(
     stamps: Stamps = "header",
     leave_out: Collection[int] = (),
     test_episodes: int = 0,
+    repo: str | None = None,
     progress: Callable[[int, float], None] = lambda *_: None,
 ) -> Written:
     """Writes a data set that `LeRobotDataset` opens, or nothing at all; `progress` is told bag number and share.
 
     `leave_out` are episodes by the numbers that they would have. The last `test_episodes` of the others are the split
-    `test`, those before them `train`. README.md is the data set's card.
+    `test`, those before them `train`. README.md is the data set's card, which shows it in LeRobot's viewer where `repo`
+    says under which name it will be on the Hub.
 
     Raises:
         UsageError: `out` exists.
@@ -143,7 +132,7 @@ def write_dataset(
                 f"no bag holds {MIN_TICKS} usable ticks in a row",
                 got=", ".join(f"{reason} {n}" for reason, n in written.left_out.items()) or "no ticks",
             )
-        _describe(partial, out.name, contract, written, test_episodes=test_episodes)
+        _describe(partial, repo, contract, written, test_episodes)
         partial.rename(out)
     except OSError as error:
         raise DatasetError("the data set could not be written", where=out, got=error) from error
@@ -152,46 +141,40 @@ def write_dataset(
     return written
 
 
-def _describe(root: Path, name: str, contract: Contract, written: Written, *, test_episodes: int) -> None:
-    """Writes the splits into info.json, and the card."""
-    if not 0 <= test_episodes < written.episodes:
-        raise UsageError("too many episodes for the test", expected=f"less than {written.episodes}", got=test_episodes)
-    file, first = root / "meta" / "info.json", written.episodes - test_episodes
-    info = json.loads(file.read_text(encoding="utf-8"))
-    info["splits"] = {"train": f"0:{first}"} | ({"test": f"{first}:{written.episodes}"} if test_episodes else {})
-    file.write_text(json.dumps(info, indent=4), encoding="utf-8")
-    joints = ", ".join(f"{joint.name} ({joint.policy_unit.replace('_', ' ')})" for joint in contract.joints)
-    cameras = ", ".join(f"{c.dataset_key} ({c.width_px}x{c.height_px})" for c in contract.cameras)
-    notes = {f"left out: {reason}": str(count) for reason, count in written.left_out.items()}
-    notes |= {f"lost in {Path(bag).name}": described(losses) for bag, losses in written.losses.items()}
+def _describe(root: Path, repo: str | None, contract: Contract, written: Written, test: int) -> None:
+    """Writes the splits into info.json, and LeRobot's card with what is in this data set and what is not."""
+    from lerobot.datasets.io_utils import load_info, write_info  # noqa: PLC0415 - seconds
+    from lerobot.datasets.utils import create_lerobot_dataset_card  # noqa: PLC0415
+
+    if not 0 <= test < written.episodes:
+        raise UsageError("too many episodes for the test", expected=f"less than {written.episodes}", got=test)
+    info, first = load_info(root), written.episodes - test
+    info.splits = {"train": f"0:{first}"} | ({"test": f"{first}:{written.episodes}"} if test else {})
+    write_info(info, root)
     facts = {
         "robot": contract.name,
-        "episodes": f"{written.episodes} ({', '.join(f'{split} {span}' for split, span in info['splits'].items())})",
+        "episodes": f"{written.episodes} ({', '.join(f'{split} {span}' for split, span in info.splits.items())})",
         "frames": f"{written.frames} at {contract.fps:g} a second",
-        "joints": joints,
-        "cameras": cameras or "none",
+        "joints": ", ".join(f"{joint.name} ({joint.policy_unit.replace('_', ' ')})" for joint in contract.joints),
+        "cameras": ", ".join(f"{c.dataset_key} ({c.width_px}x{c.height_px})" for c in contract.cameras) or "none",
         "tasks": "; ".join(map(one_line, written.tasks)),
-        **notes,
+        **{f"left out: {reason}": count for reason, count in written.left_out.items()},
+        **{f"lost in {one_line(Path(bag).name)}": described(losses) for bag, losses in written.losses.items()},
     }
-    head = "---\ntask_categories: [robotics]\ntags: [LeRobot]\nconfigs:\n"
-    head += "- {config_name: default, data_files: data/*/*.parquet}\n---\n"
-    lines = "".join(f"- {key}: {value}\n" for key, value in facts.items())
-    text = f"{head}\n# {one_line(name)}\n\nMade from ROS 2 recordings with `sigma dataset`.\n\n{lines}"
-    (root / "README.md").write_text(text, encoding="utf-8")
+    lines = "".join(f"\n- {key}: {fact}" for key, fact in facts.items())
+    text = f"Made from ROS 2 recordings with `sigma dataset`.\n{lines}"
+    about: dict[str, Any] = {"repo_id": repo, "license": None, "dataset_description": text}
+    create_lerobot_dataset_card(tags=["sigma"], dataset_info=info, **about).save(root / "README.md")
 
 
-def push_dataset(folder: Path, repo: str, *, description: str, private: bool = False) -> None:
-    """Uploads a finished data set with LeRobot's card and the tag of its format, which LeRobot looks for.
+def push_dataset(folder: Path, repo: str, *, private: bool = False) -> None:
+    """Uploads a finished data set with its card and the tag of its format, which LeRobot looks for.
 
     Raises:
         MachineError: the Hub does not take it.
     """
-    from lerobot.datasets.dataset_metadata import CODEBASE_VERSION, LeRobotDatasetMetadata  # noqa: PLC0415 - seconds
-    from lerobot.datasets.utils import create_lerobot_dataset_card  # noqa: PLC0415
+    from lerobot.datasets.dataset_metadata import CODEBASE_VERSION  # noqa: PLC0415 - seconds
 
-    info = LeRobotDatasetMetadata(repo, root=folder).info
-    about = {"dataset_info": info, "license": None, "repo_id": repo, "dataset_description": description}
-    create_lerobot_dataset_card(tags=["sigma"], **about).save(folder / "README.md")
     push_folder(folder, repo, kind="dataset", private=private, tag=CODEBASE_VERSION)
 
 

@@ -60,7 +60,7 @@ class _Topic:
 
     def _picture(self, record: Record, message: ImageMessage) -> None:
         self.image = self.image or message
-        self._watch.note(message)
+        self._watch.note(message.data)
         if self._watch.is_frozen and self.frozen_at is None:
             self.frozen_at = record.stamp_ns
         due = self._start + (2 * len(self.pictures) + 1) * self._step // 2

@@ -291,19 +291,25 @@ def _camera_lines(camera: DraftCamera) -> list[str]:
     return lines
 
 
+def _names_the_joints(action: TopicFacts, state: TopicFacts) -> bool:
+    """Whether an action is of the state's joints, as far as names tell: velocities, say, have names of their own."""
+    return not action.joints or set(state.joints) <= set(action.joints)
+
+
 def _topics(contents: Contents) -> list[str]:
     usual = "the usual name"
     state, action = _state(contents), None
     topic = Said(value="joint_states", reason=usual)
+    acting = tuple(s for s in contents.streams if s is state or state is None or _names_the_joints(s, state))
     if contents.kind == "bag" and state is not None:
         topic = Said(value=state.name)
-        action = action_topic(tuple(s for s in contents.streams if s.kind in COMMAND_TYPES or s is state), state)
+        action = action_topic(tuple(s for s in acting if s.kind in COMMAND_TYPES or s is state), state)
     command = Said(value="forward_position_controller/commands", reason=usual)
     kind, source = Said(value=COMMAND_TYPES[0], reason="positions of all joints"), Said(value="command")
     if action is not None:
         command, kind = Said(value=action.name), Said(value=action.kind)
-    elif contents.kind == "bag" or not any(stream.name == ACTION_KEY for stream in contents.streams):
-        source = Said(value="next_state", reason="no commands of as many joints were recorded")
+    elif contents.kind == "bag" or not any(stream.name == ACTION_KEY for stream in acting):
+        source = Said(value="next_state", reason="no commands of these joints were recorded")
     if contents.kind == "checkpoint":
         source = Said(value="command", reason="a checkpoint does not say")
     rate = Said(value=50, reason="of the commands to the arm")

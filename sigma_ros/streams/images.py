@@ -318,9 +318,9 @@ class FreezeWatch:
         """Whether the last second's pictures were all the same."""
         return self._repeats >= FROZEN_PICTURES
 
-    def note(self, image: ImageMessage) -> None:
-        """Takes in a picture."""
-        data = memoryview(image.data).cast("B")
+    def note(self, picture: Buffer) -> None:
+        """Takes in a picture's bytes."""
+        data = memoryview(picture).cast("B")
         sample = zlib.crc32(data[:: max(1, len(data) // _SAMPLED_BYTES)].tobytes(), len(data))
         self._repeats = self._repeats + 1 if sample == self._sum else 0
         self._sum = sample

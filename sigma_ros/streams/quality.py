@@ -72,6 +72,12 @@ def motion_findings(
     return found if actions is None else found + _action(states, actions, rate_hz)
 
 
+def moves(states: Float64[ndarray, "rows dof"], rows: slice) -> bool:
+    """Whether a joint moves in these rows by more than its noise."""
+    span = np.ptp(states, axis=0)
+    return bool((np.ptp(states[rows], axis=0) > np.maximum(_STILL * span, _EQUAL)).any())
+
+
 def delay_ticks(states: Float64[ndarray, "rows dof"], actions: Float64[ndarray, "rows dof"]) -> int | None:
     """By how many rows the states follow the actions; negative where the actions follow. None where none explains."""
     errors = {k: _error(states, actions, k) for k in range(-_LONGEST_DELAY_TICKS, _LONGEST_DELAY_TICKS + 1)}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from bags import MS, START_NS, TASK, picture, pose, small_contract, write_recording
 from typer.testing import CliRunner
 
@@ -122,7 +123,7 @@ def rows(monkeypatch) -> Rows:
 
     def create(_contract, _name, root, **_how):
         (root / "meta").mkdir(parents=True)
-        (root / "meta" / "info.json").write_text("{}")
+        (root / "meta" / "info.json").write_text('{"codebase_version": "v3.0", "fps": 30, "features": {}}')
         return kept
 
     monkeypatch.setattr(writing, "_create", create)
@@ -215,7 +216,8 @@ def test_episodes_are_left_out_and_split_and_the_card_says_what_is_there(tmp_pat
     assert info["splits"] == {"train": "0:2", "test": "2:3"}
     assert [load_episode(str(tmp_path / "some"), n, contract).task for n in range(3)] == list(some.tasks)
     card = (tmp_path / "some" / "README.md").read_text()
-    assert card.startswith("---\ntask_categories")
+    assert yaml.safe_load(card.split("---\n")[1])["tags"] == ["LeRobot", "sigma"]
+    assert "visualize_dataset" not in card, "it is not on the Hub"
     said = ("3 (train 0:2, test 2:3)", "task 3", "shoulder_pan (range m100 100)", "not wanted: 21")
     assert all(text in card for text in said)
     with pytest.raises(UsageError, match="too many episodes"):

@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Inspection tells what is there, counts what every other verb counts; drafts are valid and mark what they guess."""
 
+import html
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from bags import MS, START_NS, TASK, picture, small_contract, write_recording
 from test_transcode import CONTRACT as SET_CONTRACT
@@ -107,6 +112,52 @@ def test_a_camera_that_hangs_is_seen(tmp_path: Path) -> None:
     assert any("repeats one picture" in finding for finding in look_into(str(tmp_path / "bag")).findings)
 
 
+def moving_set(root: Path, levels: list[int], lost: range = range(0)) -> Path:
+    """A data set of one episode of images in which the joints move; rows `lost` are not there."""
+    rows = [row for row in range(len(levels)) if row not in lost]
+    coded = [cv2.imencode(".png", np.full((24, 32, 3), levels[row], np.uint8))[1].tobytes() for row in rows]
+    joints = [[float(20.0 * np.sin(0.1 * row + i)) for i in range(6)] for row in rows]
+    (root / "meta").mkdir(parents=True)
+    (root / "data").mkdir()
+    joint = {"dtype": "float32", "shape": [6], "names": [f"{name}.pos" for name in SET_CONTRACT.joint_names]}
+    camera = {"dtype": "image", "shape": [24, 32, 3], "names": ["height", "width", "channels"]}
+    features = {"observation.state": joint, "action": joint, "observation.images.up": camera}
+    info = {"codebase_version": "v2.1", "fps": 30, "total_episodes": 1, "chunks_size": 1000, "features": features}
+    (root / "meta" / "info.json").write_text(json.dumps({**info, "data_path": "data/episode_{episode_index}.parquet"}))
+    (root / "meta" / "tasks.jsonl").write_text(json.dumps({"task_index": 0, "task": "a task"}))
+    columns = {"observation.state": joints, "action": joints, "timestamp": [row / 30 for row in rows]}
+    columns |= {"task_index": [0] * len(rows), "observation.images.up": [{"bytes": data, "path": ""} for data in coded]}
+    pq.write_table(pa.table(columns), root / "data" / "episode_0.parquet")
+    return root
+
+
+def test_the_page_of_a_data_set_says_which_camera_hangs_and_which_rows_are_lost(tmp_path: Path) -> None:
+    def findings(name: str, levels: list[int], lost: range = range(0)) -> list[str]:
+        root = moving_set(tmp_path / name, levels, lost)
+        done = RUN.invoke(app, [str(root), "--json", "--out", str(tmp_path / f"{name}_page")])
+        found = json.loads(done.stdout)["findings"]
+        page = (tmp_path / f"{name}_page" / PAGE).read_text()
+        assert all(finding in html.unescape(page) for finding in found)
+        return [finding for finding in found if "picture" in finding or "missing" in finding]
+
+    assert findings("whole", list(range(80))) == []
+    (hung,) = findings("hung", [min(row, 20) for row in range(80)])
+    assert "observation.images.up repeats one picture from row 20 on" in hung
+    (lost,) = findings("lost", list(range(80)), range(30, 36))
+    assert lost.startswith("episode 0: 6 rows are missing")
+
+
+def test_one_broken_episode_does_not_hide_the_others(tmp_path: Path) -> None:
+    root = write_v2(tmp_path / "set")
+    (film,) = root.glob(f"videos/**/{SET_CONTRACT.cameras[0].dataset_key}/**/*_000001.mp4")
+    film.write_bytes(b"no film")
+    found = look_into(str(root), contract=SET_CONTRACT)
+    assert [reason for reason in found.losses if reason.startswith("episode 1 is not read")]
+    assert found.facts["rows"] == sum((12, 9, 15))
+    with pytest.raises(SigmaError, match="frames a second"):
+        look_into(str(root), contract=replace(SET_CONTRACT, fps=20.0))
+
+
 # Drafts.
 
 
@@ -130,6 +181,17 @@ def test_the_draft_of_a_bag_reads_that_bag(tmp_path: Path) -> None:
 def test_the_draft_of_a_data_set_reads_that_data_set(tmp_path: Path) -> None:
     root = write_v2(tmp_path / "set")
     contract = load_contract(drafted(tmp_path / "arm.yaml", draft_contract(look_into(str(root)), "arm")))
+    assert load_episode(str(root), 1, contract).ticks == 9
+
+
+def test_the_draft_of_a_data_set_whose_actions_are_no_joints_takes_the_next_state(tmp_path: Path) -> None:
+    root = write_v2(tmp_path / "set")
+    file = root / "meta" / "info.json"
+    info = json.loads(file.read_text())
+    info["features"]["action"]["names"] = [f"{name}_vel" for name in SET_CONTRACT.joint_names]
+    file.write_text(json.dumps(info))
+    contract = load_contract(drafted(tmp_path / "d.yaml", draft_contract(look_into(str(root)), "mine")))
+    assert contract.action_source == "next_state"
     assert load_episode(str(root), 1, contract).ticks == 9
 
 

@@ -4,10 +4,11 @@
 import contextlib
 import json
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import cv2
@@ -16,6 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from bags import MS, START_NS, TASK_TOPIC, picture, pose, small_contract, storage_file, write_recording
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from stub_runtime import StubRuntime
 from test_transcode import CONTRACT as SET_CONTRACT
@@ -36,6 +39,7 @@ from sigma_ros.evaluation.log import ReplayLog
 from sigma_ros.evaluation.replay import ReplayOptions, replay
 from sigma_ros.evaluation.scoring.score import score
 from sigma_ros.evaluation.scoring.verdict import verdict_of
+from sigma_ros.inspection.bag import JOINT_TYPE
 from sigma_ros.inspection.places import look_into
 from sigma_ros.policy.schedule import Schedule
 from sigma_ros.streams.images import ImageMessage, check_image, decode_coded, decode_full
@@ -55,6 +59,8 @@ def write(path: Path, ticks: Iterable[tuple[int, int, int]], *, storage: str = "
             if number == faults.get("at", 20):
                 for topic, msgtype, cdr in faults.get("raw", ()):
                     bag.raw(topic, msgtype, log_ns, cdr)
+                for add in faults.get("add", ()):
+                    add(bag, stamp_ns - MS)
                 for names in faults.get("joints", ()):
                     bag.joints(CONTRACT.joint_state_topic, stamp_ns - MS, names, np.zeros(len(names)))
             for index, camera in enumerate(CONTRACT.cameras):
@@ -215,6 +221,44 @@ def test_every_verb_counts_the_same_losses_wherever_the_bad_message_is(tmp_path:
     without = sum(n for reason, n in account.items() if reason != "invalid_ticks")
     elsewhere = replayed(write(tmp_path / "other", steady(), at=30, **FAULTS[kind]))
     assert without == sum(n for reason, n in elsewhere.items() if reason != "invalid_ticks")
+
+
+UP, JOINTS = CONTRACT.cameras[0], CONTRACT.joint_names
+NO_CDR = b"\0\1\0\0" + bytes(30)
+BAD: dict[str, Callable[[BagWriter, int], object]] = {
+    "a picture that is no CDR": lambda bag, ns: bag.raw(UP.topic, "sensor_msgs/msg/Image", ns, NO_CDR),
+    "a picture of another size": lambda bag, ns: bag.image(UP.topic, ns, UP.name, np.zeros((6, 8, 3), np.uint8)),
+    "joints that are no CDR": lambda bag, ns: bag.raw(CONTRACT.joint_state_topic, JOINT_TYPE, ns, NO_CDR[:9]),
+    "no joints": lambda bag, ns: bag.joints(CONTRACT.joint_state_topic, ns, (), np.zeros(0)),
+    "one joint": lambda bag, ns: bag.joints(CONTRACT.joint_state_topic, ns, JOINTS[:1], np.zeros(1)),
+    "joints that are no numbers": lambda bag, ns: bag.joints(
+        CONTRACT.joint_state_topic, ns, JOINTS, np.full(6, np.nan)
+    ),
+    "a short command": lambda bag, ns: bag.array(CONTRACT.command_topic, ns, np.zeros(2)),
+    "a command that is no number": lambda bag, ns: bag.array(CONTRACT.command_topic, ns, np.full(6, np.inf)),
+}
+
+
+@settings(max_examples=16, deadline=None)
+@given(
+    kind=st.sampled_from(sorted(BAD)),
+    count=st.integers(1, 5),
+    places=st.lists(st.integers(0, TICKS - 1), min_size=2, max_size=2, unique=True),
+    storage=st.sampled_from(STORAGES),
+)
+@example(kind="no joints", count=1, places=[0, 30], storage="mcap")
+@example(kind="a picture of another size", count=2, places=[0, TICKS - 1], storage="sqlite3")
+@example(kind="a short command", count=3, places=[0, 30], storage="mcap")
+def test_law_moving_a_bad_message_changes_only_counts(kind: str, count: int, places: list[int], storage: str) -> None:
+    accounts = []
+    for at in places:
+        with TemporaryDirectory() as folder:
+            path = write(Path(folder) / "bag", steady(), storage=storage, at=at, add=[BAD[kind]] * count)
+            ticks, read = ticks_of(path)
+            assert len(ticks) == TICKS
+            accounts.append({reason: n for reason, n in read.losses.items() if reason != "invalid_ticks"})
+    assert accounts[0].keys() == accounts[1].keys() != set()
+    assert sum(accounts[0].values()) == sum(accounts[1].values()) == count
 
 
 def test_strict_refuses_in_every_verb_what_else_is_counted(tmp_path: Path) -> None:
@@ -515,7 +559,25 @@ def test_several_tasks_of_an_episode_reach_the_bag_and_its_windows(tmp_path: Pat
     assert tasks == list(source.tasks)
 
 
-def set_column(root: Path, index: int, name: str, values: list[int]) -> None:
+def test_rows_of_another_rate_than_the_data_set_says_are_refused(tmp_path: Path) -> None:
+    for name, rate_hz in (("fast", 60.0), ("slow", 20.0)):
+        root = write_v2(tmp_path / name)
+        set_column(root, 2, "timestamp", [row / rate_hz for row in range(15)])
+        with pytest.raises(DatasetError, match=f"rows come {rate_hz:.0f} times a second"):
+            load_episode(str(root), 2, SET_CONTRACT)
+
+
+def test_an_episode_that_lost_rows_is_refused(tmp_path: Path) -> None:
+    root = write_v3(tmp_path / "set")
+    file = root / "meta/episodes/chunk-000/file-000.parquet"
+    table = pq.read_table(file)
+    for lengths, fits in (([12, 9, 15], True), ([12, 10, 15], False)):
+        pq.write_table(table.append_column("length", pa.array(lengths)), file)
+        with contextlib.nullcontext() if fits else pytest.raises(DatasetError, match="other rows than the table"):
+            load_episode(str(root), 1, SET_CONTRACT)
+
+
+def set_column(root: Path, index: int, name: str, values: Sequence[float]) -> None:
     file = root / "data" / "chunk-000" / f"episode_{index:06d}.parquet"
     table = pq.read_table(file)
     pq.write_table(table.set_column(table.column_names.index(name), name, pa.array(values)), file)

@@ -161,11 +161,11 @@ def test_f02_only_equal_bytes_count_as_frozen() -> None:
     watch = FreezeWatch()
     for i in range(FROZEN_PICTURES):
         assert not watch.is_frozen
-        watch.note(image(7))
+        watch.note(image(7).data)
         assert i < FROZEN_PICTURES
-    watch.note(image(7))
+    watch.note(image(7).data)
     assert watch.is_frozen
-    watch.note(image(8))
+    watch.note(image(8).data)
     assert not watch.is_frozen
 
 

@@ -2,6 +2,7 @@
 """The fuzzer guided by coverage sees what it is for, and its seeds are read without a word."""
 
 import random
+import threading
 from pathlib import Path
 
 import fuzz_readers
@@ -28,6 +29,24 @@ def test_every_end_but_a_result_and_one_sentence_is_a_finding(tmp_path: Path, mo
         assert problem
     monkeypatch.setitem(fuzz_readers.READERS, "bag", lambda _: None)
     assert fuzz_readers.problem_of("bag", tmp_path) == ("read", "")
+
+
+def test_a_hang_is_so_much_computing_and_not_so_much_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def computing(_folder: Path) -> None:
+        while True:
+            pass
+
+    def waiting(_folder: Path) -> None:
+        threading.Event().wait()
+
+    for reader in (computing, waiting):
+        monkeypatch.setitem(fuzz_readers.READERS, "bag", reader)
+        end, problem = fuzz_readers.problem_of("bag", tmp_path, 0.2)
+        assert end == "HangError"
+        assert problem
+    asleep: list[float] = []
+    monkeypatch.setitem(fuzz_readers.READERS, "bag", lambda _: asleep.append(threading.Event().wait(0.4)))
+    assert fuzz_readers.problem_of("bag", tmp_path, 0.2) == ("read", ""), "a busy machine makes no hang"
 
 
 @pytest.mark.slow

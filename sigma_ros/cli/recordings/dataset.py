@@ -68,6 +68,7 @@ def dataset(
             stamps=cast("Stamps", stamps),
             leave_out=leave_out or (),
             test_episodes=test_episodes,
+            repo=push_to_hub,
             progress=lambda number, share: bar.update(task, completed=number + min(1.0, max(0.0, share))),
         )
     console = Console(highlight=False, markup=False)
@@ -77,6 +78,6 @@ def dataset(
     for bag, losses in written.losses.items():
         console.print(f"LOSSES in {bag}: {described(losses)}", style="yellow", markup=False)
     if push_to_hub is not None:
-        push_dataset(out, push_to_hub, description=written.description(robot), private=private)
+        push_dataset(out, push_to_hub, private=private)
         console.print(f"pushed to {push_to_hub}")
     raise typer.Exit(WITH_LOSSES if written.losses else COMPLETE)

@@ -101,7 +101,7 @@ class PolicySession:
 
     def push_image(self, camera: str, stamp_ns: int, image: ImageMessage) -> None:
         """Stores an image."""
-        self._freezes[camera].note(image)
+        self._freezes[camera].note(image.data)
         self.clock.push_image(camera, stamp_ns, image)
 
     def set_task(self, task: str) -> None:
