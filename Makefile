@@ -15,7 +15,7 @@ demo test test-fast check train-demo study bed docs-pictures: export OMP_NUM_THR
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
-setup: ## Python, packages, ROS prefix and messages; PYTHON=/path/to/python3.12 if it is not found
+setup: ## Python, packages, ROS prefix and messages; PYTHON=/path/to/python3.12, TORCH_INDEX=URL of torch for CPUs alone
 	@scripts/setup.sh
 
 demo: setup ## Record a simulated arm, replay it through the nodes, report: out/demo/report.html
@@ -62,6 +62,7 @@ bed: setup ## Test bed: tasks that need memory and text, arms, interventions; re
 
 safety: setup ## Attack the supervisor: 100,000 ticks, then every fault on its process; an independent oracle judges
 	@$(ENV) python -m safety.campaign --ticks 100000 --out out/safety
+	@$(ENV) python -m safety.collision.campaign --ticks 10000
 	@$(ENV) SIGMA_PROMISE_DEPTH=6 python -m pytest -q test/supervisor/test_promises.py
 	@$(ENV) python -m safety.fault_campaign --out out/safety $(ARGS)
 

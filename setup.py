@@ -28,7 +28,23 @@ setup(
     name="sigma_ros",
     version=package_version(),
     description="Sigma on an SO-101 arm: a vision-language-action policy proposes, a supervisor disposes.",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author="sigma_ros developers",
     license="Apache-2.0",
+    keywords=["robotics", "ROS 2", "vision-language-action model", "SO-101", "pi0.5", "LeRobot"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+    project_urls={
+        "Paper": "https://arxiv.org/abs/2512.00783",
+        "Model card": "https://huggingface.co/Veltraxor/Sigma",
+    },
     python_requires=">=3.12",
     packages=[
         *find_packages(include=["sigma_ros", "sigma_ros.*"]),

@@ -26,6 +26,7 @@ MOTION = FREE.motion(CONTRACT)
 TOOL = SupervisorLimits(cap_tool_speed=True, max_tool_speed_mps=5.0, keep_above_plane=True, plane_height_m=-2.0)
 """Limits of the tool that cost what they cost and bound nothing; `SLOW` bounds a wild motion at nearly every tick."""
 SLOW = SupervisorLimits(cap_tool_speed=True, keep_above_plane=True, plane_height_m=-2.0)
+CLEAR = SupervisorLimits(avoid_collisions=True)
 MIDDLE = 0.5 * (CONTRACT.lower_rad + CONTRACT.upper_rad)
 Clock = Callable[[], int]
 
@@ -60,6 +61,21 @@ def tool_check(count: int, clock: Clock) -> list[int]:
         start = clock()
         _, stops = planner.certify(recent[:2], recent[2:])
         workspace.judge(np.concatenate((recent[None, 1:], stops.swapaxes(1, 2)), axis=1))
+        times.append(clock() - start)
+    return times
+
+
+def collision_check(count: int, clock: Clock) -> list[int]:
+    """Clearances along a step and the longest stop behind it."""
+    motion = CLEAR.motion(CONTRACT)
+    assert motion.collisions is not None
+    planner = StopPlanner(motion)
+    times = []
+    for recent in states(count):
+        _, stops = planner.certify(recent[:2], recent[2:])
+        run = np.concatenate((recent[1:], stops[0].T))
+        start = clock()
+        motion.collisions.obstacle(run)
         times.append(clock() - start)
     return times
 
@@ -155,6 +171,7 @@ def main() -> None:
     rows = {
         "stop-plan check, 6 joints": stop_check(options.count, clock),
         "the same and the tool's": tool_check(options.count, clock),
+        "collisions on the same stop": collision_check(options.count, clock),
         "guarded step, request followed": guarded(options.count, clock, wild=False),
         "the same with the tool's limits": guarded(options.count, clock, wild=False, limits=TOOL),
         "guarded step, wild request": guarded(options.count, clock, wild=True),

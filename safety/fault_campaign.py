@@ -44,6 +44,7 @@ ELSEWHERE: dict[str, str] = {
     "F54": "damaged safetensors: `test_pi05_loading.py`, `test_checkpoint_folder.py`",
     "F55": "wrong adapters: `test_checkpoint_folder.py`",
     "F56": "files replaced, links, revisions: `test_checkpoint_folder.py`",
+    "F72": "into itself, the table or a box: `test_collision.py`, `python -m safety.collision.campaign`",
 }
 """Rows that this bench does not inject: what it is, and where it is tested or why it is not."""
 

@@ -49,19 +49,20 @@ _SAME = ("_Is_Eq", "_Eq_Is", "_IsNot_NotEq", "_NotEq_IsNot")
 
 MODULES = {
     "supervisor/stop_plan": "test_stop_plan",
-    "supervisor/guard": "test_guard test_limits test_workspace",
-    "kinematics": "test_tool_kinematics",
-    "supervisor/workspace": "test_workspace test_limits",
-    "supervisor/limits": "test_limits test_workspace test_supervisor",
+    "supervisor/guard": "test_guard test_limits geometry/test_workspace",
+    "kinematics": "geometry/test_tool_kinematics",
+    "supervisor/geometry/workspace": "geometry/test_workspace test_limits",
+    "supervisor/geometry/collision": "geometry/test_collision test_limits",
+    "supervisor/limits": "test_limits geometry/test_workspace test_supervisor",
     "supervisor/scale_limiter": "test_scale_limiter test_limits",
     "supervisor/chunks": "test_chunk_check test_chunks test_limits",
     "supervisor/trajectory": "test_start_gate test_chunk_stream test_limits test_supervisor",
     "supervisor/inputs": "test_joint_watch test_inputs test_limits test_supervisor",
     "supervisor/identity": "test_identity test_operator_orders",
-    "supervisor/command_loop": "test_limits test_first_command test_supervisor test_workspace",
+    "supervisor/command_loop": "test_limits test_first_command test_supervisor geometry/test_workspace",
     "supervisor/path": "test_path test_supervisor",
-    "supervisor/state_machine": "test_operator_orders test_supervisor test_workspace",
-    "supervisor/supervisor": "test_operator_orders test_supervisor test_workspace",
+    "supervisor/state_machine": "test_operator_orders test_supervisor geometry/test_workspace",
+    "supervisor/supervisor": "test_operator_orders test_supervisor geometry/test_workspace",
 }
 """The core's modules and the tests that are tried first."""
 

@@ -1,20 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`make docs-pictures`: every picture of the docs anew, from the shipped model: recordings, report, summary, film.
+"""`make docs-pictures`: every picture of the docs anew, from the shipped model: report, summary, film, trials, panel.
 
-Needs Chromium. Not made here: `study.svg`, which is of a study of hours (`make study`), and `panel*.jpg`, screenshots
-of the panel while the shipped model drives the simulated arm.
+Needs Chromium. Not made here: `study.svg`, which is of a study of hours (`make study`).
 """
 
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "test" / "support" / "live"))
+from browser import chromium  # noqa: E402
+
 IMAGES, OUT = ROOT / "docs" / "images", ROOT / "out" / "pictures"
+MOVING_S, TRIES = 4.0, 300
 SEED, BAGS, WIDTH_PX, HEIGHT_PX, JPEG = 7, 6, 1280, 2600, 82
 
 SHOTS = {
@@ -26,6 +32,7 @@ SHOTS = {
     "score_adapter.jpg": ("report/report.html", "part('adapter-and-telepathy').slice(0, 1)"),
     "score_checks.jpg": ("report/report.html", "part('adapter-and-telepathy').slice(1, 2)"),
     "score_latency.jpg": ("report/report.html", "part('late-chunks')"),
+    "sim.jpg": ("sim/sim.html", "[document.querySelector('table.scores'), ...cards('[id^=map-]', 2)]"),
 }
 """Picture -> page below `OUT`, and which of its elements are kept."""
 
@@ -51,9 +58,14 @@ KEEP = """
 """
 
 
+def command(*words: object) -> list[str]:
+    """A command of ours."""
+    return [sys.executable, "-m", "sigma_ros.cli.main", *map(str, words)]
+
+
 def sigma(*words: object) -> None:
     """Runs a command of ours; a recording with losses (3) is one of what is shown."""
-    done = subprocess.run([sys.executable, "-m", "sigma_ros.cli.main", *map(str, words)], cwd=ROOT, check=False)
+    done = subprocess.run(command(*words), cwd=ROOT, check=False)
     if done.returncode not in (0, 3):
         sys.exit(f"error: sigma {words[0]} left with {done.returncode}")
 
@@ -76,6 +88,34 @@ def shoot(page: Path, kept: str, picture: Path) -> None:
     cv2.imwrite(str(picture), pixels[: used[-1] + 16], [cv2.IMWRITE_JPEG_QUALITY, JPEG])
 
 
+def panel() -> None:
+    """The panel while the shipped model drives the simulated arm, on a screen and on a phone."""
+    words = ("run", "--sim", "--panel", "--no-browser", "--log", OUT / "run")
+    page, live = "http://127.0.0.1:8700/", "document.documentElement.dataset.live"
+    runs = "document.getElementById('state').textContent === 'RUN'"
+    with subprocess.Popen(command(*words), cwd=OUT, stdin=subprocess.DEVNULL) as running, chromium(OUT) as tab:
+        try:
+            _until(lambda: tab.run(live), lambda: tab.open(page, width_px=1280, height_px=1000))
+            _until(lambda: tab.run(runs), lambda: tab.click("[data-order=engage]"))  # refused until all has started
+            time.sleep(MOVING_S)
+            tab.run("scrollTo(0, 0)")
+            tab.picture(IMAGES / "panel.jpg", quality=JPEG)
+            tab.open(page, width_px=390, height_px=844)
+            tab.until(f"{live} && document.images[0].naturalWidth > 0")
+            tab.picture(IMAGES / "panel_phone.jpg", quality=JPEG)
+        finally:
+            running.send_signal(signal.SIGINT)
+
+
+def _until(done: Callable[[], object], act: Callable[[], object]) -> None:
+    for _ in range(TRIES):
+        if done():
+            return
+        act()
+        time.sleep(1.0)
+    sys.exit("error: the arm does not come to move")
+
+
 def record() -> None:
     """Recordings of the target set-up, and one that lost its end."""
     bags = OUT / "bags"
@@ -94,23 +134,12 @@ def main() -> None:
     first = ("--bag", OUT / "bags/episode_000000", "--checkpoint", "mini", "--out", OUT / "report")
     sigma("replay", *first, "--latency", "0,100,100~30,300")
     sigma("evaluate", OUT / "bags", "--checkpoint", "mini", "--out", OUT / "evaluation", "--workers", 0)
+    late = ("--stitching", "crossfade", "--replan-ticks", 16, "--crossfade-steps", 16, "--time-limit-s", 9)
+    sigma("sim", *late, "--episodes", 6, "--seed", SEED, "--out", OUT / "sim")
+    shutil.copy(OUT / "sim" / "film.gif", IMAGES / "demo.gif")
     for name, (page, kept) in SHOTS.items():
         shoot(OUT / page, kept, IMAGES / name)
-    film = (
-        "--arms",
-        "sigma",
-        "--seed",
-        SEED,
-        "--stitching",
-        "crossfade",
-        "--replan-ticks",
-        16,
-        "--crossfade-steps",
-        16,
-        "--out",
-        OUT / "sim",
-    )
-    sigma("sim", *film, "--film", IMAGES / "demo.gif")
+    panel()
     for plot in ("timeline", "stitching"):
         subprocess.run([sys.executable, f"bench/plot_{plot}.py"], cwd=ROOT, check=True)
 

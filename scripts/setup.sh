@@ -16,7 +16,7 @@ if [ "${1:-}" = --rebuild ]; then rm -rf .ros/build .ros/install; fi
 if ! is_python_312 .venv/bin/python; then rm -f "$PYTHON_STAMP"; fi # the Python it was made with is gone
 step "$PYTHON_STAMP" "$ENVIRONMENT" make_environment
 step "$SYSTEM_STAMP" "$(hash_of scripts/system_packages.sh)" scripts/system_packages.sh
-step "$PACKAGES_STAMP" "$(hash_of requirements/*.in requirements/lock.txt setup.py)" install_packages
+step "$PACKAGES_STAMP" "$(hash_of requirements/*.in requirements/lock.txt setup.py) $TORCH_INDEX" install_packages
 if [ -z "${ROS_DISTRO:-}" ]; then
   step "$PREFIX_STAMP" "$(hash_of scripts/ros_prefix.py "$PACKAGES_STAMP")" .venv/bin/python scripts/ros_prefix.py
 fi

@@ -7,6 +7,8 @@ ENVIRONMENT="$ROS_MODE in $PWD" # neither its ROS nor its place can change once 
 PYTHON_STAMP=.venv/.sigma-python
 SYSTEM_STAMP=.venv/.sigma-system
 PACKAGES_STAMP=.venv/.sigma-packages
+# Where torch comes from: an index of CPU wheels, a mirror. The one that was named first stays until another is named.
+TORCH_INDEX=${TORCH_INDEX-$(cat .venv/.sigma-torch-index 2>/dev/null || true)}
 PREFIX_STAMP=.venv/.sigma-prefix
 MESSAGES_STAMP=.ros/install/.sigma-messages
 UV_VERSION=$(sed -n 's/^uv==//p' requirements/lock.txt)
@@ -81,6 +83,8 @@ install_packages() {
   local groups=(core model sim train fleet rerun test dev) arguments=() group
   [ "$ROS_MODE" != wheels ] || groups+=(ros)
   for group in "${groups[@]}"; do arguments+=(-r "requirements/$group.in"); done
+  [ -z "$TORCH_INDEX" ] || arguments+=(--extra-index-url "$TORCH_INDEX" --index-strategy unsafe-best-match)
+  echo "$TORCH_INDEX" >.venv/.sigma-torch-index
   echo "set-up: installing the pinned packages (some gigabytes the first time)"
   .venv/bin/uv pip install -q --compile-bytecode --python .venv/bin/python "${arguments[@]}" -c requirements/lock.txt
   .venv/bin/uv pip install -q --python .venv/bin/python --no-deps --no-build-isolation -e . \

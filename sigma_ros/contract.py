@@ -15,7 +15,7 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from sigma_ros.errors import ContractError
-from sigma_ros.kinematics import Kinematics
+from sigma_ros.kinematics import Capsule, KeepOut, Kinematics
 from sigma_ros.values import NS_PER_S, frozen_array
 
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
@@ -26,8 +26,16 @@ CommandType = Literal[
     "std_msgs/msg/Float64MultiArray", "trajectory_msgs/msg/JointTrajectory", "sensor_msgs/msg/JointState"
 ]
 COMMAND_TYPES: tuple[CommandType, ...] = get_args(CommandType)
+ActionType = Literal[
+    "control_msgs/action/FollowJointTrajectory",
+    "control_msgs/action/GripperCommand",
+    "control_msgs/action/ParallelGripperCommand",
+]
+ACTION_TYPES: tuple[ActionType, ...] = get_args(ActionType)
 POLICY_UNITS = ("range_m100_100", "range_0_100", "degrees", "radians")
 OWN_UNIT = "scale and offset"
+MAX_SKEW_NS = 50_000_000
+"""Two periods of a driver at 40 Hz; a joint at 2 rad/s moves 0.1 rad meanwhile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,17 +77,27 @@ class Camera:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ControllerAction:
+    """A controller's action, to which the commands of a part go as goals."""
+
+    name: str
+    type: ActionType
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
     """Some joints with a topic of their own: one arm of two, or a gripper with its own controller.
 
     `joints`: names of the contract, in the order of a message without names. In a message with names each is called
     `prefix` less: two equal arms say `shoulder_pan`, the contract `left_shoulder_pan`. `message_type`: of commands.
+    With an `action` the goals move the arm, and what is published on `topic` is for recordings and viewers.
     """
 
     topic: str
     joints: tuple[str, ...]
     prefix: str = ""
     message_type: CommandType | None = None
+    action: ControllerAction | None = None
 
     @property
     def own_names(self) -> tuple[str, ...]:
@@ -106,9 +124,11 @@ class Contract:
 
     `action_source` is `command` (the recording has commands on `command_topic`) or `next_state`
     (it has none: the action of a tick is the state of the next one). `kinematics` is needed for limits of
-    the tool alone. `leader_topic` is where recordings have the actions of a leader arm, if not on the command's topic.
+    the tool, its capsules to keep the arm out of itself and of the boxes `keep_out`. `leader_topic` is where recordings
+    have the actions of a leader arm, if not on the command's topic.
     `state_parts` and `command_parts` are empty where one message has all joints; else they share the joints out, and
-    the topics of the whole are those of replays and transcoded recordings.
+    the topics of the whole are those of replays and transcoded recordings. What is joined of parts has stamps that are
+    `max_skew_ns` apart at most.
     `delays` are what the simulator and its latency assume by default.
     """
 
@@ -125,10 +145,17 @@ class Contract:
     settle_ns: int
     tasks: tuple[str, ...]
     kinematics: Kinematics | None = None
+    keep_out: tuple[KeepOut, ...] = ()
     leader_topic: str | None = None
     state_parts: tuple[Part, ...] = ()
     command_parts: tuple[Part, ...] = ()
+    max_skew_ns: int = MAX_SKEW_NS
     delays: Delays = Delays()
+
+    @property
+    def capsules(self) -> tuple[Capsule, ...]:
+        """The shapes around the arm's links; empty where they are not known."""
+        return () if self.kinematics is None else self.kinematics.capsules
 
     @property
     def states(self) -> tuple[Part, ...]:
@@ -166,6 +193,7 @@ class Contract:
             command_topic=part.topic,
             command_type=part.message_type or self.command_type,
             kinematics=None,
+            keep_out=(),
             state_parts=(),
             command_parts=(),
         )

@@ -10,12 +10,15 @@ from typing import Any
 
 from sigma_ros.border import one_line
 from sigma_ros.contract import (
+    ACTION_TYPES,
     COMMAND_TYPES,
     IMAGE_TYPES,
+    MAX_SKEW_NS,
     OWN_UNIT,
     POLICY_UNITS,
     Camera,
     Contract,
+    ControllerAction,
     Delays,
     Joint,
     Part,
@@ -23,7 +26,7 @@ from sigma_ros.contract import (
 )
 from sigma_ros.contract_text import absolute_topic, chosen_namespace, contract_document, shipped_config_dir
 from sigma_ros.errors import ContractError
-from sigma_ros.kinematics import read_kinematics
+from sigma_ros.kinematics import read_keep_out, read_kinematics
 
 _ENTRIES = {
     "name",
@@ -36,6 +39,7 @@ _ENTRIES = {
     "action",
     "command",
     "kinematics",
+    "keep_out",
     "delays",
 }
 MAX_ENTRIES = 64
@@ -115,13 +119,14 @@ class _Reader:
             for i, entry in enumerate([] if root.get("cameras") == [] else self._list(root, "cameras"))
             if (camera := self._camera(entry, f"cameras[{i}]"))
         )
-        state = self._mapping(root, "state", {"topic", "max_age_ms", "parts"})
+        state = self._mapping(root, "state", {"topic", "max_age_ms", "max_skew_ms", "parts"})
         command = self._mapping(root, "command", {"topic", "type", "rate_hz", "parts"})
         action = self._mapping(root, "action", {"source", "topic"})
         fps = self._number(root, "fps", "", low=1.0, high=240.0)
         settle_ms = self._number(root, "settle_ms", "", low=0.0, high=1000.0)
         rate_hz = self._number(command, "rate_hz", "command.", low=1.0, high=1000.0)
         max_age_ms = self._number(state, "max_age_ms", "state.", low=1.0, high=10_000.0)
+        skew_ms = self._number({"max_skew_ms": MAX_SKEW_NS / 1e6} | state, "max_skew_ms", "state.", low=0.0, high=1e3)
         fields: dict[str, Any] = {
             "name": self._text(root, "name", ""),
             "joint_state_topic": self._topic(state, "state."),
@@ -140,6 +145,9 @@ class _Reader:
         delays = self._delays()
         named = tuple(str(entry["name"]) for entry in self._entries("joints") if "name" in entry)
         kinematics = read_kinematics(root.get("kinematics"), named, self.problems)
+        keep_out = read_keep_out(root.get("keep_out"), self.problems)
+        if keep_out and (kinematics is None or not kinematics.capsules):
+            self.problems.append("keep_out needs the arm's kinematics with capsules, as in config/so101.yaml")
         if self.problems:
             return None
         return Contract(
@@ -150,6 +158,8 @@ class _Reader:
             command_period_ns=round(1e9 / rate_hz),
             joint_state_max_age_ns=round(max_age_ms * 1e6),
             kinematics=kinematics,
+            keep_out=keep_out,
+            max_skew_ns=round(skew_ms * 1e6),
             delays=delays,
             **fields,
         )
@@ -174,7 +184,7 @@ class _Reader:
         return found
 
     def _part(self, entry: object, where: str, key: str) -> Part | None:
-        keys = {"topic", "joints", "prefix"} | ({"type"} if key == "command" else set())
+        keys = {"topic", "joints", "prefix"} | ({"type", "action", "action_type"} if key == "command" else set())
         if not self._is_mapping(entry, where, keys):
             return None
         assert isinstance(entry, dict)
@@ -184,11 +194,20 @@ class _Reader:
             joints=self._texts(entry.get("joints"), where + ".joints"),
             prefix=self._text(entry, "prefix", where + ".") if "prefix" in entry else "",
             message_type=kind,
+            action=self._action(entry, where + "."),
         )
         strange = [name for name in part.joints if not name.startswith(part.prefix)]
         if strange:
             self.problems.append(f"{where}: {', '.join(strange)} does not begin with the prefix {part.prefix}")
+        if part.action is not None and "Gripper" in part.action.type and len(part.joints) != 1:
+            self.problems.append(f"{where}.action_type is of a gripper, which has one joint, got {len(part.joints)}")
         return part
+
+    def _action(self, entry: Mapping[str, object], where: str) -> ControllerAction | None:
+        if not {"action", "action_type"} & entry.keys():
+            return None
+        kind: Any = self._choice(entry, "action_type", where, ACTION_TYPES)
+        return ControllerAction(name=absolute_topic(self._text(entry, "action", where), self._namespace), type=kind)
 
     def _delays(self) -> Delays:
         if "delays" not in self._root:

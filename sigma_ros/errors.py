@@ -68,3 +68,22 @@ class CheckpointError(SigmaError):
 
 class MachineError(SigmaError):
     """Something is missing on this machine: a library, a driver, a Python version, a free port."""
+
+
+def show_error(error: SigmaError) -> None:
+    """Prints the error as one block on stderr; parts joined by ` | ` stand one below the other."""
+    from rich.console import Console  # noqa: PLC0415 - the supervisor's process needs none of it
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    console = Console(stderr=True, highlight=False, soft_wrap=False, markup=False)
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name in ("where", "expected", "got", "remedy"):
+        value = getattr(error, name)
+        if value is not None:
+            grid.add_row(f"  {name}", Text("\n".join(str(value).split(" | "))))
+    console.print(Text(f"error: {error.what}", style="bold red"))
+    if grid.row_count:
+        console.print(grid)

@@ -2,6 +2,7 @@
 """Forward kinematics: where the tool's points are, for many poses at once. Constants only, numpy only."""
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +13,8 @@ from sigma_ros.border import one_line
 
 # Where the joints of an arm sit: the optional `kinematics` of a contract, and how it is read.
 #
-# Only what turns joint angles into the places of some tool points: no masses, no shapes. Lengths are in metres, in the
-# frame of the arm's base with z up.
+# Only what turns joint angles into the places of tool points and of the capsules around the links: no masses. Lengths
+# are in metres, in the frame of the arm's base with z up.
 
 
 Triple = tuple[float, float, float]
@@ -45,11 +46,39 @@ class ToolPoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Capsule:
+    """A shape around a part of `link`: all places within `radius_m` of the line from `start_m` to `end_m`.
+
+    It is fixed to what `joint` turns, in that frame; without a joint to the base.
+    """
+
+    link: str
+    joint: str | None
+    start_m: Triple
+    end_m: Triple
+    radius_m: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeepOut:
+    """A box that no link may enter, its sides along the axes of the base's frame: its lowest and highest corner."""
+
+    name: str
+    low_m: Triple
+    high_m: Triple
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Kinematics:
-    """Links from the base outwards, each carried by the one before it, and the points to look after."""
+    """Links from the base outwards, each carried by the one before it, and the points to look after.
+
+    `capsules` are around the links; `pairs` names links that could meet, none: all that are no neighbours.
+    """
 
     links: tuple[ChainLink, ...]
     points: tuple[ToolPoint, ...]
+    capsules: tuple[Capsule, ...] = ()
+    pairs: tuple[tuple[str, str], ...] = ()
 
 
 def read_kinematics(entry: object, joint_names: tuple[str, ...], problems: list[str]) -> Kinematics | None:
@@ -57,15 +86,16 @@ def read_kinematics(entry: object, joint_names: tuple[str, ...], problems: list[
     if entry is None:
         return None
     found = len(problems)
-    links = [_link(item, f"kinematics.links[{i}]", problems) for i, item in enumerate(_list(entry, "links", problems))]
-    points = [
-        _point(item, f"kinematics.points[{i}]", problems) for i, item in enumerate(_list(entry, "points", problems))
+    links = _each(entry, "links", _link, problems)
+    points = _each(entry, "points", _point, problems)
+    optional = entry if isinstance(entry, dict) else {}
+    capsules = _each(entry, "capsules", _capsule, problems) if "capsules" in optional else ()
+    pairs = _each(entry, "pairs", _pair, problems) if "pairs" in optional else ()
+    problems += [
+        f"kinematics.{key} is not known, expected links, points, capsules or pairs"
+        for key in optional.keys() - {"links", "points", "capsules", "pairs"}
     ]
-    if isinstance(entry, dict):
-        problems += [
-            f"kinematics.{key} is not known, expected links or points" for key in entry.keys() - {"links", "points"}
-        ]
-    moved = [link.joint for link in links if link]
+    moved = [link.joint for link in links]
     problems += [f"kinematics.links: '{one_line(name)}' is no joint" for name in moved if name not in joint_names]
     problems += [
         f"kinematics.links: '{one_line(name)}' moves two links" for name in sorted(set(moved)) if moved.count(name) > 1
@@ -73,18 +103,54 @@ def read_kinematics(entry: object, joint_names: tuple[str, ...], problems: list[
     problems += [
         f"kinematics.points: {point.name} sits on '{one_line(point.joint)}', which moves no link"
         for point in points
-        if point and point.joint not in moved
+        if point.joint not in moved
     ]
+    problems += _strange_capsules(capsules, pairs, moved)
     if len(problems) > found:
         return None
-    return Kinematics(links=tuple(filter(None, links)), points=tuple(filter(None, points)))
+    return Kinematics(links=links, points=points, capsules=capsules, pairs=pairs)
 
 
-def _list(entry: object, key: str, problems: list[str]) -> list[object]:
+def _strange_capsules(
+    capsules: tuple[Capsule, ...], pairs: tuple[tuple[str, str], ...], moved: list[str]
+) -> Iterator[str]:
+    """What is wrong with capsules and pairs as a whole."""
+    joint_of: dict[str, str | None] = {}
+    for capsule in capsules:
+        if capsule.joint is not None and capsule.joint not in moved:
+            yield f"kinematics.capsules: {capsule.link} sits on '{one_line(capsule.joint)}', which moves no link"
+        if joint_of.setdefault(capsule.link, capsule.joint) != capsule.joint:
+            yield f"kinematics.capsules: {capsule.link} sits on two joints"
+    for first, second in pairs:
+        for name in sorted({first, second} - joint_of.keys()):
+            yield f"kinematics.pairs: '{one_line(name)}' has no capsule"
+        if first == second:
+            yield f"kinematics.pairs: {first} is paired with itself"
+
+
+def read_keep_out(entry: object, problems: list[str]) -> tuple[KeepOut, ...]:
+    """A contract's `keep_out`; empty where it has none, or where it adds to `problems`."""
+    return () if entry is None else _each({"keep_out": entry}, "keep_out", _keep_out, problems, place="")
+
+
+def _each[T](
+    entry: object,
+    key: str,
+    read: Callable[[object, str, list[str]], T | None],
+    problems: list[str],
+    *,
+    place: str = "kinematics.",
+) -> tuple[T, ...]:
+    """The entries of a list that are right."""
+    items = (read(item, f"{place}{key}[{i}]", problems) for i, item in enumerate(_list(entry, key, place, problems)))
+    return tuple(item for item in items if item is not None)
+
+
+def _list(entry: object, key: str, place: str, problems: list[str]) -> list[object]:
     value = entry.get(key) if isinstance(entry, dict) else None
     if isinstance(value, list) and value:
         return value
-    problems.append(f"kinematics.{key} must be a list with at least one entry, got {one_line(value)}")
+    problems.append(f"{place}{key} must be a list with at least one entry, got {one_line(value)}")
     return []
 
 
@@ -109,6 +175,41 @@ def _point(item: object, where: str, problems: list[str]) -> ToolPoint | None:
     if position is None:
         return None
     return ToolPoint(name=str(item["name"]), joint=str(item["joint"]), position_m=position)  # type: ignore[arg-type]
+
+
+def _capsule(item: object, where: str, problems: list[str]) -> Capsule | None:
+    if not _is_mapping(item, {"link", "joint", "start_m", "end_m", "radius_m"}, where, problems):
+        return None
+    assert isinstance(item, dict)
+    start, end = (_vector(item, key, 3, where, problems) for key in ("start_m", "end_m"))
+    radius = _vector({"radius_m": [item["radius_m"]]}, "radius_m", 1, where, problems)
+    if start is None or end is None or radius is None:
+        return None
+    if not 0.0 < radius[0] <= 1.0:
+        problems.append(f"{where}.radius_m must be within (0, 1], got {radius[0]:g}")
+        return None
+    joint = None if item["joint"] is None else str(item["joint"])
+    return Capsule(link=str(item["link"]), joint=joint, start_m=start, end_m=end, radius_m=radius[0])  # type: ignore[arg-type]
+
+
+def _pair(item: object, where: str, problems: list[str]) -> tuple[str, str] | None:
+    if isinstance(item, list) and len(item) == 2:
+        return str(item[0]), str(item[1])
+    problems.append(f"{where} must be the names of two links, got {one_line(item)}")
+    return None
+
+
+def _keep_out(item: object, where: str, problems: list[str]) -> KeepOut | None:
+    if not _is_mapping(item, {"name", "low_m", "high_m"}, where, problems):
+        return None
+    assert isinstance(item, dict)
+    low, high = (_vector(item, key, 3, where, problems) for key in ("low_m", "high_m"))
+    if low is None or high is None:
+        return None
+    if not all(a < b for a, b in zip(low, high, strict=True)):
+        problems.append(f"{where}.low_m must be below high_m in every direction, got {low} and {high}")
+        return None
+    return KeepOut(name=str(item["name"]), low_m=low, high_m=high)  # type: ignore[arg-type]
 
 
 def _is_mapping(item: object, keys: set[str], where: str, problems: list[str]) -> bool:

@@ -85,7 +85,7 @@ WRONG = [
     (("cameras", 1, "name"), "up", "camera name used twice: up"),
     (("cameras", 1, "topic"), "/up_camera/image_raw", "camera topic used twice: /up_camera/image_raw"),
     (("cameras", 1, "dataset_key"), "observation.images.up", "camera dataset_key used twice"),
-    (("state",), GONE, "state must be a mapping with max_age_ms, parts, topic"),
+    (("state",), GONE, "state must be a mapping with max_age_ms, max_skew_ms, parts, topic"),
     (("state", "topic"), None, "state.topic must be a text"),
     (("state", "max_age_ms"), 1e9, "state.max_age_ms must be within"),
     (("action", "source"), "guess", "source is 'guess', expected one of command, next_state"),
@@ -242,6 +242,8 @@ WRONG_PARTS = [
     ("command", 0, "topic", "left/joint_states", "commands would be taken for measurements"),
     ("command", 0, "type", "std_msgs/msg/Bool", "command.parts[0].type is 'std_msgs/msg/Bool'"),
     ("state", 0, "type", "sensor_msgs/msg/JointState", "state.parts[0].type is not known"),
+    ("command", 0, "action", "arm/follow_joint_trajectory", "command.parts[0].action_type is None, expected one of"),
+    ("command", 0, "action_type", "control_msgs/action/GripperCommand", "is of a gripper, which has one joint, got 6"),
 ]
 
 
@@ -251,6 +253,13 @@ def test_parts_share_the_joints_out_each_once(tmp_path: Path, wrong: tuple[str, 
     document = copy.deepcopy(BIMANUAL)
     document[key]["parts"][number][name] = value
     assert said in problems(tmp_path, document)
+
+
+def test_how_far_stamps_of_parts_may_lie_apart_is_stated_and_bounded(tmp_path: Path) -> None:
+    document = copy.deepcopy(BIMANUAL)
+    assert load_contract("so101_bimanual").max_skew_ns == 50_000_000
+    document["state"]["max_skew_ms"] = -1
+    assert "state.max_skew_ms must be within [0, 1000]" in problems(tmp_path, document)
 
 
 def test_a_robot_in_parts_is_one_robot_and_each_part_is_one_too() -> None:

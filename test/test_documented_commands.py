@@ -12,7 +12,7 @@ from typing import Any
 import launch_loading
 import pytest
 import yaml
-from documented import ROOT, Printed, example_of, printed_commands
+from documented import ROOT, Printed, example_of, other_commands, printed_commands
 
 import training
 from sigma_ros.cli.main import VERBS, app, load_verb
@@ -35,6 +35,7 @@ argparse.ArgumentParser.parse_args = parse_args
 for words in json.loads(sys.argv[1]):
     is_module = words[0] == "-m"
     sys.argv = words[1:] if is_module else words
+    sys.path[:0] = [] if is_module else [os.path.dirname(words[0])]
     said = "it parsed no arguments"
     try:
         (runpy.run_module(words[1], run_name="__main__", alter_sys=True) if is_module
@@ -75,6 +76,22 @@ def refused(command: Printed) -> str:
         if rest[0] not in parser.commands:
             return f"sigma {name} has no {rest[0]}"
         name, parser, rest = rest[0], parser.commands[rest[0]], rest[1:]
+
+
+OF_OTHERS = {
+    ".": "activates an environment",
+    "colcon": "test/packaging/test_colcon_build.py builds so",
+    "lerobot-eval": "test/lerobot/test_lerobot_page.py runs what the page prints",
+    "pip": "installs",
+    "python3": "makes an environment",
+}
+"""Programs in shell blocks that no parser of ours judges, and why that is enough."""
+
+
+def test_every_line_of_a_shell_block_is_judged_or_of_a_named_program() -> None:
+    unknown = [(page, text) for page, text in other_commands() if text.split()[0] not in OF_OTHERS]
+    assert unknown == []
+    assert {text.split()[0] for _, text in other_commands()} == OF_OTHERS.keys(), "the list only names what is there"
 
 
 def test_there_are_commands_of_every_kind_to_look_at():

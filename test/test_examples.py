@@ -7,12 +7,14 @@ import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from sigma_ros.bags.writer import BagWriter
 from sigma_ros.contract_file import load_contract, shipped_config_dir
+from sigma_ros.nodes.panel.server import Server
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -74,8 +76,40 @@ def test_an_example_is_short_and_says_what_it_shows_how_to_run_it_and_where_it_i
     assert f"]({file.name})" in (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
 
 
-def test_there_are_six() -> None:
-    assert len(EXAMPLES) == 6
+def test_there_are_seven() -> None:
+    assert len(EXAMPLES) == 7
+
+
+class Arm:
+    """Behind the panel: an arm that runs once it is engaged."""
+
+    def __init__(self) -> None:
+        self.orders: list[tuple[str, object]] = []
+
+    def view(self) -> dict[str, Any]:
+        state = "RUN" if ("engage", None) in self.orders else "DISENGAGED"
+        return {"supervisor": {"state": state, "reason_text": "nothing is wrong", "applied_scale": 0.5}}
+
+    def picture(self, camera: str) -> bytes | None:
+        return None
+
+    async def act(self, order: str, value: object) -> str:
+        self.orders.append((order, value))
+        return "done"
+
+    def emergency_stop(self) -> None:
+        self.orders.append(("stop", None))
+
+
+def test_an_arm_is_operated_through_its_panel_and_released_in_every_case(ran: Ran) -> None:
+    arm = Arm()
+    server = Server(arm, "127.0.0.1", 0)
+    try:
+        output = ran("panel.py", "--url", server.url.rstrip("/"), "--seconds", 0.3, "--scale", 0.5)
+    finally:
+        server.close()
+    assert arm.orders == [("scale", 0.5), ("engage", None), ("release", None)]
+    assert "RUN: nothing is wrong (scale 0.50)" in output
 
 
 def test_the_commands_of_ones_own_policy_stay_inside_the_limits(ran: Ran) -> None:

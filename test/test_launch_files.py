@@ -190,7 +190,7 @@ def test_a_preset_reaches_each_node_by_its_own_file() -> None:
     assert files == {"sigma_supervisor": ["cautious_supervisor.yaml"], "sigma_incidents": [], "sigma_run": []}
 
 
-@pytest.mark.parametrize("contract", ["so101_bimanual", "so101_split"])
+@pytest.mark.parametrize("contract", ["so101_bimanual", "so101_split", "so101_actions"])
 def test_law_a_dry_run_leads_the_commands_of_every_part_away_from_the_robot(contract: str) -> None:
     from sigma_ros.contract_file import load_contract  # noqa: PLC0415
 

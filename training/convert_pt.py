@@ -31,7 +31,7 @@ from rich.progress import track
 
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
-from sigma_ros.errors import DatasetError, SigmaError
+from sigma_ros.errors import DatasetError, SigmaError, show_error
 
 from .data import EpisodeArrays, write_tensors
 from .preprocess import PreprocessOptions, write_episodes
@@ -207,7 +207,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         meta = write_episodes(episodes, options, described=", ".join(path.name for path in args.pt))
     except SigmaError as error:
-        console.print(str(error), style="red")
+        show_error(error)
         return error.exit_code
     console.print(f"{len(meta.episodes)} episodes, {len(meta.windows)} windows: {args.out}")
     return 0

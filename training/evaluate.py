@@ -26,7 +26,7 @@ from rich.table import Table
 from sigma_ros.camera_names import NO_RENAME, read_rename
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
-from sigma_ros.errors import SigmaError, UsageError
+from sigma_ros.errors import SigmaError, UsageError, show_error
 from sigma_ros.evaluation.log import ReplayLog
 from sigma_ros.evaluation.report.document import plain, to_text
 from sigma_ros.evaluation.report.write import refuse_existing, write_files, write_report
@@ -297,7 +297,7 @@ def main(argv: list[str] | None = None) -> int:
         outcomes = evaluate(plan)
         write_evaluation(outcomes, plan, args.out, force=args.force)
     except SigmaError as error:
-        console.print(str(error), style="red")
+        show_error(error)
         return error.exit_code
     except KeyboardInterrupt:
         console.print("interrupted; nothing was written")

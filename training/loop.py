@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every training run shares: progress for the eye, logs for TensorBoard, a stop on NaN."""
+"""What every training run shares: progress for the eye, an estimate of its cost, a stop on NaN."""
 
 import json
 import math
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.utils.tensorboard import SummaryWriter
 
 from sigma_ros.errors import CheckpointError, SigmaError, UsageError
 from sigma_ros.model.checkpoint.folder import load_trained, open_manifest
@@ -31,22 +30,27 @@ _PLAIN_EVERY_S = 30.0
 
 
 class TrainingLog:
-    """A live line on a terminal (one line per 30 s elsewhere) and scalars for TensorBoard.
+    """A live line on a terminal (one line per 30 s elsewhere), the cost as soon as a step has shown it, and curves.
 
     Args:
-        folder: Where TensorBoard's events go; None writes none.
         total_steps: Steps of the whole run.
         first_step: Step at which this call begins.
         samples_per_step: For the rate.
         quiet: Shows nothing: the other processes of a run.
+        track: Takes the numbers of a step and the step, as `Accelerator.log`.
     """
 
     def __init__(
-        self, folder: Path | None, *, total_steps: int, first_step: int, samples_per_step: int, quiet: bool = False
+        self,
+        *,
+        total_steps: int,
+        first_step: int,
+        samples_per_step: int,
+        quiet: bool = False,
+        track: Callable[[dict[str, float], int], None] = lambda _values, _step: None,
     ) -> None:
         self._console = Console(stderr=True, quiet=quiet, markup=False)
-        self._writer = None if folder is None else SummaryWriter(str(folder), purge_step=first_step)
-        self._samples = samples_per_step
+        self._track, self._samples = track, samples_per_step
         self._first, self._total = first_step, total_steps
         self._started_s = self._said_s = time.monotonic()
         columns = (
@@ -65,30 +69,24 @@ class TrainingLog:
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
-        if self._writer is not None:
-            self._writer.close()
 
     def step(self, step: int, values: Mapping[str, float]) -> None:
         """Shows and logs one finished step."""
         elapsed_s = time.monotonic() - self._started_s
         rate = self._samples * (step + 1 - self._first) / max(elapsed_s, 1e-9)
         memory_gb = memory_bytes() / 1e9
+        if step == self._first and (left := self._total - step - 1):
+            self._say(f"estimate from the first step: {duration(left * elapsed_s)} for {left} more; {memory_gb:.1f} GB")
         text = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
         text += f"  {rate:.1f} samples/s  {memory_gb:.2f} GB"
         self._progress.update(self._task, completed=step + 1, description=text)
         self._say_plainly(step, text, rate)
-        if self._writer is not None:
-            for name, value in {**values, "samples_per_s": rate, "memory_gb": memory_gb}.items():
-                self._writer.add_scalar(name, value, step)
+        self._track({**values, "samples_per_s": rate, "memory_gb": memory_gb}, step)
 
     def scores(self, step: int, values: Mapping[str, float]) -> None:
         """Shows and logs an evaluation between steps."""
-        self._progress.console.print(
-            f"step {step}: " + "  ".join(f"{name} {value:.5f}" for name, value in values.items()), highlight=False
-        )
-        if self._writer is not None:
-            for name, value in values.items():
-                self._writer.add_scalar(f"held_out/{name}", value, step)
+        self._say(f"step {step}: " + "  ".join(f"{name} {value:.5f}" for name, value in values.items()))
+        self._track({f"held_out/{name}": value for name, value in values.items()}, step)
 
     def _say_plainly(self, step: int, text: str, rate: float) -> None:
         now_s = time.monotonic()
@@ -96,7 +94,17 @@ class TrainingLog:
             return
         self._said_s = now_s
         left_s = (self._total - step - 1) * self._samples / rate
-        self._console.print(f"{step + 1}/{self._total}  {text}  {left_s / 60:.0f} min left", highlight=False)
+        self._say(f"{step + 1}/{self._total}  {text}  {duration(left_s)} left")
+
+    def _say(self, text: str) -> None:
+        self._progress.console.print(text, highlight=False)
+
+
+def duration(time_s: float) -> str:
+    """A time for the eye: `40 s`, `12 min`, `3.5 h`."""
+    if time_s < 100.0:
+        return f"{time_s:.0f} s"
+    return f"{time_s / 60.0:.0f} min" if time_s < 6000.0 else f"{time_s / 3600.0:.1f} h"
 
 
 def memory_bytes() -> int:

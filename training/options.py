@@ -6,9 +6,10 @@ import inspect
 import os
 import re
 import shlex
+from collections.abc import Mapping
 from dataclasses import Field, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from sigma_ros.border import read_yaml
 from sigma_ros.errors import SigmaError, UsageError
@@ -20,6 +21,14 @@ ABLATIONS = ("memory", "glance", "film", "lora", "vector", "chunk", "trajectory"
 
 PARTS = {"all": "", "residual": "residual.", "late": "residual.branches.late."}
 """What a run may train: everything, the residual branches, the late one alone; and how those names begin."""
+
+CHOICES = {
+    "arm": ("sigma", "plain_lora"),
+    "train_parts": tuple(PARTS),
+    "dtype": ("auto", "float32", "bfloat16", "bf16"),
+    "log_with": ("none", "tensorboard", "wandb", "trackio"),
+}
+"""What an option may be, where it is one of a few words."""
 
 ENVIRONMENT = {
     "base_model_id": "SIGMA_BASE_MODEL",
@@ -44,9 +53,9 @@ class TrainOptions:
         batch_size: Streams per process and micro-step; each gives the windows of a piece of an episode.
         gradient_accumulation_steps: Micro-steps per optimiser step.
         max_steps: Optimiser steps.
-        dtype: float32, bfloat16 (also bf16) or auto: the base's number type; heads and adapters stay float32.
+        dtype: Number type of the base, auto: its own; bf16 is bfloat16. Heads and adapters stay float32.
         learning_rate: Peak, reached after `warmup_share` of the steps, then a cosine to 5 % of it.
-        warmup_share: See there.
+        warmup_share: Share of the steps in which the learning rate rises.
         weight_decay: AdamW's.
         clip_norm: Largest norm of a step's gradient.
         far_weight: Weight of L_act_far.
@@ -54,27 +63,29 @@ class TrainOptions:
         semantic_weight: Largest weight of L_sem.
         intent_weight: Largest weight of L_int.
         tau_weight: Weight of L_tau.
-        lora_rank: 0 takes the size's default.
-        lora_dropout: In front of the adapters; -1 takes the default.
+        lora_rank: Columns of each low-rank adapter; else what the base's size has.
+        lora_dropout: Share of inputs dropped in front of the adapters; else what the base's size has.
         hide_motion: Share of windows whose joints are shown as if they had stood still: in a recording their motion
             gives away where the teacher goes, at the start of an episode it does not (copycat problem,
             arXiv:2010.14876).
         phase_step: Phases of the stride are multiples of it; 16 has one phase and the smallest cache.
         noise_seed: Of the base chunks' noise; runs that share it share a cache.
-        residual_steps: Steps of the chunk that the residual corrects; 0 takes all of them.
+        residual_steps: Steps of the chunk that the residual corrects; else all of them.
         late_ticks: Largest latency that is drawn for a window: the chunk's steps behind it are what is executed.
         base_age_ticks: Oldest base chunk on which a renewed residual is trained; needs a small phase_step.
         start_from: Checkpoint on the same base whose heads and adapters the run begins with, where they fit.
-        train_parts: all, residual, or late (its last branch): the rest stays as `start_from` has it; what its telepathy
-            path believes is computed once, so a step costs next to nothing, and its windows are drawn one by one.
+        train_parts: All, the residual, or its last branch (late); the rest stays as `start_from` has it. What its
+            telepathy path believes is then computed once, so a step costs next to nothing, and its windows are drawn
+            one by one.
         seed: Of weights, streams and dropout.
-        arm: sigma, or plain_lora: adapters in the base at as many trained parameters.
+        arm: Sigma, or the comparison: adapters in the base at as many trained parameters.
         ablate: Parts that are switched off.
         unroll: Windows through which a gradient flows into the memory: `episode`, or a number of them. What was seen
             longer ago than that cannot be learned to be remembered.
         gradient_checkpointing: Less memory for more time.
         eval_every: Steps between looks at held-out windows; 0 never.
         save_every: Steps between saved states.
+        log_with: Who draws the curves: files below the output folder (tensorboard), or a service's own library.
         allow_untrained: Accept a base that says it has random weights.
         push_to_hub: Repository (owner/name) that the finished checkpoint is uploaded to.
         private: Make that repository a private one.
@@ -100,12 +111,12 @@ class TrainOptions:
     semantic_weight: float = 0.1
     intent_weight: float = 0.1
     tau_weight: float = 0.05
-    lora_rank: int = 0
-    lora_dropout: float = -1.0
+    lora_rank: int | None = None
+    lora_dropout: float | None = None
     hide_motion: float = 0.0
     phase_step: int = 4
     noise_seed: int = 0
-    residual_steps: int = 0
+    residual_steps: int | None = None
     late_ticks: int = 15
     base_age_ticks: int = 15
     start_from: str = ""
@@ -117,32 +128,32 @@ class TrainOptions:
     gradient_checkpointing: bool = True
     eval_every: int = 50
     save_every: int = 50
+    log_with: str = "none"
     allow_untrained: bool = False
     push_to_hub: str = ""
     private: bool = False
 
     def __post_init__(self) -> None:
         problems = [
-            f"{name} must be at least {least}, got {getattr(self, name)}"
+            f"{name} must be at least {least}, got {value}"
             for name, least in _LEAST.items()
-            if not getattr(self, name) >= least
+            if (value := getattr(self, name)) is not None and not value >= least
         ]
         if not 0.0 <= self.hide_motion <= 1.0:
             problems.append(f"hide_motion must be in [0, 1], got {self.hide_motion}")
         problems += [f"{name} is missing" for name in ("dataset_dir", "output_dir") if not getattr(self, name)]
         problems += [f"unknown part {name} to ablate" for name in self.ablate if name not in ABLATIONS]
-        if self.arm not in ("sigma", "plain_lora"):
-            problems.append(f"arm must be sigma or plain_lora, got {self.arm}")
-        if self.train_parts not in PARTS:
-            problems.append(f"train_parts must be one of {', '.join(PARTS)}, got {self.train_parts}")
+        problems += [
+            f"{name} must be one of {', '.join(known)}, got {value}"
+            for name, known in CHOICES.items()
+            if (value := getattr(self, name)) not in known
+        ]
         if self.train_parts != "all" and not self.start_from:
             problems.append(f"train_parts {self.train_parts} needs start_from")
         if self.arm == "plain_lora" and self.start_from:
             problems.append("the comparison arm starts from its base")
         if self.arm == "plain_lora" and self.ablate:
             problems.append("the comparison arm has no parts to ablate")
-        if self.dtype not in ("auto", "float32", "bfloat16", "bf16"):
-            problems.append(f"dtype must be auto, float32 or bfloat16, got {self.dtype}")
         if self.unroll != "episode" and not (str(self.unroll).isdecimal() and int(self.unroll) >= 1):
             problems.append(f"unroll must be episode or a number of windows, got {self.unroll}")
         if 16 % max(1, self.phase_step):
@@ -157,8 +168,9 @@ class TrainOptions:
 
     def run_facts(self) -> dict[str, Any]:
         """What must be the same for a run to be resumed; with more `max_steps` it becomes longer."""
-        free = {*_PLACES, "eval_every", "save_every", "allow_untrained", "max_steps"}
+        free = {*_PLACES, "eval_every", "save_every", "log_with", "allow_untrained", "max_steps"}
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in free}
+        values |= {name: stored for name, stored in _STORED_UNSET.items() if values[name] is None}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     def command(self) -> str:
@@ -175,6 +187,9 @@ class TrainOptions:
 _PLACES = ("dataset_dir", "output_dir", "base_model_id", "tokenizer", "push_to_hub", "private")
 """Where things are: a run may be resumed and repeated elsewhere."""
 
+_STORED_UNSET = {"lora_rank": 0, "lora_dropout": -1.0, "residual_steps": 0}
+"""How the state of a run says that an option was left to the base."""
+
 _LEAST = {
     "batch_size": 1,
     "gradient_accumulation_steps": 1,
@@ -184,8 +199,9 @@ _LEAST = {
     "noise_seed": 0,
     "save_every": 1,
     "eval_every": 0,
-    "lora_rank": 0,
-    "residual_steps": 0,
+    "lora_rank": 1,
+    "lora_dropout": 0.0,
+    "residual_steps": 1,
     "late_ticks": 0,
     "base_age_ticks": 0,
     "warmup_share": 0.0,
@@ -203,14 +219,17 @@ def read_options(argv: list[str] | None, description: str | None) -> tuple[Train
     given = vars(_parser(description).parse_args(argv))
     resume, config = given.pop("resume", False), given.pop("config", None)
     overwrite = given.pop("overwrite", False)
-    values: dict[str, Any] = {
-        name: os.environ[variable] for name, variable in ENVIRONMENT.items() if os.environ.get(variable)
-    }
+    values = from_environment()
     if config is not None:
         values |= _read_config(config)
     values |= given
     values |= {name: tuple(values[name]) for name in ("ablate", "rename") if name in values}
     return TrainOptions(**values), resume, overwrite
+
+
+def from_environment() -> dict[str, Any]:
+    """The options that variables of the environment give."""
+    return {name: os.environ[variable] for name, variable in ENVIRONMENT.items() if os.environ.get(variable)}
 
 
 def _parser(description: str | None) -> argparse.ArgumentParser:
@@ -223,13 +242,22 @@ def _parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--config", type=Path, help="YAML file with any of the options below")
     parser.add_argument("--resume", action="store_true", help="go on with the state in --output_dir")
     parser.add_argument("--overwrite", action="store_true", help="replace the run in --output_dir")
-    explained, known = _texts(), {field.name: field for field in fields(TrainOptions)}
     for title, names in _GROUPS.items():
-        group = parser.add_argument_group(title)
-        for name in names.split():
-            _add(group, known.pop(name), explained[name])
-    assert not known, f"options without a group: {', '.join(known)}"
+        add_options(parser.add_argument_group(title), names)
     return parser
+
+
+def add_options(group: Any, names: str, *, defaults: Mapping[str, object] | None = None) -> None:
+    """Gives a group of an argument parser some of `TrainOptions`, as `sigma train` explains them.
+
+    Args:
+        group: Of argparse.
+        names: The fields, with spaces between.
+        defaults: Of a command that has others.
+    """
+    explained, known = _texts(), {field.name: field for field in fields(TrainOptions)}
+    for name in names.split():
+        _add(group, known[name], explained[name], (defaults or {}).get(name, known[name].default))
 
 
 _GROUPS = {
@@ -239,7 +267,7 @@ _GROUPS = {
     "latency and habits": "late_ticks base_age_ticks hide_motion",
     "optimiser": "learning_rate warmup_share weight_decay clip_norm",
     "losses": "far_weight smooth_weight semantic_weight intent_weight tau_weight",
-    "record": "seed noise_seed eval_every save_every allow_untrained push_to_hub private",
+    "record": "seed noise_seed eval_every save_every log_with allow_untrained push_to_hub private",
 }
 """The help's sections; every option stands in one."""
 
@@ -251,9 +279,9 @@ def _texts() -> dict[str, str]:
     return {name: " ".join(text.split()) for name, text in found}
 
 
-def _add(group: Any, field: Field[Any], text: str) -> None:
-    stated = field.default not in ("", ()) and not isinstance(field.default, bool)
-    told = (f"{text} (default {field.default})" if stated else text).replace("%", "%%")
+def _add(group: Any, field: Field[Any], text: str, default: Any) -> None:
+    stated = default not in ("", (), None) and not isinstance(default, bool)
+    told = (f"{text} (default {default})" if stated else text).replace("%", "%%")
     if field.name in ENVIRONMENT:
         told += f" [${ENVIRONMENT[field.name]}]"
     if field.name == "ablate":
@@ -263,8 +291,14 @@ def _add(group: Any, field: Field[Any], text: str) -> None:
     elif field.type is bool:
         group.add_argument(f"--{field.name}", action=argparse.BooleanOptionalAction, help=told)
     else:
-        metavar = {int: "N", float: "X"}.get(type(field.default), "TEXT")
-        group.add_argument(f"--{field.name}", type=type(field.default), metavar=metavar, help=told)
+        kind = _kind(field)
+        metavar = "|".join(CHOICES.get(field.name, ())) or {int: "N", float: "X"}.get(kind, "TEXT")
+        group.add_argument(f"--{field.name}", type=kind, metavar=metavar, help=told)
+
+
+def _kind(field: Field[Any]) -> type:
+    """Of a value, without the None of an option that may be left out."""
+    return type(field.default) if field.default is not None else get_args(field.type)[0]
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -272,7 +306,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         values = read_yaml(path)
     except SigmaError as error:
         raise UsageError("the config file cannot be read", where=path, got=error.got or error.what) from error
-    names = {field.name: type(field.default) for field in fields(TrainOptions)}
+    names = {field.name: _kind(field) for field in fields(TrainOptions)}
     if not isinstance(values, dict) or not set(values) <= set(names):
         unknown = sorted(set(values) - set(names)) if isinstance(values, dict) else type(values).__name__
         raise UsageError("the config file has unknown names", where=path, expected=", ".join(names), got=unknown)

@@ -29,7 +29,7 @@ from sigma_ros.bags.losses import WITH_LOSSES, described
 from sigma_ros.camera_names import read_rename
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
-from sigma_ros.errors import DatasetError, MachineError, SigmaError, UsageError
+from sigma_ros.errors import DatasetError, MachineError, SigmaError, UsageError, show_error
 from sigma_ros.evaluation.fleet import Work, Workers, shared_out
 from sigma_ros.model.normalise import Normalisation
 from sigma_ros.stopping import INTERRUPTED
@@ -458,7 +458,7 @@ def main(argv: list[str] | None = None) -> int:
             write_on_workers(sources, options, Workers(count=args.workers, address=args.ray_address))
         meta = preprocess(sources, options, described=name, revision=args.revision)
     except SigmaError as error:
-        console.print(str(error), style="red")
+        show_error(error)
         return error.exit_code
     except KeyboardInterrupt:
         console.print("interrupted; the same command resumes")

@@ -1,34 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""python -m training.study: what each part of Sigma is worth, on held-out episodes, over several training seeds.
+"""Says what each part of Sigma is worth, on held-out episodes, over several training seeds.
 
-Every arm is trained by `training.train` with the same settings and seeds; finished runs are kept, so an interrupted
+Every arm is trained as by `sigma train`, with the same settings and seeds; finished runs are kept, so an interrupted
 study resumes. Arms are compared window by window with the untouched base and with the whole of Sigma.
 Several processes may share a folder where their seeds or arms differ; a last call with all of them writes the page.
 
 Examples:
-    python -m training.study --base_model_id mini --dataset_dir data/target_shards --out out/study
-    python -m training.study --dataset_dir data/target_shards --out out/study --arms sigma plain_lora --seeds 0 1 2
+    sigma study --base_model_id mini --dataset_dir data/target_shards --out out/study
+    sigma study --dataset_dir data/target_shards --out out/study --arms sigma plain_lora --seeds 0 1 2
 """
 
 import argparse
 import shutil
 import sys
+import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 from rich.console import Console
 
-from sigma_ros.errors import SigmaError
+from sigma_ros.errors import SigmaError, show_error
 from sigma_ros.evaluation.scoring.metrics import SPANS
 from sigma_ros.evaluation.scoring.statistics import Comparison, compare
 from sigma_ros.stopping import INTERRUPTED
 
 from . import program
 from .held_out import WindowScores
-from .options import ABLATIONS, TrainOptions
+from .loop import duration
+from .options import ABLATIONS, TrainOptions, add_options, from_environment
 from .statistics import SeedChange, change_over_seeds
 from .study_page import write_page
 from .train import run_training
@@ -60,9 +64,13 @@ def arm_options(arm: str, common: TrainOptions) -> TrainOptions:
     return replace(common, ablate=(arm.removeprefix("without "),)) if arm.startswith("without ") else common
 
 
+def _scores_file(arm: str, seed: int, out: Path) -> Path:
+    return out / "runs" / f"{arm.replace(' ', '_')}_seed{seed}.npz"
+
+
 def run_arm(arm: str, seed: int, common: TrainOptions, out: Path) -> WindowScores | None:
     """Scores of one run, from disk or trained now; None when it was interrupted."""
-    file = out / "runs" / f"{arm.replace(' ', '_')}_seed{seed}.npz"
+    file = _scores_file(arm, seed, out)
     if not file.is_file():
         place = out / "work" / file.stem
         options = replace(arm_options(arm, common), seed=seed, output_dir=str(place))
@@ -132,17 +140,36 @@ def _semantic_change(runs: dict[int, WindowScores]) -> dict[str, float]:
 
 def study(common: TrainOptions, arms: list[str], seeds: list[int], out: Path) -> bool:
     """Seed after seed, so that every arm has some before any has all; False when it was interrupted."""
-    console = Console(stderr=True, markup=False)
+    say = partial(Console(stderr=True, markup=False).print, highlight=False)
     results: dict[str, dict[int, WindowScores]] = {arm: {} for arm in arms}
+    left = [(seed, arm) for seed in seeds for arm in arms if not _scores_file(arm, seed, out).is_file()]
+    say(f"{len(left)} of {len(arms) * len(seeds)} runs of {common.max_steps} steps to do; the first tells the time")
+    began_s, count = time.monotonic(), 0
     for seed in seeds:
         for arm in arms:
-            console.print(f"seed {seed}: {arm}", highlight=False)
+            new = (seed, arm) in left
+            say(f"seed {seed}: {arm}")
             scores = run_arm(arm, seed, common, out)
             if scores is None:
                 return False
             results[arm][seed] = scores
+            count += new
+            if new and count < len(left):
+                rest_s = (time.monotonic() - began_s) / count * (len(left) - count)
+                say(f"estimate from {count} done: {duration(rest_s)} for {len(left) - count} more runs")
         write_page(summarise(results), common, out)
     return True
+
+
+_DEFAULTS: dict[str, Any] = {
+    "base_model_id": "mini",
+    "batch_size": 16,
+    "gradient_accumulation_steps": 1,
+    "learning_rate": 1e-3,
+    "phase_step": 16,
+    "eval_every": 0,
+}
+"""Where a study differs from a single run."""
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -150,47 +177,41 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         prog=program("study"),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
     )
-    parser.add_argument("--base_model_id", default="mini", help="as in training.train (default mini)")
-    parser.add_argument("--dataset_dir", required=True, help="folder of training.preprocess, with held-out episodes")
-    parser.add_argument("--out", type=Path, required=True, help="folder for runs, results.md and results.svg")
-    parser.add_argument("--contract", default="so101", help="contract file or name (default so101)")
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="default: all")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="training seeds")
-    parser.add_argument("--max_steps", type=int, default=300, help="optimiser steps of each run (default 300)")
-    parser.add_argument("--batch_size", type=int, default=16, help="streams per step (default 16)")
-    parser.add_argument("--learning_rate", type=float, default=1e-3, help="default 0.001")
-    parser.add_argument("--phase_step", type=int, default=16, help="as in training.train (default 16)")
-    parser.add_argument("--unroll", default="episode", help="as in training.train (default episode)")
+    group = parser.add_argument_group("the study")
+    group.add_argument("--out", type=Path, required=True, help="Folder for runs, results.md and results.svg.")
+    group.add_argument(
+        "--arms",
+        nargs="+",
+        choices=ARMS,
+        metavar="ARM",
+        default=list(ARMS),
+        help=f"Any of {', '.join(ARMS)} (default all).",
+    )
+    group.add_argument(
+        "--seeds", type=int, nargs="+", metavar="N", default=[0, 1, 2, 3, 4], help="Training seeds (default 0 to 4)."
+    )
+    each = parser.add_argument_group("every run")
+    add_options(each, "base_model_id dataset_dir contract max_steps batch_size", defaults=_DEFAULTS)
+    add_options(each, "learning_rate phase_step unroll log_with", defaults=_DEFAULTS)
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; exit codes 0 done, 1 failed, 2 usage, 130 interrupted (the same command resumes)."""
-    args = _arguments(argv)
+    given = vars(_arguments(argv))
+    out, arms, seeds = (given.pop(name) for name in ("out", "arms", "seeds"))
     console = Console(stderr=True, markup=False)
     try:
-        common = TrainOptions(
-            base_model_id=args.base_model_id,
-            dataset_dir=args.dataset_dir,
-            output_dir=str(args.out),
-            contract=args.contract,
-            batch_size=args.batch_size,
-            gradient_accumulation_steps=1,
-            max_steps=args.max_steps,
-            learning_rate=args.learning_rate,
-            phase_step=args.phase_step,
-            unroll=args.unroll,
-            eval_every=0,
-            save_every=50,
-        )
-        complete = study(common, args.arms, args.seeds, args.out)
+        common = TrainOptions(**_DEFAULTS | from_environment() | {"output_dir": str(out)} | given)
+        complete = study(common, arms, seeds, out)
     except SigmaError as error:
-        console.print(str(error), style="red")
+        show_error(error)
         return error.exit_code
     except KeyboardInterrupt:
         complete = False
-    console.print(f"{args.out / 'results.md'}" if complete else "interrupted; the same command resumes")
+    console.print(f"{out / 'results.md'}" if complete else "interrupted; the same command resumes")
     return 0 if complete else INTERRUPTED
 
 

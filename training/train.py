@@ -1,32 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""python -m training.train: LoRA and heads of Sigma on the shards of `training.preprocess`, on one GPU or many.
+r"""Trains LoRA and heads of Sigma on the shards of `sigma preprocess`, on one GPU or many.
 
 The base is frozen: its frame tokens and chunks are computed once and cached beside the shards.
+`python -m training.train` is the same command.
 
 Examples:
-    python -m training.train --base_model_id lerobot/pi05_base --dataset_dir data/pickplace --output_dir out/sigma \
+    sigma train --base_model_id lerobot/pi05_base --dataset_dir data/pickplace --output_dir out/sigma \
         --batch_size 4 --gradient_accumulation_steps 4 --max_steps 300 --dtype bf16
-    python -m training.train --base_model_id mini --dataset_dir data/target_shards --output_dir out/sigma --resume
+    sigma train --base_model_id mini --dataset_dir data/target_shards --output_dir out/sigma --resume
     accelerate launch --num_processes 2 -m training.train --config my_run.yaml
 """
 
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, gather_object
+from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, gather_object
 from rich.console import Console
 from torch import Tensor
 
 from sigma_ros.addresses import push_folder
 from sigma_ros.camera_names import fitted_from, policy_keys, read_rename
 from sigma_ros.contract_file import load_contract
-from sigma_ros.errors import CheckpointError, SigmaError, UsageError
+from sigma_ros.errors import CheckpointError, MachineError, SigmaError, UsageError, show_error
 from sigma_ros.lerobot.configuration_sigma import SigmaPolicyConfig
 from sigma_ros.lerobot.files import contract_place, write_lerobot_files
 from sigma_ros.model.checkpoint.folder import identify, save_checkpoint
@@ -101,6 +103,8 @@ class Run:
         self._prepare_training()
 
     def _prepare_data(self) -> None:
+        if self.accelerator.is_main_process:
+            Console(stderr=True, markup=False).print(_cost(self), highlight=False)
         settings = CacheSettings(seed=self.options.noise_seed, phase_step=self.options.phase_step)
         with self.accelerator.main_process_first():
             self.episodes = cached_episodes(
@@ -352,13 +356,37 @@ class Run:
 
 def _settings(options: TrainOptions, config: SigmaConfig) -> SigmaConfig:
     changes: dict[str, Any] = {f"use_{n}": False for n in options.ablate if n not in ("traf", "tsac")}
-    if options.residual_steps:
-        changes["residual_steps"] = options.residual_steps
-    if options.lora_rank:
-        changes |= {"lora_rank": options.lora_rank, "lora_alpha": 2.0 * options.lora_rank}
-    if options.lora_dropout >= 0.0:
-        changes["lora_dropout"] = options.lora_dropout
+    given = {name: getattr(options, name) for name in ("residual_steps", "lora_rank", "lora_dropout")}
+    changes |= {name: value for name, value in given.items() if value is not None}
+    if options.lora_rank is not None:
+        changes["lora_alpha"] = 2.0 * options.lora_rank
     return replace(config, plain_lora=options.arm == "plain_lora", **changes)
+
+
+def _cost(run: Run) -> str:
+    """What is known of a run's memory before anything is computed; its first step tells the time."""
+    base_bytes = sum(p.numel() * p.element_size() for p in run.model.backbone.parameters())
+    trained = sum(p.numel() for p in run.model.trained().values())
+    ticks = sum(episode.ticks for episode in run.data.episodes)
+    return (
+        f"estimate: {base_bytes / 1e9:.2f} GB of frozen base, {trained * _BYTES_TRAINED / 1e9:.2f} GB for "
+        f"{trained / 1e6:.2f} M trained parameters with AdamW, activations on top; the base looks once at "
+        f"{ticks} ticks of {len(run.data.episodes)} episodes"
+    )
+
+
+_BYTES_TRAINED = 16
+"""Per parameter in float32: itself, its gradient, two moments."""
+
+
+def _start_tracking(options: TrainOptions, accelerator: Accelerator, *, first_step: int) -> None:
+    if options.log_with == "none":
+        return
+    own = {"tensorboard": {"purge_step": first_step}}
+    named = {"name": Path(options.output_dir).name}
+    accelerator.init_trackers(
+        "sigma", config={"command": options.command()}, init_kwargs={options.log_with: own.get(options.log_with, named)}
+    )
 
 
 def train(run: Run, out: Path) -> bool:
@@ -366,12 +394,13 @@ def train(run: Run, out: Path) -> bool:
     options, accelerator = run.options, run.accelerator
     main = accelerator.is_main_process
     pieces = options.batch_size * options.gradient_accumulation_steps * accelerator.num_processes
+    _start_tracking(options, accelerator, first_step=run.step)
     log = TrainingLog(
-        out / "tensorboard" if main else None,
         total_steps=options.max_steps,
         first_step=run.step,
         samples_per_step=round(pieces * run.streams.windows_per_piece),
         quiet=not main,
+        track=accelerator.log,
     )
     with stop_on_signal() as stop, log:
         while run.step < options.max_steps and not _anyone(accelerator, asked=bool(stop)):
@@ -383,6 +412,8 @@ def train(run: Run, out: Path) -> bool:
             if run.step % options.save_every == 0:
                 run.save(out)
         run.save(out)
+    for tracker in accelerator.trackers:
+        tracker.finish()
     return run.step >= options.max_steps
 
 
@@ -413,10 +444,18 @@ def run_training(options: TrainOptions, *, resume: bool, overwrite: bool = False
     Raises:
         SigmaError: options, data, base or state do not fit, or the loss is not finite.
     """
+    out, tracked = Path(options.output_dir), options.log_with != "none"
+    if tracked and find_spec(options.log_with) is None:
+        raise MachineError(
+            f"{options.log_with} is not installed",
+            where=f"--log_with {options.log_with}",
+            remedy=f"pip install {options.log_with}, or leave --log_with out",
+        )
     accelerator = Accelerator(
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=bool(options.ablate))]
+        log_with=options.log_with if tracked else None,
+        project_config=ProjectConfiguration(project_dir=str(out), logging_dir=str(out / "tensorboard")),
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=bool(options.ablate))],
     )
-    out = Path(options.output_dir)
     if options.push_to_hub:
         check_pushable(options.push_to_hub, base=options.base_model_id)
     if not resume:
@@ -440,7 +479,7 @@ def main(argv: list[str] | None = None) -> int:
         options, resume, overwrite = read_options(argv, __doc__)
         run, complete = run_training(options, resume=resume, overwrite=overwrite)
     except SigmaError as error:
-        console.print(str(error), style="red")
+        show_error(error)
         return error.exit_code
     except KeyboardInterrupt:
         console.print("interrupted before the state was saved")

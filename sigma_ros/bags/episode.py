@@ -6,7 +6,6 @@ A tick comes out once the next one is complete, so that its recorded action is k
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from posixpath import commonpath
@@ -22,7 +21,7 @@ from sigma_ros.contract import Camera, Contract
 from sigma_ros.errors import BagError, ContractError
 from sigma_ros.streams.frame_clock import FrameClock, StreamCounters
 from sigma_ros.streams.images import check_image
-from sigma_ros.streams.joints import JointMerger, JointReader
+from sigma_ros.streams.joints import JointMerger, JointReader, SkewError
 from sigma_ros.values import Gap, Window
 
 TEXT_TYPE = "std_msgs/msg/String"
@@ -85,7 +84,7 @@ class Episode(Iterator[Tick]):
         self._contract = contract
         self._clock = FrameClock(contract, image_size_px=image_size_px, recorded=True)
         self._task_topic = None if task is not None else task_topic(bag, contract)
-        self.valid_ticks = self.ticks_without_action = 0
+        self.valid_ticks = self.ticks_without_action = self._commands_apart = 0
         self._fitting: set[str] = set()
         self._misfits: dict[str, list[ContractError]] = {}
         self._clock.set_task(task if task is not None else recorded_task(bag, contract))
@@ -116,6 +115,7 @@ class Episode(Iterator[Tick]):
             losses.update({f"{stream}: {reason}": n for reason, n in count.refused.items()})
             losses.update({f"{stream}: late": count.late, f"{stream}: dropped": count.dropped})
         losses["commands refused"] = self.commands_refused
+        losses["commands too far apart"] = self._commands_apart
         losses["invalid_ticks"] = self.counters.gaps
         if self.ticks_without_action > MOST_WITHOUT_ACTION * self.valid_ticks:
             losses["valid ticks without a recorded action"] = self.ticks_without_action
@@ -172,14 +172,17 @@ class Episode(Iterator[Tick]):
 
     def _push_joints(self, part: int, record: Record) -> None:
         said = (record.stamp_ns, record.message.names, record.message.positions_rad)
-        with suppress(ContractError):  # what does not fit a part does not fit the whole either, which counts it
+        try:
             whole = self._joint_merger.push(part, *said)
-            if whole is None:
-                return
-            said = whole
-        self._try("joints", lambda: self._joint_reader.read(said[1], np.zeros(len(said[1]))))
-        self._clock.push_joints(*said)
-        self._joints.push(*said)
+        except ContractError as error:
+            self._clock.refuse_joints(error.what)
+            self._misfit("joints", error)
+            return
+        if whole is None:
+            return
+        self._try("joints", lambda: self._joint_reader.read(whole[1], np.zeros(len(whole[1]))))
+        self._clock.push_joints(*whole)
+        self._joints.push(*whole)
 
     def _push_task(self, record: Record) -> None:
         if _text(record):
@@ -193,9 +196,14 @@ class Episode(Iterator[Tick]):
             check()
             self._fitting.add(stream)
         except ContractError as error:
-            self._misfits.setdefault(stream, []).append(error)
-            if len(self._misfits[stream]) >= MOST_MISFITS:
-                raise self._misfits[stream][0] from error
+            self._misfit(stream, error)
+
+    def _misfit(self, stream: str, error: ContractError) -> None:
+        if stream in self._fitting:
+            return
+        self._misfits.setdefault(stream, []).append(error)
+        if len(self._misfits[stream]) >= MOST_MISFITS:
+            raise self._misfits[stream][0] from error
 
     def _push_command(self, part: int, names: tuple[str, ...], record: Record) -> None:
         message = record.message
@@ -205,6 +213,9 @@ class Episode(Iterator[Tick]):
             said = (record.stamp_ns or record.log_time_ns, message.names, message.positions_rad)
         try:
             whole = self._command_merger.push(part, *said)
+        except SkewError:
+            self._commands_apart += 1
+            return
         except ContractError:
             self._commands.refused += 1
             return

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted; verbs that read re
 """
 
 import platform
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,15 +13,13 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
+import click
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 from typer.core import TyperGroup
 
 from sigma_ros import __version__
 from sigma_ros.cli import training
-from sigma_ros.errors import MachineError, SigmaError
+from sigma_ros.errors import MachineError, SigmaError, UsageError, show_error
 from sigma_ros.stopping import INTERRUPTED
 
 OLDEST_PYTHON = (3, 12)
@@ -32,7 +31,7 @@ def main() -> None:
         sys.exit(_wrong_python(sys.version_info[:3]))
 
     with explained():
-        app(prog_name="sigma")
+        sys.exit(app(prog_name="sigma", standalone_mode=False))
 
 
 def _wrong_python(version: tuple[int, ...]) -> str:
@@ -165,16 +164,34 @@ def explained() -> Iterator[None]:
     try:
         yield
     except SigmaError as error:
-        show(error)
+        show_error(error)
         sys.exit(error.exit_code)
     except ModuleNotFoundError as error:
         if _is_ours(error.name):
             raise
         missing = missing_package(error.name or str(error))
-        show(missing)
+        show_error(missing)
         sys.exit(missing.exit_code)
-    except KeyboardInterrupt:
+    except _WRONG_USAGE as error:
+        sys.exit(_show_usage(error))
+    except (KeyboardInterrupt, typer.Abort):
         sys.exit(INTERRUPTED)
+
+
+_WRONG_USAGE: tuple[type[Exception], ...] = (click.UsageError, typer.BadParameter.__mro__[1])
+"""What a parser raises: Click's own for the training verbs, else that of Typer's copy of Click."""
+
+
+def _show_usage(error: Any) -> int:
+    """Shows what a parser has against a command, with an example that it takes; gives the exit code."""
+    if error.ctx is None or type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        return int(error.exit_code)
+    path, text = error.ctx.command_path, " ".join((error.ctx.command.help or "").split())
+    example = "".join(f"{found} | " for found in re.findall(r"Example: (.*)", text))
+    wrong = UsageError(error.format_message().rstrip("."), where=path, remedy=f"{example}{path} --help")
+    show_error(wrong)
+    return wrong.exit_code
 
 
 def missing_package(name: str) -> MachineError:
@@ -182,21 +199,6 @@ def missing_package(name: str) -> MachineError:
     package = name.partition(".")[0]
     remedy = _REMEDIES.get(name) or _REMEDIES.get(package) or "install the package again, or run make setup"
     return MachineError(f"the Python package {name} is not installed", where=sys.executable, remedy=remedy)
-
-
-def show(error: SigmaError) -> None:
-    """Prints the error as one block on stderr; parts joined by ` | ` stand one below the other."""
-    console = Console(stderr=True, highlight=False, soft_wrap=False, markup=False)
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(no_wrap=True)
-    grid.add_column(overflow="fold")
-    for name in ("where", "expected", "got", "remedy"):
-        value = getattr(error, name)
-        if value is not None:
-            grid.add_row(f"  {name}", Text("\n".join(str(value).split(" | "))))
-    console.print(Text(f"error: {error.what}", style="bold red"))
-    if grid.row_count:
-        console.print(grid)
 
 
 def _is_ours(name: str | None) -> bool:

@@ -31,6 +31,7 @@ UNKNOWN_STRIDE = 16
 ContractName = Annotated[
     str, typer.Option("--contract", metavar="NAME", help="Contract file, or a shipped one's name (so101, cr5).")
 ]
+NoBrowser = Annotated[bool, typer.Option("--no-browser", help="Only print the page's address.")]
 Strict = Annotated[
     bool, typer.Option("--strict", help="Any loss in a recording is a failure.", rich_help_panel=RECORDING)
 ]

@@ -3,9 +3,12 @@
 
 import sys
 from importlib import import_module
+from itertools import pairwise
+from pathlib import Path
 
 import click
 
+from sigma_ros.errors import UsageError
 from sigma_ros.starting import training_package
 
 VERBS = {
@@ -34,8 +37,18 @@ def command(verb: str) -> click.Command:
     )
     @click.pass_context
     def run(context: click.Context) -> None:
+        _check_shards(context.args)
         package = training_package()
         main = import_module(f"{package.__name__}.{package.VERBS[verb]}").main
         sys.exit(main(context.args))
 
     return run
+
+
+def _check_shards(given: list[str]) -> None:
+    """Before seconds of imports."""
+    folder = dict(pairwise(given)).get("--dataset_dir")
+    if folder is not None and not Path(folder).is_dir():
+        raise UsageError(
+            "there is no such folder of shards", where=folder, remedy="make it with: sigma preprocess --out DIR"
+        )

@@ -9,6 +9,7 @@ Exit codes: 0 complete, 3 complete with losses, 1 not usable, 2 wrong usage.
 """
 
 import json
+import os
 import shutil
 import struct
 import sys
@@ -68,7 +69,7 @@ class RecordNode(Node):
         self._tape: Tape | None = None
         self._started_ns = self._now_ns()
         self.tallies: dict[str, StreamTally] = {}
-        self._periods_ns: dict[str, int | None] = {}
+        self._streams: dict[str, tuple[int | None, str]] = {}
         self._heard: set[str] = set()
         self._subscribe()
         self._diagnostics = Diagnostics(self, hardware_id=self._contract.name, tasks=self._tasks())
@@ -93,7 +94,7 @@ class RecordNode(Node):
         if self._tape is not None:
             raise UsageError("an episode is being recorded", where=self._tape.path, remedy="save or discard it")
         path = self._next_episode() if self._options.episodes else self._out
-        self.tallies = {name: StreamTally(period_ns) for name, period_ns in self._periods_ns.items()}
+        self.tallies = {name: StreamTally(*stream) for name, stream in self._streams.items()}
         notes = self._notes | {"sigma.task": self._task}
         self._tape = Tape(path, storage=self._options.storage, notes=notes)  # type: ignore[arg-type]
         self._started_ns = self._now_ns()
@@ -117,6 +118,11 @@ class RecordNode(Node):
         losses += [] if tape.error is None else [str(tape.error)]
         for line in useless:
             self.get_logger().error(line)
+        if useless:
+            domain = os.environ.get("ROS_DOMAIN_ID", "0")
+            self.get_logger().error(
+                f"heard in ROS_DOMAIN_ID {domain}; `sigma doctor` says who publishes, and what to do"
+            )
         for line in losses:
             self.get_logger().warning(line)
         self.exit_code = self.exit_code or (1 if useless else COMPLETE_WITH_LOSSES if losses else 0)
@@ -240,8 +246,8 @@ class RecordNode(Node):
         kind, text = message_class(msgtype), definition(msgtype)
         stamped = hasattr(kind, "header")
         self._heard.add(topic)
-        self._periods_ns[name] = period_ns
-        self.tallies[name] = StreamTally(period_ns)
+        self._streams[name] = period_ns, topic
+        self.tallies[name] = StreamTally(period_ns, topic)
 
         def store(cdr: bytes) -> None:
             if self._tape is None:

@@ -49,7 +49,7 @@ _TOLD = (topics.SUPERVISOR_STATE, topics.TELEPATHY, topics.POLICY_INFO, "/diagno
 class Enclave:
     """One process and its permissions; names without a `/` in front lie in the robot's namespace.
 
-    `runs`: actions that it serves and calls.
+    `runs`: actions that it serves; `sends`: those it calls.
     """
 
     path: str
@@ -59,6 +59,7 @@ class Enclave:
     answers: tuple[str, ...] = ()
     calls: tuple[str, ...] = field(default=())
     runs: tuple[str, ...] = ()
+    sends: tuple[str, ...] = ()
 
 
 def enclaves(contract: Contract) -> tuple[Enclave, ...]:
@@ -66,6 +67,7 @@ def enclaves(contract: Contract) -> tuple[Enclave, ...]:
     cameras = tuple(camera.topic for camera in contract.cameras)
     joints = tuple(part.topic for part in contract.states)
     commands = tuple(part.topic for part in contract.commands)
+    actions = tuple(part.action.name for part in contract.commands if part.action)
     from_policy = (topics.ACTION_CHUNK, topics.TELEPATHY, topics.POLICY_HEARTBEAT, topics.POLICY_INFO, topics.TICK)
     return (
         Enclave(
@@ -74,6 +76,7 @@ def enclaves(contract: Contract) -> tuple[Enclave, ...]:
             publishes=(*commands, topics.SUPERVISOR_STATE, "/diagnostics"),
             hears=(*joints, topics.ACTION_CHUNK, topics.POLICY_HEARTBEAT, topics.E_STOP, topics.ENABLE),
             answers=(*_SUPERVISOR_SERVICES, *_of(topics.SUPERVISOR_NODE, PARAMETER_SERVICES)),
+            sends=actions,
         ),
         Enclave(
             path="/sigma/policy",
@@ -94,6 +97,7 @@ def enclaves(contract: Contract) -> tuple[Enclave, ...]:
             hears=(*_TOLD, topics.POLICY_HEARTBEAT),
             answers=(topics.START_POLICY, topics.CANCEL_POLICY, *_of(topics.RUN_NODE, PARAMETER_SERVICES)),
             runs=(topics.RUN_POLICY,),
+            sends=(topics.RUN_POLICY,),
             calls=(
                 *_SUPERVISOR_SERVICES,
                 *_POLICY_SERVICES,
@@ -102,7 +106,7 @@ def enclaves(contract: Contract) -> tuple[Enclave, ...]:
                 *_of(topics.POLICY_NODE, PARAMETER_SERVICES + LIFECYCLE_SERVICES),
             ),
         ),
-        Enclave(path="/sigma/driver", node="driver", publishes=(*joints, "/diagnostics"), hears=commands),
+        Enclave(path="/sigma/driver", node="driver", publishes=(*joints, "/diagnostics"), hears=commands, runs=actions),
         Enclave(path="/sigma/cameras", node="cameras", publishes=(*cameras, "/diagnostics")),
         Enclave(
             path="/sigma/incidents",
@@ -129,7 +133,7 @@ def policy_xml(contract: Contract, namespace: str = "") -> str:
             ("services", "service", "reply", enclave.answers),
             ("services", "service", "request", enclave.calls),
             ("actions", "action", "execute", enclave.runs),
-            ("actions", "action", "call", enclave.runs),
+            ("actions", "action", "call", enclave.sends),
         ):
             full = tuple(absolute_topic(name, namespace) for name in names)
             _rules(profile, group, each, {qualifier: "ALLOW"}, full)

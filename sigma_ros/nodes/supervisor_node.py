@@ -79,6 +79,12 @@ class SupervisorNode(Node):
         """Last words: brings the arm to rest with certified commands; True once it rests."""
         return self.drive.stop()
 
+    def destroy_node(self) -> None:
+        """As a node's, action clients too."""
+        if isinstance(self.drive, LiveDrive):
+            self.drive.close()
+        super().destroy_node()
+
     def _refuse_change(self, old: SupervisorOptions, new: SupervisorOptions) -> str | None:
         return self.drive.refuse_change(old, new)
 

@@ -62,7 +62,7 @@ class Run:
     """One episode: what came of it, what is needed to draw it, and what the policy proposed on the way.
 
     `positions_rad` are what the policy saw at each tick; `spreads` belong to the proposals, where they were asked for;
-    `misses_rad`: from each command to the course.
+    `misses_rad`: from each command to the course; `told`: state and applied scale in words, a line per tick.
     """
 
     success: bool
@@ -78,6 +78,7 @@ class Run:
     positions_rad: Float64[ndarray, "ticks dof"]
     proposals: tuple[Proposed, ...]
     spreads: tuple[float, ...]
+    told: tuple[str, ...]
 
 
 def _policy_loop(contract: Contract, runtime: Any, loop: Loop) -> PolicyLoop:
@@ -202,6 +203,7 @@ class _Episode:
         self._proposals: list[Proposed] = []
         self._spreads: list[float] = []
         self._positions: list[ndarray] = []
+        self._told: list[str] = []
         self._size_px: int | None = runtime.image_size_px
         self._supervisor: Any = (Supervisor if loop.supervised else Unsupervised)(arm.contract, loop.limits)
         self._operator = operator
@@ -247,6 +249,8 @@ class _Episode:
         self._states.append(self._arm.snapshot())
         self._held = self._held or self._arm.brick_held()
         self._positions.append(self._arm.positions_rad())
+        last = self._last
+        self._told.append("" if last is None else f"{last.state.name}, scale {last.applied_scale:.2f}")
         frame = Frame(
             epoch=0,
             tick=tick,
@@ -302,4 +306,5 @@ class _Episode:
             positions_rad=np.array(self._positions).reshape(-1, dof),
             proposals=tuple(self._proposals),
             spreads=tuple(self._spreads[: len(self._proposals)]),
+            told=tuple(self._told),
         )

@@ -4,6 +4,7 @@
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from sigma_ros.bags.episode import TASK_TOPIC
 from sigma_ros.bags.writer import BagWriter
 from sigma_ros.contract import Contract
 from sigma_ros.errors import ContractError
+from sigma_ros.sim.cameras import Cameras
 from sigma_ros.sim.demonstration import Demonstration
 from sigma_ros.sim.environment import SimArm
 from sigma_ros.sim.scene import BEAUTY
@@ -154,6 +156,8 @@ _COLOURS = 200
 _COARSE = np.uint8(0xFC)
 _PALETTE_FRAMES = 8
 
+Picture = UInt8[ndarray, "height width 3"]
+
 
 class Filmed(Protocol):
     """An episode that can be drawn: MuJoCo's positions of each tick."""
@@ -164,26 +168,50 @@ class Filmed(Protocol):
         ...
 
 
-def film_frames(arm: SimArm, episode: Filmed) -> Iterator[UInt8[ndarray, "height width 3"]]:
-    """Every fourth tick: a smooth picture with shadows, the two cameras side by side below it."""
-    height_px = WIDTH_PX * 3 // 4
-    half = (WIDTH_PX // 2, height_px // 2)
-    with arm.open_beauty(width_px=2 * WIDTH_PX, height_px=2 * height_px) as cameras:
-        for state in episode.states[::FRAME_TICKS]:
-            outside = cameras.render(state, BEAUTY)
-            above = cv2.resize(outside, (WIDTH_PX, height_px), interpolation=cv2.INTER_AREA)
-            seen = [arm.draw(state, camera.name) for camera in arm.contract.cameras[:2]]
-            below = [cv2.resize(picture, half, interpolation=cv2.INTER_AREA) for picture in seen]
-            yield np.concatenate([above, np.concatenate(below, axis=1)])
+def film_frames(arm: SimArm, episodes: Mapping[str, Filmed], *, fine: bool = True) -> Iterator[Picture]:
+    """Every fourth tick of episodes side by side, each under its name and what it tells (`told`); the last ones stand.
+
+    Args:
+        arm: Draws them.
+        episodes: By what is written above; an empty name writes nothing.
+        fine: With shadows and smooth edges, and the two cameras below; slow.
+    """
+    ticks = max(len(episode.states) for episode in episodes.values())
+    with arm.open_beauty(width_px=2 * WIDTH_PX, height_px=WIDTH_PX * 3 // 2) if fine else nullcontext() as cameras:
+        shown: dict[str, Picture] = {}
+        for tick in range(0, ticks, FRAME_TICKS):
+            for name, episode in episodes.items():
+                if tick < len(episode.states) or name not in shown:
+                    shown[name] = _column(arm, cameras, episode, tick, name)
+            yield np.concatenate(list(shown.values()), axis=1)
 
 
-def write_film(path: Path, arm: SimArm, episode: Filmed) -> None:
-    """Writes an endless GIF at real speed, with one palette for all its frames, or nothing.
+def _column(arm: SimArm, cameras: Cameras | None, episode: Filmed, tick: int, name: str) -> Picture:
+    state = episode.states[tick]
+    width_px = WIDTH_PX if cameras is not None else WIDTH_PX * 2 // 3
+    outside = arm.draw(state, BEAUTY) if cameras is None else cameras.render(state, BEAUTY)
+    column = _scaled(outside, width_px)
+    if cameras is not None:
+        seen = [_scaled(arm.draw(state, camera.name), width_px // 2) for camera in arm.contract.cameras[:2]]
+        column = np.concatenate([column, np.concatenate(seen, axis=1)])
+    if name:
+        told = getattr(episode, "told", {tick: ""})[tick]
+        column[:28] = column[:28] // 4
+        cv2.putText(column, f"{name}  {told}", (8, 19), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1, cv2.LINE_AA)
+    return column
+
+
+def _scaled(picture: Picture, width_px: int) -> Picture:
+    return cv2.resize(picture, (width_px, width_px * 3 // 4), interpolation=cv2.INTER_AREA).astype(np.uint8)
+
+
+def write_film(path: Path, arm: SimArm, episodes: Mapping[str, Filmed], *, fine: bool = True) -> None:
+    """Writes `film_frames` as an endless GIF at real speed, with one palette for all its frames, or nothing.
 
     Raises:
         MachineError: no OpenGL library works here.
     """
-    frames = list(film_frames(arm, episode))
+    frames = list(film_frames(arm, episodes, fine=fine))
     chosen = frames[:: max(1, len(frames) // _PALETTE_FRAMES)]
     # Colours count by the root of their area, so that a small pink brick keeps its pink.
     colours, pixels = np.unique(np.concatenate(chosen).reshape(-1, 3) & _COARSE, axis=0, return_counts=True)

@@ -4,25 +4,40 @@
 Rates have Wilson's interval; arms are compared seed by seed.
 """
 
+import base64
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import plotly.graph_objects as go
+from jaxtyping import Float64
+from numpy import ndarray
 from scipy import stats
 
+from sigma_ros.border import read_json
 from sigma_ros.evaluation.report.figures import BASE, RECORDED, SIGMA, WARN, Figure, figure_of
 from sigma_ros.evaluation.report.page import render
 from sigma_ros.evaluation.scoring.statistics import compare
-from sigma_ros.sim.trials import Result, Trial
+from sigma_ros.sim.setups import BoxConfig
+from sigma_ros.sim.trials import LOST, Result, Trial
 from sigma_ros.supervisor.limits import SupervisorLimits
 
-ENDINGS = {"success": "#0b7a55", "placed nothing": BASE, "never grasped": WARN, "held or stopped": RECORDED}
-"""How an episode can end, and the colour of it in the page."""
+UNTOLD = "placed nothing"
+ENDINGS = {
+    "success": "#0b7a55",
+    **dict(zip(LOST, ("#f0b429", BASE, "#9a5b13"), strict=True)),
+    UNTOLD: "#c9a27a",
+    "never grasped": WARN,
+    "held or stopped": RECORDED,
+}
+"""How an episode can end, and the colour of it in the page; runs of before `Result.lost` have `UNTOLD`."""
+
+FILM = "film.gif"
+"""Beside `sim.json`: the first episode, the arms side by side."""
 
 _HEAD = (
     "arm",
@@ -39,29 +54,46 @@ _HEAD = (
 )
 
 
-def document(conditions: dict[str, Any], results: Sequence[Result], chosen: Sequence[Trial]) -> dict[str, Any]:
-    """The content of `sim.json`."""
+def document(
+    conditions: dict[str, Any],
+    results: Sequence[Result],
+    chosen: Sequence[Trial],
+    *,
+    starts: Mapping[int, tuple[float, float]],
+) -> dict[str, Any]:
+    """The content of `sim.json`; `starts`: where the brick of each seed lay [m], x forward and y left of the base."""
     rows = [_row(trial, _of(results, trial)) for trial in chosen]
     return {
         "schema": 1,
         "conditions": conditions,
         "trials": [row for row in rows if row["episodes"]],
         "comparisons": _comparisons(results, chosen),
-        "episodes": [asdict(result) for result in results],
+        "episodes": [asdict(result) | {"brick_start_m": starts[result.seed]} for result in results],
     }
 
 
 def write(folder: Path, content: dict[str, Any]) -> None:
     """Writes the three files; `sim.json` last, each under another name first."""
-    texts = {
-        "sim.md": markdown(content),
-        "sim.html": page(content),
-        "sim.json": json.dumps(content, indent=1, allow_nan=False) + "\n",
-    }
-    for name, text in texts.items():
-        partial = folder / f"{name}.tmp"
-        partial.write_text(text, encoding="utf-8")
-        partial.rename(folder / name)
+    _put(folder / "sim.md", markdown(content))
+    _put(folder / "sim.html", page(content, film=_film(folder)))
+    _put(folder / "sim.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def write_page(folder: Path) -> None:
+    """Writes `sim.html` anew, from `sim.json` and the film that has been drawn since."""
+    _put(folder / "sim.html", page(cast(dict[str, Any], read_json(folder / "sim.json")), film=_film(folder)))
+
+
+def _put(path: Path, text: str) -> None:
+    partial = path.with_name(f"{path.name}.tmp")
+    partial.write_text(text, encoding="utf-8")
+    partial.rename(path)
+
+
+def _film(folder: Path) -> str:
+    """The film for the page; empty where none was drawn."""
+    file = folder / FILM
+    return base64.b64encode(file.read_bytes()).decode() if file.is_file() else ""
 
 
 def markdown(content: dict[str, Any]) -> str:
@@ -72,13 +104,19 @@ def markdown(content: dict[str, Any]) -> str:
     return "\n".join([_headline(content), "", *lines, ""])
 
 
-def page(content: dict[str, Any]) -> str:
-    """One file that opens from disk, in the reports' frame."""
+def page(content: dict[str, Any], *, film: str = "") -> str:
+    """One file that opens from disk, in the reports' frame; `film` is a GIF in base64."""
+    maps = _maps(content)
+    figures = {f"map-{i}": figure for i, figure in enumerate(maps.values())}
+    if content["trials"]:
+        figures |= {"success": _success(content["trials"]), "endings": _endings(content)}
     return render(
         "trials_page.html.jinja",
-        {"success": _success(content["trials"]), "endings": _endings(content)} if content["trials"] else {},
+        figures,
+        film=film,
+        maps=list(maps),
         report={**content, "verdict": {"warnings": ()}},
-        headline=_headline(content),
+        headline=_headline(content).replace("`", ""),
         head=_HEAD,
         rows=[_cells(row) for row in content["trials"]],
         comparisons=[_sentence(entry) for entry in content["comparisons"]],
@@ -92,7 +130,7 @@ def ending(episode: Mapping[str, Any]) -> str:
         return "success"
     if episode["ended"].split(":")[0] in ("HOLD", "STOPPED", "ESTOP", "DISENGAGED"):
         return "held or stopped"
-    return "placed nothing" if episode["held"] else "never grasped"
+    return (episode["lost"] or UNTOLD) if episode["held"] else "never grasped"
 
 
 def _of(results: Sequence[Result], trial: Trial) -> list[Result]:
@@ -223,8 +261,47 @@ def _endings(content: dict[str, Any]) -> Figure:
     bars = [
         go.Bar(x=names, y=[counts[name, kind] for name in names], name=kind, marker={"color": colour})
         for kind, colour in ENDINGS.items()
+        if any(counts[name, kind] for name in names)
     ]
     return figure_of(bars, x="", y="episodes", barmode="stack", hovermode="closest")
+
+
+def _maps(content: dict[str, Any]) -> dict[str, Figure]:
+    """The table from above, a map for each row of the table: where the bricks lay, coloured by how it ended."""
+    starts = np.array([episode["brick_start_m"] for episode in content["episodes"]]).reshape(-1, 2)
+    return {_name(row): _map(content["episodes"], _name(row), starts) for row in content["trials"]}
+
+
+def _map(episodes: Sequence[Mapping[str, Any]], name: str, starts: Float64[ndarray, "episodes 2"]) -> Figure:
+    dots = []
+    for kind, colour in ENDINGS.items():
+        some = [i for i, episode in enumerate(episodes) if (_name(episode), ending(episode)) == (name, kind)]
+        dots += [
+            go.Scatter(
+                x=(-starts[some, 1]).tolist(),
+                y=starts[some, 0].tolist(),
+                mode="markers",
+                name=kind,
+                marker={"color": colour, "size": 11, "line": {"color": "#ffffff", "width": 1}},
+                text=[f"seed {episodes[i]['seed']}: {kind}" for i in some],
+                hoverinfo="text",
+            )
+        ] * bool(some)
+    width, depth = BoxConfig().size_m[:2]
+    x, y = -BoxConfig().centre_m[1], BoxConfig().centre_m[0]
+    box = {"type": "rect", "x0": x - width / 2, "x1": x + width / 2, "y0": y - depth / 2, "y1": y + depth / 2}
+    base = {"type": "circle", "x0": -0.03, "x1": 0.03, "y0": -0.03, "y1": 0.03}
+    return figure_of(
+        dots,
+        x="right of the arm [m]",
+        y="in front of it [m]",
+        height=340,
+        hovermode="closest",
+        showlegend=True,
+        xaxis={"title": {"text": "right of the arm [m]"}, "range": [-0.3, 0.3], "zeroline": False},
+        yaxis={"title": {"text": "in front of it [m]"}, "range": [-0.06, 0.4], "scaleanchor": "x", "zeroline": False},
+        shapes=[{**shape, "line": {"color": RECORDED, "width": 2}} for shape in (box, base)],
+    )
 
 
 def _name(row: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 """Closed-loop trials: arms x latencies x seeds, each episode written down at once, so that a run can be continued."""
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -116,7 +117,10 @@ class Trial:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """One episode in numbers. `jerk_rms` [rad/s^3] and `path_rad` are of the commands, over all joints."""
+    """One episode in numbers. `jerk_rms` [rad/s^3] and `path_rad` are of the commands, over all joints.
+
+    `lost`: one of `LOST` where a grasped brick did not come into the box; empty in runs of before it was told.
+    """
 
     arm: ArmName
     latency_ms: float
@@ -135,6 +139,12 @@ class Result:
     stops: int
     inference_ms: float
     ended: str
+    lost: str = ""
+
+
+IN_HAND, AT_BOX, DROPPED = LOST = ("in the hand at the end", "beside the box", "dropped on the way")
+_LIFTED_M, _NEAR_BOX_M = 0.02, 0.12
+"""So much higher than at its start a brick is in the hand; so close to the box's middle it lies beside it."""
 
 
 def trials(arms: Sequence[ArmName], latencies_ms: Sequence[float]) -> tuple[Trial, ...]:
@@ -156,12 +166,12 @@ def run_trial(
         runtime = ScriptedRuntime(robot, seed)
     own = replace(loop, latency_ms=trial.latency_ms, settings=settings_of(trial.arm, loop.settings))
     run = run_episode(robot, runtime, seed, own, clock_ns=time.perf_counter_ns, on_tick=on_tick)
-    return _result(trial, seed, run, period_s=robot.contract.command_period_ns * 1e-9), run
+    return _result(robot, trial, seed, run), run
 
 
-def _result(trial: Trial, seed: int, run: Run, *, period_s: float) -> Result:
+def _result(robot: SimArm, trial: Trial, seed: int, run: Run) -> Result:
     commands, counters = run.commands_rad, run.counters
-    jerk = np.diff(commands, 3, axis=0) / period_s**3
+    jerk = np.diff(commands, 3, axis=0) / (robot.contract.command_period_ns * 1e-9) ** 3
     last = run.last
     return Result(
         arm=trial.arm,
@@ -181,7 +191,15 @@ def _result(trial: Trial, seed: int, run: Run, *, period_s: float) -> Result:
         stops=counters.stops,
         inference_ms=float(np.median(run.inference_ms)) if run.inference_ms else 0.0,
         ended="success" if run.success or last is None else f"{last.state.name}: {last.reason.name}",
+        lost=_lost(robot, run) if run.held and not run.success else "",
     )
+
+
+def _lost(robot: SimArm, run: Run) -> str:
+    start, end = (run.states[tick][robot.brick_state][:3] for tick in (0, -1))
+    if end[2] > start[2] + _LIFTED_M:
+        return IN_HAND
+    return AT_BOX if math.dist(end[:2], robot.setup.box.centre_m) < _NEAR_BOX_M else DROPPED
 
 
 def chunk_arrays(run: Run) -> dict[str, ndarray]:

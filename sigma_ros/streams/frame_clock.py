@@ -190,6 +190,10 @@ class FrameClock:
             return
         self._push(stream, stamp_ns, positions)
 
+    def refuse_joints(self, reason: str) -> None:
+        """Counts a message of a part that could not become one of the whole."""
+        self._streams[JOINTS].refuse(reason)
+
     def set_task(self, task: str) -> None:
         """Sets the task text; a new text starts a new epoch."""
         if task != self._task:

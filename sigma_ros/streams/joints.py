@@ -9,17 +9,24 @@ from sigma_ros.contract import Contract, Part
 from sigma_ros.errors import ContractError
 
 
+class SkewError(ContractError):
+    """A message is too old to be joined with those of the other parts."""
+
+
 class JointMerger:
     """Messages of several parts as one, in contract order, stamped as the oldest of them.
 
     One comes out whenever every part has said something since the one before, so an arm that falls silent makes the
-    whole silent. Of a robot in one part every message passes as it is, unread.
+    whole silent. Their stamps are `Contract.max_skew_ns` apart at most: what is older waits for its part's next one.
+    Of a robot in one part every message passes as it is, unread.
     """
 
     def __init__(self, contract: Contract, parts: tuple[Part, ...]) -> None:
         self._names = contract.joint_names
         self._readers = [JointReader(contract.part(part)) for part in parts]
         self._columns = [contract.columns(part) for part in parts]
+        self._topics = [part.topic for part in parts]
+        self._max_skew_ns = contract.max_skew_ns
         self._stamps_ns: dict[int, int] = {}  # of the parts that spoke since the last whole
         self._values_rad = np.full(contract.dof, np.nan)
 
@@ -30,16 +37,33 @@ class JointMerger:
 
         Raises:
             ContractError: see `JointReader.read`.
+            SkewError: a part's message is left out; those of the others wait on.
         """
         if len(self._readers) == 1:
             return stamp_ns, names, values
         self._values_rad[self._columns[part]] = self._readers[part].read(names, values)
         self._stamps_ns[part] = stamp_ns
+        self._leave_out_old()
         if len(self._stamps_ns) < len(self._readers):
             return None
         oldest_ns = min(self._stamps_ns.values())
         self._stamps_ns.clear()
         return oldest_ns, self._names, self._values_rad.copy()
+
+    def _leave_out_old(self) -> None:
+        newest_ns = max(self._stamps_ns.values())
+        ages_ns = {part: newest_ns - stamp_ns for part, stamp_ns in self._stamps_ns.items()}
+        old = [part for part, age_ns in ages_ns.items() if age_ns > self._max_skew_ns]
+        for part in old:
+            del self._stamps_ns[part]
+        if old:
+            raise SkewError(
+                "stamps of the parts are too far apart",
+                where=", ".join(self._topics[part] for part in old),
+                expected=f"within {self._max_skew_ns / 1e6:g} ms of the others (state.max_skew_ms)",
+                got=f"{max(ages_ns.values()) / 1e6:.0f} ms older",
+                remedy="synchronise the clocks of the drivers, or look why one is late",
+            )
 
 
 class JointReader:

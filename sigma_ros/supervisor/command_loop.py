@@ -12,7 +12,7 @@ from sigma_ros.supervisor.chunks import ACCEPTED, Verdict, refused
 from sigma_ros.supervisor.contact import ContactWatch
 from sigma_ros.supervisor.guard import MotionGuard, Reach, Request, Step, Track
 from sigma_ros.supervisor.inputs import ENCODER_COUNT_RAD, InputMonitor
-from sigma_ros.supervisor.limits import SupervisorLimits, limit_excess
+from sigma_ros.supervisor.limits import MotionLimits, SupervisorLimits, limit_excess
 from sigma_ros.supervisor.path import PathFollower
 from sigma_ros.supervisor.reasons import Reason
 from sigma_ros.supervisor.scale_limiter import Follower, ScaleInputs, ScaleLimiter, part_of_limit, trained_age_s
@@ -30,7 +30,8 @@ _WORSE_RAD = 1e-3
 class Outcome:
     """One command: how far it is from the request per joint, and the most by which it broke a limit.
 
-    `too_low`: the step that was wanted leads below the tool's plane. `contact`: whether a joint is blocked.
+    `too_low`: the step that was wanted leads below the tool's plane. `obstacle`: what it would have met, in words.
+    `contact`: whether a joint is blocked.
     """
 
     clipped: Bool[ndarray, " dof"]
@@ -38,6 +39,7 @@ class Outcome:
     excess: float
     base_misbehaves: bool
     too_low: bool
+    obstacle: str
     contact: Verdict
 
 
@@ -52,6 +54,7 @@ class CommandLoop:
         self._base_is_worse = False
         self._asked, self._base = Follower(), Follower()
         self._has_commanded = False
+        self._stood_rad: Float64[ndarray, " dof"] | None = None
         self.is_slowed = False
         self._inside_rad: Float64[ndarray, " dof"] | None = None
         self._way_in: ApproachRamp | None = None
@@ -63,14 +66,21 @@ class CommandLoop:
     def apply(self, limits: SupervisorLimits) -> None:
         """Puts limits in force. Only while there is no track, or while it rests inside them."""
         self.limits = limits
-        self._motion = limits.motion(self._contract)
-        self._guard = MotionGuard(self._motion)
+        self._govern(limits.motion(self._contract))
         self._asked, self._base = Follower(), Follower()
         self._contact = ContactWatch(self._contract, limits)
         self._path = PathFollower(self._guard, self._contract.command_period_ns)
         self._inside_rad = self._way_in = None
         if self.track is not None:
             self.track = self._guard.rest(self.track.command_rad)
+
+    def _govern(self, motion: MotionLimits) -> None:
+        """Bounds commands by these limits from now on; imagined courses need not keep clear of anything."""
+        if motion.collisions is not None and self._stood_rad is not None:
+            motion = replace(motion, collisions=motion.collisions.standing_at(self._stood_rad))
+        self._motion = motion
+        self._guard = MotionGuard(motion)
+        self._imagined = self._guard if motion.collisions is None else MotionGuard(replace(motion, collisions=None))
 
     @property
     def is_resting(self) -> bool:
@@ -92,6 +102,7 @@ class CommandLoop:
 
         A pose outside the limits by no more than the tolerance is led inside first; see `_lead_inside`.
         """
+        self._stood_rad = measured_rad
         self.apply(self.limits)
         inside = inside_of(
             measured_rad, contract=self._contract, motion=self._motion, tolerance_rad=self.limits.start_tolerance_rad
@@ -106,10 +117,9 @@ class CommandLoop:
         if float(np.abs(inside - measured_rad).max()) > ENCODER_COUNT_RAD:
             anchor, self._inside_rad = measured_rad, inside
             lower, upper = self._motion.lower_rad, self._motion.upper_rad
-            self._motion = replace(
-                self._motion, lower_rad=np.minimum(lower, anchor), upper_rad=np.maximum(upper, anchor)
+            self._govern(
+                replace(self._motion, lower_rad=np.minimum(lower, anchor), upper_rad=np.maximum(upper, anchor))
             )
-            self._guard = MotionGuard(self._motion)
         self.track = self._guard.rest(anchor)
         self._has_commanded = False
         self._ceiling = ScaleLimiter()
@@ -227,8 +237,8 @@ class CommandLoop:
         if request is not None and (request.course_rad is not None or asked != self._ceiling.applied):
             request = stream.request(monitor.observation_now_ns, scale=asked, lead=self.lead)
         dt_s = self._motion.period_s
-        self._asked = self._asked.after(request, self.track, self._guard, dt_s=dt_s)
-        self._base = self._base.after(base_request, self.track, self._guard, dt_s=dt_s)
+        self._asked = self._asked.after(request, self.track, self._imagined, dt_s=dt_s)
+        self._base = self._base.after(base_request, self.track, self._imagined, dt_s=dt_s)
         self._missed = self._asked.miss_rad - self._base.miss_rad > self.limits.miss_tolerance_rad
         self._base_is_worse = self._base.usual_miss_rad - self._asked.usual_miss_rad > _WORSE_RAD
 
@@ -244,6 +254,7 @@ class CommandLoop:
             excess=excess,
             base_misbehaves=self._base_miss_s > _BASE_MISS_S,
             too_low=step.too_low,
+            obstacle=step.obstacle,
             contact=contact,
         )
 

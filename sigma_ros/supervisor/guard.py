@@ -8,7 +8,8 @@ safety rests on the certificate alone (`stop_plan`), which every step must pass.
 
 With limits of the tool (`workspace`) a second certificate comes on top, of all joints together: the step
 and the stop behind it must keep them. A step that is too fast is shortened towards the stored stop's next
-command, by the same share in every joint; one that leads below the plane is not taken at all.
+command, by the same share in every joint; one that leads below the plane is not taken at all;
+nor is one that leads a link nearer than the margin to another or to what it must keep out of (`collision`).
 """
 
 from dataclasses import dataclass, replace
@@ -116,7 +117,8 @@ class Step:
     """A tick's outcome: `track.command_rad` is what to publish.
 
     `miss_rad` is the distance to the request (0 without one); `clipped` marks joints where it is not 0.
-    `too_fast`, `too_low`: what the tool's limits had against the step that was wanted.
+    `too_fast`, `too_low`: what the tool's limits had against the step that was wanted; `obstacle`: what it or the stop
+    behind it would have met, in words.
     """
 
     track: Track
@@ -124,6 +126,7 @@ class Step:
     miss_rad: Float64[ndarray, " dof"]
     too_fast: bool = False
     too_low: bool = False
+    obstacle: str = ""
 
 
 class MotionGuard:
@@ -188,15 +191,24 @@ class MotionGuard:
         else:
             stops = stops[0]
         taken = np.where(take, wanted, command), np.where(take, stops.T, stop)
-        if self.limits.workspace is None:
-            return self._finish(track, *taken, asked_rad - taken[0])
-        too_fast, too_low = self._judge_tool(track, taken[0][None], taken[1][None])
+        too_fast = too_low = np.zeros(1, dtype=np.bool_)
+        if self.limits.workspace is not None:
+            too_fast, too_low = self._judge_tool(track, taken[0][None], taken[1][None])
         if too_low[0]:
             taken = command, stop
         elif too_fast[0]:
             taken = self._slower(track, (command, stop), taken[0], take)
+        obstacle = self._obstacle(track, *taken) if take.any() and not too_low[0] else ""
+        if obstacle:
+            taken = command, stop
         step = self._finish(track, *taken, asked_rad - taken[0])
-        return replace(step, too_fast=bool(too_fast[0]), too_low=bool(too_low[0]))
+        return replace(step, too_fast=bool(too_fast[0]), too_low=bool(too_low[0]), obstacle=obstacle)
+
+    def _obstacle(self, track: Track, command: Float64[ndarray, " dof"], stop: Float64[ndarray, "ticks dof"]) -> str:
+        """What a command or the stop behind it would meet, in words."""
+        if self.limits.collisions is None:
+            return ""
+        return self.limits.collisions.obstacle(np.concatenate((track.command_rad[None], command[None], stop)))
 
     def _judge_tool(
         self,

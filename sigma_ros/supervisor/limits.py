@@ -15,7 +15,8 @@ from numpy import ndarray
 
 from sigma_ros.contract import Contract
 from sigma_ros.errors import ContractError
-from sigma_ros.supervisor.workspace import Workspace, workspace_of
+from sigma_ros.supervisor.geometry.collision import Collisions, collisions_of
+from sigma_ros.supervisor.geometry.workspace import Workspace, workspace_of
 from sigma_ros.values import NS_PER_S, frozen_array
 
 
@@ -23,7 +24,7 @@ from sigma_ros.values import NS_PER_S, frozen_array
 class MotionLimits:
     """Position, velocity, acceleration and jerk per joint, and the period for which they hold.
 
-    `workspace` holds the limits of the tool, if any are switched on.
+    `workspace` holds the limits of the tool, if any are switched on; `collisions` what the links may not come near.
     """
 
     lower_rad: Float64[ndarray, " dof"]
@@ -33,6 +34,7 @@ class MotionLimits:
     jerk_radps3: Float64[ndarray, " dof"]
     period_s: float
     workspace: Workspace | None = None
+    collisions: Collisions | None = None
 
     @property
     def dof(self) -> int:
@@ -53,10 +55,16 @@ TIGHTENED = {
     "max_tool_speed_mps": -1,
     "keep_above_plane": 1,
     "plane_height_m": 1,
+    "avoid_collisions": 1,
+    "collision_margin_m": 1,
 }
 """Motion limits: they can be made tighter at any time, never looser before a restart; 1: upwards is tighter."""
 
-_SWITCHES = {"max_tool_speed_mps": "cap_tool_speed", "plane_height_m": "keep_above_plane"}
+_SWITCHES = {
+    "max_tool_speed_mps": "cap_tool_speed",
+    "plane_height_m": "keep_above_plane",
+    "collision_margin_m": "avoid_collisions",
+}
 """What a number means nothing without: it may be set at will while its switch is off."""
 
 
@@ -76,6 +84,10 @@ class SupervisorLimits:
     max_tool_speed_mps: float = _setting(0.25, 0.01, 5.0, "m/s", "that limit, for each tool point of the contract")
     keep_above_plane: bool = False
     plane_height_m: float = _setting(0.0, -2.0, 2.0, "m", "height of that plane in the frame of the arm's base")
+    avoid_collisions: bool = False
+    collision_margin_m: float = _setting(
+        0.005, 0.0, 0.1, "m", "links keep this far from each other, from that plane and from the contract's `keep_out`"
+    )
 
     joint_hold_s: float = _setting(0.0, 0.0, 1.0, "s", "joint states older: HOLD; 0 takes the contract's limit")
     joint_stop_s: float = _setting(1.0, 0.1, 10.0, "s", "joint states older: STOPPED")
@@ -183,18 +195,31 @@ class SupervisorLimits:
                 got=f"position_margin_rad {self.position_margin_rad}",
                 remedy="lower position_margin_rad",
             )
+        velocity_radps, period_s = (
+            contract.max_velocity_radps * self.velocity_scale,
+            contract.command_period_ns / NS_PER_S,
+        )
+        plane_height_m = self.plane_height_m if self.keep_above_plane else -math.inf
         return MotionLimits(
             lower_rad=frozen_array(lower),
             upper_rad=frozen_array(upper),
-            velocity_radps=contract.max_velocity_radps * self.velocity_scale,
+            velocity_radps=velocity_radps,
             acceleration_radps2=contract.max_acceleration_radps2 * self.acceleration_scale,
             jerk_radps3=contract.max_jerk_radps3 * self.jerk_scale,
-            period_s=contract.command_period_ns / NS_PER_S,
+            period_s=period_s,
             workspace=workspace_of(
                 contract,
                 speed_mps=self.max_tool_speed_mps if self.cap_tool_speed else math.inf,
-                plane_height_m=self.plane_height_m if self.keep_above_plane else -math.inf,
+                plane_height_m=plane_height_m,
             ),
+            collisions=collisions_of(
+                contract,
+                margin_m=self.collision_margin_m,
+                plane_height_m=plane_height_m,
+                fastest_step_rad=float(velocity_radps.max()) * period_s,
+            )
+            if self.avoid_collisions
+            else None,
         )
 
     def tightened(self, **changes: float) -> "SupervisorLimits":
@@ -257,9 +282,11 @@ def limit_excess(limits: MotionLimits, stream: Float64[ndarray, "ticks dof"]) ->
     a_before = (v_before - (stream[1] - stream[0]) / dt) / dt
     j = (a - a_before) / dt
     tool = -math.inf if limits.workspace is None else limits.workspace.excess(stream[2], stream[3])
+    nearer = -math.inf if limits.collisions is None else limits.collisions.shortfalls_m(stream[None, 2:]).max()
     return float(
         max(
             tool,
+            nearer,
             np.max(stream[3] - limits.upper_rad),
             np.max(limits.lower_rad - stream[3]),
             np.max(np.abs(v) - limits.velocity_radps),

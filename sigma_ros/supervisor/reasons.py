@@ -175,9 +175,11 @@ class Reason(Enum):
     TOOL_SPEED = ("the tool is held to its speed limit", "make the policy's motions slower")
     TOOL_PLANE = ("the tool would go below its plane", "look at the policy's targets, and at plane_height_m")
     TOOL_BELOW = ("the tool is below its plane", "move it up by hand, or lower plane_height_m")
+    COLLISION = ("a collision was ahead", "look at the policy's targets; engage the arm where nothing touches")
     LIMITS_CHANGED = ("limits were tightened", "")
     SETTING_REFUSED = ("the setting was refused", "read the text")
     FOREIGN_PUBLISHER = ("somebody else publishes commands", "stop the other publisher, then reset_stop")
+    CONTROLLER = ("a controller does not take its goals", "read its log, then reset_stop")
     VIOLATION = ("a command broke a limit in the supervisor's own check", "report this with the recording")
     INTERNAL_ERROR = ("the supervisor met an error of its own", "report this with the log")
 

@@ -144,6 +144,8 @@ class StateMachine:
             self.hold(refused(Reason.BASE_MISBEHAVES, f"{outcome.miss_rad:.3f} rad from its request"))
         if self.is_following and outcome.too_low:
             self.hold(refused(Reason.TOOL_PLANE))
+        if self.is_following and outcome.obstacle:
+            self.hold(refused(Reason.COLLISION, outcome.obstacle))
         if self.is_following and not outcome.contact.accepted:
             self.hold(outcome.contact)
         joints, track = self.monitor.joints, self.loop.track

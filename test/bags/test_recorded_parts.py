@@ -23,8 +23,13 @@ def small(name: str) -> Contract:
     return replace(contract, cameras=tuple(replace(c, width_px=32, height_px=24) for c in contract.cameras))
 
 
-def write(path: Path, contract: Contract, *, whole: bool = False, leave_out: str = "") -> np.ndarray:
-    """As the robot sends it, part by part, or on the topics of the whole; returns the poses."""
+def write(
+    path: Path, contract: Contract, *, whole: bool = False, leave_out: str = "", late: str = "", late_ns: int = 0
+) -> np.ndarray:
+    """As the robot sends it, part by part, or on the topics of the whole; returns the poses.
+
+    The stamps of `late` are so much behind, as those of a driver whose clock is wrong.
+    """
     poses = np.linspace(0.0, 0.1, TICKS)[:, None] * np.arange(1, contract.dof + 1)
     parts = replace(contract, state_parts=(), command_parts=()) if whole else contract
     with BagWriter(path) as bag:
@@ -32,7 +37,9 @@ def write(path: Path, contract: Contract, *, whole: bool = False, leave_out: str
             at_ns = START_NS + contract.tick_offset_ns(tick)
             for part in parts.states:
                 if part.topic != leave_out:
-                    bag.joints(part.topic, at_ns, part.own_names, pose[contract.columns(part)])
+                    stamp_ns = at_ns - (late_ns if part.topic == late else 0)
+                    pose_rad = pose[contract.columns(part)]
+                    bag.joints(part.topic, stamp_ns, part.own_names, pose_rad, log_time_ns=at_ns)
             for camera in contract.cameras:
                 bag.image(camera.topic, at_ns, camera.name, np.zeros((24, 32, 3), np.uint8))
             for part in parts.commands:
@@ -42,7 +49,7 @@ def write(path: Path, contract: Contract, *, whole: bool = False, leave_out: str
 
 
 @pytest.mark.parametrize("whole", [False, True])
-@pytest.mark.parametrize("name", ["so101_bimanual", "so101_split"])
+@pytest.mark.parametrize("name", ["so101_bimanual", "so101_split", "so101_actions"])
 def test_law_states_and_commands_of_all_parts_round_trip(name: str, whole: bool, tmp_path: Path) -> None:
     contract = small(name)
     poses = write(tmp_path / "bag", contract, whole=whole)
@@ -62,3 +69,16 @@ def test_a_recording_without_one_arm_is_refused_and_the_arm_is_named(tmp_path: P
     write(tmp_path / "bag", contract, leave_out="/right/joint_states")
     with open_bag(tmp_path / "bag") as bag, pytest.raises(ContractError, match="/right/joint_states is missing"):
         bag.check_against(contract)
+
+
+def test_law_arms_whose_clocks_differ_by_more_than_the_tolerance_are_not_joined_and_the_late_one_is_named(
+    tmp_path: Path,
+) -> None:
+    contract = small("so101_bimanual")
+    late = "/right/joint_states"
+    write(tmp_path / "bag", contract, late=late, late_ns=contract.max_skew_ns + 1_000_000)
+    with open_bag(tmp_path / "bag") as bag, pytest.raises(ContractError, match=f"too far apart.*{late}"):
+        list(Episode(bag, contract, image_size_px=16))
+    write(tmp_path / "well", contract, late=late, late_ns=contract.max_skew_ns)
+    with open_bag(tmp_path / "well") as bag:
+        assert any(tick.window is not None for tick in Episode(bag, contract, image_size_px=16))

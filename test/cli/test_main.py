@@ -53,6 +53,43 @@ def test_version_is_printed() -> None:
     assert result.stdout.splitlines()[0] == f"sigma_ros {__version__}"
 
 
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (("replay", "--bag", "x"), "Missing option"),
+        (("replay", "--nosuch"), "No such option: --nosuch"),
+        (("record", "--jpeg", "much"), "a valid integer"),
+    ],
+)
+def test_wrong_usage_is_one_of_our_errors_with_an_example(words: tuple[str, ...], what: str) -> None:
+    result = sigma(*words)
+    assert result.returncode == 2
+    said = " ".join(result.stderr.split())
+    assert said.startswith("error: ")
+    assert what in said
+    assert f"where sigma {words[0]} remedy sigma {words[0]} --" in said
+    assert said.endswith(f"sigma {words[0]} --help")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["replay", "--bag", "absent", "--checkpoint", "mini", "--out", "never"],
+        ["train", "--dataset_dir", "absent", "--output_dir", "never"],
+        ["train-eval", "--dataset_dir", "absent", "--checkpoint", "c", "--out", "never"],
+    ],
+)
+def test_a_place_that_is_not_there_is_told_before_seconds_of_imports(words: list[str]) -> None:
+    code = (
+        f"import sys\nfrom sigma_ros.cli.main import main\nsys.argv = ['sigma', *{words}]\n"
+        "try: main()\nexcept SystemExit as left: print(left.code, 'torch' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert result.stdout.split() == ["2", "False"], result.stderr
+    assert "there is no such" in result.stderr
+    assert "absent" in result.stderr
+
+
 def test_unknown_verb_is_wrong_usage_with_a_suggestion() -> None:
     result = sigma("contrakt")
     assert result.returncode == 2

@@ -35,6 +35,6 @@ def test_every_option_of_training_is_explained_in_the_help() -> None:
 
 
 def test_options_reach_the_package_as_they_are(tmp_path) -> None:
-    done = run("train", "--dataset_dir", str(tmp_path / "none"), "--output_dir", str(tmp_path / "out"), "--no-such")
+    done = run("train", "--dataset_dir", str(tmp_path), "--output_dir", str(tmp_path / "out"), "--no-such")
     assert done.exit_code == 2
     assert "--no-such" in done.output

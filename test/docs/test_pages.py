@@ -39,3 +39,21 @@ def test_every_reason_that_is_explained_is_one_of_the_supervisors() -> None:
     named = re.findall(r"^\| supervisor: (\w+) \|", (DOCS / "troubleshooting.md").read_text(encoding="utf-8"), re.M)
     assert named
     assert set(named) <= set(Reason.__members__)
+
+
+def test_the_readme_is_short_and_its_success_table_is_that_of_the_results() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (?:base|Sigma|95 %).*$", readme, re.MULTILINE)
+    figures = [cell.strip() for row in rows for cell in row.strip("| ").split("|")[1:]]
+    results = " ".join((DOCS / "results.md").read_text(encoding="utf-8").split())
+    assert len(figures) == 6
+    for figure in figures:  # "47 to 91 %" stands there as "(47 to 91)"
+        assert figure in results or f"({figure.removesuffix(' %')})" in results, figure
+    assert len(readme.splitlines()) <= 70
+
+
+def test_the_first_page_shows_five_pictures_that_the_script_makes() -> None:
+    made = (ROOT / "scripts" / "docs_pictures.py").read_text(encoding="utf-8")
+    shown = re.findall(r"\]\(images/([^)]+)\)", (DOCS / "index.md").read_text(encoding="utf-8"))
+    assert len(shown) == 5
+    assert [name for name in shown if f'"{name}"' not in made] == []

@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -216,7 +217,11 @@ def test_the_command_writes_one_summary_and_resumes_without_loading_the_model(ba
         k: v for k, v in second.items() if k != "conditions"
     }
     assert pq.read_table(tmp_path / "bags.parquet").num_rows == 5
-    assert (tmp_path / "summary.html").read_text().startswith("<!doctype html>")
+    page = (tmp_path / "summary.html").read_text()
+    assert page.startswith("<!doctype html>")
+    linked = re.findall(r'href="(bags/[^"]+)"', page)
+    assert len(linked) == 5
+    assert all((tmp_path / place).is_file() for place in linked), "a recording's name leads to its report"
     assert compare_reports(read_report(tmp_path), read_report(tmp_path)).sigma["mse_trj"].verdict == "equal"
 
 

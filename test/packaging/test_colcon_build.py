@@ -1,22 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the build of a workspace makes: everything with its tests, or the messages alone."""
 
-import os
 import re
-import shutil
-import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
+from workspace import can_configure, cmake
 
 ROOT = Path(__file__).resolve().parents[2]
-PREFIXES = (sys.prefix, "/usr", *os.environ.get("AMENT_PREFIX_PATH", "").split(":"))
-HAS_AMENT = any((Path(prefix) / "share" / "ament_cmake_core").is_dir() for prefix in PREFIXES)
 CODE = ("start/policy_node", "/launch", "/config", "sigma_ros/training")
-
-can_configure = pytest.mark.skipif(not HAS_AMENT or shutil.which("cmake") is None, reason="needs cmake and ament")
 
 
 def configured(folder: Path, *arguments: str) -> Path:
@@ -24,21 +18,7 @@ def configured(folder: Path, *arguments: str) -> Path:
     folder.mkdir()
     source = folder / "sigma_ros"
     source.symlink_to(ROOT)
-    environment = dict(os.environ)
-    if "ROS_DISTRO" not in os.environ:
-        environment |= {"AMENT_PREFIX_PATH": sys.prefix, "CMAKE_PREFIX_PATH": sys.prefix}
-    environment["PATH"] = f"{sys.prefix}/bin:{environment['PATH']}"
-    command = [
-        "cmake",
-        "-S",
-        str(source),
-        "-B",
-        str(folder / "build"),
-        f"-DPython3_EXECUTABLE={sys.executable}",
-        *arguments,
-    ]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert result.returncode == 0, result.stderr
+    cmake("-S", str(source), "-B", str(folder / "build"), f"-DPython3_EXECUTABLE={sys.executable}", *arguments)
     return folder / "build"
 
 

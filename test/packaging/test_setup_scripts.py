@@ -157,6 +157,27 @@ def test_a_domain_that_is_set_before_is_kept(tmp_path: Path) -> None:
     assert result.stdout.strip() == "5"
 
 
+def test_an_index_of_torch_is_asked_and_remembered_until_another_is_named(tmp_path: Path) -> None:
+    """So `make demo` behind `make setup TORCH_INDEX=...` does not bring the wheels of a GPU after all."""
+    said = tmp_path / "said"
+    executable(tmp_path / ".venv/bin/uv", f'#!/bin/sh\necho "$@" >> {said}\n')
+    (tmp_path / "requirements").mkdir()
+    (tmp_path / "requirements" / "lock.txt").write_text("uv==1\n", encoding="utf-8")
+    steps = executable(tmp_path / "steps.sh", f". {SCRIPTS}/setup_steps.sh; install_packages")
+
+    def asked(**named: str) -> bool:
+        said.unlink(missing_ok=True)
+        done = subprocess.run(["bash", str(steps)], cwd=tmp_path, env={"PATH": "/usr/bin:/bin"} | named, check=False)
+        assert done.returncode == 0
+        return "--extra-index-url http://cpu --index-strategy" in said.read_text(encoding="utf-8")
+
+    assert not asked()
+    assert asked(TORCH_INDEX="http://cpu")
+    assert asked()
+    assert not asked(TORCH_INDEX="")
+    assert not asked()
+
+
 def test_every_requirement_is_pinned_exactly_once() -> None:
     locked = (ROOT / "requirements" / "lock.txt").read_text(encoding="utf-8").splitlines()
     names = [line.split("==")[0] for line in locked]

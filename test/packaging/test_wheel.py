@@ -4,6 +4,7 @@
 The requirements are those of this environment, by a path file: it is the wheel's content that is tested.
 """
 
+import email
 import json
 import os
 import subprocess
@@ -54,6 +55,16 @@ def test_the_wheel_is_small_and_carries_what_it_needs(wheel) -> None:
     for part in ("training/train.py", "training/bed/__main__.py", "assets/mini/model.safetensors", "cli/main.py"):
         assert f"sigma_ros/{part}" in names
     assert [name for name in names if name.startswith(("test/", "bench/", "safety/"))] == []
+
+
+def test_the_index_page_of_the_package_says_what_it_is_and_where_the_paper_is(wheel) -> None:
+    with zipfile.ZipFile(wheel) as content:
+        name = next(name for name in content.namelist() if name.endswith(".dist-info/METADATA"))
+        metadata = email.message_from_bytes(content.read(name))
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    assert metadata.get_payload().startswith("# sigma_ros")
+    assert {"Author", "Keywords", "Classifier"} <= set(metadata.keys())
+    assert any("arxiv.org/abs/2512.00783" in url for url in metadata.get_all("Project-URL"))
 
 
 def test_the_demo_runs_without_ros_and_its_first_lines_are_about_the_arm(binaries, tmp_path) -> None:

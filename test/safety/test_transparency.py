@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A supervisor that nobody needs must not be felt: good motion passes exactly, whatever the latency."""
 
+import os
+
 import numpy as np
 import pytest
 from numpy import ndarray
@@ -22,9 +24,16 @@ def demonstration(speed: float, *, legs: int = 6, seed: int = 0) -> ndarray:
     return np.array([path.at(t) for t in np.arange(0.0, path.duration_s, 1.0 / CONTRACT.fps)])
 
 
-def replayed(actions: ndarray, *, latency_ms: int, crossfade_steps: int) -> Bench:
+def replayed(
+    actions: ndarray, *, latency_ms: int = 0, crossfade_steps: int = 0, avoid_collisions: bool = False
+) -> Bench:
     """A policy that always proposes the recorded actions, replanned every 8 ticks, each chunk late."""
-    limits = SupervisorLimits(require_heartbeat=False, crossfade_steps=crossfade_steps, check_tracking=False)
+    limits = SupervisorLimits(
+        require_heartbeat=False,
+        crossfade_steps=crossfade_steps,
+        check_tracking=False,
+        avoid_collisions=avoid_collisions,
+    )
     bench = Bench(limits, pose=actions[0], offset_ns=0)
     start = bench.now_ns + 2 * PERIOD
     bench.tick()
@@ -57,3 +66,21 @@ def test_a_demonstration_within_the_limits_is_never_bounded(
     expected = [actions[round((d * PERIOD) * CONTRACT.fps / 1e9)] for d in range(len(bench.decisions))]
     late = np.abs(bench.commands - np.array(expected[: len(bench.commands)])).max()
     assert late < 2.5 * 0.02 + 0.05, "commands are where the demonstration is at that time, to a tick"
+
+
+def test_demonstrations_from_fold_to_fold_hardly_meet_the_collision_check() -> None:
+    """Where it bounds, it holds: 2 % of the ticks at most. With SIGMA_HEALTHY_EPISODES=50 as in docs/safety.md."""
+    pytest.importorskip("mujoco", reason="mujoco is not installed")
+    from sigma_ros.sim.demonstration import demonstrate, episode_seed  # noqa: PLC0415 (needs mujoco)
+    from sigma_ros.sim.environment import SimArm  # noqa: PLC0415
+    from sigma_ros.sim.setups import SOURCE  # noqa: PLC0415
+
+    ticks = bounded = 0
+    with SimArm(SOURCE, contract=CONTRACT) as arm:
+        for number in range(int(os.environ.get("SIGMA_HEALTHY_EPISODES", "4"))):
+            bench = replayed(demonstrate(arm, episode_seed(1, number)).commands_rad, avoid_collisions=True)
+            held = sum(decision.state is State.HOLD for decision in bench.decisions)
+            bounded += bench.last.counters.clipped_ticks + held
+            ticks += len(bench.decisions)
+            assert bench.last.counters.violations == 0
+    assert bounded / ticks <= 0.02

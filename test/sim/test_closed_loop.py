@@ -149,7 +149,9 @@ def test_the_report_has_wilsons_interval_and_compares_seed_by_seed(target) -> No
         for seed in range(10)
         for arm, good in (("base", seed < 2), ("sigma", seed < 9))
     ]
-    content = document({"setup": "t", "checkpoint": "c", "trained": True}, results, trials(("base", "sigma"), (0.0,)))
+    starts = dict.fromkeys(range(10), (0.2, 0.0))
+    conditions = {"setup": "t", "checkpoint": "c", "trained": True}
+    content = document(conditions, results, trials(("base", "sigma"), (0.0,)), starts=starts)
     base, sigma = content["trials"]
     assert (base["successes"], sigma["successes"]) == (2, 9)
     assert (base["low"], base["high"]) == pytest.approx((0.0567, 0.5098), abs=1e-3)
@@ -163,7 +165,9 @@ def test_the_report_has_wilsons_interval_and_compares_seed_by_seed(target) -> No
 def test_limits_that_are_looser_than_a_robots_stand_beside_the_rates(name: str) -> None:
     conditions = {"setup": "t", "checkpoint": "c", "trained": True}
     limits = {"name": name, "other than a robot's": dict(LIMITS[name])}
-    said = "max_residual_rad 3.2 (a robot's: 1.5)" in markdown(document(conditions | {"limits": limits}, [], ()))
+    said = "max_residual_rad 3.2 (a robot's: 1.5)" in markdown(
+        document(conditions | {"limits": limits}, [], (), starts={})
+    )
     assert said is (name == "open")
 
 

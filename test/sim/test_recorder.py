@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from sigma_ros.sim.recorder import (
     BagFormat,
     bag_format,
     check_recordable,
+    film_frames,
     write_demonstration,
     write_film,
 )
@@ -176,7 +177,7 @@ def test_an_animation_shows_the_arm_moving_at_real_speed(arm: SimArm, tmp_path: 
     episode = demonstrate(arm, 0)
     arrays = ("states", "positions_rad", "velocities_radps", "commands_rad")
     episode = replace(episode, **{name: getattr(episode, name)[: 4 * FRAME_TICKS] for name in arrays})
-    write_film(tmp_path / "new" / "pick.gif", arm, episode)
+    write_film(tmp_path / "new" / "pick.gif", arm, {"": episode})
     with Image.open(tmp_path / "new" / "pick.gif") as gif:
         assert (gif.n_frames, gif.size) == (4, (WIDTH_PX, WIDTH_PX * 3 // 4 * 3 // 2))  # type: ignore[attr-defined]
         assert gif.info["duration"] == pytest.approx(1000 * FRAME_TICKS / 30, abs=10)  # GIF counts in 10 ms
@@ -184,3 +185,25 @@ def test_an_animation_shows_the_arm_moving_at_real_speed(arm: SimArm, tmp_path: 
         gif.seek(3)
         assert not np.array_equal(np.array(gif.convert("RGB")), first)
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["pick.gif"]
+
+
+def test_a_film_puts_arms_side_by_side_and_one_that_ended_stands_still(arm: SimArm) -> None:
+    long = demonstrate(arm, 0)
+    short = replace(long, **{n: getattr(long, n)[:2] for n in ("states", "positions_rad", "velocities_radps")})
+    first, last = (
+        frames := list(film_frames(arm, {"base": short, "sigma": Told(long.states[: 2 * FRAME_TICKS])}, fine=False))
+    )[:: len(frames) - 1]
+    half = first.shape[1] // 2
+    assert np.array_equal(first[:, :half], last[:, :half])
+    assert not np.array_equal(first[:, half:], last[:, half:])
+
+
+@dataclass
+class Told:
+    """An episode of the closed loop: what it tells is written above its picture."""
+
+    states: np.ndarray
+
+    @property
+    def told(self) -> list[str]:
+        return [f"RUN, scale {tick}" for tick in range(len(self.states))]

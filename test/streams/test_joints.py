@@ -36,6 +36,32 @@ def test_law_each_whole_has_the_newest_of_every_part_and_no_part_is_used_twice(s
             fresh.clear()
 
 
+SKEWS_MS = st.lists(st.tuples(st.booleans(), st.integers(-120, 120)), max_size=60)
+
+
+@given(SKEWS_MS)
+def test_law_what_is_joined_lies_within_the_tolerance_and_what_is_too_old_is_refused_by_name(
+    said: list[tuple[bool, int]],
+) -> None:
+    """Each part ticks every 20 ms, its stamps off by so much: two arms' clocks, a burst, a message held up."""
+    merging, waiting, limit_ns = merger(), {}, BIMANUAL.max_skew_ns
+    for i, (is_right, off_ms) in enumerate(said):
+        part, stamp_ns = int(is_right), 1_000_000_000 + i * 20_000_000 + off_ms * 1_000_000
+        waiting[part] = stamp_ns
+        apart_ns = max(waiting.values()) - min(waiting.values())
+        if apart_ns > limit_ns:
+            old = min(waiting, key=lambda p: waiting[p])
+            with pytest.raises(ContractError, match=f"{BIMANUAL.states[old].topic}.*within 50 ms"):
+                merging.push(part, stamp_ns, OWN, np.zeros(6))
+            del waiting[old]
+            continue
+        whole = merging.push(part, stamp_ns, OWN, np.zeros(6))
+        assert (whole is not None) == (len(waiting) == 2)
+        if whole is not None:
+            assert whole[0] == min(waiting.values())
+            waiting.clear()
+
+
 def test_both_arms_say_the_same_names_in_any_order_and_by_any_alias() -> None:
     merging = merger()
     assert merging.push(0, 1, OWN[::-1], np.arange(6.0)) is None

@@ -144,14 +144,14 @@ def test_the_defaults_are_the_documented_ones() -> None:
     assert defaults.check_tracking
     assert defaults.bound_lead
     assert defaults.untracked_joints == ("gripper", "left_gripper", "right_gripper")
-    for switch in ("require_estop_heartbeat", "start_ramp", "cap_tool_speed", "keep_above_plane"):
+    for switch in ("require_estop_heartbeat", "start_ramp", "cap_tool_speed", "keep_above_plane", "avoid_collisions"):
         assert not getattr(defaults, switch), switch
 
 
-CORE = "chunks command_loop contact guard inputs limits reasons scale_limiter state_machine trajectory workspace"
+CORE = "chunks command_loop contact guard inputs limits reasons scale_limiter state_machine trajectory"
 
 
-@pytest.mark.parametrize("name", CORE.split())
+@pytest.mark.parametrize("name", [*CORE.split(), "geometry.workspace", "geometry.collision"])
 def test_values_of_the_core_are_frozen_without_room_for_more_and_built_by_name(name: str) -> None:
     module = importlib.import_module(f"sigma_ros.supervisor.{name}")
     own = [v for v in vars(module).values() if isinstance(v, type) and v.__module__ == module.__name__]

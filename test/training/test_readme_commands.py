@@ -39,7 +39,7 @@ SMALLER = {
 TASK = "pink lego brick into the transparent box"
 
 
-def readme_commands(name: str = "README.md") -> list[list[str]]:
+def readme_commands(name: str = "docs/training.md") -> list[list[str]]:
     """The first block of commands that trains."""
     text = (ROOT / name).read_text(encoding="utf-8")
     start = text.index("\npython -m training.preprocess --dataset") + 1
@@ -100,7 +100,6 @@ def here(hub: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_the_commands_run_as_printed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     commands = readme_commands()
-    assert commands == readme_commands("docs/training.md")
     assert [command[2] for command in commands] == [f"training.{name}" for name in MAINS]
     for _, _, module, *arguments in commands:
         name = module.removeprefix("training.")

@@ -4,6 +4,7 @@
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sigma_ros.contract_file import load_contract
-from sigma_ros.errors import CheckpointError, DatasetError, SigmaError, UsageError
+from sigma_ros.errors import CheckpointError, DatasetError, MachineError, SigmaError, UsageError
 from sigma_ros.evaluation.replay import ReplayOptions, replay
 from sigma_ros.evaluation.scoring.metrics import SPANS
 from sigma_ros.evaluation.scoring.score import score
@@ -146,16 +147,33 @@ def test_two_processes_give_the_curve_of_one(options, tmp_path):
         out = tmp_path / name
         given = ["--batch_size", str(batch), "--output_dir", str(out), "--max_steps", "4", "--lora_dropout", "0"]
         fixed = ["--base_model_id", options.base_model_id, "--dataset_dir", options.dataset_dir, "--eval_every", "0"]
+        given += ["--log_with", "tensorboard"]
         command = [*launcher, "-m", "training.train", *given, *fixed, "--gradient_accumulation_steps", "2"]
         environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, done.stderr
-        events = EventAccumulator(str(out / "tensorboard"))
+        events = EventAccumulator(str(out / "tensorboard" / "sigma"))
         events.Reload()
         return [event.value for event in events.Scalars("loss")]
 
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     assert curve("two", 1, launch) == pytest.approx(curve("one", 2, [sys.executable]), rel=1e-4)
+
+
+def test_a_run_tells_its_cost_before_and_keeps_no_curves_unasked(options, capsys, tmp_path):
+    run_training(options, resume=False)
+    said = " ".join(capsys.readouterr().err.split())
+    assert re.search(r"estimate: \d+\.\d\d GB of frozen base, .* M trained parameters .* ticks of \d+ episodes", said)
+    assert re.search(r"estimate from the first step: .* for 5 more; \d+\.\d GB", said)
+    assert said.index("estimate: ") < said.index("base chunks") if "base chunks" in said else True
+    assert not list(tmp_path.rglob("events.out.*"))
+
+
+@pytest.mark.parametrize("name", ["wandb", "trackio", "tensorboard"])
+def test_a_library_for_curves_that_is_absent_is_named_before_anything_is_read(name, options, monkeypatch):
+    monkeypatch.setattr("training.train.find_spec", lambda _: None)
+    with pytest.raises(MachineError, match=rf"{name} is not installed.*--log_with {name}.*pip install {name}"):
+        run_training(replace(options, log_with=name, dataset_dir="absent"), resume=False)
 
 
 def test_another_setting_or_other_data_cannot_be_resumed(options):
@@ -315,7 +333,9 @@ def test_options_come_from_file_environment_and_command_line_in_this_order(tmp_p
     [
         (["--max_steps", "0"], "max_steps must be at least 1"),
         (["--ablate", "wings"], "unknown part wings"),
-        (["--arm", "none"], "arm must be"),
+        (["--arm", "none"], "arm must be one of sigma, plain_lora"),
+        (["--log_with", "paper"], "log_with must be one of none, tensorboard, wandb, trackio"),
+        (["--lora_rank", "0"], "lora_rank must be at least 1"),
         (["--phase_step", "5"], "phase_step must divide 16"),
         (["--hide_motion", "1.5"], r"hide_motion must be in \[0, 1\]"),
     ],

@@ -19,7 +19,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from sigma_ros.errors import SigmaError
+from sigma_ros.errors import SigmaError, show_error
 from sigma_ros.stopping import INTERRUPTED, StopRequest, stop_on_signal
 
 from .arms import ARMS, arm_named
@@ -119,7 +119,7 @@ def main(argv: list[str] | None = None) -> int:
         with stop_on_signal() as stop:
             complete = run(bed, wanted, args.out, stop=stop)
     except SigmaError as error:
-        console.print(str(error), style="red")
+        show_error(error)
         return error.exit_code
     except KeyboardInterrupt:
         complete = False

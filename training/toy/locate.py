@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot, smooth_l1_loss
 
 from sigma_ros.contract_file import load_contract
-from sigma_ros.errors import DatasetError, SigmaError
+from sigma_ros.errors import DatasetError, SigmaError, show_error
 from sigma_ros.model.pi05.backbone import Backbone
 from sigma_ros.model.pi05.mini import IMAGE_PX
 from sigma_ros.model.tokens import pool_tokens
@@ -127,7 +127,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         write_scenes(args.out, contract=args.contract, setups=args.setups, seed=args.seed)
     except SigmaError as error:
-        console.print(str(error), style="red")
+        show_error(error)
         return error.exit_code
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on")

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from sigma_ros.camera_names import policy_keys, seated
 from sigma_ros.contract_file import load_contract
-from sigma_ros.errors import DatasetError, SigmaError
+from sigma_ros.errors import DatasetError, SigmaError, show_error
 from sigma_ros.model.normalise import Normalisation
 from sigma_ros.model.pi05.backbone import Backbone
 from sigma_ros.model.pi05.flow import flow_noise
@@ -317,7 +317,6 @@ def train(run: PretrainRun, out: Path, *, eval_every: int, save_every: int) -> b
     with (
         stop_on_signal() as stop,
         TrainingLog(
-            out / "tensorboard",
             total_steps=options.max_steps,
             first_step=run.step,
             samples_per_step=options.batch_size,
@@ -365,7 +364,7 @@ def main(argv: list[str] | None = None) -> int:
             return INTERRUPTED
         run.export(args.output_dir / "model", made_by=f"python -m {__package__}.pretrain_mini {_spelled(options)}")
     except SigmaError as error:
-        console.print(str(error), style="red")
+        show_error(error)
         return error.exit_code
     console.print(f"{args.output_dir / 'model'}: a trained small pi0.5 after {run.step} steps")
     return 0

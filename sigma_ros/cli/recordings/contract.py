@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from sigma_ros.contract import Contract
+from sigma_ros.contract import Contract, Part
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import UsageError
 from sigma_ros.kinematics import ForwardKinematics
@@ -142,11 +142,15 @@ def _sources(contract: Contract) -> Table:
     table.add_row("recorded action", contract.action_source.replace("_", " "))
     table.add_row(
         "commands",
-        f"{1e9 / contract.command_period_ns:g} Hz\n"
-        + "\n".join(f"{part.topic}\n{part.message_type}" for part in contract.commands),
+        f"{1e9 / contract.command_period_ns:g} Hz\n" + "\n".join(_command(part) for part in contract.commands),
     )
     table.add_row("tasks", "\n".join(contract.tasks))
     return table
+
+
+def _command(part: Part) -> str:
+    """Where a part's commands go; with an action the topic only shows them."""
+    return f"{part.topic}\n{part.message_type}" if part.action is None else f"{part.action.name}\n{part.action.type}"
 
 
 def _tool(contract: Contract) -> list[Table]:

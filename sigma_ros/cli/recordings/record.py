@@ -154,7 +154,7 @@ def _record(
                 on_tick=lambda share=share: progress.advance(bar, share),  # type: ignore[misc]
             )
             if film is not None and tally.recorded == 0:
-                write_film(film, arm, demonstration)
+                write_film(film, arm, {"": demonstration})
             tally.recorded += 1
             tally.ticks += demonstration.ticks
             progress.update(bar, completed=tally.recorded, speed=_speed(tally, arm.contract))

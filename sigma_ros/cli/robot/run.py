@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
-from sigma_ros.cli.options import MODEL, SETUP, ContractName, GroupedCommand, Setup, command_of, verb
+from sigma_ros.cli.options import MODEL, SETUP, ContractName, GroupedCommand, NoBrowser, Setup, command_of, verb
 from sigma_ros.cli.processes import Children, check_installed, children, failure, node_command, node_environment
 from sigma_ros.cli.robot.console import HELP, keys, line
 from sigma_ros.errors import SigmaError, UsageError
@@ -104,8 +104,9 @@ class ArmOptions:
         Path, typer.Option("--log", metavar="DIR", help="What each process says.", rich_help_panel=PROCESSES)
     ] = Path("out/run")
     panel: Annotated[
-        bool, typer.Option("--panel", help="Also serve the page of sigma panel.", rich_help_panel=PROCESSES)
+        bool, typer.Option("--panel", help="Also open the page of sigma panel.", rich_help_panel=PROCESSES)
     ] = False
+    no_browser: NoBrowser = False
 
 
 def run(options: ArmOptions) -> int:
@@ -174,7 +175,7 @@ def planned(options: ArmOptions, contract: "Contract") -> Iterator[tuple[str, li
     recorder = {"out": options.recordings, "task": options.task, "episodes": True}
     yield "recorder", node_command("record_node", common | recorder)
     if options.panel:
-        yield "panel", node_command("panel.node", common)
+        yield "panel", node_command("panel.node", common | {"browser": not options.no_browser})
 
 
 def _command(kind: str, parameters: Mapping[str, object], preset: str | None) -> list[str]:

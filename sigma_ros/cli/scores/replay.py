@@ -100,7 +100,10 @@ class ReplayRequest(PolicyArguments):
 
 
 def _run(request: ReplayRequest) -> int:
-    from sigma_ros.cli.scores.replay_run import run  # noqa: PLC0415 - help stays fast
+    from sigma_ros.bags.files import find_bags  # noqa: PLC0415 - help stays fast
+
+    find_bags(request.bags)  # before seconds of imports
+    from sigma_ros.cli.scores.replay_run import run  # noqa: PLC0415
 
     return run(request)
 

@@ -61,8 +61,9 @@ def sim(
     noise_seed: Annotated[int, typer.Option(min=0, help="Of the flow noise.")] = 0,
     allow_untrained: Annotated[bool, typer.Option("--allow-untrained", help="Accept random weights.")] = False,
     film: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A GIF of the first episode of the last arm.")
+        Path | None, typer.Option(metavar="FILE", help="Also a fine GIF of the first episode, all arms side by side.")
     ] = None,
+    no_film: Annotated[bool, typer.Option("--no-film", help="Draw no film for sim.html.")] = False,
     alarm_rad: Annotated[
         float,
         typer.Option(min=0.0, help="Alarm where a chunk is so far from what the one before had planned; 0: none."),
@@ -95,6 +96,7 @@ def sim(
     from sigma_ros.sim.environment import SimArm  # noqa: PLC0415
     from sigma_ros.sim.recorder import write_film  # noqa: PLC0415
     from sigma_ros.sim.setups import setup_named  # noqa: PLC0415
+    from sigma_ros.sim.trial_report import FILM, write_page  # noqa: PLC0415
     from sigma_ros.sim.trials import TrialBook, trials  # noqa: PLC0415
     from sigma_ros.values import AdapterSettings  # noqa: PLC0415
 
@@ -135,7 +137,10 @@ def sim(
     book = TrialBook(out, conditions, force=force)
     with SimArm(scene, contract=robot) as arm:
         shown = _run(arm, book, chosen, _Plan(range(seed, seed + episodes), loop, runtime, out, log_chunks))
-        if film is not None and shown is not None:
+        if shown and not no_film:
+            write_film(out / FILM, arm, shown, fine=False)
+            write_page(out)
+        if shown and film is not None:
             write_film(film, arm, shown)
 
 
@@ -150,8 +155,8 @@ class _Plan:
     log_chunks: bool
 
 
-def _run(arm: "SimArm", book: "TrialBook", chosen: "tuple[Trial, ...]", plan: _Plan) -> "Run | None":
-    """Runs what is not done yet, and writes the report whatever happens; gives the run for the film."""
+def _run(arm: "SimArm", book: "TrialBook", chosen: "tuple[Trial, ...]", plan: _Plan) -> "dict[str, Run]":
+    """Runs what is not done yet, and writes the report whatever happens; gives the first seed's runs, for the film."""
     from sigma_ros.sim.trial_report import document, markdown, write  # noqa: PLC0415
     from sigma_ros.sim.trials import run_trial  # noqa: PLC0415
 
@@ -164,7 +169,7 @@ def _run(arm: "SimArm", book: "TrialBook", chosen: "tuple[Trial, ...]", plan: _P
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    shown: Run | None = None
+    shown: dict[str, Run] = {}
     ticks = max(1, round(plan.loop.time_limit_s * arm.contract.fps))
     try:
         with Progress(*columns, console=Console(stderr=True, markup=False)) as progress:
@@ -178,14 +183,24 @@ def _run(arm: "SimArm", book: "TrialBook", chosen: "tuple[Trial, ...]", plan: _P
                     book.log_chunks(result, run)
                 book.add(result)
                 progress.update(bar, completed=done + 1)
-                if shown is None and trial == chosen[-1]:
-                    shown = run
+                if seed == plan.seeds[0] and trial.arm not in {name.partition(",")[0] for name in shown}:
+                    shown[trial.name] = run
     finally:
-        content = document(book.conditions, book.results, chosen)
+        content = document(book.conditions, book.results, chosen, starts=_starts(arm, book))
         if content["trials"]:
             write(plan.out, content)
             Console(highlight=False, markup=False).print(markdown(content), soft_wrap=True)
     return shown
+
+
+def _starts(arm: "SimArm", book: "TrialBook") -> dict[int, tuple[float, float]]:
+    """Where each episode's brick lay [m], seen from the arm's base."""
+    found = {}
+    for seed in {result.seed for result in book.results}:
+        arm.reset(seed)
+        x_m, y_m, _ = arm.brick_position_m()
+        found[seed] = float(x_m), float(y_m)
+    return found
 
 
 def _load(checkpoint: str, contract: "Contract", seed: int, *, allow_untrained: bool) -> Any:

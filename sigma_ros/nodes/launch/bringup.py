@@ -123,7 +123,9 @@ def _ros2_control(given: Given) -> list[Node]:
         expected = "urdf:=FILE controllers:=FILE"
         raise UsageError("ros2_control needs the arm's URDF and controllers", where="driver", expected=expected)
     document: Any = contract_document(given["contract"])[1]
-    controller = str(document["command"]["topic"]).strip("/").split("/")[-2]
+    command = document["command"]
+    places = [str(part.get("action", part["topic"])) for part in command.get("parts") or [command]]
+    wanted = list(dict.fromkeys(place.strip("/").split("/")[-2] for place in places))
     manager = Node(
         package="controller_manager",
         executable="ros2_control_node",
@@ -134,6 +136,6 @@ def _ros2_control(given: Given) -> list[Node]:
         package="controller_manager",
         executable="spawner",
         namespace=namespace,
-        arguments=["joint_state_broadcaster", controller],
+        arguments=["joint_state_broadcaster", *wanted],
     )
     return [manager, spawner]

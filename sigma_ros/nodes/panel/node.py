@@ -23,7 +23,7 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 from sigma_ros.contract import Camera
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import SigmaError, UsageError
-from sigma_ros.nodes.panel.server import Server
+from sigma_ros.nodes.panel.server import Server, open_in_browser
 from sigma_ros.nodes.panel.view import Skeleton, page_view
 from sigma_ros.nodes.shared import qos, topics
 from sigma_ros.nodes.shared.image_messages import image_view, jpeg_message
@@ -61,6 +61,8 @@ class PanelNode(Node):
             self.create_subscription(MESSAGE_TYPES[camera.message_type], camera.topic, keep, qos.SENSOR, raw=True)
         self._server = Server(self, options.host, options.port)
         self.get_logger().info(f"open {self._server.url}")
+        if options.browser:
+            open_in_browser(self._server.url)
 
     @property
     def url(self) -> str:

@@ -10,8 +10,11 @@ import asyncio
 import hmac
 import ipaddress
 import json
+import os
 import secrets
+import sys
 import threading
+import webbrowser
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -50,6 +53,14 @@ class Backend(Protocol):
         Raises:
             SigmaError: no supervisor is known.
         """
+
+
+def open_in_browser(url: str) -> bool:
+    """Shows the page on this machine's display; False where there is none. Waits for no browser."""
+    if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        return False  # only a browser for terminals could come, into the terminal that drives the arm
+    threading.Thread(target=webbrowser.open, args=(url,), name="browser", daemon=True).start()
+    return True
 
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

@@ -4,7 +4,6 @@
 import functools
 import time
 from collections.abc import Callable
-from contextlib import suppress
 
 import numpy as np
 from rclpy.clock import JumpThreshold
@@ -86,12 +85,14 @@ class PolicyInput:
                 self._end(JOINTS)
             return  # else it tells the supervisor that none is to come
         said = (stamp_ns(message.header.stamp), tuple(message.name), np.array(message.position))
-        with suppress(ContractError):  # what does not fit a part is counted by the clock, which it does not fit either
+        try:
             whole = self._merger.push(part, *said)
-            if whole is None:
-                return
-            said = whole
-        self._session.clock.push_joints(*said)
+        except ContractError as error:
+            self._session.clock.refuse_joints(error.what)
+            return
+        if whole is None:
+            return
+        self._session.clock.push_joints(*whole)
         self._advance()
 
     def _advance(self) -> None:

@@ -23,6 +23,7 @@ class StreamTally:
     """One stream so far. `gaps`: times without a message longer than allowed. `lost`: not written in time."""
 
     period_ns: int | None
+    topic: str = ""
     received: int = 0
     gaps: int = 0
     longest_gap_ns: int = 0
@@ -92,7 +93,11 @@ class RecordingThread:
 
 def judge(tallies: Mapping[str, StreamTally], fps: float) -> tuple[list[str], list[str]]:
     """What makes a recording useless, and what it has lost: two lists of sentences, both empty when all is well."""
-    useless = [f"{name}: nothing came" for name, tally in tallies.items() if tally.period_ns and not tally.received]
+    useless = [
+        f"{name}: nothing came on {tally.topic or 'its topic'}"
+        for name, tally in tallies.items()
+        if tally.period_ns and not tally.received
+    ]
     losses = []
     for name, tally in tallies.items():
         if tally.lost:

@@ -230,6 +230,9 @@ class PanelOptions:
         "address to listen at; any but this machine's own needs a token", default="127.0.0.1", read_only=True
     )
     port: int = option("TCP port; 0: any that is free", default=8700, low=0, high=65535, read_only=True)
+    browser: bool = option(
+        "open the page in this machine's browser, if it has a display", default=False, read_only=True
+    )
 
     def conflicts(self) -> list[str]:
         """See `Options`."""
@@ -307,6 +310,10 @@ class SupervisorOptions:
         "keep_above_plane", "keep the tool above a level plane; needs `kinematics` in the contract"
     )
     plane_height_m: float = _of_limits("plane_height_m")
+    avoid_collisions: bool = _of_limits(
+        "avoid_collisions", "keep the links clear of each other and more; needs `capsules` in the contract's kinematics"
+    )
+    collision_margin_m: float = _of_limits("collision_margin_m")
     joint_hold_s: float = _of_limits("joint_hold_s")
     joint_stop_s: float = _of_limits("joint_stop_s")
     heartbeat_timeout_s: float = _of_limits("heartbeat_timeout_s")

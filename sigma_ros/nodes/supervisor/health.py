@@ -136,6 +136,10 @@ class SupervisorHealth:
             return TaskStatus(Level.WARN, self._decision.reason_text, values)
         return TaskStatus(Level.OK if self._verdict.accepted else Level.WARN, self._verdict.text, values)
 
+    @property
+    def _avoids_collisions(self) -> bool:
+        return self._core.limits.avoid_collisions and bool(self._core.contract.capsules)
+
     def _limits(self) -> TaskStatus:
         counters = self._core.counters
         share = counters.clipped_ticks / max(1, counters.ticks)
@@ -147,6 +151,7 @@ class SupervisorHealth:
             "position_margin_rad": self._core.limits.position_margin_rad,
             "tool_speed_mps": self._core.limits.max_tool_speed_mps if self._core.limits.cap_tool_speed else "any",
             "plane_height_m": self._core.limits.plane_height_m if self._core.limits.keep_above_plane else "none",
+            "collision_margin_m": self._core.limits.collision_margin_m if self._avoids_collisions else "none",
         }
         if counters.violations:
             return TaskStatus(Level.ERROR, f"{counters.violations} limit violation(s) in the published stream", values)

@@ -28,7 +28,7 @@ from sigma_ros.nodes.supervisor.pairing import Pairing, unpaired
 from sigma_ros.srv import Paired
 from sigma_ros.streams.joints import JointMerger, JointReader
 from sigma_ros.supervisor.limits import TIGHTENED
-from sigma_ros.supervisor.reasons import Answer, Decision
+from sigma_ros.supervisor.reasons import Answer, Decision, Reason
 from sigma_ros.supervisor.supervisor import Supervisor
 from sigma_ros.values import NS_PER_S
 
@@ -61,8 +61,7 @@ class LiveDrive:
         node.create_timer(contract.command_period_ns / NS_PER_S, self._tick, clock=steady_clock())
         node.create_timer(FOREIGN_CHECK_S, self._check_publishers, clock=steady_clock())
         self._diagnostics = Diagnostics(node, hardware_id=contract.name, tasks=self._health.tasks())
-        targets = ", ".join(node.resolve_topic_name(part.topic) for part in contract.commands)
-        node.get_logger().info(f"disengaged; commands would go to {targets}")
+        node.get_logger().info(f"disengaged; commands would go to {', '.join(self._output.targets)}")
 
     @property
     def state(self) -> str:
@@ -73,6 +72,10 @@ class LiveDrive:
         """Last words: brings the arm to rest with certified commands, and says so when the last one has arrived."""
         self._core.release()
         return not self._core.state.may_move and self._core.is_resting and self._output.has_arrived
+
+    def close(self) -> None:
+        """Ends what the node does not end by itself."""
+        self._output.close()
 
     def refuse_change(self, old: SupervisorOptions, new: SupervisorOptions) -> str | None:
         """Judges and applies a change: the core alone knows whether it may be."""
@@ -143,6 +146,7 @@ class LiveDrive:
         at_ns = self._observation_now_ns()
         decision = self._core.tick(time.monotonic_ns(), at_ns)
         self._output.publish(decision, at_ns=at_ns)
+        self._mind_controllers(decision)
         if self._decision is None or (decision.state, decision.reason) != (self._decision.state, self._decision.reason):
             self._node.get_logger().info(f"{decision.state.name}: {decision.reason_text}")
         others = decision.other_policies
@@ -153,9 +157,17 @@ class LiveDrive:
             self._node.get_logger().warning(f"not followed: {', '.join(others)}")
             self._diagnostics.publish()
 
+    def _mind_controllers(self, decision: Decision) -> None:
+        """A controller that does not take its goals stops the arm; goals end when the arm is told nothing more."""
+        fault = "" if decision.command_rad is None or decision.state.is_latched else self._output.fault
+        if fault:
+            self._core.stop(Reason.CONTROLLER, fault)
+        if decision.command_rad is None or (decision.state.is_latched and self._core.is_resting):
+            self._output.end()
+
     def _check_publishers(self) -> None:
         said = {name for part in self._contract.commands for name in foreign_publishers(self._node, part.topic)}
-        foreign = tuple(sorted(said))
+        foreign = tuple(sorted(said.union(self._output.foreign_clients)))
         for senders in self._senders.values():
             senders.refresh()
         self._core.on_graph(foreign=foreign, estop_publishers=self._senders[topics.E_STOP].names)
@@ -167,6 +179,9 @@ class LiveDrive:
 
     def _engage(self) -> Answer:
         self._check_publishers()
+        fault = self._output.fault
+        if fault:
+            return Answer(success=False, reason=Reason.CONTROLLER, detail=fault)
         return self._core.engage(time.monotonic_ns())
 
     def _reset_stop(self) -> Answer:

@@ -17,6 +17,7 @@ from sigma_ros.contract import Contract, Part
 from sigma_ros.msg import ActionChunk, SupervisorState
 from sigma_ros.nodes.shared import qos, topics
 from sigma_ros.nodes.shared.sensor_messages import COMMAND_KINDS, to_time
+from sigma_ros.nodes.supervisor.goals import GoalOut
 from sigma_ros.supervisor.reasons import Decision, State
 
 CHUNK_RECEIVED = "CHUNK_RECEIVED"
@@ -24,16 +25,27 @@ CHUNK_RECEIVED = "CHUNK_RECEIVED"
 
 
 class _CommandOut:
-    """The commands of a part: its columns, under its names, in its message type."""
+    """The commands of a part: its columns, under its names, in its message type, and as goals of its action.
+
+    Where the topic is led away, as in a dry run, no goal goes out.
+    """
 
     def __init__(self, node: Node, contract: Contract, part: Part, profile: QoSProfile) -> None:
         self._contract, self._columns = contract.part(part), contract.columns(part)
         self._kind = COMMAND_KINDS[self._contract.command_type]
         self.publisher: Publisher = node.create_publisher(self._kind.message, part.topic, profile)
+        self.target = node.resolve_topic_name(part.topic)
+        self.goals: GoalOut | None = None
+        if part.action is not None and self.target == part.topic:
+            self.goals = GoalOut(node, self._contract, part.action)
+            self.target = self.goals.name
 
     def publish(self, piece_rad: Float64[ndarray, "points dof"], at_ns: int) -> None:
         """Sends the part's share of a piece."""
-        self.publisher.publish(self._kind.write(self._contract, piece_rad[:, self._columns], at_ns))
+        share_rad = piece_rad[:, self._columns]
+        self.publisher.publish(self._kind.write(self._contract, share_rad, at_ns))
+        if self.goals is not None:
+            self.goals.send(share_rad)
 
 
 class SupervisorOutput:
@@ -51,6 +63,33 @@ class SupervisorOutput:
             SupervisorState, topics.SUPERVISOR_STATE, qos.CHUNK_LOCKSTEP if lockstep else qos.LATCHED
         )
 
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Full names of where commands go."""
+        return tuple(command.target for command in self._commands)
+
+    @property
+    def foreign_clients(self) -> tuple[str, ...]:
+        """Who else could send goals to a part's action."""
+        return tuple(name for command in self._commands if command.goals for name in command.goals.foreign)
+
+    @property
+    def fault(self) -> str:
+        """Why commands do not reach a controller that takes them as goals; empty: nothing is known of it."""
+        return "; ".join(filter(None, (command.goals.fault for command in self._commands if command.goals)))
+
+    def end(self) -> None:
+        """The arm rests and is not to move: goals end too."""
+        for command in self._commands:
+            if command.goals is not None:
+                command.goals.end()
+
+    def close(self) -> None:
+        """Ends what the node does not end by itself."""
+        for command in self._commands:
+            if command.goals is not None:
+                command.goals.close()
+
     def publish(self, decision: Decision, *, at_ns: int) -> None:
         """Publishes the command of a tick, then its state."""
         if decision.command_rad is not None:
@@ -63,7 +102,8 @@ class SupervisorOutput:
     def has_arrived(self) -> bool:
         """Whether every reader that acknowledges has the newest command; waits a period at most."""
         timeout = Duration(nanoseconds=self._contract.command_period_ns // len(self._commands))
-        return all(command.publisher.wait_for_all_acked(timeout=timeout) for command in self._commands)
+        answered = all(command.goals is None or command.goals.is_answered for command in self._commands)
+        return answered and all(command.publisher.wait_for_all_acked(timeout=timeout) for command in self._commands)
 
     def echo(self, chunk: ActionChunk, *, state: State) -> None:
         """In lockstep: says that a chunk has come in; it is judged at the next tick."""

@@ -107,3 +107,5 @@ def test_drivers(tmp_path: Path) -> None:
     found = nodes(driver="ros2_control", **files)
     assert found["ros2_control_node"]["parameters"][1] == files["controllers"]
     assert found["spawner"]["arguments"] == ["joint_state_broadcaster", "forward_position_controller"]
+    split = nodes(driver="ros2_control", contract="so101_legalaspro_split", **files)["spawner"]["arguments"]
+    assert split == ["joint_state_broadcaster", "arm_trajectory_controller", "gripper_controller"]

@@ -3,9 +3,13 @@
 
 import asyncio
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -184,3 +188,23 @@ def test_a_port_in_use_is_one_clear_error() -> None:
 )
 def test_which_addresses_are_this_machines_own(host: str, own: bool) -> None:
     assert is_loopback(host) is own
+
+
+OPEN = "import sys, threading; from sigma_ros.nodes.panel.server import open_in_browser as show; \
+print(show(sys.argv[1])); [t.join(60) for t in threading.enumerate() if t.name == 'browser']"
+
+
+@pytest.mark.parametrize("display", [True, False])
+def test_the_page_opens_where_there_is_a_display_and_only_there(display: bool, tmp_path: Path) -> None:
+    """The user's own browser is asked, by the address with its token; in a bare terminal nothing may take it over."""
+    browser, seen = tmp_path / "browser", tmp_path / "seen"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {seen}\n', encoding="utf-8")
+    browser.chmod(0o755)
+    environment = {n: v for n, v in os.environ.items() if n not in ("DISPLAY", "WAYLAND_DISPLAY")}
+    environment |= {"BROWSER": f"{browser} %s"} | ({"DISPLAY": ":7"} if display else {})
+    words = [sys.executable, "-c", OPEN, "http://127.0.0.1:8700/?token=x"]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.strip() == str(display)
+    assert seen.exists() == display
+    if display:
+        assert seen.read_text(encoding="utf-8").strip() == words[-1]

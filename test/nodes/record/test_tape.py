@@ -45,6 +45,8 @@ def test_gaps_slow_streams_and_a_slow_disk_are_losses() -> None:
         slow.note(1 + k * 60 * MS)
         disk.note(1 + k * 33 * MS)
     disk.lost = 4
-    useless, losses = judge({"a": good, "gap": gap, "slow": slow, "disk": disk, "none": StreamTally(33 * MS)}, 30.0)
-    assert useless == ["none: nothing came"]
+    useless, losses = judge(
+        {"a": good, "gap": gap, "slow": slow, "disk": disk, "none": StreamTally(33 * MS, "/x")}, 30.0
+    )
+    assert useless == ["none: nothing came on /x"]
     assert {line.split(":")[0] for line in losses} == {"gap", "slow", "disk"}

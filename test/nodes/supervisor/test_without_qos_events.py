@@ -9,15 +9,13 @@ import pytest
 from node_fakes import AUTHOR, make_chunk, spin_until
 from rclpy import event_handler
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
+from robot_in_parts import RobotInParts, supervised
 from sigma_ros.msg import SupervisorState
 from std_msgs.msg import Bool
-from test_supervised_parts import TwoArms
 
 from sigma_ros.nodes.shared import qos, topics
 from sigma_ros.nodes.shared.messages import chunk_message
-from sigma_ros.nodes.supervisor_node import SupervisorNode
 
 pytestmark = pytest.mark.ros
 STRIPPED = ("CHUNK", "HEARTBEAT", "COMMAND", "EVENT", "EVENT_ANY", "LATCHED", "SENSOR")
@@ -38,7 +36,7 @@ def no_events(*_arguments: object, **_keywords: object) -> None:
     raise event_handler.UnsupportedEventTypeError("not here")
 
 
-class Arm(TwoArms):
+class Arm(RobotInParts):
     """One arm, and an emergency stop."""
 
     def __init__(self) -> None:
@@ -51,12 +49,7 @@ def arm(executor: SingleThreadedExecutor, monkeypatch: pytest.MonkeyPatch) -> Ar
     for name in STRIPPED:
         monkeypatch.setattr(qos, name, stripped(getattr(qos, name)))
     monkeypatch.setattr(event_handler, "EventHandler", no_events)
-    arm = Arm()
-    patient = {"heartbeat_timeout_s": 0.2, "max_tick_gap_s": 1.0, "joint_hold_s": 0.5, "joint_stop_s": 1.5}
-    options = {"check_tracking": False, "realtime_priority": 0, **patient}
-    supervisor = SupervisorNode([Parameter(name, value=value) for name, value in options.items()])
-    for node in (arm, supervisor):
-        executor.add_node(node)
+    arm, _ = supervised(executor, Arm())
     spin_until(executor, lambda: np.abs(arm.pose_rad).min() > 0.02, what="motion", timeout_s=60.0)
     arm.operator.present = False
     return arm

@@ -19,7 +19,7 @@ from sigma_ros.errors import ContractError
 from sigma_ros.kinematics import ForwardKinematics, Kinematics, read_kinematics
 from sigma_ros.nodes.driver.last_line import torque_for_tip_force
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 poses = arrays(np.float64, (6,), elements=st.floats(-3.0, 3.0))

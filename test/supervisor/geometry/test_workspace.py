@@ -20,7 +20,7 @@ from sigma_ros.supervisor.guard import MotionGuard, Request, Step, Track
 from sigma_ros.supervisor.limits import SupervisorLimits, limit_excess
 from sigma_ros.supervisor.reasons import Reason, State
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 RAISED = np.array([0.0, -0.3, 0.3, 0.3, 0.0, 0.4])
