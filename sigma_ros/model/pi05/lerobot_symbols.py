@@ -73,7 +73,8 @@ PLUGIN: Symbols = {
 """Of `sigma_ros.lerobot`: checked when that is imported."""
 
 ELSEWHERE: Symbols = {
-    "lerobot.datasets.dataset_metadata": ("CODEBASE_VERSION", "LeRobotDatasetMetadata"),
+    "lerobot.datasets.dataset_metadata": ("CODEBASE_VERSION",),
+    "lerobot.datasets.io_utils": ("load_info", "write_info"),
     "lerobot.datasets.lerobot_dataset": ("LeRobotDataset",),
     "lerobot.async_inference.constants": ("SUPPORTED_POLICIES",),
     "lerobot.async_inference.helpers": ("TimedObservation", "raw_observation_to_observation"),
