@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""The supervisor as a process: start, memory, tick gaps and added latency, idle, under a flood and with all cores busy.
+"""The supervisor as a process: start, memory, tick gaps and added latency: idle, in a flood, all cores busy, and both.
 
-    python bench/bench_supervisor_process.py [--seconds 15]
+    python bench/bench_supervisor_process.py [--seconds 15]      ten minutes each: --seconds 600
 
 Start: from the process's birth to its first tick. Added latency: from the tick (the state's header stamp) to the
 command's source time, and on to its arrival at a subscriber, which under load waits for the subscriber too. Gaps:
@@ -29,6 +29,7 @@ from safety.rig import Rig, rig
 from sigma_ros.nodes.shared.sensor_messages import stamp_ns
 
 STARTS = 5
+LOADS = ("idle", "flood", "busy cores", "flood beside busy cores")
 
 
 def burn(seconds: float) -> None:
@@ -90,15 +91,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, rig(Path(folder) / "log") as bench:
         assert bench.supervisor is not None
         print(f"{'memory, descriptors, threads':44s} {bench.supervisor.resources()}")
-        for name, load in (("idle", None), ("flood", "flood"), (f"{cores} busy processes", "burn")):
+        for name in LOADS:
             helpers: list[multiprocessing.Process | subprocess.Popen[bytes]] = []
-            if load == "burn":
-                helpers = [multiprocessing.Process(target=burn, args=(options.seconds + 2,)) for _ in range(cores)]
+            if "busy" in name:
+                helpers += [multiprocessing.Process(target=burn, args=(options.seconds + 2,)) for _ in range(cores)]
                 for helper in helpers:
-                    helper.start()
-            elif load == "flood":
+                    helper.start()  # type: ignore[union-attr]
+            if "flood" in name:
                 command = [sys.executable, "-m", "safety.fault_acts", "--seconds", str(options.seconds)]
-                helpers = [subprocess.Popen(command)]
+                helpers += [subprocess.Popen(command)]
                 bench.rest(1.5)
             gaps, made, arrived = watch(bench, options.seconds)
             row(f"tick gap, {name}", gaps)

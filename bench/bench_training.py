@@ -3,7 +3,7 @@
 
 A sample is one window with its action targets. Sigma's step takes four whole episodes of 20 windows, its memory
 unrolled through each; LeRobot's is `PI05Policy.forward` under `wrap_with_peft` on q, k, v and o with AdamW behind it,
-in batches of 16. Asked: at least 5 times as many.
+in batches of 16. Neither computes anything again for the backward pass. Asked: at least 5 times as many.
 Run: python bench/bench_training.py
 """
 
@@ -96,6 +96,7 @@ class Ours:
             max_steps=1000,
             phase_step=16,
             allow_untrained=True,
+            gradient_checkpointing=False,
         )
         started_s = time.perf_counter()
         self.run = Run(options, Accelerator(cpu=True))

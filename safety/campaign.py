@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from safety import oracle
 from safety.attacks import ATTACKS, Attack, View
-from safety.storms import STORMS, Storm, StormStage
+from safety.storms import STORMS, Storm, StormStage, long_faults, random_settings
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
 from sigma_ros.supervisor.guard import MotionGuard, Request
@@ -44,6 +44,7 @@ class CampaignRow:
     adversary: str
     report: oracle.Report = field(default_factory=oracle.Report)
     chunks: int = 0
+    injections: int = 0
     clipped: int = 0
     seconds: float = 0.0
 
@@ -161,39 +162,50 @@ def storm_row(bench: Bench, name: str, storm: Storm, ticks: int, rng: Generator)
     """One storm on the whole supervisor, motion by motion."""
     row = CampaignRow(adversary=name)
     while row.report.ticks < ticks:
-        stage = StormStage.build(bench.contract, rng, _storm_limits(name, rng))
+        stage = StormStage.build(bench.contract, rng, _storm_limits(bench.contract, name, rng))
         _weather(row, bench, stage, storm, ticks)
         yield row
 
 
-def _storm_limits(name: str, rng: Generator) -> SupervisorLimits:
-    return SupervisorLimits(
-        start_ramp=True,
-        max_start_offset_rad=3.2,
-        require_heartbeat=name == "dying_streams",
-        resume_after_s=float(rng.choice([0.0, 0.2])),
-        crossfade_steps=int(rng.integers(5)),
-    )
+def _storm_limits(contract: Contract, name: str, rng: Generator) -> SupervisorLimits:
+    """Settings at random, but such that the arm sets off from anywhere; who never beats is not asked to."""
+    beats = name in ("dying_streams", "long_faults")
+    return random_settings(contract, rng, start_ramp=True, max_start_offset_rad=3.2, require_heartbeat=beats)
 
 
 def _weather(row: CampaignRow, bench: Bench, stage: StormStage, storm: Storm, ticks: int) -> None:
     """One motion under a storm."""
+    begun = stage.settings
     for _ in range(min(MOTION_TICKS, ticks - row.report.ticks)):
         storm(stage)
-        stage.operate()
+        if storm is not long_faults:
+            stage.operate()
         stage.step()
     promises = [(tick, _promised(bench.limits, settings)) for tick, settings in stage.promises]
-    report = oracle.check(bench.limits, stage.commands, stage.states, measured=stage.measured, promises=promises)
+    report = oracle.check(
+        _promised(bench.limits, begun),
+        stage.commands,
+        stage.states,
+        measured=stage.measured,
+        promises=promises,
+        engaged=stage.engaged,
+        leave_s=begun.authority_hold_s + begun.authority_engaging_s + 5 * bench.limits.period_s,
+    )
     row.report.add(report)
     row.report.found["position"] += stage.supervisor.counters.violations
     row.clipped += stage.supervisor.counters.clipped_ticks
     row.chunks += stage.chunks
+    row.injections += stage.injections
 
 
 def _promised(limits: oracle.Limits, settings: SupervisorLimits) -> oracle.Limits:
-    """The oracle's limits, tightened as the supervisor promised."""
+    """The oracle's limits, tightened as the supervisor promised; a stop from a lower acceleration takes longer."""
+    slow = settings.velocity_scale / settings.acceleration_scale
+    soft = settings.acceleration_scale / settings.jerk_scale
+    stop_s = slow * limits.speed / limits.acceleration + 2.0 * soft * limits.acceleration / limits.jerk
     return replace(
         limits,
+        rest_within_s=max(limits.rest_within_s, float(stop_s.max()) + 3.0 * limits.period_s),
         lower=limits.lower + settings.position_margin_rad,
         upper=limits.upper - settings.position_margin_rad,
         speed=limits.speed * settings.velocity_scale,
@@ -212,7 +224,9 @@ def tool_row(bench: Bench, ticks: int, rng: Generator) -> Iterator[CampaignRow]:
         turn += 1
         stage = StormStage.build(bench.contract, rng, SupervisorLimits())
         bounded = replace(
-            _storm_limits(name, rng),
+            SupervisorLimits(
+                start_ramp=True, max_start_offset_rad=3.2, require_heartbeat=name in ("dying_streams", "long_faults")
+            ),
             cap_tool_speed=True,
             max_tool_speed_mps=float(rng.choice([0.05, 0.25, 1.0])),
             keep_above_plane=True,
@@ -248,8 +262,8 @@ def _with_tool(limits: oracle.Limits, settings: SupervisorLimits) -> oracle.Limi
     return replace(limits, tool=oracle.Tool.read(raw | bounds))
 
 
-def run(ticks: int, seed: int, *, quiet: bool = False) -> list[CampaignRow]:
-    """The campaign: `ticks` shared equally among all adversaries."""
+def run(ticks: int, seed: int, *, quiet: bool = False, only: str = "") -> list[CampaignRow]:
+    """The campaign: `ticks` shared equally among all adversaries, or for `only` one of them."""
     contract = load_contract("so101")
     limits = oracle.Limits.read(_LIMITS_FILE)
     bench = Bench(contract=contract, motion=SupervisorLimits().motion(contract), limits=limits)
@@ -261,10 +275,13 @@ def run(ticks: int, seed: int, *, quiet: bool = False) -> list[CampaignRow]:
     plans["tool_limits"] = lambda n, rng: tool_row(bench, n, rng)
     for name, storm in STORMS.items():
         plans[name] = lambda n, rng, name=name, storm=storm: storm_row(bench, name, storm, n, rng)  # type: ignore[misc]
-    share = -(-ticks // len(plans))
+    chosen = [name for name in plans if only in ("", name)]
+    share = -(-ticks // max(1, len(chosen)))
     rows = []
-    with tqdm(total=share * len(plans), unit="tick", disable=quiet) as bar:
+    with tqdm(total=share * len(chosen), unit="tick", disable=quiet) as bar:
         for index, (name, plan) in enumerate(plans.items()):
+            if name not in chosen:
+                continue
             bar.set_description(name)
             begun, done = time.perf_counter(), 0
             for row in plan(share, np.random.default_rng([seed, index])):
@@ -279,21 +296,21 @@ def table(rows: Sequence[CampaignRow]) -> str:
     """The result as Markdown."""
     lines = [
         "| adversary | ticks | chunks | bounded ticks | position | velocity | acceleration | jerk | motion at rest "
-        "| tool | most used (v, a, j) |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
+        "| tool | without leave | most used (v, a, j) |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     for row in rows:
         found, used = row.report.found, row.report.used
         lines.append(
             f"| {row.adversary} | {row.report.ticks:,} | {row.chunks:,} | {row.clipped / row.report.ticks:.1%} "
             f"| {found['position']} | {found['velocity']} | {found['acceleration']} | {found['jerk']} "
-            f"| {found['motion_at_rest']} | {found['tool']} "
+            f"| {found['motion_at_rest']} | {found['tool']} | {found['leave']} "
             f"| {used['velocity']:.6f}, {used['acceleration']:.6f}, {used['jerk']:.6f} |"
         )
     ticks, chunks = sum(row.report.ticks for row in rows), sum(row.chunks for row in rows)
     violations = sum(row.report.violations for row in rows)
     lines.append(
-        f"| **all {len(rows)}** | **{ticks:,}** | **{chunks:,}** | | **{violations} violations** | | | | | | |"
+        f"| **all {len(rows)}** | **{ticks:,}** | **{chunks:,}** | | **{violations} violations** | | | | | | | |"
     )
     return "\n".join(lines) + "\n"
 
@@ -304,11 +321,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--ticks", type=int, default=100_000, help="ticks over all adversaries (default 100000)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("out/safety"))
+    parser.add_argument("--only", default="", help="one adversary, for all ticks")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     options = parser.parse_args(arguments)
     if options.ticks < 1:
         parser.error("--ticks must be at least 1")
-    rows = run(options.ticks, options.seed, quiet=options.quiet)
+    rows = run(options.ticks, options.seed, quiet=options.quiet, only=options.only)
+    if not rows:
+        parser.error(f"no such adversary: {options.only}")
     violations = sum(row.report.violations for row in rows)
     document = {
         "ticks": sum(row.report.ticks for row in rows),
@@ -321,6 +341,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             | {
                 "adversary": row.adversary,
                 "chunks": row.chunks,
+                "injections": row.injections,
                 "clipped": row.clipped,
                 "seconds": round(row.seconds, 1),
             }

@@ -14,7 +14,8 @@ there. A command after a pause (null) begins a new motion. In HOLD, STOPPED and 
 it may move for `rest_within_s` after the state was entered, and not again. In DISENGAGED nothing is published. Where
 the measured poses are given, the first command of a motion is one of them to an encoder count, they are its history,
 and a pose outside the range may only come back inside. Limits that were promised during the run hold from the first
-rest after the promise, which must come within `rest_within_s`. The supervisor is never silent for longer than
+rest after the promise, which must come within `rest_within_s`. Where it is known when somebody engaged, no motion
+begins later than `leave_s` after that, or after the motion before. The supervisor is never silent for longer than
 `silence_s`. Where the limits file has a `tool` with a `max_speed_mps` or a `min_height_m`, its points are placed by
 the arm's joints (as a URDF gives them: place, then roll, pitch, yaw, then the turn about z) and held to them.
 """
@@ -43,6 +44,7 @@ KINDS = (
     "tool",
     "start",
     "promise",
+    "leave",
 )
 ENCODER_COUNT_RAD = 2.0 * math.pi / 4096.0
 RESTING_STATES = ("HOLD", "STOPPED", "ESTOP")
@@ -174,17 +176,21 @@ def check(
     *,
     measured: Sequence[ndarray] | None = None,
     promises: Sequence[tuple[int, Limits]] = (),
+    engaged: Sequence[int] | None = None,
+    leave_s: float = math.inf,
 ) -> Report:
     """Judges a run given as one entry per tick.
 
     `measured`: for each tick the last few poses before it (poses x joints); `promises`: limits that were accepted
-    before a tick, in order.
+    before a tick, in order; `engaged`: ticks before which somebody engaged.
     """
     report = Report(ticks=len(commands))
     if stamps_ns is not None:
         for index in range(1, len(stamps_ns)):
             if stamps_ns[index] - stamps_ns[index - 1] > limits.silence_s * 1e9:
                 report.note("silence", f"before tick {index}")
+    if engaged is not None:
+        _check_leave(limits, commands, engaged, leave_s, report)
     start = 0
     while start < len(commands):
         if commands[start] is None:
@@ -201,6 +207,21 @@ def check(
             _check_motion(in_force, piece, states[start + first : start + last], start + first, report, history=known)
         start = end
     return report
+
+
+def _check_leave(
+    limits: Limits, commands: Sequence[ndarray | None], engaged: Sequence[int], leave_s: float, report: Report
+) -> None:
+    """Motions that begin long after the last leave to move, or motion."""
+    given, last = set(engaged), -math.inf
+    for tick in range(1, len(commands)):
+        last = tick if tick in given else last
+        before, now = commands[tick - 1], commands[tick]
+        if before is None or now is None or (before == now).all():
+            continue
+        if (tick - last) * limits.period_s > leave_s:
+            report.note("leave", f"tick {tick}: {(tick - last) * limits.period_s:.2f} s after the last one")
+        last = tick
 
 
 def _measured_start(first: ndarray, poses: ndarray, tick: int, report: Report) -> ndarray:

@@ -5,7 +5,7 @@ A storm is a function called before each tick; it may do to the supervisor whate
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,33 @@ from numpy import ndarray
 from numpy.random import Generator
 
 from sigma_ros.contract import Contract
+from sigma_ros.errors import ContractError
 from sigma_ros.risk import assess
+from sigma_ros.supervisor.guard import MotionGuard
 from sigma_ros.supervisor.limits import SupervisorLimits
 from sigma_ros.supervisor.supervisor import Supervisor
 from sigma_ros.values import AdapterSettings, Chunk
+
+_SWITCHES = ("keep_path", "bound_lead", "check_tracking", "start_ramp")
+_LEAVE_S = {"authority_hold_s": 2.0, "authority_engaging_s": 10.0}
+"""A leave to move is drawn up to its default, so that whoever stands by knows how long the arm may begin to move."""
+
+
+def random_settings(contract: Contract, rng: Generator, **fixed: Any) -> SupervisorLimits:
+    """Every other setting anywhere in its range, the rest as shipped; such as fit together and let the arm stop."""
+    while True:
+        drawn: dict[str, Any] = {name: bool(rng.random() < 0.7) for name in _SWITCHES}
+        for entry in fields(SupervisorLimits):
+            if entry.metadata and rng.random() < 0.5:
+                high = _LEAVE_S.get(entry.name, entry.metadata["high"])
+                value = float(rng.uniform(entry.metadata["low"], high))
+                drawn[entry.name] = round(value) if entry.metadata["unit"] == "steps" else value
+        try:
+            limits = SupervisorLimits(**(drawn | fixed))
+            MotionGuard(limits.motion(contract))
+        except ContractError:
+            continue
+        return limits
 
 
 @dataclass(kw_only=True)
@@ -37,6 +60,9 @@ class StormStage:
     measured: list[ndarray] = field(default_factory=list)
     settings: SupervisorLimits = field(default_factory=SupervisorLimits)
     promises: list[tuple[int, SupervisorLimits]] = field(default_factory=list)
+    engaged: list[int] = field(default_factory=list)
+    fault: tuple[str, int] = ("", 0)
+    injections: int = 0
     _poses: list[ndarray] = field(default_factory=list)
 
     @classmethod
@@ -93,7 +119,8 @@ class StormStage:
         self.now_ns += period_ns
         self.stamp_ns += period_ns
         self._poses = [*self._poses, self.pose_rad][-6:]
-        self.supervisor.on_joints(self.stamp_ns, self.pose_rad, self.now_ns)
+        if self.fault[0] != "joints":
+            self.supervisor.on_joints(self.stamp_ns, self.pose_rad, self.now_ns)
         self.measured.append(np.array(self._poses))
         decision = self.supervisor.tick(self.now_ns, self.stamp_ns)
         self.commands.append(decision.command_rad)
@@ -113,7 +140,12 @@ class StormStage:
             self.supervisor.on_estop(False, self.now_ns)  # noqa: FBT003
             self.supervisor.reset_stop(self.now_ns)
         if not self.supervisor.state.may_move:
-            self.supervisor.engage(self.now_ns)
+            self.engage()
+
+    def engage(self) -> None:
+        """Engages, and writes down when leave was given."""
+        if self.supervisor.engage(self.now_ns).success:
+            self.engaged.append(len(self.commands))
 
 
 Storm = Callable[[StormStage], None]
@@ -224,6 +256,28 @@ def nervous_operator(stage: StormStage) -> None:
     _good_chunks(stage)
 
 
+def long_faults(stage: StormStage) -> None:
+    """Something is away for up to 16 s and comes back; only after a while somebody engages."""
+    rng, supervisor = stage.rng, stage.supervisor
+    name, left = stage.fault
+    stage.fault = (name, left - 1) if left > 0 else ("", 0)
+    if not name and supervisor.state.may_move and rng.random() < 0.02:
+        name = str(rng.choice(["policy", "unhealthy", "chunks", "joints", "clock", "pause", "release"]))
+        stage.fault, stage.injections = (name, int(10.0 ** rng.uniform(0.7, 2.9))), stage.injections + 1
+        if name == "clock":
+            stage.stamp_ns += 3_000_000_000
+        elif name == "pause":
+            stage.now_ns += int(rng.integers(20_000_000_000))
+        elif name == "release":
+            supervisor.release()
+    if name != "policy":
+        supervisor.on_policy_heartbeat(stage.now_ns, healthy=name != "unhealthy")
+    if name not in ("policy", "chunks"):
+        _good_chunks(stage)
+    if not stage.commands or rng.random() < 0.02:
+        stage.operate()
+
+
 def _good_chunks(stage: StormStage) -> None:
     if stage.rng.random() < 0.15:
         stage.offer(stage.chunk(stage.wave(size=0.4, frequency=0.4)))
@@ -240,5 +294,6 @@ STORMS: dict[str, Storm] = {
         dying_streams,
         lying_clocks,
         nervous_operator,
+        long_faults,
     )
 }

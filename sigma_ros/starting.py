@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
+from types import ModuleType
 
 from sigma_ros.stopping import ctrl_c_ends_at_once
 
@@ -27,6 +28,9 @@ IMPORTS = {
     "sim": ("mujoco", "PIL", "gymnasium"),
 }  # fmt: skip
 """What the requirements of a group (`requirements/GROUP.in`) are called in Python, in the same order."""
+
+_TRAINING = ("sigma_ros.training", "training")
+"""The training package is installed under the first name; a checkout has the second."""
 
 NEEDED = {"policy_node": ("core", "model"), "sim_node": ("core", "sim")}
 """Groups by executable; the others need the core alone (the driver says itself what the arm's bus needs)."""
@@ -76,3 +80,15 @@ def _absent(names: tuple[str, ...]) -> Iterator[str]:
             found = False
         if not found:
             yield name
+
+
+def training_package() -> ModuleType:
+    """The training package, which no module of this one imports by name.
+
+    Raises:
+        ModuleNotFoundError: it is neither installed nor beside this package.
+    """
+    for name in _TRAINING:
+        if find_spec(name) is not None:
+            return import_module(name)
+    raise ModuleNotFoundError(f"No module named {_TRAINING[0]!r}", name=_TRAINING[0])

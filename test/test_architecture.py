@@ -56,12 +56,24 @@ MAY_IMPORT = {
     "policy": FACTS | {"model"},
     "evaluation": FACTS | {"streams", "supervisor", "model", "bags", "policy"},
     "sim": FACTS | {"streams", "supervisor", "bags", "evaluation", "policy"},
-    "lerobot": FACTS | {"streams", "model", "policy", "sim"},
+    "lerobot": FACTS | {"starting", "streams", "model", "policy", "sim"},
     "nodes": FACTS
     | {"calibration", "streams", "supervisor", "model", "bags", "policy", "evaluation", "sim", "msg"}
     | {"action", "srv"},
     "cli": FACTS
-    | {"calibration", "streams", "supervisor", "model", "bags", "policy", "inspection", "evaluation", "sim", "nodes"},
+    | {
+        "calibration",
+        "starting",
+        "streams",
+        "supervisor",
+        "model",
+        "bags",
+        "policy",
+        "inspection",
+        "evaluation",
+        "sim",
+        "nodes",
+    },
 }
 WITHOUT_TORCH = FACTS | {"calibration", "streams", "supervisor", "policy"}
 TORCH = {"torch", "lerobot", "transformers", "peft", "safetensors"}

@@ -5,7 +5,7 @@ The functions that believe and correct are the robot's; `training.evaluate` is t
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -24,6 +24,7 @@ from sigma_ros.evaluation.replay import policy_facts
 from sigma_ros.evaluation.scoring.metrics import SPANS
 from sigma_ros.evaluation.scoring.statistics import Comparison, compare
 from sigma_ros.model.adapter import References
+from sigma_ros.model.residual import Residual
 from sigma_ros.model.runtime import SigmaRuntime
 from sigma_ros.model.sigma import SigmaTelepathyVLA
 from sigma_ros.model.telepathy import Recurrence
@@ -36,9 +37,9 @@ from sigma_ros.values import NS_PER_S, AdapterSettings, Frame, Gap, Window, froz
 
 from .cache import CachedEpisode
 from .data import EpisodeRows
-from .losses import telepathy_input_of
+from .losses import telepathy_input_of, where_present
 from .plain import PlainFeeder
-from .streams import Assembler, Segment
+from .streams import Assembler, Segment, Windows
 
 TYPICAL_RESIDUAL = 95.0
 """r_ref is this percentile of the residual's rms over the training windows: what is usual passes undiminished."""
@@ -94,34 +95,50 @@ def score_windows(
     found: list[dict[str, ndarray]] = []
     for step in range(max(len(piece.rows) for piece in pieces)):
         windows = assembler.windows(pieces, step).to(device)
-        telepathy_output = model.believe(telepathy_input_of(model, windows), previous)
-        plain = model.believe(telepathy_input_of(model, windows), previous, adapted=False)
-        if feeder is None:
-            residual = model.correct(telepathy_output, windows.states[:, -1], windows.base)
-        else:
-            ticks = [(piece.episode, piece.rows[min(step, len(piece.rows) - 1)]) for piece in pieces]
-            residual = feeder.residual(ticks, windows.base)
-        report = model.adapter().assess(
-            telepathy_residual=residual.trajectory,
-            telepathy_factors=telepathy_output.factors,
-            alignment=telepathy_output.alignment,
-        )
-        scale = report.scale if feeder is None else torch.ones_like(report.scale)  # it has no telepathy to judge by
-        steps = windows.target.shape[1]
-        base, added = windows.base[:, :steps].double(), residual.composite[:, :steps].double()
-        values = {
-            "base": (base - windows.target).square(),
-            "sigma": (base + scale[:, None, None] * added - windows.target).square(),
-            "full": (base + added - windows.target).square(),
-            "scale": scale,
-            "residual_rms": added[:, : model.config.trajectory_steps].square().mean(dim=(1, 2)).sqrt(),
-            "tau_l2": torch.stack([plain.tau_l2, telepathy_output.tau_l2], dim=1).double(),
-            "sem_align": torch.stack([plain.sem_align, telepathy_output.sem_align], dim=1).double(),
-            "episode": torch.tensor([piece.episode for piece in pieces]),
-        }
-        present = windows.present.cpu().numpy()
-        found.append({name: tensor.cpu().numpy()[present] for name, tensor in values.items()})
-        previous = telepathy_output.recurrence
+        ticks = [(piece.episode, piece.rows[min(step, len(piece.rows) - 1)]) for piece in pieces]
+        plain = None if feeder is None else feeder.residual(ticks, windows.base)
+        values, previous = score_window(model, windows, previous, plain=plain)
+        episodes_of = np.array([piece.episode for piece in pieces])
+        found.append({**values, "episode": episodes_of[windows.present.cpu().numpy()]})
+    return joined(found)
+
+
+@torch.no_grad()
+def score_window(
+    model: SigmaTelepathyVLA, windows: Windows, previous: Recurrence, *, plain: Residual | None = None
+) -> tuple[dict[str, ndarray], Recurrence]:
+    """The fields of `WindowScores` for the present ones of some windows, and the memory behind them.
+
+    `plain` is the comparison arm's whole change, which has no telepathy to be judged by.
+    """
+    telepathy_output = model.believe(telepathy_input_of(model, windows), previous)
+    without = model.believe(telepathy_input_of(model, windows), previous, adapted=False)
+    residual = plain or model.correct(telepathy_output, windows.states[:, -1], windows.base)
+    report = model.adapter().assess(
+        telepathy_residual=residual.trajectory,
+        telepathy_factors=telepathy_output.factors,
+        alignment=telepathy_output.alignment,
+    )
+    scale = report.scale if plain is None else torch.ones_like(report.scale)
+    steps = windows.target.shape[1]
+    base, added = windows.base[:, :steps].double(), residual.composite[:, :steps].double()
+    values = {
+        "base": (base - windows.target).square(),
+        "sigma": (base + scale[:, None, None] * added - windows.target).square(),
+        "full": (base + added - windows.target).square(),
+        "scale": scale,
+        "residual_rms": added[:, : model.config.trajectory_steps].square().mean(dim=(1, 2)).sqrt(),
+        "tau_l2": torch.stack([without.tau_l2, telepathy_output.tau_l2], dim=1).double(),
+        "sem_align": torch.stack([without.sem_align, telepathy_output.sem_align], dim=1).double(),
+        "episode": torch.zeros(len(windows.present), dtype=torch.int64),
+    }
+    present = windows.present.cpu().numpy()
+    after = where_present(windows.present, telepathy_output.recurrence, previous)
+    return {name: tensor.cpu().numpy()[present] for name, tensor in values.items()}, after
+
+
+def joined(found: Sequence[Mapping[str, ndarray]]) -> WindowScores:
+    """Scores of several calls as one."""
     return WindowScores(**{name: np.concatenate([part[name] for part in found]) for name in found[0]})
 
 

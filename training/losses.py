@@ -207,7 +207,7 @@ class SigmaLossModule(nn.Module):
         steps: list[dict[str, Tensor]] = []
         for window in windows:
             telepathy_output = self._believe(window, previous)
-            previous = _where(window.present, telepathy_output.recurrence, previous)
+            previous = where_present(window.present, telepathy_output.recurrence, previous)
             terms = action_terms(self.model, telepathy_output, window)
             terms["sem"] = semantic_loss(telepathy_output, candidates)
             terms["int"] = intent_loss(telepathy_output)
@@ -265,7 +265,7 @@ def without_motion(telepathy_input: TelepathyInput, *, share: float) -> Float[Te
     return torch.where(hidden[:, None, None], still, states)
 
 
-def _where(present: Tensor, new: Recurrence, old: Recurrence) -> Recurrence:
+def where_present(present: Tensor, new: Recurrence, old: Recurrence) -> Recurrence:
     """The new memory where there was a window, the old one elsewhere."""
     return Recurrence(
         memory=torch.where(present[:, None], new.memory, old.memory),

@@ -166,9 +166,9 @@ class Assembler:
     def windows(self, pieces: Sequence[Segment], step: int, *, late_at: int | None = None) -> Windows:
         """The `step`-th window of every piece; `late_at` is the optimiser step lateness is drawn for, if it is."""
         parts = [self.window(p.episode, p.rows[step], late_at) if step < len(p.rows) else None for p in pieces]
-        blank = self.window(pieces[0].episode, pieces[0].rows[0])
-        absent = {name: torch.zeros_like(tensor) for name, tensor in blank.items()}
-        stacked = {name: torch.stack([absent[name] if p is None else p[name] for p in parts]) for name in blank}
+        there = next((part for part in parts if part), None) or self.window(pieces[0].episode, pieces[0].rows[0])
+        absent = {name: torch.zeros_like(tensor) for name, tensor in there.items()}
+        stacked = {name: torch.stack([absent[name] if p is None else p[name] for p in parts]) for name in there}
         return Windows(
             **stacked,
             present=torch.tensor([part is not None for part in parts]),

@@ -84,7 +84,6 @@ class Run:
         self.normalisation = folder.normalisation or self.data.meta.statistics
         keys = policy_keys(contract, rename=read_rename(options.rename), learnt=folder.rename)
         cameras = check_data(self.data, folder, contract, self.normalisation, keys)
-        self.rename = {c.dataset_key: keys[c.name] for c in contract.cameras if keys[c.name] != c.dataset_key}
         loaded = load_base(
             folder,
             device=str(accelerator.device),
@@ -98,6 +97,7 @@ class Run:
         settings = replace(settings, trained_delay_s=round(self.late_ticks / contract.fps, 6))
         self.model = SigmaTelepathyVLA(loaded.backbone, settings, seed=options.seed)
         self.mapping = CameraMapping.of(contract, cameras)
+        self.rename = self.mapping.renamed(contract, loaded.backbone.camera_keys)
         self.base = identify(self.model, loaded.info)
         self._prepare_data()
         self._prepare_training()

@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperCommand
 
 from sigma_ros.errors import UsageError
+from sigma_ros.policy.schedule import REPLAN_TICKS
 from sigma_ros.values import AdapterSettings
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ class PolicyArguments:
     replan_ticks: Annotated[
         int,
         typer.Option("--replan-ticks", min=1, metavar="N", help="Ticks between two chunks.", rich_help_panel=MODEL),
-    ] = 8
+    ] = REPLAN_TICKS
     min_scale: Annotated[
         float,
         typer.Option("--min-scale", min=0, max=1, metavar="S", help="Least scale.", rich_help_panel=ADAPTER),

@@ -3,14 +3,13 @@
 
 import sys
 from importlib import import_module
-from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
-from types import ModuleType
 
 import click
 
 from sigma_ros.errors import UsageError
+from sigma_ros.starting import training_package
 
 VERBS = {
     "preprocess": "Turn bags or a LeRobot data set into training shards.",
@@ -27,9 +26,6 @@ _EXAMPLES = {
     "study": "sigma study --dataset_dir data/shards --out out/study",
 }
 
-_PLACES = ("sigma_ros.training", "training")
-"""The package is installed under the first name; a checkout has the second."""
-
 
 def command(verb: str) -> click.Command:
     """The verb's command; everything behind it goes to the training package as it is, `--help` too."""
@@ -42,7 +38,7 @@ def command(verb: str) -> click.Command:
     @click.pass_context
     def run(context: click.Context) -> None:
         _check_shards(context.args)
-        package = _package()
+        package = training_package()
         main = import_module(f"{package.__name__}.{package.VERBS[verb]}").main
         sys.exit(main(context.args))
 
@@ -56,10 +52,3 @@ def _check_shards(given: list[str]) -> None:
         raise UsageError(
             "there is no such folder of shards", where=folder, remedy="make it with: sigma preprocess --out DIR"
         )
-
-
-def _package() -> ModuleType:
-    for name in _PLACES:
-        if find_spec(name) is not None:
-            return import_module(name)
-    raise ModuleNotFoundError("No module named 'sigma_ros.training'", name="sigma_ros.training")

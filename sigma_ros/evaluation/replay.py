@@ -44,11 +44,13 @@ class ReplayOptions:
     `strict` turns any loss of the recording into an error; `recover` reads a bag whose end is cut off.
     `stamps` is which time messages have (`bags.reader.open_bag`).
     `ahead` works vision and base chunks out in groups before their turn; the numbers are the same up to rounding.
+    `residual_every_tick`: in a replay that takes time, as the policy node's; in lockstep it does nothing.
     `forget_from` maps an epoch to the tick from which its memory is kept empty: what is the memory worth?
     """
 
     settings: AdapterSettings
     schedule: Schedule
+    residual_every_tick: bool = False
     supervisor_limits: "SupervisorLimits | None"
     task: str | None = None
     strict: bool = False
@@ -112,7 +114,9 @@ def replay(
 
 def policy_loop(contract: Contract, runtime: "SigmaRuntime", options: ReplayOptions, *, lockstep: bool) -> PolicyLoop:
     """The policy loop of a replay: in lockstep, or with the rules for a model that takes time."""
-    settings = PolicySettings(schedule=options.schedule, adapter=options.settings)
+    settings = PolicySettings(
+        schedule=options.schedule, adapter=options.settings, residual_every_tick=options.residual_every_tick
+    )
     return PolicyLoop(contract, settings, check_units=runtime.check_units, lockstep=lockstep)
 
 

@@ -5,28 +5,21 @@ LeRobot finds policy and processors by name: `modeling_sigma` and `processor_sig
 """
 
 from dataclasses import dataclass, field
-from typing import NoReturn
+from importlib import import_module
+from typing import Any
 
-from lerobot.configs import FeatureType, PolicyFeature, PreTrainedConfig
-from lerobot.utils.constants import ACTION, OBS_STATE
+from lerobot.configs import FeatureType, NormalizationMode, PolicyFeature, PreTrainedConfig
+from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 
+from sigma_ros.contract import Camera
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import UsageError
+from sigma_ros.policy.schedule import REPLAN_TICKS
+from sigma_ros.starting import training_package
+from sigma_ros.values import WINDOW_TICKS
 
-
-def refuse_training(asked: str) -> NoReturn:
-    """Sigma's memory needs consecutive windows of an episode; LeRobot's sampler draws frames one by one.
-
-    Raises:
-        UsageError: always.
-    """
-    raise UsageError(
-        "lerobot-train does not train Sigma",
-        where=asked,
-        expected="episodes window after window: the memory is carried from one to the next, lerobot-train shuffles",
-        remedy="python -m training.preprocess --dataset DATASET --contract CONTRACT --out SHARDS, then "
-        "python -m training.train --base_model_id BASE --dataset_dir SHARDS --output_dir OUT (docs/lerobot.md)",
-    )
+CHUNK_STEPS = 50
+"""Actions of a pi0.5 chunk; a policy with shorter ones uses the first of them."""
 
 
 @PreTrainedConfig.register_subclass("sigma")
@@ -42,11 +35,16 @@ class SigmaPolicyConfig(PreTrainedConfig):
         dtype: `float32`, `bfloat16`, or `auto`.
         seed: Of the flow noise.
         allow_untrained: Accept a base that says it has random weights.
-        rename: Keys of the contract's cameras -> those of a base without Sigma, as `--rename` elsewhere.
+        rename: The contract's cameras -> those of a base without Sigma, as `--rename` elsewhere.
+        cameras: The contract's cameras -> what a data set, robot or environment calls them, as `{"up": "front"}`.
         n_action_steps: Ticks between two chunks.
         min_scale: Least scale of the residual.
         max_scale: Largest scale of the residual; 0 is the base alone.
         risk_temperature: How much risk halves the scale; more is bolder.
+        train_windows: For lerobot-train: so many windows of 16 ticks, up to the drawn frame, the memory goes through.
+        late_ticks: For lerobot-train: largest latency that is drawn for a window.
+        gradient_checkpointing: For lerobot-train: less memory for more time.
+        normalization_mapping: Empty, which is LeRobot's word for as it is: Sigma normalises by its checkpoint.
     """
 
     checkpoint: str | None = None
@@ -57,50 +55,76 @@ class SigmaPolicyConfig(PreTrainedConfig):
     seed: int = 0
     allow_untrained: bool = False
     rename: dict[str, str] = field(default_factory=dict)
-    n_action_steps: int = 8
+    cameras: dict[str, str] = field(default_factory=dict)
+    n_action_steps: int = REPLAN_TICKS
     min_scale: float = 0.0
     max_scale: float = 1.0
     risk_temperature: float = 1.0
+    train_windows: int = 4
+    late_ticks: int = 15
+    gradient_checkpointing: bool = True
+    normalization_mapping: dict[str, NormalizationMode] = field(default_factory=dict)
     push_to_hub: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         robot = load_contract(self.contract)
+        unknown = sorted(set(self.cameras) - {camera.name for camera in robot.cameras})
+        if unknown or self.train_windows < 1 or self.late_ticks < 0 or self.normalization_mapping:
+            raise UsageError(
+                "the policy's options make no sense",
+                where=f"contract {robot.name}",
+                expected=f"cameras {', '.join(c.name for c in robot.cameras)}; train_windows >= 1; late_ticks >= 0; "
+                "no normalization_mapping, for the checkpoint has its own",
+                got=f"cameras {', '.join(self.cameras)}; {self.train_windows}; {self.late_ticks}; "
+                f"{', '.join(self.normalization_mapping)}",
+            )
         self.input_features = {
             OBS_STATE: PolicyFeature(type=FeatureType.STATE, shape=(robot.dof,)),
             **{
-                c.dataset_key: PolicyFeature(type=FeatureType.VISUAL, shape=(3, c.height_px, c.width_px))
+                self.observed_key(c): PolicyFeature(type=FeatureType.VISUAL, shape=(3, c.height_px, c.width_px))
                 for c in robot.cameras
             },
         }
         self.output_features = {ACTION: PolicyFeature(type=FeatureType.ACTION, shape=(robot.dof,))}
 
-    @property
-    def observation_delta_indices(self) -> None:
-        """None: the policy keeps its window of 16 ticks itself."""
-        return
+    def observed_key(self, camera: Camera) -> str:
+        """A camera's key in observations."""
+        own = self.cameras.get(camera.name)
+        return camera.dataset_key if own is None else f"{OBS_IMAGES}.{own.removeprefix(OBS_IMAGES + '.')}"
 
     @property
-    def action_delta_indices(self) -> None:
-        """None: LeRobot's trainer does not train Sigma."""
-        return
+    def observation_delta_indices(self) -> list[int]:
+        """Of a training sample: consecutive windows up to the drawn frame. Elsewhere the policy keeps its window."""
+        return list(range(1 - WINDOW_TICKS * self.train_windows, 1))
+
+    @property
+    def action_delta_indices(self) -> list[int]:
+        """Of a training sample: a chunk's actions from the newest tick of each window on."""
+        return list(range(-WINDOW_TICKS * (self.train_windows - 1), CHUNK_STEPS))
 
     @property
     def reward_delta_indices(self) -> None:
         """None: there are no rewards."""
         return
 
-    def get_optimizer_preset(self) -> NoReturn:
-        """The first thing `lerobot-train` asks for, before it reads any data.
+    @property
+    def drop_n_last_frames(self) -> int:
+        """A window counts when the first 16 actions from its newest tick on were recorded."""
+        return WINDOW_TICKS - 1
 
-        Raises:
-            UsageError: always; it names the trainer.
-        """
-        refuse_training("--policy.type=sigma")
+    def get_optimizer_preset(self) -> Any:
+        """That of `training.train`."""
+        return in_lerobot().optimizer_preset()
 
-    def get_scheduler_preset(self) -> None:
-        """None, as there is no optimizer."""
-        return
+    def get_scheduler_preset(self) -> Any:
+        """That of `training.train`, over LeRobot's `--steps`."""
+        return in_lerobot().scheduler_preset(self.get_optimizer_preset().lr)
 
     def validate_features(self) -> None:
         """Nothing: the features are the contract's."""
+
+
+def in_lerobot() -> Any:
+    """The training package's step for LeRobot's loop."""
+    return import_module(f"{training_package().__name__}.in_lerobot.step")

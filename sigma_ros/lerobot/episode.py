@@ -19,10 +19,13 @@ from sigma_ros.policy.loop import PolicyLoop, PolicySettings
 from sigma_ros.policy.schedule import Schedule
 from sigma_ros.policy.worker import TimedWorker
 from sigma_ros.streams.frame_clock import WindowHistory
-from sigma_ros.values import NS_PER_S, Chunk, Frame
+from sigma_ros.values import NS_PER_S, WINDOW_TICKS, Chunk, Frame
 
 _START_NS = NS_PER_S
 """A stamp of zero is refused everywhere."""
+
+_NEVER = 2**31
+"""Plans at tick 0 alone."""
 
 
 class RowEpisode:
@@ -43,7 +46,7 @@ class RowEpisode:
         positions_rad: Float64[ndarray, " dof"],
         *,
         task: str,
-        plan_now: bool = False,
+        plan: bool | None = None,
     ) -> None:
         """The next tick.
 
@@ -51,14 +54,14 @@ class RowEpisode:
             images: Letterboxed picture of each of the contract's cameras.
             positions_rad: Joints in contract order.
             task: In words; another one begins a new memory.
-            plan_now: Plan at this tick, whether or not it is its turn.
+            plan: Whether to plan at this tick; None: if it is its turn.
 
         Raises:
             SigmaError: the pose cannot be in the contract's units.
         """
         self._tick += 1
         schedule = self._settings.schedule
-        due = replace(schedule, replan_ticks=1) if plan_now else schedule
+        due = schedule if plan is None else replace(schedule, replan_ticks=1 if plan else _NEVER)
         self._loop.configure(replace(self._settings, schedule=due))
         stamp_ns = _START_NS + self._contract.tick_offset_ns(self._tick)
         frame = Frame(
@@ -76,6 +79,12 @@ class RowEpisode:
                 raise SigmaError("the policy refuses the observation", got="; ".join(outcome.gap.reasons))
             if isinstance(outcome, Proposed):
                 self._chunk = outcome.chunk
+
+    def pass_ticks(self, count: int) -> None:
+        """Ticks of which there is no observation: masked in the windows that contain them."""
+        self._tick += count
+        for _ in range(min(count, WINDOW_TICKS)):
+            self._history.add_gap()
 
     def actions_rad(self) -> Float64[ndarray, "steps dof"]:
         """What is left of the newest chunk, `base + scale * residual`, from this tick on."""

@@ -16,18 +16,21 @@ import torch
 from jaxtyping import Float, UInt8
 from lerobot.configs import PreTrainedConfig
 from lerobot.policies.pretrained import PreTrainedPolicy
-from lerobot.utils.constants import OBS_STATE
+from lerobot.utils.constants import ACTION, OBS_STATE
 from numpy import ndarray
 from torch import Tensor
 
+from sigma_ros.camera_names import read_rename
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import SigmaError, UsageError
-from sigma_ros.lerobot.configuration_sigma import SigmaPolicyConfig, refuse_training
+from sigma_ros.lerobot.configuration_sigma import SigmaPolicyConfig, in_lerobot
+from sigma_ros.lerobot.data import checked_statistics
 from sigma_ros.lerobot.episode import RowEpisode, finite, schedule_of
 from sigma_ros.lerobot.files import write_lerobot_files
-from sigma_ros.model.checkpoint.manifest import HASHED_FILES
+from sigma_ros.model.checkpoint.folder import identify, save_checkpoint
+from sigma_ros.model.checkpoint.manifest import HASHED_FILES, Training, read_manifest
 from sigma_ros.model.loading import find_sigma
-from sigma_ros.model.pi05.places import CONFIG_FILE, MANIFEST_FILE
+from sigma_ros.model.pi05.places import CONFIG_FILE, MANIFEST_FILE, check_pushable
 from sigma_ros.model.runtime import SigmaRuntime
 from sigma_ros.policy.loop import PolicySettings
 from sigma_ros.streams.images import letterbox
@@ -39,20 +42,23 @@ class SigmaPolicy(PreTrainedPolicy):
 
     Args:
         config: Says which checkpoint and which robot.
-        **_: LeRobot's data-set statistics; a checkpoint's own count.
+        dataset_meta: lerobot-train's; must be of the contract, and gives a bare base its statistics.
+        **_: What else LeRobot hands to its policies.
 
     Raises:
-        SigmaError: the checkpoint cannot be loaded, or does not fit the contract.
+        SigmaError: the checkpoint cannot be loaded, or it or the data set does not fit the contract.
     """
 
     config_class = SigmaPolicyConfig
     name = "sigma"
     config: SigmaPolicyConfig
 
-    def __init__(self, config: SigmaPolicyConfig, **_: Any) -> None:
+    def __init__(self, config: SigmaPolicyConfig, dataset_meta: Any = None, **_: Any) -> None:
         super().__init__(config)
-        self.runtime = _load(config)
+        self.runtime = _load(config, dataset_meta)
         self.model = self.runtime.model
+        if dataset_meta is not None and config.push_to_hub:
+            check_pushable(config.repo_id or "", base=self.runtime.info.base.source)
         self._settings = PolicySettings(
             schedule=schedule_of(config.n_action_steps, self.runtime),
             adapter=AdapterSettings(
@@ -60,6 +66,8 @@ class SigmaPolicy(PreTrainedPolicy):
             ),
         )
         self._episodes: list[RowEpisode] = []
+        self._step: Any = None
+        self._steps = 0
 
     @classmethod
     def from_pretrained(
@@ -76,49 +84,120 @@ class SigmaPolicy(PreTrainedPolicy):
             pretrained_name_or_path: Folder or Hub id; need not have LeRobot's `config.json`.
             config: Instead of the one that is there.
             revision: Of a Hub id.
-            **options: Fields of the config, such as `contract`.
+            **options: Fields of the config, such as `contract`; else as the constructor's.
 
         Raises:
             SigmaError: see the constructor.
         """
         if config is None:
             config = _config_at(str(pretrained_name_or_path), revision)
-        changes = {name: value for name, value in options.items() if name in SigmaPolicyConfig.__dataclass_fields__}
+        known = SigmaPolicyConfig.__dataclass_fields__
+        changes = {name: options.pop(name) for name in list(options) if name in known}
         changes |= {"pretrained_path": Path(pretrained_name_or_path), "pretrained_revision": revision}
-        policy = cls(replace(config, **changes))
+        if (find_sigma(str(pretrained_name_or_path), revision=revision).path / MANIFEST_FILE).is_file():
+            changes["checkpoint"] = None  # a resumed run's config still names what it began with
+        policy = cls(replace(config, **changes), **options)
         policy.eval()
         return policy
 
     def _save_pretrained(self, save_directory: Path, state_dict: Mapping[str, Tensor] | None = None) -> None:
-        """The checkpoint's own files, byte for byte, and LeRobot's beside them; a base is named, not copied."""
+        """The checkpoint's own files, byte for byte, or what was trained, and LeRobot's beside them.
+
+        A base is named, not copied.
+        """
         source = find_sigma(self.runtime.info.source)
-        is_sigma = (source.path / MANIFEST_FILE).is_file()
-        for name in (MANIFEST_FILE, "README.md", *HASHED_FILES) if is_sigma else ():
-            if (source.path / name).is_file():
-                shutil.copyfile(source.path / name, save_directory / name)
+        is_sigma = self._steps > 0 or (source.path / MANIFEST_FILE).is_file()
+        if self._steps:
+            self._save_trained(save_directory, source.path)
+        elif is_sigma:
+            for name in (MANIFEST_FILE, "README.md", *HASHED_FILES):
+                if (source.path / name).is_file():
+                    shutil.copyfile(source.path / name, save_directory / name)
         changes: dict[str, Any] = {"pretrained_path": None, "pretrained_revision": None}
         changes["checkpoint"] = None if is_sigma else self.runtime.info.source
         write_lerobot_files(save_directory, replace(self.config, **changes))
+
+    def _save_trained(self, folder: Path, began_with: Path) -> None:
+        runtime, before = self.runtime, began_with / MANIFEST_FILE
+        earlier = read_manifest(began_with)[0].training.steps if before.is_file() else 0
+        self.model.references = self._step.references()
+        save_checkpoint(
+            self.model,
+            folder / "partial",
+            base=identify(self.model, runtime.info.base),
+            training=Training(
+                trained=True,
+                steps=earlier + self._steps,
+                command="lerobot-train --policy.type=sigma (its options: train_config.json)",
+            ),
+            normalisation=runtime.normalisation,
+            rename=runtime.inputs.mapping.renamed(runtime.contract, self.model.backbone.camera_keys),
+        )
+        for file in (folder / "partial").iterdir():
+            file.replace(folder / file.name)
+        (folder / "partial").rmdir()
 
     def reset(self) -> None:
         """Forgets windows, memories and chunks of all environments."""
         self._episodes = []
 
-    def get_optim_params(self) -> NoReturn:
-        """LeRobot's trainer does not train Sigma.
+    def get_optim_params(self) -> list[Tensor]:
+        """Heads and adapters; the base stays as it is."""
+        return list(self.model.trained().values())
+
+    def wrap_with_peft(self, peft_config: Any = None, peft_cli_overrides: Any = None) -> NoReturn:
+        """Refused: Sigma brings its adapters, and nothing else of the base may change.
 
         Raises:
-            UsageError: always; it names the trainer.
+            UsageError: always.
         """
-        refuse_training("SigmaPolicy.get_optim_params")
+        raise UsageError(
+            "Sigma trains low-rank adapters of its own", got="--peft", remedy="leave --peft out; the base is frozen"
+        )
 
-    def forward(self, batch: Mapping[str, Tensor]) -> NoReturn:
-        """LeRobot's trainer does not train Sigma.
+    def forward(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, float]]:
+        """The loss of a batch of lerobot-train and its parts, by the names of `training/losses.py`.
+
+        Args:
+            batch: Cameras [batch, ticks, 3, h, w], `observation.state` [batch, ticks, dof] and `action`
+                [batch, steps, dof] at the config's delta indices, with their `_is_pad`; `task`.
 
         Raises:
-            UsageError: always; it names the trainer.
+            SigmaError: the batch does not fit the contract.
         """
-        refuse_training("SigmaPolicy.forward")
+        if self._step is None:
+            options = {
+                "late_ticks": self.config.late_ticks,
+                "gradient_checkpointing": self.config.gradient_checkpointing,
+            }
+            self._step = in_lerobot().Step(self.runtime, **options)
+        return self._step.loss(self._drawn(batch))
+
+    def update(self) -> None:
+        """LeRobot's call after each optimiser step."""
+        self._steps += 1
+
+    def _drawn(self, batch: Mapping[str, Any]) -> Any:
+        contract = self.runtime.contract
+        ticks, steps = len(self.config.observation_delta_indices), len(self.config.action_delta_indices)
+        states, actions = (self._part(batch, key).float().cpu().numpy() for key in (OBS_STATE, ACTION))
+        finite(states, OBS_STATE), finite(actions, ACTION)
+        forms = ((ticks, contract.dof), (steps, contract.dof))
+        if (states.shape[1:], actions.shape[1:]) != forms:
+            raise SigmaError("the batch is not of this policy", expected=forms, got=(states.shape, actions.shape))
+        pictures = []
+        for camera in contract.cameras:
+            key = self.config.observed_key(camera)
+            flat = self._pictures(self._part(batch, key).flatten(0, 1), key, len(states) * ticks)
+            pictures.append(np.stack(flat).reshape(len(states), ticks, *flat[0].shape))
+        return in_lerobot().Drawn(
+            pictures=np.stack(pictures, axis=2),
+            states=states,
+            valid=~self._part(batch, f"{OBS_STATE}_is_pad").bool(),
+            actions=actions,
+            acted=~self._part(batch, f"{ACTION}_is_pad").bool(),
+            tasks=self._tasks(batch.get("task"), len(states)),
+        )
 
     def select_action(self, batch: Mapping[str, Any], **asked: Any) -> Float[Tensor, "batch dof"]:
         """The next action of each environment, in the contract's policy units.
@@ -131,16 +210,25 @@ class SigmaPolicy(PreTrainedPolicy):
         Raises:
             SigmaError: the observation does not fit the contract.
         """
-        return self._observe(batch, asked)[:, 0]
+        self._observe(batch, asked)
+        return self._actions()[:, 0]
 
     def predict_action_chunk(self, batch: Mapping[str, Any], **asked: Any) -> Float[Tensor, "batch horizon dof"]:
         """A chunk planned at this very observation, which counts as the next tick; otherwise as `select_action`."""
-        return self._observe(batch, asked, plan_now=True)
+        self._observe(batch, asked, plan=True)
+        return self._actions()
+
+    def notice(self, batch: Mapping[str, Any]) -> None:
+        """The next tick of window and memory, on which nothing is planned; for a server that plans on few."""
+        self._observe(batch, {}, plan=False)
+
+    def pass_ticks(self, count: int) -> None:
+        """Ticks of which there is no observation."""
+        for episode in self._episodes:
+            episode.pass_ticks(count)
 
     @torch.no_grad()
-    def _observe(
-        self, batch: Mapping[str, Any], asked: Mapping[str, Any], *, plan_now: bool = False
-    ) -> Float[Tensor, "batch steps dof"]:
+    def _observe(self, batch: Mapping[str, Any], asked: Mapping[str, Any], *, plan: bool | None = None) -> None:
         refused = sorted(name for name, value in asked.items() if value is not None)
         if refused:
             raise UsageError("Sigma makes its own noise and is not guided here", got=", ".join(refused))
@@ -148,15 +236,17 @@ class SigmaPolicy(PreTrainedPolicy):
         states = finite(self._part(batch, OBS_STATE).double().cpu().numpy(), OBS_STATE)
         if states.ndim != 2 or states.shape[1] != contract.dof:
             raise SigmaError("the state is not the contract's", expected=f"[batch, {contract.dof}]", got=states.shape)
-        pictures = {c.name: self._pictures(batch, c.dataset_key, len(states)) for c in contract.cameras}
+        keys = {camera.name: self.config.observed_key(camera) for camera in contract.cameras}
+        pictures = {name: self._pictures(self._part(batch, key), key, len(states)) for name, key in keys.items()}
         tasks = self._tasks(batch.get("task"), len(states))
-        episodes = self._rows(len(states))
-        for row, episode in enumerate(episodes):
+        for row, episode in enumerate(self._rows(len(states))):
             images = {name: some[row] for name, some in pictures.items()}
-            episode.observe(images, contract.to_rad(states[row]), task=tasks[row], plan_now=plan_now)
-        remaining = [episode.actions_rad() for episode in episodes]
+            episode.observe(images, contract.to_rad(states[row]), task=tasks[row], plan=plan)
+
+    def _actions(self) -> Float[Tensor, "batch steps dof"]:
+        remaining = [episode.actions_rad() for episode in self._episodes]
         shortest = min(len(steps) for steps in remaining)
-        actions = contract.to_policy(np.stack([steps[:shortest] for steps in remaining]))
+        actions = self.runtime.contract.to_policy(np.stack([steps[:shortest] for steps in remaining]))
         return torch.from_numpy(actions.astype(np.float32)).to(self.runtime.model.backbone.device)
 
     def _rows(self, count: int) -> list[RowEpisode]:
@@ -171,8 +261,7 @@ class SigmaPolicy(PreTrainedPolicy):
             )
         return self._episodes
 
-    def _pictures(self, batch: Mapping[str, Any], key: str, count: int) -> list[UInt8[ndarray, "size size 3"]]:
-        images = self._part(batch, key)
+    def _pictures(self, images: Tensor, key: str, count: int) -> list[UInt8[ndarray, "size size 3"]]:
         if images.ndim != 4 or images.shape[:2] != (count, 3):
             raise SigmaError(f"{key} is not a batch of pictures", expected=f"[{count}, 3, h, w]", got=images.shape)
         if images.is_floating_point():
@@ -189,7 +278,8 @@ class SigmaPolicy(PreTrainedPolicy):
                 f"the observation lacks {key}",
                 where=f"contract {self.runtime.contract.name}",
                 got=", ".join(sorted(name for name, value in batch.items() if isinstance(value, Tensor))),
-                remedy="""map the names with --rename_map='{"observation.images.front": "observation.images.up"}'""",
+                remedy="""map the names with --rename_map='{"observation.images.front": "observation.images.up"}' or """
+                """--policy.cameras='{"up": "front"}'""",
             )
         return batch[key]
 
@@ -217,7 +307,9 @@ def _config_at(checkpoint: str, revision: str | None) -> SigmaPolicyConfig:
     return config if isinstance(config, SigmaPolicyConfig) else SigmaPolicyConfig()
 
 
-def _load(config: SigmaPolicyConfig) -> SigmaRuntime:
+def _load(config: SigmaPolicyConfig, dataset_meta: Any) -> SigmaRuntime:
+    contract = load_contract(config.contract)
+    known = None if dataset_meta is None else checked_statistics(dataset_meta, contract)
     checkpoint = config.checkpoint or config.pretrained_path
     if checkpoint is None:
         raise UsageError(
@@ -227,7 +319,7 @@ def _load(config: SigmaPolicyConfig) -> SigmaRuntime:
         )
     return SigmaRuntime.load(
         str(checkpoint),
-        contract=load_contract(config.contract),
+        contract=contract,
         device=config.device or "auto",
         dtype=config.dtype,
         seed=config.seed,
@@ -235,5 +327,6 @@ def _load(config: SigmaPolicyConfig) -> SigmaRuntime:
         base=config.base,
         revision=None if config.base else config.pretrained_revision,
         tokenizer=config.tokenizer,
-        rename=config.rename,
+        rename=read_rename([f"{old}={new}" for old, new in config.rename.items()]),
+        statistics=known if known and known.state.mode == "QUANTILES" else None,
     )

@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LeRobot's pipelines around Sigma: rename, batch, device. Sigma itself normalises, as its checkpoint says."""
+"""LeRobot's pipelines around Sigma: rename, batch, device. Sigma itself normalises, as its checkpoint says.
+
+lerobot-train hands its statistics to two steps by their names; with the config's empty map these leave all as it is.
+"""
 
 from typing import Any
 
 from lerobot.processor import (
     AddBatchDimensionProcessorStep,
     DeviceProcessorStep,
+    NormalizerProcessorStep,
     PolicyAction,
     PolicyProcessorPipeline,
     RenameObservationsProcessorStep,
+    UnnormalizerProcessorStep,
 )
 from lerobot.processor.converters import policy_action_to_transition, transition_to_policy_action
 from lerobot.utils.constants import POLICY_POSTPROCESSOR_DEFAULT_NAME, POLICY_PREPROCESSOR_DEFAULT_NAME
@@ -27,11 +32,12 @@ def make_sigma_pre_post_processors(config: SigmaPolicyConfig, dataset_stats: obj
             RenameObservationsProcessorStep(rename_map={}),
             AddBatchDimensionProcessorStep(),
             DeviceProcessorStep(device=config.device or "cpu"),
+            NormalizerProcessorStep(features={}, norm_map={}),
         ],
         name=POLICY_PREPROCESSOR_DEFAULT_NAME,
     )
     after = PolicyProcessorPipeline[PolicyAction, PolicyAction](
-        steps=[DeviceProcessorStep(device="cpu")],
+        steps=[UnnormalizerProcessorStep(features={}, norm_map={}), DeviceProcessorStep(device="cpu")],
         name=POLICY_POSTPROCESSOR_DEFAULT_NAME,
         to_transition=policy_action_to_transition,
         to_output=transition_to_policy_action,

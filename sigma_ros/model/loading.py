@@ -93,8 +93,11 @@ def open_checkpoint(
     base: str | None = None,
     revision: str | None = None,
     rename: Mapping[str, str] = NO_RENAME,
+    statistics: Normalisation | None = None,
 ) -> OpenedCheckpoint:
     """Reads what is small of a Sigma checkpoint or a base, and checks it against the contract.
+
+    `statistics` are a data set's, for a base that knows no robot's units.
 
     Raises:
         SigmaError: it cannot be found or read, or its cameras, joints or units are not the contract's.
@@ -117,7 +120,7 @@ def open_checkpoint(
         manifest=manifest,
         digest=digest,
         base=folder,
-        normalisation=own or folder.normalisation,
+        normalisation=own or folder.normalisation or statistics,
         camera_keys=keys,
         cameras=seated(keys, folder.camera_keys, where=f"contract {contract.name}"),
     )

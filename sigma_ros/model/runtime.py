@@ -105,6 +105,7 @@ class SigmaRuntime:
         tokenizer: str | None = None,
         rename: Mapping[str, str] = NO_RENAME,
         engine: str = "plain",
+        statistics: Normalisation | None = None,
     ) -> Self:
         """Loads `mini` (ships with the package), a Sigma checkpoint or a base pi0.5: a folder or Hub id.
 
@@ -120,12 +121,15 @@ class SigmaRuntime:
             tokenizer: Folder or Hub id of the tokenizer.
             rename: Keys of the contract's cameras in data sets -> the policy's; see `cameras.policy_keys`.
             engine: `plain`, or `cuda_graph`.
+            statistics: Of the data that a bare base is trained on.
 
         Raises:
             SigmaError: it cannot be loaded, or does not fit the contract.
         """
         graphs = GraphEngine() if engine == "cuda_graph" else None
-        opened = open_checkpoint(checkpoint, contract=contract, base=base, revision=revision, rename=rename)
+        opened = open_checkpoint(
+            checkpoint, contract=contract, base=base, revision=revision, rename=rename, statistics=statistics
+        )
         parts = load_parts(
             opened,
             contract=contract,

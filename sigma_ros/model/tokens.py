@@ -180,6 +180,12 @@ class CameraMapping:
         """For a contract and the cameras that `camera_names.seated` found in it."""
         return cls(cameras=tuple(cameras), own=tuple(camera.name for camera in contract.cameras))
 
+    def renamed(self, contract: Contract, camera_keys: Sequence[str]) -> dict[str, str]:
+        """Keys of the contract's cameras in data sets -> those of the policy's (`camera_keys`), where they differ."""
+        keys = {camera.name: camera.dataset_key for camera in contract.cameras}
+        pairs = zip(self.cameras, camera_keys, strict=True)
+        return {keys[name]: key for name, key in pairs if name is not None and keys[name] != key}
+
     @property
     def seen(self) -> Bool[Tensor, " cameras"]:
         """Which of the policy's cameras are there."""

@@ -8,6 +8,7 @@ until `~/engage`. With `lockstep` it follows a replay's clock and cannot reach t
 import gc
 import os
 import sys
+import threading
 from collections.abc import Sequence
 
 from rclpy.node import Node
@@ -28,7 +29,8 @@ from sigma_ros.supervisor.limits import SupervisorLimits
 def take_priority(level: int) -> str:
     """Gives the calling thread SCHED_FIFO at `level` (1..99, 0: leaves it), else a better niceness; says what it got.
 
-    Threads that the middleware has made before keep theirs: a flood of messages must not run before everything else.
+    The middleware's threads hold locks that this one waits for, so they get a better niceness: before other programs,
+    but a flood of messages does not run before everything else.
     """
     if level == 0:
         return "ordinary scheduling, as asked"
@@ -36,6 +38,9 @@ def take_priority(level: int) -> str:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(level))
     except (OSError, AttributeError):
         return _better_niceness()
+    for thread in (int(name) for name in os.listdir("/proc/self/task")):
+        if thread != threading.get_native_id():
+            _better_niceness(thread)
     return f"real-time scheduling, SCHED_FIFO {level}"
 
 
@@ -45,9 +50,9 @@ def freeze_garbage() -> None:
     gc.freeze()
 
 
-def _better_niceness() -> str:
+def _better_niceness(thread: int = 0) -> str:
     try:
-        os.setpriority(os.PRIO_PROCESS, 0, -10)
+        os.setpriority(os.PRIO_PROCESS, thread, -10)
     except (OSError, AttributeError):
         return "ordinary scheduling: the system permits nothing else (docs/safety.md)"
     return "niceness -10: the system does not permit real-time scheduling"

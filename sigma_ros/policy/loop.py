@@ -41,7 +41,7 @@ from sigma_ros.policy.job import (
     Unused,
     gap_of,
 )
-from sigma_ros.policy.schedule import Schedule, left_over
+from sigma_ros.policy.schedule import CROSSFADE_STEPS, STITCHING, Schedule, Stitching, left_over
 from sigma_ros.risk import scale_of
 from sigma_ros.values import AdapterSettings, Chunk, Gap, Window
 
@@ -58,15 +58,15 @@ MAX_WAITING = 3
 class PolicySettings:
     """How the policy runs; all may change while it does.
 
-    `stitching`: latest, crossfade (over `crossfade_steps`) or rtc. `residual_every_tick`: between
-    plans the residual is renewed on the chunk in execution. `baseline_diagnostics`: commits also
-    measure the arm without LoRA. `alarm`: what is done where a chunk disagrees with the one before.
+    `residual_every_tick`: between plans, while the model is free, the residual is renewed on the
+    chunk in execution. `baseline_diagnostics`: commits also measure the arm without LoRA. `alarm`:
+    what is done where a chunk disagrees with the one before.
     """
 
     schedule: Schedule
     adapter: AdapterSettings
-    stitching: str = "latest"
-    crossfade_steps: int = 4
+    stitching: Stitching = STITCHING
+    crossfade_steps: int = CROSSFADE_STEPS
     residual_every_tick: bool = False
     baseline_diagnostics: bool = False
     alarm: AlarmSettings = NO_ALARM
@@ -106,7 +106,7 @@ class PolicyLoop:
         self._planned: Chunk | None = None
         self._judged_epoch = -1
         self._refusal: tuple[str, ...] = ()
-        self._session = self._chunks = 0
+        self._session = self._chunks = self._faded_in_ns = 0
         self._only_remembered = False
         self.blocked: tuple[str, ...] = ()
         self.skipped = self.overruns = 0
@@ -184,6 +184,8 @@ class PolicyLoop:
             chunk = self._numbered(replace(outcome.chunk, crossfade_steps=request.crossfade_steps))
             chunk = self._judged(chunk, request)
             outcome = self._executed = replace(outcome, chunk=chunk)
+            if request.plans:
+                self._faded_in_ns = outcome.arrival_ns + chunk.crossfade_steps * self._contract.tick_period_ns
         elif isinstance(outcome, Unused) and isinstance(request.item, Window):
             self._refusal = outcome.gap.reasons
         if isinstance(outcome, Failed) or (request.plans or request.commits or request.refreshes):
@@ -241,7 +243,7 @@ class PolicyLoop:
             baseline=scored or (commits and settings.baseline_diagnostics),
             refreshes=refreshes,
             guided=live and settings.stitching == "rtc",
-            crossfade_steps=settings.crossfade_steps if live and settings.stitching == "crossfade" else 0,
+            crossfade_steps=settings.crossfade_steps if settings.stitching == "crossfade" else 0,
             late_ns=late_ns,
             since_ns=now_ns,
             session=self._session,
@@ -288,6 +290,8 @@ class PolicyLoop:
         if request.refreshes:
             if state is None or last is None or left_over(last.chunk, item, delay_ns=0) is None:
                 return None
+            left = round((self._faded_in_ns - item.stamp_ns) / self._contract.tick_period_ns)
+            request = replace(request, crossfade_steps=max(0, min(request.crossfade_steps, left)))
             return Refresh(request, item, state, self._chunks, last.chunk)
         if request.commits and not request.plans and not self._lockstep:
             return Remember(request, item, state)

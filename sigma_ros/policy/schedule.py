@@ -1,9 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which ticks plan, commit and are scored, and what is left of a chunk at a later tick."""
+"""How often a policy plans and how a chunk takes over, and what is left of a chunk at a later tick."""
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from sigma_ros.values import Chunk, LeftOver, Window
+
+Stitching = Literal["latest", "crossfade", "rtc"]
+"""How a chunk takes over: at once, faded in, or with its base led on from the chunk before (real-time chunking)."""
+
+STITCHINGS: tuple[Stitching, ...] = get_args(Stitching)
+
+STITCHING: Stitching = "crossfade"
+REPLAN_TICKS = 16
+CROSSFADE_STEPS = 16
+"""What the node, the simulator, replays and LeRobot's policy do unless told otherwise. Training sees windows as many
+ticks after a commit of the memory, and `mini` succeeds more often so than with 8 and 4: docs/results.md."""
 
 SCORE_STRIDE_TICKS = 16
 """Scored windows start at every 16th tick of an epoch, so that their 16 steps do not overlap."""
@@ -16,7 +28,7 @@ class Schedule:
     The memory's stride is the one it was trained with, whatever the machine's speed.
     """
 
-    replan_ticks: int = 8
+    replan_ticks: int = REPLAN_TICKS
     memory_stride: int = 16
 
     def __post_init__(self) -> None:

@@ -15,12 +15,12 @@ from numpy import ndarray
 
 from sigma_ros.contract import Contract
 from sigma_ros.errors import UsageError
-from sigma_ros.evaluation.latency import Latency
+from sigma_ros.evaluation.latency import REMEMBER_SHARE, Latency
 from sigma_ros.evaluation.replay_operator import OperatorHand, ReplayOperator
 from sigma_ros.policy.alarm import NO_ALARM, AlarmSettings
 from sigma_ros.policy.job import Job, Proposed, Result, Step, execute
 from sigma_ros.policy.loop import PolicyLoop, PolicySettings
-from sigma_ros.policy.schedule import Schedule
+from sigma_ros.policy.schedule import CROSSFADE_STEPS, REPLAN_TICKS, STITCHING, Schedule, Stitching
 from sigma_ros.policy.worker import TimedWorker
 from sigma_ros.sim.environment import SimArm
 from sigma_ros.streams.frame_clock import WindowHistory
@@ -39,17 +39,18 @@ _START_NS = NS_PER_S
 class Loop:
     """How an episode is run.
 
-    `latency_ms`: what an inference takes; an update of the memory alone takes no simulated time. `stitching` as the
-    policy node's. `noise_samples`: how far the action depends on the flow noise is measured with so many draws at each
-    plan (0: not), which costs time and changes nothing. Without `supervised` nothing stands between policy and arm; see
-    `Unsupervised`.
+    `latency_ms`: what an inference takes. An update of the memory alone takes no simulated time; with
+    `residual_every_tick` it takes `REMEMBER_SHARE` of an inference, and so does a renewed residual. `noise_samples`:
+    how far the action depends on the flow noise is measured with so many draws at each plan (0: not), which costs time
+    and changes nothing. Without `supervised` nothing stands between policy and arm; see `Unsupervised`.
     """
 
     settings: AdapterSettings
     latency_ms: float = 0.0
-    replan_ticks: int = 8
-    stitching: str = "latest"
-    crossfade_steps: int = 4
+    replan_ticks: int = REPLAN_TICKS
+    stitching: Stitching = STITCHING
+    crossfade_steps: int = CROSSFADE_STEPS
+    residual_every_tick: bool = False
     time_limit_s: float = 20.0
     noise_samples: int = 0
     alarm: AlarmSettings = NO_ALARM
@@ -88,6 +89,7 @@ def _policy_loop(contract: Contract, runtime: Any, loop: Loop) -> PolicyLoop:
         adapter=loop.settings,
         stitching=loop.stitching,
         crossfade_steps=loop.crossfade_steps,
+        residual_every_tick=loop.residual_every_tick,
         alarm=loop.alarm,
     )
     return PolicyLoop(contract, settings, check_units=lambda _: (), lockstep=False)
@@ -197,7 +199,7 @@ class _Episode:
         self._worker = TimedWorker(
             _policy_loop(arm.contract, runtime, loop),
             self._execute,
-            Latency(fixed_ms=loop.latency_ms, remember_share=0.0).of_job,
+            Latency(fixed_ms=loop.latency_ms, remember_share=REMEMBER_SHARE * loop.residual_every_tick).of_job,
         )
         self._runtime, self._clock_ns = runtime, clock_ns
         self._proposals: list[Proposed] = []

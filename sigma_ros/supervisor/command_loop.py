@@ -49,6 +49,7 @@ class CommandLoop:
     def __init__(self, contract: Contract, limits: SupervisorLimits) -> None:
         self._contract = contract
         self._ceiling = ScaleLimiter()
+        self._contact = ContactWatch(contract, limits)
         self._missed = False
         self._base_miss_s = 0.0
         self._base_is_worse = False
@@ -68,7 +69,8 @@ class CommandLoop:
         self.limits = limits
         self._govern(limits.motion(self._contract))
         self._asked, self._base = Follower(), Follower()
-        self._contact = ContactWatch(self._contract, limits)
+        sag_rad = None if self.track is None else self._contact.sag_rad
+        self._contact = ContactWatch(self._contract, limits, sag_rad=sag_rad)
         self._path = PathFollower(self._guard, self._contract.command_period_ns)
         self._inside_rad = self._way_in = None
         if self.track is not None:

@@ -28,11 +28,14 @@ _SPEED_NS = NS_PER_S // 20
 _WINDOW_NS = NS_PER_S // 5
 """Commanded and measured motion are compared over this long: at 0.1 rad/s 13 encoder counts."""
 
+_LAG_SHARES = (0.0, 1.0 / 3.0, 2.0 / 3.0, 1.0)
+"""Lags that a servo may have, of the longest: a blocked one ignores what was asked with any of them."""
+
 _ASKED_RAD = 0.016
 """Less commanded motion in the window than this says nothing: friction alone can hold a joint back for it."""
 
 _MOVED_SHARE = 0.2
-_STUCK_NS = 2 * NS_PER_S // 25
+_STUCK_NS, _FIRM_NS = 2 * NS_PER_S // 25, 3 * NS_PER_S // 50
 _FIRM_SHARE = 0.75
 """Friction alone holds a joint of a real arm back for 0.28 s, at less than this share of the lead: it must last."""
 
@@ -51,27 +54,31 @@ _LARGEST_AGE_S = 0.1
 
 
 class ContactWatch:
-    """What was asked for, commanded and measured in the last second, and what follows from it. One per motion."""
+    """What was asked for, commanded and measured in the last second, and what follows from it.
 
-    def __init__(self, contract: Contract, limits: SupervisorLimits) -> None:
+    `sag_rad`: how far joints are beside their commands without being blocked; None until the first motion.
+    """
+
+    def __init__(
+        self, contract: Contract, limits: SupervisorLimits, *, sag_rad: Float64[ndarray, " dof"] | None = None
+    ) -> None:
         self._names = contract.joint_names
         self._limits = limits
+        self.sag_rad = sag_rad
         self._judged = np.array([name not in limits.untracked_joints for name in self._names])
         self._is_on = limits.bound_lead and limits.check_tracking
         self._samples: deque[Sample] = deque(maxlen=64)
         self._commands: deque[tuple[int, ndarray]] = deque(maxlen=256)
         self._held_back_since_ns: Int64[ndarray, " dof"] = np.full(contract.dof, -1, dtype=np.int64)
         self._ignored_since_ns: Int64[ndarray, " dof"] = np.full(contract.dof, -1, dtype=np.int64)
-        self._sag_rad: Float64[ndarray, " dof"] | None = None
         self._period_s = contract.command_period_ns / NS_PER_S
 
     def calm(self) -> None:
-        """Nothing is commanded: what was seen means nothing any more."""
+        """Nothing is asked for: what was seen means nothing any more. The sag stays; what presses now is none of it."""
         self._samples.clear()
         self._commands.clear()
         self._held_back_since_ns[:] = -1
         self._ignored_since_ns[:] = -1
-        self._sag_rad = None
 
     def reach(self, sample: Sample | None, observation_now_ns: int, motion: MotionLimits) -> Reach | None:
         """The bound around the measured joints; None where none is asked for, or nothing is measured.
@@ -92,7 +99,7 @@ class ContactWatch:
         ahead = fast * (self._limits.servo_lag_s + age_s)
         ahead = ahead + fast**2 / (2.0 * acceleration) + fast * acceleration / (2.0 * jerk)
         lead = np.where(self._judged, self._limits.max_lead_rad, np.inf)
-        aim_rad = sample.positions_rad if self._sag_rad is None else sample.positions_rad + self._sag_rad
+        aim_rad = sample.positions_rad if self.sag_rad is None else sample.positions_rad + self.sag_rad
         return Reach(
             lower_rad=aim_rad - lead - np.where(speed < 0.0, ahead, 0.0),
             upper_rad=aim_rad + lead + np.where(speed > 0.0, ahead, 0.0),
@@ -110,21 +117,20 @@ class ContactWatch:
         self._commands.append((now_ns, command_rad))
         while len(self._commands) > 1 and now_ns - self._commands[0][0] > _KEPT_NS:
             self._commands.popleft()
-        sag_rad = self._learn_sag(now_ns)
         moved = self._moved_since(now_ns - _WINDOW_NS)
-        lag_ns = round(self._limits.servo_lag_s * NS_PER_S)
-        prompt = command_rad - self._commanded_at(now_ns - _WINDOW_NS)
-        late = self._commanded_at(now_ns - lag_ns) - self._commanded_at(now_ns - lag_ns - _WINDOW_NS)
-        asked = np.where(np.sign(prompt) == np.sign(late), np.minimum(np.abs(prompt), np.abs(late)), 0.0)
+        sag_rad = self._learn_sag(now_ns, moves=moved > _STILL_RAD)
+        asked_rad = self._asked(now_ns)
+        asked = np.abs(asked_rad)
         ahead_rad = command_rad - self._samples[-1].positions_rad
         pressing_rad = ahead_rad - sag_rad
         least_rad = self._limits.contact_lead_rad
-        presses = pressing_rad * np.sign(prompt) >= least_rad
+        presses = pressing_rad * np.sign(asked_rad) >= least_rad
         ignored = presses & (asked >= _ASKED_RAD) & (moved < np.maximum(_MOVED_SHARE * asked, _STILL_RAD))
         self._ignored_since_ns = np.where(ignored & (self._ignored_since_ns >= 0), self._ignored_since_ns, now_ns)
-        stuck = now_ns - self._ignored_since_ns >= _STUCK_NS
+        firm = np.abs(pressing_rad) >= _FIRM_SHARE * self._limits.max_lead_rad
+        stuck = now_ns - self._ignored_since_ns >= np.where(firm, _FIRM_NS, _STUCK_NS)
         self._ignored_since_ns = np.where(ignored, self._ignored_since_ns, -1)
-        ignored &= stuck | (np.abs(pressing_rad) >= _FIRM_SHARE * self._limits.max_lead_rad)
+        ignored &= stuck
         held_back = held_back & (np.abs(pressing_rad) >= least_rad)
         blocked = self._judged & (ignored | self._stands_held_back(held_back, now_ns))
         if not blocked.any():
@@ -132,14 +138,28 @@ class ContactWatch:
         joint = int(np.argmax(blocked))
         return refused(Reason.CONTACT, f"{self._names[joint]} is {abs(ahead_rad[joint]):.3f} rad behind its command")
 
-    def _learn_sag(self, now_ns: int) -> Float64[ndarray, " dof"]:
-        """How far joints are beside commands that they have had the time to follow, on average."""
+    def _asked(self, now_ns: int) -> Float64[ndarray, " dof"]:
+        """What a servo has been asked to move in the window, whatever its lag: the least of all; 0 if they disagree.
+
+        One that starts or turns is asked to go one way by its newest commands and another by those that it is at.
+        """
+        lags_ns = [round(share * self._limits.servo_lag_s * NS_PER_S) for share in _LAG_SHARES]
+        ends, begins = ([self._commanded_at(now_ns - lag_ns - back) for lag_ns in lags_ns] for back in (0, _WINDOW_NS))
+        asked_rad = np.subtract(ends, begins)
+        agree = (np.sign(asked_rad) == np.sign(asked_rad[0])).all(axis=0)
+        return np.where(agree, np.sign(asked_rad[0]) * np.abs(asked_rad).min(axis=0), 0.0)
+
+    def _learn_sag(self, now_ns: int, *, moves: Bool[ndarray, " dof"]) -> Float64[ndarray, " dof"]:
+        """How far joints are beside commands that they have had the time to follow, on average while they move.
+
+        One that stands teaches nothing: it may be blocked, and what presses on it would be taken for its sag.
+        """
         lag_ns = round(self._limits.servo_lag_s * NS_PER_S)
         beside_rad = self._commanded_at(now_ns - lag_ns) - self._samples[-1].positions_rad
-        before = beside_rad if self._sag_rad is None else self._sag_rad
-        learned = before + (beside_rad - before) * min(1.0, self._period_s / _SAG_S)
-        self._sag_rad = np.clip(learned, -_LARGEST_SAG_RAD, _LARGEST_SAG_RAD)
-        return self._sag_rad
+        before = beside_rad if self.sag_rad is None else self.sag_rad
+        learned = before + np.where(moves, beside_rad - before, 0.0) * min(1.0, self._period_s / _SAG_S)
+        self.sag_rad = np.clip(learned, -_LARGEST_SAG_RAD, _LARGEST_SAG_RAD)
+        return self.sag_rad
 
     def _stands_held_back(self, held_back: Bool[ndarray, " dof"], now_ns: int) -> Bool[ndarray, " dof"]:
         moved = self._moved_since(now_ns - _STANDS_NS)

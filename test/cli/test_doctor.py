@@ -105,6 +105,15 @@ def test_a_real_arm_that_anybody_on_the_network_can_engage_is_wrong(environment,
     assert [finding.level for finding in checks.network(environment, paired=paired)] == [level]
 
 
+@pytest.mark.parametrize(
+    ("gaps_s", "level"),
+    [([0.021, 0.039], "ok"), ([0.021, 0.041], "wrong"), ([0.3, 0.3], "note")],
+)
+def test_ticks_that_came_too_far_apart_while_it_listened_are_wrong(gaps_s: list[float], level: str) -> None:
+    """A gap of before that, while something else was started perhaps, is only noted."""
+    assert only(checks.ticks(gaps_s)).level == level
+
+
 def test_offline_it_looks_at_machine_packages_and_checkpoint(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["--offline"])
     assert "mini: statistics of 6 joints" in result.output

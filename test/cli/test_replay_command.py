@@ -19,6 +19,7 @@ from sigma_ros.cli.scores.replay_run import COMPLETE, WITH_LOSSES, run
 from sigma_ros.contract_file import load_contract
 from sigma_ros.contract_text import shipped_config_dir
 from sigma_ros.errors import BagError, CheckpointError, ContractError, SigmaError, UsageError
+from sigma_ros.policy.schedule import REPLAN_TICKS
 from sigma_ros.stopping import INTERRUPTED
 
 pytestmark = pytest.mark.slow
@@ -187,7 +188,7 @@ def test_real_time_is_counted_in_the_report_and_shown_on_the_page(bag, small, tm
     late = report(tmp_path / "report")["latency"]
     (row,) = late["rows"]
     assert (late["clock"], row["name"]) == ("wall", "measured")
-    planned = len(range(0, TICKS, 8))
+    planned = len(range(0, TICKS, REPLAN_TICKS))
     assert 1 <= row["chunks"] <= planned
     for count in ("late", "skipped", "superseded", "deadline_misses", "overruns", "late_ticks", "uncovered_ticks"):
         assert 0 <= row[count] <= TICKS, count

@@ -17,6 +17,8 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "lerobot.md"
 SMALLER = {
     "training.preprocess": "--hold-out-every 2",
     "training.train": "--max_steps 2 --batch_size 1 --gradient_accumulation_steps 1 --phase_step 16 --eval_every 0",
+    "lerobot-train": "--policy.device=cpu --dataset.root=me/pick --steps=1 --batch_size=1 --num_workers=0 "
+    "--policy.train_windows=1",
     "training.evaluate": "",
     "sigma transcode": "",
     "sigma evaluate": "--workers 0",
@@ -35,9 +37,7 @@ def commands() -> list[list[str]]:
 
 
 def name_of(words: list[str]) -> str:
-    return (
-        words[2] if words[:2] == ["python", "-m"] else words[0] if words[0] == "lerobot-eval" else " ".join(words[:2])
-    )
+    return words[2] if words[:2] == ["python", "-m"] else words[0] if "-" in words[0] else " ".join(words[:2])
 
 
 def with_smaller(words: list[str]) -> list[str]:
@@ -92,5 +92,6 @@ def test_the_pages_commands_run_as_printed(with_plugins: dict[str, str], tmp_pat
         assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout[-1000:]}\n{done.stderr[-3000:]}"
     assert (tmp_path / "out/evaluation/report.html").is_file()
     assert (tmp_path / "out/bags_report/summary.html").is_file()
+    assert (tmp_path / "out/lerobot_train/checkpoints/last/pretrained_model/sigma_config.json").is_file()
     found = json.loads((tmp_path / "out/lerobot_eval/eval_info.json").read_text(encoding="utf-8"))
     assert found["overall"]["n_episodes"] == 1

@@ -208,17 +208,6 @@ def test_the_pipelines_round_what_they_carry(policy: SigmaPolicy, contract: Cont
     assert action.shape == (1, contract.dof)
 
 
-@pytest.mark.parametrize("ask", ["optimizer", "forward", "parameters"])
-def test_lerobots_trainer_is_told_which_one_to_use(policy: SigmaPolicy, ask: str) -> None:
-    calls = {
-        "optimizer": policy.config.get_optimizer_preset,
-        "forward": lambda: policy.forward({}),
-        "parameters": policy.get_optim_params,
-    }
-    with pytest.raises(UsageError, match=r"python -m training\.train"):
-        calls[ask]()
-
-
 def _without(name: str) -> Any:
     return lambda given: {key: value for key, value in given.items() if key != name}
 

@@ -83,6 +83,9 @@ LOADED: dict[str, dict[str, Any]] = {
     "relative": RELATIVE,
     "relative_mean_std": RELATIVE | modes("MEAN_STD"),
     "relative_all_joints": RELATIVE | {"relative_exclude_joints": []},
+    "relative_but_two_joints": RELATIVE | {"relative_exclude_joints": ["gripper", "wrist_roll"]},
+    "relative_quantile10": RELATIVE | modes("QUANTILE10"),
+    "relative_renamed": RELATIVE | {"cameras": BASE_CAMERAS, "rename": TO_BASE},
     "still_joint": {"still": QUANTILE_PAIR},
     "still_joint_mean_std": modes("MEAN_STD") | {"still": STD_PAIR},
     "still_joint_min_max": modes("MIN_MAX") | {"still": ("min", "max")},
@@ -94,6 +97,10 @@ LOADED: dict[str, dict[str, Any]] = {
     "chunk20": {"chunk_size": 20, "n_action_steps": 20},
     "chunk10": {"chunk_size": 10, "n_action_steps": 10},
     "few_action_steps": {"n_action_steps": 15},
+    "few_action_steps_of_chunk30": modes("MEAN_STD") | {"chunk_size": 30, "n_action_steps": 7},
+    "wider_actions": {"max_action_dim": 48, "max_state_dim": 40},
+    "small_pictures": {"picture": (96, 128)},
+    "empty_camera_min_max": modes("MIN_MAX") | {"empty_cameras": 1},
     "five_flow_steps": {"num_inference_steps": 5},
     "short_prompt": {"tokenizer_max_length": 96},
     "bfloat16": {"dtype": "bfloat16"},
@@ -255,19 +262,20 @@ def test_a_training_output_means_its_last_checkpoint(
     assert runtime.info.trained
 
 
-@pytest.fixture
-def adapted(tmp_path: Path, tokenizer: Path) -> tuple[Path, PI05Policy]:
+@pytest.fixture(params=[(), ("action_in_proj",)], ids=["adapters", "whole modules too"])
+def adapted(tmp_path: Path, tokenizer: Path, request: pytest.FixtureRequest) -> tuple[Path, PI05Policy]:
     """A folder as lerobot-train --peft leaves it, and the same policy merged by PEFT."""
     base = save(tmp_path / "base", tokenizer, {})
     made = policy()
     made.config.pretrained_path = str(base)
-    wrapped = made.wrap_with_peft(peft_cli_overrides={"r": 4})
+    wrapped = made.wrap_with_peft(peft_cli_overrides={"r": 4, "full_training_modules": list(request.param)})
     generator = torch.Generator().manual_seed(1)
     for name, parameter in wrapped.named_parameters():
-        if "lora_B" in name:
+        if "lora_B" in name or "modules_to_save" in name:
             parameter.data = 0.2 * torch.randn(parameter.shape, generator=generator)
     folder = tmp_path / "adapted"
     wrapped.save_pretrained(folder)
+    assert any("lora" not in name for name in load_file(folder / "adapter_model.safetensors")) == bool(request.param)
     wrapped.config.save_pretrained(folder)
     for file in base.glob("policy_*"):
         shutil.copy(file, folder / file.name)

@@ -83,7 +83,7 @@ def robot(executor, contract) -> Robot:
 @pytest.fixture
 def start(executor, contract, runtime, robot) -> Callable[..., PolicyNode]:
     def make(*, matched: bool = True, **overrides: object) -> PolicyNode:
-        values = {"lockstep": True} | overrides
+        values = {"lockstep": True, "replan_ticks": 8} | overrides
         parameters = [Parameter(name.replace("__", "."), value=value) for name, value in values.items()]
         node = PolicyNode(parameters, load=lambda _options, _logger: fake_model(contract, runtime))
         executor.add_node(node)

@@ -104,7 +104,7 @@ def through_nodes(executor, runtime, monkeypatch) -> Iterator:
 
     def run(bag: Path, *, policy: dict | None = None, **options: object) -> ReplayLog:
         if not theirs.get_nodes():
-            values = {"lockstep": True} | (policy or {})
+            values = {"lockstep": True, "replan_ticks": 8} | (policy or {})
             overrides = [Parameter(name, value=value) for name, value in values.items()]
             theirs.add_node(PolicyNode(overrides, load=lambda _options, _logger: fake_model(CONTRACT, runtime)))
             theirs.add_node(SupervisorNode([Parameter("lockstep", value=True)]))

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The live supervisor node over real DDS, in this process: what it hears, says and refuses."""
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -472,3 +474,21 @@ def test_a_lockstep_supervisor_cannot_reach_the_robot(contract, start, executor,
     published = dict(supervisor.get_publisher_names_and_types_by_node(topics.SUPERVISOR_NODE, "/"))
     assert contract.command_topic not in published
     assert f"/{topics.REPLAY_COMMANDS}" in published
+
+
+def test_with_real_time_scheduling_the_middlewares_threads_come_before_other_programs() -> None:
+    """They hold locks that the tick waits for. In a process of its own, for scheduling is not given back."""
+    program = """
+import os, threading
+from sigma_ros.nodes.supervisor_node import take_priority
+stay = threading.Event()
+other = threading.Thread(target=stay.wait)
+other.start()
+said = take_priority(1)
+print(said, "|", os.getpriority(os.PRIO_PROCESS, other.native_id), os.sched_getscheduler(0) == os.SCHED_FIFO)
+stay.set()
+"""
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    if "SCHED_FIFO" not in told:
+        pytest.skip("real-time scheduling is not permitted here")
+    assert told.rpartition("|")[2].split() == ["-10", "True"]

@@ -19,7 +19,7 @@ from model_stand_in import CONTRACT, Model, Traced, TurnedThread, traced
 from sigma_ros.bags.reader import open_bag
 from sigma_ros.bags.writer import BagWriter
 from sigma_ros.evaluation.late_replay import bag_time_worker, replay_late
-from sigma_ros.evaluation.latency import Arrival, Delivery, Latency
+from sigma_ros.evaluation.latency import REMEMBER_SHARE, Arrival, Delivery, Latency
 from sigma_ros.evaluation.replay import ReplayOptions, policy_loop, replay
 from sigma_ros.nodes.policy.session import PolicySession
 from sigma_ros.nodes.shared.node_options import PolicyOptions
@@ -31,7 +31,7 @@ LATENCIES_MS = (0, 100, 300, 500, 700, 900, 1200)
 TICKS = 240
 DARK = (range(70, 78), range(143, 149), range(200, 222))
 """Gaps over a planning tick and over a stride, and one that ends the epoch."""
-OPTIONS = ReplayOptions(settings=AdapterSettings(), schedule=Schedule(8, 16), supervisor_limits=None)
+OPTIONS = ReplayOptions(settings=AdapterSettings(), schedule=Schedule(), supervisor_limits=None)
 
 
 @pytest.fixture(scope="module", params=[(), DARK], ids=["whole", "with gaps"])
@@ -64,8 +64,8 @@ def driven(bag: Path, worker: Worker) -> Driven:
     return Driven(jobs, delivery)
 
 
-def in_bag_time(bag: Path, latency: Latency) -> Driven:
-    return driven(bag, bag_time_worker(Model(), OPTIONS, latency))
+def in_bag_time(bag: Path, latency: Latency, options: ReplayOptions = OPTIONS) -> Driven:
+    return driven(bag, bag_time_worker(Model(), options, latency))
 
 
 @contextmanager
@@ -143,6 +143,10 @@ class Watched(Model):
         self.asked.append(("Step", window.tick))
         return super().step(window, state, **options)
 
+    def refresh(self, window, state, previous, **options):
+        self.asked.append(("Refresh", window.tick))
+        return super().refresh(window, state, previous, **options)
+
     def remember(self, window, state):
         asked = len(self.asked)
         result = super().remember(window, state)
@@ -150,9 +154,9 @@ class Watched(Model):
         return result
 
 
-@pytest.mark.parametrize("ms", LATENCIES_MS)
-def test_the_simulator_begins_the_same_jobs(tmp_path: Path, ms: int) -> None:
-    """There an update of the memory without a chunk takes no time, and the same latency says so to the replay."""
+@pytest.mark.parametrize(("ms", "every_tick"), [*((ms, False) for ms in LATENCIES_MS), (0, True), (300, True)])
+def test_the_simulator_begins_the_same_jobs(tmp_path: Path, ms: int, every_tick: bool) -> None:
+    """There what makes no base chunk takes no time, unless residuals are renewed; the same latency says so here."""
     pytest.importorskip("mujoco", reason="mujoco is not installed")
     from sigma_ros.contract_file import load_contract  # noqa: PLC0415
     from sigma_ros.sim.closed_loop import Loop, run_episode, sim_limits  # noqa: PLC0415
@@ -160,7 +164,14 @@ def test_the_simulator_begins_the_same_jobs(tmp_path: Path, ms: int) -> None:
     from sigma_ros.sim.setups import TARGET  # noqa: PLC0415
 
     simulated = Watched()
-    loop = Loop(settings=AdapterSettings(), limits=sim_limits(), latency_ms=ms, time_limit_s=(TICKS - 1) / 30)
+    options, share = replace(OPTIONS, residual_every_tick=every_tick), REMEMBER_SHARE if every_tick else 0.0
+    loop = Loop(
+        settings=AdapterSettings(),
+        limits=sim_limits(),
+        latency_ms=ms,
+        residual_every_tick=every_tick,
+        time_limit_s=(TICKS - 1) / 30,
+    )
     with SimArm(TARGET, contract=load_contract("so101")) as arm:
         run_episode(arm, simulated, 1, loop, clock_ns=lambda: 0)
     path = tmp_path / "recording"
@@ -171,8 +182,9 @@ def test_the_simulator_begins_the_same_jobs(tmp_path: Path, ms: int) -> None:
                 writer.image(camera.topic, at_ns, camera.name, picture(i))
             writer.joints(CONTRACT.joint_state_topic, at_ns, CONTRACT.joint_names, pose(tick, CONTRACT.dof))
             writer.array(CONTRACT.command_topic, at_ns, pose(tick, CONTRACT.dof))
-    recorded = in_bag_time(path, Latency(fixed_ms=ms, remember_share=0.0))
-    assert simulated.asked == [(kind, tick) for kind, _, tick, *_ in recorded.jobs]
+    recorded = in_bag_time(path, Latency(fixed_ms=ms, remember_share=share), options)
+    assert simulated.asked == [(kind, tick) for kind, _, tick, *_ in recorded.jobs if tick < TICKS - 1]
+    assert any(kind == "Refresh" for kind, _ in simulated.asked) is every_tick
 
 
 def test_without_latency_the_graph_free_replay_publishes_the_same_chunks(bag: Path) -> None:

@@ -115,6 +115,18 @@ def test_a_residual_is_renewed_only_while_the_model_is_free_and_a_chunk_is_in_ex
     assert outcome.chunk.horizon == 48
 
 
+def test_a_renewed_residual_goes_on_with_the_fade_of_the_chunk_it_renews() -> None:
+    """A fade that began anew at every tick would never end."""
+    loop, model = policy_loop(schedule=Schedule(50, 100), residual_every_tick=True, crossfade_steps=6), Model()
+    fades = []
+    for tick in range(12):
+        loop.on_item(window(tick), 0)
+        outcome, state = execute(loop.begin(0), model)
+        loop.on_result((replace(outcome, took_ns=0 if tick else 2 * CONTRACT.tick_period_ns), state))
+        fades += [outcome.chunk.crossfade_steps for outcome in loop.outcomes()]
+    assert fades == [6, 6, 6, 5, 4, 3, 2, 1, 0, 0, 0, 0], "it was there two ticks late"
+
+
 def test_a_residual_is_renewed_on_no_chunk_of_another_epoch_and_on_none_that_has_ended() -> None:
     loop, model = policy_loop(schedule=Schedule(50, 16), residual_every_tick=True), Model()
     loop.on_item(window(0), 0)

@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from model_stand_in import CONTRACT, Model, window
 
+from sigma_ros.cli.main import load_verb
+from sigma_ros.cli.scores.evaluate import EvaluateRequest
+from sigma_ros.cli.scores.replay import ReplayRequest
+from sigma_ros.lerobot.configuration_sigma import SigmaPolicyConfig
+from sigma_ros.nodes.shared.node_options import PolicyOptions
+from sigma_ros.policy.loop import PolicySettings
 from sigma_ros.policy.schedule import Schedule, left_over
+from sigma_ros.sim.closed_loop import Loop, sim_limits
 from sigma_ros.values import AdapterSettings, Chunk
 
 STEP = CONTRACT.tick_period_ns
@@ -21,8 +28,18 @@ def test_plans_and_commits_fall_on_their_strides_from_tick_zero() -> None:
     assert [tick for tick in range(9) if schedule.commits(tick)] == [0, 4, 8]
 
 
-def test_the_defaults_are_a_plan_every_8_and_a_commit_every_16_ticks() -> None:
-    assert Schedule() == Schedule(replan_ticks=8, memory_stride=16)
+def test_who_asks_for_nothing_plans_and_takes_over_alike_everywhere() -> None:
+    """The node, the simulator and its verb, `sigma run` in one process (`Loop()`), replays, LeRobot's policy."""
+    names = ("replan_ticks", "stitching", "crossfade_steps", "residual_every_tick")
+    node = [getattr(PolicyOptions(), name) for name in names]
+    assert [getattr(Loop(settings=AdapterSettings(), limits=sim_limits()), name) for name in names] == node
+    verb = {parameter.name: parameter.default for parameter in load_verb("sim").params}
+    assert [verb[name] for name in names] == node
+    live = PolicySettings(schedule=Schedule(), adapter=AdapterSettings())
+    assert [live.schedule.replan_ticks, *(getattr(live, name) for name in names[1:])] == node
+    every = [cls.__dataclass_fields__["replan_ticks"].default for cls in (ReplayRequest, EvaluateRequest)]
+    assert [*every, SigmaPolicyConfig().n_action_steps] == [node[0]] * 3
+    assert (node, Schedule().memory_stride) == ([16, "crossfade", 16, False], 16), "as docs/results.md found best"
 
 
 @pytest.mark.parametrize("field", ["replan_ticks", "memory_stride"])

@@ -231,3 +231,10 @@ def test_a_promised_limit_is_judged_from_the_first_rest_which_must_come(rests: b
     states = ["RUN"] * len(run)
     assert oracle.check(loose, run, states).violations == 0
     assert oracle.check(loose, run, states, promises=[(48, tight)]).found[kind] > 0
+
+
+@pytest.mark.parametrize(("engaged", "found"), [([0], 1), ([0, 40], 0)])
+def test_a_motion_that_begins_long_after_the_last_leave_is_noticed(engaged: list[int], found: int) -> None:
+    run = moved(np.concatenate([np.zeros(60), np.cumsum(np.full(5, 1e-4))]))
+    report = oracle.check(LIMITS, run, ["RUN"] * len(run), engaged=engaged, leave_s=0.5)
+    assert report.found["leave"] == found

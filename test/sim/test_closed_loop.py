@@ -260,6 +260,7 @@ def test_what_was_proposed_is_kept_in_a_file_of_its_own(tmp_path: Path, target) 
         ["--arms", "nobody"],
         ["--latency-ms", "soon"],
         ["--latency-ms", "900"],
+        ["--latency-ms", "0,500"],
         ["--stitching", "glue"],
         ["--on-alarm", "hope"],
     ],

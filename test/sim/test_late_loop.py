@@ -19,17 +19,11 @@ from sigma_ros.values import AdapterSettings
 
 pytestmark = [pytest.mark.gl, pytest.mark.slow]
 
-SEEDS = (9101, 9106)
+SEEDS = (41000, 41001)
 """Two of many episodes that succeed; some do not: docs/results.md has the rates."""
 
-LOOP = Loop(
-    settings=AdapterSettings(),
-    replan_ticks=16,
-    stitching="crossfade",
-    crossfade_steps=4,
-    time_limit_s=9.0,
-    limits=sim_limits(),
-)
+LOOP = Loop(settings=AdapterSettings(), time_limit_s=9.0, limits=sim_limits())
+"""As a policy runs that is told nothing else."""
 
 
 @pytest.fixture(scope="module")

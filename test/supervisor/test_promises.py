@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """All sequences of operator calls and faults up to a depth, on the real supervisor, against the list of promises.
 
+The arm is one that people stand next to: an enabling device must be held, and who engages must know the token.
 Sequences that lead to the same situation are followed once: a situation is the state, its reason, what is promised or
 pending, and which faults are there. Times are not part of it but for those that decide (leave aged, stop published).
 """
@@ -15,28 +16,61 @@ from pathlib import Path
 import numpy as np
 from supervision import CONTRACT, Bench
 
+from sigma_ros.nodes.supervisor.pairing import GUESS_PAUSE_NS, Pairing
 from sigma_ros.supervisor.identity import Source
 from sigma_ros.supervisor.limits import SupervisorLimits
-from sigma_ros.supervisor.reasons import Answer, Decision, State
+from sigma_ros.supervisor.reasons import Answer, Decision, Reason, State
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "safety.md"
 SLOW = 0.25
 """`tighten` leaves this part of the speed limit."""
 
-STATION = Source(publisher="a", name="/station")
-TICKS, LONG_TICKS = 12, 130
-"""A letter lasts for longer than a stop takes; a long wait for longer than a leave to move lives in HOLD."""
+STATION, DEVICE = Source(publisher="a", name="/station"), Source(publisher="b", name="/device")
+SAG_RAD = 0.005
+"""What is taken for an arm's sag of what it is pressed by in these few moments."""
+
+TICKS = {"wall": 30, "wait": 130}
+"""A letter lasts for 12: longer than a stop takes; a contact must show, and a leave to move must age in HOLD."""
 
 
 @dataclass
 class World:
     """The bench with the faults that are there, and what promises need to know of the past."""
 
-    bench: Bench = field(default_factory=lambda: Bench(limits=SupervisorLimits()))
+    bench: Bench = field(default_factory=lambda: Bench(limits=SupervisorLimits(require_enabling=True)))
     faults: frozenset[str] = frozenset()
     engaged_s: float = 1e9
     tightened: bool = False
-    before: State = State.DISENGAGED
+    let_go: bool = False
+    shown: list[str] = field(default_factory=list)
+    plan: tuple[float, np.ndarray] | None = None
+    """Where and when the policy of a blocked arm began to push."""
+
+    def __post_init__(self) -> None:
+        self.pairing = Pairing(self.shown.append)
+        self.guessed_ns = -GUESS_PAUSE_NS
+
+    def paired(self, order: Callable[[], Answer], token: str | None = None) -> Answer:
+        """An order with the token that was shown, or another."""
+        if token is not None:
+            self.guessed_ns = self.bench.now_ns
+        return self.pairing.take(token or self.shown[0].split()[-1], self.bench.now_ns, order)
+
+    @property
+    def may_guess(self) -> bool:
+        """Whether the last wrong token is long enough ago for a right one to be looked at."""
+        return self.bench.now_ns - self.guessed_ns >= GUESS_PAUSE_NS
+
+    def proposal(self) -> np.ndarray:
+        """The policy sways from where the arm is; against a wall it goes on to push."""
+        bench = self.bench
+        if "wall" not in self.faults:
+            return bench.sway(size=0.5, period_s=2.0)
+        if self.plan is None or not bench.supervisor.state.may_move:
+            self.plan = bench.now_ns * 1e-9, bench.pose
+        begun_s, pose = self.plan
+        t = bench.now_ns * 1e-9 - begun_s + np.arange(50) / CONTRACT.fps
+        return pose + 0.5 * np.maximum(0.0, t - 0.1)[:, None]
 
     def tick(self, count: int) -> list[Decision]:
         bench, supervisor = self.bench, self.bench.supervisor
@@ -44,9 +78,10 @@ class World:
         first = len(bench.decisions)
         for number in range(count):
             supervisor.on_estop("button" in self.faults, bench.now_ns, source=STATION)
+            supervisor.on_enabling("device" not in self.faults, bench.now_ns, source=DEVICE)
             supervisor.on_graph(foreign=("/other",) * ("foreign" in self.faults), estop_publishers=("a",))
             if bench.heartbeat and number % 5 == 0:
-                bench.offer(bench.sway(size=0.5, period_s=2.0))
+                bench.offer(self.proposal())
             stuck = bench.pose
             bench.tick()
             if "wall" in self.faults:
@@ -69,14 +104,16 @@ class World:
             machine._authority.ended(machine.limits) is not None,
             machine.monitor.policy.binding is not None,
             self.faults,
+            self.may_guess,
         )
 
 
-FAULTS = ("policy", "joints", "button", "foreign", "wall")
+FAULTS = ("policy", "joints", "button", "foreign", "wall", "device")
 OPERATIONS: dict[str, Callable[[World], Answer]] = {
-    "engage": lambda world: world.bench.engage(),
+    "engage": lambda world: world.paired(world.bench.engage),
+    "guess": lambda world: world.paired(world.bench.engage, token="00000000"),
     "release": lambda world: world.bench.supervisor.release(),
-    "reset_stop": lambda world: world.bench.supervisor.reset_stop(world.bench.now_ns),
+    "reset_stop": lambda world: world.paired(lambda: world.bench.supervisor.reset_stop(world.bench.now_ns)),
     "estop": lambda world: world.bench.supervisor.estop(),
     "tighten": lambda world: world.bench.supervisor.tighten(velocity_scale=SLOW),
 }
@@ -91,16 +128,27 @@ class Passage:
     answer: Answer | None
     faults: frozenset[str]
     before: State
+    after: State
+    """Right after the order, before any tick."""
     last_command: np.ndarray | None
     ticks: list[Decision]
     engaged_s: float
     tightened: bool
+    let_go: bool
     was_resting: bool
+    may_guess: bool
+    pose: np.ndarray
 
     @property
     def commands(self) -> np.ndarray:
         given = [self.last_command] if self.last_command is not None else []
         return np.array([*given, *(tick.command_rad for tick in self.ticks if tick.command_rad is not None)])
+
+    @property
+    def presses_rad(self) -> float:
+        """How far the last command is ahead of the joints that are judged."""
+        ahead = np.abs(self.commands[-1] - self.pose) if len(self.commands) else np.zeros(1)
+        return float(ahead[:-1].max(initial=0.0))
 
     @property
     def moves(self) -> bool:
@@ -170,6 +218,17 @@ PROMISES: dict[str, Callable[[Passage], bool]] = {
     "a fault while the arm moves ends the motion within 0.4 s, or latches": lambda p: (
         p.letter not in ("policy", "joints", "foreign") or _settles(p, 11)
     ),
+    "a blocked joint is held within 0.3 s, the command at rest at most 0.08 rad and its sag ahead": lambda p: (
+        p.letter != "wall" or (_settles(p, 26) and (not p.moves or p.presses_rad <= 0.08 + SAG_RAD))
+    ),
+    "an enabling device that is let go ends the motion within 0.2 s, and only engage begins another": lambda p: (
+        (p.letter != "device" or _settles(p, 9)) and not (p.let_go and p.was_resting and p.moves)
+    ),
+    "without the token nobody engages or resets, and after a wrong one nobody for a second": lambda p: (
+        p.letter not in ("guess", "engage", "reset_stop")
+        or (p.letter != "guess" and p.may_guess)
+        or (p.answer is not None and p.answer.reason is Reason.NOT_PAIRED and p.after is p.before)
+    ),
     "a tightened limit holds from the next rest on": lambda p: (
         not p.tightened
         or p.letter == "tighten"
@@ -186,28 +245,35 @@ def passages(world: World, letter: str) -> tuple[World, Passage]:
     bench = world.bench
     last = bench.decisions[-1].command_rad if bench.decisions else None
     bench.decisions.clear()
-    before, was_resting = bench.supervisor.state, bench.supervisor.is_resting
+    before, was_resting, may_guess = bench.supervisor.state, bench.supervisor.is_resting, world.may_guess
     answer = OPERATIONS[letter](world) if letter in OPERATIONS else None
+    after = bench.supervisor.state
     if letter == "heal":
         world.faults = frozenset()
     elif letter in FAULTS:
         world.faults |= {letter}
     if letter == "engage" and answer is not None and answer.success:
-        world.engaged_s = 0.0
+        world.engaged_s, world.let_go = 0.0, False
+    let_go = world.let_go
+    world.let_go |= "device" in world.faults
     if letter == "tighten" and answer is not None and answer.success:
         world.tightened = True
     engaged_s = world.engaged_s
-    ticks = world.tick(LONG_TICKS if letter == "wait" else TICKS)
+    ticks = world.tick(TICKS.get(letter, 12))
     passage = Passage(
         letter=letter,
         answer=answer,
         faults=world.faults,
         before=before,
+        after=after,
         last_command=last,
         ticks=ticks,
         engaged_s=engaged_s,
         tightened=world.tightened,
+        let_go=let_go,
         was_resting=was_resting,
+        may_guess=may_guess,
+        pose=bench.pose,
     )
     world.engaged_s = 0.0 if passage.moves else engaged_s + len(ticks) * 0.02
     return world, passage
@@ -249,3 +315,19 @@ def test_every_promise_holds_after_every_sequence_of_calls_and_faults() -> None:
 def test_the_safety_page_lists_every_promise() -> None:
     section = PAGE.read_text(encoding="utf-8").split("<!-- promises -->")[1]
     assert re.findall(r"^- (.*)$", section, flags=re.MULTILINE) == list(PROMISES)
+
+
+def test_every_law_that_the_safety_page_names_exists() -> None:
+    """Each guarantee has one at least, or a measured row."""
+    text = PAGE.read_text(encoding="utf-8")
+    laws = re.findall(r"`(test_\w+\.py)::(test_\w+)`", text)
+    tests = Path(__file__).resolve().parents[1]
+    missing = [
+        f"{file}::{law}"
+        for file, law in laws
+        if not any(f"def {law}(" in path.read_text(encoding="utf-8") for path in tests.rglob(file))
+    ]
+    assert missing == []
+    guarantees = re.findall(r"^\| (G\d+) \|.*\|([^|]*)\|$", text, flags=re.MULTILINE)
+    assert len(guarantees) >= 17
+    assert [name for name, law in guarantees if "::" not in law] == []

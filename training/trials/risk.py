@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """python -m training.trials.risk: which signal tells early that an episode will fail, and at what false alarms.
 
-Every signal is looked at up to the same time of each episode, so that a long episode is no signal. Episode seeds below
-`--calibrate-below` calibrate (novelty's reference, the weights of signals together, the conformal threshold on their
-successes); all others are the score. Without it all do both, novelty leaving out the episode itself: to look with, for
-thresholds then know the successes that they are judged by.
+Every signal is looked at up to the same time of each episode, so that a long episode is no signal. No episode is judged
+by what it helped to calibrate (novelty's reference, the weights of signals together, the conformal threshold on
+successes): the runs are cross-fitted in folds of episode seeds, or calibrate for the runs of `--judge`.
 
 Example:
-    python -m training.trials.risk --runs out/sim_seed0 out/sim_seed1 --calibrate-below 30005 --until-s 5.4
+    python -m training.trials.risk --runs out/sim_seed0 out/sim_seed1 --until-s 5.4
+    python -m training.trials.risk --runs out/sim_seed0 out/sim_seed1 --judge out/sim_other_set_up
 """
 
 import argparse
@@ -28,6 +28,7 @@ from sigma_ros.errors import SigmaError, UsageError
 from .signals import COSTS, LoggedEpisode, read_episode
 
 FALSE_ALARMS = 0.05
+FOLDS = 5
 _NEIGHBOURS = 5
 _TOGETHER = ("disagreement", "novelty")
 """Signals that are free and that `together` adds, each in units of its spread over calibration successes."""
@@ -63,7 +64,10 @@ def conformal_threshold(successes: Float64[ndarray, " episodes"], *, false_alarm
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignalRow:
-    """How one signal did on episodes that did not calibrate it; `alarm_s` is the median of failures that gave one."""
+    """How one signal did on episodes that did not calibrate it.
+
+    `threshold` is the median over folds, `alarm_s` over failures that gave an alarm.
+    """
 
     signal: str
     cost: str
@@ -102,50 +106,73 @@ def with_sum(episodes: Sequence[LoggedEpisode], reference: Sequence[LoggedEpisod
     return [replace(e, signals={**e.signals, "together": added(e.signals)}) for e in episodes]
 
 
-def study(
-    calibration: Sequence[LoggedEpisode],
-    held_out: Sequence[LoggedEpisode],
-    *,
-    until_s: float,
-    false_alarms: float = FALSE_ALARMS,
-) -> list[SignalRow]:
-    """A row for each signal.
+Split = tuple[Sequence[LoggedEpisode], Sequence[LoggedEpisode]]
+"""Episodes that calibrate, and others that are judged."""
+
+
+def folds(episodes: Sequence[LoggedEpisode], count: int = FOLDS) -> list[Split]:
+    """Every episode is judged once, by episodes of other episode seeds alone: the same brick fails alike."""
+    seeds = sorted({episode.seed for episode in episodes})
+    held_out = [set(seeds[i::count]) for i in range(min(count, len(seeds)))]
+    return [([e for e in episodes if e.seed not in out], [e for e in episodes if e.seed in out]) for out in held_out]
+
+
+def study(splits: Sequence[Split], *, until_s: float, false_alarms: float = FALSE_ALARMS) -> list[SignalRow]:
+    """A row for each signal, over the judged episodes of all splits.
 
     Raises:
         UsageError: there is nothing to calibrate with, or nothing to judge.
     """
-    successes = [episode for episode in calibration if episode.success]
-    if len(successes) < 2 or not held_out:
-        got = f"{len(successes)} successes to calibrate with, {len(held_out)} episodes to judge"
-        raise UsageError("too few episodes for a study of risk", expected="2 successes and 1 episode", got=got)
-    calm = with_sum(with_novelty(successes, successes), with_novelty(successes, successes))
-    fresh = with_sum(with_novelty(held_out, successes), with_novelty(successes, successes))
-    return [row for name in COSTS if (row := _judged(name, calm, fresh, until_s, false_alarms)) is not None]
+    judged: dict[str, list[_Judged]] = {name: [] for name in COSTS}
+    for calibration, held_out in splits or [((), ())]:
+        successes = [episode for episode in calibration if episode.success]
+        if len(successes) < 2 or not held_out:
+            got = f"{len(successes)} successes to calibrate with, {len(held_out)} episodes to judge"
+            raise UsageError("too few episodes for a study of risk", expected="2 successes and 1 episode", got=got)
+        reference = with_novelty(successes, successes)
+        calm = with_sum(reference, reference)
+        fresh = with_sum(with_novelty(held_out, successes), reference)
+        for name, found in judged.items():
+            found.extend(_judged(name, calm, fresh, until_s, false_alarms))
+    return [_row(name, found) for name, found in judged.items() if found]
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """One episode by one signal: its largest value, the threshold that held for it, and when it was first above."""
+
+    failed: bool
+    score: float
+    threshold: float
+    alarm_s: float | None
 
 
 def _judged(
     name: str, calm: Sequence[LoggedEpisode], fresh: Sequence[LoggedEpisode], until_s: float, false_alarms: float
-) -> SignalRow | None:
-    calm = [episode for episode in calm if name in episode.signals]
-    fresh = [episode for episode in fresh if name in episode.signals]
-    if not calm or not fresh:
-        return None
-    usual = np.array([_largest(e, name, until_s) for e in calm])
-    threshold = conformal_threshold(usual, false_alarms=false_alarms)
-    scores = np.array([_largest(e, name, until_s) for e in fresh])
-    failed = np.array([not episode.success for episode in fresh])
-    alarms = [_first_alarm_s(e, name, threshold, until_s) for e in fresh if not e.success]
-    given = [alarm_s for alarm_s in alarms if alarm_s is not None]
+) -> list[_Judged]:
+    usual = np.array([_largest(episode, name, until_s) for episode in calm if name in episode.signals])
+    at = conformal_threshold(usual, false_alarms=false_alarms)
+    return [
+        _Judged(not e.success, _largest(e, name, until_s), at, _first_alarm_s(e, name, at, until_s))
+        for e in fresh
+        if name in e.signals and len(usual)
+    ]
+
+
+def _row(name: str, judged: Sequence[_Judged]) -> SignalRow:
+    failed = np.array([one.failed for one in judged])
+    alarms = [one.alarm_s for one in judged if one.failed and one.alarm_s is not None]
+    false = sum(one.alarm_s is not None for one in judged if not one.failed)
     return SignalRow(
         signal=name,
         cost=COSTS[name],
-        episodes=len(fresh),
+        episodes=len(judged),
         failures=int(failed.sum()),
-        auroc=auroc(scores, failed),
-        threshold=threshold,
-        false_alarms=(int((scores[~failed] > threshold).sum()), int((~failed).sum())),
-        found=(len(given), len(alarms)),
-        alarm_s=float(np.median(given)) if given else math.nan,
+        auroc=auroc(np.array([one.score for one in judged]), failed),
+        threshold=float(np.median([one.threshold for one in judged])),
+        false_alarms=(false, int((~failed).sum())),
+        found=(len(alarms), int(failed.sum())),
+        alarm_s=float(np.median(alarms)) if alarms else math.nan,
     )
 
 
@@ -178,24 +205,25 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command; 0 done, 2 usage."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", nargs="+", type=Path, required=True, help="folders of `sigma sim --log-chunks`")
-    parser.add_argument("--calibrate-below", type=int, help="episode seeds below this one calibrate; else all do")
+    parser.add_argument("--judge", nargs="+", type=Path, default=(), help="judge these, by all of --runs")
     parser.add_argument("--latency-ms", default="*", help="of one latency alone: where it decides, it is no risk")
     parser.add_argument("--until-s", type=float, default=5.4, help="later plans are not looked at")
     parser.add_argument("--false-alarms", type=float, default=FALSE_ALARMS, help="share of successes that may alarm")
     given = parser.parse_args(argv)
     try:
-        logs = f"sigma_{given.latency_ms}_*.safetensors"
-        files = sorted(file for folder in given.runs for file in (folder / "chunks").glob(logs))
-        episodes = [read_episode(file) for file in files]
-        calibration = [e for e in episodes if given.calibrate_below is None or e.seed < given.calibrate_below]
-        held_out = [e for e in episodes if given.calibrate_below is None or e.seed >= given.calibrate_below]
-        rows = study(calibration, held_out, until_s=given.until_s, false_alarms=given.false_alarms)
-        table = markdown(rows)
+        episodes = _read(given.runs, given.latency_ms)
+        splits = [(episodes, _read(given.judge, given.latency_ms))] if given.judge else folds(episodes)
+        table = markdown(study(splits, until_s=given.until_s, false_alarms=given.false_alarms))
     except SigmaError as error:
         Console(stderr=True, markup=False).print(str(error))
         return error.exit_code
     Console(highlight=False, markup=False).print(table, soft_wrap=True)
     return 0
+
+
+def _read(folders: Sequence[Path], latency_ms: str) -> list[LoggedEpisode]:
+    logs = f"sigma_{latency_ms}_*.safetensors"
+    return [read_episode(file) for folder in folders for file in sorted((folder / "chunks").glob(logs))]
 
 
 if __name__ == "__main__":

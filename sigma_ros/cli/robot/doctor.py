@@ -3,10 +3,11 @@
 
 import math
 import os
+import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -111,6 +112,7 @@ def _graph(console: Console, contract: Contract, checkpoint: str, seconds: float
         facts, names = watch.facts(), node.get_node_names()
         services = {name.rpartition("/")[2] for name, _ in node.get_service_names_and_types()}
     wrong = _show(console, "nodes", nodes(names, (topics.POLICY_NODE, topics.SUPERVISOR_NODE)))
+    wrong += _show(console, "ticks", ticks(watch.tick_gaps_s)) if watch.tick_gaps_s else 0
     paired = topics.ENGAGE_PAIRED.rpartition("/")[2] in services
     if topics.DRIVER_NODE in names and not open_network:
         wrong += _show(console, "network", network(os.environ, paired=paired))
@@ -131,6 +133,7 @@ Level = Literal["ok", "note", "wrong"]
 LEAST_SHM_MB, LEAST_MEMORY_GB, LEAST_DISK_GB = 256, 4.0, 5.0
 MOST_DELAY_MS, MOST_LEAD_MS = 200.0, 50.0
 LEAST_RATE_SHARE = 0.9
+MOST_GAP_S = 0.04
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +166,12 @@ def machine() -> Iterator[Finding]:
         if free_gb > LEAST_MEMORY_GB
         else Finding("note", f"{free_gb:.1f} GB of memory free", "a full-size policy needs 8 GB")
     )
+    permitted = os.geteuid() == 0 or resource.getrlimit(resource.RLIMIT_RTPRIO)[0] != 0
+    yield (
+        Finding("ok", "real-time scheduling is permitted")
+        if permitted
+        else Finding("note", "real-time scheduling is not permitted", "docs/safety.md, What a user must still do")
+    )
     yield from _space(Path("/dev/shm"), LEAST_SHM_MB / 1e3, "Docker: --shm-size 1g; camera images go through it")
     yield from _space(Path.cwd(), LEAST_DISK_GB, "recordings take 55 MB/s raw")
 
@@ -171,6 +180,17 @@ def _space(folder: Path, least_gb: float, remedy: str) -> Iterator[Finding]:
     if folder.is_dir():
         free_gb = shutil.disk_usage(folder).free / 1e9
         yield Finding("ok" if free_gb >= least_gb else "wrong", f"{folder}: {free_gb:.1f} GB free", remedy)
+
+
+def ticks(gaps_s: Sequence[float]) -> Iterator[Finding]:
+    """The longest gap between the supervisor's ticks since it began, as it told it while somebody listened."""
+    told = f"ticks at most {1e3 * gaps_s[-1]:.0f} ms apart"
+    if gaps_s[-1] <= MOST_GAP_S:
+        yield Finding("ok", told)
+        return
+    remedy = "end what else runs, permit real-time scheduling; --seconds 600 looks for ten minutes"
+    grew = gaps_s[-1] > gaps_s[0]
+    yield Finding("wrong", f"{told} just now", remedy) if grew else Finding("note", f"{told} some time ago", remedy)
 
 
 def packages() -> Iterator[Finding]:

@@ -91,6 +91,14 @@ class ReplayRequest(PolicyArguments):
             rich_help_panel=STUDIES,
         ),
     ] = None
+    residual_every_tick: Annotated[
+        bool,
+        typer.Option(
+            "--residual-every-tick",
+            help="In these two, renew the residual at ticks at which the model is free, as the node's parameter does.",
+            rich_help_panel=STUDIES,
+        ),
+    ] = False
     realtime: Annotated[
         bool,
         typer.Option(

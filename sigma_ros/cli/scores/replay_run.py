@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -65,7 +66,10 @@ def run(request: ReplayRequest) -> int:
             opened.check_against(contract)
     runtime = SigmaRuntime.load(request.checkpoint, contract=contract, **request.loading())
     with stop_on_signal() as stop:
-        options = request.replaying(memory_stride=runtime.memory_stride, strict=request.strict)
+        options = replace(
+            request.replaying(memory_stride=runtime.memory_stride, strict=request.strict),
+            residual_every_tick=request.residual_every_tick,
+        )
         logs = _replay_all(bags, contract, runtime, options, stop)
         scores = score(*logs, complete=len(logs) == len(bags))
         extras = _studies(request, bags, runtime, options, stop)

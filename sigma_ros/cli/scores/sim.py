@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`sigma sim`: the closed loop on the simulated arm without ROS: success over seeds, with latency injected."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -11,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from sigma_ros.cli.options import SETUP, GroupedCommand, Setup, verb
 from sigma_ros.errors import UsageError
+from sigma_ros.policy.schedule import CROSSFADE_STEPS, REPLAN_TICKS, STITCHING, STITCHINGS, Stitching
 
 if TYPE_CHECKING:
     from sigma_ros.contract import Contract
@@ -42,15 +44,23 @@ def sim(
     setup: Setup = SETUP,
     stitching: Annotated[
         str, typer.Option(help="latest, crossfade or rtc, as the policy node's parameter.")
-    ] = "latest",
-    crossfade_steps: Annotated[int, typer.Option(min=1, max=16, help="Steps over which `crossfade` fades in.")] = 4,
+    ] = STITCHING,
+    crossfade_steps: Annotated[
+        int, typer.Option(min=1, max=16, help="Steps over which `crossfade` fades in.")
+    ] = CROSSFADE_STEPS,
+    residual_every_tick: Annotated[
+        bool,
+        typer.Option(
+            "--residual-every-tick", help="Renew the residual at ticks at which the model is free, as the node does."
+        ),
+    ] = False,
     limits: Annotated[
         str,
         typer.Option(
             help="The supervisor's: robot, reactive (bounds joints alone), open (no own ceiling), off (none)."
         ),
     ] = "robot",
-    replan_ticks: Annotated[int, typer.Option(min=1, max=50, help="Ticks between two chunks.")] = 8,
+    replan_ticks: Annotated[int, typer.Option(min=1, max=50, help="Ticks between two chunks.")] = REPLAN_TICKS,
     max_scale: Annotated[float, typer.Option(min=0.0, max=1.0, help="The adapter's largest scale.")] = 1.0,
     risk_temperature: Annotated[
         float, typer.Option(min=1e-3, max=1e3, metavar="T", help="The scale falls as exp(-risk / T).")
@@ -112,12 +122,14 @@ def sim(
         replan_ticks=replan_ticks,
         stitching=_stitching(stitching),
         crossfade_steps=crossfade_steps,
+        residual_every_tick=residual_every_tick,
         time_limit_s=time_limit_s,
         noise_samples=noise_samples,
         alarm=_alarm(alarm_rad, alarm_below_rad, on_alarm),
         limits=sim_limits(limits),
         supervised=limits != "off",
     )
+    _refuse_expiring(loop, robot, chosen)
     runtime = _load(checkpoint, robot, noise_seed, allow_untrained=allow_untrained) if _needs_model(chosen) else None
     conditions = {
         "checkpoint": checkpoint,
@@ -128,6 +140,7 @@ def sim(
         "stitching": stitching,
         "crossfade_steps": crossfade_steps,
         "replan_ticks": replan_ticks,
+        "residual_every_tick": residual_every_tick,
         "adapter": {"max_scale": max_scale, "risk_temperature": risk_temperature},
         "limits": {"name": limits, "other than a robot's": dict(LIMITS[limits])},
         "alarm": {"threshold_rad": alarm_rad, "gripper_below_rad": alarm_below_rad, "action": on_alarm},
@@ -234,6 +247,21 @@ def _latencies(text: str) -> tuple[float, ...]:
     return values
 
 
+def _refuse_expiring(loop: "Loop", robot: "Contract", chosen: "tuple[Trial, ...]") -> None:
+    """A chunk has to live from its tick until the next one is there."""
+    from sigma_ros.supervisor.trajectory import ChunkStream  # noqa: PLC0415 - help stays fast
+
+    oldest_ticks = ChunkStream(robot, loop.limits).max_age_ns // robot.tick_period_ns
+    latency_ms = max(trial.latency_ms for trial in chosen)
+    most = oldest_ticks - math.ceil(latency_ms * robot.fps / 1000)
+    if loop.supervised and loop.replan_ticks > most:
+        raise UsageError(
+            f"at {latency_ms:g} ms a chunk is too old for the supervisor before the next one comes",
+            expected=f"--replan-ticks of at most {most}",
+            got=loop.replan_ticks,
+        )
+
+
 def _alarm(threshold_rad: float, below_rad: float | None, action: str) -> "AlarmSettings":
     from sigma_ros.policy.alarm import ALARM_ACTIONS, AlarmSettings  # noqa: PLC0415
 
@@ -243,7 +271,7 @@ def _alarm(threshold_rad: float, below_rad: float | None, action: str) -> "Alarm
     return AlarmSettings(threshold_rad=threshold_rad, joint=joint, below_rad=below_rad or 0.0, action=action)
 
 
-def _stitching(text: str) -> str:
-    if text not in ("latest", "crossfade", "rtc"):
-        raise UsageError("no such stitching", expected="latest, crossfade or rtc", got=text)
+def _stitching(text: str) -> Stitching:
+    if text not in STITCHINGS:
+        raise UsageError("no such stitching", expected=", ".join(STITCHINGS), got=text)
     return text

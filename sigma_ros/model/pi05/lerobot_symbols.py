@@ -49,19 +49,22 @@ MODEL: Symbols = {
 """Of the network: checked when `sigma_ros.model` is imported."""
 
 PLUGIN: Symbols = {
-    "lerobot.configs": ("FeatureType", "PolicyFeature", "PreTrainedConfig"),
+    "lerobot.configs": ("FeatureType", "NormalizationMode", "PolicyFeature", "PreTrainedConfig"),
     "lerobot.envs": ("EnvConfig",),
     "lerobot.policies.pretrained": ("PreTrainedPolicy",),
     "lerobot.processor": (
         "AddBatchDimensionProcessorStep",
         "DeviceProcessorStep",
+        "NormalizerProcessorStep",
         "PolicyAction",
         "PolicyProcessorPipeline",
         "RenameObservationsProcessorStep",
+        "UnnormalizerProcessorStep",
     ),
     "lerobot.processor.converters": ("policy_action_to_transition", "transition_to_policy_action"),
     "lerobot.utils.constants": (
         "ACTION",
+        "OBS_IMAGES",
         "OBS_STATE",
         "POLICY_POSTPROCESSOR_DEFAULT_NAME",
         "POLICY_PREPROCESSOR_DEFAULT_NAME",
@@ -70,9 +73,16 @@ PLUGIN: Symbols = {
 """Of `sigma_ros.lerobot`: checked when that is imported."""
 
 ELSEWHERE: Symbols = {
-    "lerobot.datasets.dataset_metadata": ("CODEBASE_VERSION", "LeRobotDatasetMetadata"),
+    "lerobot.datasets.dataset_metadata": ("CODEBASE_VERSION",),
+    "lerobot.datasets.io_utils": ("load_info", "write_info"),
     "lerobot.datasets.lerobot_dataset": ("LeRobotDataset",),
+    "lerobot.async_inference.constants": ("SUPPORTED_POLICIES",),
+    "lerobot.async_inference.helpers": ("TimedObservation", "raw_observation_to_observation"),
+    "lerobot.async_inference.policy_server": ("PolicyServer",),
+    "lerobot.async_inference": ("policy_server",),
     "lerobot.datasets.utils": ("create_lerobot_dataset_card",),
+    "lerobot.optim.optimizers": ("AdamWConfig",),
+    "lerobot.optim.schedulers": ("CosineDecayWithWarmupSchedulerConfig",),
     "lerobot.policies.common.vla_utils": ("resize_with_pad_torch",),
     "lerobot.robots.so_follower": ("SO101Follower", "SO101FollowerConfig"),
     "lerobot.transforms": ("ImageTransformConfig", "ImageTransforms", "ImageTransformsConfig"),

@@ -15,7 +15,7 @@ from sigma_ros.policy.alarm import AlarmAction, AlarmSettings
 from sigma_ros.policy.job import Runtime
 from sigma_ros.policy.loop import PolicyLoop, PolicySettings
 from sigma_ros.policy.remote import RemoteRuntime
-from sigma_ros.policy.schedule import Schedule
+from sigma_ros.policy.schedule import Schedule, Stitching
 from sigma_ros.policy.worker import InferenceThread
 from sigma_ros.streams.frame_clock import FrameClock
 from sigma_ros.streams.images import FreezeWatch, ImageMessage, black_square
@@ -185,7 +185,7 @@ def policy_settings(options: PolicyOptions, memory_stride: int) -> PolicySetting
     return PolicySettings(
         schedule=Schedule(options.replan_ticks, memory_stride),
         adapter=options.settings,
-        stitching=options.stitching,
+        stitching=cast("Stitching", options.stitching),
         crossfade_steps=options.crossfade_steps,
         residual_every_tick=options.residual_every_tick,
         baseline_diagnostics=options.baseline_diagnostics,

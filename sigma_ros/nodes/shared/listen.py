@@ -126,7 +126,7 @@ class StreamWatch:
     Args:
         node: The node to listen with.
         contract: What is expected.
-        commands: Also watch the command topic.
+        commands: Also watch the command topic, and how far the supervisor's ticks are apart (`tick_gaps_s`).
         clock_ns: Steady time.
     """
 
@@ -144,6 +144,7 @@ class StreamWatch:
         self._reader = JointReader(contract)
         self._merger = JointMerger(contract, contract.states)
         self.joints: list[ndarray] = []
+        self.tick_gaps_s: list[float] = []
         self._seen: list[_Seen] = []
         for camera in contract.cameras:
             self._listen(camera.name, camera.topic, camera.message_type, _image_check(camera), qos.SENSOR)
@@ -154,6 +155,11 @@ class StreamWatch:
         for part in contract.commands if commands else ():
             kind = part.message_type or contract.command_type
             self._listen("commands", part.topic, kind, lambda _: None, qos.COMMAND)
+        if commands:
+            node.create_subscription(SupervisorState, topics.SUPERVISOR_STATE, self._note_ticks, qos.LATCHED)
+
+    def _note_ticks(self, said: SupervisorState) -> None:
+        self.tick_gaps_s.append(said.tick_gap_max)
 
     def facts(self) -> tuple[StreamFacts, ...]:
         """What was seen so far, in the contract's order."""

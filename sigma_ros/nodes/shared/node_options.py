@@ -12,6 +12,7 @@ from sigma_ros.errors import ContractError
 from sigma_ros.nodes.launch.stages import STAGES
 from sigma_ros.nodes.shared.parameters import option
 from sigma_ros.policy.alarm import ALARM_ACTIONS
+from sigma_ros.policy.schedule import CROSSFADE_STEPS, REPLAN_TICKS, STITCHING, STITCHINGS
 from sigma_ros.supervisor.limits import TIGHTENED, SupervisorLimits
 from sigma_ros.values import AdapterSettings
 
@@ -59,13 +60,15 @@ class PolicyOptions:
     )
     state_folder: str = option("the only folder that the memory is written to", default="sigma_state", read_only=True)
     task: str = option("task text; empty: the contract's first", default="")
-    replan_ticks: int = option("a chunk every so many ticks", default=8, unit="ticks", low=1, high=50)
+    replan_ticks: int = option("a chunk every so many ticks", default=REPLAN_TICKS, unit="ticks", low=1, high=50)
     stitching: str = option(
         "how a chunk takes over: at once, faded in, or with the base led on from the chunk before (rtc)",
-        default="latest",
-        choices=("latest", "crossfade", "rtc"),
+        default=STITCHING,
+        choices=STITCHINGS,
     )
-    crossfade_steps: int = option("steps over which `crossfade` fades in", default=4, unit="steps", low=1, high=16)
+    crossfade_steps: int = option(
+        "steps over which `crossfade` fades in", default=CROSSFADE_STEPS, unit="steps", low=1, high=16
+    )
     residual_every_tick: bool = option(
         "renew the residual at every tick on the chunk in execution, while the base replans slowly", default=False
     )

@@ -210,6 +210,6 @@ class SupervisorHealth:
         if self._decision is None or self._decision.joint_state_age_s == float("inf"):
             said = self._last_refused_joints or "none received"
             return TaskStatus(Level.STALE, said, values)
-        if self._decision.reason.name.startswith(("JOINTS", "TRACKING")):
+        if self._decision.reason.name.startswith(("JOINTS", "TRACKING", "CONTACT")):
             return TaskStatus(Level.WARN, self._decision.reason_text, values)
         return TaskStatus(Level.OK, f"{self._decision.joint_state_age_s * 1e3:.0f} ms old", values)

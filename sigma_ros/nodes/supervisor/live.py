@@ -196,8 +196,7 @@ def _paired(
     pairing: Pairing, answer: Callable[[], Answer]
 ) -> Callable[[Paired.Request, Paired.Response], Paired.Response]:
     def respond(request: Paired.Request, response: Paired.Response) -> Paired.Response:
-        refusal = pairing.judge(request.token, time.monotonic_ns())
-        said = answer() if refusal is None else Answer(success=False, reason=refusal.reason, detail=refusal.detail)
+        said = pairing.take(request.token, time.monotonic_ns(), answer)
         response.success, response.message = said.success, said.text
         return response
 

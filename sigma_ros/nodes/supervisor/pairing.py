@@ -26,6 +26,11 @@ class Pairing:
         self._wrong_ns: int | None = None
         show(f"sigma_supervisor: the operator's token is {self._token}")
 
+    def take(self, token: str, now_ns: int, order: Callable[[], Answer]) -> Answer:
+        """Gives an order that came with a token, or says why not."""
+        refusal = self.judge(token, now_ns)
+        return order() if refusal is None else Answer(success=False, reason=refusal.reason, detail=refusal.detail)
+
     def judge(self, token: str, now_ns: int) -> Verdict | None:
         """Why an order with this token is not taken; None: it is."""
         if self._wrong_ns is not None and now_ns - self._wrong_ns < GUESS_PAUSE_NS:

@@ -2,12 +2,13 @@
 """A study of risk: exact AUROC, false alarms as rare as promised, no length of an episode as a signal."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from sigma_ros.errors import UsageError
-from training.trials.risk import auroc, conformal_threshold, main, markdown, study
+from training.trials.risk import auroc, conformal_threshold, folds, main, markdown, study
 from training.trials.signals import LoggedEpisode
 
 
@@ -55,7 +56,7 @@ def test_too_few_successes_give_no_threshold_rather_than_a_guess() -> None:
 def test_a_signal_that_tells_is_told_from_one_that_does_not() -> None:
     calm = [episode(i, success=True, level=0.0) for i in range(30)]
     fresh = [episode(100 + i, success=i % 4 > 0, level=0.0 if i % 4 else 2.0) for i in range(40)]
-    rows = {row.signal: row for row in study(calm, fresh, until_s=5.4)}
+    rows = {row.signal: row for row in study([(calm, fresh)], until_s=5.4)}
     assert rows["disagreement"].auroc[0] == 1.0
     assert rows["disagreement"].found == (10, 10)
     assert rows["disagreement"].false_alarms[0] <= 4
@@ -68,13 +69,28 @@ def test_a_signal_that_tells_is_told_from_one_that_does_not() -> None:
 def test_what_comes_after_the_time_limit_of_the_study_is_no_signal() -> None:
     calm = [episode(i, success=True, level=0.0) for i in range(30)]
     late = [episode(100 + i, success=False, level=0.0, plans=20, late_level=9.0) for i in range(20)]
-    rows = {row.signal: row for row in study(calm, [*late, *calm], until_s=5.4)}
+    rows = {row.signal: row for row in study([(calm, [*late, *calm])], until_s=5.4)}
     assert 0.3 < rows["disagreement"].auroc[0] < 0.7
     assert rows["disagreement"].found[0] <= 3
 
 
+def test_no_episode_is_judged_by_one_of_its_own_seed_and_each_is_judged_once() -> None:
+    episodes = [replace(episode(i, success=i != 7, level=0.0), seed=i % 12) for i in range(36)]
+    splits = folds(episodes)
+    assert sorted(e.name for _, judged in splits for e in judged) == sorted(e.name for e in episodes)
+    assert not any({e.seed for e in calm} & {e.seed for e in judged} for calm, judged in splits)
+
+
+def test_thresholds_of_the_other_folds_are_exceeded_as_rarely_as_promised_by_noise_alone() -> None:
+    """In sample the largest of few successes can never be a false alarm."""
+    groups = [[episode(99 * k + i, success=True, level=0.0) for i in range(25)] for k in range(8)]
+    told = [row for group in groups for row in study(folds(group), until_s=5.4)]
+    alarms = [row.false_alarms for row in told if row.signal == "disagreement"]
+    assert 0 < sum(false for false, _ in alarms) <= 0.1 * sum(of for _, of in alarms)
+
+
 def test_nothing_to_calibrate_with_is_refused(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UsageError, match="too few episodes"):
-        study([episode(0, success=False, level=0.0)], [episode(1, success=True, level=0.0)], until_s=5.4)
-    assert main(["--runs", str(tmp_path), "--calibrate-below", "5"]) == 2
+        study([([episode(0, success=False, level=0.0)], [episode(1, success=True, level=0.0)])], until_s=5.4)
+    assert main(["--runs", str(tmp_path)]) == 2
     assert "too few episodes" in capsys.readouterr().err

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `lerobot-train` brings to Sigma: a data set's facts, checked against the contract, and its batches."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from lerobot.utils.constants import ACTION, OBS_STATE
+
+from sigma_ros.contract import Contract
+from sigma_ros.conventions import DEGREES_REMEDY, of_statistics
+from sigma_ros.errors import ContractError, DatasetError
+from sigma_ros.model.normalise import NEEDED, Normalisation, Scaling
+
+_KNOWN = {name for names in NEEDED.values() for name in names}
+
+
+def checked_statistics(meta: Any, contract: Contract) -> Normalisation:
+    """A data set's statistics, if its rate, joints and units are the contract's; `meta` is `LeRobotDatasetMetadata`.
+
+    Raises:
+        SigmaError: they are not, or it has none.
+    """
+    where = f"{meta.repo_id} and contract {contract.name}"
+    if meta.fps != contract.fps:
+        raise ContractError(
+            "the data set has another rate than the contract",
+            where=where,
+            expected=f"{contract.fps} Hz",
+            got=f"{meta.fps} fps",
+            remedy="training.preprocess resamples it; or give a contract with this fps",
+        )
+    found = Normalisation(state=_scaling(meta.stats, OBS_STATE), action=_scaling(meta.stats, ACTION))
+    if found.state.dof != contract.dof:
+        raise ContractError(
+            "the data set has other joints", where=where, expected=f"{contract.dof} joints", got=found.state.dof
+        )
+    units = of_statistics(contract, found)
+    if units:
+        raise ContractError(
+            "the data set cannot be in the contract's units", where=where, got="; ".join(units), remedy=DEGREES_REMEDY
+        )
+    return found
+
+
+def _scaling(stats: Mapping[str, Mapping[str, Any]], key: str) -> Scaling:
+    values = {name: np.asarray(value, np.float64) for name, value in stats.get(key, {}).items() if name in _KNOWN}
+    for mode in ("QUANTILES", "MEAN_STD"):
+        if set(NEEDED[mode]) <= set(values):
+            return Scaling(mode=mode, statistics=values)
+    raise DatasetError(
+        f"the data set has no statistics of {key}",
+        expected="quantiles, or mean and std",
+        got=", ".join(sorted(values)),
+        remedy="python -m lerobot.scripts.augment_dataset_quantile_stats --repo-id ... computes them",
+    )

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A data set of another rate, robot or unit is one sentence before a checkpoint is looked for."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from look_alikes import statistics
+
+from sigma_ros.contract_file import load_contract
+from sigma_ros.errors import SigmaError
+from sigma_ros.lerobot.configuration_sigma import SigmaPolicyConfig
+from sigma_ros.lerobot.data import checked_statistics
+from sigma_ros.lerobot.modeling_sigma import SigmaPolicy
+
+
+def meta(*, fps: int = 30, scale: float = 1.0, dof: int = 6, without: tuple[str, ...] = ()) -> Any:
+    """What LeRobot says of a data set, as far as it is asked."""
+    known = {name: scale * value.numpy() for name, value in statistics(dof).items() if name not in without}
+    return SimpleNamespace(repo_id="a/set", fps=fps, stats={"observation.state": known, "action": known})
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"fps": 15}, "another rate.*30.*15 fps"),
+        ({"scale": 3.0}, "cannot be in the contract's units"),
+        ({"dof": 7}, "other joints"),
+        ({"without": ("q01", "mean")}, "no statistics of observation.state"),
+    ],
+)
+def test_another_convention_is_refused(change: dict[str, Any], text: str) -> None:
+    with pytest.raises(SigmaError, match=text):
+        SigmaPolicy(SigmaPolicyConfig(checkpoint="there is none", device="cpu"), dataset_meta=meta(**change))
+
+
+@pytest.mark.parametrize(("without", "mode"), [((), "QUANTILES"), (("q01",), "MEAN_STD")])
+def test_the_statistics_are_the_data_sets(without: tuple[str, ...], mode: str) -> None:
+    found = checked_statistics(meta(without=without), load_contract("so101"))
+    assert found.state.mode == mode
+    np.testing.assert_array_equal(found.action.statistics["std"], statistics()["std"].double())
