@@ -2,11 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The supervisor as a process: start, memory, tick gaps and added latency: idle, in a flood, all cores busy, and both.
 
-    python bench/bench_supervisor_process.py [--seconds 15]      ten minutes each: --seconds 600
+    python bench/bench_supervisor_process.py [--seconds 15]
 
-Start: from the process's birth to its first tick. Added latency: from the tick (the state's header stamp) to the
-command's source time, and on to its arrival at a subscriber, which under load waits for the subscriber too. Gaps:
-between the source times of successive states.
+Ten minutes each: `--seconds 600`. Start: from the process's birth to its first tick. Added latency: from the tick
+(the state's header stamp) to the command's source time, and on to its arrival at a subscriber, which under load waits
+for the subscriber too. Gaps: between the source times of successive states.
 
 Asked: start < 1 s, no torch, RSS < 120 MB; latency p99 <= 10 ms, max <= 20 ms; gap
 max <= 40 ms. Numbers of a shared machine are only as good as its load, which is printed.

@@ -82,6 +82,7 @@ OF_OTHERS = {
     ".": "activates an environment",
     "colcon": "test/packaging/test_colcon_build.py builds so",
     "lerobot-eval": "test/lerobot/test_lerobot_page.py runs what the page prints",
+    "lerobot-train": "test/lerobot/test_lerobot_page.py runs what the page prints",
     "pip": "installs",
     "python3": "makes an environment",
 }

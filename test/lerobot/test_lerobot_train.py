@@ -105,6 +105,7 @@ def window_by_hand(policy: SigmaPolicy, data: LeRobotDataset, row: int, noise: t
         delay=torch.zeros(1, dtype=torch.int64),
         target=torch.from_numpy(normalisation.action.normalise(actions))[None],
         known=torch.ones(1, policy.model.config.residual_steps, dtype=torch.bool),
+        corrected=torch.tensor([False]),
         present=torch.tensor([True]),
         tasks=(TASK,),
         names=("",),

@@ -145,6 +145,7 @@ class Step:
             delay=torch.randint(self._late_ticks + 1, (batch,)).to(device),
             target=torch.from_numpy(target).to(device),
             known=torch.ones(target.shape[:2], dtype=torch.bool, device=device),
+            corrected=torch.zeros(batch, dtype=torch.bool, device=device),
             present=valid[:, -1] & drawn.acted[:, first : first + TARGET_STEPS].all(dim=1).to(device),
             tasks=tuple(drawn.tasks),
             names=("",) * batch,
