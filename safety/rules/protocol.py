@@ -7,8 +7,8 @@ Targets come from the campaign's attacks, which see our guard, and from calm cou
 chunk takes over. Every rule gets each target at the same tick and continues from its own last command; velocity and
 acceleration are differences of its commands. What is not finite and is passed on counts, and the arm stands for it.
 
-The rules were written from their documentation and checked with their published test cases (`test_protocol.py`);
-nothing was run against the originals:
+The rules are our own expression of the originals' documentation and source, checked with cases of their published
+tests (`test_protocol.py`); nothing was run against the originals:
 
 - `ros2_control`: joint saturation limiter, position interface (ros-controls/ros2_control `joint_limits`, Apache-2.0).
 - `libfranka`: `limitRate` for joint positions (frankaemika/libfranka `rate_limiting.h`, Apache-2.0), at our period; it
