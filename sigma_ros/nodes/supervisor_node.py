@@ -85,9 +85,10 @@ class SupervisorNode(Node):
         return self.drive.stop()
 
     def destroy_node(self) -> None:
-        """As a node's, action clients too."""
-        if isinstance(self.drive, LiveDrive):
-            self.drive.close()
+        """As a node's, action clients too; a start that was refused has no drive."""
+        drive = getattr(self, "drive", None)
+        if isinstance(drive, LiveDrive):
+            drive.close()
         super().destroy_node()
 
     def _refuse_change(self, old: SupervisorOptions, new: SupervisorOptions) -> str | None:
