@@ -487,7 +487,7 @@ def _image_size_px(args: argparse.Namespace, contract: Contract) -> int:
 
 def _say_losses(losses: Mapping[str, Mapping[str, int]], console: Console) -> None:
     for recording, reasons in losses.items():
-        console.print(f"LOSSES in {recording}: {described(reasons)}", style="yellow", markup=False)
+        console.print(f"LOSSES in {recording}: {described(reasons)}", style="yellow", markup=False, soft_wrap=True)
 
 
 def _say_problems(problems: list[str], losses: Mapping[str, Mapping[str, int]], console: Console) -> int:

@@ -49,11 +49,13 @@ def executor() -> "Iterator[SingleThreadedExecutor]":
     try:
         yield executor
     finally:
-        for node in executor.get_nodes():
-            stop = getattr(node, "stop", None)
-            if stop is not None:
-                stop()
-            executor.remove_node(node)
-            node.destroy_node()
-        executor.shutdown(timeout_sec=0)
-        rclpy.try_shutdown()
+        try:
+            for node in executor.get_nodes():
+                stop = getattr(node, "stop", None)
+                if stop is not None:
+                    stop()
+                executor.remove_node(node)
+                node.destroy_node()
+        finally:  # one broken node is one broken test
+            executor.shutdown(timeout_sec=0)
+            rclpy.try_shutdown()

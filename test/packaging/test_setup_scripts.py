@@ -197,6 +197,7 @@ def third_party(folder: str) -> set[str]:
     owners = packages_distributions()
     folders = ("sigma_ros", "training", "test", "bench")
     ours = {*folders, *(file.stem for place in folders for file in (ROOT / place).rglob("*.py"))}
+    ours |= {plugin.name for plugin in (ROOT / "plugins").iterdir()}
     found: set[str] = set()
     for file in (ROOT / folder).rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):

@@ -76,7 +76,7 @@ def dataset(
     for reason, count in written.left_out.items():
         console.print(f"left out: {count} {reason}", style="yellow")
     for bag, losses in written.losses.items():
-        console.print(f"LOSSES in {bag}: {described(losses)}", style="yellow", markup=False)
+        console.print(f"LOSSES in {bag}: {described(losses)}", style="yellow", markup=False, soft_wrap=True)
     if push_to_hub is not None:
         push_dataset(out, push_to_hub, private=private)
         console.print(f"pushed to {push_to_hub}")
