@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Errors that a user can act on: what failed, where, what was expected, what came, what to do."""
 
+import os
+import sys
+
 
 class SigmaError(Exception):
     """A failure with a remedy; the command line turns it into one message and `exit_code`.
@@ -71,21 +74,12 @@ class MachineError(SigmaError):
 
 
 def show_error(error: SigmaError) -> None:
-    """Prints the error as one block on stderr; parts joined by ` | ` stand one below the other."""
-    from rich.console import Console  # noqa: PLC0415 - the supervisor's process needs none of it
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
-
-    console = Console(stderr=True, highlight=False, soft_wrap=False, markup=False)
-    if not console.is_terminal:
-        console.width = 10_000  # in a log or a pipe a path stays in one piece
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(no_wrap=True)
-    grid.add_column(overflow="fold")
+    """Prints the error as one block on stderr; parts joined by ` | ` stand one below the other, no line is broken."""
+    red, plain = ("\033[1;31m", "\033[0m") if sys.stderr.isatty() and "NO_COLOR" not in os.environ else ("", "")
+    lines = [f"{red}error: {error.what}{plain}"]
     for name in ("where", "expected", "got", "remedy"):
         value = getattr(error, name)
         if value is not None:
-            grid.add_row(f"  {name}", Text("\n".join(str(value).split(" | "))))
-    console.print(Text(f"error: {error.what}", style="bold red"))
-    if grid.row_count:
-        console.print(grid)
+            parts = str(value).replace(" | ", "\n").splitlines()
+            lines.append(f"  {name:<8}  " + ("\n" + " " * 12).join(parts))
+    sys.stderr.write("\n".join(lines) + "\n")

@@ -203,14 +203,17 @@ def _lost(robot: SimArm, run: Run) -> str:
 
 
 def chunk_arrays(run: Run) -> dict[str, ndarray]:
-    """What was proposed and executed in an episode, a row a proposal; `positions_rad` and `commands_rad` a row a tick.
+    """What was planned and executed in an episode, a row a plan; `positions_rad` and `commands_rad` a row a tick.
 
-    Actions are in radians, float32; `spread` is missing where it was not measured.
+    Actions are in radians, float32; `spread` is missing where it was not measured. Chunks whose residual was renewed
+    are shorter than a plan and are left out.
     """
-    chunks, beliefs = [p.chunk for p in run.proposals], [p.telepathy for p in run.proposals]
+    horizon = max((p.chunk.horizon for p in run.proposals), default=0)
+    plans = [p for p in run.proposals if p.chunk.horizon == horizon]
+    chunks, beliefs = [p.chunk for p in plans], [p.telepathy for p in plans]
     arrays: dict[str, ndarray] = {
         "tick": np.array([chunk.tick for chunk in chunks], dtype=np.int64),
-        "delay_ns": np.array([p.delay_ns for p in run.proposals], dtype=np.int64),
+        "delay_ns": np.array([p.delay_ns for p in plans], dtype=np.int64),
         "base_rad": np.array([chunk.base_rad for chunk in chunks], dtype=np.float32),
         "residual_rad": np.array([chunk.residual_rad for chunk in chunks], dtype=np.float32),
         "positions_rad": run.positions_rad.astype(np.float32),

@@ -12,7 +12,7 @@ from sigma_ros import __version__
 from sigma_ros.cli import main
 from sigma_ros.cli import main as failures
 from sigma_ros.cli.main import VERBS, app, load_verb
-from sigma_ros.errors import BagError, UsageError
+from sigma_ros.errors import BagError, SigmaError, UsageError, show_error
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = CliRunner()
@@ -161,3 +161,10 @@ def test_contract_check_lists_every_problem_and_leaves_with_2(tmp_path: Path) ->
     assert "2 problem(s)" in result.stderr
     assert "fps must be a finite number" in result.stderr
     assert "command.rate_hz must be within" in result.stderr
+
+
+def test_an_error_has_a_line_for_each_part_and_a_long_path_stays_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    path = "/" + "/".join(["a_long_folder"] * 20)
+    show_error(SigmaError("no such bag", where=path, expected="one | or another", got=None, remedy="look"))
+    said = [line.strip() for line in capsys.readouterr().err.splitlines()]
+    assert said == ["error: no such bag", f"where     {path}", "expected  one", "or another", "remedy    look"]

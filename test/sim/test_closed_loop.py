@@ -19,7 +19,7 @@ from sigma_ros.sim.closed_loop import LIMITS, Loop, Run, run_episode, sim_limits
 from sigma_ros.sim.environment import SimArm
 from sigma_ros.sim.setups import TARGET
 from sigma_ros.sim.trial_report import document, markdown
-from sigma_ros.sim.trials import ScriptedRuntime, Trial, TrialBook, run_trial, trials
+from sigma_ros.sim.trials import ScriptedRuntime, Trial, TrialBook, chunk_arrays, run_trial, trials
 from sigma_ros.supervisor.limits import SupervisorLimits
 from sigma_ros.values import AdapterSettings
 
@@ -251,6 +251,10 @@ def test_what_was_proposed_is_kept_in_a_file_of_its_own(tmp_path: Path, target) 
     assert arrays["positions_rad"].shape == (31, 6)
     assert len(arrays["commands_rad"]) == len(run.commands_rad)
     assert "spread" not in arrays
+    whole = run.proposals[0]
+    rest = {name: getattr(whole.chunk, name)[3:] for name in ("base_rad", "residual_rad")}
+    renewed = replace(run, proposals=(*run.proposals, replace(whole, chunk=replace(whole.chunk, **rest))))
+    np.testing.assert_equal(chunk_arrays(renewed), arrays)
 
 
 @pytest.mark.parametrize(

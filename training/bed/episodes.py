@@ -71,6 +71,11 @@ class TaskRows:
         """And has its command."""
         return self.valid
 
+    @property
+    def corrected(self) -> Bool[ndarray, " ticks"]:
+        """No operator acts in a demonstration."""
+        return np.zeros(len(self.states), dtype=bool)
+
 
 @dataclass(frozen=True)
 class BedEpisode:
