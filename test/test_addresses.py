@@ -37,8 +37,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(params=["file", "memory", "http"])
-def base(request: pytest.FixtureRequest, folder: Path) -> Iterator[str]:
+@pytest.fixture(params=["file", "memory", "http", "s3"])
+def base(request: pytest.FixtureRequest, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The same folder behind an address."""
     if request.param == "file":
         yield f"file://{folder}"
@@ -46,6 +46,8 @@ def base(request: pytest.FixtureRequest, folder: Path) -> Iterator[str]:
         fsspec.filesystem("memory").put(str(folder), "/store", recursive=True)
         yield "memory://store"
         fsspec.filesystem("memory").rm("/store", recursive=True)
+    elif request.param == "s3":
+        yield from _bucket(folder, monkeypatch)
     else:
         pytest.importorskip("aiohttp", reason="aiohttp is not installed, which fsspec needs for http")
         handler = partial(_Quiet, directory=str(folder))
@@ -53,6 +55,29 @@ def base(request: pytest.FixtureRequest, folder: Path) -> Iterator[str]:
             threading.Thread(target=server.serve_forever, daemon=True).start()
             yield f"http://127.0.0.1:{server.server_port}"
             server.shutdown()
+
+
+def _bucket(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The folder in a bucket of a real server that speaks S3's protocol, found as users say it: by the environment.
+
+    Both packages are no requirement, for what they pull in: `uv pip install s3fs "moto[s3,server]"`.
+    """
+    pytest.importorskip("s3fs", reason="s3fs is not installed, which fsspec needs for s3")
+    server = pytest.importorskip("moto.server", reason="moto is not installed").ThreadedMotoServer("127.0.0.1", 0)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(name, "testing")
+        store = fsspec.filesystem("s3", skip_instance_cache=True)
+        store.makedirs("recordings", exist_ok=True)
+        store.put(f"{folder}/", "recordings/", recursive=True)
+        yield "s3://recordings"
+    finally:
+        fsspec.get_filesystem_class("s3").clear_instance_cache()
+        server.stop()
 
 
 def test_bags_at_an_address_are_found_and_give_the_same_records(base: str, folder: Path) -> None:
