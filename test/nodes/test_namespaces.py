@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two arms in one domain, each with its policy and supervisor in a namespace: nothing of one reaches the other."""
 
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -148,8 +150,13 @@ def test_a_recording_of_an_arm_is_read_with_the_namespace_behind_the_contract(ex
     arm = Arm("arm1")
     executor.add_node(arm)
     arm.task.publish(String(data="fold the towel"))
-    given = ("--out", str(tmp_path / "bag"), "--contract", blind, "--seconds", "2")
+    given = ("--out", str(tmp_path / "bag"), "--contract", blind)
     with node_process("record_node", *given, "--ros-args", "-r", "__ns:=/arm1") as process:
+        heard = lambda: arm._joints.get_subscription_count() and arm.task.get_subscription_count()  # noqa: E731
+        spin_until(executor, heard, what="the recorder", timeout_s=FAR_S)
+        until_s = time.monotonic() + 2.0
+        spin_until(executor, lambda: time.monotonic() > until_s, what="two seconds of recording")
+        process.send_signal(signal.SIGINT)
         spin_until(executor, lambda: process.poll() is not None, what="the recording's end", timeout_s=FAR_S)
     ours = load_contract(f"{blind}@arm1")
     with open_bag(tmp_path / "bag") as bag:
