@@ -122,7 +122,10 @@ def episode_indices(fetch: Fetch) -> list[int]:
         raise DatasetError("total_episodes is not a number of episodes", where=root, got=one_line(total, 40))
     listed = {int(found[1]) for file in root.glob("data/**/episode_*.parquet") if (found := _NUMBER.search(file.name))}
     for file in sorted((root / "meta" / "episodes").rglob("*.parquet")):
-        listed |= set(_parquet(file, columns=["episode_index"])["episode_index"].to_pylist())
+        numbers = _parquet(file, columns=["episode_index"])["episode_index"].to_pylist()
+        if not all(isinstance(number, int) and 0 <= number < MAX_EPISODES for number in numbers):
+            raise DatasetError("the table of episodes numbers some by no number", where=file, got=one_line(numbers, 60))
+        listed |= set(numbers)
     return sorted(listed | set(range(total)))
 
 

@@ -61,7 +61,9 @@ def data_set_contents(
     state = next((s for s in streams if s.name == STATE_KEY and s.low), None)
     states = [episode.features[STATE_KEY] for episode in read if STATE_KEY in episode.features]
     rate_hz = float(info.get("fps", 0.0)) or 1.0
-    names = () if state is None else state.joints or tuple(f"joint_{i}" for i in range(len(state.low)))
+    numbered = () if state is None else tuple(f"joint_{i}" for i in range(len(state.low)))
+    fits = state is not None and len(state.joints) == len(numbered)
+    names = state.joints if state is not None and fits else numbered
     facts = {
         "version": one_line(info.get("codebase_version", ""), 20),
         "robot": one_line(info.get("robot_type", "")),
@@ -72,6 +74,8 @@ def data_set_contents(
     seen = read[:: max(1, -(-len(read) // _EPISODES_SEEN))]
     cameras = [stream.name for stream in streams if stream.is_camera]
     findings = [f"episode {e.index}: {finding}" for e in read for finding in _findings(e, names, rate_hz)]
+    if state is not None and state.joints and not fits:
+        findings.append(f"{STATE_KEY} has {len(numbered)} entries and {len(state.joints)} names")
     findings += [f"episode {e.index}: {finding}" for e in seen for key in cameras for finding in _frozen(key, e)]
     return Contents(
         path=place,

@@ -25,7 +25,7 @@ from sigma_ros.cli.recordings.contract import app as contract_app
 from sigma_ros.cli.recordings.init import app as init_app
 from sigma_ros.cli.recordings.inspect import PAGE, app
 from sigma_ros.contract_file import load_contract
-from sigma_ros.errors import SigmaError, UsageError
+from sigma_ros.errors import DatasetError, SigmaError, UsageError
 from sigma_ros.inspection.draft import GUESS, draft_contract
 from sigma_ros.inspection.places import look_into
 
@@ -176,6 +176,21 @@ def test_the_draft_of_a_bag_reads_that_bag(tmp_path: Path) -> None:
         ticks = episode(opened, contract, image_size_px=None)
         assert sum(tick.window is not None for tick in ticks) == 40
         assert ticks.losses == {}
+
+
+def test_more_names_than_entries_and_an_episode_without_a_number_are_one_sentence_each(tmp_path: Path) -> None:
+    """Found by the fuzzer: both ended in a traceback."""
+    moving_set(tmp_path / "set", list(range(0, 60, 3)))
+    file = tmp_path / "set" / "meta" / "info.json"
+    info = json.loads(file.read_text())
+    info["features"]["observation.state"]["names"] += ["one.pos", "another.pos"]
+    file.write_text(json.dumps(info))
+    assert "observation.state has 6 entries and 8 names" in look_into(str(tmp_path / "set")).findings
+    table = tmp_path / "set" / "meta" / "episodes" / "file-000.parquet"
+    table.parent.mkdir()
+    pq.write_table(pa.table({"episode_index": [0, None]}), table)
+    with pytest.raises(DatasetError, match="numbers some by no number"):
+        look_into(str(tmp_path / "set"))
 
 
 def test_the_draft_of_a_data_set_reads_that_data_set(tmp_path: Path) -> None:
