@@ -26,7 +26,7 @@ from sigma_ros.contract import (
 )
 from sigma_ros.contract_text import absolute_topic, chosen_namespace, contract_document, shipped_config_dir
 from sigma_ros.errors import ContractError
-from sigma_ros.kinematics import read_keep_out, read_kinematics
+from sigma_ros.kinematics import KeepOut, Kinematics, read_keep_out, read_kinematics
 
 _ENTRIES = {
     "name",
@@ -143,11 +143,7 @@ class _Reader:
         if states & {fields["command_topic"], *(part.topic for part in fields["command_parts"])}:
             self.problems.append("command.topic and state.topic are the same: commands would be taken for measurements")
         delays = self._delays()
-        named = tuple(str(entry["name"]) for entry in self._entries("joints") if "name" in entry)
-        kinematics = read_kinematics(root.get("kinematics"), named, self.problems)
-        keep_out = read_keep_out(root.get("keep_out"), self.problems)
-        if keep_out and (kinematics is None or not kinematics.capsules):
-            self.problems.append("keep_out needs the arm's kinematics with capsules, as in config/so101.yaml")
+        kinematics, keep_out = self._geometry()
         if self.problems:
             return None
         return Contract(
@@ -163,6 +159,15 @@ class _Reader:
             delays=delays,
             **fields,
         )
+
+    def _geometry(self) -> tuple[Kinematics | None, tuple[KeepOut, ...]]:
+        """Where links and what they must keep out of are."""
+        named = tuple(str(entry["name"]) for entry in self._entries("joints") if "name" in entry)
+        kinematics = read_kinematics(self._root.get("kinematics"), named, self.problems)
+        keep_out = read_keep_out(self._root.get("keep_out"), self.problems)
+        if keep_out and (kinematics is None or not kinematics.capsules):
+            self.problems.append("keep_out needs the arm's kinematics with capsules, as in config/so101.yaml")
+        return kinematics, keep_out
 
     def _check_names(self, joints: tuple[Joint, ...], cameras: tuple[Camera, ...]) -> None:
         self._repeats([j.name for j in joints] + [a for j in joints for a in j.aliases], "joint name or alias")
