@@ -159,8 +159,8 @@ def check_episode(source: LerobotEpisode, contract: Contract) -> None:
     for key in needed:
         if key not in source.features:
             problems.append(f"{key} is missing")
-        elif len(source.names[key]) != source.features[key].shape[1]:
-            problems.append(f"{key} has {source.features[key].shape[1]} entries and {len(source.names[key])} names")
+        elif misnamed := source.misnamed(key):
+            problems.append(misnamed)
     keys = (*source.videos, *source.pictures)
     problems += [f"{camera.dataset_key} is missing" for camera in contract.cameras if camera.dataset_key not in keys]
     stamps_s = source.timestamps_s

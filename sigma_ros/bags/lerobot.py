@@ -84,6 +84,11 @@ class LerobotEpisode:
         counted_s = self.timestamps_s[0] + np.arange(self.ticks) / self.fps
         return bool(np.abs(self.timestamps_s - counted_s).max() < TOLERANCE_S)
 
+    def misnamed(self, key: str) -> str | None:
+        """Why the names of a feature's entries mean nothing; None where there is one for each."""
+        entries, names = self.features[key].shape[1], len(self.names[key])
+        return None if entries == names else f"{key} has {entries} entries and {names} names"
+
 
 _NUMBER = re.compile(r"episode_(\d+)\.parquet$")
 

@@ -62,8 +62,8 @@ def data_set_contents(
     states = [episode.features[STATE_KEY] for episode in read if STATE_KEY in episode.features]
     rate_hz = float(info.get("fps", 0.0)) or 1.0
     numbered = () if state is None else tuple(f"joint_{i}" for i in range(len(state.low)))
-    fits = state is not None and len(state.joints) == len(numbered)
-    names = state.joints if state is not None and fits else numbered
+    misnamed = next((said for e in read if STATE_KEY in e.features and (said := e.misnamed(STATE_KEY))), None)
+    names = numbered if state is None or misnamed else state.joints
     facts = {
         "version": one_line(info.get("codebase_version", ""), 20),
         "robot": one_line(info.get("robot_type", "")),
@@ -74,8 +74,7 @@ def data_set_contents(
     seen = read[:: max(1, -(-len(read) // _EPISODES_SEEN))]
     cameras = [stream.name for stream in streams if stream.is_camera]
     findings = [f"episode {e.index}: {finding}" for e in read for finding in _findings(e, names, rate_hz)]
-    if state is not None and state.joints and not fits:
-        findings.append(f"{STATE_KEY} has {len(numbered)} entries and {len(state.joints)} names")
+    findings += [misnamed] if misnamed and state is not None and state.joints else []
     findings += [f"episode {e.index}: {finding}" for e in seen for key in cameras for finding in _frozen(key, e)]
     return Contents(
         path=place,
