@@ -10,7 +10,7 @@ from numpy import ndarray
 from sigma_ros.contract import Contract
 from sigma_ros.supervisor.chunks import ACCEPTED, Verdict, refused
 from sigma_ros.supervisor.contact import ContactWatch
-from sigma_ros.supervisor.guard import MotionGuard, Reach, Request, Step, Track
+from sigma_ros.supervisor.guard import CLIP_TOLERANCE_RAD, MotionGuard, Reach, Request, Step, Track
 from sigma_ros.supervisor.inputs import ENCODER_COUNT_RAD, InputMonitor
 from sigma_ros.supervisor.limits import MotionLimits, SupervisorLimits, limit_excess
 from sigma_ros.supervisor.path import PathFollower
@@ -211,9 +211,12 @@ class CommandLoop:
         """The slow way from a pose just outside the limits to the nearest one inside, certified like any other.
 
         Until it is over the limits are widened to where the arm stood; a fault stops it, and it begins anew at rest.
+        Where something is in the way (a folded arm) they stay so until the next start: the arm sets off from there.
         """
         if self._way_in is not None and self._way_in.is_over(now_ns) and track.is_resting:
-            self.apply(self.limits)
+            self._inside_rad = self._way_in = None
+            if np.abs(track.command_rad - inside_rad).max() <= CLIP_TOLERANCE_RAD:
+                self.apply(self.limits)
             return None
         if fault or (self._way_in is None and not (track.is_resting and self._has_commanded)):
             self._way_in = None
