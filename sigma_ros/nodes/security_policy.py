@@ -74,7 +74,7 @@ def enclaves(contract: Contract) -> tuple[Enclave, ...]:
             path="/sigma/supervisor",
             node=topics.SUPERVISOR_NODE,
             publishes=(*commands, topics.SUPERVISOR_STATE, "/diagnostics"),
-            hears=(*joints, topics.ACTION_CHUNK, topics.POLICY_HEARTBEAT, topics.E_STOP, topics.ENABLE),
+            hears=(*joints, *commands, topics.ACTION_CHUNK, topics.POLICY_HEARTBEAT, topics.E_STOP, topics.ENABLE),
             answers=(*_SUPERVISOR_SERVICES, *_of(topics.SUPERVISOR_NODE, PARAMETER_SERVICES)),
             sends=actions,
         ),

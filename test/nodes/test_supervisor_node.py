@@ -261,6 +261,21 @@ def test_a_second_publisher_of_commands_is_refused_and_stops_a_running_arm(contr
     rig.engage()
 
 
+def test_law_one_command_of_a_stranger_stops_the_arm_though_its_publisher_is_gone_before_anybody_looks(
+    contract, start, monkeypatch
+):
+    monkeypatch.setattr("sigma_ros.nodes.supervisor.live.FOREIGN_CHECK_S", 1e6)
+    rig, _ = start(contract)
+    rig.run()
+    stranger = rig.create_publisher(Float64MultiArray, contract.command_topic, qos.COMMAND)
+    rig.until(lambda: stranger.get_subscription_count() > 1, "the arm and the supervisor")
+    rig.run()
+    stranger.publish(Float64MultiArray(data=list(POSE + 0.3)))
+    rig.in_state(SupervisorState.STOPPED)
+    assert rig.states[-1].reason == "FOREIGN_PUBLISHER"
+    assert "test_rig" in rig.states[-1].reason_text
+
+
 def test_a_second_policy_is_named_at_once_and_nothing_of_it_counts(contract, start):
     rig, _ = start(contract)
     rig.run()

@@ -82,7 +82,7 @@ FOLDED = np.array([0.05, -1.72, 1.55, 1.06, 0.09, 0.12])
 
 @QUICK_LAW
 @given(st.floats(0.0, 0.02), st.floats(-0.05, 0.05))
-def test_a_folded_arm_whose_way_inside_would_meet_itself_sets_off_from_where_it_stands(lift: float, turn: float) -> None:
+def test_a_folded_arm_whose_way_inside_is_barred_sets_off_from_where_it_stands(lift: float, turn: float) -> None:
     """It stood to the end of that way, its limits became narrower than where it was, and that was a violation."""
     pose = FOLDED + np.array([turn, -lift, 0.0, 0.0, 0.0, 0.0])
     limits = SupervisorLimits(position_margin_rad=0.05, avoid_collisions=True)

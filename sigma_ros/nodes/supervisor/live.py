@@ -21,14 +21,14 @@ from sigma_ros.nodes.shared.messages import chunk_author, chunk_value
 from sigma_ros.nodes.shared.node_options import SupervisorOptions
 from sigma_ros.nodes.shared.publishers import Senders, foreign_publishers, publishers
 from sigma_ros.nodes.shared.qos import steady_clock
-from sigma_ros.nodes.shared.sensor_messages import stamp_ns
+from sigma_ros.nodes.shared.sensor_messages import COMMAND_KINDS, stamp_ns
 from sigma_ros.nodes.supervisor.health import SupervisorHealth
 from sigma_ros.nodes.supervisor.output import SupervisorOutput
 from sigma_ros.nodes.supervisor.pairing import Pairing, unpaired
 from sigma_ros.srv import Paired
 from sigma_ros.streams.joints import JointMerger, JointReader
 from sigma_ros.supervisor.limits import TIGHTENED
-from sigma_ros.supervisor.reasons import Answer, Decision, Reason
+from sigma_ros.supervisor.reasons import Answer, Decision, Reason, State
 from sigma_ros.supervisor.supervisor import Supervisor
 from sigma_ros.values import NS_PER_S
 
@@ -55,7 +55,8 @@ class LiveDrive:
         self._output = SupervisorOutput(node, contract, lockstep=False)
         self._health = SupervisorHealth(self._core, contract)
         self._decision: Decision | None = None
-        self._senders = {topic: Senders(node, (topic,)) for topic in _FROM_KNOWN}
+        commanded = [part.topic for part in contract.commands]
+        self._senders = {topic: Senders(node, (topic,)) for topic in (*_FROM_KNOWN, *commanded)}
         self._subscribe()
         self._serve(Pairing() if options.pairing else None)
         node.create_timer(contract.command_period_ns / NS_PER_S, self._tick, clock=steady_clock())
@@ -100,6 +101,10 @@ class LiveDrive:
         for profile in (qos.EVENT, qos.EVENT_ANY):
             self._node.create_subscription(Bool, topics.E_STOP, self._on_estop, profile)
         self._node.create_subscription(Bool, topics.ENABLE, self._on_enabling, qos.EVENT_ANY)
+        for part in self._contract.commands:
+            kind = COMMAND_KINDS[self._contract.part(part).command_type].message
+            heard = partial(self._on_command, self._senders[part.topic])
+            self._node.create_subscription(kind, part.topic, heard, qos.EVENT_ANY, raw=True)
 
     def _serve(self, pairing: Pairing | None) -> None:
         """What stops the arm anybody may ask for; what lets it move, with pairing, only who knows the token."""
@@ -141,6 +146,13 @@ class LiveDrive:
 
     def _on_enabling(self, message: Bool, info: "MessageInfo") -> None:
         self._core.on_enabling(message.data, time.monotonic_ns(), source=self._senders[topics.ENABLE].source(info))
+
+    def _on_command(self, senders: Senders, _bytes: bytes, info: "MessageInfo") -> None:
+        """Of anybody but this node: the first one stops the arm; its publisher may be gone before the next look."""
+        source = senders.source(info)
+        mine = self._node.get_fully_qualified_name()
+        if source.publisher and source.name != mine and self._core.state is not State.DISENGAGED:
+            self._core.stop(Reason.FOREIGN_PUBLISHER, source.name or source.publisher)
 
     def _tick(self) -> None:
         at_ns = self._observation_now_ns()
