@@ -14,10 +14,10 @@ MODULES = sorted(file for folder in ("examples", "training", "bench") for file i
 TEXTS = [*PAGES, *MODULES]
 FENCE = re.compile(r"```\w*\n(.*?)```", re.DOTALL)
 SHELL = re.compile(r"```(?:sh|bash)\n(.*?)```", re.DOTALL)
-SPAN = re.compile(r"`([^`\n]+)`")
+SPAN = re.compile(r"`([^`]+)`")
 INDENTED = re.compile(r"^ {4}(.*)$", re.MULTILINE)
 STARTS = re.compile(
-    r"^(sigma( |$)|make |ros2 (service call|action send_goal|param set) |"
+    r"^(sigma( |$)|make |ros2 (service call|action send_goal|param (set|load)|lifecycle set) |"
     r"ros2 (launch|run) sigma_ros |python -m (training|sigma_ros|safety)\b|python (examples|bench)/)"
 )
 PLACEHOLDERS = {"N": "1", "QUALITY": "90"}
@@ -64,7 +64,7 @@ def _of(file: Path) -> Iterator[Printed]:
         for block in FENCE.findall(text):
             yield from _lines(block, name)
         for span in SPAN.findall(FENCE.sub("", text)):
-            yield from _parts(span, name, whole=False)
+            yield from _parts(" ".join(span.split()), name, whole=False)
     elif file.suffix == ".py":
         yield from _lines("\n".join(INDENTED.findall(ast.get_docstring(ast.parse(text), clean=False) or "")), name)
 
