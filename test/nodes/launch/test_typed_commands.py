@@ -40,7 +40,7 @@ PLACES = {
 ANSWERS = {
     "param set": "Set parameter successful",
     "param load": "Set parameter stitching successful",
-    "service call": "success=True",
+    "service call": "Trigger_Response(success=",
     "action send_goal": "termination_reason: ",
     "lifecycle set": "Transitioning successful",
 }
@@ -200,5 +200,5 @@ class TestStarts:
         for replay in REPLAYS:
             out = folder / next(word.partition(":=")[2] for word in typed(replay) if word.startswith("out:="))
             with terminal(typed(replay), log) as process:
-                until(lambda process=process: process.poll() is not None, lambda: said(log))
+                process.wait(PATIENCE_S)
             assert (out / "report.html").is_file(), said(log)
