@@ -96,11 +96,13 @@ def until(done: Callable[[], object], what: Callable[[], str]) -> None:
         time.sleep(0.5)
 
 
-def answer(words: list[str], wanted: str) -> str:
-    """What a command says in the end; typed again, as a person would, until it has `wanted` in it."""
+def answer(words: list[str], wanted: str, *, first: tuple[str, ...] = ()) -> str:
+    """What a command says in the end; typed again, as a person would, after `first`, until it has `wanted` in it."""
     told: list[str] = [""]
 
     def again() -> bool:
+        if first:
+            subprocess.run(first, capture_output=True, check=False, timeout=PATIENCE_S)
         done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
         told[0] = done.stdout + done.stderr
         return done.returncode == 0 and wanted in told[0]
@@ -155,9 +157,8 @@ class TestWhileItRuns:
 
     @pytest.mark.parametrize("text", ANSWERED)
     def test_a_printed_line_is_answered(self, text: str) -> None:
-        if kind(text) == "lifecycle set":
-            answer(["ros2", "lifecycle", "set", "/sigma_policy", "deactivate"], ANSWERS["lifecycle set"])
-        answer(typed(text), ANSWERS[kind(text)])
+        paused = ("ros2", "lifecycle", "set", "/sigma_policy", "deactivate")
+        answer(typed(text), ANSWERS[kind(text)], first=paused if kind(text) == "lifecycle set" else ())
 
     @pytest.mark.parametrize("file", LIVE_PRESETS, ids=lambda file: file.stem)
     def test_a_preset_loads_while_its_node_runs_and_says_only_successes(self, file: Path) -> None:
