@@ -14,6 +14,7 @@ import weakref
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for
 from multiprocessing.reduction import send_handle
@@ -356,6 +357,7 @@ def _end(ending: list[Any]) -> None:
 @contextmanager
 def _ctrl_c_waits() -> Iterator[None]:
     """What is started meanwhile never hears a Ctrl-C: the node ends it."""
+    resource_tracker.ensure_running()  # or starting the first process would, and let the signal through again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -38,15 +40,21 @@ def is_there(pid: int) -> bool:
         return False
 
 
+@contextmanager
+def node() -> Iterator[tuple["subprocess.Popen[bytes]", int]]:
+    """A process that has started its first inference process, and the id of that."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen([sys.executable, "-c", NODE], stdout=subprocess.PIPE, env=environment) as started:
+        assert started.stdout is not None
+        yield started, int(started.stdout.readline())
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["kill -9", "term"])
 def test_the_process_ends_with_its_node_however_that_ends(number: signal.Signals) -> None:
     before = shared_memory()
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen([sys.executable, "-c", NODE], stdout=subprocess.PIPE, env=environment) as node:
-        assert node.stdout is not None
-        pid = int(node.stdout.readline())
+    with node() as (started, pid):
         assert is_there(pid)
-        node.send_signal(number)
+        started.send_signal(number)
     until_s = time.monotonic() + TIMEOUT_S
     while is_there(pid):
         assert time.monotonic() < until_s, "the inference process outlives its node"
@@ -61,6 +69,14 @@ def test_ctrl_c_is_the_nodes_alone() -> None:
         assert other.problem() == ""
     finally:
         other.close()
+
+
+def test_law_the_first_process_of_a_node_hears_no_ctrl_c_either() -> None:
+    """Python's own tracker, started with it, let the signal through again: a traceback at each Ctrl-C of a launch."""
+    with node() as (started, pid):
+        status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        started.kill()
+    assert int(status["SigBlk"], 16) >> (signal.SIGINT - 1) & 1
 
 
 def test_a_state_is_kept_while_the_node_holds_its_ticket_and_no_longer() -> None:
