@@ -5,6 +5,7 @@ Needs the command `ros2` of a distribution (or its sources on the path): the whe
 """
 
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -196,8 +197,11 @@ class TestStarts:
     def test_the_tutorials_recording_is_replayed_into_a_report(self, folder: Path) -> None:
         [text] = [text for text in RECORDS if "bags/first" in text]
         log = folder / "record.log"
-        with terminal(["ros2", "run", "sigma_ros", "sim_node"], folder / "robot.log"), terminal(typed(text), log):
-            until(lambda: "GB free" in said(log), lambda: said(log))
+        robot = ["ros2", "run", "sigma_ros", "sim_node"]
+        teacher = ["ros2", "topic", "pub", "-r", "30", "/forward_position_controller/commands"]
+        teacher += ["std_msgs/msg/Float64MultiArray", "{data: [0.05, -1.6, 1.5, 1.0, 0.1, 0.2]}"]
+        with terminal(robot, folder / "robot.log"), terminal(teacher, folder / "pub.log"), terminal(typed(text), log):
+            until(lambda: re.search(r"commands [\d.]+ Hz.* GB free", said(log)), lambda: said(log))
         for replay in REPLAYS:
             out = folder / next(word.partition(":=")[2] for word in typed(replay) if word.startswith("out:="))
             with terminal(typed(replay), log) as process:
