@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hook of MkDocs: API pages of every package, made of the docstrings, and links out of docs/ as plain paths."""
+"""Hook of MkDocs: pages made of the code (parameters of the nodes, API), and links out of docs/ as plain paths."""
 
 import re
 from pathlib import Path
 from typing import Any
 
 from mkdocs.structure.files import File, Files
+
+from sigma_ros.nodes.shared.node_options import parameters_page
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("sigma_ros", "training")
@@ -26,11 +28,11 @@ def api_pages() -> dict[str, str]:
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Adds the API pages."""
+    """Adds the pages made of the code."""
     pages = api_pages()
-    for path, text in pages.items():
+    for path, text in {"parameters.md": parameters_page(), **pages}.items():
         files.append(File.generated(config, path, content=text))
-    config.nav = [*config.nav, {"API": [{path[4:-3]: path} for path in pages]}]
+    config.nav = [*config.nav, {"Parameters": "parameters.md"}, {"API": [{path[4:-3]: path} for path in pages]}]
     return files
 
 

@@ -132,7 +132,7 @@ def command_line(options_type: type[Options], arguments: Sequence[str], descript
             type=_boolean if spec.kind is bool else spec.kind,
             choices=spec.choices or None,
             metavar=spec.kind.__name__,
-            help=f"{spec.description} (default: {spec.default!r}; allowed: {spec.allowed})".replace("%", "%%"),
+            help=spec.help.replace("%", "%%"),
         )
     values = vars(parser.parse_args(own))
     return [Parameter(name, value=value) for name, value in values.items() if value is not None]
