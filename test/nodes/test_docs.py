@@ -2,6 +2,7 @@
 """`docs/ros_interface.md` says what the code does: parameters, topics, services, and their quality of service."""
 
 import re
+import runpy
 from dataclasses import fields
 from pathlib import Path
 
@@ -15,19 +16,19 @@ from sigma_ros.nodes.shared.node_options import (
     IncidentOptions,
     RecordOptions,
     ReplayOptions,
-    parameters_page,
 )
 from sigma_ros.nodes.shared.parameters import markdown_table, problems, specs
 from sigma_ros.supervisor.limits import SupervisorLimits
 
 pytestmark = pytest.mark.ros
 ROOT = Path(__file__).resolve().parents[2]
+PAGE = runpy.run_path(str(ROOT / "scripts" / "docs_pages.py"))["parameters_page"]()
 DOCUMENT = (ROOT / "docs" / "ros_interface.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("options", NODES.values(), ids=lambda o: o.__name__)
 def test_the_parameter_table_is_on_the_sites_page(options):
-    assert markdown_table(options) in parameters_page()
+    assert markdown_table(options) in PAGE
 
 
 def test_every_node_is_in_the_documents_table_and_its_parameters_are_on_the_page():
@@ -41,7 +42,7 @@ def test_the_supervisors_rows_are_those_of_its_limits():
     for entry in (entry for entry in fields(SupervisorLimits) if entry.metadata):
         facts = entry.metadata
         row = f"| `{entry.name}` | `{entry.default!r}` | {facts['low']:g} to {facts['high']:g} | {facts['unit']} |"
-        assert row in parameters_page(), entry.name
+        assert row in PAGE, entry.name
 
 
 def test_the_help_of_a_node_says_default_range_unit_and_whether_it_is_live():

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The parameters of every node, without ROS: defaults, ranges, descriptions.
 
-`--help` of each node lists them; `parameters_page` makes the site's page of them all.
+`--help` of each node lists them; the documentation's page is made of them.
 """
 
 from dataclasses import Field, dataclass, fields
@@ -10,7 +10,7 @@ from typing import Any
 
 from sigma_ros.errors import ContractError
 from sigma_ros.nodes.launch.stages import STAGES
-from sigma_ros.nodes.shared.parameters import Options, markdown_table, option
+from sigma_ros.nodes.shared.parameters import Options, option
 from sigma_ros.policy.alarm import ALARM_ACTIONS
 from sigma_ros.policy.schedule import CROSSFADE_STEPS, REPLAN_TICKS, STITCHING, STITCHINGS
 from sigma_ros.supervisor.limits import TIGHTENED, SupervisorLimits
@@ -504,9 +504,3 @@ NODES: dict[str, type[Options]] = {
     "sigma panel": PanelOptions,
 }
 """What starts each node, and what it takes."""
-
-
-def parameters_page() -> str:
-    """The page of the documentation's site with every node's parameters, Markdown."""
-    tables = "\n\n".join(f"## `{name}`\n\n{markdown_table(options)}" for name, options in NODES.items())
-    return f"# Parameters\n\nOf every node, as its `--help` lists them; **live**: while it runs.\n\n{tables}\n"
