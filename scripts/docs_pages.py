@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from sigma_ros.evaluation.report.terms import TERMS
 from sigma_ros.model.checkpoint.explain import explain_model
 from sigma_ros.nodes.shared.node_options import NODES
 from sigma_ros.nodes.shared.parameters import markdown_table
@@ -27,12 +28,19 @@ def reasons_page() -> str:
     return f"# Reasons of the supervisor\n\n| name | what happened | what to do |\n| --- | --- | --- |\n{rows}\n"
 
 
+def glossary_page() -> str:
+    """Every word that a report explains."""
+    rows = "\n".join(f"| {word} | {meaning} |" for word, meaning in TERMS.items())
+    return f"# Glossary\n\nThe words of the reports.\n\n| word | meaning |\n| --- | --- |\n{rows}\n"
+
+
 def code_pages() -> dict[str, tuple[str, str]]:
     """Page -> title and Markdown, of what only the code knows."""
     return {
         "reasons.md": ("Reasons", reasons_page()),
         "parameters.md": ("Parameters", parameters_page()),
         "model.md": ("The model", explain_model("both")),
+        "glossary.md": ("Glossary", glossary_page()),
     }
 
 
