@@ -77,7 +77,7 @@ def run_node(
     """Spins one node on a single-threaded executor until a signal, an error or its own `finished`.
 
     Every parameter is also a command-line option (`--adapter.max_scale 0.5`). Multi-threaded executors starve
-    timers under load (docs/ros_interface.md), so no node uses one.
+    timers under load (DESIGN.md), so no node uses one.
     """
     return guarded(lambda: _run_node(make, options_type, args, description))
 
