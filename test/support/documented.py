@@ -17,7 +17,7 @@ SHELL = re.compile(r"```(?:sh|bash)\n(.*?)```", re.DOTALL)
 SPAN = re.compile(r"`([^`]+)`")
 INDENTED = re.compile(r"^ {4}(.*)$", re.MULTILINE)
 STARTS = re.compile(
-    r"^(sigma( |$)|make |ros2 (service call|action send_goal|param (set|load)|lifecycle set) |"
+    r"^(sigma( |$)|make |ros2 (service call|action send_goal|param (set|load)) |"
     r"ros2 (launch|run) sigma_ros |python -m (training|sigma_ros|safety)\b|python (examples|bench)/)"
 )
 PLACEHOLDERS = {"N": "1", "QUALITY": "90"}
