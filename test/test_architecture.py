@@ -402,7 +402,7 @@ WITHOUT_A_TEST_OF_THEIR_NAME = {
         ),
         "sigma_ros/cli/recordings": "contract dataset init inspect transcode",
         "sigma_ros/cli/robot": "monitor",
-        "sigma_ros/cli/scores": "demo_nodes evaluate evaluate_run replay replay_run sim",
+        "sigma_ros/cli/scores": "evaluate evaluate_run replay replay_run sim",
         "sigma_ros/evaluation": ("drive fleet latency log precompute recorder replay_operator supervised"),
         "sigma_ros/evaluation/report": (
             "bounded chunk_table curves document figures markdown rerun saved summary write"
