@@ -67,9 +67,19 @@ class Tick:
 
 
 class Episode(Iterator[Tick]):
-    """Ticks of a bag, with the frame clock's counters so far. See `episode`.
+    """Ticks of a bag in order, read as a stream, with the frame clock's counters so far.
 
-    `on_record` is told each record before it is used, `on_end` that there are no more.
+    Args:
+        bag: An open bag.
+        contract: The robot; topics, joints and images are checked against it before the first tick.
+        image_size_px: Side of the images in the windows; None leaves images undecoded.
+        task: Task text; None takes the recorded one (`recorded_task`) and follows its changes.
+        on_record: Is told each record before it is used.
+        on_end: Is told that there are no more.
+
+    Raises:
+        ContractError: topics are missing, or the messages of a stream do not fit.
+        BagError: no tick came out, or no command fell on one (raised at the end of the iteration).
     """
 
     def __init__(
@@ -328,22 +338,6 @@ class _Samples:
         self._waiting.extend(later)
         self._last_ns = tick_ns
         return tuple(due)
-
-
-def episode(bag: Bag, contract: Contract, *, image_size_px: int | None, task: str | None = None) -> Episode:
-    """Ticks of a bag in order, read as a stream.
-
-    Args:
-        bag: An open bag.
-        contract: The robot; topics, joints and images are checked against it before the first tick.
-        image_size_px: Side of the images in the windows; None leaves images undecoded.
-        task: Task text; None takes the recorded one (`recorded_task`) and follows its changes.
-
-    Raises:
-        ContractError: topics are missing, or the first message of a stream does not fit.
-        BagError: no tick came out, or no command fell on one (raised at the end of the iteration).
-    """
-    return Episode(bag, contract, image_size_px=image_size_px, task=task)
 
 
 def task_topic(bag: Bag, contract: Contract) -> str | None:

@@ -2,10 +2,10 @@
 """Which bags does a user mean, which storage files is a bag made of, and in which order are its messages read."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from backports import zstd
 
@@ -233,51 +233,6 @@ class Stored(NamedTuple):
     log_time_ns: int
     topic: str
     data: memoryview
-
-
-class StorageFile(Protocol):
-    """One opened file of a bag. `foreign` are the topics whose messages are not CDR: reason and number of messages."""
-
-    start_ns: int
-    end_ns: int
-    checksummed: bool
-
-    @property
-    def types(self) -> Mapping[str, str]:
-        """Topic to message type."""
-        ...
-
-    @property
-    def definitions(self) -> Mapping[str, str]:
-        """Message type to its definition text, where the file holds it."""
-        ...
-
-    @property
-    def counts(self) -> Mapping[str, int]:
-        """Messages by topic."""
-        ...
-
-    @property
-    def foreign(self) -> Mapping[str, tuple[str, int]]:
-        """Topics that cannot be read: why, and how many messages they have."""
-        ...
-
-    @property
-    def custom_data(self) -> Mapping[str, str]:
-        """The recorder's own notes."""
-        ...
-
-    def stretches(self, topic: str) -> "list[Stretch]":
-        """The topic's log times in file order, as stretches that do not go back."""
-        ...
-
-    def messages(self, topics: frozenset[str], *, by_time: bool) -> Iterator[Stored]:
-        """Messages of the topics by log time, or in the order of the file."""
-        ...
-
-    def close(self) -> None:
-        """Lets go of the file."""
-        ...
 
 
 class Stretch(NamedTuple):

@@ -54,7 +54,7 @@ def audit(request: AuditRequest) -> int:
     """Observes and judges, and writes the verdicts down where a folder is given."""
     from rich.progress import Progress  # noqa: PLC0415 - help stays fast
 
-    from sigma_ros.bags.episode import episode  # noqa: PLC0415
+    from sigma_ros.bags.episode import Episode  # noqa: PLC0415
     from sigma_ros.bags.files import find_bags  # noqa: PLC0415
     from sigma_ros.bags.reader import open_bag  # noqa: PLC0415
     from sigma_ros.contract_file import load_contract  # noqa: PLC0415
@@ -77,7 +77,7 @@ def audit(request: AuditRequest) -> int:
     episodes = []
     for path in found:
         with open_bag(path) as bag:
-            episodes.append(list(episode(bag, known, image_size_px=runtime.image_size_px)))
+            episodes.append(list(Episode(bag, known, image_size_px=runtime.image_size_px)))
     with Progress(console=Console(stderr=True, markup=False)) as progress:
         bar = progress.add_task("episodes", total=5 * len(episodes))
         observed = observe(runtime, episodes, other_text=request.other_text, on_episode=lambda: progress.advance(bar))
