@@ -205,8 +205,8 @@ class Episode(Iterator[Tick]):
         self._joints.push(*whole)
 
     def _push_task(self, record: Record) -> None:
-        if _text(record):
-            self._clock.set_task(_text(record))
+        if record.message:
+            self._clock.set_task(str(record.message))
 
     def _try(self, stream: str, check: Callable[[], object]) -> None:
         """One message that does not fit is a loss, which the clock counts; a stream that never fits is an error."""
@@ -372,7 +372,3 @@ def recorded_task(bag: Bag, contract: Contract) -> str:
     topic = task_topic(bag, contract)
     text = bag.first_text(topic) if topic is not None else ""
     return text or bag.info.metadata.get("sigma.task") or contract.tasks[0]
-
-
-def _text(record: Record) -> str:
-    return str(record.message)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from backports import zstd
 
-from sigma_ros.addresses import RemoteFile, address_of, files_at, folders_below
+from sigma_ros.addresses import address_of, files_at, folders_below
 from sigma_ros.bags.losses import Losses
 from sigma_ros.border import MAX_OUTPUT_BYTES, one_line, open_regular, plain_texts, read_yaml
 from sigma_ros.errors import BagError, SigmaError, UsageError
@@ -144,7 +144,9 @@ def unpacked(file: Path, folder: Path) -> Path:
 
 def _bags_at(place: Path) -> Iterator[Path]:
     if (address := address_of(place)) is not None:
-        folders = {name: files for name, files in folders_below(address) if any(map(_is_storage, files))}
+        folders = {
+            name: files for name, files in folders_below(address) if any(f.name.endswith(_STORAGE) for f in files)
+        }
         if not folders:
             raise UsageError("the address holds no bag", where=address, expected="metadata.yaml, .mcap or .db3 files")
         yield from [place] if "" in folders else [place / name for name in folders]
@@ -163,10 +165,6 @@ def _bags_at(place: Path) -> Iterator[Path]:
             got=", ".join(sorted(child.name for child in place.iterdir())[:8]) or "an empty folder",
         )
     yield from inside
-
-
-def _is_storage(file: RemoteFile) -> bool:
-    return file.name.endswith(_STORAGE)
 
 
 def _metadata(file: Path, losses: Losses) -> dict[str, Any] | None:

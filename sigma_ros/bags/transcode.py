@@ -179,25 +179,21 @@ def _stamps_ns(source: LerobotEpisode) -> list[int]:
 
 
 def _pictures(source: LerobotEpisode, camera: Camera) -> Iterator[UInt8[ndarray, "h w 3"]]:
-    part = source.videos.get(camera.dataset_key)
-    if part is None:
-        stream = _coded_pictures(source, camera.dataset_key)
-    else:
+    key = camera.dataset_key
+    stream: Iterator[UInt8[ndarray, "h w 3"]]
+    if (part := source.videos.get(key)) is not None:
         stream = video_pictures(part, source.film_times_s(part))
+    else:
+        stream = (decode_coded(coded, where=f"{source.root}, {key}") for coded in source.pictures[key])
     for picture in stream:
         if picture.shape != (camera.height_px, camera.width_px, 3):
             raise DatasetError(
-                f"the pictures of {camera.dataset_key} have another size than the contract's camera",
+                f"the pictures of {key} have another size than the contract's camera",
                 where=source.root,
                 expected=f"{camera.width_px}x{camera.height_px}",
                 got=f"{picture.shape[1]}x{picture.shape[0]}",
             )
         yield picture
-
-
-def _coded_pictures(source: LerobotEpisode, key: str) -> Iterator[UInt8[ndarray, "h w 3"]]:
-    for coded in source.pictures[key]:
-        yield decode_coded(coded, where=f"{source.root}, {key}")
 
 
 def _notes(source: LerobotEpisode, contract: Contract) -> dict[str, str]:

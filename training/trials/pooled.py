@@ -38,14 +38,11 @@ def pooled(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     _check_alike(runs)
     tables = [{(e["arm"], e["latency_ms"], e["seed"]): e for e in run["episodes"]} for run in runs]
     cells = sorted({key[:2] for table in tables for key in table})
-    seeds = [seed for seed in sorted({key[2] for key in tables[0]}) if _everywhere(tables, cells, seed)]
+    seeds = sorted({key[2] for key in tables[0]})
+    seeds = [seed for seed in seeds if all((*cell, seed) in table for table in tables for cell in cells)]
     if not seeds:
         raise UsageError("the runs have no episode seed in common at every latency", got=f"{len(cells)} cells")
     return [_row(cell, [[table[*cell, seed] for seed in seeds] for table in tables]) for cell in cells]
-
-
-def _everywhere(tables: Sequence[dict[Any, Any]], cells: Sequence[tuple[str, float]], seed: int) -> bool:
-    return all((*cell, seed) in table for table in tables for cell in cells)
 
 
 def _check_alike(runs: Sequence[dict[str, Any]]) -> None:
