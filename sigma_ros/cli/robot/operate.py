@@ -17,25 +17,40 @@ app = verb()
 Namespace = Annotated[str, typer.Option("--namespace", metavar="NAME", help="Of the nodes, such as arm1.")]
 
 
-_ORDERS = {
-    "engage": "Lets the policy move the arm, from where it stands; refused while anything is wrong.\n\n"
-    "Example: sigma engage",
-    "release": "Brings the arm to rest and ends the commands; the servos hold it.\n\nExample: sigma release",
-    "stop": "Latches the emergency stop: the arm comes to rest and is held until `sigma reset`.\n\nExample: sigma stop",
-    "reset": "Leaves a latched stop once its cause is gone; never engages.\n\nExample: sigma reset && sigma engage",
-}
-"""Order -> help."""
+@app.command()
+def engage(namespace: Namespace = "") -> None:
+    """Lets the policy move the arm, from where it stands; refused while anything is wrong.
+
+    Example: sigma engage
+    """
+    _ask(lambda operator: operator.order("engage"), namespace)
 
 
-def _command_of(order: str) -> "Callable[..., None]":
-    def command(namespace: Namespace = "") -> None:
-        _ask(lambda operator: operator.order(order), namespace)
+@app.command()
+def release(namespace: Namespace = "") -> None:
+    """Brings the arm to rest and ends the commands; the servos hold it.
 
-    return command
+    Example: sigma release
+    """
+    _ask(lambda operator: operator.order("release"), namespace)
 
 
-for _name, _help in _ORDERS.items():
-    app.command(_name, help=_help)(_command_of(_name))
+@app.command()
+def stop(namespace: Namespace = "") -> None:
+    """Latches the emergency stop: the arm comes to rest and is held until `sigma reset`.
+
+    Example: sigma stop
+    """
+    _ask(lambda operator: operator.order("stop"), namespace)
+
+
+@app.command()
+def reset(namespace: Namespace = "") -> None:
+    """Leaves a latched stop once its cause is gone; never engages.
+
+    Example: sigma reset && sigma engage
+    """
+    _ask(lambda operator: operator.order("reset"), namespace)
 
 
 @app.command()
