@@ -22,7 +22,7 @@ from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.policies.common.vla_utils import resize_with_pad_torch
 
 from sigma_ros.contract_file import load_contract
-from training.preprocess import PreprocessOptions, preprocess
+from training.shards import PreprocessOptions, preprocess
 from training.sources import dataset_sources
 
 CONTRACT = load_contract("so101")

@@ -26,8 +26,8 @@ from sigma_ros.model.settings import LORA_PROJECTIONS
 from training.data import EpisodeArrays, ShardMeta, write_shard
 from training.loop import memory_bytes
 from training.options import TrainOptions
+from training.run import Run
 from training.sources import TARGET_STEPS, quantiles
-from training.train import Run
 
 STREAMS, BATCH = 4, 16
 TICKS = 16 * 20

@@ -374,7 +374,6 @@ LARGER_FOLDERS = {
 """Python files beside `__init__.py` of folders that are not yet small enough: these numbers only shrink."""
 
 SHARED_CLASS_NAMES = {
-    "EpisodeArrays",
     "Event",
     "Outcome",
     "Place",
@@ -402,12 +401,12 @@ WITHOUT_A_TEST_OF_THEIR_NAME = {
         ),
         "sigma_ros/cli/recordings": "contract dataset init inspect transcode",
         "sigma_ros/cli/robot": "monitor",
-        "sigma_ros/cli/scores": "demo_nodes evaluate evaluate_run replay replay_run sim",
+        "sigma_ros/cli/scores": "evaluate evaluate_run replay replay_run sim",
         "sigma_ros/evaluation": ("drive fleet latency log precompute recorder replay_operator supervised"),
         "sigma_ros/evaluation/report": (
             "bounded chunk_table curves document figures markdown rerun saved summary write"
         ),
-        "sigma_ros/evaluation/scoring": "metrics score sweep verdict",
+        "sigma_ros/evaluation/scoring": "metrics score verdict",
         "sigma_ros/inspection": "bag data_set draft facts places",
         "sigma_ros/lerobot": (
             "configuration_sigma configuration_sim environment episode files modeling_sigma processor_sigma"
@@ -429,9 +428,8 @@ WITHOUT_A_TEST_OF_THEIR_NAME = {
         "sigma_ros/sim/tasks": "demonstration expert task world",
         "sigma_ros/streams": "stream",
         "sigma_ros/supervisor": "command_loop state_machine trajectory",
-        "training": (
-            "cache check_data data evaluate held_out loop options plain sources statistics streams study_page"
-        ),
+        "training": ("cache check_data data evaluate held_out loop options plain sources streams"),
+        "training/trials": "statistics study_page",
         "training/bed": "arms base closed_loop episodes model protocol results trainer units",
     }.items()
     for name in names.split()

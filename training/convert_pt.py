@@ -31,10 +31,12 @@ from rich.progress import track
 
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
-from sigma_ros.errors import DatasetError, SigmaError, show_error
+from sigma_ros.errors import DatasetError
 
+from . import exit_code
+from . import parser as command_parser
 from .data import EpisodeArrays, write_tensors
-from .preprocess import PreprocessOptions, write_episodes
+from .shards import PreprocessOptions, write_episodes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,11 +170,7 @@ def _frames(pictures: torch.Tensor, contract: Contract, size_px: int) -> UInt8[n
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; exit codes 0 done, 1 failed, 2 usage."""
-    parser = argparse.ArgumentParser(
-        prog=f"python -m {__package__}.convert_pt",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("convert_pt", __doc__)
     parser.add_argument("--pt", nargs="+", type=Path, help="files of samples, in order")
     parser.add_argument("--contract", default="so101", help="contract file or name (default so101)")
     parser.add_argument(
@@ -185,30 +183,30 @@ def main(argv: list[str] | None = None) -> int:
         default = getattr(Keys(), name)
         parser.add_argument(f"--{name}_key", default=default, help=f"default {default}")
     args = parser.parse_args(argv)
-    console = Console(stderr=True, markup=False)
     if (args.pt is None) == (args.weights is None):
         parser.error("give either --pt or --weights")
-    try:
-        if args.weights is not None:
-            console.print(f"{convert_weights(args.weights, args.out)} tensors: {args.out}")
-            return 0
-        contract = load_contract(args.contract)
-        keys = Keys(**{name: getattr(args, f"{name}_key") for name in Keys.__slots__})
-        samples = [sample for path in args.pt for sample in read_samples(path)]
-        episodes = episodes_of(samples, contract, keys, image_size_px=args.image_size)
-        options = PreprocessOptions(
-            out=args.out,
-            contract=contract,
-            image_size_px=args.image_size,
-            stride=16,
-            min_motion=0.0,
-            hold_out_every=args.hold_out_every,
-            skip_broken=False,
-        )
-        meta = write_episodes(episodes, options, described=", ".join(path.name for path in args.pt))
-    except SigmaError as error:
-        show_error(error)
-        return error.exit_code
+    return exit_code(lambda: _run(args), interrupted="interrupted; nothing is finished")
+
+
+def _run(args: argparse.Namespace) -> int:
+    console = Console(stderr=True, markup=False)
+    if args.weights is not None:
+        console.print(f"{convert_weights(args.weights, args.out)} tensors: {args.out}")
+        return 0
+    contract = load_contract(args.contract)
+    keys = Keys(**{name: getattr(args, f"{name}_key") for name in Keys.__slots__})
+    samples = [sample for path in args.pt for sample in read_samples(path)]
+    episodes = episodes_of(samples, contract, keys, image_size_px=args.image_size)
+    options = PreprocessOptions(
+        out=args.out,
+        contract=contract,
+        image_size_px=args.image_size,
+        stride=16,
+        min_motion=0.0,
+        hold_out_every=args.hold_out_every,
+        skip_broken=False,
+    )
+    meta = write_episodes(episodes, options, described=", ".join(path.name for path in args.pt))
     console.print(f"{len(meta.episodes)} episodes, {len(meta.windows)} windows: {args.out}")
     return 0
 

@@ -26,7 +26,7 @@ from rich.table import Table
 from sigma_ros.camera_names import NO_RENAME, read_rename
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
-from sigma_ros.errors import SigmaError, UsageError, show_error
+from sigma_ros.errors import UsageError
 from sigma_ros.evaluation.log import ReplayLog
 from sigma_ros.evaluation.report.document import plain, to_text
 from sigma_ros.evaluation.report.write import refuse_existing, write_files, write_report
@@ -34,9 +34,9 @@ from sigma_ros.evaluation.scoring.score import score
 from sigma_ros.evaluation.scoring.scores import ArmScores, Scores, conditions
 from sigma_ros.model.loading import open_checkpoint, required_normalisation
 from sigma_ros.model.runtime import SigmaRuntime
-from sigma_ros.stopping import INTERRUPTED
 
-from . import program
+from . import exit_code
+from . import parser as command_parser
 from .check_data import check_data
 from .data import EpisodeRows, ShardData
 from .held_out import replay_shard
@@ -242,11 +242,7 @@ def show(outcomes: Sequence[EvaluationOutcome], out: Path) -> None:
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=program("evaluate"),
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("evaluate", __doc__)
     parser.add_argument("--checkpoint", required=True, help="Sigma checkpoint folder, or mini")
     parser.add_argument("--dataset_dir", type=Path, required=True, help="folder of training.preprocess")
     parser.add_argument("--out", type=Path, required=True, help="folder for the JSON files and report.html")
@@ -275,35 +271,26 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; exit codes 0 done, 1 failed, 2 usage, 130 interrupted."""
     given = sys.argv[1:] if argv is None else argv
-    args = _arguments(given)
-    console = Console(stderr=True, markup=False)
-    try:
-        refuse_existing(args.out, force=args.force)
+    args = vars(_arguments(given))
+
+    def run() -> int:
+        out, force = args.pop("out"), args.pop("force")
+        refuse_existing(out, force=force)
         plan = EvaluationPlan(
-            checkpoint=args.checkpoint,
-            contract=load_contract(args.contract),
-            data=ShardData.open(args.dataset_dir),
-            seeds=tuple(args.seeds),
-            ablate=tuple(args.ablate),
-            train_episodes=args.train_episodes,
-            allow_untrained=args.allow_untrained,
+            contract=load_contract(args.pop("contract")),
+            data=ShardData.open(args.pop("dataset_dir")),
+            seeds=tuple(args.pop("seeds")),
+            ablate=tuple(args.pop("ablate")),
             command=shlex.join(["python", "-m", f"{__package__}.evaluate", *given]),
-            rename=read_rename(args.rename),
-            base=args.base,
-            revision=args.revision,
-            tokenizer=args.tokenizer,
-            device=args.device,
+            rename=read_rename(args.pop("rename")),
+            **args,
         )
         outcomes = evaluate(plan)
-        write_evaluation(outcomes, plan, args.out, force=args.force)
-    except SigmaError as error:
-        show_error(error)
-        return error.exit_code
-    except KeyboardInterrupt:
-        console.print("interrupted; nothing was written")
-        return INTERRUPTED
-    show(outcomes, args.out)
-    return 0
+        write_evaluation(outcomes, plan, out, force=force)
+        show(outcomes, out)
+        return 0
+
+    return exit_code(run, interrupted="interrupted; nothing was written")
 
 
 if __name__ == "__main__":

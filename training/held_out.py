@@ -18,18 +18,16 @@ from sigma_ros.bags.episode import Tick
 from sigma_ros.contract import Contract
 from sigma_ros.evaluation.audit.channels import with_pictures_of
 from sigma_ros.evaluation.drive import ReplayDrive
-from sigma_ros.evaluation.log import BagFacts, ReplayLog, RunFacts
+from sigma_ros.evaluation.log import BagFacts, ReplayLog
 from sigma_ros.evaluation.recorder import ReplayRecorder
-from sigma_ros.evaluation.replay import policy_facts
+from sigma_ros.evaluation.replay import ReplayOptions, policy_facts, policy_loop, run_facts
 from sigma_ros.evaluation.scoring.metrics import SPANS
-from sigma_ros.evaluation.scoring.statistics import Comparison, compare
 from sigma_ros.model.adapter import References
 from sigma_ros.model.residual import Residual
 from sigma_ros.model.runtime import SigmaRuntime
 from sigma_ros.model.sigma import SigmaTelepathyVLA
 from sigma_ros.model.telepathy import Recurrence
 from sigma_ros.policy.job import execute
-from sigma_ros.policy.loop import PolicyLoop, PolicySettings
 from sigma_ros.policy.schedule import SCORE_STRIDE_TICKS, Schedule
 from sigma_ros.policy.worker import TimedWorker
 from sigma_ros.streams.frame_clock import WindowHistory
@@ -66,12 +64,6 @@ class WindowScores:
             values[f"mse_{name}"] = float((self.sigma if adapted else self.full)[:, :steps].mean())
         values["mse_far"] = float((self.sigma if adapted else self.full).mean())
         return values | ({"scale": float(self.scale.mean())} if adapted else {})
-
-    def comparison(self, name: str, *, seed: int = 0) -> Comparison:
-        """Sigma against its base on one of the spans."""
-        steps = SPANS[name]
-        base, sigma = (getattr(self, arm)[:, :steps].mean(axis=(1, 2)) for arm in ("base", "sigma"))
-        return compare(base, sigma, self.episode, seed=seed)
 
 
 @torch.no_grad()
@@ -168,23 +160,10 @@ def replay_shard(
 
     With `pictures_of` it is shown that episode's pictures, the last one again where that one has ended.
     """
-    settings, started_ns = AdapterSettings(), time.perf_counter_ns()
-    run = RunFacts(
-        mode="offline",
-        task=episode.task,
-        settings=settings,
-        replan_ticks=SCORE_STRIDE_TICKS,
-        memory_stride=runtime.memory_stride,
-        seed=runtime.seed,
-        supervised=False,
-    )
-    recorder = ReplayRecorder(contract, policy_facts(runtime), run)
-    loop = PolicyLoop(
-        contract,
-        PolicySettings(schedule=Schedule(SCORE_STRIDE_TICKS, runtime.memory_stride), adapter=settings),
-        check_units=runtime.check_units,
-        lockstep=True,
-    )
+    started_ns, schedule = time.perf_counter_ns(), Schedule(SCORE_STRIDE_TICKS, runtime.memory_stride)
+    options = ReplayOptions(settings=AdapterSettings(), schedule=schedule, supervisor_limits=None, task=episode.task)
+    recorder = ReplayRecorder(contract, policy_facts(runtime), run_facts(episode.task, runtime, options))
+    loop = policy_loop(contract, runtime, options, lockstep=True)
     drive = ReplayDrive(TimedWorker(loop, partial(execute, runtime=runtime)), recorder, None)
     ticks = _ticks(episode, contract)
     if pictures_of is not None:

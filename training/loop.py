@@ -6,9 +6,10 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
@@ -21,10 +22,14 @@ from sigma_ros.errors import CheckpointError, SigmaError, UsageError
 from sigma_ros.model.checkpoint.folder import load_trained, open_manifest
 from sigma_ros.model.checkpoint.manifest import HEADS_FILE, BaseIdentity
 from sigma_ros.model.loading import find_sigma
+from sigma_ros.model.settings import SigmaConfig
 from sigma_ros.model.sigma import SigmaTelepathyVLA
 
-from .data import write_tensors
-from .options import PARTS
+from .data import ShardData, write_tensors
+from .options import PARTS, TrainOptions
+
+if TYPE_CHECKING:
+    from .cache import CachedEpisode
 
 _PLAIN_EVERY_S = 30.0
 
@@ -113,6 +118,22 @@ def memory_bytes() -> int:
         return int(torch.cuda.max_memory_allocated())
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+_BYTES_TRAINED = 16
+"""Per parameter in float32: itself, its gradient, two moments."""
+
+
+def cost(model: SigmaTelepathyVLA, data: ShardData) -> str:
+    """What is known of a run's memory before anything is computed; its first step tells the time."""
+    base_bytes = sum(p.numel() * p.element_size() for p in model.backbone.parameters())
+    trained = sum(p.numel() for p in model.trained().values())
+    ticks = sum(episode.ticks for episode in data.episodes)
+    return (
+        f"estimate: {base_bytes / 1e9:.2f} GB of frozen base, {trained * _BYTES_TRAINED / 1e9:.2f} GB for "
+        f"{trained / 1e6:.2f} M trained parameters with AdamW, activations on top; the base looks once at "
+        f"{ticks} ticks of {len(data.episodes)} episodes"
+    )
 
 
 def refuse_nan(loss: float, *, step: int, samples: list[str]) -> None:
@@ -243,6 +264,25 @@ def chosen_parts(model: SigmaTelepathyVLA, parts: str) -> dict[str, Tensor]:
     for name, parameter in model.trained().items():
         parameter.requires_grad_(name in chosen)
     return dict(chosen)
+
+
+def model_settings(options: TrainOptions, config: SigmaConfig) -> SigmaConfig:
+    """The settings of the model that the options ask for; `config` has those of its base's size."""
+    changes: dict[str, Any] = {f"use_{n}": False for n in options.ablate if n not in ("traf", "tsac")}
+    given = {name: getattr(options, name) for name in ("residual_steps", "lora_rank", "lora_dropout")}
+    changes |= {name: value for name, value in given.items() if value is not None}
+    if options.lora_rank is not None:
+        changes["lora_alpha"] = 2.0 * options.lora_rank
+    return replace(config, plain_lora=options.arm == "plain_lora", **changes)
+
+
+def start_glance(model: SigmaTelepathyVLA, episodes: "Sequence[CachedEpisode]") -> None:
+    """Shows the glance what pictures usually look like: every 8th tick of some episodes."""
+    if model.telepathy is not None and model.telepathy.glance is not None:
+        model.telepathy.glance.start_from(
+            (e.pooled(0, e.episode.ticks)[::8], torch.from_numpy(e.episode.valid[::8])[:, None] & e.seen)
+            for e in episodes
+        )
 
 
 # The bar that long work over recordings and episodes shows, with the time that is left.

@@ -265,6 +265,12 @@ def without_motion(telepathy_input: TelepathyInput, *, share: float) -> Float[Te
     return torch.where(hidden[:, None, None], still, states)
 
 
+def carried(memory: Recurrence, fresh: Sequence[bool]) -> Recurrence:
+    """The memory that the next pieces of streams go on with: empty where they are `fresh`."""
+    kept = ~torch.tensor(fresh, device=memory.memory.device)
+    return Recurrence(memory=memory.memory * kept[:, None], factors=memory.factors * kept[:, None, None])
+
+
 def where_present(present: Tensor, new: Recurrence, old: Recurrence) -> Recurrence:
     """The new memory where there was a window, the old one elsewhere."""
     return Recurrence(

@@ -14,7 +14,7 @@ from typing import Any, get_args
 from sigma_ros.border import read_yaml
 from sigma_ros.errors import SigmaError, UsageError
 
-from . import program
+from . import parser as command_parser
 
 ABLATIONS = ("memory", "glance", "film", "lora", "vector", "chunk", "trajectory", "late", "traf", "tsac")
 """Parts that can be switched off, by the names of `SigmaConfig.use_*` and of the training schemes."""
@@ -237,12 +237,7 @@ def from_environment() -> dict[str, Any]:
 
 
 def _parser(description: str | None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=program("train"),
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        argument_default=argparse.SUPPRESS,
-    )
+    parser = command_parser("train", description, argument_default=argparse.SUPPRESS)
     parser.add_argument("--config", type=Path, help="YAML file with any of the options below")
     parser.add_argument("--resume", action="store_true", help="go on with the state in --output_dir")
     parser.add_argument("--overwrite", action="store_true", help="replace the run in --output_dir")

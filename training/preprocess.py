@@ -11,17 +11,12 @@ Examples:
 """
 
 import argparse
-import json
 import shutil
 import sys
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import numpy as np
 from rich.console import Console
 
 from sigma_ros.bags.dataset_facts import check_facts, check_numbers, episode_numbers, fetcher
@@ -29,330 +24,17 @@ from sigma_ros.bags.losses import WITH_LOSSES, described
 from sigma_ros.camera_names import read_rename
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
-from sigma_ros.errors import DatasetError, MachineError, SigmaError, UsageError, show_error
-from sigma_ros.evaluation.fleet import Work, Workers, shared_out
-from sigma_ros.model.normalise import Normalisation
-from sigma_ros.stopping import INTERRUPTED
+from sigma_ros.errors import UsageError
+from sigma_ros.evaluation.fleet import Workers
 
-from . import program
-from .data import EpisodeArrays, ShardMeta, content_hash, read_shard, shard_name, write_shard
-from .loop import counted_progress
-from .sources import (
-    TARGET_STEPS,
-    MadeSource,
-    Source,
-    bag_sources,
-    dataset_sources,
-    motion_of,
-    quantiles,
-    read_source,
-    simulated_sources,
-    unit_problems,
-    windows_of,
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PreprocessOptions:
-    """What the command line asks for. `min_motion` is in the policy's units, see `motion_of`."""
-
-    out: Path
-    contract: Contract
-    image_size_px: int
-    stride: int
-    min_motion: float
-    hold_out_every: int
-    skip_broken: bool
-    strict: bool = False
-
-
-class _Collected:
-    """What the finished shards add up to; pictures are not kept."""
-
-    def __init__(self, options: PreprocessOptions, held_out: tuple[int, ...]) -> None:
-        self._options = options
-        self.held_out = held_out
-        self.entries: list[dict[str, object]] = []
-        self.windows: list[tuple[int, int]] = []
-        self.static: list[tuple[int, int]] = []
-        self.files: dict[str, str] = {}
-        self.losses: dict[str, dict[str, int]] = {}
-        self._states: list[np.ndarray] = []
-        self._actions: list[np.ndarray] = []
-
-    def add(self, arrays: EpisodeArrays, *, recording: str, shard: str, sha256: str) -> None:
-        """Counts one epoch."""
-        position, options = len(self.entries), self._options
-        for row in windows_of(arrays, options.stride):
-            still = motion_of(arrays, row) < options.min_motion
-            (self.static if still else self.windows).append((position, row))
-        self.files[shard] = sha256
-        self.entries.append(
-            {
-                "episode": arrays.episode,
-                "recording": recording,
-                "shard": shard,
-                "ticks": arrays.ticks,
-                "task": arrays.task,
-            }
-        )
-        if arrays.episode not in self.held_out:
-            self._states.append(arrays.states[arrays.valid])
-            self._actions.append(arrays.actions[arrays.acted])
-
-    def lost(self, recording: str, losses: Mapping[str, int]) -> None:
-        """Takes note of what could not be used of a recording."""
-        if losses:
-            self.losses[recording] = dict(losses)
-
-    def normalisation(self) -> Normalisation:
-        """Statistics of the training split alone.
-
-        Raises:
-            DatasetError: there is none, or its units cannot be the contract's.
-        """
-        if not self._states:
-            raise DatasetError("every recording is held out", remedy="give more recordings, or --hold-out-every 0")
-        found = Normalisation(state=quantiles(self._states), action=quantiles(self._actions))
-        problems = unit_problems(found, self._options.contract)
-        if problems:
-            raise DatasetError(
-                "the data's units cannot be the contract's",
-                where=f"contract {self._options.contract.name}",
-                got=" | ".join(problems),
-                remedy="set each joint's unit in the contract; `sigma calibrate` says which one fits",
-            )
-        return found
-
-
-def held_out_numbers(numbers: list[int], every: int) -> tuple[int, ...]:
-    """Every n-th of the episodes' numbers, beginning with the first; none with 0."""
-    return tuple(numbers[::every]) if every else ()
-
-
-def preprocess(
-    sources: Sequence[Source | MadeSource], options: PreprocessOptions, *, described: str, revision: str | None
-) -> ShardMeta:
-    """Writes one shard per epoch of every source, and `meta.json` last. Finished shards are kept on a second run.
-
-    Raises:
-        DatasetError: a recording cannot be used (unless `skip_broken`), there is no window, or the units cannot be
-            right.
-        MachineError: the disk refuses; finished shards stay.
-    """
-    _make_folder(options)
-    collected = _Collected(options, held_out_numbers([source.number for source in sources], options.hold_out_every))
-    skipped: list[dict[str, str]] = []
-    with counted_progress() as progress:
-        for source in progress.track(sources, description="recordings"):
-            try:
-                lost = partial(collected.lost, source.name)
-                for arrays, path, sha256 in _shards_of(source, options, lost=lost):
-                    collected.add(arrays, recording=source.name, shard=path.name, sha256=sha256)
-            except MachineError:
-                raise  # a full disk is not a broken recording
-            except OSError as error:
-                raise DatasetError(
-                    "a shard could not be written",
-                    where=options.out,
-                    got=error,
-                    remedy="free some space; the same command resumes",
-                ) from error
-            except SigmaError as error:
-                if not options.skip_broken:
-                    raise _unusable(source, sources, options, error) from error
-                skipped.append({"recording": source.name, "reason": str(error)})
-    if not collected.windows:
-        raise DatasetError("no window was found", where=described, expected=f"episodes of {TARGET_STEPS} ticks or more")
-    meta = _meta(collected, options, described=described, revision=revision, skipped=tuple(skipped))
-    meta.write(options.out)
-    return meta
-
-
-def write_episodes(episodes: list[EpisodeArrays], options: PreprocessOptions, *, described: str) -> ShardMeta:
-    """Writes episodes that are arrays already."""
-    _make_folder(options)
-    collected = _Collected(options, held_out_numbers([e.episode for e in episodes], options.hold_out_every))
-    for number, arrays in enumerate(episodes):
-        name = shard_name(number)
-        sha256 = write_shard(options.out / name, arrays)
-        collected.add(arrays, recording=f"{described} episode {arrays.episode}", shard=name, sha256=sha256)
-    meta = _meta(collected, options, described=described, revision=None, skipped=())
-    meta.write(options.out)
-    return meta
-
-
-def _make_folder(options: PreprocessOptions) -> None:
-    """The output folder; one that was begun with other options is refused, so that shards never mix."""
-    options.out.mkdir(parents=True, exist_ok=True)
-    mark = options.out / ".options"
-    wanted = f"{options.contract} {options.image_size_px}"
-    if mark.is_file() and mark.read_text(encoding="utf-8") != wanted:
-        raise DatasetError(
-            "the output folder was begun with another contract or picture size",
-            where=options.out,
-            remedy="give another --out, or --force to start anew",
-        )
-    mark.write_text(wanted, encoding="utf-8")
-
-
-def _meta(
-    collected: _Collected,
-    options: PreprocessOptions,
-    *,
-    described: str,
-    revision: str | None,
-    skipped: tuple[dict[str, str], ...],
-) -> ShardMeta:
-    contract = options.contract
-    return ShardMeta(
-        contract=contract.name,
-        source=described,
-        source_revision=revision,
-        image_size_px=options.image_size_px,
-        cameras=tuple(camera.name for camera in contract.cameras),
-        joint_names=contract.joint_names,
-        fps=contract.fps,
-        stride=options.stride,
-        target_steps=TARGET_STEPS,
-        min_motion=options.min_motion,
-        episodes=tuple(collected.entries),
-        windows=tuple(collected.windows),
-        static_windows=tuple(collected.static),
-        held_out=collected.held_out,
-        skipped=skipped,
-        normalisation=collected.normalisation().as_dict(),
-        files=collected.files,
-        losses=collected.losses,
-    )
-
-
-def _shards_of(
-    source: Source | MadeSource, options: PreprocessOptions, *, lost: Callable[[Mapping[str, int]], None]
-) -> Iterator[tuple[EpisodeArrays, Path, str]]:
-    """Each epoch of a source with its file, written now or before; `lost` hears what could not be used."""
-    kept = finished(source, options) or write_shards(source, options)
-    lost(kept["losses"])
-    for path in (options.out / name for name in kept["shards"]):
-        arrays = read_shard(path)
-        yield arrays, path, content_hash(arrays)
-
-
-def finished(source: Source | MadeSource, options: PreprocessOptions) -> dict[str, Any] | None:
-    """Names of a source's shards and its losses, if an earlier run has written them all of this very source."""
-    done = _done_file(source, options)
-    kept = json.loads(done.read_text(encoding="utf-8")) if done.is_file() else {}
-    if kept.get("source") != source.identity or not all((options.out / name).is_file() for name in kept["shards"]):
-        return None
-    return kept
-
-
-def write_shards(source: Source | MadeSource, options: PreprocessOptions) -> dict[str, Any]:
-    """Writes a source's epochs, one at a time, and what `finished` reads last."""
-    kept: dict[str, Any] = {"source": source.identity, "shards": [], "losses": {}}
-    for epoch, arrays in enumerate(_epochs(source, options, kept["losses"].update)):
-        name = shard_name(source.number, epoch)
-        write_shard(options.out / name, arrays)
-        kept["shards"].append(name)
-    done = _done_file(source, options)
-    partial_file = done.with_suffix(".tmp")
-    partial_file.write_text(json.dumps(kept), encoding="utf-8")
-    partial_file.replace(done)
-    return kept
-
-
-def _done_file(source: Source | MadeSource, options: PreprocessOptions) -> Path:
-    return options.out / f".{source.number:06d}.done"
-
-
-def write_on_workers(sources: Sequence[Source | MadeSource], options: PreprocessOptions, workers: Workers) -> None:
-    """Writes the shards that are not there yet; `preprocess` finds them, and meets again what went wrong.
-
-    Raises:
-        MachineError: Ray is not installed, or no worker comes up.
-    """
-    _make_folder(options)
-    missing = [source for source in sources if finished(source, options) is None]
-    work = Work(load=partial(bool, 1), do=partial(_try_to_write, options), failed=_died)
-    with counted_progress() as progress:
-        bar = progress.add_task("recordings", total=len(missing))
-        shared_out(missing, work, workers, on_result=lambda *_: progress.advance(bar))
-
-
-def _try_to_write(options: PreprocessOptions, source: Source | MadeSource, _tool: object) -> str:
-    try:
-        write_shards(source, options)
-    except (SigmaError, OSError) as error:
-        return str(error)
-    return "written"
-
-
-def _died(_source: Source | MadeSource, reason: str) -> str:
-    return reason
-
-
-def _unusable(
-    broken: Source | MadeSource, sources: Sequence[Source | MadeSource], options: PreprocessOptions, error: SigmaError
-) -> DatasetError:
-    """The refusal of a recording; leaving it out is advised only where something is left."""
-    rest = (source for source in sources if source is not broken)
-    if any(_is_usable(source, options) for source in rest):
-        what, remedy = "a recording cannot be used", "repair it, or --skip-broken"
-    else:
-        what, remedy = "no recording can be used", "repair them, or give the contract that they were recorded with"
-    return DatasetError(what, where=broken.name, got=error, remedy=remedy)
-
-
-def _is_usable(source: Source | MadeSource, options: PreprocessOptions) -> bool:
-    try:
-        with closing(_epochs(source, options, lambda _: None)) as epochs:
-            return next(epochs, None) is not None
-    except SigmaError:
-        return False
-
-
-def _epochs(
-    source: Source | MadeSource, options: PreprocessOptions, lost: Callable[[Mapping[str, int]], None]
-) -> Generator[EpisodeArrays]:
-    return read_source(source, options.contract, image_size_px=options.image_size_px, strict=options.strict, lost=lost)
-
-
-class DryRun(NamedTuple):
-    """Everything that a run would stumble over, and what it would lose of each recording."""
-
-    problems: list[str]
-    losses: dict[str, dict[str, int]]
-
-
-def problems_of(sources: Sequence[Source | MadeSource], options: PreprocessOptions) -> DryRun:
-    """What a run would stumble over, and what it would lose of each recording; writes nothing: the dry run."""
-    collected, problems = (
-        _Collected(options, held_out_numbers([source.number for source in sources], options.hold_out_every)),
-        [],
-    )
-    with counted_progress() as progress:
-        for source in progress.track(sources, description="checking"):
-            try:
-                for offset, arrays in enumerate(_epochs(source, options, partial(collected.lost, source.name))):
-                    collected.add(arrays, recording=source.name, shard=shard_name(source.number, offset), sha256="")
-            except SigmaError as error:
-                problems.append(f"{source.name}: {error}")
-    if not collected.windows:
-        problems.append("no window was found")
-        return DryRun(problems, collected.losses)
-    try:
-        collected.normalisation()
-    except SigmaError as error:
-        problems.append(str(error))
-    return DryRun(problems, collected.losses)
+from . import exit_code
+from . import parser as command_parser
+from .shards import PreprocessOptions, preprocess, problems_of, write_on_workers
+from .sources import MadeSource, Source, bag_sources, dataset_sources, simulated_sources
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=program("preprocess"),
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("preprocess", __doc__)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--bags", nargs="+", type=Path, help="bags, or folders of bags")
     source.add_argument("--dataset", nargs="+", help="folders or Hub ids of LeRobot data sets (v2.x or v3.0)")
@@ -436,33 +118,23 @@ def _episodes_of(dataset: str, args: argparse.Namespace, contract: Contract, con
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; exit codes 0 done, 3 done with losses, 1 failed, 2 usage, 130 interrupted (resumes)."""
     args = _arguments(argv)
+    return exit_code(lambda: _run(args), interrupted="interrupted; the same command resumes")
+
+
+def _run(args: argparse.Namespace) -> int:
     console = Console(stderr=True, markup=False)
-    try:
-        contract = load_contract(args.contract)
-        sources, name = _sources(args, contract, console)
-        options = PreprocessOptions(
-            out=args.out,
-            contract=contract,
-            image_size_px=_image_size_px(args, contract),
-            stride=args.stride,
-            min_motion=args.min_motion,
-            hold_out_every=args.hold_out_every,
-            skip_broken=args.skip_broken,
-            strict=args.strict,
-        )
-        if args.dry_run:
-            return _say_problems(*problems_of(sources, options), console)
-        if args.force:
-            shutil.rmtree(args.out, ignore_errors=True)
-        if args.workers:
-            write_on_workers(sources, options, Workers(count=args.workers, address=args.ray_address))
-        meta = preprocess(sources, options, described=name, revision=args.revision)
-    except SigmaError as error:
-        show_error(error)
-        return error.exit_code
-    except KeyboardInterrupt:
-        console.print("interrupted; the same command resumes")
-        return INTERRUPTED
+    contract = load_contract(args.contract)
+    sources, name = _sources(args, contract, console)
+    same = {name: getattr(args, name) for name in ("out", "stride", "min_motion", "hold_out_every", "skip_broken")}
+    size_px = _image_size_px(args, contract)
+    options = PreprocessOptions(contract=contract, image_size_px=size_px, strict=args.strict, **same)
+    if args.dry_run:
+        return _say_problems(*problems_of(sources, options), console)
+    if args.force:
+        shutil.rmtree(args.out, ignore_errors=True)
+    if args.workers:
+        write_on_workers(sources, options, Workers(count=args.workers, address=args.ray_address))
+    meta = preprocess(sources, options, described=name, revision=args.revision)
     console.print(
         f"{len(meta.episodes)} episodes, {len(meta.windows)} windows "
         f"({len(meta.windows_of(held_out=True))} held out), {len(meta.static_windows)} static dropped, "

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sigma_ros.bags.episode import Tick, episode
+from sigma_ros.bags.episode import Episode, Tick
 from sigma_ros.bags.files import files_stamp, find_bags
 from sigma_ros.bags.losses import described, refuse_losses
 from sigma_ros.bags.reader import Bag, Stamps, open_bag
@@ -167,7 +167,7 @@ def read_source(
     found = False
     with source.open() as bag:
         collected = _Epoch(contract, image_size_px)
-        ticks = episode(bag, contract, image_size_px=image_size_px)
+        ticks = Episode(bag, contract, image_size_px=image_size_px)
         for tick in ticks:
             if not collected.continues(tick):
                 if collected.ticks >= TARGET_STEPS:

@@ -32,18 +32,17 @@ from jaxtyping import Float64
 from numpy import ndarray
 from rich.console import Console
 
-from sigma_ros.errors import SigmaError, show_error
 from sigma_ros.evaluation.scoring.metrics import SPANS
 from sigma_ros.evaluation.scoring.statistics import Comparison, compare
-from sigma_ros.stopping import INTERRUPTED
 
-from . import program
+from . import exit_code
+from . import parser as command_parser
 from .held_out import WindowScores
 from .loop import duration
 from .options import ABLATIONS, TrainOptions, add_options, from_environment
-from .statistics import SeedChange, change_over_seeds
-from .study_page import write_page
 from .train import run_training
+from .trials.statistics import SeedChange, change_over_seeds
+from .trials.study_page import write_page
 
 ARMS = ("sigma", "plain_lora", *(f"without {part}" for part in ABLATIONS))
 UNADAPTED = "sigma, scale 1"
@@ -181,12 +180,7 @@ _DEFAULTS: dict[str, Any] = {
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=program("study"),
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        argument_default=argparse.SUPPRESS,
-    )
+    parser = command_parser("study", __doc__, argument_default=argparse.SUPPRESS)
     group = parser.add_argument_group("the study")
     group.add_argument("--out", type=Path, required=True, help="Folder for runs, results.md and results.svg.")
     group.add_argument(
@@ -210,17 +204,15 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command; exit codes 0 done, 1 failed, 2 usage, 130 interrupted (the same command resumes)."""
     given = vars(_arguments(argv))
     out, arms, seeds = (given.pop(name) for name in ("out", "arms", "seeds"))
-    console = Console(stderr=True, markup=False)
-    try:
+
+    def run() -> int:
         common = TrainOptions(**_DEFAULTS | from_environment() | {"output_dir": str(out)} | given)
-        complete = study(common, arms, seeds, out)
-    except SigmaError as error:
-        show_error(error)
-        return error.exit_code
-    except KeyboardInterrupt:
-        complete = False
-    console.print(f"{out / 'results.md'}" if complete else "interrupted; the same command resumes")
-    return 0 if complete else INTERRUPTED
+        if not study(common, arms, seeds, out):
+            raise KeyboardInterrupt
+        Console(stderr=True, markup=False).print(f"{out / 'results.md'}")
+        return 0
+
+    return exit_code(run, interrupted="interrupted; the same command resumes")
 
 
 if __name__ == "__main__":

@@ -44,16 +44,12 @@ class Believed:
         """What is believed at the chosen windows; what the residual does not read is blank."""
         flag = torch.tensor(hidden)
         parts = {
-            name: torch.where(_like(flag, seen[chosen]), self.hidden[name][chosen], seen[chosen])
+            name: torch.where(flag.reshape(-1, *[1] * (seen.ndim - 1)), self.hidden[name][chosen], seen[chosen])
             for name, seen in self.telepathy_outputs.items()
         }
         device = model.backbone.device
         blank = TelepathyOutput.blank(model.config, batch=len(chosen), device=device)
         return replace(blank, **{name: part.to(device) for name, part in parts.items()})
-
-
-def _like(flag: Tensor, values: Tensor) -> Tensor:
-    return flag.reshape(-1, *[1] * (values.ndim - 1))
 
 
 def believed(model: SigmaTelepathyVLA, assembler: Assembler, rows: Sequence[tuple[int, tuple[int, ...]]]) -> Believed:

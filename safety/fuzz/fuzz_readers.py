@@ -72,7 +72,7 @@ def read_bag(folder: Path) -> None:
     """As every verb does that ticks, and as inspection does."""
     from bags import small_contract  # noqa: PLC0415
 
-    from sigma_ros.bags.episode import episode  # noqa: PLC0415
+    from sigma_ros.bags.episode import Episode  # noqa: PLC0415
     from sigma_ros.bags.reader import open_bag  # noqa: PLC0415
     from sigma_ros.inspection.places import look_into  # noqa: PLC0415
 
@@ -80,7 +80,7 @@ def read_bag(folder: Path) -> None:
         look_into(str(folder), contract=small_contract())
     finally:
         with open_bag(folder, recover=True, stamps="log") as bag:
-            list(episode(bag, small_contract(), image_size_px=16))
+            list(Episode(bag, small_contract(), image_size_px=16))
 
 
 def read_set(folder: Path) -> None:

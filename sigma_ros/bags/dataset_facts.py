@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where a LeRobot data set is, and does it hold what a contract needs? Answered before any picture is decoded."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from sigma_ros.bags.lerobot import (
     read_info,
 )
 from sigma_ros.camera_names import IMAGES
-from sigma_ros.contract import Camera, Contract
+from sigma_ros.contract import Contract
 from sigma_ros.conventions import DEGREES_REMEDY, certain, likely
 from sigma_ros.errors import DatasetError, SigmaError
 
@@ -63,8 +63,9 @@ def check_facts(fetch: Fetch, contract: Contract, *, rename: Mapping[str, str], 
         remedies.append(_rename_remedy(missing, features, contract, rename))
     for camera in contract.cameras:
         size = size_px(features.get(original_key(camera.dataset_key, rename), {}))
-        if size not in (None, (camera.width_px, camera.height_px)):
-            problems.append(_size_problem(camera, size))
+        if size is not None and size != (camera.width_px, camera.height_px):
+            said, ours = ("{}x{}".format(*one) for one in (size, (camera.width_px, camera.height_px)))
+            problems.append(f"pictures of {camera.name} are {said} pixels, the contract's camera {ours}")
             remedies.append("the data set's width_px and height_px in the contract")
     fps = float(info.get("fps", contract.fps))
     if abs(fps - contract.fps) > _RATE_ROUNDING and not resample:
@@ -94,14 +95,6 @@ def _rename_remedy(
     return f"say which feature is which{example}, or by dataset_key in the contract"
 
 
-def _size_problem(camera: Camera, size: tuple[int, int] | None) -> str:
-    assert size is not None
-    return (
-        f"pictures of {camera.name} are {size[0]}x{size[1]} pixels, "
-        f"the contract's camera {camera.width_px}x{camera.height_px}"
-    )
-
-
 def size_px(feature: Mapping[str, Any]) -> tuple[int, int] | None:
     """(width, height) of an image feature; None where it does not say."""
     shape, names = feature.get("shape"), feature.get("names")
@@ -117,7 +110,7 @@ def fetcher(dataset: str, revision: str | None = None) -> Fetch:
     """How files of a data set folder, or of one on the Hub, are made present."""
     if (address := address_of(dataset)) is not None:
         return fetcher_of(address)
-    return _local(Path(dataset)) if Path(dataset).is_dir() else _from_hub(dataset, revision)
+    return (lambda _: Path(dataset)) if Path(dataset).is_dir() else _from_hub(dataset, revision)
 
 
 def episode_numbers(dataset: str, *, revision: str | None = None) -> list[int]:
@@ -125,11 +118,7 @@ def episode_numbers(dataset: str, *, revision: str | None = None) -> list[int]:
     return episode_indices(fetcher(dataset, revision))
 
 
-def _local(root: Path) -> Callable[[list[str]], Path]:
-    return lambda _: root
-
-
-def _from_hub(name: str, revision: str | None) -> Callable[[list[str]], Path]:
+def _from_hub(name: str, revision: str | None) -> Fetch:
     def fetch(patterns: list[str]) -> Path:
         from huggingface_hub import snapshot_download  # noqa: PLC0415 - only for data sets that are not here
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError  # noqa: PLC0415

@@ -67,9 +67,19 @@ class Tick:
 
 
 class Episode(Iterator[Tick]):
-    """Ticks of a bag, with the frame clock's counters so far. See `episode`.
+    """Ticks of a bag in order, read as a stream, with the frame clock's counters so far.
 
-    `on_record` is told each record before it is used, `on_end` that there are no more.
+    Args:
+        bag: An open bag.
+        contract: The robot; topics, joints and images are checked against it before the first tick.
+        image_size_px: Side of the images in the windows; None leaves images undecoded.
+        task: Task text; None takes the recorded one (`recorded_task`) and follows its changes.
+        on_record: Is told each record before it is used.
+        on_end: Is told that there are no more.
+
+    Raises:
+        ContractError: topics are missing, or the messages of a stream do not fit.
+        BagError: no tick came out, or no command fell on one (raised at the end of the iteration).
     """
 
     def __init__(
@@ -195,8 +205,8 @@ class Episode(Iterator[Tick]):
         self._joints.push(*whole)
 
     def _push_task(self, record: Record) -> None:
-        if _text(record):
-            self._clock.set_task(_text(record))
+        if record.message:
+            self._clock.set_task(str(record.message))
 
     def _try(self, stream: str, check: Callable[[], object]) -> None:
         """One message that does not fit is a loss, which the clock counts; a stream that never fits is an error."""
@@ -330,22 +340,6 @@ class _Samples:
         return tuple(due)
 
 
-def episode(bag: Bag, contract: Contract, *, image_size_px: int | None, task: str | None = None) -> Episode:
-    """Ticks of a bag in order, read as a stream.
-
-    Args:
-        bag: An open bag.
-        contract: The robot; topics, joints and images are checked against it before the first tick.
-        image_size_px: Side of the images in the windows; None leaves images undecoded.
-        task: Task text; None takes the recorded one (`recorded_task`) and follows its changes.
-
-    Raises:
-        ContractError: topics are missing, or the first message of a stream does not fit.
-        BagError: no tick came out, or no command fell on one (raised at the end of the iteration).
-    """
-    return Episode(bag, contract, image_size_px=image_size_px, task=task)
-
-
 def task_topic(bag: Bag, contract: Contract) -> str | None:
     """The recorded topic with the task text: ours, or else the only String whose name ends in `task`.
 
@@ -378,7 +372,3 @@ def recorded_task(bag: Bag, contract: Contract) -> str:
     topic = task_topic(bag, contract)
     text = bag.first_text(topic) if topic is not None else ""
     return text or bag.info.metadata.get("sigma.task") or contract.tasks[0]
-
-
-def _text(record: Record) -> str:
-    return str(record.message)

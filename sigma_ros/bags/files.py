@@ -2,14 +2,14 @@
 """Which bags does a user mean, which storage files is a bag made of, and in which order are its messages read."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from backports import zstd
 
-from sigma_ros.addresses import RemoteFile, address_of, files_at, folders_below
+from sigma_ros.addresses import address_of, files_at, folders_below
 from sigma_ros.bags.losses import Losses
 from sigma_ros.border import MAX_OUTPUT_BYTES, one_line, open_regular, plain_texts, read_yaml
 from sigma_ros.errors import BagError, SigmaError, UsageError
@@ -144,7 +144,9 @@ def unpacked(file: Path, folder: Path) -> Path:
 
 def _bags_at(place: Path) -> Iterator[Path]:
     if (address := address_of(place)) is not None:
-        folders = {name: files for name, files in folders_below(address) if any(map(_is_storage, files))}
+        folders = {
+            name: files for name, files in folders_below(address) if any(f.name.endswith(_STORAGE) for f in files)
+        }
         if not folders:
             raise UsageError("the address holds no bag", where=address, expected="metadata.yaml, .mcap or .db3 files")
         yield from [place] if "" in folders else [place / name for name in folders]
@@ -163,10 +165,6 @@ def _bags_at(place: Path) -> Iterator[Path]:
             got=", ".join(sorted(child.name for child in place.iterdir())[:8]) or "an empty folder",
         )
     yield from inside
-
-
-def _is_storage(file: RemoteFile) -> bool:
-    return file.name.endswith(_STORAGE)
 
 
 def _metadata(file: Path, losses: Losses) -> dict[str, Any] | None:
@@ -233,51 +231,6 @@ class Stored(NamedTuple):
     log_time_ns: int
     topic: str
     data: memoryview
-
-
-class StorageFile(Protocol):
-    """One opened file of a bag. `foreign` are the topics whose messages are not CDR: reason and number of messages."""
-
-    start_ns: int
-    end_ns: int
-    checksummed: bool
-
-    @property
-    def types(self) -> Mapping[str, str]:
-        """Topic to message type."""
-        ...
-
-    @property
-    def definitions(self) -> Mapping[str, str]:
-        """Message type to its definition text, where the file holds it."""
-        ...
-
-    @property
-    def counts(self) -> Mapping[str, int]:
-        """Messages by topic."""
-        ...
-
-    @property
-    def foreign(self) -> Mapping[str, tuple[str, int]]:
-        """Topics that cannot be read: why, and how many messages they have."""
-        ...
-
-    @property
-    def custom_data(self) -> Mapping[str, str]:
-        """The recorder's own notes."""
-        ...
-
-    def stretches(self, topic: str) -> "list[Stretch]":
-        """The topic's log times in file order, as stretches that do not go back."""
-        ...
-
-    def messages(self, topics: frozenset[str], *, by_time: bool) -> Iterator[Stored]:
-        """Messages of the topics by log time, or in the order of the file."""
-        ...
-
-    def close(self) -> None:
-        """Lets go of the file."""
-        ...
 
 
 class Stretch(NamedTuple):

@@ -105,7 +105,7 @@ def _is_incident(path: Path) -> bool:
 
 def own_definitions() -> dict[str, str]:
     """The full definition of each message type of this package, so that others can read it from the bag."""
-    folder = _message_folder()
+    folder = shipped_config_dir().parent / "msg"  # in the source tree, and in the install space's share
     store = Typestore()
     store.register(dict(ROS_TYPES.fielddefs))
     types: dict[str, Any] = {}
@@ -113,8 +113,3 @@ def own_definitions() -> dict[str, str]:
         types |= get_types_from_msg((folder / f"{name}.msg").read_text(encoding="utf-8"), f"sigma_ros/msg/{name}")
     store.register(types)
     return {name: store.generate_msgdef(name, ros_version=2)[0] for name in types}
-
-
-def _message_folder() -> Path:
-    """`msg/` beside `config/`: in the source tree, and in the install space's share."""
-    return shipped_config_dir().parent / "msg"

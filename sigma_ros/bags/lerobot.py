@@ -6,8 +6,7 @@ by time as there; a data set with measured timestamps (the CR5's) must have as m
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -15,40 +14,19 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Float64, UInt8
+from jaxtyping import Float64
 from numpy import ndarray
 
-from sigma_ros.border import (
-    MAX_JSON_BYTES,
-    contained,
-    filled,
-    load_json,
-    one_line,
-    open_regular,
-    read_json,
-    read_text,
-)
+from sigma_ros.border import MAX_JSON_BYTES, contained, filled, load_json, one_line, open_regular, read_json, read_text
 from sigma_ros.contract import joint_name
 from sigma_ros.errors import DatasetError, SigmaError
+from sigma_ros.streams.video import TOLERANCE_S, VideoPart, counted_s
 
 STATE_KEY = "observation.state"
 ACTION_KEY = "action"
-TOLERANCE_S = 1e-4
-"""How far a picture's time may be from its row's, as in LeRobot."""
 
-MAX_EPISODES = 1_000_000
-MAX_ROWS = 5_000_000
-MAX_PICTURE_BYTES = 256 << 20
-MAX_PARQUET_BYTES = 1 << 30
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VideoPart:
-    """Where an episode's pictures are: a video from `start_s` to before `end_s` (None: to its end)."""
-
-    file: Path
-    start_s: float
-    end_s: float | None
+MAX_EPISODES, MAX_ROWS = 1_000_000, 5_000_000
+MAX_PICTURE_BYTES, MAX_PARQUET_BYTES = 256 << 20, 1 << 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +61,10 @@ class LerobotEpisode:
         """Whether the timestamps are row numbers over the rate, up to their 32-bit rounding."""
         counted_s = self.timestamps_s[0] + np.arange(self.ticks) / self.fps
         return bool(np.abs(self.timestamps_s - counted_s).max() < TOLERANCE_S)
+
+    def film_times_s(self, part: VideoPart) -> Float64[ndarray, " ticks"]:
+        """When the rows are in their film: at their timestamps, as LeRobot looks them up, or counted (`counted_s`)."""
+        return part.start_s + (self.timestamps_s if self.on_grid else counted_s(part, self.ticks, self.fps))
 
     def misnamed(self, key: str) -> str | None:
         """Why the names of a feature's entries mean nothing; None where there is one for each."""
@@ -153,8 +135,7 @@ def _info(root: Path) -> dict[str, Any]:
         raise DatasetError(
             "this is not a LeRobot data set", where=root, expected="meta/info.json", got=error.got or error.what
         ) from error
-    features = info.get("features") if isinstance(info, dict) else None
-    if not isinstance(info, dict) or not isinstance(features, dict):
+    if not isinstance(info, dict) or not isinstance(features := info.get("features"), dict):
         raise DatasetError("meta/info.json lists no features", where=file)
     if not all(isinstance(feature, dict) for feature in features.values()):
         raise DatasetError("meta/info.json has a feature that is no object", where=file)
@@ -182,8 +163,7 @@ def _parquet(file: Path, **how: Any) -> pa.Table:
 def _read_v2(fetch: Fetch, info: dict[str, Any], index: int, wanted: tuple[str, ...]) -> LerobotEpisode:
     place = {"episode_chunk": index // int(info["chunks_size"]), "episode_index": index}
     data = filled(str(info["data_path"]), place)
-    keys = [key for key in wanted if info["features"].get(key, {}).get("dtype") == "video"]
-    films = {key: filled(str(info["video_path"]), {**place, "video_key": key}) for key in keys}
+    films = {key: filled(str(info["video_path"]), {**place, "video_key": key}) for key in _filmed(info, wanted)}
     root = fetch(["meta/tasks.jsonl", data, *films.values()])
     _refuse_unknown(info, index, there=contained(root, data).is_file())
     table = _parquet(contained(root, data))
@@ -199,18 +179,10 @@ def _read_v3(fetch: Fetch, info: dict[str, Any], index: int, wanted: tuple[str, 
     assert row is not None
     place = {"chunk_index": int(row["data/chunk_index"]), "file_index": int(row["data/file_index"])}
     data = filled(str(info["data_path"]), place)
-    keys = [key for key in wanted if info["features"].get(key, {}).get("dtype") == "video"]
-    films = {
-        key: filled(
-            str(info["video_path"]),
-            {
-                "video_key": key,
-                "chunk_index": int(row[f"videos/{key}/chunk_index"]),
-                "file_index": int(row[f"videos/{key}/file_index"]),
-            },
-        )
-        for key in keys
-    }
+    films = {}
+    for key in _filmed(info, wanted):
+        of = {name: int(row[f"videos/{key}/{name}"]) for name in ("chunk_index", "file_index")}
+        films[key] = filled(str(info["video_path"]), {"video_key": key, **of})
     root = fetch([data, *films.values()])
     table = _parquet(contained(root, data), filters=[("episode_index", "=", index)])
     if row.get("length") not in (None, table.num_rows):
@@ -221,17 +193,19 @@ def _read_v3(fetch: Fetch, info: dict[str, Any], index: int, wanted: tuple[str, 
             got=table.num_rows,
             remedy="leave the episode out, or fetch the data set anew",
         )
-    task_table = _parquet(root / "meta" / "tasks.parquet").to_pandas()
-    tasks = {int(task_index): str(text) for text, task_index in task_table["task_index"].items()}
-    videos = {
-        key: VideoPart(
-            file=contained(root, film),
-            start_s=float(row[f"videos/{key}/from_timestamp"]),
-            end_s=None if row.get(f"videos/{key}/to_timestamp") is None else float(row[f"videos/{key}/to_timestamp"]),
-        )
-        for key, film in films.items()
-    }
+    numbers = _parquet(root / "meta" / "tasks.parquet").to_pandas()["task_index"]
+    tasks = {int(number): str(text) for text, number in numbers.items()}
+    videos = {}
+    for key, film in films.items():
+        start_s, end_s = float(row[f"videos/{key}/from_timestamp"]), row.get(f"videos/{key}/to_timestamp")
+        end_s = None if end_s is None else float(end_s)
+        videos[key] = VideoPart(file=contained(root, film), start_s=start_s, end_s=end_s)
     return _episode(root, info, table, wanted, index=index, tasks=tasks, videos=videos)
+
+
+def _filmed(info: dict[str, Any], wanted: tuple[str, ...]) -> list[str]:
+    """The features that are videos."""
+    return [key for key in wanted if info["features"].get(key, {}).get("dtype") == "video"]
 
 
 def _v3_row(root: Path, index: int) -> dict[str, Any] | None:
@@ -291,10 +265,9 @@ def _episode(
 
 def _coded(root: Path, key: str, picture: object) -> bytes:
     """A picture of a row: its bytes, or the file below the data set that it names."""
-    data = picture.get("bytes") if isinstance(picture, dict) else None
+    data, name = (picture.get(part) if isinstance(picture, dict) else None for part in ("bytes", "path"))
     if isinstance(data, bytes) and data:
         return data
-    name = picture.get("path") if isinstance(picture, dict) else None
     if not isinstance(name, str):
         raise DatasetError(f"a picture of {key} has neither bytes nor a path", where=root)
     with open_regular(contained(root, name)) as file:
@@ -308,122 +281,19 @@ def _matrix(table: pa.Table, key: str) -> Float64[ndarray, "ticks width"]:
 def _names(feature: dict[str, Any]) -> tuple[str, ...]:
     """Names of a feature's entries, without LeRobot's ornaments."""
     names = feature.get("names")
-    if isinstance(names, dict):
-        names = next(iter(names.values()), None)
-    if not isinstance(names, list):
-        return ()
-    return tuple(joint_name(str(name)) for name in names)
+    names = next(iter(names.values()), None) if isinstance(names, dict) else names
+    return tuple(joint_name(str(name)) for name in names) if isinstance(names, list) else ()
 
 
 def _refuse_unknown(info: dict[str, Any], index: int, *, there: bool) -> None:
     total = int(info["total_episodes"])
-    if not there and not 0 <= index < total:
+    if there:
+        return
+    if not 0 <= index < total:
         raise DatasetError("there is no such episode", expected=f"0 .. {total - 1}", got=index)
-    if not there:
-        raise DatasetError(f"episode {index} is not listed, or its file is missing", expected=f"one of {total}")
+    raise DatasetError(f"episode {index} is not listed, or its file is missing", expected=f"one of {total}")
 
 
 def _json_lines(file: Path) -> list[dict[str, Any]]:
     lines = read_text(file, limit=MAX_JSON_BYTES).splitlines()
     return [cast(dict[str, Any], load_json(line, where=file)) for line in lines if line.strip()]
-
-
-def video_pictures(part: VideoPart, wanted_s: Float64[ndarray, " ticks"]) -> Iterator[UInt8[ndarray, "h w 3"]]:
-    """RGB pictures at times of the film [s], increasing, each the nearest one within LeRobot's tolerance.
-
-    Raises:
-        DatasetError: the video cannot be read, ends early, or has no picture at a time.
-    """
-    given = 0
-    with _film(part) as (container, stream):
-        if part.start_s > 0.0 and stream.time_base is not None:
-            container.seek(int(part.start_s / stream.time_base), stream=stream)
-        before: Any = None
-        for frame in container.decode(stream):
-            if frame.time is None:
-                raise DatasetError("the video's pictures have no times", where=part.file)
-            while given < len(wanted_s) and frame.time >= wanted_s[given]:
-                yield _nearest(before, frame, wanted_s[given], part).to_ndarray(format="rgb24")
-                given += 1
-            if given == len(wanted_s):
-                return
-            before = frame
-        while before is not None and given < len(wanted_s) and _distance_s(before, wanted_s[given]) <= TOLERANCE_S:
-            yield _nearest(before, before, wanted_s[given], part).to_ndarray(format="rgb24")
-            given += 1
-        if given == len(wanted_s):
-            return
-    raise DatasetError("the video has fewer pictures than rows", where=part.file, expected=len(wanted_s), got=given)
-
-
-@contextmanager
-def _film(part: VideoPart) -> Iterator[tuple[Any, Any]]:
-    """An opened film and its video stream.
-
-    Raises:
-        DatasetError: it is none, is damaged where it is read, or nobody here knows its codec.
-    """
-    import av  # noqa: PLC0415 - a heavy library, needed for videos only
-
-    open_regular(part.file).close()
-    try:
-        with av.open(str(part.file)) as container:
-            stream = container.streams.video[0]
-            if stream.codec_context is None:  # PyAV takes the process with it when it is asked to decode this
-                raise DatasetError("the video's codec is not known", where=part.file)
-            yield container, stream
-    except (av.FFmpegError, OSError, IndexError, ValueError) as error:
-        raise DatasetError("the video cannot be read", where=part.file, got=one_line(error)) from error
-
-
-def _distance_s(frame: Any, wanted_s: float) -> float:
-    return abs(float(frame.time) - wanted_s)
-
-
-def _nearest(before: Any, frame: Any, wanted_s: float, part: VideoPart) -> Any:
-    nearest = frame if before is None or _distance_s(frame, wanted_s) <= _distance_s(before, wanted_s) else before
-    if part.end_s is not None and nearest.time > part.end_s - TOLERANCE_S:
-        raise DatasetError(
-            "the video has fewer pictures than rows: the next are another episode's",
-            where=part.file,
-            expected=f"a picture at {wanted_s:.4f} s",
-            got=f"the episode's film ends at {part.end_s:.4f} s",
-        )
-    if _distance_s(nearest, wanted_s) > TOLERANCE_S:
-        raise DatasetError(
-            "the video has no picture at a row's time",
-            where=part.file,
-            expected=f"one within {TOLERANCE_S:g} s of {wanted_s:.4f} s",
-            got=f"{nearest.time:.4f} s",
-            remedy="leave the episode out, or record it again: its film has another rate or holes",
-        )
-    return nearest
-
-
-def film_times_s(source: LerobotEpisode, part: VideoPart) -> Float64[ndarray, " ticks"]:
-    """When an episode's rows are in its film: at their timestamps, as LeRobot looks them up.
-
-    Rows with measured timestamps (the CR5's) were filmed picture by picture: row k is picture k of the film's rate.
-
-    Raises:
-        DatasetError: then the film must have exactly as many pictures as rows.
-    """
-    if source.on_grid:
-        return part.start_s + source.timestamps_s
-    pictures = _count_pictures(part)
-    if pictures != source.ticks:
-        raise DatasetError(
-            "the rows' times are not those of the film, and their numbers differ",
-            where=part.file,
-            expected=f"{source.ticks} pictures",
-            got=pictures,
-        )
-    return part.start_s + np.arange(source.ticks) / source.fps
-
-
-def _count_pictures(part: VideoPart) -> int:
-    """Pictures of the episode, from the film's packets: nothing is decoded."""
-    with _film(part) as (container, stream):
-        times_s = [float(p.pts * p.time_base) for p in container.demux(stream) if p.pts is not None]
-    end_s = np.inf if part.end_s is None else part.end_s - TOLERANCE_S
-    return sum(part.start_s - TOLERANCE_S <= time_s < end_s for time_s in times_s)

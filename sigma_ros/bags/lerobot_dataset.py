@@ -263,19 +263,16 @@ class _Writer:
         refuse_losses(bag.path, losses, strict=strict)
 
     def _row(self, tick: Tick, contract: Contract, source: "_Pictures") -> _Row | None:
-        window = tick.window
-        if window is None or tick.joint_rad is None:
-            self._left_out["gaps"] += 1
-            return None
-        if tick.action_rad is None:
-            self._left_out["ticks without an action"] += 1
+        window, state, action = tick.window, tick.joint_rad, tick.action_rad
+        if window is None or state is None or action is None:
+            gap = window is None or state is None
+            self._left_out["gaps" if gap else "ticks without an action"] += 1
             return None
         try:
-            pictures = source.pictures(tick)
+            return _Row(window.task, to_units(state, contract), to_units(action, contract), source.pictures(tick))
         except SigmaError as error:
             self._left_out[error.what] += 1
             return None
-        return _Row(window.task, to_units(tick.joint_rad, contract), to_units(tick.action_rad, contract), pictures)
 
     def _add(self, row: _Row) -> None:
         self._held.append(row)
@@ -283,14 +280,12 @@ class _Writer:
             return
         if self._stretches in self._leave_out:
             self._left_out["ticks of episodes that were not wanted"] += len(self._held)
-            self._added += len(self._held)
-            self._held.clear()
-            return
-        for held in self._held:
-            values = {STATE_KEY: held.state, ACTION_KEY: held.action, "task": held.task, **held.pictures}
-            self._dataset.add_frame(values)
+        else:
+            for held in self._held:
+                values = {STATE_KEY: held.state, ACTION_KEY: held.action, "task": held.task, **held.pictures}
+                self._dataset.add_frame(values)
+            self._tasks[row.task] = None
         self._added += len(self._held)
-        self._tasks[row.task] = None
         self._held.clear()
 
     def _close(self) -> None:

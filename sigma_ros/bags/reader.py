@@ -21,7 +21,7 @@ from backports import zstd
 
 from sigma_ros.addresses import address_of, copied, files_at
 from sigma_ros.bags import messages
-from sigma_ros.bags.files import StorageFile, Stored, clock_was_set, find_files, unpacked
+from sigma_ros.bags.files import Stored, clock_was_set, find_files, unpacked
 from sigma_ros.bags.losses import Losses
 from sigma_ros.bags.mcap_file import McapFile
 from sigma_ros.bags.sqlite_file import SqliteFile
@@ -37,6 +37,10 @@ Stamps = Literal["header", "log"]
 
 PICTURE_TYPES = (*IMAGE_TYPES, *VIDEO_TYPES)
 """Message types that give `ImageMessage` records."""
+
+
+StorageFile = McapFile | SqliteFile
+"""One opened file of a bag. `foreign` are the topics whose messages are not CDR: reason and number of messages."""
 
 
 class Record(NamedTuple):

@@ -9,7 +9,7 @@ their tick, and every picture would be one tick old. The bag's notes say that it
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 from jaxtyping import Float64, UInt8
@@ -17,7 +17,7 @@ from numpy import ndarray
 
 from sigma_ros.bags.dataset_facts import check_episode, check_facts, fetcher, original_key, renamed_episode
 from sigma_ros.bags.episode import TASK_TOPIC, Episode
-from sigma_ros.bags.lerobot import ACTION_KEY, STATE_KEY, LerobotEpisode, film_times_s, read_episode, video_pictures
+from sigma_ros.bags.lerobot import ACTION_KEY, STATE_KEY, LerobotEpisode, read_episode
 from sigma_ros.bags.losses import Losses, refuse_losses
 from sigma_ros.bags.messages import JointMessage, command_value
 from sigma_ros.bags.reader import Bag, BagInfo, Record
@@ -27,6 +27,7 @@ from sigma_ros.contract import Camera, Contract
 from sigma_ros.conventions import unreal
 from sigma_ros.errors import DatasetError
 from sigma_ros.streams.images import ImageMessage, decode_coded
+from sigma_ros.streams.video import video_pictures
 from sigma_ros.values import NS_PER_S
 
 START_NS = 1_000_000_000 * NS_PER_S
@@ -178,25 +179,21 @@ def _stamps_ns(source: LerobotEpisode) -> list[int]:
 
 
 def _pictures(source: LerobotEpisode, camera: Camera) -> Iterator[UInt8[ndarray, "h w 3"]]:
-    part = source.videos.get(camera.dataset_key)
-    if part is None:
-        stream = _coded_pictures(source, camera.dataset_key)
+    key = camera.dataset_key
+    stream: Iterator[UInt8[ndarray, "h w 3"]]
+    if (part := source.videos.get(key)) is not None:
+        stream = video_pictures(part, source.film_times_s(part))
     else:
-        stream = video_pictures(part, film_times_s(source, part))
+        stream = (decode_coded(coded, where=f"{source.root}, {key}") for coded in source.pictures[key])
     for picture in stream:
         if picture.shape != (camera.height_px, camera.width_px, 3):
             raise DatasetError(
-                f"the pictures of {camera.dataset_key} have another size than the contract's camera",
+                f"the pictures of {key} have another size than the contract's camera",
                 where=source.root,
                 expected=f"{camera.width_px}x{camera.height_px}",
                 got=f"{picture.shape[1]}x{picture.shape[0]}",
             )
         yield picture
-
-
-def _coded_pictures(source: LerobotEpisode, key: str) -> Iterator[UInt8[ndarray, "h w 3"]]:
-    for coded in source.pictures[key]:
-        yield decode_coded(coded, where=f"{source.root}, {key}")
 
 
 def _notes(source: LerobotEpisode, contract: Contract) -> dict[str, str]:
@@ -243,10 +240,9 @@ class DatasetBag(Bag):
     @property
     def info(self) -> BagInfo:
         """What its transcoded bag would say; there are no files, and videos carry no checksums."""
-        storage: Literal["mcap"] = "mcap"
         return BagInfo(
             path=self.path,
-            storage=storage,
+            storage="mcap",
             files=(),
             topics=tuple(sorted(self._types)),
             types=dict(self._types),
@@ -284,15 +280,15 @@ class DatasetBag(Bag):
         messages: list[tuple[str, object]] = [(TASK_TOPIC, tasks[number])] if begins else []
         for camera in contract.cameras:
             picture = row.pictures[camera.name]
-            image = ImageMessage(
-                encoding="rgb8",
-                height=picture.shape[0],
-                width=picture.shape[1],
-                step=3 * picture.shape[1],
-                data=picture.reshape(-1),
-                is_compressed=False,
-            )
-            messages.append((camera.topic, image))
+            height, width = picture.shape[:2]
+            raw: dict[str, Any] = {
+                "encoding": "rgb8",
+                "height": height,
+                "width": width,
+                "step": 3 * width,
+                "is_compressed": False,
+            }
+            messages.append((camera.topic, ImageMessage(data=picture.reshape(-1), **raw)))
         messages.append((contract.joint_state_topic, JointMessage(contract.joint_names, row.state_rad)))
         if row.action_rad is not None:
             command = command_value(contract.command_type, contract.joint_names, row.action_rad)

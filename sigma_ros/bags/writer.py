@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 from zlib import crc32
 
 import cv2
@@ -165,24 +165,18 @@ class BagWriter:
         """An RGB picture: raw `rgb8` sensor_msgs/Image, or CompressedImage when a JPEG quality (1..100) is given."""
         if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
             raise ValueError(f"an image must be uint8 [height, width, 3], got {rgb.dtype} {rgb.shape}")
+        fields: dict[str, Any]
         if jpeg_quality is not None:
             coded = _jpeg(topic, rgb, jpeg_quality)
-            message = ROS_TYPES.types["sensor_msgs/msg/CompressedImage"](
-                header=header(stamp_ns, frame_id), format="rgb8; jpeg compressed bgr8", data=coded
-            )
-            self._message(topic, "sensor_msgs/msg/CompressedImage", log_time_ns or stamp_ns, message)
-            return
-        height, width = rgb.shape[:2]
-        message = ROS_TYPES.types["sensor_msgs/msg/Image"](
-            header=header(stamp_ns, frame_id),
-            height=height,
-            width=width,
-            encoding="rgb8",
-            is_bigendian=0,
-            step=3 * width,
-            data=np.ascontiguousarray(rgb).reshape(-1),
-        )
-        self._message(topic, "sensor_msgs/msg/Image", log_time_ns or stamp_ns, message)
+            fields = {"format": "rgb8; jpeg compressed bgr8", "data": coded}
+            msgtype = "sensor_msgs/msg/CompressedImage"
+        else:
+            height, width = rgb.shape[:2]
+            fields = {"height": height, "width": width, "encoding": "rgb8", "is_bigendian": 0, "step": 3 * width}
+            fields["data"] = np.ascontiguousarray(rgb).reshape(-1)
+            msgtype = "sensor_msgs/msg/Image"
+        message = ROS_TYPES.types[msgtype](header=header(stamp_ns, frame_id), **fields)
+        self._message(topic, msgtype, log_time_ns or stamp_ns, message)
 
     def joints(
         self,
@@ -242,10 +236,10 @@ class BagWriter:
         assert self._writer is not None, "BagWriter is a context manager"
         self._writer.set_custom_data(name, text)
 
-    def text(self, topic: str, stamp_ns: int, text: str, *, latched: bool = True) -> None:
+    def text(self, topic: str, stamp_ns: int, text: str) -> None:
         """A std_msgs/String, latched as a task is."""
         message = ROS_TYPES.types["std_msgs/msg/String"](data=text)
-        self._message(topic, "std_msgs/msg/String", stamp_ns, message, latched=latched)
+        self._message(topic, "std_msgs/msg/String", stamp_ns, message, latched=True)
 
     def raw(
         self, topic: str, msgtype: str, stamp_ns: int, cdr: bytes | memoryview, *, definition: str | None = None

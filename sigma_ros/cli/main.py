@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
 import click
@@ -112,18 +111,13 @@ def _stand_in() -> None:
 
 def _show_version(*, wanted: bool) -> None:
     if wanted:
+        from sigma_ros.evaluation.scoring.scores import installed  # noqa: PLC0415 - help stays fast
+
         typer.echo(f"sigma_ros {__version__}")
         typer.echo(f"python {platform.python_version()}")
         for name in ("lerobot", "torch", "numpy", "rosbags"):
-            typer.echo(f"{name} {_installed(name)}")
+            typer.echo(f"{name} {installed(name)}")
         raise typer.Exit
-
-
-def _installed(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 app = typer.Typer(cls=VerbGroup, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False)

@@ -9,7 +9,7 @@ import inspect
 import sys
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_type_hints
 
 import typer
@@ -39,31 +39,40 @@ Strict = Annotated[
 Recover = Annotated[
     bool, typer.Option("--recover", help="Read cut-off bags as far as they go.", rich_help_panel=RECORDING)
 ]
-Stamps = Annotated[
-    str,
-    typer.Option(
-        "--stamps",
-        metavar="header|log",
-        help="`log`: take the time of recording, where header stamps are zero or foreign.",
-        rich_help_panel=RECORDING,
-    ),
-]
-JPEG_QUALITY = 90
-"""What recorded pictures are coded with unless raw ones are asked for."""
-Jpeg = Annotated[
-    int,
-    typer.Option("--jpeg", min=0, max=100, metavar="QUALITY", help="Quality of the JPEG pictures; 0: raw pictures."),
-]
-Setup = Annotated[
-    str,
-    typer.Option(
-        "--setup",
-        metavar="NAME",
-        help="Simulated set-up: target (somebody's table) or source (what the small base was trained on).",
-    ),
-]
+_STAMPS = "`log`: take the time of recording, where header stamps are zero or foreign."
+Stamps = Annotated[str, typer.Option("--stamps", metavar="header|log", help=_STAMPS, rich_help_panel=RECORDING)]
+_SETUP = "Simulated set-up: target (somebody's table) or source (what the small base was trained on)."
+Setup = Annotated[str, typer.Option("--setup", metavar="NAME", help=_SETUP)]
 SETUP = "target"
 """The set-up of every simulated recording and run, unless another is asked for."""
+
+
+def option(text: str, panel: str | None = None, *, default: Any = MISSING, name: str = "", **more: Any) -> Any:
+    """A field of a verb's value that is the option `--field-name`, or `name`; without a default it must be given.
+
+    Args:
+        text: Its help.
+        panel: Its group in the help.
+        default: Of the field.
+        name: As it is typed.
+        **more: For `typer.Option`.
+    """
+
+    def made(field_name: str) -> Any:
+        typed = name or f"--{field_name.replace('_', '-')}"
+        return typer.Option(typed, help=text, rich_help_panel=panel, **more)
+
+    return field(default=default, metadata={"typer": made})
+
+
+def switch(text: str, panel: str | None = None, **more: Any) -> Any:
+    """A field of a verb's value that is False unless its option is given."""
+    return option(text, panel, default=False, **more)
+
+
+def argument(text: str) -> Any:
+    """A field of a verb's value that is typed without a name."""
+    return field(metadata={"typer": lambda _: typer.Argument(help=text)})
 
 
 class GroupedCommand(TyperCommand):
@@ -92,7 +101,8 @@ def command_of[Value](kind: type[Value], run: Callable[[Value], int]) -> Callabl
     """A function for Typer whose options are the fields of a dataclass; it builds the value and runs it.
 
     Args:
-        kind: A dataclass whose annotations are Typer's; its docstring is the help.
+        kind: A dataclass whose fields are made by `option`, `switch` and `argument`, or annotated for Typer; its
+            docstring is the help.
         run: Gets the value; its result is the exit code.
     """
 
@@ -100,15 +110,14 @@ def command_of[Value](kind: type[Value], run: Callable[[Value], int]) -> Callabl
         sys.exit(run(kind(**given)))
 
     hints = get_type_hints(kind, include_extras=True)
-    parameters = [
-        inspect.Parameter(
-            entry.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=inspect.Parameter.empty if entry.default is MISSING else entry.default,
-            annotation=hints[entry.name],
+    parameters = []
+    for entry in fields(kind):  # type: ignore[arg-type]
+        default = inspect.Parameter.empty if entry.default is MISSING else entry.default
+        made = entry.metadata.get("typer")
+        hint = Annotated[hints[entry.name], made(entry.name)] if made else hints[entry.name]
+        parameters.append(
+            inspect.Parameter(entry.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
         )
-        for entry in fields(kind)  # type: ignore[arg-type]
-    ]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {entry.name: entry.annotation for entry in parameters}
     command.__doc__ = kind.__doc__
@@ -119,85 +128,34 @@ def command_of[Value](kind: type[Value], run: Callable[[Value], int]) -> Callabl
 class PolicyArguments:
     """What every verb needs that replays recordings through a policy."""
 
-    checkpoint: Annotated[
-        str,
-        typer.Option(
-            "--checkpoint",
-            metavar="PLACE",
-            help="`mini`, a Sigma checkpoint folder, or a base folder or Hub id.",
-            rich_help_panel=MODEL,
-        ),
-    ]
+    checkpoint: str = option("`mini`, a Sigma checkpoint folder, or a base folder or Hub id.", MODEL, metavar="PLACE")
     contract: ContractName = "so101"
-    base: Annotated[
-        str | None,
-        typer.Option(
-            "--base", metavar="PLACE", help="Where the base of a Sigma checkpoint is now.", rich_help_panel=MODEL
-        ),
-    ] = None
-    revision: Annotated[
-        str | None, typer.Option("--revision", metavar="TEXT", help="Hub revision of the base.", rich_help_panel=MODEL)
-    ] = None
-    tokenizer: Annotated[
-        str | None,
-        typer.Option("--tokenizer", metavar="PLACE", help="Tokenizer folder or Hub id.", rich_help_panel=MODEL),
-    ] = None
-    device: Annotated[
-        str,
-        typer.Option("--device", metavar="NAME", help="Torch device (cpu, cuda), or auto.", rich_help_panel=MODEL),
-    ] = "auto"
-    allow_untrained: Annotated[
-        bool,
-        typer.Option("--allow-untrained", help="Accept a base with random weights.", rich_help_panel=MODEL),
-    ] = False
-    seed: Annotated[
-        int, typer.Option("--seed", min=0, metavar="N", help="Of the flow noise.", rich_help_panel=MODEL)
-    ] = 0
-    replan_ticks: Annotated[
-        int,
-        typer.Option("--replan-ticks", min=1, metavar="N", help="Ticks between two chunks.", rich_help_panel=MODEL),
-    ] = REPLAN_TICKS
-    min_scale: Annotated[
-        float,
-        typer.Option("--min-scale", min=0, max=1, metavar="S", help="Least scale.", rich_help_panel=ADAPTER),
-    ] = 0.0
-    max_scale: Annotated[
-        float,
-        typer.Option("--max-scale", min=0, max=1, metavar="S", help="Largest scale.", rich_help_panel=ADAPTER),
-    ] = 1.0
-    risk_temperature: Annotated[
-        float,
-        typer.Option(
-            "--risk-temperature",
-            min=1e-6,
-            metavar="T",
-            help="The scale falls as exp(-risk / T): at risk T it is 0.37 of the largest; more is bolder.",
-            rich_help_panel=ADAPTER,
-        ),
-    ] = 1.0
-    supervisor: Annotated[
-        bool,
-        typer.Option(
-            "--supervisor/--no-supervisor",
-            help="Run the supervisor at 50 Hz of bag time.",
-            rich_help_panel=RECORDING,
-        ),
-    ] = True
-    task: Annotated[
-        str | None,
-        typer.Option(
-            "--task", metavar="TEXT", help="Task text in place of the recorded one.", rich_help_panel=RECORDING
-        ),
-    ] = None
-    rename: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--rename",
-            metavar="OURS=THEIRS",
-            help="up=base_0_rgb: which camera feeds which of the policy's; once for each.",
-            rich_help_panel=MODEL,
-        ),
-    ] = None
+    base: str | None = option("Where the base of a Sigma checkpoint is now.", MODEL, default=None, metavar="PLACE")
+    revision: str | None = option("Hub revision of the base.", MODEL, default=None, metavar="TEXT")
+    tokenizer: str | None = option("Tokenizer folder or Hub id.", MODEL, default=None, metavar="PLACE")
+    device: str = option("Torch device (cpu, cuda), or auto.", MODEL, default="auto", metavar="NAME")
+    allow_untrained: bool = switch("Accept a base with random weights.", MODEL)
+    seed: int = option("Of the flow noise.", MODEL, default=0, min=0, metavar="N")
+    replan_ticks: int = option("Ticks between two chunks.", MODEL, default=REPLAN_TICKS, min=1, metavar="N")
+    min_scale: float = option("Least scale.", ADAPTER, default=0.0, min=0, max=1, metavar="S")
+    max_scale: float = option("Largest scale.", ADAPTER, default=1.0, min=0, max=1, metavar="S")
+    risk_temperature: float = option(
+        "The scale falls as exp(-risk / T): at risk T it is 0.37 of the largest; more is bolder.",
+        ADAPTER,
+        default=1.0,
+        min=1e-6,
+        metavar="T",
+    )
+    supervisor: bool = option(
+        "Run the supervisor at 50 Hz of bag time.", RECORDING, default=True, name="--supervisor/--no-supervisor"
+    )
+    task: str | None = option("Task text in place of the recorded one.", RECORDING, default=None, metavar="TEXT")
+    rename: list[str] | None = option(
+        "up=base_0_rgb: which camera feeds which of the policy's; once for each.",
+        MODEL,
+        default=None,
+        metavar="OURS=THEIRS",
+    )
     recover: Recover = False
     stamps: Stamps = "header"
 

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -23,6 +23,7 @@ _DOMAINS = range(1, 102)
 _STOP_STEPS = ((signal.SIGINT, 6.0), (signal.SIGTERM, 3.0), (signal.SIGKILL, 3.0))
 _PR_SET_PDEATHSIG = 1
 _LOG_LINES = 12
+_PERIOD_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +71,8 @@ class Children:
         """The children that run no more."""
         return tuple(child for child in self._children if child.process.poll() is not None)
 
-    def wait(self, child: Child, *, each: Callable[[], None] = lambda: None, period_s: float = 0.2) -> int:
-        """Waits for a child's end and gives its exit code, calling `each` meanwhile.
+    def wait(self, child: Child) -> int:
+        """Waits for a child's end and gives its exit code.
 
         Raises:
             SigmaError: another child ended first.
@@ -83,9 +84,8 @@ class Children:
             for other in self.ended():
                 if other is not child:
                     raise failure(other)
-            each()
             try:
-                child.process.wait(period_s)
+                child.process.wait(_PERIOD_S)
             except subprocess.TimeoutExpired:
                 continue
 

@@ -182,34 +182,23 @@ def keep(unit: Unit, row: BagRow) -> None:
 
 
 def _row(unit: Unit, log: ReplayLog, scores: Scores, *, wall_s: float) -> BagRow:
-    episode = asdict(scores.episodes[0])
-    shared = {field.name for field in fields(BagRow)} & set(episode) - {"losses", "name"}
-    supervisor = scores.supervisor
-    return BagRow(
-        bag=str(unit.bag),
-        folder=unit.folder.name,
-        name=log.bag.name,
-        status="losses" if log.losses else "complete",
-        sha256=log.bag.sha256,
-        task=log.run.task,
-        duration_s=log.bag.duration_s,
-        baseline_tau_l2=scores.baseline.tau_l2,
-        baseline_sem_align=scores.baseline.sem_align,
-        sigma_tau_l2=scores.sigma.tau_l2,
-        sigma_sem_align=scores.sigma.sem_align,
-        supervisor_ticks=supervisor.ticks,
-        commanded=supervisor.commanded,
-        requested_scale_mean=supervisor.requested_scale_mean,
-        applied_scale_mean=supervisor.applied_scale_mean,
-        clipped=supervisor.clipped,
-        holds=supervisor.holds,
-        violations=supervisor.violations,
-        breaches=supervisor.breaches,
-        losses=sum(log.losses.values()),
-        checksummed=log.bag.checksummed,
-        wall_s=wall_s,
-        **{name: episode[name] for name in shared},
-    )
+    arms = {"baseline": scores.baseline, "sigma": scores.sigma}
+    known = asdict(scores.supervisor) | asdict(scores.episodes[0])
+    known |= {f"{arm}_{name}": getattr(of, name) for arm, of in arms.items() for name in ("tau_l2", "sem_align")}
+    known |= {
+        "bag": str(unit.bag),
+        "folder": unit.folder.name,
+        "name": log.bag.name,
+        "status": "losses" if log.losses else "complete",
+        "sha256": log.bag.sha256,
+        "task": log.run.task,
+        "duration_s": log.bag.duration_s,
+        "supervisor_ticks": scores.supervisor.ticks,
+        "losses": sum(log.losses.values()),
+        "checksummed": log.bag.checksummed,
+        "wall_s": wall_s,
+    }
+    return BagRow(**{field.name: known[field.name] for field in fields(BagRow) if field.name in known})
 
 
 def _since_s(started_ns: int) -> float:

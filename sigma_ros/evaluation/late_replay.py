@@ -11,20 +11,17 @@ from typing import TYPE_CHECKING
 
 from sigma_ros.bags.episode import Episode
 from sigma_ros.bags.reader import open_bag
-from sigma_ros.contract import Contract
 from sigma_ros.evaluation.drive import ReplayDrive
 from sigma_ros.evaluation.latency import Delivery, Latency, latency_row
 from sigma_ros.evaluation.log import ReplayLog
-from sigma_ros.evaluation.recorder import ReplayRecorder
 from sigma_ros.evaluation.replay import (
     Hooks,
     ReplayOptions,
     bag_facts,
     local_supervisor,
     nothing_inferred,
-    policy_facts,
     policy_loop,
-    run_facts,
+    recorder_of,
     share_done,
 )
 from sigma_ros.evaluation.report.document import plain
@@ -49,7 +46,6 @@ def bag_time_worker(runtime: "SigmaRuntime", options: ReplayOptions, latency: La
 def replay_late(
     bag_path: Path,
     *,
-    contract: Contract,
     runtime: "SigmaRuntime",
     options: ReplayOptions,
     worker: Worker,
@@ -63,18 +59,17 @@ def replay_late(
 
     Args:
         bag_path: The recording.
-        contract: The robot.
-        runtime: For facts and units; the worker infers.
+        runtime: For the robot, facts and units; the worker infers.
         options: As for `replay`; the supervisor sees each chunk when it arrives.
         worker: `bag_time_worker`, or the inference thread on this machine's clock.
         pace: Waits until it is time for a stamp; returns by how many nanoseconds that is late.
         hooks: A wish to stop, an ear for progress.
     """
-    hooks = hooks or Hooks()
+    contract, hooks = runtime.contract, hooks or Hooks()
     late_ticks, complete = 0, True
     with open_bag(bag_path, strict=options.strict, recover=options.recover, stamps=options.stamps) as bag:
         ticks = Episode(bag, contract, image_size_px=runtime.image_size_px, task=options.task)
-        recorder = ReplayRecorder(contract, policy_facts(runtime), run_facts(bag, contract, runtime, options))
+        recorder = recorder_of(bag, contract, runtime, options)
         drive = ReplayDrive(worker, recorder, local_supervisor(contract, options, recorder, lambda: 0))
         for tick in ticks:
             if hooks.stopped():
@@ -112,49 +107,27 @@ def rows_in_bag_time(
     for latency in latencies:
         runs = []
         for number, bag in enumerate(bags):
+            hooks = Hooks(stopped=stopped, progress=partial(told, f"{latency.name} ms", number))
             worker = bag_time_worker(runtime, options, latency)
-            hooks = Hooks(stopped=stopped, progress=_teller(told, f"{latency.name} ms", number))
-            runs.append(
-                replay_late(
-                    bag, contract=runtime.contract, runtime=runtime, options=options, worker=worker, hooks=hooks
-                )
-            )
+            runs.append(replay_late(bag, runtime=runtime, options=options, worker=worker, hooks=hooks))
         rows.append(asdict(latency_row(latency.name, runs)))
     return plain({"clock": "bag", "rows": rows})
 
 
 def row_on_the_clock(
-    bags: Sequence[Path],
-    runtime: "SigmaRuntime",
-    options: ReplayOptions,
-    *,
-    told: Told,
-    stopped: Callable[[], bool],
+    bags: Sequence[Path], runtime: "SigmaRuntime", options: ReplayOptions, *, told: Told, stopped: Callable[[], bool]
 ) -> object:
     """One row: the live worker on this machine, the recordings played at their own speed."""
     runs: list[tuple[ReplayLog, Delivery]] = []
     for number, bag in enumerate(bags):
-        clock = BagClock()
+        hooks = Hooks(stopped=stopped, progress=partial(told, "real time", number))
+        pace = BagClock().wait_for
         thread = InferenceThread(policy_loop(runtime.contract, runtime, options, lockstep=False), runtime)
         try:
-            runs.append(
-                replay_late(
-                    bag,
-                    contract=runtime.contract,
-                    runtime=runtime,
-                    options=options,
-                    worker=thread,
-                    pace=clock.wait_for,
-                    hooks=Hooks(stopped=stopped, progress=_teller(told, "real time", number)),
-                )
-            )
+            runs.append(replay_late(bag, runtime=runtime, options=options, worker=thread, pace=pace, hooks=hooks))
         finally:
             thread.close(timeout_s=10.0)
     return plain({"clock": "wall", "rows": [asdict(latency_row("measured", runs))]})
-
-
-def _teller(told: Told, name: str, number: int) -> Callable[[float], None]:
-    return lambda share: told(name, number, share)
 
 
 class BagClock:

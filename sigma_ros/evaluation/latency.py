@@ -4,6 +4,7 @@
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
@@ -158,84 +159,58 @@ class LatencyRow:
     tick_ms_p99: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Cost:
-    """One recording's part of a row; arrays of squared errors per tick, and of chunk ages at arrival."""
-
-    ages_ns: ndarray
-    took_ns: ndarray
-    late: int
-    superseded: int
-    uncovered: int
-    baseline: ndarray
-    sigma: ndarray
-    baseline_deg: ndarray
-    sigma_deg: ndarray
-    jumps_deg: ndarray
-    commanded_deg: ndarray
-    holds: int
-
-
 def latency_row(name: str, runs: Sequence[tuple[ReplayLog, Delivery]]) -> LatencyRow:
     """Pools the recordings of one latency."""
-    logs = [log for log, _ in runs]
     costs = [_cost(log, delivery) for log, delivery in runs]
-
-    def joined(field: str) -> ndarray:
-        return np.concatenate([getattr(cost, field) for cost in costs])
-
-    ages, took = joined("ages_ns"), joined("took_ns")
-    planning_ns = [log.run.replan_ticks * log.contract.tick_period_ns for log in logs]
-    misses = sum(int(np.count_nonzero(cost.took_ns > limit)) for cost, limit in zip(costs, planning_ns, strict=True))
+    row: dict[str, Any] = {key: sum(counted[key] for counted, _ in costs) for key in costs[0][0]}
+    values = {key: np.concatenate([arrays[key] for _, arrays in costs]) for key in costs[0][1]}
+    ages, took = values["ages_ns"], values["took_ns"]
+    row |= {key: _mean(values[key]) for key in ("baseline_mse", "sigma_mse", "sigma_jump_mean_deg")}
+    row |= {f"{arm}_rmse_deg": float(np.sqrt(_mean(values[arm]))) for arm in ("baseline", "sigma", "commanded")}
     return LatencyRow(
         name=name,
         latency_ms_mean=_mean(ages) / 1e6,
         latency_ms_max=float(ages.max()) / 1e6 if len(ages) else np.nan,
-        ticks=sum(int(np.count_nonzero(log.ticks.valid)) for log in logs),
-        chunks=len(ages),
-        late=sum(cost.late for cost in costs),
-        skipped=sum(delivery.skipped for _, delivery in runs),
-        overruns=sum(delivery.overruns for _, delivery in runs),
-        late_ticks=sum(delivery.late_ticks for _, delivery in runs),
-        superseded=sum(cost.superseded for cost in costs),
-        uncovered_ticks=sum(cost.uncovered for cost in costs),
-        baseline_mse=_mean(joined("baseline")),
-        sigma_mse=_mean(joined("sigma")),
-        baseline_rmse_deg=float(np.sqrt(_mean(joined("baseline_deg")))),
-        sigma_rmse_deg=float(np.sqrt(_mean(joined("sigma_deg")))),
-        sigma_jump_mean_deg=_mean(joined("jumps_deg")),
-        commanded_rmse_deg=float(np.sqrt(_mean(joined("commanded_deg")))),
-        holds=sum(cost.holds for cost in costs),
-        deadline_misses=misses,
+        **row,
         tick_ms_p50=metrics.percentile_ms(took, 50),
         tick_ms_p99=metrics.percentile_ms(took, 99),
     )
 
 
-def _cost(log: ReplayLog, delivery: Delivery) -> _Cost:
+def _cost(log: ReplayLog, delivery: Delivery) -> tuple[dict[str, int], dict[str, ndarray]]:
+    """One recording's part of a row: counts, and squared errors per tick [deg^2, normalised], ages, times, jumps."""
     chosen = in_force(log, delivery.arrivals)
     base, sigma = _executed(log, chosen)
-    target = log.ticks.action_rad
-    normalise = log.policy.normalise
-    known = np.isfinite(target).all(axis=1) & np.isfinite(sigma).all(axis=1)
-    ages = np.array([arrival.stamp_ns - arrival.chunk.stamp_ns for arrival in delivery.arrivals], dtype=np.int64)
+    known = np.isfinite(log.ticks.action_rad).all(axis=1) & np.isfinite(sigma).all(axis=1)
+    target, base, sigma = log.ticks.action_rad[known], base[known], sigma[known]
+    normalise, arrivals = log.policy.normalise, delivery.arrivals
+    ages = np.array([arrival.stamp_ns - arrival.chunk.stamp_ns for arrival in arrivals], dtype=np.int64)
+    took = np.array([arrival.took_ns for arrival in arrivals], dtype=np.int64)
     planning_ns = log.run.replan_ticks * log.contract.tick_period_ns
     used = {id(arrival) for arrival in chosen if arrival is not None}
-    begun = np.cumsum([arrival is not None for arrival in chosen]) > 0
-    return _Cost(
-        ages_ns=ages,
-        took_ns=np.array([arrival.took_ns for arrival in delivery.arrivals], dtype=np.int64),
-        late=int(np.count_nonzero(ages > planning_ns)),
-        superseded=sum(id(arrival) not in used for arrival in delivery.arrivals[:-1]),
-        uncovered=int(np.count_nonzero(begun & log.ticks.valid & np.array([arrival is None for arrival in chosen]))),
-        baseline=((normalise(base[known]) - normalise(target[known])) ** 2).mean(axis=1),
-        sigma=((normalise(sigma[known]) - normalise(target[known])) ** 2).mean(axis=1),
-        baseline_deg=(np.degrees(base[known] - target[known]) ** 2).mean(axis=1),
-        sigma_deg=(np.degrees(sigma[known] - target[known]) ** 2).mean(axis=1),
-        jumps_deg=_jumps_deg(log, chosen),
-        commanded_deg=_commanded_deg(log, log.decisions) if len(log.decisions) else np.empty(0),
-        holds=log.decisions.holds,
-    )
+    missing = np.array([arrival is None for arrival in chosen], dtype=bool)
+    counts = {
+        "ticks": int(np.count_nonzero(log.ticks.valid)),
+        "chunks": len(ages),
+        "late": int(np.count_nonzero(ages > planning_ns)),
+        "deadline_misses": int(np.count_nonzero(took > planning_ns)),
+        "skipped": delivery.skipped,
+        "overruns": delivery.overruns,
+        "late_ticks": delivery.late_ticks,
+        "superseded": sum(id(arrival) not in used for arrival in arrivals[:-1]),
+        "uncovered_ticks": int(np.count_nonzero((np.cumsum(~missing) > 0) & log.ticks.valid & missing)),
+        "holds": log.decisions.holds,
+    }
+    return counts, {
+        "ages_ns": ages,
+        "took_ns": took,
+        "baseline_mse": ((normalise(base) - normalise(target)) ** 2).mean(axis=1),
+        "sigma_mse": ((normalise(sigma) - normalise(target)) ** 2).mean(axis=1),
+        "baseline": (np.degrees(base - target) ** 2).mean(axis=1),
+        "sigma": (np.degrees(sigma - target) ** 2).mean(axis=1),
+        "sigma_jump_mean_deg": _jumps_deg(log, chosen),
+        "commanded": _commanded_deg(log, log.decisions) if len(log.decisions) else np.empty(0),
+    }
 
 
 def _executed(log: ReplayLog, chosen: Sequence[Arrival | None]) -> tuple[ndarray, ndarray]:

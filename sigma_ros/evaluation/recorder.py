@@ -38,6 +38,8 @@ WORST_WINDOWS = 4
 STRIP_WIDTH_PX = 160
 STRIP_AGES_TICKS = (15, 10, 5, 0)
 
+_TOLD = ("tau_l2", "sem_align", "baseline_tau_l2", "baseline_sem_align", "committed")
+
 MAX_SHOTS = 96
 SHOT_STRIDE_TICKS = 4
 SHOT_WIDTH_PX = 288
@@ -100,18 +102,8 @@ class ReplayRecorder:
                 got=f"{chunk.step_period_ns} ns",
                 remedy="use the contract with which the policy was started",
             )
-        self._inferences.append(
-            InferenceEntry(
-                chunk=chunk,
-                tau_l2=telepathy.tau_l2,
-                sem_align=telepathy.sem_align,
-                baseline_tau_l2=telepathy.baseline_tau_l2,
-                baseline_sem_align=telepathy.baseline_sem_align,
-                committed=telepathy.committed,
-                published=published,
-                host_ns=host_ns,
-            )
-        )
+        told = {name: getattr(telepathy, name) for name in _TOLD}
+        self._inferences.append(InferenceEntry(chunk=chunk, published=published, host_ns=host_ns, **told))
         for pending in self._pending:
             if (pending.epoch, pending.tick) == (chunk.epoch, chunk.tick):
                 pending.sigma_rad = scored(chunk.blended_rad(chunk.scale))

@@ -92,7 +92,7 @@ def replay(
     started_ns = hooks.clock_ns()
     with open_bag(bag_path, strict=options.strict, recover=options.recover, stamps=options.stamps) as bag:
         ticks = Episode(bag, contract, image_size_px=runtime.image_size_px, task=options.task)
-        recorder = ReplayRecorder(contract, policy_facts(runtime), run_facts(bag, contract, runtime, options))
+        recorder = recorder_of(bag, contract, runtime, options)
         model = _Model(runtime, options, hooks.clock_ns)
         drive = ReplayDrive(
             TimedWorker(policy_loop(contract, runtime, options, lockstep=True), model.run),
@@ -130,11 +130,17 @@ def local_supervisor(
     return SupervisorGrid(contract.command_period_ns, local)
 
 
-def run_facts(bag: Bag, contract: Contract, runtime: "SigmaRuntime", options: ReplayOptions) -> RunFacts:
-    """What a report says about how a recording was replayed without a graph."""
+def recorder_of(bag: Bag, contract: Contract, runtime: "SigmaRuntime", options: ReplayOptions) -> ReplayRecorder:
+    """What a replay of a recording is written down by."""
+    task = options.task if options.task is not None else recorded_task(bag, contract)
+    return ReplayRecorder(contract, policy_facts(runtime), run_facts(task, runtime, options))
+
+
+def run_facts(task: str, runtime: "SigmaRuntime", options: ReplayOptions) -> RunFacts:
+    """What a report says about how a recording of a task was replayed without a graph."""
     return RunFacts(
         mode="offline",
-        task=options.task if options.task is not None else recorded_task(bag, contract),
+        task=task,
         settings=options.settings,
         replan_ticks=options.schedule.replan_ticks,
         memory_stride=options.schedule.memory_stride,

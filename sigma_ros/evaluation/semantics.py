@@ -14,7 +14,6 @@ import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
-from sigma_ros.contract import Contract
 from sigma_ros.evaluation.log import ReplayLog, scored
 from sigma_ros.evaluation.replay import Hooks, ReplayOptions, replay
 from sigma_ros.evaluation.report.document import comparison_values, plain
@@ -125,14 +124,12 @@ class _Study:
         self,
         bags: Sequence[Path],
         *,
-        contract: Contract,
         runtime: "SigmaRuntime",
         options: ReplayOptions,
         progress: Progress,
         stopped: Callable[[], bool],
     ) -> None:
         self._bags = bags
-        self._contract = contract
         self._runtime = runtime
         self._options = replace(options, supervisor_limits=None)
         self._progress = progress
@@ -148,8 +145,8 @@ class _Study:
                 memories[chunk.epoch, chunk.tick] = telepathy.semantic_memory
 
         hooks = Hooks(stopped=self._stopped, progress=lambda share: self._progress(name, number, share), inferred=hear)
-        options = replace(self._options, **changes)
-        log = replay(self._bags[number], contract=self._contract, runtime=self._runtime, options=options, hooks=hooks)
+        options, runtime = replace(self._options, **changes), self._runtime
+        log = replay(self._bags[number], contract=runtime.contract, runtime=runtime, options=options, hooks=hooks)
         return log, memories
 
     def condition(self, name: str, recorded: Sequence[str], changes: Sequence[Mapping[str, Any]]) -> _Windows:
@@ -186,7 +183,6 @@ class _Study:
 def measure(
     bags: Sequence[Path],
     *,
-    contract: Contract,
     runtime: "SigmaRuntime",
     options: ReplayOptions,
     texts: Texts,
@@ -197,10 +193,10 @@ def measure(
 
     A stop ends the replays early: the numbers are then those of the windows that were reached.
     """
-    study = _Study(bags, contract=contract, runtime=runtime, options=options, progress=progress, stopped=stopped)
+    study = _Study(bags, runtime=runtime, options=options, progress=progress, stopped=stopped)
     first = [study.replay("recorded", number) for number in range(len(bags))]
     tasks = [log.run.task for log, _ in first]
-    known = tuple(dict.fromkeys([*tasks, *contract.tasks]))
+    known = tuple(dict.fromkeys([*tasks, *runtime.contract.tasks]))
     candidates = tuple(dict.fromkeys([*known, texts.wrong]))
     study.nearest = _retriever(runtime, candidates)
     reference: dict[tuple[int, int, int], _Window] = {}

@@ -10,15 +10,7 @@ import numpy as np
 from numpy import ndarray
 
 from sigma_ros.bags.dataset_facts import check_facts, episode_numbers, fetcher, size_px
-from sigma_ros.bags.lerobot import (
-    ACTION_KEY,
-    STATE_KEY,
-    LerobotEpisode,
-    film_times_s,
-    read_episode,
-    read_info,
-    video_pictures,
-)
+from sigma_ros.bags.lerobot import ACTION_KEY, STATE_KEY, LerobotEpisode, read_episode, read_info
 from sigma_ros.bags.transcode import DatasetBag, load_episode
 from sigma_ros.border import one_line
 from sigma_ros.camera_names import NO_RENAME
@@ -28,6 +20,7 @@ from sigma_ros.errors import SigmaError
 from sigma_ros.inspection.facts import THUMBNAILS, Contents, TopicFacts, account, small
 from sigma_ros.streams.images import FROZEN_PICTURES, FreezeWatch, decode_coded
 from sigma_ros.streams.quality import motion_findings, moves, rhythm
+from sigma_ros.streams.video import video_pictures
 from sigma_ros.values import NS_PER_S
 
 _EPISODES_READ = 64
@@ -155,4 +148,4 @@ def _pictures(key: str, episode: LerobotEpisode, rows: Sequence[int] | None = No
     if key in episode.pictures:
         yield from (decode_coded(episode.pictures[key][row], where=key) for row in wanted)
     elif (part := episode.videos.get(key)) is not None:
-        yield from video_pictures(part, film_times_s(episode, part)[list(wanted)])
+        yield from video_pictures(part, episode.film_times_s(part)[list(wanted)])

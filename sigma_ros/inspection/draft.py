@@ -29,7 +29,7 @@ _SIZE_PX = (640, 480)
 _PLAIN_WORDS = ("image", "raw", "image_raw", "image_color", "color", "rgb", "compressed", "camera")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Said:
     """A value and why it was chosen; an empty reason means that a file said so."""
 
@@ -78,9 +78,9 @@ def draft_contract(
     lines = [
         f"# Drafted by sigma from the {contents.kind} {one_line(contents.path)}.",
         f"# Lines with {GUESS} were not read from it: check each of them before the arm moves.",
-        _line("name", Said(value=name)),
+        _line("name", Said(name)),
         _line("fps", _fps(contents)),
-        _line("settle_ms", Said(value=40, reason="how long a live tick waits for late messages")),
+        _line("settle_ms", Said(40, "how long a live tick waits for late messages")),
         _line("tasks", _tasks(contents)),
         "joints:",
         *(line for joint in joints for line in _block(joint)),
@@ -110,18 +110,18 @@ def _block(fields: Mapping[str, Said], lead: str = "  - ") -> list[str]:
 def _fps(contents: Contents) -> Said:
     fps = contents.facts.get("fps")
     if isinstance(fps, float) and fps >= 1.0:
-        return Said(value=fps)
+        return Said(fps)
     rates = [camera.rhythm.rate_hz for camera in contents.cameras() if camera.rhythm is not None]
     if not rates:
-        return Said(value=30.0, reason="LeRobot's usual rate")
+        return Said(30.0, "LeRobot's usual rate")
     nearest = min(_RATES, key=lambda rate: abs(math.log(rate / min(rates))))
-    return Said(value=nearest, reason=f"the slowest camera has {min(rates):.3g} Hz")
+    return Said(nearest, f"the slowest camera has {min(rates):.3g} Hz")
 
 
 def _tasks(contents: Contents) -> Said:
     if contents.tasks:
-        return Said(value=list(contents.tasks))
-    return Said(value=["do the task"], reason="no task was recorded; write what the robot shall do")
+        return Said(list(contents.tasks))
+    return Said(["do the task"], "no task was recorded; write what the robot shall do")
 
 
 def _state(contents: Contents) -> TopicFacts | None:
@@ -163,13 +163,13 @@ def _joint(sources: _Sources, name: str, index: int) -> dict[str, Said]:
     speed = "as the shipped so101's; check your arm's"
     plain = joint_name(name)
     return {
-        "name": Said(value=plain, reason="a checkpoint names no joints" if contents.kind == "checkpoint" else ""),
-        **({"aliases": Said(value=[name])} if name != plain else {}),
+        "name": Said(plain, "a checkpoint names no joints" if contents.kind == "checkpoint" else ""),
+        **({"aliases": Said([name])} if name != plain else {}),
         "lower_rad": low,
         "upper_rad": high,
-        "max_velocity_radps": Said(value=borrowed.max_velocity_radps, reason=speed),
-        "max_acceleration_radps2": Said(value=borrowed.max_acceleration_radps2, reason=speed),
-        "max_jerk_radps3": Said(value=borrowed.max_jerk_radps3, reason=speed),
+        "max_velocity_radps": Said(borrowed.max_velocity_radps, speed),
+        "max_acceleration_radps2": Said(borrowed.max_acceleration_radps2, speed),
+        "max_jerk_radps3": Said(borrowed.max_jerk_radps3, speed),
         "policy_unit": unit,
     }
 
@@ -189,9 +189,9 @@ def _unit(contents: Contents, index: int, like: Joint | None) -> Said:
     if contents.kind == "data set":
         guess = contents.units[index]
         if guess.unit in POLICY_UNITS:
-            return Said(value=guess.unit, reason="" if guess.certain else guess.reason)
+            return Said(guess.unit, "" if guess.certain else guess.reason)
     usual = "radians" if like is None else like.policy_unit
-    return Said(value=usual, reason="what the policy was trained on is not said here")
+    return Said(usual, "what the policy was trained on is not said here")
 
 
 def _limits(sources: _Sources, name: str, index: int, like: Joint | None) -> tuple[Said, Said]:
@@ -199,19 +199,19 @@ def _limits(sources: _Sources, name: str, index: int, like: Joint | None) -> tup
     if sources.calibration:
         found = _calibrated(name, like, sources.calibration)
         ends = sorted(found.counts_to_rad(count, zero=sources.zero) for count in (found.range_min, found.range_max))
-        return Said(value=round(ends[0], 5)), Said(value=round(ends[1], 5))
+        return Said(round(ends[0], 5)), Said(round(ends[1], 5))
     if like is not None:
         reason = "as the shipped so101's"
-        return Said(value=like.lower_rad, reason=reason), Said(value=like.upper_rad, reason=reason)
+        return Said(like.lower_rad, reason), Said(like.upper_rad, reason)
     state = _state(contents)
     in_rad = contents.kind == "bag" or (contents.units and contents.units[index].unit == "radians")
     if state is None or not state.low or not in_rad:
         reason = "half a turn to each side; give --calibration"
-        return Said(value=-_HALF_TURN_RAD, reason=reason), Said(value=_HALF_TURN_RAD, reason=reason)
+        return Said(-_HALF_TURN_RAD, reason), Said(_HALF_TURN_RAD, reason)
     low, high = state.low[index], state.high[index]
     room = max(_ROOM * (high - low), _LEAST_ROOM_RAD)
     reason = "the recorded range and a little more"
-    return Said(value=round(low - room, 5), reason=reason), Said(value=round(high + room, 5), reason=reason)
+    return Said(round(low - room, 5), reason), Said(round(high + room, 5), reason)
 
 
 def _calibrated(name: str, like: Joint | None, calibration: Sequence[JointCalibration]) -> JointCalibration:
@@ -226,29 +226,18 @@ def _calibrated(name: str, like: Joint | None, calibration: Sequence[JointCalibr
 
 def _cameras(contents: Contents) -> Iterator[DraftCamera]:
     for stream in contents.cameras():
-        size = Said(value=stream.size_px) if stream.size_px else Said(value=_SIZE_PX, reason="a usual size")
+        size = Said(stream.size_px) if stream.size_px else Said(_SIZE_PX, "a usual size")
         if contents.kind == "bag":
             name = _camera_name(stream.name)
-            yield DraftCamera(
-                name=name,
-                topic=Said(value=stream.name),
-                kind=Said(value=stream.kind)
-                if stream.kind in IMAGE_TYPES
-                else Said(value=IMAGE_TYPES[0], reason="raw"),
-                size_px=size,
-                dataset_key=Said(value=IMAGES + name, reason="from the topic's name"),
-            )
+            kind = Said(stream.kind) if stream.kind in IMAGE_TYPES else Said(IMAGE_TYPES[0], "raw")
+            key = Said(IMAGES + name, "from the topic's name")
+            yield DraftCamera(name=name, topic=Said(stream.name), kind=kind, size_px=size, dataset_key=key)
             continue
         name = stream.name.removeprefix(IMAGES).rpartition(".")[2]
         if contents.kind == "checkpoint":
             size = replace(size, reason="the policy's; the camera's own may be larger")
-        yield DraftCamera(
-            name=name,
-            topic=Said(value=f"{name}_camera/image_raw", reason="the usual name"),
-            kind=Said(value="sensor_msgs/msg/Image", reason="raw pictures"),
-            size_px=size,
-            dataset_key=Said(value=stream.name),
-        )
+        topic, kind = Said(f"{name}_camera/image_raw", "the usual name"), Said(IMAGE_TYPES[0], "raw pictures")
+        yield DraftCamera(name=name, topic=topic, kind=kind, size_px=size, dataset_key=Said(stream.name))
 
 
 def _camera_name(topic: str) -> str:
@@ -274,21 +263,18 @@ def _camera_lines(camera: DraftCamera) -> list[str]:
     size = camera.size_px.value
     assert isinstance(size, tuple)
     fields = {
-        "name": Said(value=camera.name),
+        "name": Said(camera.name),
         "topic": camera.topic,
         "type": camera.kind,
         "width_px": replace(camera.size_px, value=size[0]),
         "height_px": replace(camera.size_px, value=size[1]),
         "dataset_key": camera.dataset_key,
-        "max_age_ms": Said(value=200, reason="as the shipped so101's"),
+        "max_age_ms": Said(200, "as the shipped so101's"),
     }
-    lines = _block(fields)
-    if camera.device:
-        driver = "ros2 run v4l2_camera v4l2_camera_node --ros-args"
-        lines.insert(
-            0, f"  # {driver} -p video_device:=/dev/video{camera.device} -r image_raw:={one_line(camera.topic.value)}"
-        )
-    return lines
+    if not camera.device:
+        return _block(fields)
+    driver = f"ros2 run v4l2_camera v4l2_camera_node --ros-args -p video_device:=/dev/video{camera.device}"
+    return [f"  # {driver} -r image_raw:={one_line(camera.topic.value)}", *_block(fields)]
 
 
 def _names_the_joints(action: TopicFacts, state: TopicFacts) -> bool:
@@ -299,23 +285,23 @@ def _names_the_joints(action: TopicFacts, state: TopicFacts) -> bool:
 def _topics(contents: Contents) -> list[str]:
     usual = "the usual name"
     state, action = _state(contents), None
-    topic = Said(value="joint_states", reason=usual)
+    topic = Said("joint_states", usual)
     acting = tuple(s for s in contents.streams if s is state or state is None or _names_the_joints(s, state))
     if contents.kind == "bag" and state is not None:
-        topic = Said(value=state.name)
+        topic = Said(state.name)
         action = action_topic(tuple(s for s in acting if s.kind in COMMAND_TYPES or s is state), state)
-    command = Said(value="forward_position_controller/commands", reason=usual)
-    kind, source = Said(value=COMMAND_TYPES[0], reason="positions of all joints"), Said(value="command")
+    command = Said("forward_position_controller/commands", usual)
+    kind, source = Said(COMMAND_TYPES[0], "positions of all joints"), Said("command")
     if action is not None:
-        command, kind = Said(value=action.name), Said(value=action.kind)
+        command, kind = Said(action.name), Said(action.kind)
     elif contents.kind == "bag" or not any(stream.name == ACTION_KEY for stream in acting):
-        source = Said(value="next_state", reason="no commands of these joints were recorded")
+        source = Said("next_state", "no commands of these joints were recorded")
     if contents.kind == "checkpoint":
-        source = Said(value="command", reason="a checkpoint does not say")
-    rate = Said(value=50, reason="of the commands to the arm")
+        source = Said("command", "a checkpoint does not say")
+    rate = Said(50, "of the commands to the arm")
     return [
         "state:",
-        *_block({"topic": topic, "max_age_ms": Said(value=100, reason="as the shipped so101's")}, "  "),
+        *_block({"topic": topic, "max_age_ms": Said(100, "as the shipped so101's")}, "  "),
         "action:",
         *_block({"source": source}, "  "),
         "command:",

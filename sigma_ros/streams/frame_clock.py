@@ -161,12 +161,6 @@ class FrameClock:
             return ()
         return tuple(name for name, stream in self._streams.items() if not stream.pending)
 
-    @property
-    def next_stamp_ns(self) -> int | None:
-        """Stamp of the coming tick, None while the epoch has not begun."""
-        grid = self._anchored()
-        return None if grid is None else grid.stamp_ns(self._tick)
-
     def push_image(self, camera: str, stamp_ns: int, message: ImageMessage) -> None:
         """Stores a camera message; what does not fit the contract is refused and counted.
 

@@ -1,14 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of a video that a recorder stored packet by packet (H.264, H.265, AV1, VP9), decoded in order by PyAV.
+"""Pictures of videos: stored packet by packet by a recorder (H.264, H.265, AV1, VP9), or a data set's films, by PyAV.
 
 A packet needs those before it, back to a key frame: what cannot be decoded is counted, never guessed. After a packet
 that is damaged nothing is taken before the next key frame.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from jaxtyping import Float64, UInt8
+from numpy import ndarray
+
+from sigma_ros.border import one_line, open_regular
+from sigma_ros.errors import DatasetError
 from sigma_ros.streams.images import ImageMessage
 
 _KEY_UNITS = {"h264": frozenset((5,)), "hevc": frozenset(range(16, 22))}
@@ -105,3 +113,111 @@ def _message(frame: Any) -> ImageMessage:
     return ImageMessage(
         encoding="rgb8", height=height, width=width, step=3 * width, data=pixels.reshape(-1), is_compressed=False
     )
+
+
+# Films of data sets: pictures by their times in a file.
+
+
+TOLERANCE_S = 1e-4
+"""How far a picture's time may be from its row's, as in LeRobot."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoPart:
+    """Where an episode's pictures are: a video from `start_s` to before `end_s` (None: to its end)."""
+
+    file: Path
+    start_s: float
+    end_s: float | None
+
+
+def video_pictures(part: VideoPart, wanted_s: Float64[ndarray, " ticks"]) -> Iterator[UInt8[ndarray, "h w 3"]]:
+    """RGB pictures at times of the film [s], increasing, each the nearest one within LeRobot's tolerance.
+
+    Raises:
+        DatasetError: the video cannot be read, ends early, or has no picture at a time.
+    """
+    given = 0
+    with _film(part) as (container, stream):
+        if part.start_s > 0.0 and stream.time_base is not None:
+            container.seek(int(part.start_s / stream.time_base), stream=stream)
+        before: Any = None
+        for frame in container.decode(stream):
+            if frame.time is None:
+                raise DatasetError("the video's pictures have no times", where=part.file)
+            while given < len(wanted_s) and frame.time >= wanted_s[given]:
+                yield _at(before, frame, wanted_s[given], part).to_ndarray(format="rgb24")
+                given += 1
+            if given == len(wanted_s):
+                return
+            before = frame
+        while before is not None and given < len(wanted_s) and _distance_s(before, wanted_s[given]) <= TOLERANCE_S:
+            yield _at(before, before, wanted_s[given], part).to_ndarray(format="rgb24")
+            given += 1
+        if given == len(wanted_s):
+            return
+    raise DatasetError("the video has fewer pictures than rows", where=part.file, expected=len(wanted_s), got=given)
+
+
+@contextmanager
+def _film(part: VideoPart) -> Iterator[tuple[Any, Any]]:
+    """An opened film and its video stream.
+
+    Raises:
+        DatasetError: it is none, is damaged where it is read, or nobody here knows its codec.
+    """
+    import av  # noqa: PLC0415 - a heavy library, needed for videos only
+
+    open_regular(part.file).close()
+    try:
+        with av.open(str(part.file)) as container:
+            stream = container.streams.video[0]
+            if stream.codec_context is None:  # PyAV takes the process with it when it is asked to decode this
+                raise DatasetError("the video's codec is not known", where=part.file)
+            yield container, stream
+    except (av.FFmpegError, OSError, IndexError, ValueError) as error:
+        raise DatasetError("the video cannot be read", where=part.file, got=one_line(error)) from error
+
+
+def _distance_s(frame: Any, wanted_s: float) -> float:
+    return abs(float(frame.time) - wanted_s)
+
+
+def _at(before: Any, frame: Any, wanted_s: float, part: VideoPart) -> Any:
+    nearest = frame if before is None or _distance_s(frame, wanted_s) <= _distance_s(before, wanted_s) else before
+    if part.end_s is not None and nearest.time > part.end_s - TOLERANCE_S:
+        raise DatasetError(
+            "the video has fewer pictures than rows: the next are another episode's",
+            where=part.file,
+            expected=f"a picture at {wanted_s:.4f} s",
+            got=f"the episode's film ends at {part.end_s:.4f} s",
+        )
+    if _distance_s(nearest, wanted_s) > TOLERANCE_S:
+        raise DatasetError(
+            "the video has no picture at a row's time",
+            where=part.file,
+            expected=f"one within {TOLERANCE_S:g} s of {wanted_s:.4f} s",
+            got=f"{nearest.time:.4f} s",
+            remedy="leave the episode out, or record it again: its film has another rate or holes",
+        )
+    return nearest
+
+
+def counted_s(part: VideoPart, rows: int, fps: float) -> Float64[ndarray, " rows"]:
+    """Times of rows with measured timestamps (the CR5's), filmed picture by picture: row k is picture k.
+
+    Raises:
+        DatasetError: the film has not exactly as many pictures.
+    """
+    with _film(part) as (container, stream):  # from its packets: nothing is decoded
+        times_s = [float(p.pts * p.time_base) for p in container.demux(stream) if p.pts is not None]
+    end_s = np.inf if part.end_s is None else part.end_s - TOLERANCE_S
+    pictures = sum(part.start_s - TOLERANCE_S <= time_s < end_s for time_s in times_s)
+    if pictures != rows:
+        raise DatasetError(
+            "the rows' times are not those of the film, and their numbers differ",
+            where=part.file,
+            expected=f"{rows} pictures",
+            got=pictures,
+        )
+    return np.arange(rows) / fps

@@ -14,7 +14,7 @@ from bags import MS, START_NS, TASK, picture, pose, small_contract, write_record
 from typer.testing import CliRunner
 
 from sigma_ros.bags import lerobot_dataset as writing
-from sigma_ros.bags.episode import episode
+from sigma_ros.bags.episode import Episode
 from sigma_ros.bags.lerobot_dataset import to_units, write_dataset
 from sigma_ros.bags.reader import open_bag
 from sigma_ros.bags.transcode import load_episode, transcode
@@ -136,7 +136,7 @@ def test_a_row_is_a_tick_of_the_frame_clock_with_its_own_pictures_at_full_size(r
     write_dataset([bag], contract, tmp_path / "set")
     (only,) = rows.episodes
     with open_bag(bag) as opened:
-        ticks = list(episode(opened, contract, image_size_px=16))
+        ticks = list(Episode(opened, contract, image_size_px=16))
     assert len(only) == len(ticks) == 30
     for number, (row, tick) in enumerate(zip(only, ticks, strict=True)):
         np.testing.assert_array_equal(row["observation.state"], to_units(tick.joint_rad, contract))

@@ -11,7 +11,7 @@ import pytest
 from bags import HEIGHT, MS, SIZE, START_NS, TASK, TASK_TOPIC, WIDTH, picture, pose, small_contract, write_recording
 from numpy import ndarray
 
-from sigma_ros.bags.episode import Tick, episode, recorded_task
+from sigma_ros.bags.episode import Episode, Tick, recorded_task
 from sigma_ros.bags.messages import ROS_TYPES, header
 from sigma_ros.bags.reader import Bag, open_bag
 from sigma_ros.bags.writer import BagWriter
@@ -25,7 +25,7 @@ CONTRACT = small_contract()
 
 def ticks_of(path: Path, contract: Contract = CONTRACT, *, task: str | None = None) -> list[Tick]:
     with open_bag(path) as bag:
-        return list(episode(bag, contract, image_size_px=SIZE, task=task))
+        return list(Episode(bag, contract, image_size_px=SIZE, task=task))
 
 
 def live_items(bag: Bag, contract: Contract) -> Iterator[Window | Gap]:
@@ -170,7 +170,7 @@ def test_commands_that_are_wrong_are_counted_and_never_an_action(tmp_path: Path)
             else:
                 copy(record, bag)
     with open_bag(path) as bag:
-        run = episode(bag, CONTRACT, image_size_px=SIZE)
+        run = Episode(bag, CONTRACT, image_size_px=SIZE)
         ticks = list(run)
         assert run.commands_refused == 3
     assert [tick.action_rad is None for tick in ticks] == [True] * 3 + [False] * 7
@@ -280,7 +280,7 @@ def trajectory(names: tuple[str, ...], positions: ndarray) -> bytes | memoryview
 
 def test_counters_tell_what_became_of_the_messages(tmp_path: Path) -> None:
     with open_bag(write_recording(tmp_path / "bag", CONTRACT, ticks=10)) as bag:
-        run = episode(bag, CONTRACT, image_size_px=SIZE)
+        run = Episode(bag, CONTRACT, image_size_px=SIZE)
         assert run.counters.windows == 0
         list(run)
         assert run.counters.windows == 10

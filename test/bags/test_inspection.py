@@ -16,7 +16,7 @@ from test_transcode import CONTRACT as SET_CONTRACT
 from test_transcode import write_v2, write_v3
 from typer.testing import CliRunner
 
-from sigma_ros.bags.episode import episode
+from sigma_ros.bags.episode import Episode
 from sigma_ros.bags.reader import open_bag
 from sigma_ros.bags.transcode import load_episode
 from sigma_ros.bags.writer import BagWriter
@@ -173,7 +173,7 @@ def test_the_draft_of_a_bag_reads_that_bag(tmp_path: Path) -> None:
     assert {camera.topic for camera in contract.cameras} == {camera.topic for camera in CONTRACT.cameras}
     assert (contract.fps, contract.action_source, contract.tasks) == (30.0, "command", (TASK,))
     with open_bag(bag) as opened:
-        ticks = episode(opened, contract, image_size_px=None)
+        ticks = Episode(opened, contract, image_size_px=None)
         assert sum(tick.window is not None for tick in ticks) == 40
         assert ticks.losses == {}
 

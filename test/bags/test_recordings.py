@@ -25,7 +25,7 @@ from test_transcode import CONTRACT as SET_CONTRACT
 from test_transcode import break_info, write_v2, write_v3
 
 from sigma_ros.bags.dataset_facts import episode_numbers
-from sigma_ros.bags.episode import MOST_MISFITS, Episode, Tick, episode, recorded_task
+from sigma_ros.bags.episode import MOST_MISFITS, Episode, Tick, recorded_task
 from sigma_ros.bags.files import Stretch, clock_was_set, stretches_of
 from sigma_ros.bags.lerobot_dataset import write_dataset
 from sigma_ros.bags.messages import ROS_TYPES
@@ -85,7 +85,7 @@ def set_back(*, headers: bool, logs: bool, by_ns: int) -> list[tuple[int, int, i
 
 def ticks_of(path: Path, **options: Any) -> tuple[list[Tick], Episode]:
     with open_bag(path, **options) as bag:
-        ticks = episode(bag, CONTRACT, image_size_px=None)
+        ticks = Episode(bag, CONTRACT, image_size_px=None)
         return list(ticks), ticks
 
 
@@ -387,7 +387,7 @@ def test_topics_are_found_with_and_without_a_leading_slash(tmp_path: Path) -> No
         command_topic=CONTRACT.command_topic.removeprefix("/"),
     )
     with open_bag(path) as bag:
-        assert sum(tick.window is not None for tick in episode(bag, relative, image_size_px=None)) == 20
+        assert sum(tick.window is not None for tick in Episode(bag, relative, image_size_px=None)) == 20
 
 
 @pytest.mark.parametrize("command_type", COMMAND_TYPES)
@@ -396,7 +396,7 @@ def test_what_transcode_writes_is_read_whatever_the_command_type(tmp_path: Path,
     source = load_episode(str(write_v2(tmp_path / "set")), 1, contract)
     transcode(source, contract, tmp_path / "bag")
     with open_bag(tmp_path / "bag", strict=True) as bag:
-        ticks = list(episode(bag, contract, image_size_px=None))
+        ticks = list(Episode(bag, contract, image_size_px=None))
     rows = list(rows_of(source, contract))
     assert [tick.action_rad.tolist() for tick in ticks] == [row.action_rad.tolist() for row in rows]
 
@@ -498,11 +498,11 @@ def set_verbs(root: Path, out: Path, index: int = 1, **reading: bool) -> dict[st
     with contextlib.suppress(DatasetError):  # short episodes hold no training window
         list(read_source(made, SET_CONTRACT, image_size_px=16, lost=shards.update))
     with made.open() as records:
-        ticks = episode(records, SET_CONTRACT, image_size_px=None)
+        ticks = Episode(records, SET_CONTRACT, image_size_px=None)
         list(ticks)
     replayed_too: dict[str, int] = {}
     with open_bag(out / "bag") as bag:
-        again = episode(bag, SET_CONTRACT, image_size_px=None)
+        again = Episode(bag, SET_CONTRACT, image_size_px=None)
         list(again)
         replayed_too = again.losses
     looked = look_into(str(root), contract=SET_CONTRACT, episodes=[index], recover=reading.get("recover", False))
@@ -555,7 +555,7 @@ def test_several_tasks_of_an_episode_reach_the_bag_and_its_windows(tmp_path: Pat
     assert source.task == source.tasks[0] != source.tasks[-1]
     transcode(source, SET_CONTRACT, tmp_path / "bag")
     with open_bag(tmp_path / "bag") as bag:
-        tasks = [tick.window.task for tick in episode(bag, SET_CONTRACT, image_size_px=None) if tick.window]
+        tasks = [tick.window.task for tick in Episode(bag, SET_CONTRACT, image_size_px=None) if tick.window]
     assert tasks == list(source.tasks)
 
 
@@ -646,7 +646,7 @@ def test_type_names_of_2019_mean_the_same(tmp_path: Path) -> None:
     with sqlite3.connect(storage_file(path)) as database:
         database.execute("UPDATE topics SET type = replace(type, '/msg/', '/')")
     with open_bag(path) as bag:
-        ticks = episode(bag, CONTRACT, image_size_px=None)
+        ticks = Episode(bag, CONTRACT, image_size_px=None)
         assert sum(tick.window is not None for tick in ticks) == 10
         assert ticks.losses == {}
 
@@ -677,11 +677,11 @@ def test_a_leader_arm_s_joint_states_are_the_actions(tmp_path: Path) -> None:
             bag.joints(CONTRACT.joint_state_topic, stamp_ns, CONTRACT.joint_names, pose(number, CONTRACT.dof))
             bag.joints("/leader/joint_states", stamp_ns, CONTRACT.joint_names[::-1], pose(number + 2, 6)[::-1])
     with open_bag(tmp_path / "bag", strict=True) as bag:
-        ticks = list(episode(bag, leader, image_size_px=None))
+        ticks = list(Episode(bag, leader, image_size_px=None))
     for number, tick in enumerate(ticks):
         assert np.array_equal(tick.action_rad, pose(number + 2, CONTRACT.dof))
     with open_bag(tmp_path / "bag") as bag, pytest.raises(ContractError, match="is missing"):
-        episode(bag, CONTRACT, image_size_px=None)
+        Episode(bag, CONTRACT, image_size_px=None)
 
 
 def test_a_contract_names_the_leader_s_topic(tmp_path: Path) -> None:

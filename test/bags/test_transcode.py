@@ -16,7 +16,7 @@ from bags import HEIGHT, SHARED_DATA, SIZE, WIDTH, small_contract
 from numpy import ndarray
 from typer.testing import CliRunner
 
-from sigma_ros.bags.episode import episode
+from sigma_ros.bags.episode import Episode
 from sigma_ros.bags.reader import open_bag
 from sigma_ros.bags.transcode import START_NS, load_episode, transcode
 from sigma_ros.cli.recordings.transcode import app
@@ -147,7 +147,7 @@ def test_states_and_actions_come_back_exactly_and_pictures_in_step(
     assert (source.version, source.ticks, source.task) == (version, EPISODES[index], TASKS[index % 2])
     transcode(source, CONTRACT, tmp_path / "bag")
     with open_bag(tmp_path / "bag", strict=True) as bag:
-        ticks = list(episode(bag, CONTRACT, image_size_px=SIZE))
+        ticks = list(Episode(bag, CONTRACT, image_size_px=SIZE))
         notes = bag.info.metadata
     assert len(ticks) == EPISODES[index]
     rows = rows_of(index, CONTRACT)
@@ -181,7 +181,7 @@ def test_a_data_set_with_pictures_in_its_rows_is_read(tmp_path: Path) -> None:
     pq.write_table(table, root / "data/chunk-000/episode_000001.parquet")
     transcode(load_episode(str(root), 1, CONTRACT), CONTRACT, tmp_path / "bag")
     with open_bag(tmp_path / "bag") as bag:
-        for tick, item in enumerate(episode(bag, CONTRACT, image_size_px=SIZE)):
+        for tick, item in enumerate(Episode(bag, CONTRACT, image_size_px=SIZE)):
             assert item.window is not None
             assert brightness(item.window.newest.images["up"]) == shade(1, tick)
 
@@ -330,7 +330,7 @@ def test_a_data_set_that_lerobot_itself_wrote_is_read(tmp_path: Path) -> None:
     dataset.finalize()
     transcode(load_episode(str(tmp_path / "set"), 1, contract), contract, tmp_path / "bag")
     with open_bag(tmp_path / "bag") as bag:
-        ticks = list(episode(bag, contract, image_size_px=SIZE))
+        ticks = list(Episode(bag, contract, image_size_px=SIZE))
     assert len(ticks) == 10
     for tick, item in enumerate(ticks):
         assert item.window is not None
@@ -348,7 +348,7 @@ def test_a_real_episode_of_another_arm_becomes_ticks(tmp_path: Path) -> None:
     transcode(source, contract, tmp_path / "bag")
     with open_bag(tmp_path / "bag", strict=True) as bag:
         assert contract.command_topic not in bag.info.topics
-        run = episode(bag, contract, image_size_px=224)
+        run = Episode(bag, contract, image_size_px=224)
         ticks = list(run)
     assert len(ticks) == 181
     assert sum(tick.window is None for tick in ticks) == 0

@@ -39,7 +39,7 @@ def bag(tmp_path_factory):
 def late(bag, latency: Latency, *, runtime=None):
     runtime = runtime or StubRuntime(CONTRACT)
     worker = bag_time_worker(runtime, OPTIONS, latency)
-    return replay_late(bag, contract=CONTRACT, runtime=runtime, options=OPTIONS, worker=worker)
+    return replay_late(bag, runtime=runtime, options=OPTIONS, worker=worker)
 
 
 def row(bag, text: str) -> LatencyRow:

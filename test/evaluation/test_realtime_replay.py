@@ -67,7 +67,6 @@ def bag(tmp_path_factory):
 def played(bag, time: FakeTime, thread: FakeThread):
     return replay_late(
         bag,
-        contract=CONTRACT,
         runtime=StubRuntime(CONTRACT),
         options=OPTIONS,
         worker=thread,
@@ -79,7 +78,7 @@ def test_a_machine_that_takes_100_ms_gives_what_bag_time_gives_for_100_ms(bag):
     time = FakeTime()
     row = latency_row("same", [played(bag, time, FakeThread(time, 100 * MS))])
     worker = bag_time_worker(StubRuntime(CONTRACT), OPTIONS, Latency(fixed_ms=100))
-    in_bag_time = replay_late(bag, contract=CONTRACT, runtime=StubRuntime(CONTRACT), options=OPTIONS, worker=worker)
+    in_bag_time = replay_late(bag, runtime=StubRuntime(CONTRACT), options=OPTIONS, worker=worker)
     assert row == latency_row("same", [in_bag_time])
     assert row.late_ticks == row.overruns == 0
     assert time.slept_ns == pytest.approx(159 * NS_PER_S / 30, abs=MS), "the recording's own length"

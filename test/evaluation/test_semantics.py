@@ -43,7 +43,7 @@ def bags(tmp_path_factory):
 
 
 def study(bags, runtime, **texts) -> dict[str, Effect]:
-    found = measure(bags, contract=CONTRACT, runtime=runtime, options=OPTIONS, texts=Texts(**texts))
+    found = measure(bags, runtime=runtime, options=OPTIONS, texts=Texts(**texts))
     return {effect.name: effect for effect in found.effects}
 
 
@@ -137,9 +137,7 @@ def test_a_memory_that_copies_the_text_is_told_from_one_that_knows_the_scene(bag
 
 
 def test_the_study_stands_in_the_report_with_its_limits(bags):
-    found: Semantics = measure(
-        bags[:1], contract=CONTRACT, runtime=StubRuntime(CONTRACT), options=OPTIONS, texts=Texts()
-    )
+    found: Semantics = measure(bags[:1], runtime=StubRuntime(CONTRACT), options=OPTIONS, texts=Texts())
     log = replay(bags[0], contract=CONTRACT, runtime=StubRuntime(CONTRACT), options=OPTIONS)
     document = report_document([log], score(log), {}, {"semantics": found.document()})
     schema = Draft202012Validator(json.loads(SCHEMA_FILE.read_text()))

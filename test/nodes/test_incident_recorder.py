@@ -13,7 +13,7 @@ from sigma_ros.msg import ActionChunk, SupervisorState
 from std_msgs.msg import Float64MultiArray
 from std_srvs.srv import Trigger
 
-from sigma_ros.bags.episode import episode
+from sigma_ros.bags.episode import Episode
 from sigma_ros.bags.incident import make_room, write_incident
 from sigma_ros.bags.reader import open_bag
 from sigma_ros.nodes.incident_recorder import IncidentRecorder
@@ -75,7 +75,7 @@ def test_a_stop_leaves_a_bag_with_its_reason_that_is_read_as_ticks(graph, execut
         notes = bag.info.metadata
         assert notes["sigma.incident.reason"] == "JOINTS_IMPLAUSIBLE"
         assert notes["sigma.incident.state"] == "STOPPED"
-        ticks = list(episode(bag, contract, image_size_px=32))
+        ticks = list(Episode(bag, contract, image_size_px=32))
     usable = [tick for tick in ticks if tick.window is not None]
     assert len(usable) >= 15
     assert {f"/{name}" for name in (topics.ACTION_CHUNK, topics.SUPERVISOR_STATE)} <= set(bag.info.topics)

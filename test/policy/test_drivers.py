@@ -2,7 +2,8 @@
 """The law of one policy loop: the same ticks and the same latency give the same jobs and chunks from every driver.
 
 Drivers: replay in bag time, the live thread, the policy node's session, the simulator; without latency also the
-graph-free replay. Two more are held to that one: the replay through nodes (test_replay_node), shards (test_train).
+graph-free replay. Two more are held to that one: the replay through nodes (test_replay_node),
+shards (test_training_run).
 """
 
 from collections.abc import Iterator, Sequence
@@ -60,7 +61,7 @@ class Driven:
 def driven(bag: Path, worker: Worker) -> Driven:
     jobs = traced(worker.loop)
     options = replace(OPTIONS, task=TASK)
-    _, delivery = replay_late(bag, contract=CONTRACT, runtime=Model(), options=options, worker=worker)
+    _, delivery = replay_late(bag, runtime=Model(), options=options, worker=worker)
     return Driven(jobs, delivery)
 
 

@@ -185,8 +185,8 @@ class Still(ScriptedRuntime):
 
 
 def test_the_command_runs_a_model_writes_all_three_files_and_continues(tmp_path: Path, monkeypatch) -> None:
-    def load(_checkpoint, contract, _seed, *, allow_untrained):
-        assert allow_untrained
+    def load(request, contract):
+        assert request.allow_untrained
         return Still(contract)
 
     monkeypatch.setattr("sigma_ros.cli.scores.sim._load", load)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from bags import VIDEO, shade, small_contract, storage_file, write_video_recording
 
-from sigma_ros.bags.episode import Episode, Tick, episode
+from sigma_ros.bags.episode import Episode, Tick
 from sigma_ros.bags.lerobot_dataset import write_dataset
 from sigma_ros.bags.reader import open_bag
 from sigma_ros.contract_file import load_contract
@@ -24,7 +24,7 @@ TICKS, KEY_EVERY = 24, 8
 
 def read(path: Path, **options: Any) -> tuple[list[Tick], Episode]:
     with open_bag(path, **options) as bag:
-        ticks = episode(bag, CONTRACT, image_size_px=16)
+        ticks = Episode(bag, CONTRACT, image_size_px=16)
         return list(ticks), ticks
 
 
@@ -123,4 +123,4 @@ def test_a_contract_can_be_drafted_from_a_video(tmp_path: Path) -> None:
     ] * 2
     assert storage_file(path).is_file()
     with open_bag(path) as bag:
-        assert np.sum([tick.window is not None for tick in episode(bag, contract, image_size_px=16)]) == TICKS
+        assert np.sum([tick.window is not None for tick in Episode(bag, contract, image_size_px=16)]) == TICKS

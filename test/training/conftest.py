@@ -14,7 +14,7 @@ from sigma_ros.contract_file import load_contract
 from sigma_ros.model.pi05.loading import save_base
 from sigma_ros.model.pi05.mini import IMAGE_PX, TINY, build_mini, limit_normalisation
 from training.data import ShardData
-from training.preprocess import PreprocessOptions, preprocess
+from training.shards import PreprocessOptions, preprocess
 from training.sources import bag_sources
 
 TASKS = ("pick the brick", "put it back")

@@ -27,8 +27,8 @@ from training.bed.results import rows
 from training.bed.trainer import Recipe, train_arm
 from training.bed.units import UnitResult, bed_episodes
 from training.losses import SigmaLossModule, telepathy_input_of
-from training.statistics import mcnemar, nested_interval
 from training.streams import Assembler, Segment, StreamPlace, Streams
+from training.trials.statistics import mcnemar, nested_interval
 
 CUE_TICKS, GO_TICK, TICKS, STRIDE = 30, 120, 152, 16
 LAMPS, GO_LAMP = (4, 5), 7

@@ -20,8 +20,8 @@ from sigma_ros.model.tokens import CameraMapping, ModelInputBuilder
 from sigma_ros.values import Frame
 from training.cache import CacheSettings, cache_key
 from training.options import TrainOptions
+from training.run import Run
 from training.toy.locate import augmented
-from training.train import Run
 
 from bags import small_contract  # type: ignore[import-not-found]  # isort: skip
 

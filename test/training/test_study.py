@@ -14,9 +14,9 @@ from sigma_ros.evaluation.scoring.statistics import holm
 from training import study as module
 from training.held_out import WindowScores
 from training.options import TrainOptions
-from training.statistics import change_over_seeds
 from training.study import ARMS, UNADAPTED, arm_options, main, study, summarise
-from training.study_page import PAGE, PICTURE, page
+from training.trials.statistics import change_over_seeds
+from training.trials.study_page import PAGE, PICTURE, page
 
 pytestmark = pytest.mark.slow
 

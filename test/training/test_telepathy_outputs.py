@@ -12,8 +12,9 @@ from sigma_ros.model.telepathy import Recurrence
 from training.data import ShardData
 from training.losses import action_terms, telepathy_input_of
 from training.options import TrainOptions
+from training.run import Run
 from training.streams import Lateness, Segment, rest_of_chunk
-from training.train import Run, run_training
+from training.train import run_training
 
 
 @pytest.fixture(scope="module")

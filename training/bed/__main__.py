@@ -19,9 +19,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from sigma_ros.errors import SigmaError, show_error
-from sigma_ros.stopping import INTERRUPTED, StopRequest, stop_on_signal
+from sigma_ros.stopping import StopRequest, stop_on_signal
 
+from .. import exit_code
+from .. import parser as command_parser
 from .arms import ARMS, arm_named
 from .protocol import TASKS, Protocol
 from .results import PAGE, write
@@ -86,9 +87,7 @@ def report(bed: Bed, wanted: list[BedUnit], folder: Path) -> None:
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m training.bed", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("bed", __doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for demonstrations, models, units and bed.md")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="default: all")
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS), help="default: all")
@@ -111,20 +110,18 @@ def _protocol(args: argparse.Namespace) -> Protocol:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; exit codes 0 done, 1 failed, 2 usage, 130 interrupted (the same command goes on)."""
     args = _arguments(argv)
-    console = Console(stderr=True, markup=False)
-    try:
+
+    def begin() -> int:
         protocol = _protocol(args)
         bed = Bed(args.out, protocol)
         wanted = units(args.tasks, args.arms, args.seeds or list(protocol.training_seeds))
         with stop_on_signal() as stop:
-            complete = run(bed, wanted, args.out, stop=stop)
-    except SigmaError as error:
-        show_error(error)
-        return error.exit_code
-    except KeyboardInterrupt:
-        complete = False
-    console.print(f"{args.out / PAGE}" if complete else "interrupted; the same command goes on")
-    return 0 if complete else INTERRUPTED
+            if not run(bed, wanted, args.out, stop=stop):
+                raise KeyboardInterrupt
+        Console(stderr=True, markup=False).print(f"{args.out / PAGE}")
+        return 0
+
+    return exit_code(begin, interrupted="interrupted; the same command goes on")
 
 
 if __name__ == "__main__":

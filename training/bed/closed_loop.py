@@ -23,6 +23,7 @@ from sigma_ros.sim.tasks.task import Task, TaskEpisode
 from sigma_ros.sim.tasks.world import TaskArm
 from sigma_ros.values import WINDOW_TICKS
 
+from ..losses import where_present
 from .arms import Arm, Intervention
 from .base import BasePolicy
 from .episodes import encode
@@ -174,10 +175,7 @@ class _Round:
         """The new memory for the episodes that come to their choice at this tick."""
         assert old is not None
         now = torch.tensor([choice == tick for choice in self._choice_ticks])
-        return Recurrence(
-            memory=torch.where(now[:, None], new.memory, old.memory),
-            factors=torch.where(now[:, None, None], new.factors, old.factors),
-        )
+        return where_present(now, new, old)
 
     def _telepathy_input(self, model: BedSigma) -> TelepathyInput:
         text, text_mask = model.read_text([episode.text for episode in self._episodes])

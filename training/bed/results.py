@@ -17,7 +17,7 @@ from sigma_ros.evaluation.report.write import write_files
 from sigma_ros.evaluation.scoring.statistics import holm
 from sigma_ros.sim.tasks.catalogue import task_named
 
-from ..statistics import mcnemar, nested_interval
+from ..trials.statistics import mcnemar, nested_interval
 from .closed_loop import EpisodeOutcome
 from .units import UnitResult
 

@@ -12,7 +12,7 @@ from sigma_ros.model.telepathy import Recurrence
 from sigma_ros.sim.tasks.world import FEATURES
 
 from ..loop import refuse_nan, warmup_cosine
-from ..losses import LossWeights, SigmaLossModule, total, traf_weights
+from ..losses import LossWeights, SigmaLossModule, carried, total, traf_weights
 from ..streams import Assembler, StreamPlace, Streams, Windows
 from .arms import Arm
 from .episodes import NOISE, BedEpisode, encoder
@@ -120,10 +120,7 @@ class _Run:
         pieces, self._places = [piece for piece, _ in taken], [place for _, place in taken]
         steps = max(len(piece.rows) for piece in pieces)
         windows = [_noisy(self._assembler.windows(pieces, i)) for i in range(steps)]
-        kept = torch.tensor([not piece.fresh for piece in pieces])
-        previous = Recurrence(
-            memory=self._memory.memory * kept[:, None], factors=self._memory.factors * kept[:, None, None]
-        )
+        previous = carried(self._memory, [piece.fresh for piece in pieces])
         outcome = self._trainee(windows, previous, sorted(set(windows[0].tasks)))
         self._memory = Recurrence(memory=outcome.memory.detach(), factors=outcome.factors.detach())
         present = torch.cat([window.present for window in windows])

@@ -10,7 +10,6 @@ Examples:
     python -m training.toy.locate --setups 100 --seed 7 --out data/few_scenes
 """
 
-import argparse
 import itertools
 import sys
 from dataclasses import dataclass
@@ -27,14 +26,15 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot, smooth_l1_loss
 
 from sigma_ros.contract_file import load_contract
-from sigma_ros.errors import DatasetError, SigmaError, show_error
+from sigma_ros.errors import DatasetError
 from sigma_ros.model.pi05.backbone import Backbone
 from sigma_ros.model.pi05.mini import IMAGE_PX
 from sigma_ros.model.tokens import pool_tokens
 from sigma_ros.sim.random_scenes import PLACES, random_scenes
 from sigma_ros.sim.setups import SOURCE
-from sigma_ros.stopping import INTERRUPTED
 
+from .. import exit_code
+from .. import parser as command_parser
 from ..data import write_tensors
 from ..loop import counted_progress
 
@@ -113,27 +113,19 @@ def write_scenes(out: Path, *, contract: str, setups: int, seed: int) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; exit codes 0 done, 1 failed, 2 usage, 130 interrupted."""
-    parser = argparse.ArgumentParser(
-        prog=f"python -m {__package__}.locate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("toy.locate", __doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the pictures")
     parser.add_argument("--setups", type=int, default=800, help="tables; 16 instants each (default 800)")
     parser.add_argument("--seed", type=int, default=3000, help="default 3000")
     parser.add_argument("--contract", default="so101", help="default so101")
     args = parser.parse_args(argv)
-    console = Console(stderr=True, markup=False)
-    try:
+
+    def run() -> int:
         write_scenes(args.out, contract=args.contract, setups=args.setups, seed=args.seed)
-    except SigmaError as error:
-        show_error(error)
-        return error.exit_code
-    except KeyboardInterrupt:
-        console.print("stopped; the same command goes on")
-        return INTERRUPTED
-    console.print(f"{args.out}: {args.setups * PICTURES_PER_SETUP} scenes")
-    return 0
+        Console(stderr=True, markup=False).print(f"{args.out}: {args.setups * PICTURES_PER_SETUP} scenes")
+        return 0
+
+    return exit_code(run, interrupted="stopped; the same command goes on")
 
 
 if __name__ == "__main__":

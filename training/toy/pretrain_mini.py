@@ -49,7 +49,7 @@ from torch import Tensor
 
 from sigma_ros.camera_names import policy_keys, seated
 from sigma_ros.contract_file import load_contract
-from sigma_ros.errors import DatasetError, SigmaError, show_error
+from sigma_ros.errors import DatasetError
 from sigma_ros.model.normalise import Normalisation
 from sigma_ros.model.pi05.backbone import Backbone
 from sigma_ros.model.pi05.flow import flow_noise
@@ -59,6 +59,8 @@ from sigma_ros.model.pi05.weights import fill_policy
 from sigma_ros.model.tokens import CameraMapping
 from sigma_ros.stopping import INTERRUPTED, stop_on_signal
 
+from .. import exit_code
+from .. import parser as command_parser
 from ..data import EpisodeRows, ShardData
 from ..loop import (
     TrainingLog,
@@ -333,14 +335,8 @@ class PretrainRun:
 def train(run: PretrainRun, out: Path, *, eval_every: int, save_every: int) -> bool:
     """Steps until the end (True) or a signal (False); the state is saved in both cases."""
     options = run.options
-    with (
-        stop_on_signal() as stop,
-        TrainingLog(
-            total_steps=options.max_steps,
-            first_step=run.step,
-            samples_per_step=options.batch_size,
-        ) as log,
-    ):
+    log = TrainingLog(total_steps=options.max_steps, first_step=run.step, samples_per_step=options.batch_size)
+    with stop_on_signal() as stop, log:
         while run.step < options.max_steps and not stop:
             losses = run.advance()
             log.step(run.step - 1, {**losses, "lr": run.optimizer.param_groups[0]["lr"]})
@@ -354,11 +350,7 @@ def train(run: PretrainRun, out: Path, *, eval_every: int, save_every: int) -> b
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     defaults = PretrainOptions()
-    parser = argparse.ArgumentParser(
-        prog=f"python -m {__package__}.pretrain_mini",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("toy.pretrain_mini", __doc__)
     parser.add_argument("--dataset_dir", type=Path, required=True, help="folder of training.preprocess")
     parser.add_argument("--output_dir", type=Path, required=True, help="state and logs; the model goes to DIR/model")
     for name, value in asdict(defaults).items():
@@ -372,25 +364,22 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; exit codes 0 done, 1 failed, 2 usage, 130 interrupted (--resume goes on)."""
     args = _arguments(argv)
+    return exit_code(lambda: _run(args), interrupted="interrupted before the state was saved")
+
+
+def _run(args: argparse.Namespace) -> int:
     console = Console(stderr=True, markup=False)
-    try:
-        options = PretrainOptions(**{name: getattr(args, name) for name in asdict(PretrainOptions())})
-        run = PretrainRun(ShardData.open(args.dataset_dir), options)
-        if args.resume:
-            run.restore(args.output_dir)
-        if not train(run, args.output_dir, eval_every=args.eval_every, save_every=args.save_every):
-            console.print(f"stopped after step {run.step}; --resume goes on")
-            return INTERRUPTED
-        run.export(args.output_dir / "model", made_by=f"python -m {__package__}.pretrain_mini {_spelled(options)}")
-    except SigmaError as error:
-        show_error(error)
-        return error.exit_code
+    options = PretrainOptions(**{name: getattr(args, name) for name in asdict(PretrainOptions())})
+    run = PretrainRun(ShardData.open(args.dataset_dir), options)
+    if args.resume:
+        run.restore(args.output_dir)
+    if not train(run, args.output_dir, eval_every=args.eval_every, save_every=args.save_every):
+        console.print(f"stopped after step {run.step}; --resume goes on")
+        return INTERRUPTED
+    given = " ".join(f"--{name} {value}" for name, value in asdict(options).items())
+    run.export(args.output_dir / "model", made_by=f"python -m {__package__}.pretrain_mini {given}")
     console.print(f"{args.output_dir / 'model'}: a trained small pi0.5 after {run.step} steps")
     return 0
-
-
-def _spelled(options: PretrainOptions) -> str:
-    return " ".join(f"--{name} {value}" for name, value in asdict(options).items())
 
 
 if __name__ == "__main__":

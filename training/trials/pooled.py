@@ -8,7 +8,6 @@ Example:
     python -m training.trials.pooled --runs out/sim_seed0 out/sim_seed1 out/sim_seed2
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -20,9 +19,11 @@ from rich.console import Console
 from scipy import stats
 
 from sigma_ros.border import read_json
-from sigma_ros.errors import SigmaError, UsageError
+from sigma_ros.errors import UsageError
 
-from ..statistics import nested_interval
+from .. import exit_code
+from .. import parser as command_parser
+from .statistics import nested_interval
 
 _SAME = ("setup", "stitching", "crossfade_steps", "replan_ticks", "limits", "time_limit_s")
 _MEANS = ("duration_s", "jerk_rms", "clipped_share", "scale_mean")
@@ -37,14 +38,11 @@ def pooled(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     _check_alike(runs)
     tables = [{(e["arm"], e["latency_ms"], e["seed"]): e for e in run["episodes"]} for run in runs]
     cells = sorted({key[:2] for table in tables for key in table})
-    seeds = [seed for seed in sorted({key[2] for key in tables[0]}) if _everywhere(tables, cells, seed)]
+    seeds = sorted({key[2] for key in tables[0]})
+    seeds = [seed for seed in seeds if all((*cell, seed) in table for table in tables for cell in cells)]
     if not seeds:
         raise UsageError("the runs have no episode seed in common at every latency", got=f"{len(cells)} cells")
     return [_row(cell, [[table[*cell, seed] for seed in seeds] for table in tables]) for cell in cells]
-
-
-def _everywhere(tables: Sequence[dict[Any, Any]], cells: Sequence[tuple[str, float]], seed: int) -> bool:
-    return all((*cell, seed) in table for table in tables for cell in cells)
 
 
 def _check_alike(runs: Sequence[dict[str, Any]]) -> None:
@@ -90,16 +88,16 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; 0 done, 2 usage."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser("trials.pooled", __doc__)
     parser.add_argument("--runs", nargs="+", type=Path, required=True, help="a folder of `sigma sim` per training seed")
     given = parser.parse_args(argv)
-    try:
+
+    def run() -> int:
         documents = [_document(folder) for folder in given.runs]
         Console(highlight=False, markup=False).print(markdown(pooled(documents)), soft_wrap=True)
-    except SigmaError as error:
-        Console(stderr=True, markup=False).print(str(error))
-        return error.exit_code
-    return 0
+        return 0
+
+    return exit_code(run, interrupted="interrupted")
 
 
 def _document(folder: Path) -> dict[str, Any]:

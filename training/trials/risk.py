@@ -10,7 +10,6 @@ Example:
     python -m training.trials.risk --runs out/sim_seed0 out/sim_seed1 --judge out/sim_other_set_up
 """
 
-import argparse
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,8 +22,10 @@ from numpy import ndarray
 from rich.console import Console
 from scipy import stats
 
-from sigma_ros.errors import SigmaError, UsageError
+from sigma_ros.errors import UsageError
 
+from .. import exit_code
+from .. import parser as command_parser
 from .signals import COSTS, LoggedEpisode, read_episode
 
 FALSE_ALARMS = 0.05
@@ -203,22 +204,22 @@ def markdown(rows: Sequence[SignalRow]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; 0 done, 2 usage."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser("trials.risk", __doc__)
     parser.add_argument("--runs", nargs="+", type=Path, required=True, help="folders of `sigma sim --log-chunks`")
     parser.add_argument("--judge", nargs="+", type=Path, default=(), help="judge these, by all of --runs")
     parser.add_argument("--latency-ms", default="*", help="of one latency alone: where it decides, it is no risk")
     parser.add_argument("--until-s", type=float, default=5.4, help="later plans are not looked at")
     parser.add_argument("--false-alarms", type=float, default=FALSE_ALARMS, help="share of successes that may alarm")
     given = parser.parse_args(argv)
-    try:
+
+    def run() -> int:
         episodes = _read(given.runs, given.latency_ms)
         splits = [(episodes, _read(given.judge, given.latency_ms))] if given.judge else folds(episodes)
         table = markdown(study(splits, until_s=given.until_s, false_alarms=given.false_alarms))
-    except SigmaError as error:
-        Console(stderr=True, markup=False).print(str(error))
-        return error.exit_code
-    Console(highlight=False, markup=False).print(table, soft_wrap=True)
-    return 0
+        Console(highlight=False, markup=False).print(table, soft_wrap=True)
+        return 0
+
+    return exit_code(run, interrupted="interrupted")
 
 
 def _read(folders: Sequence[Path], latency_ms: str) -> list[LoggedEpisode]:

@@ -1,43 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """`sigma dataset`: bags as a LeRobot data set."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, cast
 
 import typer
 
-from sigma_ros.cli import options
+from sigma_ros.cli.options import ContractName, Recover, Stamps, Strict, command_of, option, switch
 
 if TYPE_CHECKING:
-    from sigma_ros.bags.reader import Stamps
+    from sigma_ros.bags.reader import Stamps as StampSource
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
 
-@app.command()
-def dataset(
-    *,
-    bags: Annotated[list[Path], typer.Option("--bags", help="A bag, or a folder of bags; may be repeated.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder of the data set; it must not exist.")],
-    contract: Annotated[
-        str, typer.Option("--contract", help="Contract file, or a shipped one's name (so101, cr5).")
-    ] = "so101",
-    pictures: Annotated[bool, typer.Option("--png/--video", help="Lossless pictures in place of AV1 videos.")] = False,
-    leave_out: Annotated[
-        list[int] | None,
-        typer.Option("--leave-out", min=0, metavar="N", help="An episode by its number without this; once or more."),
-    ] = None,
-    test_episodes: Annotated[
-        int, typer.Option("--test-episodes", min=0, metavar="N", help="The last N are the split `test`.")
-    ] = 0,
-    strict: options.Strict = False,
-    recover: options.Recover = False,
-    stamps: options.Stamps = "header",
-    push_to_hub: Annotated[
-        str | None, typer.Option("--push_to_hub", metavar="OWNER/NAME", help="Also upload it, with a card.")
-    ] = None,
-    private: Annotated[bool, typer.Option("--private", help="Make that repository a private one.")] = False,
-) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetRequest:
     """Writes a LeRobot v3.0 data set through the robot's own frame clock: a row is a tick, in the policy's units.
 
     An episode is a stretch of valid ticks with known actions; it ends at a gap and where the task changes.
@@ -46,6 +25,26 @@ def dataset(
 
     Example: sigma dataset --bags bags --out out/pickplace
     """
+
+    bags: list[Path] = option("A bag, or a folder of bags; may be repeated.")
+    out: Path = option("Folder of the data set; it must not exist.")
+    contract: ContractName = "so101"
+    pictures: bool = option("Lossless pictures in place of AV1 videos.", default=False, name="--png/--video")
+    leave_out: list[int] | None = option(
+        "An episode by its number without this; once or more.", default=None, min=0, metavar="N"
+    )
+    test_episodes: int = option("The last N are the split `test`.", default=0, min=0, metavar="N")
+    strict: Strict = False
+    recover: Recover = False
+    stamps: Stamps = "header"
+    push_to_hub: str | None = option(
+        "Also upload it, with a card.", default=None, name="--push_to_hub", metavar="OWNER/NAME"
+    )
+    private: bool = switch("Make that repository a private one.")
+
+
+def dataset(request: DatasetRequest) -> int:
+    """Writes it, tells what was left out, and uploads it where asked; gives the exit code."""
     from rich.console import Console  # noqa: PLC0415 - help stays fast
 
     from sigma_ros.bags.files import find_bags  # noqa: PLC0415
@@ -54,30 +53,35 @@ def dataset(
     from sigma_ros.cli.scores.replay_run import COMPLETE, progress  # noqa: PLC0415
     from sigma_ros.contract_file import load_contract  # noqa: PLC0415
 
-    robot = load_contract(contract)
-    found = find_bags(bags)
+    robot = load_contract(request.contract)
+    found = find_bags(request.bags)
     with progress() as bar:
         task = bar.add_task("writing", total=float(len(found)))
         written = write_dataset(
             found,
             robot,
-            out,
-            videos=not pictures,
-            strict=strict,
-            recover=recover,
-            stamps=cast("Stamps", stamps),
-            leave_out=leave_out or (),
-            test_episodes=test_episodes,
-            repo=push_to_hub,
+            request.out,
+            videos=not request.pictures,
+            strict=request.strict,
+            recover=request.recover,
+            stamps=cast("StampSource", request.stamps),
+            leave_out=request.leave_out or (),
+            test_episodes=request.test_episodes,
+            repo=request.push_to_hub,
             progress=lambda number, share: bar.update(task, completed=number + min(1.0, max(0.0, share))),
         )
     console = Console(highlight=False, markup=False)
-    console.print(f"{written.episodes} episodes, {written.frames} frames, {len(written.tasks)} task(s) in {out}")
+    console.print(
+        f"{written.episodes} episodes, {written.frames} frames, {len(written.tasks)} task(s) in {request.out}"
+    )
     for reason, count in written.left_out.items():
         console.print(f"left out: {count} {reason}", style="yellow")
     for bag, losses in written.losses.items():
         console.print(f"LOSSES in {bag}: {described(losses)}", style="yellow", markup=False, soft_wrap=True)
-    if push_to_hub is not None:
-        push_dataset(out, push_to_hub, private=private)
-        console.print(f"pushed to {push_to_hub}")
-    raise typer.Exit(WITH_LOSSES if written.losses else COMPLETE)
+    if request.push_to_hub is not None:
+        push_dataset(request.out, request.push_to_hub, private=request.private)
+        console.print(f"pushed to {request.push_to_hub}")
+    return WITH_LOSSES if written.losses else COMPLETE
+
+
+app.command(name="dataset")(command_of(DatasetRequest, dataset))

@@ -3,9 +3,9 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import typer
 from rich import box
@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from sigma_ros.border import one_line
-from sigma_ros.cli import options
+from sigma_ros.cli.options import Recover, Stamps, Strict, argument, command_of, option, switch
 
 if TYPE_CHECKING:
-    from sigma_ros.bags.reader import Stamps
+    from sigma_ros.bags.reader import Stamps as StampSource
     from sigma_ros.inspection.facts import Contents, TopicFacts
 
 app = typer.Typer(add_completion=False, help="Say what is in a bag, a data set or a checkpoint.")
@@ -24,52 +24,50 @@ _COLUMNS = ("stream", "type", "messages", "rate", "longest gap", "size, joints")
 PAGE = "contents.html"
 
 
-@app.command()
-def inspect(
-    place: Annotated[str, typer.Argument(help="A bag, a LeRobot data set (folder or Hub id), or a checkpoint folder.")],
-    *,
-    contract: Annotated[
-        str | None, typer.Option("--contract", help="Count what this robot could not use, as every other verb does.")
-    ] = None,
-    revision: Annotated[str | None, typer.Option(help="Of a data set on the Hub.")] = None,
-    episodes: Annotated[
-        list[int] | None,
-        typer.Option("--episode", min=0, help="Of a data set; may be repeated. Some of all otherwise."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    out: Annotated[Path | None, typer.Option("--out", help="Also write a page with pictures into this folder.")] = None,
-    strict: options.Strict = False,
-    recover: options.Recover = False,
-    stamps: options.Stamps = "header",
-) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InspectRequest:
     """Lists topics or features with types, rates, gaps, sizes, joints and units, tasks, losses, and what looks odd.
 
     Units are guessed from the numbers, and the reason is said. Losses are an exit code of 3, as in every verb.
 
     Example: sigma inspect bags/episode_0 --out out/look
     """
+
+    place: str = argument("A bag, a LeRobot data set (folder or Hub id), or a checkpoint folder.")
+    contract: str | None = option("Count what this robot could not use, as every other verb does.", default=None)
+    revision: str | None = option("Of a data set on the Hub.", default=None)
+    episodes: list[int] | None = option(
+        "Of a data set; may be repeated. Some of all otherwise.", default=None, name="--episode", min=0
+    )
+    as_json: bool = switch("Print one JSON object.", name="--json")
+    out: Path | None = option("Also write a page with pictures into this folder.", default=None)
+    strict: Strict = False
+    recover: Recover = False
+    stamps: Stamps = "header"
+
+
+def inspect(request: InspectRequest) -> int:
+    """Looks into the place and tells; gives the exit code."""
     from sigma_ros.bags.losses import WITH_LOSSES, refuse_losses  # noqa: PLC0415 - help stays fast
     from sigma_ros.contract_file import load_contract  # noqa: PLC0415
     from sigma_ros.inspection.places import look_into  # noqa: PLC0415
 
-    robot = None if contract is None else load_contract(contract)
     found = look_into(
-        place,
-        contract=robot,
-        recover=recover,
-        revision=revision,
-        episodes=episodes or (),
-        stamps=cast("Stamps", stamps),
+        request.place,
+        contract=None if request.contract is None else load_contract(request.contract),
+        recover=request.recover,
+        revision=request.revision,
+        episodes=request.episodes or (),
+        stamps=cast("StampSource", request.stamps),
     )
-    refuse_losses(place, found.losses, strict=strict)
-    if as_json:
+    refuse_losses(request.place, found.losses, strict=request.strict)
+    if request.as_json:
         typer.echo(json.dumps(as_document(found), indent=1, ensure_ascii=False))
     else:
         _show(found, Console(highlight=False, markup=False))
-    if out is not None:
-        _write_page(found, out)
-    if found.losses:
-        raise typer.Exit(WITH_LOSSES)
+    if request.out is not None:
+        _write_page(found, request.out)
+    return WITH_LOSSES if found.losses else 0
 
 
 def as_document(contents: "Contents") -> dict[str, Any]:
@@ -149,3 +147,6 @@ def _write_page(contents: "Contents", out: Path) -> None:
     partial.write_text(page, encoding="utf-8")
     partial.replace(out / PAGE)
     Console(stderr=True, highlight=False, markup=False).print(f"page: {out / PAGE}")
+
+
+app.command(name="inspect")(command_of(InspectRequest, inspect))

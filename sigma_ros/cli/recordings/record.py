@@ -5,13 +5,12 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
-import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from sigma_ros.cli.options import JPEG_QUALITY, SETUP, GroupedCommand, Jpeg, Setup, verb
+from sigma_ros.cli.options import SETUP, ContractName, GroupedCommand, Setup, command_of, option, switch, verb
 from sigma_ros.contract import Contract
 from sigma_ros.errors import MachineError, SigmaError, UsageError
 
@@ -40,38 +39,8 @@ class _Tally:
     started_s: float = 0.0
 
 
-@app.command(cls=GroupedCommand)
-def record(
-    out: Annotated[Path, typer.Option(help="Folder for the bags: OUT/episode_000000, OUT/episode_000001, ...")],
-    *,
-    sim: Annotated[bool, typer.Option("--sim", help="Record the simulated arm and its scripted expert.")] = False,
-    live: Annotated[bool, typer.Option("--live", help="Record the running robot (ROS) into OUT until Ctrl-C.")] = False,
-    task: Annotated[str, typer.Option(help="With --live: what is being done; the contract's first if empty.")] = "",
-    seconds: Annotated[float, typer.Option(min=0.0, help="With --live: how long; 0: until Ctrl-C.")] = 0.0,
-    keys: Annotated[
-        bool,
-        typer.Option("--keys", help="With --live: bags OUT/episode_N by keys (r, s, d, n, i, q) and services."),
-    ] = False,
-    everything: Annotated[
-        bool, typer.Option("--everything", help="With --live: every topic, instead of the contract's.")
-    ] = False,
-    episodes: Annotated[int, typer.Option(min=1, help="Number of episodes.")] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bags.")] = 0,
-    setup: Setup = SETUP,
-    contract: Annotated[str, typer.Option(help="Contract file, or the name of a shipped one.")] = "so101",
-    jpeg: Jpeg = JPEG_QUALITY,
-    storage: Annotated[Literal["mcap", "sqlite3"], typer.Option(help="The bag's file format.")] = "mcap",
-    disturb: Annotated[
-        float, typer.Option(min=0.0, max=0.3, metavar="RAD", help="Push free movements off their path by up to this.")
-    ] = 0.0,
-    film: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Also write a GIF of the first episode here.")
-    ] = None,
-    keep_failures: Annotated[
-        bool, typer.Option("--keep-failures", help="Keep episodes in which the brick missed the box.")
-    ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace bags that exist.")] = False,
-) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordRequest:
     """Records episodes of the simulated arm, one bag each; Ctrl-C keeps the finished ones.
 
     An episode takes about 12 MB, one of raw pictures (--jpeg 0) half a gigabyte. With --live the running robot is
@@ -80,39 +49,64 @@ def record(
 
     Example: sigma record --sim --episodes 5 --seed 1 --out recording
     """
-    if sim == live:
+
+    out: Path = option("Folder for the bags: OUT/episode_000000, OUT/episode_000001, ...")
+    sim: bool = switch("Record the simulated arm and its scripted expert.")
+    live: bool = switch("Record the running robot (ROS) into OUT until Ctrl-C.")
+    task: str = option("With --live: what is being done; the contract's first if empty.", default="")
+    seconds: float = option("With --live: how long; 0: until Ctrl-C.", default=0.0, min=0.0)
+    keys: bool = switch("With --live: bags OUT/episode_N by keys (r, s, d, n, i, q) and services.")
+    everything: bool = switch("With --live: every topic, instead of the contract's.")
+    episodes: int = option("Number of episodes.", default=1, min=1)
+    seed: int = option("The same seed gives the same bags.", default=0, min=0)
+    setup: Setup = SETUP
+    contract: ContractName = "so101"
+    jpeg: int = option("Quality of the JPEG pictures; 0: raw pictures.", default=90, min=0, max=100, metavar="QUALITY")
+    storage: Literal["mcap", "sqlite3"] = option("The bag's file format.", default="mcap")
+    disturb: float = option(
+        "Push free movements off their path by up to this.", default=0.0, min=0.0, max=0.3, metavar="RAD"
+    )
+    film: Path | None = option("Also write a GIF of the first episode here.", default=None, metavar="FILE")
+    keep_failures: bool = switch("Keep episodes in which the brick missed the box.")
+    overwrite: bool = switch("Replace bags that exist.")
+
+
+def record(request: RecordRequest) -> int:
+    """Records what was asked for; gives the exit code."""
+    if request.sim == request.live:
         raise UsageError("say what is to be recorded", expected="--sim or --live")
-    if live:
-        by_keys = {"episodes": keys, "keyboard": keys, "everything": everything}
-        raise typer.Exit(_record_live(out, contract=contract, task=task, seconds=seconds, storage=storage, **by_keys))
+    if request.live:
+        return _record_live(request)
     from sigma_ros.contract_file import load_contract  # noqa: PLC0415 - help stays fast
     from sigma_ros.sim.demonstration import demonstrations  # noqa: PLC0415
     from sigma_ros.sim.environment import SimArm  # noqa: PLC0415
     from sigma_ros.sim.recorder import bag_format, check_recordable  # noqa: PLC0415
     from sigma_ros.sim.setups import setup_named  # noqa: PLC0415
 
-    robot = load_contract(contract)
-    scene = setup_named(setup)
+    out, overwrite = request.out, request.overwrite
+    robot, scene = load_contract(request.contract), setup_named(request.setup)
     check_recordable(robot, scene.camera_names)
-    how = bag_format(robot, jpeg_quality=jpeg or None, storage=storage, overwrite=overwrite)
-    folders = [out / f"episode_{i:06d}" for i in range(episodes)]
+    how = bag_format(robot, jpeg_quality=request.jpeg or None, storage=request.storage, overwrite=overwrite)
+    folders = [out / f"episode_{i:06d}" for i in range(request.episodes)]
     _check_target(folders, overwrite=overwrite)
-    _check_disk(out, _bytes_needed(robot, how) * episodes)
+    _check_disk(out, _bytes_needed(robot, how) * request.episodes)
     with SimArm(scene, contract=robot) as arm:
-        attempts = demonstrations(arm, seed, disturbance_rad=disturb)
+        attempts = demonstrations(arm, request.seed, disturbance_rad=request.disturb)
         tally = _Tally(started_s=time.monotonic())
         try:
-            _record(arm, attempts, folders, how, tally, keep_failures=keep_failures, film=film)
+            _record(arm, attempts, folders, how, tally=tally, request=request)
         except KeyboardInterrupt:
             Console(stderr=True, markup=False).print(f"interrupted; {tally.recorded} finished episodes are in {out}")
             raise
     _tell(out, tally, robot)
+    return 0
 
 
-def _record_live(out: Path, **options: object) -> int:
+def _record_live(request: RecordRequest) -> int:
     from sigma_ros.nodes.record_node import main  # noqa: PLC0415
 
-    given = {"out": str(out), **options}
+    given = {name: getattr(request, name) for name in ("out", "contract", "task", "seconds", "storage", "everything")}
+    given |= {"episodes": request.keys, "keyboard": request.keys}
     return main([part for name, value in given.items() if value != "" for part in (f"--{name}", str(value))])
 
 
@@ -121,15 +115,11 @@ def _record(
     demonstrations: "Iterator[Demonstration | None]",
     folders: list[Path],
     how: "BagFormat",
-    tally: _Tally,
     *,
-    keep_failures: bool,
-    film: Path | None,
+    tally: _Tally,
+    request: RecordRequest,
 ) -> None:
-    from sigma_ros.sim.recorder import (  # noqa: PLC0415
-        write_demonstration,
-        write_film,
-    )
+    from sigma_ros.sim.recorder import write_demonstration, write_film  # noqa: PLC0415
 
     columns = (
         TextColumn("[bold]{task.description}"),
@@ -141,7 +131,7 @@ def _record(
     with Progress(*columns, console=Console(stderr=True, markup=False)) as progress:
         bar = progress.add_task("recording", total=len(folders), speed=0.0)
         for demonstration in demonstrations:
-            if demonstration is None or not (demonstration.success or keep_failures):
+            if demonstration is None or not (demonstration.success or request.keep_failures):
                 tally.failed += 1
                 _refuse_hopeless(tally)
                 continue
@@ -153,8 +143,8 @@ def _record(
                 how,
                 on_tick=lambda share=share: progress.advance(bar, share),  # type: ignore[misc]
             )
-            if film is not None and tally.recorded == 0:
-                write_film(film, arm, {"": demonstration})
+            if request.film is not None and tally.recorded == 0:
+                write_film(request.film, arm, {"": demonstration})
             tally.recorded += 1
             tally.ticks += demonstration.ticks
             progress.update(bar, completed=tally.recorded, speed=_speed(tally, arm.contract))
@@ -210,3 +200,6 @@ def _tell(out: Path, tally: _Tally, contract: Contract) -> None:
     console = Console(highlight=False, markup=False)
     console.print(f"recorded {tally.recorded} episodes, {tally.ticks} ticks, {size / 1e6:.0f} MB in {out}")
     console.print(f"{_speed(tally, contract):.1f} x real time; episodes that failed and were kept out: {tally.failed}")
+
+
+app.command(cls=GroupedCommand, name="record")(command_of(RecordRequest, record))

@@ -86,12 +86,9 @@ def _checkpoint(checkpoint: str, contract: Contract) -> Iterable[object]:
     except SigmaError as error:
         yield Finding("wrong", str(error), "sigma model inspect shows what is in a checkpoint")
         return
-    if quantiles.dof != contract.dof:
-        yield Finding(
-            "wrong", f"{checkpoint} has {quantiles.dof} joints, the contract {contract.dof}", "use its contract"
-        )
-    else:
-        yield Finding("ok", f"{checkpoint}: statistics of {quantiles.dof} joints")
+    wrong = f"{checkpoint} has {quantiles.dof} joints, the contract {contract.dof}"
+    told = f"{checkpoint}: statistics of {quantiles.dof} joints"
+    yield _judged(quantiles.dof == contract.dof, told, "wrong", "use its contract", else_told=wrong)
 
 
 def _graph(console: Console, contract: Contract, checkpoint: str, seconds: float, *, open_network: bool) -> int:
@@ -99,10 +96,7 @@ def _graph(console: Console, contract: Contract, checkpoint: str, seconds: float
 
     try:
         from sigma_ros.nodes.shared import topics  # noqa: PLC0415
-        from sigma_ros.nodes.shared.listen import (  # noqa: PLC0415
-            StreamWatch,
-            listening,
-        )
+        from sigma_ros.nodes.shared.listen import StreamWatch, listening  # noqa: PLC0415
     except ImportError as error:
         missing = Finding("wrong", f"the ROS graph cannot be looked at: {error}", "see packages above")
         return _show(console, "graph", [missing])
@@ -145,33 +139,23 @@ class Finding:
     remedy: str = ""
 
 
+def _judged(fine: object, told: str, level: Level, remedy: str, *, else_told: str = "") -> Finding:
+    return Finding("ok", told) if fine else Finding(level, else_told or told, remedy)
+
+
 def machine() -> Iterator[Finding]:
     """Python, processor, memory, shared memory, disk."""
     version = ".".join(map(str, sys.version_info[:3]))
-    yield (
-        Finding("ok", f"Python {version}")
-        if sys.version_info >= (3, 12)
-        else Finding("wrong", f"Python {version}", "3.12 or newer is needed")
-    )
+    yield _judged(sys.version_info >= (3, 12), f"Python {version}", "wrong", "3.12 or newer is needed")
     cores, load = os.cpu_count() or 1, os.getloadavg()[0]
-    told = f"{cores} cores, load {load:.1f}"
-    yield (
-        Finding("ok", told)
-        if load < cores
-        else Finding("note", told, "the supervisor's ticks may come late: end what else runs")
-    )
+    late = "the supervisor's ticks may come late: end what else runs"
+    yield _judged(load < cores, f"{cores} cores, load {load:.1f}", "note", late)
     free_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") / 1e9
-    yield (
-        Finding("ok", f"{free_gb:.0f} GB of memory free")
-        if free_gb > LEAST_MEMORY_GB
-        else Finding("note", f"{free_gb:.1f} GB of memory free", "a full-size policy needs 8 GB")
-    )
+    told = f"{free_gb:.0f} GB of memory free" if free_gb > LEAST_MEMORY_GB else f"{free_gb:.1f} GB of memory free"
+    yield _judged(free_gb > LEAST_MEMORY_GB, told, "note", "a full-size policy needs 8 GB")
     permitted = os.geteuid() == 0 or resource.getrlimit(resource.RLIMIT_RTPRIO)[0] != 0
-    yield (
-        Finding("ok", "real-time scheduling is permitted")
-        if permitted
-        else Finding("note", "real-time scheduling is not permitted", "docs/safety.md, What a user must still do")
-    )
+    told = f"real-time scheduling is {'' if permitted else 'not '}permitted"
+    yield _judged(permitted, told, "note", "docs/safety.md, What a user must still do")
     yield from _space(Path("/dev/shm"), LEAST_SHM_MB / 1e3, "Docker: --shm-size 1g; camera images go through it")
     yield from _space(Path.cwd(), LEAST_DISK_GB, "recordings take 55 MB/s raw")
 
@@ -195,7 +179,7 @@ def ticks(gaps_s: Sequence[float]) -> Iterator[Finding]:
 
 def packages() -> Iterator[Finding]:
     """What is installed."""
-    needed = {
+    needed: dict[str, tuple[Level, str]] = {
         "torch": ("wrong", "pip install 'sigma-ros[model]', or make setup"),
         "lerobot": ("wrong", "make setup"),
         "rclpy": ("wrong", "source a ROS installation, or make setup and . ./env.sh"),
@@ -204,8 +188,7 @@ def packages() -> Iterator[Finding]:
         "scservo_sdk": ("note", "only for so101_driver: pip install 'lerobot[feetech]'"),
     }
     for name, (level, remedy) in needed.items():
-        there = _found(name)
-        yield Finding("ok", f"{name} is there") if there else Finding(level, f"{name} is missing", remedy)  # type: ignore[arg-type]
+        yield _judged(_found(name), f"{name} is there", level, remedy, else_told=f"{name} is missing")
 
 
 def _found(name: str) -> bool:
@@ -223,11 +206,8 @@ def gpu() -> Iterator[Finding]:
         return
     asked = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader"]
     answer = subprocess.run(asked, capture_output=True, text=True, timeout=20, check=False)
-    yield (
-        Finding("ok", answer.stdout.strip())
-        if answer.returncode == 0
-        else Finding("wrong", answer.stdout.strip() or "nvidia-smi fails", "install the driver again")
-    )
+    told = answer.stdout.strip() or "nvidia-smi fails"
+    yield _judged(answer.returncode == 0, told, "wrong", "install the driver again")
 
 
 def ros_environment(environment: Mapping[str, str]) -> Iterator[Finding]:
@@ -270,23 +250,16 @@ def clock() -> Iterator[Finding]:
     asked = [tool, "show", "-p", "NTPSynchronized", "--value"]
     answer = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=False)
     kept = answer.stdout.strip() == "yes"
-    yield (
-        Finding("ok", "the clock is synchronised")
-        if kept
-        else Finding("note", "the clock is not synchronised", "harmless on one computer; with two: chrony on both")
-    )
+    told = f"the clock is {'' if kept else 'not '}synchronised"
+    yield _judged(kept, told, "note", "harmless on one computer; with two: chrony on both")
 
 
 def streams(contract: Contract, facts: "Iterable[StreamFacts]") -> Iterator[Finding]:
     """Each stream against the contract: there, of the right type, often and fresh enough, and readable."""
     for fact in facts:
-        yield _stream(contract, fact)
-
-
-def _stream(contract: Contract, fact: "StreamFacts") -> Finding:
-    head = f"{fact.name} on {fact.topic}"
-    told = f"{head}: {fact.rate_hz:.0f} Hz, {fact.delay_ms:.0f} ms old, longest gap {fact.gap_max_ms:.0f} ms"
-    return _absent(head, fact) or _unfit(told, contract, fact) or Finding("ok", told)
+        head = f"{fact.name} on {fact.topic}"
+        told = f"{head}: {fact.rate_hz:.0f} Hz, {fact.delay_ms:.0f} ms old, longest gap {fact.gap_max_ms:.0f} ms"
+        yield _absent(head, fact) or _unfit(told, contract, fact) or Finding("ok", told)
 
 
 def _absent(head: str, fact: "StreamFacts") -> Finding | None:
@@ -341,8 +314,5 @@ def nodes(names: Iterable[str], wanted: Iterable[str]) -> Iterator[Finding]:
     """Which of our nodes run."""
     running = set(names)
     for name in wanted:
-        yield (
-            Finding("ok", f"/{name} runs")
-            if name in running
-            else Finding("note", f"/{name} does not run", "ros2 launch sigma_ros policy.launch.py")
-        )
+        told = f"/{name} runs" if name in running else f"/{name} does not run"
+        yield _judged(name in running, told, "note", "ros2 launch sigma_ros policy.launch.py")

@@ -10,13 +10,23 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import typer
 from rich.console import Console
 from rich.live import Live
 
-from sigma_ros.cli.options import MODEL, SETUP, ContractName, GroupedCommand, NoBrowser, Setup, command_of, verb
+from sigma_ros.cli.options import (
+    MODEL,
+    SETUP,
+    ContractName,
+    GroupedCommand,
+    NoBrowser,
+    Setup,
+    command_of,
+    option,
+    switch,
+    verb,
+)
 from sigma_ros.cli.processes import Children, check_installed, children, failure, node_command, node_environment
 from sigma_ros.cli.robot.console import HELP, keys, line
 from sigma_ros.errors import SigmaError, UsageError
@@ -44,68 +54,37 @@ class ArmOptions:
     beside it, in the same ROS_DOMAIN_ID. Example: sigma run --sim
     """
 
-    sim: Annotated[bool, typer.Option("--sim", help="The simulated arm.", rich_help_panel=ROBOT)] = False
-    no_ros: Annotated[
-        bool, typer.Option("--no-ros", help="With --sim: all in this process, no middleware.", rich_help_panel=ROBOT)
-    ] = False
-    port: Annotated[
-        str | None, typer.Option("--port", metavar="DEVICE", help="Bus of a real SO-101.", rich_help_panel=ROBOT)
-    ] = None
-    calibration: Annotated[
-        Path | None,
-        typer.Option(
-            "--calibration",
-            metavar="FILE",
-            help="Of lerobot-calibrate; where LeRobot has one follower's alone, that is taken.",
-            rich_help_panel=ROBOT,
-        ),
-    ] = None
-    cameras: Annotated[
-        str,
-        typer.Option(
-            "--cameras",
-            metavar="NAME=DEVICE,...",
-            help="up=0,side=2: V4L2 device of each of the contract's cameras.",
-            rich_help_panel=ROBOT,
-        ),
-    ] = ""
+    sim: bool = switch("The simulated arm.", ROBOT)
+    no_ros: bool = switch("With --sim: all in this process, no middleware.", ROBOT)
+    port: str | None = option("Bus of a real SO-101.", ROBOT, default=None, metavar="DEVICE")
+    calibration: Path | None = option(
+        "Of lerobot-calibrate; where LeRobot has one follower's alone, that is taken.",
+        ROBOT,
+        default=None,
+        metavar="FILE",
+    )
+    cameras: str = option(
+        "up=0,side=2: V4L2 device of each of the contract's cameras.", ROBOT, default="", metavar="NAME=DEVICE,..."
+    )
     contract: ContractName = "so101"
     setup: Setup = SETUP
-    seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="With --sim: where the brick lies.")] = 0
-    checkpoint: Annotated[
-        str,
-        typer.Option("--checkpoint", metavar="PLACE", help="`mini`, a Sigma folder or a base.", rich_help_panel=MODEL),
-    ] = "mini"
-    device: Annotated[
-        str, typer.Option("--device", metavar="NAME", help="Torch device, or auto.", rich_help_panel=MODEL)
-    ] = "auto"
-    allow_untrained: Annotated[
-        bool, typer.Option("--allow-untrained", help="Accept random weights.", rich_help_panel=MODEL)
-    ] = False
-    task: Annotated[str, typer.Option("--task", metavar="TEXT", help="What to do; the contract's first if empty.")] = ""
-    preset: Annotated[
-        Literal["cautious", "research", "slow"] | None,
-        typer.Option("--preset", help="Settings of supervisor and policy that ship.", show_default="none"),
-    ] = None
-    recordings: Annotated[
-        Path,
-        typer.Option(
-            "--recordings",
-            metavar="DIR",
-            help="Episodes that the panel or the recorder's services begin go here.",
-            rich_help_panel=PROCESSES,
-        ),
-    ] = Path("recordings")
-    incidents: Annotated[
-        Path,
-        typer.Option("--incidents", metavar="DIR", help="Bags of each stop go here.", rich_help_panel=PROCESSES),
-    ] = Path("incidents")
-    log: Annotated[
-        Path, typer.Option("--log", metavar="DIR", help="What each process says.", rich_help_panel=PROCESSES)
-    ] = Path("out/run")
-    panel: Annotated[
-        bool, typer.Option("--panel", help="Also open the page of sigma panel.", rich_help_panel=PROCESSES)
-    ] = False
+    seed: int = option("With --sim: where the brick lies.", default=0, min=0, metavar="N")
+    checkpoint: str = option("`mini`, a Sigma folder or a base.", MODEL, default="mini", metavar="PLACE")
+    device: str = option("Torch device, or auto.", MODEL, default="auto", metavar="NAME")
+    allow_untrained: bool = switch("Accept random weights.", MODEL)
+    task: str = option("What to do; the contract's first if empty.", default="", metavar="TEXT")
+    preset: Literal["cautious", "research", "slow"] | None = option(
+        "Settings of supervisor and policy that ship.", default=None, show_default="none"
+    )
+    recordings: Path = option(
+        "Episodes that the panel or the recorder's services begin go here.",
+        PROCESSES,
+        default=Path("recordings"),
+        metavar="DIR",
+    )
+    incidents: Path = option("Bags of each stop go here.", PROCESSES, default=Path("incidents"), metavar="DIR")
+    log: Path = option("What each process says.", PROCESSES, default=Path("out/run"), metavar="DIR")
+    panel: bool = switch("Also open the page of sigma panel.", PROCESSES)
     no_browser: NoBrowser = False
 
 

@@ -1,14 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """`sigma audit`: which of its inputs a policy uses: sees, reads, remembers, or ignores."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
 from rich.console import Console
 from rich.table import Table
 
-from sigma_ros.cli.options import MODEL, OUTPUT, ContractName, GroupedCommand, verb
+from sigma_ros.cli.options import (
+    MODEL,
+    OUTPUT,
+    ContractName,
+    GroupedCommand,
+    argument,
+    command_of,
+    option,
+    switch,
+    verb,
+)
 
 if TYPE_CHECKING:
     from sigma_ros.evaluation.audit.verdict import Audit
@@ -19,37 +29,8 @@ OTHER_TEXT = "push the blue cup to the left"
 app = verb()
 
 
-@app.command(cls=GroupedCommand)
-def audit(
-    checkpoint: Annotated[
-        str, typer.Argument(help="`mini`, a Sigma or plain-LoRA checkpoint folder, or a base's folder or Hub id.")
-    ],
-    bags: Annotated[
-        list[Path], typer.Argument(help="Recordings it was not trained on, or folders of them; eight or more.")
-    ],
-    *,
-    contract: ContractName = "so101",
-    other_text: Annotated[
-        str, typer.Option("--other-text", metavar="TEXT", help="Task text that does not belong to the recordings.")
-    ] = OTHER_TEXT,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="DIR", help=f"Folder for {AUDIT_FILE}.", rich_help_panel=OUTPUT),
-    ] = None,
-    base: Annotated[
-        str | None,
-        typer.Option(
-            "--base", metavar="PLACE", help="Where the base of a Sigma checkpoint is now.", rich_help_panel=MODEL
-        ),
-    ] = None,
-    device: Annotated[
-        str, typer.Option("--device", metavar="NAME", help="Torch device, or auto.", rich_help_panel=MODEL)
-    ] = "auto",
-    allow_untrained: Annotated[
-        bool, typer.Option("--allow-untrained", help="Accept a base with random weights.", rich_help_panel=MODEL)
-    ] = False,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of flow noise and bootstrap.")] = 0,
-) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditRequest:
     """Exchanges pictures, text and memory and compares the proposed actions with those on the recorded content.
 
     A channel is used where its own content brings the actions nearer to the recorded ones (permutation over episodes,
@@ -57,9 +38,23 @@ def audit(
 
     Example: sigma audit mini recording --out out/audit
     """
+
+    checkpoint: str = argument("`mini`, a Sigma or plain-LoRA checkpoint folder, or a base's folder or Hub id.")
+    bags: list[Path] = argument("Recordings it was not trained on, or folders of them; eight or more.")
+    contract: ContractName = "so101"
+    other_text: str = option("Task text that does not belong to the recordings.", default=OTHER_TEXT, metavar="TEXT")
+    out: Path | None = option(f"Folder for {AUDIT_FILE}.", OUTPUT, default=None, metavar="DIR")
+    base: str | None = option("Where the base of a Sigma checkpoint is now.", MODEL, default=None, metavar="PLACE")
+    device: str = option("Torch device, or auto.", MODEL, default="auto", metavar="NAME")
+    allow_untrained: bool = switch("Accept a base with random weights.", MODEL)
+    seed: int = option("Of flow noise and bootstrap.", default=0, min=0)
+
+
+def audit(request: AuditRequest) -> int:
+    """Observes and judges, and writes the verdicts down where a folder is given."""
     from rich.progress import Progress  # noqa: PLC0415 - help stays fast
 
-    from sigma_ros.bags.episode import episode  # noqa: PLC0415
+    from sigma_ros.bags.episode import Episode  # noqa: PLC0415
     from sigma_ros.bags.files import find_bags  # noqa: PLC0415
     from sigma_ros.bags.reader import open_bag  # noqa: PLC0415
     from sigma_ros.contract_file import load_contract  # noqa: PLC0415
@@ -69,28 +64,33 @@ def audit(
     from sigma_ros.evaluation.report.write import write_files  # noqa: PLC0415
     from sigma_ros.model.runtime import SigmaRuntime  # noqa: PLC0415
 
-    known = load_contract(contract)
-    found = find_bags(bags)
+    known, out, seed = load_contract(request.contract), request.out, request.seed
+    found = find_bags(request.bags)
     runtime = SigmaRuntime.load(
-        checkpoint, contract=known, base=base, device=device, seed=seed, allow_untrained=allow_untrained
+        request.checkpoint,
+        contract=known,
+        base=request.base,
+        device=request.device,
+        seed=seed,
+        allow_untrained=request.allow_untrained,
     )
     episodes = []
     for path in found:
         with open_bag(path) as bag:
-            episodes.append(list(episode(bag, known, image_size_px=runtime.image_size_px)))
+            episodes.append(list(Episode(bag, known, image_size_px=runtime.image_size_px)))
     with Progress(console=Console(stderr=True, markup=False)) as progress:
         bar = progress.add_task("episodes", total=5 * len(episodes))
-        observed = observe(runtime, episodes, other_text=other_text, on_episode=lambda: progress.advance(bar))
+        observed = observe(runtime, episodes, other_text=request.other_text, on_episode=lambda: progress.advance(bar))
     result = judge(observed, ("base", "checkpoint") if runtime.info.sigma_trained else ("base",), seed=seed)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        document = plain(
-            {"checkpoint": checkpoint, "hash": runtime.info.hash, "other_text": other_text, **result.document()}
-        )
+        given = {"checkpoint": request.checkpoint, "hash": runtime.info.hash, "other_text": request.other_text}
+        document = plain({**given, **result.document()})
         assert isinstance(document, dict)
         text = to_text(document)
         write_files({AUDIT_FILE: lambda path: path.write_text(text, encoding="utf-8")}, out)
     _show(result)
+    return 0
 
 
 def _show(result: "Audit") -> None:
@@ -118,3 +118,6 @@ def _show(result: "Audit") -> None:
 
 def _percent(share: float, low: float, high: float) -> str:
     return f"{share:.0%} ({100 * low:.0f} to {100 * high:.0f})"
+
+
+app.command(cls=GroupedCommand, name="audit")(command_of(AuditRequest, audit))

@@ -3,11 +3,19 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
-from sigma_ros.cli.options import OUTPUT, RECORDING, WORKERS, GroupedCommand, PolicyArguments, command_of, verb
+from sigma_ros.cli.options import (
+    OUTPUT,
+    RECORDING,
+    WORKERS,
+    GroupedCommand,
+    PolicyArguments,
+    argument,
+    command_of,
+    option,
+    switch,
+    verb,
+)
 
 app = verb()
 
@@ -23,56 +31,25 @@ class EvaluateRequest(PolicyArguments):
     Example: sigma evaluate bags --checkpoint out/sigma --workers 2 --out out/evaluation
     """
 
-    bags: Annotated[list[Path], typer.Argument(help="Bags, or folders of bags.")]
-    out: Annotated[
-        Path,
-        typer.Option("--out", metavar="DIR", help="Folder for summary.json, summary.html, bags.parquet and bags/."),
-    ]
-    workers: Annotated[
-        int,
-        typer.Option(
-            "--workers",
-            min=0,
-            metavar="N",
-            help="Ray workers, each with the model; 0: in this process, without Ray.",
-            rich_help_panel=WORKERS,
-        ),
-    ] = 1
-    ray_address: Annotated[
-        str | None,
-        typer.Option(
-            "--ray-address",
-            metavar="ADDRESS",
-            help="A running Ray cluster (auto, or host:port).",
-            show_default="this machine",
-            rich_help_panel=WORKERS,
-        ),
-    ] = None
-    cpus_per_worker: Annotated[
-        float,
-        typer.Option("--cpus-per-worker", min=0.1, metavar="X", help="For Ray's bookkeeping.", rich_help_panel=WORKERS),
-    ] = 1.0
-    gpus_per_worker: Annotated[
-        float,
-        typer.Option(
-            "--gpus-per-worker",
-            min=0.0,
-            metavar="X",
-            help="A share lets several workers use one GPU.",
-            rich_help_panel=WORKERS,
-        ),
-    ] = 0.0
-    strict: Annotated[
-        bool,
-        typer.Option("--strict", help="Losses make a bag fail, a failed bag the command.", rich_help_panel=RECORDING),
-    ] = False
-    pages: Annotated[bool, typer.Option("--pages", help="A report.html for every bag too.", rich_help_panel=OUTPUT)] = (
-        False
+    bags: list[Path] = argument("Bags, or folders of bags.")
+    out: Path = option("Folder for summary.json, summary.html, bags.parquet and bags/.", metavar="DIR")
+    workers: int = option(
+        "Ray workers, each with the model; 0: in this process, without Ray.", WORKERS, default=1, min=0, metavar="N"
     )
-    fresh: Annotated[
-        bool,
-        typer.Option("--fresh", help="Replay bags anew that an earlier run has finished.", rich_help_panel=OUTPUT),
-    ] = False
+    ray_address: str | None = option(
+        "A running Ray cluster (auto, or host:port).",
+        WORKERS,
+        default=None,
+        metavar="ADDRESS",
+        show_default="this machine",
+    )
+    cpus_per_worker: float = option("For Ray's bookkeeping.", WORKERS, default=1.0, min=0.1, metavar="X")
+    gpus_per_worker: float = option(
+        "A share lets several workers use one GPU.", WORKERS, default=0.0, min=0.0, metavar="X"
+    )
+    strict: bool = switch("Losses make a bag fail, a failed bag the command.", RECORDING)
+    pages: bool = switch("A report.html for every bag too.", OUTPUT)
+    fresh: bool = switch("Replay bags anew that an earlier run has finished.", OUTPUT)
 
 
 def _run(request: EvaluateRequest) -> int:

@@ -45,12 +45,18 @@ def run(request: EvaluateRequest) -> int:
     spec = _spec(request, contract)
     units = [unit_of(bag, spec) for bag in bags]
     kept = {} if request.fresh else {unit.bag: row for unit in units if (row := finished(unit)) is not None}
+    workers = Workers(
+        count=request.workers,
+        address=request.ray_address,
+        cpus=request.cpus_per_worker,
+        gpus=request.gpus_per_worker,
+    )
     with stop_on_signal() as stop:
-        rows = _evaluate(units, kept, spec, _workers(request), stop)
-        document = _summarise(rows, spec, complete=len(rows) == len(units), conditions=_conditions(request, contract))
-    asked = len(units)
-    _show(rows, document, request.out, kept=len(kept), asked=asked, took_s=time.monotonic() - started_s)
-    return _exit_code(rows, complete=len(rows) == len(units), strict=request.strict)
+        rows = _evaluate(units, kept, spec, workers, stop)
+        complete = len(rows) == len(units)
+        document = _summarise(rows, spec, complete=complete)
+    _show(rows, document, request.out, kept=len(kept), asked=len(units), took_s=time.monotonic() - started_s)
+    return _exit_code(rows, complete=complete, strict=request.strict)
 
 
 def load_runtime(checkpoint: str, contract: Contract, loading: Mapping[str, Any]) -> "SigmaRuntime":
@@ -69,16 +75,7 @@ def _spec(request: EvaluateRequest, contract: Contract) -> BatchSpec:
         out=request.out,
         stamp=checkpoint_stamp(request.checkpoint, **loading),
         pages=request.pages,
-        conditions=_conditions(request, contract),
-    )
-
-
-def _workers(request: EvaluateRequest) -> Workers:
-    return Workers(
-        count=request.workers,
-        address=request.ray_address,
-        cpus=request.cpus_per_worker,
-        gpus=request.gpus_per_worker,
+        conditions=conditions(shlex.join(["sigma", *sys.argv[1:]]), checkpoint=request.checkpoint, contract=contract),
     )
 
 
@@ -109,12 +106,10 @@ def _counted(done: int, total: int) -> str:
     return f"{done} of {total} bags"
 
 
-def _summarise(
-    rows: Sequence[BagRow], spec: BatchSpec, *, complete: bool, conditions: Mapping[str, object]
-) -> dict[str, Any]:
+def _summarise(rows: Sequence[BagRow], spec: BatchSpec, *, complete: bool) -> dict[str, Any]:
     folders = [spec.out / "bags" / row.folder for row in rows if row.status != "failed"]
     pooled, first = pool(folders) or (None, {})
-    document = summary_document(rows, pooled, first, complete=complete, conditions=conditions)
+    document = summary_document(rows, pooled, first, complete=complete, conditions=spec.conditions)
     page = summary_page(document, pages=spec.pages)
     try:
         spec.out.mkdir(parents=True, exist_ok=True)
@@ -158,7 +153,3 @@ def _exit_code(rows: Sequence[BagRow], *, complete: bool, strict: bool) -> int:
     if failures == len(rows) or (strict and failures):
         return FAILED
     return WITH_LOSSES if any(row.status != "complete" for row in rows) else COMPLETE
-
-
-def _conditions(request: EvaluateRequest, contract: Contract) -> dict[str, object]:
-    return conditions(shlex.join(["sigma", *sys.argv[1:]]), checkpoint=request.checkpoint, contract=contract)

@@ -4,11 +4,18 @@
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
-from sigma_ros.cli.options import OUTPUT, STUDIES, GroupedCommand, PolicyArguments, Strict, command_of, verb
+from sigma_ros.cli.options import (
+    OUTPUT,
+    STUDIES,
+    GroupedCommand,
+    PolicyArguments,
+    Strict,
+    command_of,
+    option,
+    switch,
+    verb,
+)
 
 app = verb()
 
@@ -29,82 +36,37 @@ class ReplayRequest(PolicyArguments):
     Example: sigma replay --bag out/demo/recording --checkpoint mini --out out/report
     """
 
-    bags: Annotated[
-        list[Path],
-        typer.Option("--bag", metavar="BAG", help="A bag, or a folder of bags; once or more."),
-    ]
-    out: Annotated[
-        Path, typer.Option("--out", metavar="DIR", help="Folder for report.json, report.html and chunks.parquet.")
-    ]
+    bags: list[Path] = option("A bag, or a folder of bags; once or more.", name="--bag", metavar="BAG")
+    out: Path = option("Folder for report.json, report.html and chunks.parquet.", metavar="DIR")
     strict: Strict = False
-    force: Annotated[bool, typer.Option("--force", help="Replace a report that is there.", rich_help_panel=OUTPUT)] = (
-        False
+    force: bool = switch("Replace a report that is there.", OUTPUT)
+    form: ReplayFormat = option(
+        "What is printed at the end: text, or md for a pull request.",
+        OUTPUT,
+        default=ReplayFormat.TEXT,
+        name="--format",
     )
-    form: Annotated[
-        ReplayFormat,
-        typer.Option(
-            "--format", help="What is printed at the end: text, or md for a pull request.", rich_help_panel=OUTPUT
-        ),
-    ] = ReplayFormat.TEXT
-    rerun: Annotated[
-        Path | None,
-        typer.Option(
-            "--rerun",
-            metavar="FILE",
-            help="Also a recording for the Rerun viewer (of several bags: FILE_NAME).",
-            rich_help_panel=OUTPUT,
-        ),
-    ] = None
-    semantic: Annotated[
-        bool,
-        typer.Option(
-            "--semantic",
-            help="Also: do text and memory matter? Five more replays of each recording.",
-            rich_help_panel=STUDIES,
-        ),
-    ] = False
-    wrong_text: Annotated[
-        str | None,
-        typer.Option(
-            "--wrong-text",
-            metavar="TEXT",
-            help="The wrong text; where the contract has another task, that one.",
-            rich_help_panel=STUDIES,
-        ),
-    ] = None
-    reworded_text: Annotated[
-        str | None,
-        typer.Option(
-            "--reworded-text",
-            metavar="TEXT",
-            help="The same task in other words; may hold {task}.",
-            rich_help_panel=STUDIES,
-        ),
-    ] = None
-    latency: Annotated[
-        str | None,
-        typer.Option(
-            "--latency",
-            metavar="MS,MS",
-            help="What do late chunks cost? Milliseconds, ~jitter, !spike@share: 0,30,100~20,100!500@0.05; or "
-            "`contract`: as `sigma delays` measured.",
-            rich_help_panel=STUDIES,
-        ),
-    ] = None
-    residual_every_tick: Annotated[
-        bool,
-        typer.Option(
-            "--residual-every-tick",
-            help="In these two, renew the residual at ticks at which the model is free, as the node's parameter does.",
-            rich_help_panel=STUDIES,
-        ),
-    ] = False
-    realtime: Annotated[
-        bool,
-        typer.Option(
-            "--realtime", help="Also play at the recording's speed with the live worker.", rich_help_panel=STUDIES
-        ),
-    ] = False
+    rerun: Path | None = option(
+        "Also a recording for the Rerun viewer (of several bags: FILE_NAME).", OUTPUT, default=None, metavar="FILE"
+    )
+    semantic: bool = switch("Also: do text and memory matter? Five more replays of each recording.", STUDIES)
+    wrong_text: str | None = option(
+        "The wrong text; where the contract has another task, that one.", STUDIES, default=None, metavar="TEXT"
+    )
+    reworded_text: str | None = option(
+        "The same task in other words; may hold {task}.", STUDIES, default=None, metavar="TEXT"
+    )
+    latency: str | None = option(
+        "What do late chunks cost? Milliseconds, ~jitter, !spike@share: 0,30,100~20,100!500@0.05; or "
+        "`contract`: as `sigma delays` measured.",
+        STUDIES,
+        default=None,
+        metavar="MS,MS",
+    )
+    residual_every_tick: bool = switch(
+        "In these two, renew the residual at ticks at which the model is free, as the node's parameter does.", STUDIES
+    )
+    realtime: bool = switch("Also play at the recording's speed with the live worker.", STUDIES)
 
 
 def _run(request: ReplayRequest) -> int:

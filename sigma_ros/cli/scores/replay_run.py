@@ -77,7 +77,8 @@ def run(request: ReplayRequest) -> int:
         paths = write_or_keep(logs, scores, request.out, conditions=facts, force=request.force, extras=extras)
     if request.rerun is not None:
         for log in logs:
-            write_rerun(log, _rerun_path(request.rerun, log, alone=len(logs) == 1))
+            name = request.rerun.stem if len(logs) == 1 else f"{request.rerun.stem}_{log.name}"
+            write_rerun(log, request.rerun.with_stem(name))
     if request.form == "md":
         typer.echo(report_markdown(json.loads(paths.json.read_text(encoding="utf-8"))), nl=False)
     else:
@@ -141,10 +142,6 @@ def _replay_all(
     return logs
 
 
-def _rerun_path(path: Path, log: ReplayLog, *, alone: bool) -> Path:
-    return path if alone else path.with_stem(f"{path.stem}_{log.name}")
-
-
 def _latencies(request: ReplayRequest) -> tuple[Latency, ...]:
     text = request.latency
     if text is None:
@@ -162,15 +159,7 @@ def _studies(
     if request.semantic:
         texts = Texts(wrong=request.wrong_text or UNRELATED, reworded=request.reworded_text or REWORDED)
         with _study_progress(CONDITIONS * len(bags), len(bags)) as told:
-            found = measure(
-                bags,
-                contract=runtime.contract,
-                runtime=runtime,
-                options=options,
-                texts=texts,
-                progress=told,
-                stopped=stop,
-            )
+            found = measure(bags, runtime=runtime, options=options, texts=texts, progress=told, stopped=stop)
         studies["semantics"] = found.document()
     latencies = _latencies(request)
     if latencies or request.realtime:

@@ -16,6 +16,7 @@ from numpy import ndarray
 
 from sigma_ros.bags.episode import Tick
 from sigma_ros.errors import SigmaError
+from sigma_ros.evaluation.log import SCORED_STEPS
 from sigma_ros.streams.frame_clock import WindowHistory
 from sigma_ros.values import AdapterSettings, Window
 
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
 Channel = Literal["pictures", "text", "memory"]
 Policy = Literal["base", "checkpoint"]
 Memory = tuple["Tensor", "Tensor"]
-
-SCORED_STEPS = 16
-"""Steps of a chunk whose actions are compared (model card: horizon T = 16)."""
 
 
 def with_pictures_of(ticks: Iterable[Tick], others: Iterable[Tick]) -> Iterator[Tick]:

@@ -10,7 +10,7 @@ exchanged at once must be noticed; else `ignores` is not said.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float64
@@ -90,17 +90,11 @@ def _judged(observed: Observed, policy: Policy, seed: int) -> list[ChannelVerdic
     corrected = holm({number: comparison.p_value for number, comparison in comparisons.items()})
     control = compared(partner)
     noticed = control.p_value < SIGNIFICANT and control.difference > 0.0
+    everything: dict[str, Any] = {"channel": None, "exchange": "everything", "tokens": None}
+    verdict: Verdict = "sees" if noticed else "unclear"
+    moved = _moved(partner, own, partner, seed)
     verdicts = [
-        ChannelVerdict(
-            policy=policy,
-            channel=None,
-            exchange="everything",
-            verdict="sees" if noticed else "unclear",
-            error=control,
-            p=control.p_value,
-            moved=_moved(partner, own, partner, seed),
-            tokens=None,
-        )
+        ChannelVerdict(policy=policy, verdict=verdict, error=control, p=control.p_value, moved=moved, **everything)
     ]
     for number, (exchange, heard) in enumerate(observed.exchanged):
         moved = _moved(shown[number], own, partner, seed)

@@ -13,7 +13,18 @@ import plotly.graph_objects as go
 from numpy import ndarray
 
 from sigma_ros.evaluation.log import SCORED_STEPS, ReplayLog
-from sigma_ros.evaluation.report.figures import BASE, COMMAND, RECORDED, SIGMA, WARN, Figure, compact, figure_of
+from sigma_ros.evaluation.report.figures import (
+    BASE,
+    COMMAND,
+    RECORDED,
+    SIGMA,
+    WARN,
+    Figure,
+    compact,
+    figure_of,
+    interval_dots,
+    zero_line,
+)
 from sigma_ros.evaluation.scoring.metrics import executed
 from sigma_ros.values import NS_PER_S
 
@@ -102,23 +113,18 @@ def _scale_figure(log: ReplayLog, start_ns: int, time_s: ndarray) -> Figure:
 
 
 def _risk_figure(log: ReplayLog, time_s: ndarray) -> Figure:
-    terms = (("residual", SIGMA), ("factors", BASE), ("alignment", COMMAND))
+    terms = (("residual", SIGMA), ("factor", BASE), ("alignment", COMMAND))
     risks = [entry.chunk.risk for entry in log.inferences]
-    values = {
-        "residual": [risk.residual_term for risk in risks],
-        "factors": [risk.factor_term for risk in risks],
-        "alignment": [risk.alignment_term for risk in risks],
-    }
     traces = [
         go.Scatter(
             x=compact(time_s),
-            y=compact(np.nan_to_num(values[name], posinf=np.nan)),
-            name=name,
+            y=compact(np.nan_to_num([getattr(risk, f"{term}_term") for risk in risks], posinf=np.nan)),
+            name="factors" if term == "factor" else term,
             stackgroup="risk",
             line={"color": colour, "width": 1},
             hovertemplate="%{y:.3g}",
         )
-        for name, colour in terms
+        for term, colour in terms
     ]
     return figure_of(traces, x="time [s]", y="risk, stacked terms", height=240)
 
@@ -191,18 +197,8 @@ def _state_bands(log: ReplayLog, start_ns: int) -> list[dict[str, object]]:
 
 
 def _band(x0: float, x1: float, colour: str, opacity: float) -> dict[str, object]:
-    return {
-        "type": "rect",
-        "x0": x0,
-        "x1": x1,
-        "yref": "paper",
-        "y0": 0,
-        "y1": 1,
-        "fillcolor": colour,
-        "opacity": opacity,
-        "line": {"width": 0},
-        "layer": "below",
-    }
+    place = {"type": "rect", "x0": x0, "x1": x1, "yref": "paper", "y0": 0, "y1": 1}
+    return {**place, "fillcolor": colour, "opacity": opacity, "line": {"width": 0}, "layer": "below"}
 
 
 def _start_ns(log: ReplayLog) -> int:
@@ -219,13 +215,10 @@ def study_figures(document: Mapping[str, Any]) -> dict[str, Figure]:
         figures["semantics"] = _semantics(document["semantics"]["effects"])
     if document["latency"]:
         rows = document["latency"]["rows"]
-        figures["latency"] = _late_errors(rows)
+        arms = (("baseline_rmse_deg", "base", BASE), ("sigma_rmse_deg", "Sigma", SIGMA))
+        figures["latency"] = _late_bars(rows, "RMS error [deg]", *arms)
         figures["latency-motion"] = _late_motion(rows)
     return figures
-
-
-def _late_errors(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    return _late_bars(rows, "RMS error [deg]", ("baseline_rmse_deg", "base", BASE), ("sigma_rmse_deg", "Sigma", SIGMA))
 
 
 def _late_motion(rows: Sequence[Mapping[str, Any]]) -> Figure:
@@ -260,33 +253,15 @@ def _late_bars(rows: Sequence[Mapping[str, Any]], unit: str, *series: tuple[str,
 def _semantics(effects: Sequence[Mapping[str, Any]]) -> Figure:
     shown = [effect for effect in reversed(effects) if effect["name"] != "recorded"]
     traces = [_intervals(shown, "base", "base", BASE), _intervals(shown, "sigma", "Sigma", SIGMA)]
-    zero = {"type": "line", "x0": 0, "x1": 0, "y0": 0, "y1": 1, "yref": "paper", "line": {"color": BASE, "width": 1}}
-    layout: dict[str, Any] = {"height": 240, "shapes": [zero], "scattermode": "group", "hovermode": "closest"}
-    return figure_of(traces, x="change [%]; right is worse", y="", **layout)
+    layout: dict[str, Any] = {"height": 240, "scattermode": "group", "hovermode": "closest"}
+    return figure_of(traces, x="change [%]; right is worse", y="", shapes=[zero_line(1)], **layout)
 
 
 def _intervals(effects: Sequence[Mapping[str, Any]], arm: str, name: str, colour: str) -> go.Scatter:
     rows = [(effect["name"], effect[arm]) for effect in effects if effect[arm]["baseline"]]
     change = [100.0 * row["relative"] for _, row in rows]
-    ends = {
-        end: [
-            100.0 * row[f"relative_{end}"] if row[f"relative_{end}"] is not None else at
-            for (_, row), at in zip(rows, change, strict=True)
-        ]
-        for end in ("low", "high")
-    }
-    return go.Scatter(
-        x=change,
-        y=[label for label, _ in rows],
-        name=name,
-        mode="markers",
-        marker={"size": 10, "color": colour},
-        error_x={
-            "type": "data",
-            "symmetric": False,
-            "array": [high - at for high, at in zip(ends["high"], change, strict=True)],
-            "arrayminus": [at - low for low, at in zip(ends["low"], change, strict=True)],
-            "color": colour,
-        },
-        hovertemplate="%{y}: %{x:+.2f} %<extra></extra>",
+    low, high = (
+        [at if row[end] is None else 100.0 * row[end] for (_, row), at in zip(rows, change, strict=True)]
+        for end in ("relative_low", "relative_high")
     )
+    return interval_dots([label for label, _ in rows], change, (low, high), colour, size=10, bars={}, name=name)

@@ -51,7 +51,10 @@ def report_document(
         "sweep": sweep_values(scores.sweep),
         "smoothness": asdict(scores.smoothness),
         "ticks": _ticks(logs),
-        "episodes": [_episode(log, row) for log, row in zip(logs, map(asdict, scores.episodes), strict=True)],
+        "episodes": [
+            {**asdict(row), "sha256": log.bag.sha256, "duration_s": log.bag.duration_s, "task": log.run.task}
+            for log, row in zip(logs, scores.episodes, strict=True)
+        ],
         "checkpoint": {
             "hash": first.policy.checkpoint_hash,
             "trained": first.policy.trained,
@@ -132,10 +135,6 @@ def _ticks(logs: Sequence[ReplayLog]) -> dict[str, object]:
         "published_chunks": sum(entry.published for log in logs for entry in log.inferences),
         "reasons": dict(sorted(reasons.items())),
     }
-
-
-def _episode(log: ReplayLog, row: dict[str, object]) -> dict[str, object]:
-    return {**row, "sha256": log.bag.sha256, "duration_s": log.bag.duration_s, "task": log.run.task}
 
 
 def _bags(logs: Sequence[ReplayLog]) -> dict[str, object]:

@@ -5,7 +5,9 @@ A figure is returned as Plotly's plain dictionary. Text and grid colours are lef
 them for light and dark; the series' colours work on both.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -49,7 +51,8 @@ def summary_figures(logs: Sequence[ReplayLog], scores: Scores) -> dict[str, Figu
         figures["step-error"] = step_error(scores)
         figures["joint-error"] = joint_error(logs[0], scores)
         figures["risk-error"] = risk_error(logs, scores)
-        figures["scale-sweep"] = scale_sweep(scores)
+        best = "best fixed scale in hindsight"
+        figures["scale-sweep"] = scale_sweep(asdict(scores.sweep), scores.sigma.mse_trj, best=best)
     return figures
 
 
@@ -59,34 +62,54 @@ def comparison_figure(scores: Scores) -> Figure:
     change, low, high = (
         [100.0 * getattr(value, key) for _, value in rows] for key in ("relative", "relative_low", "relative_high")
     )
-    trace = go.Scatter(
-        x=change,
-        y=[name for name, _ in rows],
-        error_x={
-            "type": "data",
-            "symmetric": False,
-            "array": [end - at for end, at in zip(high, change, strict=True)],
-            "arrayminus": [at - end for end, at in zip(low, change, strict=True)],
-            "thickness": 2,
-            "width": 6,
-            "color": SIGMA,
-        },
-        mode="markers",
-        marker={"size": 11, "color": SIGMA},
-        hovertemplate="%{y}: %{x:+.2f} %<extra></extra>",
-        showlegend=False,
-    )
-    zero = {"type": "line", "x0": 0, "x1": 0, "y0": 0, "y1": 1, "yref": "paper", "line": {"color": BASE, "width": 2}}
+    bars = {"thickness": 2, "width": 6}
+    trace = interval_dots([name for name, _ in rows], change, (low, high), SIGMA, size=11, bars=bars, showlegend=False)
     reach = max([abs(float(v)) for v in change] + [1.0]) * 1.6
     return figure_of(
         [trace],
         x="",
         y="",
         height=190,
-        shapes=[zero],
+        shapes=[zero_line()],
         hovermode="closest",
         yaxis={"automargin": True},
         xaxis={"title": {"text": "change [%]; left is better"}, "range": _range([*low, *high], reach)},
+    )
+
+
+def zero_line(width: int = 2) -> Figure:
+    """Where nothing changes."""
+    line = {"color": BASE, "width": width}
+    return {"type": "line", "x0": 0, "x1": 0, "y0": 0, "y1": 1, "yref": "paper", "line": line}
+
+
+def interval_dots(
+    labels: Sequence[str],
+    change: Sequence[float],
+    ends: tuple[Sequence[float], Sequence[float]],
+    colour: str,
+    *,
+    size: int,
+    bars: Mapping[str, object],
+    **more: object,
+) -> go.Scatter:
+    """Changes [%] with their intervals, low and high ends, one row a label; `bars` is the style of the intervals."""
+    low, high = ends
+    return go.Scatter(
+        x=change,
+        y=labels,
+        error_x={
+            "type": "data",
+            "symmetric": False,
+            "array": [end - at for end, at in zip(high, change, strict=True)],
+            "arrayminus": [at - end for end, at in zip(low, change, strict=True)],
+            **bars,
+            "color": colour,
+        },
+        mode="markers",
+        marker={"size": size, "color": colour},
+        hovertemplate="%{y}: %{x:+.2f} %<extra></extra>",
+        **more,
     )
 
 
@@ -97,19 +120,19 @@ def _range(ends: Sequence[float], reach: float) -> list[float]:
     return [low - pad, high + pad]
 
 
+def _arms(scores: Scores) -> list[tuple[str, ErrorScores, str]]:
+    """Name, errors and colour of what was proposed, and of what was commanded where anything was."""
+    arms: list[tuple[str, ErrorScores, str]] = [("base", scores.baseline, BASE), ("Sigma", scores.sigma, SIGMA)]
+    return [*arms, ("after the supervisor", scores.commanded, COMMAND)] if scores.commanded.windows else arms
+
+
 def step_error(scores: Scores) -> Figure:
     """Mean squared error of each of the 16 steps, as proposed and as commanded."""
     steps = list(range(len(scores.baseline.step_mse)))
-    arms: list[tuple[str, ErrorScores, str, int]] = [
-        ("base", scores.baseline, BASE, 3),
-        ("Sigma", scores.sigma, SIGMA, 2),
-    ]
-    if scores.commanded.windows:
-        arms.append(("after the supervisor", scores.commanded, COMMAND, 2))
     return figure_of(
         [
-            go.Scatter(x=steps, y=arm.step_mse, name=name, line={"color": colour, "width": width})
-            for name, arm, colour, width in arms
+            go.Scatter(x=steps, y=arm.step_mse, name=name, line={"color": colour, "width": 3 if colour == BASE else 2})
+            for name, arm, colour in _arms(scores)
         ],
         x="step of the chunk [ticks]",
         y="mean squared error",
@@ -120,13 +143,10 @@ def step_error(scores: Scores) -> Figure:
 def joint_error(log: ReplayLog, scores: Scores) -> Figure:
     """Root mean squared error of each joint over the trajectory in degrees, as proposed and as commanded."""
     names = log.contract.joint_names
-    arms: list[tuple[str, ErrorScores, str]] = [("base", scores.baseline, BASE), ("Sigma", scores.sigma, SIGMA)]
-    if scores.commanded.windows:
-        arms.append(("after the supervisor", scores.commanded, COMMAND))
     return figure_of(
         [
             go.Bar(x=names, y=arm.joint_rmse_deg["trj"], name=name, marker={"color": colour})
-            for name, arm, colour in arms
+            for name, arm, colour in _arms(scores)
         ],
         x="",
         y="RMS error over 16 steps [deg]",
@@ -151,21 +171,17 @@ def scale_histogram(scores: Scores) -> Figure:
     return figure_of([bars], x="scale asked for by the adapter", y="chunks", xaxis={"range": [-0.02, 1.02]})
 
 
-def scale_sweep(scores: Scores) -> Figure:
-    """Sigma's error had the scale been fixed, beside what the adapter reached by choosing it."""
-    sweep = scores.sweep
-    curve = go.Scatter(x=sweep.scales, y=sweep.mse_trj, name="one fixed scale", line={"color": BASE, "width": 2.5})
-    adapter = go.Scatter(
-        x=[0.0, 1.0], y=[scores.sigma.mse_trj] * 2, name="the adapter", mode="lines", line={"color": SIGMA, "width": 2}
-    )
-    best = go.Scatter(
-        x=[sweep.best_scale],
-        y=[sweep.best_mse_trj],
-        name="best fixed scale in hindsight",
-        mode="markers",
-        marker={"color": COMMAND, "size": 11},
-    )
-    return figure_of([curve, adapter, best], x="scale", y="mse_trj (normalised)", hovermode="closest")
+def scale_sweep(sweep: Mapping[str, Any], adapter_mse_trj: float, *, best: str) -> Figure:
+    """Sigma's error had the scale been fixed (`SweepScores` as a document), beside what the adapter reached."""
+    curve = {"name": "one fixed scale", "line": {"color": BASE, "width": 2.5}}
+    adapter = {"name": "the adapter", "mode": "lines", "line": {"color": SIGMA, "width": 2}}
+    dot = {"name": best, "mode": "markers", "marker": {"color": COMMAND, "size": 11}}
+    traces = [
+        go.Scatter(x=sweep["scales"], y=sweep["mse_trj"], **curve),
+        go.Scatter(x=[0.0, 1.0], y=[adapter_mse_trj] * 2, **adapter),
+        go.Scatter(x=[sweep["best_scale"]], y=[sweep["best_mse_trj"]], **dot),
+    ]
+    return figure_of(traces, x="scale", y="mse_trj (normalised)", hovermode="closest")
 
 
 def risk_error(logs: Sequence[ReplayLog], scores: Scores) -> Figure:

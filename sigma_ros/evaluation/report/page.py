@@ -32,13 +32,9 @@ def render(template: str, figures: Mapping[str, Figure], **values: object) -> st
     Plotly is inside where there are figures.
     """
     page = _templates().get_template(template)
-    drawn = {key: _json(figure) for key, figure in figures.items()}
+    # as JSON that cannot end the script element it stands in
+    drawn = {key: plotly.io.to_json(one, validate=False).replace("</", "<\\/") for key, one in figures.items()}
     return page.render(**values, figures=drawn, plotly=_plotly() if drawn else "")
-
-
-def _json(figure: Figure) -> str:
-    """A figure as JSON that cannot end the script element it stands in."""
-    return plotly.io.to_json(figure, validate=False).replace("</", "<\\/")
 
 
 @cache

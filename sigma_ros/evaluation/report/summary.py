@@ -18,20 +18,20 @@ import pyarrow.parquet as pq
 
 from sigma_ros.evaluation.batch import MEASURED, BagRow
 from sigma_ros.evaluation.report.document import comparisons, plain, sweep_values
-from sigma_ros.evaluation.report.figures import BASE, COMMAND, SIGMA, Figure, figure_of
+from sigma_ros.evaluation.report.figures import BASE, SIGMA, Figure, figure_of, scale_sweep, zero_line
 from sigma_ros.evaluation.report.page import render
 from sigma_ros.evaluation.report.saved import SUMMARY_SCHEMA, SavedReport, read_report
 from sigma_ros.evaluation.report.write import JSON, PAGE
 from sigma_ros.evaluation.scoring.metrics import SPANS, TRJ
-from sigma_ros.evaluation.scoring.score import BATCH, commanded_scores, compare_arms
+from sigma_ros.evaluation.scoring.score import BATCH, commanded_scores, compare_arms, sweep_scales
 from sigma_ros.evaluation.scoring.scores import CommandedScores, SweepScores
 from sigma_ros.evaluation.scoring.statistics import Comparison, rank_correlation
-from sigma_ros.evaluation.scoring.sweep import sweep_scales
 from sigma_ros.evaluation.scoring.verdict import headline_of
 from sigma_ros.evaluation.scoring.windows import WindowErrors, renumbered
 
 _ARMS = ("baseline", "sigma", "commanded")
 _WEIGHED = ("tau_l2", "sem_align")
+_COUNTED = ("clipped", "holds", "violations", "breaches")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +44,7 @@ class Pooled:
     sweep: SweepScores
 
 
-def pool(folders: Sequence[Path], *, seed: int = 0) -> tuple[Pooled, Mapping[str, Any]] | None:
+def pool(folders: Sequence[Path]) -> tuple[Pooled, Mapping[str, Any]] | None:
     """Reads the bags' reports one after the other and pools their windows; also the first report's document.
 
     Only errors are kept of each, so that memory grows by about 5 kB per window.
@@ -58,8 +58,8 @@ def pool(folders: Sequence[Path], *, seed: int = 0) -> tuple[Pooled, Mapping[str
     if first is None:
         return None
     errors = WindowErrors.joined(parts)
-    comparison = compare_arms(errors.baseline, errors.sigma, errors.recording, seed=seed)
-    commanded, sweep = commanded_scores(errors, seed=seed), sweep_scales(errors, seed=seed)
+    comparison = compare_arms(errors.baseline, errors.sigma, errors.recording)
+    commanded, sweep = commanded_scores(errors), sweep_scales(errors)
     return Pooled(errors=errors, comparison=comparison, commanded=commanded, sweep=sweep), first.document
 
 
@@ -98,16 +98,8 @@ def summary_document(
         "supervisor": {
             "enabled": first.get("supervisor", {}).get("enabled"),
             **{name: _weighed(usable, name, "commanded") for name in ("requested_scale_mean", "applied_scale_mean")},
-            **{
-                total: sum(getattr(row, name) for row in usable)
-                for total, name in (
-                    ("ticks", "supervisor_ticks"),
-                    ("clipped", "clipped"),
-                    ("holds", "holds"),
-                    ("violations", "violations"),
-                    ("breaches", "breaches"),
-                )
-            },
+            "ticks": sum(row.supervisor_ticks for row in usable),
+            **{name: sum(getattr(row, name) for row in usable) for name in _COUNTED},
         },
         "episodes": [{k: v for k, v in asdict(row).items() if k not in MEASURED} for row in usable],
         "failures": [{"bag": row.bag, "reason": row.reason} for row in rows if row.status == "failed"],
@@ -212,7 +204,7 @@ def summary_page(document: Mapping[str, Any], *, pages: bool = False) -> str:
         figures = {
             "changes": _changes(scored),
             "pairs": _pairs(scored),
-            "scale-sweep": _sweep(document),
+            "scale-sweep": scale_sweep(document["sweep"], document["sigma"]["mse_trj"], best="best in hindsight"),
         }
     return render(
         "evaluation_page.html.jinja",
@@ -233,11 +225,12 @@ def _changes(rows: Sequence[Mapping[str, Any]]) -> Figure:
         marker={"color": SIGMA},
         hovertemplate="%{y} recordings at %{x:.1f} %<extra></extra>",
     )
-    zero = {"type": "line", "x0": 0, "x1": 0, "y0": 0, "y1": 1, "yref": "paper", "line": {"color": BASE, "width": 2}}
     axis: dict[str, object] = {"title": {"text": "recordings"}, "rangemode": "tozero"}
     if counts.max() < _FEW:
         axis["dtick"] = 1
-    return figure_of([bars], x="change [%]; left is better", y="", shapes=[zero], hovermode="closest", yaxis=axis)
+    return figure_of(
+        [bars], x="change [%]; left is better", y="", shapes=[zero_line()], hovermode="closest", yaxis=axis
+    )
 
 
 def _pairs(rows: Sequence[Mapping[str, Any]]) -> Figure:
@@ -253,21 +246,3 @@ def _pairs(rows: Sequence[Mapping[str, Any]]) -> Figure:
         hovertemplate="%{text}<br>base %{x:.4g}, Sigma %{y:.4g}<extra></extra>",
     )
     return figure_of([line, dots], x="base, mse_trj", y="Sigma, mse_trj", hovermode="closest", showlegend=False)
-
-
-def _sweep(document: Mapping[str, Any]) -> Figure:
-    sweep = document["sweep"]
-    curve = go.Scatter(
-        x=sweep["scales"], y=sweep["mse_trj"], name="one fixed scale", line={"color": BASE, "width": 2.5}
-    )
-    adapter = go.Scatter(
-        x=[0, 1], y=[document["sigma"]["mse_trj"]] * 2, name="the adapter", line={"color": SIGMA}, mode="lines"
-    )
-    best = go.Scatter(
-        x=[sweep["best_scale"]],
-        y=[sweep["best_mse_trj"]],
-        name="best in hindsight",
-        mode="markers",
-        marker={"color": COMMAND, "size": 11},
-    )
-    return figure_of([curve, adapter, best], x="scale", y="mse_trj (normalised)", hovermode="closest")

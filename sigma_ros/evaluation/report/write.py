@@ -34,8 +34,7 @@ class ReportPaths:
 
 def refuse_existing(out_dir: Path, *, force: bool = False) -> None:
     """Raises a UsageError where `out_dir` already holds a report or is no folder; other files there do not matter."""
-    if out_dir.exists() and not out_dir.is_dir():
-        raise UsageError("the output is not a folder", where=out_dir, remedy="give a folder to --out")
+    _refuse_no_folder(out_dir)
     present = [name for name in FILES if (out_dir / name).exists()]
     if present and not force:
         raise UsageError(
@@ -46,6 +45,11 @@ def refuse_existing(out_dir: Path, *, force: bool = False) -> None:
         )
 
 
+def _refuse_no_folder(out_dir: Path) -> None:
+    if out_dir.exists() and not out_dir.is_dir():
+        raise UsageError("the output is not a folder", where=out_dir, remedy="give a folder to --out")
+
+
 def refuse_unwritable(out_dir: Path) -> None:
     """Makes sure, before costly work, that a folder can be made here and files can be written; leaves nothing behind.
 
@@ -53,8 +57,7 @@ def refuse_unwritable(out_dir: Path) -> None:
         UsageError: it is no folder.
         MachineError: the machine refuses it (no permission, read-only, full).
     """
-    if out_dir.exists() and not out_dir.is_dir():
-        raise UsageError("the output is not a folder", where=out_dir, remedy="give a folder to --out")
+    _refuse_no_folder(out_dir)
     made = [folder for folder in (out_dir, *out_dir.absolute().parents) if not folder.exists()]
     try:
         try:

@@ -6,7 +6,7 @@ statistics are not compared in other units.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -57,16 +57,14 @@ class ReportComparison:
     def document(self) -> dict[str, Any]:
         """As plain JSON values, the two sides called a and b."""
         rows = {arm: {name: _sides(row) for name, row in getattr(self, arm).items()} for arm in ARMS}
+        values = {field.name: getattr(self, field.name) for field in fields(self)} | rows
+        (a, b), differences = values.pop("places"), values.pop("differences")
         return {
             "schema": "sigma_ros/comparison/1",
-            "a": self.places[0],
-            "b": self.places[1],
-            "headline": self.headline,
-            "warnings": list(self.warnings),
-            "windows": self.windows,
-            "recordings": self.recordings,
-            **rows,
-            "differences": {name: list(pair) for name, pair in self.differences.items()},
+            "a": a,
+            "b": b,
+            **values,
+            "differences": {name: list(pair) for name, pair in differences.items()},
         }
 
 
@@ -90,22 +88,17 @@ def compare_reports(a: SavedReport, b: SavedReport, *, seed: int = 0) -> ReportC
     episodes = a.windows.recording[rows_a]
     errors_a, errors_b = a.windows.errors(a.normalise).rows(rows_a), b.windows.errors(a.normalise).rows(rows_b)
     both = errors_a.commanded.known & errors_b.commanded.known
-    arms = {
-        "sigma": compare_arms(errors_a.sigma, errors_b.sigma, episodes, seed=seed),
-        "base": compare_arms(errors_a.baseline, errors_b.baseline, episodes, seed=seed),
-        "commanded": compare_arms(
-            errors_a.rows(both).commanded, errors_b.rows(both).commanded, episodes[both], seed=seed
-        ),
-    }
+    sent_a, sent_b = errors_a.rows(both).commanded, errors_b.rows(both).commanded
+    sigma = compare_arms(errors_a.sigma, errors_b.sigma, episodes, seed=seed)
     return ReportComparison(
         places=(str(a.place), str(b.place)),
-        headline=_headline(arms["sigma"][PRIMARY]),
+        headline=_headline(sigma[PRIMARY]),
         warnings=_warnings(a, b, len(rows_a)),
         windows=len(rows_a),
         recordings=len(np.unique(episodes)),
-        sigma=arms["sigma"],
-        base=arms["base"],
-        commanded=arms["commanded"],
+        sigma=sigma,
+        base=compare_arms(errors_a.baseline, errors_b.baseline, episodes, seed=seed),
+        commanded=compare_arms(sent_a, sent_b, episodes[both], seed=seed),
         differences=_differences(a.document, b.document),
     )
 
@@ -177,12 +170,8 @@ def _warnings(a: SavedReport, b: SavedReport, paired: int) -> tuple[str, ...]:
 
 
 def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    found = {}
-    for name, (section, key) in _CONDITIONS.items():
-        pair = (a[section].get(key), b[section].get(key))
-        if pair[0] != pair[1]:
-            found[name] = pair
-    return found
+    pairs = {name: (a[part].get(key), b[part].get(key)) for name, (part, key) in _CONDITIONS.items()}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def _sides(row: Comparison) -> dict[str, Any]:

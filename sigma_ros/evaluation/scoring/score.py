@@ -26,10 +26,10 @@ from sigma_ros.evaluation.scoring.scores import (
     Scores,
     Smoothness,
     SupervisorScores,
+    SweepScores,
     Timing,
 )
 from sigma_ros.evaluation.scoring.statistics import Comparison, compare, rank_correlation
-from sigma_ros.evaluation.scoring.sweep import sweep_scales
 from sigma_ros.evaluation.scoring.windows import ArmErrors, WindowErrors, actions_of
 from sigma_ros.values import NS_PER_S
 
@@ -37,10 +37,11 @@ BATCH = 4
 """Samples per batch of the model card's evaluation: 723 samples are 181 batches."""
 
 HISTOGRAM_BINS = 20
+SCALES = tuple(round(0.05 * i, 2) for i in range(21))
 
 
-def score(*logs: ReplayLog, seed: int = 0, complete: bool = True) -> Scores:
-    """Scores one or more replays of the same checkpoint; `seed` is that of the bootstrap alone.
+def score(*logs: ReplayLog, complete: bool = True) -> Scores:
+    """Scores one or more replays of the same checkpoint.
 
     `complete` False says that recordings are missing, whatever the logs say of themselves.
     """
@@ -59,10 +60,10 @@ def score(*logs: ReplayLog, seed: int = 0, complete: bool = True) -> Scores:
         batches=math.ceil(len(windows) / BATCH),
         baseline=_arm(answers, windows.baseline, "baseline_"),
         sigma=_arm(answers, windows.sigma, ""),
-        commanded=commanded_scores(windows, seed=seed),
-        comparison=compare_arms(windows.baseline, windows.sigma, windows.recording, seed=seed),
+        commanded=commanded_scores(windows),
+        comparison=compare_arms(windows.baseline, windows.sigma, windows.recording),
         adapter=_adapter(logs, windows),
-        sweep=sweep_scales(windows, seed=seed),
+        sweep=sweep_scales(windows),
         supervisor=_supervisor(logs),
         smoothness=_smoothness(logs),
         timing=_timing(logs),
@@ -81,7 +82,7 @@ def compare_arms(
     }
 
 
-def commanded_scores(windows: WindowErrors, *, seed: int = 0) -> CommandedScores:
+def commanded_scores(windows: WindowErrors) -> CommandedScores:
     """What was commanded, over the windows that have commands for all their steps, beside both arms' chunks there."""
     some = windows.rows(windows.commanded.known)
     return CommandedScores(
@@ -90,7 +91,7 @@ def commanded_scores(windows: WindowErrors, *, seed: int = 0) -> CommandedScores
         baseline_rmse_deg=_rmse(some.baseline.degrees),
         sigma_rmse_deg=_rmse(some.sigma.degrees),
         commanded_rmse_deg=_rmse(some.commanded.degrees),
-        comparison=compare_arms(some.baseline, some.commanded, some.recording, seed=seed),
+        comparison=compare_arms(some.baseline, some.commanded, some.recording),
     )
 
 
@@ -240,3 +241,37 @@ def _mean(values: ndarray) -> float:
 
 def _counted(names: Iterable[str]) -> dict[str, int]:
     return dict(sorted(Counter(names).items()))
+
+
+# What if the scale were fixed? Errors at every scale from the logged base and residual, and the best of them.
+
+
+def sweep_scales(errors: WindowErrors) -> SweepScores:
+    """Pools the windows."""
+    means = np.array([_means(errors, scale) for scale in SCALES])
+    best = best_scale(errors)
+    used = 0.0 if math.isnan(best) else best
+    at_best = _means(errors, used)
+    return SweepScores(
+        scales=SCALES,
+        mse_vec=tuple(means[:, 0].tolist()),
+        mse_chk=tuple(means[:, 1].tolist()),
+        mse_trj=tuple(means[:, 2].tolist()),
+        best_scale=best,
+        best_mse_vec=at_best[0],
+        best_mse_chk=at_best[1],
+        best_mse_trj=at_best[2],
+        adapter_against_best=compare(errors.at_scale(used)[:, TRJ], errors.sigma.spans[:, TRJ], errors.recording),
+    )
+
+
+def best_scale(errors: WindowErrors) -> float:
+    """The scale in [0, 1] with the least mean mse_trj: the parabola's lowest point. NaN where it is flat."""
+    cross, energy = errors.cross[:, TRJ].sum(), errors.energy[:, TRJ].sum()
+    if not energy > 0.0 or not np.isfinite(cross):
+        return math.nan
+    return float(np.clip(-cross / energy, 0.0, 1.0))
+
+
+def _means(errors: WindowErrors, scale: float) -> list[float]:
+    return errors.at_scale(scale).mean(axis=0).tolist() if len(errors) else [math.nan] * len(SPANS)

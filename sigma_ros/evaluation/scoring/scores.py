@@ -199,13 +199,14 @@ def conditions(command: str, *, checkpoint: str, contract: Contract) -> dict[str
         "versions": {
             "sigma_ros": __version__,
             "python": platform.python_version(),
-            **{package: _installed(package) for package in _PACKAGES},
+            **{package: installed(package) for package in _PACKAGES},
         },
         "machine": f"{platform.system()} {platform.machine()}",
     }
 
 
-def _installed(package: str) -> str:
+def installed(package: str) -> str:
+    """A package's version."""
     try:
         return version(package)
     except PackageNotFoundError:

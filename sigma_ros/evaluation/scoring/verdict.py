@@ -125,12 +125,9 @@ def _change(comparison: Comparison) -> str:
     text = f"{PRIMARY} is {abs(comparison.relative):.1%} {less}"
     if math.isnan(comparison.low):
         return f"{text} on a single {comparison.unit}, which gives no interval"
+    units = f"{comparison.units} {comparison.unit}{'s' if comparison.units != 1 else ''}"
     spread = f"{comparison.relative_low:+.1%} to {comparison.relative_high:+.1%}"
-    return f"{text} ({comparison.confidence:.0%} interval {spread}, {_units(comparison)})"
-
-
-def _units(comparison: Comparison) -> str:
-    return f"{comparison.units} {comparison.unit}{'s' if comparison.units != 1 else ''}"
+    return f"{text} ({comparison.confidence:.0%} interval {spread}, {units})"
 
 
 def _warnings(logs: Sequence[ReplayLog], scores: Scores) -> tuple[str, ...]:

@@ -7,7 +7,8 @@ from dataclasses import replace
 from tiny_base import TASK, frames
 
 from sigma_ros.bags.episode import Tick
-from sigma_ros.evaluation.audit.channels import SCORED_STEPS, listen
+from sigma_ros.evaluation.audit.channels import listen
+from sigma_ros.evaluation.log import SCORED_STEPS
 from sigma_ros.model.runtime import SigmaRuntime
 from sigma_ros.streams.frame_clock import WindowHistory
 from sigma_ros.values import Window

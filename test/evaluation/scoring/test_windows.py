@@ -10,8 +10,7 @@ from synthetic import synthetic_log, with_scale
 
 from sigma_ros.evaluation.report.chunk_table import read_windows
 from sigma_ros.evaluation.report.write import write_report
-from sigma_ros.evaluation.scoring.score import score
-from sigma_ros.evaluation.scoring.sweep import best_scale, sweep_scales
+from sigma_ros.evaluation.scoring.score import best_scale, score, sweep_scales
 from sigma_ros.evaluation.scoring.windows import WindowErrors, windows_of
 
 

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from sigma_ros.evaluation.scoring.statistics import Comparison
 
-    from .options import TrainOptions
+    from ..options import TrainOptions
+    from ..study import ArmResult
     from .statistics import SeedChange
-    from .study import ArmResult
 
 PAGE, PICTURE = "results.md", "results.svg"
 _COLOURS = {"vec": "#3b82f6", "chk": "#12a17a", "trj": "#e08214"}

@@ -9,6 +9,9 @@ from jaxtyping import Bool, Float64
 from numpy import ndarray
 from scipy import stats
 
+_ENDS = (0.025, 0.975)
+_RESAMPLES = 4000
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeedChange:
@@ -21,10 +24,8 @@ class SeedChange:
     seeds: int
 
 
-def change_over_seeds(
-    theirs: Float64[ndarray, " seeds"], ours: Float64[ndarray, " seeds"], *, confidence: float = 0.95
-) -> SeedChange:
-    """What another training run would have made of a comparison, which an interval over episodes cannot say.
+def change_over_seeds(theirs: Float64[ndarray, " seeds"], ours: Float64[ndarray, " seeds"]) -> SeedChange:
+    """What another training run would have made of a comparison, which a (95 %) interval over episodes cannot say.
 
     `theirs` and `ours` are mean errors of runs that share a training seed. Student's interval of the mean of
     log(ours / theirs): the change is a ratio, and seeds are too few for a bootstrap.
@@ -36,7 +37,7 @@ def change_over_seeds(
     mean, half = float(logs.mean()), math.nan
     if len(logs) > 1:
         error = float(logs.std(ddof=1)) / math.sqrt(len(logs))
-        half = error * float(stats.t.ppf(0.5 + confidence / 2.0, len(logs) - 1))
+        half = error * float(stats.t.ppf(_ENDS[1], len(logs) - 1))
     return SeedChange(
         mean=math.expm1(mean),
         low=math.expm1(mean - half),
@@ -49,25 +50,21 @@ def change_over_seeds(
 def nested_interval(
     good: Float64[ndarray, "seeds episodes"],
     counted: Float64[ndarray, "seeds episodes"],
-    *,
-    confidence: float = 0.95,
-    resamples: int = 4000,
-    seed: int = 0,
 ) -> tuple[float, float]:
-    """Interval of sum(good) / sum(counted): training seeds are drawn with replacement, then episodes within each.
+    """95 % interval of sum(good) / sum(counted): training seeds are drawn with replacement, then episodes within each.
 
     Percentile bootstrap over two levels (Davison and Hinkley 1997, section 3.8). Episodes are drawn anew for each
     training seed. `counted` is 0 where an episode does not count (no choice was made); NaN where none counts.
     """
     if not counted.sum():
         return math.nan, math.nan
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     seeds, episodes = good.shape
-    rows = rng.integers(seeds, size=(resamples, seeds))[:, :, None]
-    columns = rng.integers(episodes, size=(resamples, seeds, episodes))
+    rows = rng.integers(seeds, size=(_RESAMPLES, seeds))[:, :, None]
+    columns = rng.integers(episodes, size=(_RESAMPLES, seeds, episodes))
     total = counted[rows, columns].sum(axis=(1, 2))
     rates = good[rows, columns].sum(axis=(1, 2))[total > 0.0] / total[total > 0.0]
-    low, high = np.quantile(rates, [0.5 - confidence / 2.0, 0.5 + confidence / 2.0])
+    low, high = np.quantile(rates, _ENDS)
     return float(low), float(high)
 
 
