@@ -13,12 +13,11 @@ from collections.abc import Callable
 import numpy as np
 
 from sigma_ros.contract_file import load_contract
-from sigma_ros.risk import assess
+from sigma_ros.risk import plain_chunk
 from sigma_ros.supervisor.guard import MotionGuard, Request
 from sigma_ros.supervisor.limits import SupervisorLimits
 from sigma_ros.supervisor.stop_plan import StopPlanner
 from sigma_ros.supervisor.supervisor import Supervisor
-from sigma_ros.values import AdapterSettings, Chunk
 
 CONTRACT = load_contract("so101")
 FREE = SupervisorLimits()
@@ -128,7 +127,6 @@ def ticks(count: int, clock: Clock) -> list[int]:
     supervisor.on_joints(now, pose, now)
     supervisor.tick(now)
     supervisor.engage(now)
-    risk = assess(residual_ratio=1.0, factor_ratio=1.0, alignment=1.0)
     for tick in range(count):
         now += period
         supervisor.on_joints(now, pose, now)
@@ -136,25 +134,7 @@ def ticks(count: int, clock: Clock) -> list[int]:
         if tick % 13 == 0:
             base = MIDDLE + 0.3 * np.sin(0.5 * (now / 1e9 + t)) * np.ones(6)
             supervisor.on_chunk(
-                Chunk(
-                    chunk_id=tick,
-                    epoch=0,
-                    tick=tick,
-                    stamp_ns=now,
-                    joint_names=CONTRACT.joint_names,
-                    step_period_ns=CONTRACT.tick_period_ns,
-                    base_rad=base,
-                    residual_rad=0.01 * base,
-                    scale=1.0,
-                    risk=risk,
-                    settings=AdapterSettings(),
-                    tau_l2=1.0,
-                    sem_align=1.0,
-                    observation_age_ns=0,
-                    inference_ns=0,
-                    checkpoint_hash="bench",
-                ),
-                now,
+                plain_chunk(CONTRACT, base, stamp_ns=now, chunk_id=tick, residual_rad=0.01 * base, scale=1.0), now
             )
         decision = supervisor.tick(now)
         times.append(clock() - start)

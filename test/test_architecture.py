@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "errors": set(),
     "stopping": set(),
     "values": set(),
-    "risk": {"values"},
+    "risk": {"contract", "values"},
     "kinematics": {"border", "errors"},
     "contract": {"errors", "kinematics", "values"},
     "border": {"errors"},
@@ -362,8 +362,7 @@ def test_what_a_page_names_wrongly_is_found() -> None:
 
 LARGEST_FOLDER = 14
 LARGER_FOLDERS = {
-    "bench": 20,
-    "safety": 15,
+    "bench": 17,
     "sigma_ros/sim": 15,
     "test": 15,
     "test/model": 21,
@@ -374,7 +373,6 @@ LARGER_FOLDERS = {
 """Python files beside `__init__.py` of folders that are not yet small enough: these numbers only shrink."""
 
 SHARED_CLASS_NAMES = {
-    "EpisodeArrays",
     "Event",
     "Outcome",
     "Place",

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from sigma_ros.border import MAX_JSON_BYTES, load_json, one_line, read_json, read_text
 from sigma_ros.errors import SigmaError, UsageError
-from sigma_ros.risk import assess
+from sigma_ros.risk import plain_chunk
 from sigma_ros.sim.closed_loop import Loop, Run, run_episode
 from sigma_ros.sim.environment import SimArm
 from sigma_ros.sim.expert import Expert
@@ -73,23 +73,9 @@ class ScriptedRuntime:
         """The path from this tick on."""
         times_s = [self._contract.tick_offset_ns(window.tick + i) / NS_PER_S for i in range(HORIZON)]
         base = np.array([self._path.at(time_s) for time_s in times_s])
-        chunk = Chunk(
-            chunk_id=chunk_id,
-            epoch=window.epoch,
-            tick=window.tick,
-            stamp_ns=window.stamp_ns,
-            joint_names=self._contract.joint_names,
-            step_period_ns=self._contract.tick_period_ns,
-            base_rad=base,
-            residual_rad=np.zeros_like(base),
-            scale=0.0,
-            risk=assess(residual_ratio=0.0, factor_ratio=1.0, alignment=1.0),
-            settings=settings,
-            tau_l2=0.0,
-            sem_align=0.0,
-            observation_age_ns=0,
-            inference_ns=0,
-            checkpoint_hash="expert",
+        how: dict[str, Any] = {"epoch": window.epoch, "tick": window.tick, "settings": settings}
+        chunk = plain_chunk(
+            self._contract, base, stamp_ns=window.stamp_ns, chunk_id=chunk_id, checkpoint_hash="expert", **how
         )
         return ScriptedInference(chunk, None), None
 
