@@ -122,25 +122,6 @@ def pairs(bench: Rig, count: int, seed: int) -> Iterator[FaultTrial]:
         yield attempt_pair(bench, first, second)
 
 
-def failed(stage: str, why: str) -> FaultTrial:
-    """A stage whose bench did not come up."""
-    return FaultTrial(
-        fault="bench",
-        name=stage,
-        expected="the bench comes up",
-        ok=False,
-        state="",
-        reason="",
-        text="",
-        detection_ms=None,
-        limit_ms=0.0,
-        recovered_s=0.0,
-        violations=0,
-        tick_gap_ms=0.0,
-        why=why,
-    )
-
-
 def run(options: argparse.Namespace, log: Path) -> tuple[list[FaultTrial], dict[str, Any]]:
     """The whole campaign; the facts are those of the long-lived supervisor."""
     wanted = set(filter(None, options.only.split(",")))
@@ -166,7 +147,8 @@ def run(options: argparse.Namespace, log: Path) -> tuple[list[FaultTrial], dict[
                 try:
                     trials += ending(log)
                 except TimeoutError as error:  # the bench itself did not come up; what was measured is kept
-                    trials.append(failed(ending.__name__, str(error)))
+                    why, expected = str(error), "the bench comes up"
+                    trials.append(FaultTrial(fault="bench", name=ending.__name__, expected=expected, ok=False, why=why))
     return trials, facts
 
 
