@@ -25,6 +25,7 @@ from tqdm import tqdm
 from safety import oracle
 from safety.attacks import ATTACKS, Attack, View
 from safety.storms import STORMS, Storm, StormStage, long_faults, random_settings
+from sigma_ros.border import write_text
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
 from sigma_ros.supervisor.guard import MotionGuard, Request
@@ -349,10 +350,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ],
     }
     options.out.mkdir(parents=True, exist_ok=True)
-    for name, text in (("campaign.md", table(rows)), ("campaign.json", json.dumps(document, indent=2) + "\n")):
-        temporary = options.out / f"{name}.tmp"
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(options.out / name)
+    write_text(options.out / "campaign.md", table(rows))
+    write_text(options.out / "campaign.json", json.dumps(document, indent=2) + "\n")
     sys.stdout.write(table(rows))
     return 1 if violations else 0
 

@@ -18,6 +18,7 @@ from PIL import Image
 
 from sigma_ros.bags.episode import TASK_TOPIC
 from sigma_ros.bags.writer import BagWriter
+from sigma_ros.border import whole
 from sigma_ros.contract import Contract
 from sigma_ros.errors import ContractError
 from sigma_ros.sim.cameras import Cameras
@@ -220,6 +221,5 @@ def write_film(path: Path, arm: SimArm, episodes: Mapping[str, Filmed], *, fine:
     first, *rest = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     frame_ms = round(1000 * FRAME_TICKS / arm.contract.fps)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".tmp")
-    first.save(partial, "GIF", save_all=True, append_images=rest, duration=frame_ms, loop=0)
-    partial.rename(path)
+    with whole(path) as partial:
+        first.save(partial, "GIF", save_all=True, append_images=rest, duration=frame_ms, loop=0)

@@ -18,7 +18,7 @@ from jaxtyping import Float64
 from numpy import ndarray
 from scipy import stats
 
-from sigma_ros.border import read_json
+from sigma_ros.border import read_json, write_text
 from sigma_ros.evaluation.report.figures import BASE, RECORDED, SIGMA, WARN, Figure, figure_of
 from sigma_ros.evaluation.report.page import render
 from sigma_ros.evaluation.scoring.statistics import compare
@@ -74,20 +74,14 @@ def document(
 
 def write(folder: Path, content: dict[str, Any]) -> None:
     """Writes the three files; `sim.json` last, each under another name first."""
-    _put(folder / "sim.md", markdown(content))
-    _put(folder / "sim.html", page(content, film=_film(folder)))
-    _put(folder / "sim.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
+    write_text(folder / "sim.md", markdown(content))
+    write_text(folder / "sim.html", page(content, film=_film(folder)))
+    write_text(folder / "sim.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def write_page(folder: Path) -> None:
     """Writes `sim.html` anew, from `sim.json` and the film that has been drawn since."""
-    _put(folder / "sim.html", page(cast(dict[str, Any], read_json(folder / "sim.json")), film=_film(folder)))
-
-
-def _put(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.tmp")
-    partial.write_text(text, encoding="utf-8")
-    partial.rename(path)
+    write_text(folder / "sim.html", page(cast(dict[str, Any], read_json(folder / "sim.json")), film=_film(folder)))
 
 
 def _film(folder: Path) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy import ndarray
 from safetensors.numpy import save_file
 
-from sigma_ros.border import MAX_JSON_BYTES, load_json, one_line, read_json, read_text
+from sigma_ros.border import MAX_JSON_BYTES, load_json, one_line, read_json, read_text, whole, write_text
 from sigma_ros.errors import SigmaError, UsageError
 from sigma_ros.risk import plain_chunk
 from sigma_ros.sim.closed_loop import Loop, Run, run_episode
@@ -234,9 +234,7 @@ class TrialBook:
         if told.exists():
             self._check(told)
         folder.mkdir(parents=True, exist_ok=True)
-        partial = told.with_suffix(".tmp")
-        partial.write_text(json.dumps(self.conditions, indent=1, sort_keys=True), encoding="utf-8")
-        partial.rename(told)
+        write_text(told, json.dumps(self.conditions, indent=1, sort_keys=True))
         self.results = list(self._read())
 
     def has(self, trial: Trial, seed: int) -> bool:
@@ -256,9 +254,8 @@ class TrialBook:
         name = f"{result.arm}_{result.latency_ms:g}_{result.seed}.safetensors"
         target = self._file.parent / CHUNKS_FOLDER / name
         target.parent.mkdir(exist_ok=True)
-        partial = target.with_suffix(".tmp")
-        save_file(chunk_arrays(run), partial, {"result": json.dumps(asdict(result))})
-        partial.rename(target)
+        with whole(target) as partial:
+            save_file(chunk_arrays(run), partial, {"result": json.dumps(asdict(result))})
 
     def _check(self, told: Path) -> None:
         document = read_json(told)
