@@ -5,7 +5,6 @@ import copy
 import ctypes
 import ctypes.util
 import os
-from types import TracebackType
 from typing import Protocol
 
 import mujoco
@@ -177,9 +176,7 @@ class Cameras:
     def __enter__(self) -> "Cameras":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _open(self) -> mujoco.MjrContext:

@@ -6,10 +6,10 @@ import numpy as np
 from sigma_ros.sim.arm import JOINTS
 from sigma_ros.sim.expert import CLOSED_RAD, OPEN_RAD, Expert, Habits
 from sigma_ros.sim.motion import JointPath, Waypoint, joint_path
-from sigma_ros.sim.tasks.task import Home, Look, Pick, PlaceIn, Tap, TaskEpisode, Verb, Wait
+from sigma_ros.sim.tasks.task import Home, Pick, PlaceIn, Tap, TaskEpisode, Verb, Wait
 from sigma_ros.sim.tasks.world import TAP_M, TAP_OVER_M, TaskArm, button_place
 
-_LOOK_S, _TAP_S = 0.4, 0.05
+_TAP_S = 0.05
 _ASIDE_RAD, _ASIDE_S = 0.5, 0.3
 
 
@@ -44,9 +44,6 @@ class VerbExpert:
                 over, down = self._hand.touch_poses(button_place(button), (TAP_OVER_M, TAP_M))
                 pressed = Waypoint(phase="tap", angles_rad=down, pause_s=_TAP_S)
                 return [Waypoint(phase="reach", angles_rad=over), pressed, Waypoint(phase="release", angles_rad=over)]
-            case Look(button):
-                (over,) = self._hand.touch_poses(button_place(button), (TAP_OVER_M,))
-                return [Waypoint(phase="look", angles_rad=over, pause_s=_LOOK_S)]
             case Home(aside):
                 beside = rest.copy()
                 beside[self._pan] += _ASIDE_RAD
