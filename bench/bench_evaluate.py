@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many bags: 2 Ray workers against 1 on the small model, and what one bag costs besides its replay.
+"""Many bags: 2 Ray workers against 1 on the small model.
 
 Asked: 2 workers on 2 idle cores finish at least 1.8 times sooner than 1. Times count from the moment at which every
 worker has its model (coming up is shown apart: it is the same for ten bags and for ten thousand).
@@ -14,7 +14,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import pyarrow.parquet as pq
 from bench_bags import write
 
 from sigma_ros.cli.scores.evaluate import load_runtime
@@ -22,7 +21,6 @@ from sigma_ros.contract_file import load_contract
 from sigma_ros.evaluation.batch import BagRow, BatchSpec, Unit, unit_of
 from sigma_ros.evaluation.fleet import Workers, run_units
 from sigma_ros.evaluation.replay import ReplayOptions
-from sigma_ros.evaluation.report.summary import pool
 from sigma_ros.policy.schedule import Schedule
 from sigma_ros.supervisor.limits import SupervisorLimits
 from sigma_ros.values import AdapterSettings
@@ -76,15 +74,6 @@ def main() -> None:
             assert all(row.status == "complete" for row in rows), rows
             reference = reference or took_s
             print(f"| {workers} | {up_s:.1f} | {took_s:.1f} | {reference / took_s:.2f} |", flush=True)
-        folders = [root / "out_2" / "bags" / row.folder for row in rows]
-        started = time.perf_counter()
-        pool(folders)
-        pool_s = time.perf_counter() - started
-        size = sum(file.stat().st_size for place in folders for file in place.iterdir())
-        columns = pq.ParquetFile(folders[0] / "chunks.parquet").metadata.num_rows
-        kb = size / len(bags) / options.seconds / 1e3
-        print(f"\nsummary: {1e3 * pool_s / len(bags):.0f} ms a bag; results: {kb:.1f} kB for a second of recording")
-        print(f"({columns} chunks in {options.seconds:g} s)")
 
 
 if __name__ == "__main__":

@@ -166,7 +166,6 @@ class Filmed(Protocol):
     @property
     def states(self) -> Float64[ndarray, "ticks nq"]:
         """See the class."""
-        ...
 
 
 def film_frames(arm: SimArm, episodes: Mapping[str, Filmed], *, fine: bool = True) -> Iterator[Picture]:

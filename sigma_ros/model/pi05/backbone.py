@@ -79,7 +79,6 @@ class Engine(Protocol):
 
     def run(self, name: str, function: Callable[..., Any], *given: Tensor) -> Any:
         """What `function(*given)` gives."""
-        ...
 
 
 class Backbone(nn.Module):

@@ -82,7 +82,6 @@ class Options(Protocol):
 
     def conflicts(self) -> list[str]:
         """What is wrong between values that are each allowed, in words."""
-        ...
 
 
 def specs(options_type: type[Options]) -> tuple[Spec, ...]:
