@@ -329,10 +329,6 @@ class SigmaRuntime:
         """Radians to the policy's normalised action space, where errors are measured."""
         return self.units.normalise_actions(rad)
 
-    def denormalise_actions(self, normalised: Float64[ndarray, "n dof"]) -> Float64[ndarray, "n dof"]:
-        """The policy's normalised actions to radians."""
-        return self.units.denormalise_actions(normalised)
-
     def check_units(self, positions_rad: Float64[ndarray, " dof"]) -> tuple[str, ...]:
         """Why a measured pose cannot be in the units of the training data; see `PolicyUnits.problems`."""
         return self.units.problems(positions_rad)
