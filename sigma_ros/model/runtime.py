@@ -21,7 +21,14 @@ from torch import Tensor
 from sigma_ros.camera_names import NO_RENAME
 from sigma_ros.contract import Contract
 from sigma_ros.errors import SigmaError
-from sigma_ros.model.loading import CheckpointInfo, allow_guidance, guidance, load_parts, open_checkpoint
+from sigma_ros.model.loading import (
+    CheckpointInfo,
+    allow_guidance,
+    guidance,
+    load_model,
+    open_checkpoint,
+    required_normalisation,
+)
 from sigma_ros.model.normalise import Normalisation, PolicyUnits
 from sigma_ros.model.pi05.backbone import RealTimeChunking
 from sigma_ros.model.pi05.engine import (
@@ -130,7 +137,8 @@ class SigmaRuntime:
         opened = open_checkpoint(
             checkpoint, contract=contract, base=base, revision=revision, rename=rename, statistics=statistics
         )
-        parts = load_parts(
+        normalisation = required_normalisation(opened)
+        model, info = load_model(
             opened,
             contract=contract,
             device=device,
@@ -138,14 +146,14 @@ class SigmaRuntime:
             allow_untrained=allow_untrained,
             tokenizer=tokenizer,
         )
-        parts.model.backbone.engine = graphs
+        model.backbone.engine = graphs
         return cls(
-            parts.model,
+            model,
             contract=contract,
-            normalisation=parts.normalisation,
-            info=parts.info,
+            normalisation=normalisation,
+            info=info,
             seed=seed,
-            cameras=parts.cameras,
+            cameras=opened.cameras,
             relative=opened.base.relative,
         )
 
@@ -185,7 +193,7 @@ class SigmaRuntime:
         result, advanced = plan(
             self.model,
             self.observe(window, state, prepared),
-            noise=self._noise(window),
+            noise=self.noise(window),
             commit=commit,
             baseline_diagnostics=baseline_diagnostics,
             base=None if prepared is None else prepared.base,
@@ -205,7 +213,7 @@ class SigmaRuntime:
 
         An engine that is too far off is left; the plain model goes on. Takes as long as the chunks do.
         """
-        backbone, noise, engine = self.model.backbone, self._noise(window), self.model.backbone.engine
+        backbone, noise, engine = self.model.backbone, self.noise(window), self.model.backbone.engine
         given = self.inputs.model_input(window.newest)
         prompt = backbone.tokenize(window.task, given.state[None].numpy())
 
@@ -279,10 +287,11 @@ class SigmaRuntime:
         return spread(
             self.model,
             self.observe(window, state),
-            torch.cat([self._noise(window, draw) for draw in range(1, samples + 1)]),
+            torch.cat([self.noise(window, draw) for draw in range(1, samples + 1)]),
         )
 
-    def _noise(self, window: Window, draw: int = 0) -> Float[Tensor, "1 horizon max_dof"]:
+    def noise(self, window: Window, draw: int = 0) -> Float[Tensor, "1 horizon max_dof"]:
+        """The flow noise of a window's newest tick; other draws are as good as the step's own, 0."""
         sizes = {"horizon": self.horizon, "max_dof": self.model.backbone.max_dof}
         return flow_noise(seed=self.seed + draw * _OTHER_DRAWS, epoch=window.epoch, tick=window.tick, **sizes)
 
