@@ -34,16 +34,11 @@ class Fault:
 
     Attributes:
         row: Row of the safety study.
-        name: Short and unique.
         expected: The reaction in words.
-        inject: Does it.
         seen: Recognises the reaction.
-        within_s: How soon the reaction must come.
-        heal: Undoes it.
         dwell_s: How long the fault stays after it was noticed.
         lasting: Whether the reaction must still stand when the dwell ends (a state that must not be left by itself).
         diagnosed: Task of `/diagnostics` that must then not be OK; empty: none must change.
-        soak: Whether the soak draws it.
     """
 
     row: str

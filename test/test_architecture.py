@@ -362,7 +362,6 @@ def test_what_a_page_names_wrongly_is_found() -> None:
 
 LARGEST_FOLDER = 14
 LARGER_FOLDERS = {
-    "bench": 16,
     "sigma_ros/sim": 15,
     "test": 15,
     "test/model": 21,

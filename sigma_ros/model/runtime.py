@@ -120,13 +120,13 @@ class SigmaRuntime:
             checkpoint: What to load. A base without Sigma's files runs with untrained heads: its residual is 0.
             contract: Its cameras and joints must be the policy's.
             device: A torch device, or `auto`.
-            dtype: `float32`, `bfloat16` or `auto`; see `base_checkpoint.load_base`.
+            dtype: `float32`, `bfloat16` or `auto`; see `pi05.loading.load_base`.
             seed: Of the flow noise; with (epoch, tick) it fixes every chunk.
             allow_untrained: Accept a base that says it has random weights.
             base: For a Sigma checkpoint: where its base is now, if not where the checkpoint says.
             revision: Hub revision of what is named: of `base` if that is given, else of `checkpoint`.
             tokenizer: Folder or Hub id of the tokenizer.
-            rename: Keys of the contract's cameras in data sets -> the policy's; see `cameras.policy_keys`.
+            rename: Keys of the contract's cameras in data sets -> the policy's; see `camera_names.policy_keys`.
             engine: `plain`, or `cuda_graph`.
             statistics: Of the data that a bare base is trained on.
 
@@ -251,12 +251,7 @@ class SigmaRuntime:
     ) -> tuple[Inference, RecurrentState]:
         """A new residual on what is left of a chunk: the base's steps stay as they are. Commits nothing.
 
-        Args:
-            window: A later tick of the same epoch as `previous`.
-            state: From the previous step.
-            previous: The chunk in execution, planned at an earlier tick.
-            settings: The adapter's bounds and temperature.
-            chunk_id: Number of the chunk.
+        `window` is of a later tick of the same epoch as `previous`, the chunk in execution.
         """
         started_ns = time.perf_counter_ns()
         base_rad = previous.base_rad[window.tick - previous.tick :]
@@ -277,12 +272,8 @@ class SigmaRuntime:
     def spread(self, window: Window, state: RecurrentState, *, samples: int) -> float:
         """How far the proposed actions depend on the flow noise: their standard deviation over draws.
 
-        The rms over the trajectory's steps, in normalised actions. Costs a chunk of `samples` rows and changes nothing.
-
-        Args:
-            window: The tick that was just planned.
-            state: After that step.
-            samples: Draws, at least 2; none is the step's own.
+        The rms over the trajectory's steps, in normalised actions, for the tick that was just planned. Costs a chunk of
+        `samples` rows (at least 2; none is the step's own) and changes nothing.
         """
         return spread(
             self.model,

@@ -206,13 +206,9 @@ def advance(
     ticks: Sequence[int],
     look: Callable[[int], ModelInput | EncodedTick],
 ) -> RecurrentState:
-    """The state with its window at `ticks` (oldest first, `tokens.PADDING` for none).
+    """The state with its window at `ticks` (of 16 slots, oldest first, `tokens.PADDING` for none).
 
-    Args:
-        model: Sigma.
-        state: Before.
-        ticks: Tick of each of the 16 slots.
-        look: Gives the model input of a tick, encoded already or not; called only for ticks that the state lacks.
+    `look` gives the model input of a tick, encoded already or not; called only for ticks that the state lacks.
     """
     fresh = {}
     for tick in state.ring.missing(ticks):

@@ -229,11 +229,7 @@ Result = tuple[Outcome, "RecurrentState | None"]
 def execute(job: Job, runtime: Runtime, *, clock_ns: Callable[[], int] = time.monotonic_ns, **options: Any) -> Result:
     """Runs one job on the model; what it raises is the model's.
 
-    Args:
-        job: From `PolicyLoop.begin`.
-        runtime: The model.
-        clock_ns: To measure with.
-        **options: For `runtime.step` alone, such as what an offline run has prepared.
+    `options` are for `runtime.step` alone, such as what an offline run has prepared.
     """
     request = job.request
     if isinstance(job, PassGap):

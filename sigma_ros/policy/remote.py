@@ -71,10 +71,6 @@ class RemoteRuntime:
 
     One thread calls the model's methods; `save`, `restore`, `check_units` and `initial_state` may be called beside.
 
-    Args:
-        load: Loads the model there.
-        hang_s: See `HANG_S`.
-
     Raises:
         SigmaError: the model cannot be loaded; the process speaks another protocol; no memory for pictures.
     """

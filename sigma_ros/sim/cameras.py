@@ -109,8 +109,6 @@ class Cameras:
 
     Args:
         model: A scene; never written to.
-        width_px: Width of every picture.
-        height_px: Height of every picture.
         shadows: Whether the lamp casts shadows; about doubles the time.
         beauty: For looking at rather than for a policy; slow.
     """

@@ -176,14 +176,8 @@ def run_episode(
 ) -> Run:
     """Runs one episode to success, to the time limit or to a stop that nothing leaves.
 
-    Args:
-        arm: Is reset with `seed`.
-        runtime: A `SigmaRuntime`, or what has its methods; `image_size_px` None needs no pictures.
-        seed: Of the episode.
-        loop: How it is run.
-        clock_ns: To measure inferences with; decides nothing.
-        on_tick: Called after each tick of the policy.
-        operator: Who engages; nobody: a `ReplayOperator`, which does so at the first chunk.
+    `runtime` is a `SigmaRuntime` or has its methods (`image_size_px` None needs no pictures); `clock_ns` measures
+    inferences and decides nothing. Without an `operator` a `ReplayOperator` engages at the first chunk.
     """
     arm.reset(seed)
     return _Episode(arm, runtime, loop, clock_ns, operator or ReplayOperator()).run(on_tick)

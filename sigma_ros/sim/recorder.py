@@ -171,10 +171,7 @@ class Filmed(Protocol):
 def film_frames(arm: SimArm, episodes: Mapping[str, Filmed], *, fine: bool = True) -> Iterator[Picture]:
     """Every fourth tick of episodes side by side, each under its name and what it tells (`told`); the last ones stand.
 
-    Args:
-        arm: Draws them.
-        episodes: By what is written above; an empty name writes nothing.
-        fine: With shadows and smooth edges, and the two cameras below; slow.
+    An empty name writes nothing. `fine`: with shadows and smooth edges, and the two cameras below; slow.
     """
     ticks = max(len(episode.states) for episode in episodes.values())
     with arm.open_beauty(width_px=2 * WIDTH_PX, height_px=WIDTH_PX * 3 // 2) if fine else nullcontext() as cameras:

@@ -42,7 +42,6 @@ class ScriptedRuntime:
 
     Args:
         arm: Just reset; the path begins where it stands.
-        seed: Of the expert's habits.
     """
 
     image_size_px = None

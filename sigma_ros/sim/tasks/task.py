@@ -85,7 +85,6 @@ class Task:
     """A family of episodes.
 
     Attributes:
-        name: As in the project's protocol.
         options: Number of choices, all equally likely: chance is 1 / options.
         needs: What decides the choice: `memory`, `text` or nothing.
         limit_s: Longest episode.
@@ -110,14 +109,9 @@ class TaskEpisode:
     """One episode to be done.
 
     Attributes:
-        task: Its family.
-        seed: Of everything drawn but the goal.
         goal: The right option.
-        text: What the policy is told.
         oracle: The same with the goal in words.
         bricks: Where the bricks start; None: out of the scene.
-        flashes: The lamps.
-        verbs: What the expert does.
         choice_s: From here on nothing in scene, joints or window tells the goal, and it is not yet acted on.
     """
 

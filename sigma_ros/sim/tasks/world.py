@@ -63,7 +63,6 @@ class TaskArm(SimArm):
 
     Args:
         setup: Servos, light, the first brick and the first box; the second ones are made like them.
-        contract: As `SimArm`'s.
     """
 
     def __init__(self, setup: SceneConfig = TARGET, *, contract: Contract | None = None) -> None:
