@@ -423,7 +423,7 @@ WITHOUT_A_TEST_OF_THEIR_NAME = {
         "sigma_ros/nodes/supervisor": "health live lockstep output",
         "sigma_ros/policy": "job",
         "sigma_ros/sim": "arm_shapes expert scene shapes trials",
-        "sigma_ros/sim/tasks": "demonstration expert task world",
+        "sigma_ros/sim/tasks": "demonstration task world",
         "sigma_ros/streams": "stream",
         "sigma_ros/supervisor": "command_loop state_machine trajectory",
         "training": (

@@ -8,8 +8,7 @@ import pytest
 
 from sigma_ros.errors import UsageError
 from sigma_ros.sim.tasks.catalogue import TASKS, chosen_option, draw, succeeded, task_named, told, twin
-from sigma_ros.sim.tasks.demonstration import TaskDemonstration, demonstrate_task
-from sigma_ros.sim.tasks.expert import VerbExpert
+from sigma_ros.sim.tasks.demonstration import TaskDemonstration, VerbExpert, demonstrate_task
 from sigma_ros.sim.tasks.task import GO, Event, Flash, Home, Tap, Wait
 from sigma_ros.sim.tasks.world import FEATURES, TOKENS, TaskArm
 from sigma_ros.values import WINDOW_TICKS
