@@ -85,7 +85,6 @@ def write_page(folder: Path) -> None:
 
 
 def _film(folder: Path) -> str:
-    """The film for the page; empty where none was drawn."""
     file = folder / FILM
     return base64.b64encode(file.read_bytes()).decode() if file.is_file() else ""
 
@@ -168,8 +167,7 @@ def _comparisons(results: Sequence[Result], chosen: Sequence[Trial]) -> list[dic
 
 
 def _compared(results: Sequence[Result], other: Trial, trial: Trial) -> dict[str, Any] | None:
-    first = {r.seed: r for r in _of(results, other)}
-    second = {r.seed: r for r in _of(results, trial)}
+    first, second = ({r.seed: r for r in _of(results, side)} for side in (other, trial))
     seeds = sorted(first.keys() & second.keys())
     if len(seeds) < 2:
         return None
@@ -191,8 +189,8 @@ def _headline(content: dict[str, Any]) -> str:
     counts = {row["episodes"] for row in content["trials"]} or {0}
     told = f"{min(counts)}" if len(counts) == 1 else f"{min(counts)}-{max(counts)}"
     trained = "" if conditions["trained"] else " UNTRAINED (random weights): success means nothing."
-    setup, checkpoint = conditions["setup"], conditions["checkpoint"]
-    return f"{told} episodes per row, set-up `{setup}`, checkpoint `{checkpoint}`.{_limits(conditions)}{trained}"
+    made = "set-up `{setup}`, checkpoint `{checkpoint}`".format_map(conditions)
+    return f"{told} episodes per row, {made}.{_limits(conditions)}{trained}"
 
 
 def _limits(conditions: dict[str, Any]) -> str:
