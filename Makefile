@@ -69,7 +69,7 @@ safety: setup ## Attack the supervisor: 100,000 ticks, then every fault on its p
 	@$(ENV) python -m safety.fault_campaign --out out/safety $(ARGS)
 
 soak: setup ## Two hours with a fault every half minute: out/soak; a night: ARGS="--hours 8"
-	@$(ENV) python -m safety.soak --out out/soak $(ARGS)
+	@$(ENV) python -m safety.fault_campaign --hours 2 --out out/soak $(ARGS)
 
 mutants: setup ## Mutation testing of the supervisor's core, a sample: out/mutants; all: ARGS="--each 0"
 	@$(ENV) uv pip install -q cosmic-ray==8.7.0 && python -m safety.mutants --out out/mutants $(ARGS)

@@ -2,7 +2,7 @@
 """The policy node under two raw 640x480 cameras at 30 Hz: where the time from observation to command goes.
 
     python bench/bench_runtime.py                  # the small model inside and in a process, replan_ticks 8 and 4
-    python bench/bench_runtime.py --inference inside --executors single multi events --seconds 20
+    python bench/bench_runtime.py --inference inside --seconds 20
 
 A robot process publishes cameras (30 Hz) and joint states (50 Hz); the supervisor is a process of its own; the policy
 node runs here as it is shipped. "bare" is `runtime.step` alone, for as many new ticks as between two plans, measured
@@ -22,8 +22,7 @@ from typing import Any
 
 import numpy as np
 import rclpy
-from rclpy.executors import MultiThreadedExecutor, SingleThreadedExecutor
-from rclpy.experimental import EventsExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image, JointState
@@ -156,21 +155,13 @@ def patched(probe: Probe) -> None:
     PolicyOutput.publish = publish  # type: ignore[method-assign]
 
 
-def executor_named(name: str) -> Any:
-    if name == "multi":
-        return MultiThreadedExecutor(num_threads=4)
-    if name == "events":
-        return EventsExecutor()
-    return SingleThreadedExecutor()
-
-
-def measure(name: str, model: PolicyModel, seconds: float, replan_ticks: int) -> dict[str, float]:
-    """One executor, from the first chunks on for `seconds`."""
+def measure(model: PolicyModel, seconds: float, replan_ticks: int) -> dict[str, float]:
+    """From the first chunks on for `seconds`."""
     plain = PolicyOutput.publish
     with ros_context([]):
         node = PolicyNode([Parameter("replan_ticks", value=replan_ticks)], load=lambda _options, _logger: model)
         probe = Probe(node, patched)
-        executor = executor_named(name)
+        executor = SingleThreadedExecutor()
         executor.add_node(node)
         deadline = time.monotonic() + 30.0
         spin_for(executor, lambda: len(probe.rows) >= 3 or time.monotonic() > deadline)
@@ -216,7 +207,6 @@ def main() -> None:
     parser.add_argument("--robot", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--seconds", type=float, default=15.0)
     parser.add_argument("--checkpoint", default="mini")
-    parser.add_argument("--executors", nargs="+", default=["single"], choices=("single", "multi", "events"))
     parser.add_argument("--inference", nargs="+", default=["inside", "process"], choices=("inside", "process"))
     parser.add_argument("--replan-ticks", nargs="+", type=int, default=[8, 4])
     given = parser.parse_args()
@@ -247,17 +237,13 @@ def measured(given: argparse.Namespace) -> dict[str, dict[str, float]]:
     for inference in given.inference:
         options = PolicyOptions(checkpoint=given.checkpoint, allow_untrained=True, inference=inference)
         model = load_policy(options, rclpy.logging.get_logger("bench"))
-        for ticks, name in ((ticks, name) for ticks in given.replan_ticks for name in given.executors):
+        for ticks in given.replan_ticks:
             bare = bare_ms(model, ticks)
-            try:
-                row = measure(name, model, given.seconds, ticks)
-            except RuntimeError as error:  # rclpy's events executor has no guard conditions
-                print(f"{name}: {error}")
-                continue
+            row = measure(model, given.seconds, ticks)
             p50 = float(np.median(bare))
             ratios = {"bare_p50": p50, "inference / bare": row["inference_p50"] / p50}
             possible_hz = min(1e3 / p50, CONTRACT.fps / ticks)
-            rows[f"{inference}, {name}, {ticks}"] = ratios | {"chunks / bare": row["chunks_hz"] / possible_hz} | row
+            rows[f"{inference}, {ticks}"] = ratios | {"chunks / bare": row["chunks_hz"] / possible_hz} | row
         model.close()
     return rows
 

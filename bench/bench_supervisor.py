@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the supervisor costs: the stop-plan check, a guarded step and a whole tick, beside Ruckig.
+"""What the supervisor costs: the stop-plan check, a guarded step and a whole tick.
 
 Asked: the check for 6 joints together <= 0.1 ms median and <= 2 ms p99; a tick well below the added 10 ms p99.
 Times are of this thread's processor, so that a busy machine does not count; `--wall` takes the wall clock.
@@ -8,17 +8,17 @@ Run: python bench/bench_supervisor.py
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 
 import numpy as np
 
 from sigma_ros.contract_file import load_contract
-from sigma_ros.risk import assess
+from sigma_ros.risk import plain_chunk
 from sigma_ros.supervisor.guard import MotionGuard, Request
 from sigma_ros.supervisor.limits import SupervisorLimits
 from sigma_ros.supervisor.stop_plan import StopPlanner
 from sigma_ros.supervisor.supervisor import Supervisor
-from sigma_ros.values import AdapterSettings, Chunk
 
 CONTRACT = load_contract("so101")
 FREE = SupervisorLimits()
@@ -41,14 +41,18 @@ def states(count: int, seed: int = 0) -> np.ndarray:
     return np.stack([q - 2.0 * w + b, q - w, q], axis=1)
 
 
-def stop_check(count: int, clock: Clock) -> list[int]:
-    planner = StopPlanner(MOTION)
+def timed(calls: Iterable[Callable[[], object]], clock: Clock) -> list[int]:
     times = []
-    for recent in states(count):
+    for call in calls:
         start = clock()
-        planner.certify(recent[:2], recent[2:])
+        call()
         times.append(clock() - start)
     return times
+
+
+def stop_check(count: int, clock: Clock) -> list[int]:
+    planner = StopPlanner(MOTION)
+    return timed((partial(planner.certify, recent[:2], recent[2:]) for recent in states(count)), clock)
 
 
 def tool_check(count: int, clock: Clock) -> list[int]:
@@ -56,13 +60,12 @@ def tool_check(count: int, clock: Clock) -> list[int]:
     motion = TOOL.motion(CONTRACT)
     planner, workspace = StopPlanner(motion), motion.workspace
     assert workspace is not None
-    times = []
-    for recent in states(count):
-        start = clock()
+
+    def check(recent: np.ndarray) -> None:
         _, stops = planner.certify(recent[:2], recent[2:])
         workspace.judge(np.concatenate((recent[None, 1:], stops.swapaxes(1, 2)), axis=1))
-        times.append(clock() - start)
-    return times
+
+    return timed((partial(check, recent) for recent in states(count)), clock)
 
 
 def collision_check(count: int, clock: Clock) -> list[int]:
@@ -70,35 +73,8 @@ def collision_check(count: int, clock: Clock) -> list[int]:
     motion = CLEAR.motion(CONTRACT)
     assert motion.collisions is not None
     planner = StopPlanner(motion)
-    times = []
-    for recent in states(count):
-        _, stops = planner.certify(recent[:2], recent[2:])
-        run = np.concatenate((recent[1:], stops[0].T))
-        start = clock()
-        motion.collisions.obstacle(run)
-        times.append(clock() - start)
-    return times
-
-
-def ruckig_check(count: int, clock: Clock) -> list[int]:
-    """Ruckig's time-optimal stop of 6 joints and where it passes: what a certificate made with it would need."""
-    import ruckig  # noqa: PLC0415
-
-    generator, trajectory, request = ruckig.Ruckig(6), ruckig.Trajectory(6), ruckig.InputParameter(6)
-    request.control_interface = ruckig.ControlInterface.Velocity
-    request.max_acceleration, request.max_jerk = [10.0] * 6, [100.0] * 6
-    request.target_velocity, request.target_acceleration = [0.0] * 6, [0.0] * 6
-    times = []
-    for recent in states(count):
-        w, b = recent[2] - recent[1], recent[2] - 2.0 * recent[1] + recent[0]
-        start = clock()
-        request.current_position = list(recent[2])
-        request.current_velocity = list(w / MOTION.period_s)
-        request.current_acceleration = list(b / MOTION.period_s**2)
-        generator.calculate(request, trajectory)
-        _ = trajectory.position_extrema
-        times.append(clock() - start)
-    return times
+    runs = (np.concatenate((recent[1:], planner.certify(recent[:2], recent[2:])[1][0].T)) for recent in states(count))
+    return timed((partial(motion.collisions.obstacle, run) for run in runs), clock)
 
 
 def guarded(count: int, clock: Clock, *, wild: bool, limits: SupervisorLimits = FREE) -> list[int]:
@@ -128,7 +104,6 @@ def ticks(count: int, clock: Clock) -> list[int]:
     supervisor.on_joints(now, pose, now)
     supervisor.tick(now)
     supervisor.engage(now)
-    risk = assess(residual_ratio=1.0, factor_ratio=1.0, alignment=1.0)
     for tick in range(count):
         now += period
         supervisor.on_joints(now, pose, now)
@@ -136,25 +111,7 @@ def ticks(count: int, clock: Clock) -> list[int]:
         if tick % 13 == 0:
             base = MIDDLE + 0.3 * np.sin(0.5 * (now / 1e9 + t)) * np.ones(6)
             supervisor.on_chunk(
-                Chunk(
-                    chunk_id=tick,
-                    epoch=0,
-                    tick=tick,
-                    stamp_ns=now,
-                    joint_names=CONTRACT.joint_names,
-                    step_period_ns=CONTRACT.tick_period_ns,
-                    base_rad=base,
-                    residual_rad=0.01 * base,
-                    scale=1.0,
-                    risk=risk,
-                    settings=AdapterSettings(),
-                    tau_l2=1.0,
-                    sem_align=1.0,
-                    observation_age_ns=0,
-                    inference_ns=0,
-                    checkpoint_hash="bench",
-                ),
-                now,
+                plain_chunk(CONTRACT, base, stamp_ns=now, chunk_id=tick, residual_rad=0.01 * base, scale=1.0), now
             )
         decision = supervisor.tick(now)
         times.append(clock() - start)
@@ -178,10 +135,6 @@ def main() -> None:
         "the same, its tool held to 0.25 m/s": guarded(options.count, clock, wild=True, limits=SLOW),
         "supervisor tick, chunks included": ticks(options.count, clock),
     }
-    try:
-        rows["Ruckig stop + extrema, 6 joints"] = ruckig_check(options.count, clock)
-    except ImportError:
-        print("ruckig is not installed: no comparison")
     print(f"{'':36s} {'p50 ms':>8s} {'p99 ms':>8s} {'max ms':>8s}")
     for name, times in rows.items():
         p50, p99, worst = np.percentile(np.array(times) / 1e6, [50, 99, 100])

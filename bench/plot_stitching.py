@@ -8,13 +8,14 @@ The policy is synthetic: a smooth plan, each chunk a little beside it (as flow n
 import argparse
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 
 from sigma_ros.contract_file import load_contract
-from sigma_ros.risk import assess
+from sigma_ros.risk import plain_chunk
 from sigma_ros.supervisor.limits import SupervisorLimits
 from sigma_ros.supervisor.supervisor import Supervisor
-from sigma_ros.values import AdapterSettings, Chunk
+from sigma_ros.values import Chunk
 
 MS = 1_000_000
 CONTRACT = load_contract("so101")
@@ -23,7 +24,6 @@ REPLAN = 8 * STEP
 LATENCIES_MS = (0, 400, 60, 330, 120, 400, 20, 300, 180, 380, 0, 250)
 HOME = np.zeros(CONTRACT.dof)
 COLOURS = {"naive switching": "#c0392b", "latest": "#2471a3", "crossfade, 4 steps": "#229954"}
-WIDTH, HEIGHT, LEFT, TOP = 900, 230, 70, 40
 
 
 def plan(start_ns: int, jump: float) -> np.ndarray:
@@ -42,25 +42,7 @@ def chunks() -> list[tuple[int, Chunk]]:
 
 
 def chunk(base: np.ndarray, number: int, stamp: int, crossfade_steps: int = 0) -> Chunk:
-    return Chunk(
-        chunk_id=number,
-        epoch=0,
-        tick=number * 8,
-        stamp_ns=stamp,
-        joint_names=CONTRACT.joint_names,
-        step_period_ns=STEP,
-        base_rad=base,
-        residual_rad=np.zeros_like(base),
-        scale=0.0,
-        risk=assess(residual_ratio=0.0, factor_ratio=1.0, alignment=1.0),
-        settings=AdapterSettings(),
-        tau_l2=0.0,
-        sem_align=0.0,
-        observation_age_ns=0,
-        inference_ns=0,
-        checkpoint_hash="",
-        crossfade_steps=crossfade_steps,
-    )
+    return plain_chunk(CONTRACT, base, stamp_ns=stamp, chunk_id=number, crossfade_steps=crossfade_steps)
 
 
 def naive() -> np.ndarray:
@@ -89,41 +71,24 @@ def supervised(crossfade_steps: int) -> np.ndarray:
     return np.array(played)
 
 
-def panel(curves: dict[str, np.ndarray], *, top: int, label: str) -> list[str]:
-    low = min(float(values.min()) for values in curves.values())
-    high = max(float(values.max()) for values in curves.values())
-    seconds = len(LATENCIES_MS) * REPLAN * 1e-9
-    out = [
-        f'<text x="{LEFT - 8}" y="{top + 12}" text-anchor="end">{high:.2f}</text>',
-        f'<text x="{LEFT - 8}" y="{top + HEIGHT}" text-anchor="end">{low:.2f}</text>',
-        f'<text x="{LEFT}" y="{top - 8}" font-weight="bold">{label}</text>',
-        f'<rect x="{LEFT}" y="{top}" width="{WIDTH}" height="{HEIGHT}" fill="none" stroke="#bbb"/>',
-    ]
-    for arrived, _ in chunks():
-        x = LEFT + WIDTH * arrived * 1e-9 / seconds
-        if x <= LEFT + WIDTH:
-            out.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{top + HEIGHT}" stroke="#e5e5e5"/>')
-    for name, values in curves.items():
-        xs = LEFT + WIDTH * np.arange(len(values)) * PERIOD * 1e-9 / seconds
-        ys = top + HEIGHT * (high - values) / (high - low)
-        points = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(xs, ys, strict=True) if x <= LEFT + WIDTH)
-        out.append(f'<polyline points="{points}" fill="none" stroke="{COLOURS[name]}" stroke-width="1.6"/>')
-    return out
-
-
-def picture(curves: dict[str, np.ndarray]) -> str:
-    speeds = {name: np.diff(values) / (PERIOD * 1e-9) for name, values in curves.items()}
-    body = panel(curves, top=TOP, label="command of one joint [rad]; grey: a chunk arrives")
-    body += panel(speeds, top=TOP + HEIGHT + 50, label="its speed [rad/s], limit 2")
-    for i, (name, colour) in enumerate(COLOURS.items()):
-        worst = float(np.abs(speeds[name]).max())
-        x, y = LEFT + 10 + 300 * i, TOP + 2 * HEIGHT + 80
-        body.append(f'<text x="{x}" y="{y}" fill="{colour}">{name}: up to {worst:.1f} rad/s</text>')
-    size = f'width="{LEFT + WIDTH + 20}" height="{TOP + 2 * HEIGHT + 100}"'
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="13">'
-        f'<rect width="100%" height="100%" fill="white"/>{"".join(body)}</svg>\n'
+def draw(curves: dict[str, np.ndarray], out: Path) -> None:
+    period_s = PERIOD * 1e-9
+    speeds = {name: np.diff(values) / period_s for name, values in curves.items()}
+    plt.rcParams["svg.fonttype"] = "none"
+    figure, axes = plt.subplots(2, 1, sharex=True, figsize=(9.6, 6.0), layout="constrained")
+    for shown, panel in zip((curves, speeds), axes, strict=True):
+        for name, values in shown.items():
+            panel.plot(period_s * np.arange(len(values)), values, color=COLOURS[name])
+        for arrived, _ in chunks():
+            panel.axvline(arrived * 1e-9, color="#e5e5e5", zorder=0)
+    axes[0].set(title="command of one joint [rad]; grey: a chunk arrives", xlim=(0, len(LATENCIES_MS) * REPLAN * 1e-9))
+    axes[1].set(title="its speed [rad/s], limit 2", xlabel="time [s]")
+    figure.legend(
+        [f"{name}: up to {np.abs(v).max():.1f} rad/s" for name, v in speeds.items()],
+        loc="outside lower center",
+        ncols=3,
     )
+    figure.savefig(out)
 
 
 def main() -> None:
@@ -131,7 +96,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/images/stitching.svg"))
     out = parser.parse_args().out
     curves = {"naive switching": naive(), "latest": supervised(0), "crossfade, 4 steps": supervised(4)}
-    out.write_text(picture(curves), encoding="utf-8")
+    draw(curves, out)
     print("| stitching | largest speed | largest jump in 20 ms |\n| --- | --- | --- |")
     for name, values in curves.items():
         jump = float(np.abs(np.diff(values)).max())

@@ -7,25 +7,17 @@ Run from the repository: python bench/sim.py [--seeds 100]
 import argparse
 import time
 from collections.abc import Callable
-from math import sqrt
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+from scipy.stats import binomtest
 
 from sigma_ros.sim.cameras import chosen_backend
 from sigma_ros.sim.demonstration import Demonstration, demonstrate
 from sigma_ros.sim.environment import SimArm
 from sigma_ros.sim.recorder import BagFormat, write_demonstration
 from sigma_ros.sim.setups import SETUPS, SOURCE
-
-
-def wilson(successes: int, total: int, z: float = 1.96) -> tuple[float, float]:
-    """95 % interval of a rate (Wilson 1927)."""
-    rate, spread = successes / total, z * z / total
-    middle = (rate + spread / 2) / (1 + spread)
-    half = z * sqrt(rate * (1 - rate) / total + spread / total / 4) / (1 + spread)
-    return middle - half, middle + half
 
 
 def p50_ms(work: Callable[[int], object], repeats: int) -> float:
@@ -46,7 +38,7 @@ def success_rows(seeds: int) -> list[tuple[str, str, str]]:
             episodes = [demonstrate(arm, seed) for seed in range(seeds)]
             seconds = time.perf_counter() - start
         good = sum(episode.success for episode in episodes)
-        low, high = wilson(good, seeds)
+        low, high = binomtest(good, seeds).proportion_ci(method="wilson")
         simulated = sum(episode.ticks for episode in episodes) / arm.contract.fps
         name = f"expert, {setup.name}"
         rows += [

@@ -11,10 +11,10 @@ import numpy as np
 
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
-from sigma_ros.risk import assess
+from sigma_ros.risk import plain_chunk
 from sigma_ros.supervisor.limits import SupervisorLimits
 from sigma_ros.supervisor.supervisor import Supervisor
-from sigma_ros.values import NS_PER_S, AdapterSettings, Chunk
+from sigma_ros.values import NS_PER_S, Chunk
 
 HORIZON, REPLAN_TICKS, SECONDS = 50, 25, 4
 ENGAGED_AT = 4  # a few joint states must agree where the arm is
@@ -25,24 +25,7 @@ def policy(contract: Contract, chunk_id: int, now_ns: int, pose_rad: np.ndarray)
     goal_rad = pose_rad + np.array([0.8, 0, 0, 0, 0, 0]) * (1 if chunk_id % 2 == 0 else -1)
     share = np.clip(np.arange(HORIZON) / 6, 0.0, 1.0)[:, None]
     base_rad = pose_rad + share * (goal_rad - pose_rad)
-    return Chunk(
-        chunk_id=chunk_id,
-        epoch=0,
-        tick=chunk_id,
-        stamp_ns=now_ns,
-        joint_names=contract.joint_names,
-        step_period_ns=contract.tick_period_ns,
-        base_rad=base_rad,
-        residual_rad=np.zeros_like(base_rad),  # a policy without a correction of its own
-        scale=0.0,
-        risk=assess(residual_ratio=0.0, factor_ratio=1.0, alignment=1.0),
-        settings=AdapterSettings(),
-        tau_l2=1.0,
-        sem_align=1.0,
-        observation_age_ns=0,
-        inference_ns=0,
-        checkpoint_hash="my policy",
-    )
+    return plain_chunk(contract, base_rad, stamp_ns=now_ns, chunk_id=chunk_id, checkpoint_hash="my policy")
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import yaml
+from jaxtyping import Float64
 from numpy import ndarray
 from numpy.random import Generator
 from tqdm import tqdm
@@ -25,6 +26,7 @@ from tqdm import tqdm
 from safety import oracle
 from safety.attacks import ATTACKS, Attack, View
 from safety.storms import STORMS, Storm, StormStage, long_faults, random_settings
+from sigma_ros.border import write_text
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
 from sigma_ros.supervisor.guard import MotionGuard, Request
@@ -60,45 +62,44 @@ class Bench:
 
 def attack_row(bench: Bench, name: str, attack: Attack, ticks: int, rng: Generator) -> Iterator[CampaignRow]:
     """One attack on the guard, motion by motion."""
-    guard = MotionGuard(bench.motion)
     span = bench.motion.upper_rad - bench.motion.lower_rad
     row = CampaignRow(adversary=name)
     while row.report.ticks < ticks:
         start = bench.motion.lower_rad + span * rng.uniform(0.0, 1.0, bench.motion.dof)
-        view = View(limits=bench.motion, track=guard.rest(start))
-        commands: list[ndarray | None] = [view.position]
-        for tick in range(min(MOTION_TICKS, ticks - row.report.ticks)):
-            view.tick = tick
-            step = guard.advance(view.track, attack(rng, view))
-            view.track = step.track
-            commands.append(view.position)
-            row.clipped += int(step.clipped.any())
-        _judge(row, bench, commands)
+        _attacked(row, bench, attack, start, rng, ticks=min(MOTION_TICKS, ticks - row.report.ticks))
         yield row
 
 
 def climb_row(bench: Bench, ticks: int, rng: Generator) -> Iterator[CampaignRow]:
     """A search that mutates sequences of goals towards the highest jerk and the deepest overshoot."""
-    guard = MotionGuard(bench.motion)
     row = CampaignRow(adversary="hill_climb")
-    dof = bench.motion.dof
-    best, best_score = rng.uniform(-2.0, 2.0, (_CLIMB_TICKS, dof)), -np.inf
+    best, best_score = rng.uniform(-2.0, 2.0, (_CLIMB_TICKS, bench.motion.dof)), -np.inf
     while row.report.ticks < ticks:
         goals = np.array(best)
         touched = rng.random(goals.shape) < 0.1
         goals[touched] += rng.normal(0.0, 10.0 ** rng.uniform(-3.0, 1.0), int(touched.sum()))
-        track = guard.rest(np.clip(best[0], bench.motion.lower_rad, bench.motion.upper_rad))
-        commands: list[ndarray | None] = [track.command_rad]
-        for goal in goals:
-            step = guard.advance(track, Request.at(goal))
-            track = step.track
-            row.clipped += int(step.clipped.any())
-            commands.append(track.command_rad)
-        _judge(row, bench, commands)
-        score = _overuse(bench, np.array(commands))
+        start = np.clip(best[0], bench.motion.lower_rad, bench.motion.upper_rad)
+        towards: Attack = lambda _rng, view, goals=goals: Request.at(goals[view.tick])  # type: ignore[misc]  # noqa: E731
+        score = _overuse(bench, _attacked(row, bench, towards, start, rng, ticks=len(goals)))
         if score > best_score or rng.random() < 0.02:
             best, best_score = goals, score
         yield row
+
+
+def _attacked(
+    row: CampaignRow, bench: Bench, attack: Attack, start: ndarray, rng: Generator, *, ticks: int
+) -> Float64[ndarray, "commands dof"]:
+    """One motion from rest; its commands, of which the first is where the arm stands."""
+    guard = MotionGuard(bench.motion)
+    view = View(limits=bench.motion, track=guard.rest(start))
+    commands = [view.position]
+    for view.tick in range(ticks):
+        step = guard.advance(view.track, attack(rng, view))
+        view.track = step.track
+        commands.append(view.position)
+        row.clipped += int(step.clipped.any())
+    _judge(row, bench, list(commands))
+    return np.array(commands)
 
 
 def _judge(row: CampaignRow, bench: Bench, commands: list[ndarray | None]) -> None:
@@ -237,14 +238,7 @@ def tool_row(bench: Bench, ticks: int, rng: Generator) -> Iterator[CampaignRow]:
             stage.supervisor.configure(bounded)
             _weather(row, tooled, stage, STORMS[name], min(ticks, row.report.ticks + 300))
         else:
-            guard, commands = MotionGuard(tooled.motion), [stage.pose_rad]
-            view = View(limits=tooled.motion, track=guard.rest(stage.pose_rad))
-            for view.tick in range(200):
-                step = guard.advance(view.track, ATTACKS[name](rng, view))
-                view.track = step.track
-                commands.append(view.position)
-                row.clipped += int(step.clipped.any())
-            _judge(row, tooled, list(commands))
+            _attacked(row, tooled, ATTACKS[name], stage.pose_rad, rng, ticks=200)
         yield row
 
 
@@ -287,7 +281,7 @@ def run(ticks: int, seed: int, *, quiet: bool = False, only: str = "") -> list[C
             for row in plan(share, np.random.default_rng([seed, index])):
                 bar.update(row.report.ticks - done)
                 done = row.report.ticks
-            row.seconds = time.perf_counter() - begun
+            row.seconds = round(time.perf_counter() - begun, 1)
             rows.append(row)
     return rows
 
@@ -337,22 +331,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "seed": options.seed,
         "seconds": round(sum(row.seconds for row in rows), 1),
         "adversaries": [
-            row.report.__dict__
-            | {
-                "adversary": row.adversary,
-                "chunks": row.chunks,
-                "injections": row.injections,
-                "clipped": row.clipped,
-                "seconds": round(row.seconds, 1),
-            }
-            for row in rows
+            vars(row.report) | {name: value for name, value in vars(row).items() if name != "report"} for row in rows
         ],
     }
     options.out.mkdir(parents=True, exist_ok=True)
-    for name, text in (("campaign.md", table(rows)), ("campaign.json", json.dumps(document, indent=2) + "\n")):
-        temporary = options.out / f"{name}.tmp"
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(options.out / name)
+    write_text(options.out / "campaign.md", table(rows))
+    write_text(options.out / "campaign.json", json.dumps(document, indent=2) + "\n")
     sys.stdout.write(table(rows))
     return 1 if violations else 0
 

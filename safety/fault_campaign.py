@@ -4,14 +4,16 @@
     python -m safety.fault_campaign --out out/safety             CI size: each fault once, five kills
     python -m safety.fault_campaign --large --out out/safety     a hundred kills, sixty pairs of faults
     python -m safety.fault_campaign --only joints_jump,flood     some rows
+    python -m safety.fault_campaign --hours 2 --out out/soak     a soak: a random fault every half minute
 
 Writes `faults.json`, `faults.md`, the nodes' log and, trial by trial, `faults.jsonl`. Exit codes: 0 every reaction as
-expected and no violation, 1 not so, 2 usage. Arm and policy are mocks (`safety/rig.py`).
+expected, no violation, and after a soak no leak, 1 not so, 2 usage. Arm and policy are mocks (`safety/rig.py`).
 """
 
 import argparse
 import json
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from safety.fault_catalogue import CATALOGUE
 from safety.fault_ends import absurd_limits, clocks, supervisor_ends
 from safety.faults import Fault, FaultTrial, attempt, attempt_pair
 from safety.rig import Rig, rig
+from sigma_ros.border import write_text
 
 # The table of `faults.md`: a row per fault and expectation of the study, or why there is none.
 
@@ -54,6 +57,7 @@ def table(document: dict[str, Any]) -> str:
         f"{len(trials)} injections, {document['ticks']:,} ticks judged by the oracle:",
         f"**{document['violations']} violations**, "
         f"**{document['not_as_expected']} reactions not as expected**, {document['tracebacks']} tracebacks.",
+        *[f"In {document['hours']:g} h the supervisor grew by {document['growth']}."] * bool(document["hours"]),
         "",
         "| expected | injected | as expected | noticed after at most (allowed) |",
         "| --- | --- | ---: | ---: |",
@@ -79,6 +83,9 @@ def _row(expected: str, allowed: str, trials: list[dict[str, Any]]) -> str:
 
 
 _REPEATED = ("policy_sigkill", "policy_sigstop")
+_SOAK_EVERY_S, _WARM_UP_FAULTS = 30.0, 4
+_MOST_GROWTH = {"rss_mb": 20.0, "fds": 0.0}
+"""Of the supervisor in a soak, after its warm-up; more is a leak."""
 
 
 def single(bench: Rig, faults: Sequence[Fault], kills: int) -> Iterator[FaultTrial]:
@@ -99,51 +106,52 @@ def pairs(bench: Rig, count: int, seed: int) -> Iterator[FaultTrial]:
         yield attempt_pair(bench, first, second)
 
 
-def failed(stage: str, why: str) -> FaultTrial:
-    """A stage whose bench did not come up."""
-    return FaultTrial(
-        fault="bench",
-        name=stage,
-        expected="the bench comes up",
-        ok=False,
-        state="",
-        reason="",
-        text="",
-        detection_ms=None,
-        limit_ms=0.0,
-        recovered_s=0.0,
-        violations=0,
-        tick_gap_ms=0.0,
-        why=why,
-    )
+def soak(bench: Rig, hours: float, seed: int) -> Iterator[FaultTrial]:
+    """Faults drawn at random, one every half minute."""
+    drawn, rng = [fault for fault in CATALOGUE if fault.soak], np.random.default_rng(seed)
+    end_s = time.monotonic() + 3600.0 * hours
+    while (begun_s := time.monotonic()) < end_s:
+        bench.prepare_policy()
+        yield attempt(bench, drawn[int(rng.integers(len(drawn)))])
+        bench.rest(max(0.0, _SOAK_EVERY_S - (time.monotonic() - begun_s)))
+
+
+def _stages(bench: Rig, options: argparse.Namespace, wanted: set[str]) -> Iterator[FaultTrial]:
+    if options.hours:
+        yield from soak(bench, options.hours, options.seed)
+        return
+    kills, couples = (100, 60) if options.large else (5, 4)
+    faults = [fault for fault in CATALOGUE if not wanted or fault.name in wanted]
+    yield from single(bench, faults, options.kills or kills)
+    if not wanted:
+        yield from pairs(bench, options.pairs or couples, options.seed)
 
 
 def run(options: argparse.Namespace, log: Path) -> tuple[list[FaultTrial], dict[str, Any]]:
     """The whole campaign; the facts are those of the long-lived supervisor."""
     wanted = set(filter(None, options.only.split(",")))
-    faults = [fault for fault in CATALOGUE if not wanted or fault.name in wanted]
-    kills, couples = (100, 60) if options.large else (5, 4)
-    kills, couples = options.kills or kills, options.pairs or couples
     trials: list[FaultTrial] = []
-    total = len(faults) + sum(kills - 1 for fault in faults if fault.name in _REPEATED) + (0 if wanted else couples)
-    with tqdm(total=total, unit="fault", disable=options.quiet) as bar:
-        with rig(log) as bench:
-            for stage in (single(bench, faults, kills), pairs(bench, 0 if wanted else couples, options.seed)):
-                for trial in stage:
-                    trials.append(trial)
-                    with (options.out / "faults.jsonl").open("a", encoding="utf-8") as sofar:
-                        sofar.write(json.dumps(trial.row()) + "\n")
-                    bar.set_description(trial.name)
-                    bar.update()
-            bench.settle()
-            facts: dict[str, Any] = {"ticks": bench.oracle.report.ticks, "violations": bench.oracle.report.violations}
-            facts |= {"first": bench.oracle.report.first, "lost_commands": bench.lost_commands}
-        for ending in (supervisor_ends, clocks, absurd_limits):
-            if not wanted or ending.__name__ in wanted:
-                try:
-                    trials += ending(log)
-                except TimeoutError as error:  # the bench itself did not come up; what was measured is kept
-                    trials.append(failed(ending.__name__, str(error)))
+    with rig(log) as bench:
+        assert bench.supervisor is not None
+        before = bench.supervisor.resources()
+        with tqdm(_stages(bench, options, wanted), unit="fault", disable=options.quiet) as bar:
+            for trial in bar:
+                trials.append(trial)
+                with (options.out / "faults.jsonl").open("a", encoding="utf-8") as sofar:
+                    sofar.write(json.dumps(trial.row()) + "\n")
+                bar.set_description(trial.name)
+                before = bench.supervisor.resources() if len(trials) == _WARM_UP_FAULTS else before
+        bench.settle()
+        after, report = bench.supervisor.resources(), bench.oracle.report
+    facts = {"ticks": report.ticks, "violations": report.violations, "first": report.first, "hours": options.hours}
+    facts |= {"lost_commands": bench.lost_commands, "growth": {k: round(after[k] - before[k], 2) for k in _MOST_GROWTH}}
+    for ending in () if options.hours else (supervisor_ends, clocks, absurd_limits):
+        if not wanted or ending.__name__ in wanted:
+            try:
+                trials += ending(log)
+            except TimeoutError as error:  # the bench itself did not come up; what was measured is kept
+                why, expected = str(error), "the bench comes up"
+                trials.append(FaultTrial(fault="bench", name=ending.__name__, expected=expected, ok=False, why=why))
     return trials, facts
 
 
@@ -153,6 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--large", action="store_true")
     parser.add_argument("--kills", type=int, default=0, help="deaths of the policy, by each signal")
     parser.add_argument("--pairs", type=int, default=0, help="pairs of faults (F69)")
+    parser.add_argument("--hours", type=float, default=0.0, help="a soak of so many hours instead")
     parser.add_argument("--only", default="", help="names of faults, separated by commas")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("out/safety"))
@@ -171,12 +180,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "tracebacks": max(0, tracebacks),
     }
     text = table(document)
-    for name, content in (("faults.json", json.dumps(document, indent=1) + "\n"), ("faults.md", text)):
-        temporary = options.out / f"{name}.tmp"
-        temporary.write_text(content, encoding="utf-8")
-        temporary.replace(options.out / name)
+    write_text(options.out / "faults.json", json.dumps(document, indent=1) + "\n")
+    write_text(options.out / "faults.md", text)
     sys.stdout.write(text)
-    return 1 if document["not_as_expected"] or document["violations"] or document["tracebacks"] else 0
+    leaks = bool(options.hours) and any(document["growth"][what] > most for what, most in _MOST_GROWTH.items())
+    return 1 if document["not_as_expected"] or document["violations"] or document["tracebacks"] or leaks else 0
 
 
 if __name__ == "__main__":

@@ -1,13 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
 """The faults that the bench injects in RUN, row by row of the project's safety study."""
 
+from collections.abc import Callable
+from typing import Any
+
+from sigma_ros.msg import SupervisorState
 from std_msgs.msg import Bool
 
 from safety import fault_acts as acts
-from safety.faults import Fault, arm_mode, bounded, is_in, normal, nothing, now, policy_mode, refused, stays
+from safety.faults import Fault, Inject, arm_mode, bounded, is_in, normal, policy_mode, refused, stays
 from safety.rig import RUNNING, pause, resume
 from sigma_ros.nodes.shared import topics
 from sigma_ros.supervisor.reasons import State
+
+_HOLD_LOST = is_in(State.HOLD, "HEARTBEAT_LOST")
+_POLICY, _CHUNKS, _JOINT_STATES = "supervisor/policy", "supervisor/chunks", "io/joint_states"
+
+
+def _joints(mode: str) -> Inject:
+    return lambda rig: setattr(rig.arm, "mode", mode)
+
+
+def _button(says: str) -> Inject:
+    return lambda rig: setattr(rig, "estop", says)
+
+
+def _anything(_said: object, _before: object) -> bool:
+    """Any state will do: the oracle and the recovery judge."""
+    return True
 
 
 def _refusals() -> list[Fault]:
@@ -24,360 +44,210 @@ def _refusals() -> list[Fault]:
     return [policy_mode(row, mode, chunk, refused, within_s=0.1) for row, modes in rows.items() for mode in modes]
 
 
-CATALOGUE: tuple[Fault, ...] = (
-    Fault(
-        row="F25",
-        name="policy_sigkill",
-        expected="HOLD",
-        inject=now(acts.kill_policy),
-        heal=acts.respawn,
-        seen=is_in(State.HOLD, "HEARTBEAT_LOST"),
-        within_s=0.15,
-        diagnosed="supervisor/policy",
-    ),
-    Fault(
-        row="F25",
-        name="policy_sigstop",
-        expected="HOLD",
-        inject=now(lambda rig: pause(rig.policy)),
-        heal=lambda rig: resume(rig.policy),
-        seen=is_in(State.HOLD, "HEARTBEAT_LOST"),
-        within_s=0.15,
-        dwell_s=1.0,
-        lasting=True,
-        diagnosed="supervisor/policy",
-    ),
-    policy_mode(
-        "F25",
-        "hang",
-        "HOLD while a callback holds the policy for 2 s",
-        is_in(State.HOLD, "HEARTBEAT_LOST"),
-        within_s=0.15,
-    ),
-    Fault(
-        row="F25",
-        name="policy_exception",
-        expected="HOLD after the policy ended by itself",
-        inject=lambda rig: rig.policy_ends(),
-        heal=acts.respawn,
-        seen=is_in(State.HOLD, "HEARTBEAT_LOST"),
-        within_s=0.3,
-        diagnosed="supervisor/policy",
-    ),
-    policy_mode("F25", "no_heartbeat", "HOLD", is_in(State.HOLD, "HEARTBEAT_LOST"), within_s=0.15, lasting=True),
-    policy_mode(
-        "F19",
-        "no_chunks",
-        "HOLD when the chunk is spent",
-        is_in(State.HOLD, "CHUNK_EXPIRED", "CHUNK_EXHAUSTED"),
-        within_s=1.8,
-    ),
-    policy_mode("F27", "unhealthy", "HOLD", is_in(State.HOLD, "POLICY_UNHEALTHY"), within_s=0.1, lasting=True),
-    policy_mode(
-        "F18",
-        "new_epoch",
-        "to rest, then on with the new epoch",
-        is_in(State.ENGAGING, "EPOCH_CHANGED", "WAITING_FOR_CHUNK"),
-        within_s=0.1,
-        diagnosed="",
-    ),
-    *_refusals(),
-    policy_mode(
-        "F16",
-        "no_steps",
-        "refused at the border, counted, no motion from it",
-        stays,
-        within_s=0.3,
-        diagnosed="supervisor/chunks",
-    ),
-    policy_mode(
-        "F16",
-        "ragged",
-        "refused at the border, counted, no motion from it",
-        stays,
-        within_s=0.3,
-        diagnosed="supervisor/chunks",
-    ),
-    policy_mode("F15", "huge_step", "bounded, inside all limits", bounded, within_s=0.6),
-    policy_mode("F15", "nyquist", "bounded, inside all limits", bounded, within_s=0.6),
-    policy_mode("F15", "into_limit", "bounded at the position limit", bounded, within_s=3.0, dwell_s=0.5),
-    policy_mode("F21", "flapping_scale", "slew-limited, inside all limits", stays, within_s=0.3, dwell_s=1.5),
-    policy_mode(
-        "F42",
-        "lossy",
-        "30 % of heartbeats and chunks lost: goes on or holds",
-        lambda _said, _before: True,
-        within_s=0.3,
-        dwell_s=3.0,
-    ),
-    policy_mode("F20", "jump", "a certified blend to the new course", bounded, within_s=0.3),
-    policy_mode(
-        "F22",
-        "large_residual",
-        "the scale is turned down",
-        lambda s, _: s.applied_scale <= 0.56 or s.state not in RUNNING,
-        within_s=0.5,
-    ),
-    policy_mode(
-        "F23",
-        "opposed_residual",
-        "BASE_ONLY",
-        lambda s, _: s.state == State.BASE_ONLY or s.applied_scale == 0.0,
-        within_s=3.0,
-    ),
-    arm_mode("F07", "silent", "HOLD after 0.1 s", is_in(State.HOLD, "JOINTS_STALE"), within_s=0.15),
-    Fault(
-        row="F07",
-        name="joints_lost",
-        expected="STOPPED after 1 s",
-        inject=now(lambda rig: setattr(rig.arm, "mode", "silent")),
-        heal=lambda rig: setattr(rig.arm, "mode", "normal"),
-        seen=is_in(State.STOPPED, "JOINTS_LOST"),
-        within_s=1.1,
-        lasting=True,
-        diagnosed="io/joint_states",
-    ),
-    *(
-        arm_mode(
-            row,
-            mode,
-            "refused; HOLD when the last good one is 0.1 s old",
-            is_in(State.HOLD, "JOINTS_STALE"),
-            within_s=0.2,
-        )
-        for row, mode in (
-            ("F08", "nan"),
-            ("F08", "one_nan"),
-            ("F08", "bare"),
-            ("F10", "other_names"),
-            ("F10", "five_joints"),
-            ("F10", "degrees"),
-            ("F10", "duplicate_names"),
-            ("F12", "turned"),
-            ("F38", "skewed_ahead"),
-            ("F38", "skewed_behind"),
-            ("F39", "zero_stamp"),
-            ("F39", "future"),
-        )
-    ),
-    *(
-        arm_mode(row, mode, "STOPPED", is_in(State.STOPPED, "JOINTS_IMPLAUSIBLE"), within_s=0.1, lasting=True)
-        for row, mode in (("F09", "swapped_values"), ("F12", "jump"))
-    ),
-    *(
-        arm_mode(
-            "F06",
-            mode,
-            "HOLD: a joint is blocked, or seems so",
-            is_in(State.HOLD, "CONTACT"),
-            within_s=3.0,
+def _latched(state: State, reason: str, diagnosed: str, row: str, within_s: float) -> Callable[..., Fault]:
+    """Faults that must lead to a state which is not left by itself."""
+
+    def fault(name: str, expected: str, inject: Inject, **more: Any) -> Fault:
+        options: dict[str, Any] = {"row": row, "within_s": within_s, "lasting": True, "diagnosed": diagnosed} | more
+        return Fault(name=name, expected=expected, inject=inject, seen=is_in(state, reason), **options)
+
+    return fault
+
+
+_pressed = _latched(State.ESTOP, "ESTOP_PRESSED", "supervisor/estop", "F48", 0.06)
+_estop_silent = _latched(State.ESTOP, "ESTOP_HEARTBEAT", "supervisor/estop", "F49", 0.7)
+_foreign = _latched(State.STOPPED, "FOREIGN_PUBLISHER", "supervisor/publishers", "F30", 1.0)
+_joints_lost = _latched(State.STOPPED, "JOINTS_LOST", _JOINT_STATES, "F07", 1.1)
+
+
+def _policy_gone(name: str, expected: str, inject: Inject, heal: Inject, **more: Any) -> Fault:
+    options: dict[str, Any] = {"within_s": 0.15, "diagnosed": _POLICY} | more
+    return Fault(row="F25", name=name, expected=expected, inject=inject, heal=heal, seen=_HOLD_LOST, **options)
+
+
+def _goes_on(row: str, name: str, expected: str, inject: Inject, within_s: float, **more: Any) -> Fault:
+    return Fault(row=row, name=name, expected=expected, inject=inject, seen=stays, within_s=within_s, **more)
+
+
+def _of_the_policy() -> list[Fault]:
+    inside, at_border = "bounded, inside all limits", "refused at the border, counted, no motion from it"
+    spent = is_in(State.HOLD, "CHUNK_EXPIRED", "CHUNK_EXHAUSTED")
+    unhealthy, next_epoch = is_in(State.HOLD, "POLICY_UNHEALTHY"), "to rest, then on with the new epoch"
+    epoch_seen = is_in(State.ENGAGING, "EPOCH_CHANGED", "WAITING_FOR_CHUNK")
+    lossy = "30 % of heartbeats and chunks lost: goes on or holds"
+    return [
+        _policy_gone("policy_sigkill", "HOLD", acts.kill_policy, acts.respawn),
+        _policy_gone(
+            "policy_sigstop",
+            "HOLD",
+            lambda rig: pause(rig.policy),
+            lambda rig: resume(rig.policy),
+            dwell_s=1.0,
             lasting=True,
-        )
-        for mode in ("stalled", "frozen")
-    ),
-    arm_mode("F09", "shuffled", "no difference: joints are matched by name", stays, within_s=0.1),
-    Fault(
-        row="F48",
-        name="estop_pressed",
-        expected="ESTOP, still so after the button says released",
-        inject=now(lambda rig: rig.estop_publisher.publish(Bool(data=True))),
-        heal=nothing,
-        seen=is_in(State.ESTOP, "ESTOP_PRESSED"),
-        within_s=0.06,
-        lasting=True,
-        diagnosed="supervisor/estop",
-    ),
-    Fault(
-        row="F49",
-        name="estop_silent",
-        expected="ESTOP: silence counts as pressed",
-        inject=now(lambda rig: setattr(rig, "estop", "silent")),
-        heal=acts.calm,
-        seen=is_in(State.ESTOP, "ESTOP_HEARTBEAT"),
-        within_s=0.7,
-        lasting=True,
-        diagnosed="supervisor/estop",
-    ),
-    Fault(
-        row="F50",
-        name="estop_flapping",
-        expected="ESTOP, latched once",
-        inject=now(acts.flap),
-        heal=nothing,
-        seen=is_in(State.ESTOP, "ESTOP_PRESSED"),
-        within_s=0.06,
-        lasting=True,
-        diagnosed="supervisor/estop",
-    ),
-    Fault(
-        row="F48",
-        name="estop_service",
-        expected="ESTOP",
-        inject=now(lambda rig: rig.ask(topics.ESTOP_SERVICE)),
-        heal=nothing,
-        seen=is_in(State.ESTOP, "ESTOP_REQUESTED"),
-        within_s=0.06,
-        lasting=True,
-        diagnosed="supervisor/estop",
-    ),
-    Fault(
-        row="F30",
-        name="second_publisher",
-        expected="STOPPED",
-        inject=now(acts.second_publisher),
-        heal=acts.no_second_publisher,
-        seen=is_in(State.STOPPED, "FOREIGN_PUBLISHER"),
-        within_s=1.0,
-        lasting=True,
-        diagnosed="supervisor/publishers",
-    ),
-    Fault(
-        row="F24",
-        name="senseless_parameters",
-        expected="every one refused with a reason, no change",
-        inject=now(acts.senseless_parameters),
-        heal=nothing,
-        seen=stays,
-        within_s=2.0,
-    ),
-    Fault(
-        row="F33",
-        name="supervisor_paused",
-        expected="HOLD: it notices that it was held up",
-        inject=now(acts.pause_supervisor),
-        heal=nothing,
-        seen=is_in(State.HOLD, "TICK_OVERRUN", "HEARTBEAT_LOST", "JOINTS_STALE"),
-        within_s=0.5,
-        diagnosed="supervisor/timing",
-    ),
-    Fault(
-        row="F41",
-        name="flood",
-        expected="goes on: no limit broken, tick gap within 40 ms",
-        inject=now(acts.flood),
-        heal=nothing,
-        seen=stays,
-        within_s=5.0,
-    ),
-    Fault(
-        row="F11",
-        name="arm_outside",
-        expected="engage is refused",
-        inject=acts.engage_outside,
-        heal=acts.back_inside,
-        seen=is_in(State.DISENGAGED),
-        within_s=0.1,
-        lasting=True,
-    ),
-    Fault(
-        row="F13",
-        name="short_bus_error",
-        expected="three missing joint states are tolerated",
-        inject=now(acts.short_bus_error),
-        heal=nothing,
-        seen=stays,
-        within_s=0.1,
-        lasting=True,
-    ),
-    Fault(
-        row="F17",
-        name="start_pose",
-        expected="ENGAGING: nothing moves towards a far first target",
-        inject=acts.engage_far_from_the_course,
-        heal=normal,
-        seen=is_in(State.ENGAGING, "START_POSE"),
-        within_s=0.5,
-        dwell_s=1.0,
-        lasting=True,
-        diagnosed="supervisor/chunks",
-    ),
-    Fault(
-        row="F31",
-        name="driver_restart",
-        expected="STOPPED, and still so when the driver is back",
-        inject=now(acts.driver_restart),
-        heal=nothing,
-        seen=is_in(State.STOPPED, "JOINTS_LOST"),
-        within_s=1.1,
-        dwell_s=0.5,
-        lasting=True,
-        diagnosed="io/joint_states",
-    ),
-    Fault(
-        row="F32",
-        name="service_storm",
-        expected="every call answered with a reason, no limit broken",
-        inject=now(acts.service_storm),
-        heal=nothing,
-        seen=lambda _said, _before: True,
-        within_s=0.1,
-    ),
-    Fault(
-        row="F43",
-        name="partition",
-        expected="ESTOP: policy, driver and operator were all away; nothing moves when they are back",
-        inject=now(acts.partition),
-        heal=acts.heal_partition,
-        seen=is_in(State.ESTOP, "ESTOP_HEARTBEAT"),
-        within_s=0.7,
-        lasting=True,
-        diagnosed="supervisor/estop",
-    ),
-    Fault(
-        row="F44",
-        name="mismatched_qos",
-        expected="goes on, and says that a publisher cannot be heard",
-        inject=now(acts.mismatched_chunks),
-        heal=acts.no_second_publisher,
-        seen=stays,
-        within_s=0.1,
-        diagnosed="supervisor/chunks",
-        soak=False,
-    ),
-    Fault(
-        row="F51",
-        name="reset_while_pressed",
-        expected="refused; a reset after the release leads to DISENGAGED and no further",
-        inject=acts.refuse_reset_while_pressed,
-        heal=acts.reset_must_not_engage,
-        seen=is_in(State.ESTOP, "ESTOP_PRESSED"),
-        within_s=0.06,
-        lasting=True,
-        diagnosed="supervisor/estop",
-    ),
-    Fault(
-        row="F52",
-        name="released",
-        expected="HOLD, then DISENGAGED: the deadman is a call of release",
-        inject=now(lambda rig: rig.ask(topics.RELEASE)),
-        heal=nothing,
-        seen=lambda said, _before: said.state in (State.HOLD, State.DISENGAGED),
-        within_s=0.06,
-        lasting=True,
-    ),
-    Fault(
-        row="F30",
-        name="second_supervisor",
-        expected="STOPPED",
-        inject=acts.second_supervisor,
-        heal=acts.no_second_supervisor,
-        seen=is_in(State.STOPPED, "FOREIGN_PUBLISHER"),
-        within_s=1.0,
-        lasting=True,
-        diagnosed="supervisor/publishers",
-        soak=False,
-    ),
-    Fault(
-        row="F47",
-        name="rtps_garbage",
-        expected="goes on (were it to die, F29 would hold)",
-        inject=now(acts.rtps_garbage),
-        heal=nothing,
-        seen=stays,
-        within_s=0.5,
-        soak=False,
-    ),
-)
+        ),
+        policy_mode("F25", "hang", "HOLD while a callback holds the policy for 2 s", _HOLD_LOST, within_s=0.15),
+        _policy_gone(
+            "policy_exception",
+            "HOLD after the policy ended by itself",
+            lambda rig: rig.policy_ends(),
+            acts.respawn,
+            within_s=0.3,
+        ),
+        policy_mode("F25", "no_heartbeat", "HOLD", _HOLD_LOST, within_s=0.15, lasting=True),
+        policy_mode("F19", "no_chunks", "HOLD when the chunk is spent", spent, within_s=1.8),
+        policy_mode("F27", "unhealthy", "HOLD", unhealthy, within_s=0.1, lasting=True),
+        policy_mode("F18", "new_epoch", next_epoch, epoch_seen, within_s=0.1, diagnosed=""),
+        *_refusals(),
+        policy_mode("F16", "no_steps", at_border, stays, within_s=0.3, diagnosed=_CHUNKS),
+        policy_mode("F16", "ragged", at_border, stays, within_s=0.3, diagnosed=_CHUNKS),
+        policy_mode("F15", "huge_step", inside, bounded, within_s=0.6),
+        policy_mode("F15", "nyquist", inside, bounded, within_s=0.6),
+        policy_mode("F15", "into_limit", "bounded at the position limit", bounded, within_s=3.0, dwell_s=0.5),
+        policy_mode("F21", "flapping_scale", "slew-limited, inside all limits", stays, within_s=0.3, dwell_s=1.5),
+        policy_mode("F42", "lossy", lossy, _anything, within_s=0.3, dwell_s=3.0),
+        policy_mode("F20", "jump", "a certified blend to the new course", bounded, within_s=0.3),
+        policy_mode("F22", "large_residual", "the scale is turned down", _scaled_down, within_s=0.5),
+        policy_mode("F23", "opposed_residual", "BASE_ONLY", _base_only, within_s=3.0),
+    ]
+
+
+def _scaled_down(said: SupervisorState, _before: SupervisorState) -> bool:
+    return bool(said.applied_scale <= 0.56 or said.state not in RUNNING)
+
+
+def _base_only(said: SupervisorState, _before: SupervisorState) -> bool:
+    return bool(said.state == State.BASE_ONLY or said.applied_scale == 0.0)
+
+
+_STALE = {
+    "F08": ("nan", "one_nan", "bare"),
+    "F10": ("other_names", "five_joints", "degrees", "duplicate_names"),
+    "F12": ("turned",),
+    "F38": ("skewed_ahead", "skewed_behind"),
+    "F39": ("zero_stamp", "future"),
+}
+"""Joint states that are refused."""
+
+
+def _of_the_joints() -> list[Fault]:
+    stale, implausible = is_in(State.HOLD, "JOINTS_STALE"), is_in(State.STOPPED, "JOINTS_IMPLAUSIBLE")
+    refused_joints, blocked = "refused; HOLD when the last good one is 0.1 s old", is_in(State.HOLD, "CONTACT")
+    pairs = [(row, mode) for row, modes in _STALE.items() for mode in modes]
+    return [
+        arm_mode("F07", "silent", "HOLD after 0.1 s", stale, within_s=0.15),
+        _joints_lost("joints_lost", "STOPPED after 1 s", _joints("silent"), heal=_joints("normal")),
+        *(arm_mode(row, mode, refused_joints, stale, within_s=0.2) for row, mode in pairs),
+        *(
+            arm_mode(row, mode, "STOPPED", implausible, within_s=0.1, lasting=True)
+            for row, mode in (("F09", "swapped_values"), ("F12", "jump"))
+        ),
+        *(
+            arm_mode("F06", mode, "HOLD: a joint is blocked, or seems so", blocked, within_s=3.0, lasting=True)
+            for mode in ("stalled", "frozen")
+        ),
+        arm_mode("F09", "shuffled", "no difference: joints are matched by name", stays, within_s=0.1),
+    ]
+
+
+def _of_the_operator() -> list[Fault]:
+    let_go, refused_all = (State.HOLD, State.DISENGAGED), "every one refused with a reason, no change"
+    return [
+        _pressed(
+            "estop_pressed",
+            "ESTOP, still so after the button says released",
+            lambda rig: rig.estop_publisher.publish(Bool(data=True)),
+        ),
+        _estop_silent("estop_silent", "ESTOP: silence counts as pressed", _button("silent"), heal=_button("calm")),
+        _pressed("estop_flapping", "ESTOP, latched once", acts.flap, row="F50"),
+        _latched(State.ESTOP, "ESTOP_REQUESTED", "supervisor/estop", "F48", 0.06)(
+            "estop_service", "ESTOP", lambda rig: rig.ask(topics.ESTOP_SERVICE)
+        ),
+        _pressed(
+            "reset_while_pressed",
+            "refused; a reset after the release leads to DISENGAGED and no further",
+            acts.refuse_reset_while_pressed,
+            heal=acts.reset_must_not_engage,
+            row="F51",
+        ),
+        Fault(
+            row="F52",
+            name="released",
+            expected="HOLD, then DISENGAGED: the deadman is a call of release",
+            inject=lambda rig: rig.ask(topics.RELEASE),
+            seen=lambda said, _before: said.state in let_go,
+            within_s=0.06,
+            lasting=True,
+        ),
+        Fault(
+            row="F11",
+            name="arm_outside",
+            expected="engage is refused",
+            inject=acts.engage_outside,
+            heal=acts.back_inside,
+            seen=is_in(State.DISENGAGED),
+            within_s=0.1,
+            lasting=True,
+        ),
+        Fault(
+            row="F17",
+            name="start_pose",
+            expected="ENGAGING: nothing moves towards a far first target",
+            inject=acts.engage_far_from_the_course,
+            heal=normal,
+            seen=is_in(State.ENGAGING, "START_POSE"),
+            within_s=0.5,
+            dwell_s=1.0,
+            lasting=True,
+            diagnosed=_CHUNKS,
+        ),
+        _goes_on("F24", "senseless_parameters", refused_all, acts.senseless_parameters, 2.0),
+        Fault(
+            row="F32",
+            name="service_storm",
+            expected="every call answered with a reason, no limit broken",
+            inject=acts.service_storm,
+            seen=_anything,
+            within_s=0.1,
+        ),
+    ]
+
+
+def _of_the_graph() -> list[Fault]:
+    held_up = is_in(State.HOLD, "TICK_OVERRUN", "HEARTBEAT_LOST", "JOINTS_STALE")
+    away = "ESTOP: policy, driver and operator were all away; nothing moves when they are back"
+    tolerated, still = "three missing joint states are tolerated", "STOPPED, and still so when the driver is back"
+    unheard = "goes on, and says that a publisher cannot be heard"
+    return [
+        _foreign("second_publisher", "STOPPED", acts.second_publisher, heal=acts.no_second_publisher),
+        Fault(
+            row="F33",
+            name="supervisor_paused",
+            expected="HOLD: it notices that it was held up",
+            inject=acts.pause_supervisor,
+            seen=held_up,
+            within_s=0.5,
+            diagnosed="supervisor/timing",
+        ),
+        _goes_on("F41", "flood", "goes on: no limit broken, tick gap within 40 ms", acts.flood, 5.0),
+        _goes_on("F13", "short_bus_error", tolerated, acts.short_bus_error, 0.1, lasting=True),
+        _joints_lost("driver_restart", still, acts.driver_restart, row="F31", dwell_s=0.5),
+        _estop_silent("partition", away, acts.partition, heal=acts.heal_partition, row="F43"),
+        _goes_on(
+            "F44",
+            "mismatched_qos",
+            unheard,
+            acts.mismatched_chunks,
+            0.1,
+            heal=acts.no_second_publisher,
+            diagnosed=_CHUNKS,
+            soak=False,
+        ),
+        _foreign("second_supervisor", "STOPPED", acts.second_supervisor, heal=acts.no_second_supervisor, soak=False),
+        _goes_on("F47", "rtps_garbage", "goes on (were it to die, F29 would hold)", acts.rtps_garbage, 0.5, soak=False),
+    ]
+
+
+CATALOGUE: tuple[Fault, ...] = (*_of_the_policy(), *_of_the_joints(), *_of_the_operator(), *_of_the_graph())
 """What this bench injects, in the order of the campaign."""
 
 assert len({fault.name for fault in CATALOGUE}) == len(CATALOGUE)

@@ -7,8 +7,8 @@ source time of the first state message that shows the expected reaction.
 
 import dataclasses
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,13 @@ from sigma_ros.supervisor.reasons import State
 Seen = Callable[[SupervisorState, SupervisorState], bool]
 """(state now, state before the fault) -> the reaction is there."""
 
+Inject = Callable[[Rig], object]
+"""Does something; gives the moment it took effect [ns since 1970], anything else: at once."""
+
+
+def nothing(_rig: Rig) -> None:
+    """Nothing to undo."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
@@ -27,40 +34,24 @@ class Fault:
 
     Attributes:
         row: Row of the safety study.
-        name: Short and unique.
         expected: The reaction in words.
-        inject: Does it; returns the moment it took effect [ns since 1970].
-        heal: Undoes it.
         seen: Recognises the reaction.
-        within_s: How soon the reaction must come.
         dwell_s: How long the fault stays after it was noticed.
         lasting: Whether the reaction must still stand when the dwell ends (a state that must not be left by itself).
         diagnosed: Task of `/diagnostics` that must then not be OK; empty: none must change.
-        soak: Whether the soak draws it.
     """
 
     row: str
     name: str
     expected: str
-    inject: Callable[[Rig], int]
-    heal: Callable[[Rig], None]
+    inject: Inject
     seen: Seen
     within_s: float
+    heal: Inject = nothing
     dwell_s: float = 0.3
     lasting: bool = False
     diagnosed: str = ""
     soak: bool = True
-
-
-def now(act: Callable[[Rig], object]) -> Callable[[Rig], int]:
-    """An injection that takes effect at once."""
-
-    def inject(rig: Rig) -> int:
-        at_ns = time.time_ns()
-        act(rig)
-        return at_ns
-
-    return inject
 
 
 def is_in(state: State, *reasons: str) -> Seen:
@@ -81,10 +72,6 @@ def bounded(said: SupervisorState, before: SupervisorState) -> bool:
 def stays(said: SupervisorState, _before: SupervisorState) -> bool:
     """The supervisor goes on as before."""
     return said.state in RUNNING
-
-
-def nothing(_rig: Rig) -> None:
-    """Nothing to undo."""
 
 
 def normal(rig: Rig) -> None:
@@ -119,7 +106,7 @@ def arm_mode(row: str, mode: str, expected: str, seen: Seen, *, within_s: float,
         row=row,
         name=f"joints_{mode}",
         expected=expected,
-        inject=now(lambda rig: setattr(rig.arm, "mode", mode)),
+        inject=lambda rig: setattr(rig.arm, "mode", mode),
         heal=lambda rig: setattr(rig.arm, "mode", "normal"),
         seen=seen,
         within_s=within_s,
@@ -141,14 +128,14 @@ class FaultTrial:
     name: str
     expected: str
     ok: bool
-    state: str
-    reason: str
-    text: str
-    detection_ms: float | None
-    limit_ms: float
-    recovered_s: float
-    violations: int
-    tick_gap_ms: float
+    state: str = ""
+    reason: str = ""
+    text: str = ""
+    detection_ms: float | None = None
+    limit_ms: float = 0.0
+    recovered_s: float = 0.0
+    violations: int = 0
+    tick_gap_ms: float = 0.0
     why: str = ""
 
     def row(self) -> dict[str, Any]:
@@ -156,68 +143,89 @@ class FaultTrial:
         return dataclasses.asdict(self)
 
 
+class _Watched:
+    """An injection being judged: the first thing that went wrong, and what the oracle and the clock say after it."""
+
+    def __init__(self, bench: Rig) -> None:
+        self.why = ""
+        self._bench, self._violations = bench, bench.oracle.report.violations
+        bench.gap_ns = 0
+
+    def note(self, why: str) -> None:
+        """Keeps the first."""
+        self.why = self.why or why
+
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        """What is not as it must be is noted, not raised."""
+        try:
+            yield
+        except (TimeoutError, AssertionError) as error:
+            self.note(f"{type(error).__name__}: {error}")
+
+    def recovered_s(self) -> float:
+        """Seconds until the operator had the arm back; -1: never."""
+        with self.noting():
+            return self._bench.recover()
+        return -1.0
+
+    def trial(self, said: SupervisorState, *, recovered_s: float, ok: bool, **facts: Any) -> FaultTrial:
+        """The result; violations of the oracle are never ok."""
+        violations = self._bench.oracle.report.violations - self._violations
+        return FaultTrial(
+            ok=ok and not self.why and not violations,
+            state=State(said.state).name,
+            reason=str(said.reason),
+            text=str(said.reason_text),
+            recovered_s=round(recovered_s, 2),
+            violations=violations,
+            tick_gap_ms=round(self._bench.gap_ns / 1e6, 1),
+            why=self.why,
+            **facts,
+        )
+
+
 def attempt(bench: Rig, fault: Fault) -> FaultTrial:
     """Injects a fault in RUN, waits for the reaction, heals, recovers; never raises for what the supervisor does."""
-    violations = bench.oracle.report.violations
-    before = bench.states[-1][1]
-    why, found = "", None
-    bench.gap_ns = 0
+    watched, before = _Watched(bench), bench.states[-1][1]
     began_ns, stayed = time.time_ns(), True
-    try:
-        began_ns = fault.inject(bench)
+    with watched.noting():
+        at_ns = fault.inject(bench)
+        began_ns = at_ns if isinstance(at_ns, int) else began_ns
         bench.wait(
             lambda: bench.first(began_ns, lambda said: fault.seen(said, before)),
             fault.expected,
             timeout_s=fault.within_s + 2.0,
         )
         if fault.diagnosed:
-            bench.wait(
-                lambda: _is_diagnosed(bench, fault, began_ns), f"{fault.diagnosed} in /diagnostics", timeout_s=1.2
-            )
+            bench.wait(lambda: _is_diagnosed(bench, fault, began_ns), f"{fault.diagnosed} diagnosed", timeout_s=1.2)
         bench.rest(fault.dwell_s)
         stayed = not fault.lasting or fault.seen(bench.states[-1][1], before)
-    except (TimeoutError, AssertionError) as error:
-        why = f"{type(error).__name__}: {error}"
     found = bench.first(began_ns, lambda said: fault.seen(said, before))
-    try:
+    with watched.noting():
         fault.heal(bench)
-    except (TimeoutError, AssertionError) as error:
-        why = why or f"{type(error).__name__}: {error}"
     said = bench.states[-1][1] if found is None else found[1]
     detection_s = None if found is None else (found[0] - began_ns) / 1e9
-    recovered_s = -1.0
-    try:
-        recovered_s = bench.recover()
-    except TimeoutError as error:
-        why = why or str(error)
-    in_time = detection_s is not None and detection_s <= fault.within_s + _CLOCK_SLACK_S
-    if detection_s is not None and not in_time:
-        why = why or f"noticed after {detection_s:.3f} s, {fault.within_s:g} s are allowed"
+    recovered_s = watched.recovered_s()
+    if detection_s is not None and detection_s > fault.within_s + _CLOCK_SLACK_S:
+        watched.note(f"noticed after {detection_s:.3f} s, {fault.within_s:g} s are allowed")
     if not stayed:
-        why = why or "the reaction did not last"
-    found_more = bench.oracle.report.violations - violations
-    ok = not why and in_time and stayed and not found_more and recovered_s >= 0.0 and bench.state in RUNNING
-    return FaultTrial(
+        watched.note("the reaction did not last")
+    return watched.trial(
+        said,
+        recovered_s=recovered_s,
+        ok=detection_s is not None and bench.state in RUNNING,
         fault=fault.row,
         name=fault.name,
         expected=fault.expected,
-        ok=ok,
-        state=State(said.state).name,
-        reason=str(said.reason),
-        text=str(said.reason_text),
         detection_ms=None if detection_s is None else round(1e3 * detection_s, 1),
         limit_ms=round(1e3 * fault.within_s, 1),
-        recovered_s=round(recovered_s, 2),
-        violations=found_more,
-        tick_gap_ms=round(bench.gap_ns / 1e6, 1),
-        why=why,
     )
 
 
 def attempt_pair(bench: Rig, first: Fault, second: Fault) -> FaultTrial:
     """Injects two faults one after the other, without waiting for the first reaction; judges safety alone."""
-    violations, bench.gap_ns = bench.oracle.report.violations, 0
-    why, recovered_s = "", -1.0
+    watched = _Watched(bench)
     for fault in (first, second):
         with suppress(TimeoutError, AssertionError):  # its own condition may not hold beside the other fault
             fault.inject(bench)
@@ -227,26 +235,15 @@ def attempt_pair(bench: Rig, first: Fault, second: Fault) -> FaultTrial:
     for fault in (second, first):
         with suppress(TimeoutError, AssertionError):
             fault.heal(bench)
-    try:
+    with watched.noting():
         normal(bench)  # said before to a policy that was stopped, it may have been lost
-        recovered_s = bench.recover()
-    except TimeoutError as error:
-        why = str(error)
-    found_more = bench.oracle.report.violations - violations
-    return FaultTrial(
+    return watched.trial(
+        said,
+        recovered_s=watched.recovered_s(),
+        ok=True,
         fault="F69",
         name=f"{first.name} + {second.name}",
         expected="no limit broken, the operator gets the arm back",
-        ok=not why and not found_more,
-        state=State(said.state).name,
-        reason=str(said.reason),
-        text=str(said.reason_text),
-        detection_ms=None,
-        limit_ms=0.0,
-        recovered_s=round(recovered_s, 2),
-        violations=found_more,
-        tick_gap_ms=round(bench.gap_ns / 1e6, 1),
-        why=why,
     )
 
 

@@ -145,7 +145,6 @@ class Rig(Node):
         self.estop = "calm"
         self.foreign: Any = None
         self.lost_commands = 0
-        self.lost_states = 0
         self.gap_ns = 0
         self._waiting_states: deque[tuple[int, SupervisorState]] = deque()
         self._waiting_commands: deque[tuple[int, ndarray, int]] = deque()
@@ -203,10 +202,8 @@ class Rig(Node):
 
     def _on_state(self, message: SupervisorState, info: dict[str, int]) -> None:
         sequence = int(info["publication_sequence_number"])
-        if self._state_sequence >= 0:
-            if sequence <= self._state_sequence:
-                raise RuntimeError("two supervisors in one ROS domain: set ROS_DOMAIN_ID to a free one (0 to 101)")
-            self.lost_states += sequence - self._state_sequence - 1
+        if 0 <= sequence <= self._state_sequence:
+            raise RuntimeError("two supervisors in one ROS domain: set ROS_DOMAIN_ID to a free one (0 to 101)")
         self._state_sequence = sequence
         entry = (int(info["source_timestamp"]), message)
         if self.states:

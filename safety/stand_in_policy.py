@@ -32,11 +32,11 @@ from sigma_ros.nodes.shared.messages import chunk_message as message_of
 from sigma_ros.nodes.shared.process import ros_context
 from sigma_ros.nodes.shared.qos import steady_clock
 from sigma_ros.nodes.shared.sensor_messages import to_time
-from sigma_ros.risk import assess
+from sigma_ros.risk import plain_chunk
 from sigma_ros.streams.joints import JointReader
 from sigma_ros.supervisor.identity import Author
 from sigma_ros.supervisor.reasons import State
-from sigma_ros.values import AdapterSettings, Chunk
+from sigma_ros.values import Chunk
 
 MODE = "/sigma/stand_in/mode"
 DONE = "/sigma/stand_in/done"
@@ -211,20 +211,15 @@ class StandInPolicy(Node):
         toward = np.where(self._anchor_rad > middle, -1.0, 1.0)
         pulsatance = _FAST_PULSATANCE if self.mode == "fast" else _PULSATANCE
         base = self._anchor_rad + toward * _AMPLITUDE_RAD * (1.0 - np.cos(pulsatance * t))
-        return Chunk(
+        return plain_chunk(
+            contract,
+            base,
+            stamp_ns=now_ns,
             chunk_id=self._chunk_id + 1,
             epoch=self._epoch,
             tick=self._chunk_id,
-            stamp_ns=now_ns,
-            joint_names=contract.joint_names,
-            step_period_ns=contract.tick_period_ns,
-            base_rad=base,
             residual_rad=0.01 * np.sin(_PULSATANCE * t) * np.ones(contract.dof),
             scale=0.5,
-            risk=assess(residual_ratio=1.0, factor_ratio=1.0, alignment=1.0),
-            settings=AdapterSettings(),
-            tau_l2=1.0,
-            sem_align=1.0,
             observation_age_ns=10_000_000,
             inference_ns=20_000_000,
             checkpoint_hash="stand-in",

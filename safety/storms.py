@@ -14,11 +14,11 @@ from numpy.random import Generator
 
 from sigma_ros.contract import Contract
 from sigma_ros.errors import ContractError
-from sigma_ros.risk import assess
+from sigma_ros.risk import plain_chunk
 from sigma_ros.supervisor.guard import MotionGuard
 from sigma_ros.supervisor.limits import SupervisorLimits
 from sigma_ros.supervisor.supervisor import Supervisor
-from sigma_ros.values import AdapterSettings, Chunk
+from sigma_ros.values import Chunk
 
 _SWITCHES = ("keep_path", "bound_lead", "check_tracking", "start_ramp")
 _LEAVE_S = {"authority_hold_s": 2.0, "authority_engaging_s": 10.0}
@@ -83,25 +83,10 @@ class StormStage:
         """The next chunk in order, stamped now, unless changed."""
         self.chunk_id += 1
         self.chunks += 1
-        fields: dict[str, Any] = {
-            "chunk_id": self.chunk_id,
-            "epoch": self.epoch,
-            "tick": self.chunk_id,
-            "stamp_ns": self.stamp_ns,
-            "joint_names": self.contract.joint_names,
-            "step_period_ns": self.contract.tick_period_ns,
-            "base_rad": base_rad,
-            "residual_rad": np.zeros_like(base_rad) if residual_rad is None else residual_rad,
-            "scale": 1.0,
-            "risk": assess(residual_ratio=1.0, factor_ratio=1.0, alignment=1.0),
-            "settings": AdapterSettings(),
-            "tau_l2": 1.0,
-            "sem_align": 1.0,
-            "observation_age_ns": 0,
-            "inference_ns": 0,
-            "checkpoint_hash": "attack",
-        }
-        return Chunk(**(fields | changes))
+        if residual_rad is not None:
+            changes["residual_rad"] = residual_rad
+        fields = {"chunk_id": self.chunk_id, "tick": self.chunk_id, "epoch": self.epoch, "stamp_ns": self.stamp_ns}
+        return plain_chunk(self.contract, base_rad, **({"scale": 1.0} | fields | changes))
 
     def offer(self, chunk: Chunk) -> None:
         """Hands a chunk over."""

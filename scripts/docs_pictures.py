@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`make docs-pictures`: every picture of the docs anew, from the shipped model: report, summary, film, trials, panel.
 
-Needs Chromium. Not made here: `study.svg`, which is of a study of hours (`make study`).
+Needs Chromium. Not made here: `study.svg`, which is of a study of hours (`make study`), and `timeline.svg`,
+a drawing.
 """
 
 import shutil
@@ -140,8 +141,7 @@ def main() -> None:
     for name, (page, kept) in SHOTS.items():
         shoot(OUT / page, kept, IMAGES / name)
     panel()
-    for plot in ("timeline", "stitching"):
-        subprocess.run([sys.executable, f"bench/plot_{plot}.py"], cwd=ROOT, check=True)
+    subprocess.run([sys.executable, "bench/plot_stitching.py"], cwd=ROOT, check=True)
 
 
 if __name__ == "__main__":

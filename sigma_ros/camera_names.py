@@ -88,12 +88,7 @@ def fitted_from(contract: Contract, keys: Mapping[str, str], side_px: int) -> di
 
 
 def seated(keys: Mapping[str, str], camera_keys: Sequence[str], *, where: str) -> tuple[str | None, ...]:
-    """The contract's camera for each of the policy's `camera_keys`, None where the robot lacks it.
-
-    Args:
-        keys: What `policy_keys` gave.
-        camera_keys: The policy's image features, in its order.
-        where: Of messages: which contract.
+    """The contract's camera for each of the policy's `camera_keys` (its image features), None where the robot lacks it.
 
     Raises:
         ContractError: a camera feeds a key that the policy does not have, or two feed the same.

@@ -6,8 +6,14 @@ Source: the model card gives the shape (reads residuals, norms and cosines; scal
 """
 
 import math
+from typing import Any
 
-from sigma_ros.values import AdapterSettings, Risk
+import numpy as np
+from jaxtyping import Float64
+from numpy import ndarray
+
+from sigma_ros.contract import Contract
+from sigma_ros.values import AdapterSettings, Chunk, Risk
 
 
 def assess(*, residual_ratio: float, factor_ratio: float, alignment: float) -> Risk:
@@ -36,6 +42,31 @@ def scale_of(risk: Risk, settings: AdapterSettings) -> float:
         return settings.max_scale  # min + (max - min) may differ from max in the last bit
     span = settings.max_scale - settings.min_scale
     return min(settings.max_scale, settings.min_scale + span * weight)
+
+
+def plain_chunk(
+    contract: Contract, base_rad: Float64[ndarray, "horizon dof"], *, stamp_ns: int, chunk_id: int = 0, **changes: Any
+) -> Chunk:
+    """A chunk of a policy without telepathy: no residual, scale 0, calm; `changes` are other fields of `Chunk`."""
+    fields: dict[str, Any] = {
+        "chunk_id": chunk_id,
+        "epoch": 0,
+        "tick": chunk_id,
+        "stamp_ns": stamp_ns,
+        "joint_names": contract.joint_names,
+        "step_period_ns": contract.tick_period_ns,
+        "base_rad": base_rad,
+        "residual_rad": np.zeros_like(base_rad),
+        "scale": 0.0,
+        "risk": assess(residual_ratio=0.0, factor_ratio=1.0, alignment=1.0),
+        "settings": AdapterSettings(),
+        "tau_l2": 0.0,
+        "sem_align": 0.0,
+        "observation_age_ns": 0,
+        "inference_ns": 0,
+        "checkpoint_hash": "",
+    }
+    return Chunk(**(fields | changes))
 
 
 def _residual_term(ratio: float) -> float:

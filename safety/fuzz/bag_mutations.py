@@ -38,7 +38,7 @@ class Mutation:
 
     name: str
     expected: Expected
-    apply: Callable[[Path, Generator, Contract], None]
+    apply: "Apply"
 
 
 def storage_of(bag: Path) -> Path:
@@ -60,12 +60,24 @@ def boundaries(data: bytes) -> list[int]:
     return places
 
 
-def _bytes(change: Callable[[bytearray, Generator], bytearray]) -> Callable[[Path, Generator, Contract], None]:
+Apply = Callable[[Path, Generator, Contract], None]
+Change = Callable[[bytearray, Generator], bytes | bytearray | None]
+"""What becomes of a file's bytes; None: it goes."""
+
+
+def _in_file(change: Change, place: Callable[[Path], Path] = storage_of) -> Apply:
     def apply(bag: Path, rng: Generator, _contract: Contract) -> None:
-        file = storage_of(bag)
-        file.write_bytes(change(bytearray(file.read_bytes()), rng))
+        file = place(bag)
+        data = change(bytearray(file.read_bytes()), rng)
+        file.unlink()
+        if data is not None:
+            file.write_bytes(data)
 
     return apply
+
+
+def _in_metadata(change: Change) -> Apply:
+    return _in_file(change, lambda bag: bag / "metadata.yaml")
 
 
 def _cut_at_record(data: bytearray, rng: Generator) -> bytearray:
@@ -122,32 +134,6 @@ def _span(data: bytearray, rng: Generator) -> tuple[int, int]:
     return int(rng.integers(0, len(data))), int(rng.integers(1, 3000))
 
 
-def _without_metadata(bag: Path, _rng: Generator, _contract: Contract) -> None:
-    (bag / "metadata.yaml").unlink()
-
-
-def _damaged_metadata(bag: Path, rng: Generator, _contract: Contract) -> None:
-    file = bag / "metadata.yaml"
-    file.write_bytes(_flip(bytearray(file.read_bytes()), rng, count=8))
-
-
-def _cut_metadata(bag: Path, rng: Generator, _contract: Contract) -> None:
-    file = bag / "metadata.yaml"
-    file.write_bytes(_cut_anywhere(bytearray(file.read_bytes()), rng))
-
-
-def _without_storage(bag: Path, _rng: Generator, _contract: Contract) -> None:
-    storage_of(bag).unlink()
-
-
-def _empty_storage(bag: Path, _rng: Generator, _contract: Contract) -> None:
-    storage_of(bag).write_bytes(b"")
-
-
-def _foreign_storage(bag: Path, rng: Generator, _contract: Contract) -> None:
-    storage_of(bag).write_bytes(rng.bytes(20_000))
-
-
 class Faults:
     """What the recorder of `write` gets wrong; one attribute per fault, tick ranges where that makes sense."""
 
@@ -186,10 +172,7 @@ def _write_tick(bag: BagWriter, contract: Contract, faults: Faults, rng: Generat
         stamp_ns -= int(rng.integers(2, 8)) * S
     elif faults.at("stamp_ahead", tick):
         stamp_ns += int(rng.integers(50, 5000)) * S
-    for index, camera in enumerate(contract.cameras):
-        if not (faults.at("dark", tick) and index == 0) and not (faults.has("no_camera") and index == 0):
-            image = _Picture(topic=camera.topic, index=index, tick=tick, stamp_ns=stamp_ns, logged_ns=logged_ns)
-            _write_image(bag, image, faults)
+    _write_images(bag, contract, faults, tick, (stamp_ns, logged_ns))
     if not faults.has("no_joints"):
         names = (
             tuple(f"axis_{n}" for n in range(contract.dof)) if faults.has("renamed_joints") else contract.joint_names
@@ -206,30 +189,23 @@ def _write_tick(bag: BagWriter, contract: Contract, faults: Faults, rng: Generat
         bag.array(contract.command_topic, logged_ns, values[:-1] if faults.at("few_commands", tick) else values)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Picture:
-    topic: str
-    index: int
-    tick: int
-    stamp_ns: int
-    logged_ns: int
+def _write_images(bag: BagWriter, contract: Contract, faults: Faults, tick: int, times_ns: tuple[int, int]) -> None:
+    stamp_ns, logged_ns = times_ns
+    for index, camera in enumerate(contract.cameras):
+        if index == 0 and (faults.at("dark", tick) or faults.has("no_camera")):
+            continue
+        if index == 0 and faults.has("image_as_text"):
+            bag.text(camera.topic, logged_ns, "no picture")
+        elif index == 0 and faults.at("cut_image", tick):
+            bag.raw(camera.topic, "sensor_msgs/msg/Image", logged_ns, b"\0\1\0\0" + bytes(30))
+        else:
+            small, twice = index == 0 and faults.at("small_image", tick), faults.at("twice", tick)
+            rgb = picture(2 * tick + index)[: -2 if small else None]
+            for _ in range(1 + (twice and not small)):
+                bag.image(camera.topic, stamp_ns, "camera", rgb, log_time_ns=logged_ns)
 
 
-def _write_image(bag: BagWriter, image: _Picture, faults: Faults) -> None:
-    topic, index, tick, stamp_ns, logged_ns = image.topic, image.index, image.tick, image.stamp_ns, image.logged_ns
-    rgb = picture(2 * tick + index)
-    if faults.has("image_as_text") and index == 0:
-        bag.text(topic, logged_ns, "no picture")
-    elif faults.at("cut_image", tick) and index == 0:
-        bag.raw(topic, "sensor_msgs/msg/Image", logged_ns, b"\0\1\0\0" + bytes(30))
-    elif faults.at("small_image", tick) and index == 0:
-        bag.image(topic, stamp_ns, "camera", rgb[:-2], log_time_ns=logged_ns)
-    else:
-        for _ in range(1 + faults.at("twice", tick)):
-            bag.image(topic, stamp_ns, "camera", rgb, log_time_ns=logged_ns)
-
-
-def _recorded(**faults: object) -> Callable[[Path, Generator, Contract], None]:
+def _recorded(**faults: object) -> Apply:
     """The recording anew, with these faults from a random tick on."""
 
     def apply(bag: Path, rng: Generator, contract: Contract) -> None:
@@ -258,13 +234,13 @@ def mutations() -> Iterator[Mutation]:
         "bytes repeated": _repeat,
         "a huge length": _large_length,
     }.items():
-        yield Mutation(name, noticed, _bytes(change))
-    yield Mutation("no metadata.yaml", same, _without_metadata)
-    yield Mutation("damaged metadata.yaml", noticed, _damaged_metadata)
-    yield Mutation("cut metadata.yaml", noticed, _cut_metadata)
-    yield Mutation("no storage file", lost, _without_storage)
-    yield Mutation("empty storage file", lost, _empty_storage)
-    yield Mutation("foreign storage file", lost, _foreign_storage)
+        yield Mutation(name, noticed, _in_file(change))
+    yield Mutation("no metadata.yaml", same, _in_metadata(lambda _data, _rng: None))
+    yield Mutation("damaged metadata.yaml", noticed, _in_metadata(lambda data, rng: _flip(data, rng, count=8)))
+    yield Mutation("cut metadata.yaml", noticed, _in_metadata(_cut_anywhere))
+    yield Mutation("no storage file", lost, _in_file(lambda _data, _rng: None))
+    yield Mutation("empty storage file", lost, _in_file(lambda _data, _rng: b""))
+    yield Mutation("foreign storage file", lost, _in_file(lambda _data, rng: rng.bytes(20_000)))
     for name, expected, faults in (
         ("zero messages", lost, {"nothing": True}),
         ("a camera is missing", lost, {"no_camera": True}),

@@ -31,9 +31,20 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), *(str(ROOT / "test" / name) for name in ("support", "bags"))]
 
+from bags import small_contract, write_recording, write_video_recording  # noqa: E402
 from fuzz_bags import HangError  # noqa: E402
+from test_transcode import write_v2, write_v3  # noqa: E402
 
+from sigma_ros.bags.dataset_facts import check_numbers, episode_numbers  # noqa: E402
+from sigma_ros.bags.episode import Episode  # noqa: E402
+from sigma_ros.bags.reader import open_bag  # noqa: E402
+from sigma_ros.bags.transcode import load_episode, rows_of  # noqa: E402
+from sigma_ros.calibration import read_calibration  # noqa: E402
+from sigma_ros.contract_file import load_contract  # noqa: E402
 from sigma_ros.errors import SigmaError  # noqa: E402
+from sigma_ros.evaluation.report.saved import read_report as read_saved_report  # noqa: E402
+from sigma_ros.inspection.draft import draft_contract  # noqa: E402
+from sigma_ros.inspection.places import look_into  # noqa: E402
 
 LIMIT_S = 60
 WAITS_LONGER = 10
@@ -47,22 +58,7 @@ PACKAGE = str(ROOT / "sigma_ros")
 Files = dict[str, bytes]
 """An input: what lies in its folder, by path."""
 
-WORDS = [
-    b"",
-    b"0",
-    b"-1",
-    b"4294967295",
-    b"1e308",
-    b"nan",
-    b"null",
-    b"[",
-    b"{",
-    b"../",
-    b"{a}",
-    b"*a",
-    b"\xff\xfe",
-    b"\0",
-]
+WORDS = [b"", *b"0 -1 4294967295 1e308 nan null [ { ../ {a} *a \xff\xfe \0".split(b" ")]
 
 
 # How a folder is read, by kind.
@@ -70,12 +66,6 @@ WORDS = [
 
 def read_bag(folder: Path) -> None:
     """As every verb does that ticks, and as inspection does."""
-    from bags import small_contract  # noqa: PLC0415
-
-    from sigma_ros.bags.episode import Episode  # noqa: PLC0415
-    from sigma_ros.bags.reader import open_bag  # noqa: PLC0415
-    from sigma_ros.inspection.places import look_into  # noqa: PLC0415
-
     try:
         look_into(str(folder), contract=small_contract())
     finally:
@@ -85,13 +75,6 @@ def read_bag(folder: Path) -> None:
 
 def read_set(folder: Path) -> None:
     """All episodes of a data set, pictures too."""
-    from bags import small_contract  # noqa: PLC0415
-
-    from sigma_ros.bags.dataset_facts import check_numbers, episode_numbers  # noqa: PLC0415
-    from sigma_ros.bags.transcode import load_episode, rows_of  # noqa: PLC0415
-    from sigma_ros.inspection.draft import draft_contract  # noqa: PLC0415
-    from sigma_ros.inspection.places import look_into  # noqa: PLC0415
-
     contract = small_contract()
     draft_contract(look_into(str(folder), contract=contract), "fuzzed")
     numbers = episode_numbers(str(folder))
@@ -100,45 +83,25 @@ def read_set(folder: Path) -> None:
         list(rows_of(load_episode(str(folder), number, contract), contract))
 
 
-def read_contract(folder: Path) -> None:
-    """A contract's file."""
-    from sigma_ros.contract_file import load_contract  # noqa: PLC0415
-
-    load_contract(folder / "robot.yaml")
-
-
-def read_calibration(folder: Path) -> None:
-    """LeRobot's calibration of an arm."""
-    from sigma_ros.calibration import read_calibration as read  # noqa: PLC0415
-
-    read(folder / "arm.json")
-
-
 def read_report(folder: Path) -> None:
     """A saved report, and a folder that says it is a checkpoint."""
-    from sigma_ros.evaluation.report.saved import read_report as read  # noqa: PLC0415
-    from sigma_ros.inspection.places import look_into  # noqa: PLC0415
-
     try:
         look_into(str(folder))
     finally:
-        read(folder)
+        read_saved_report(folder)
 
 
-READERS: dict[str, Callable[[Path], None]] = {
+READERS: dict[str, Callable[[Path], object]] = {
     "bag": read_bag,
     "set": read_set,
-    "contract": read_contract,
-    "calibration": read_calibration,
+    "contract": lambda folder: load_contract(folder / "robot.yaml"),
+    "calibration": lambda folder: read_calibration(folder / "arm.json"),
     "report": read_report,
 }
 
 
 def seeds(folder: Path) -> list[tuple[str, Files]]:
     """Small whole inputs of every kind."""
-    from bags import small_contract, write_recording, write_video_recording  # noqa: PLC0415
-    from test_transcode import write_v2, write_v3  # noqa: PLC0415
-
     contract = small_contract()
     quality: Any = None
     for name, storage, quality in (("mcap", "mcap", None), ("db3", "sqlite3", 80), ("jpeg", "mcap", 80)):
@@ -195,11 +158,9 @@ def _changed(data: bytearray, foreign: bytes, rng: random.Random) -> bytes:
     elif kind == 6:
         del data[at:]
     else:
-        width, value = (
-            rng.choice((("<I", 4), ("<Q", 8), (">I", 4))),
-            rng.choice((0, 1, 2**31, 2**32 - 1, rng.randrange(300))),
-        )
-        data[at : at + width[1]] = struct.pack(width[0], value)
+        layout = rng.choice(("<I", "<Q", ">I"))
+        value = rng.choice((0, 1, 2**31, 2**32 - 1, rng.randrange(300)))
+        data[at : at + struct.calcsize(layout)] = struct.pack(layout, value)
     return bytes(data[: 1 << 22])
 
 
@@ -273,9 +234,7 @@ def _work(out: Path, cpu_s: float, seed: int) -> None:
     earlier_s = state.cpu_s
     with tempfile.TemporaryDirectory(prefix="fuzz_readers_") as name:
         corpus = seeds(Path(name) / "seeds")
-        lines = Lines()
-        place = out / "current"
-        fresh = list(corpus)
+        lines, place, fresh = Lines(), out / "current", list(corpus)
         while state.cpu_s < cpu_s:
             is_seed = bool(fresh)  # it also pays for imports
             kind, files = fresh.pop() if is_seed else rng.choice(corpus)

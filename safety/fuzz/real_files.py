@@ -76,7 +76,6 @@ class Verbs:
     """Runs verbs on places, as a user would type them.
 
     Args:
-        out: Folder for what they write.
         contract: File or name; None drafts one of each place.
         episodes: Of a data set; None takes `EPISODES` of them.
     """

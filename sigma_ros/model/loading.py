@@ -71,16 +71,6 @@ class OpenedCheckpoint:
     cameras: tuple[str | None, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadedParts:
-    """Model, statistics and cameras (see `OpenedCheckpoint`) for one contract."""
-
-    model: SigmaTelepathyVLA
-    normalisation: Normalisation
-    cameras: tuple[str | None, ...]
-    info: CheckpointInfo
-
-
 def find_sigma(checkpoint: str | Path, *, revision: str | None = None) -> Place:
     """Where a checkpoint's files are: `mini` is the Sigma that ships with the package, trained on the base `mini`."""
     return find_checkpoint(checkpoint, revision=revision, mini="mini_sigma")
@@ -134,7 +124,7 @@ def _of_hub(checkpoint: str, revision: str | None) -> str | None:
     return None if checkpoint == MINI_NAME or Path(checkpoint).expanduser().is_dir() else revision
 
 
-def load_parts(
+def load_model(
     opened: OpenedCheckpoint,
     *,
     contract: Contract,
@@ -142,9 +132,8 @@ def load_parts(
     dtype: str,
     allow_untrained: bool,
     tokenizer: str | None,
-) -> LoadedParts:
-    """The parts of a runtime from an opened Sigma checkpoint; arguments and errors are those of `SigmaRuntime.load`."""
-    normalisation = required_normalisation(opened)
+) -> tuple[SigmaTelepathyVLA, CheckpointInfo]:
+    """The model of an opened checkpoint; arguments and errors are those of `SigmaRuntime.load`."""
     loaded = load_base(
         opened.base,
         device=device,
@@ -164,7 +153,7 @@ def load_parts(
         sigma_parameters=sum(parameter.numel() for parameter in model.trained().values()),
         unseen=unseen(opened.cameras, opened.base.camera_keys),
     )
-    return LoadedParts(model=model, normalisation=normalisation, cameras=opened.cameras, info=info)
+    return model, info
 
 
 def required_normalisation(opened: OpenedCheckpoint) -> Normalisation:

@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sigma_ros.model.pi05.flow import flow_noise
 from sigma_ros.model.runtime import SigmaRuntime
 from sigma_ros.model.tokens import EncodedTick, camera_patches
 from sigma_ros.values import Window
@@ -55,20 +54,10 @@ class Ahead:
     def _group(self, ticks: Sequence[Planned]) -> Float[Tensor, "group horizon max_dof"]:
         backbone, runtime = self._backbone, self._runtime
         prompts = [backbone.tokenize(t.window.task, t.encoded.state[None].cpu().numpy()) for t in ticks]
-        noise = [
-            flow_noise(
-                seed=runtime.seed,
-                epoch=tick.window.epoch,
-                tick=tick.window.tick,
-                horizon=runtime.horizon,
-                max_dof=backbone.max_dof,
-            )
-            for tick in ticks
-        ]
         return backbone.base_chunk(
             torch.stack([tick.encoded.patches for tick in ticks]),
             torch.stack([tick.encoded.seen for tick in ticks]),
             torch.cat([tokens for tokens, _ in prompts]),
             torch.cat([mask for _, mask in prompts]),
-            torch.cat(noise),
+            torch.cat([runtime.noise(tick.window) for tick in ticks]),
         )

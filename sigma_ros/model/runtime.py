@@ -21,7 +21,14 @@ from torch import Tensor
 from sigma_ros.camera_names import NO_RENAME
 from sigma_ros.contract import Contract
 from sigma_ros.errors import SigmaError
-from sigma_ros.model.loading import CheckpointInfo, allow_guidance, guidance, load_parts, open_checkpoint
+from sigma_ros.model.loading import (
+    CheckpointInfo,
+    allow_guidance,
+    guidance,
+    load_model,
+    open_checkpoint,
+    required_normalisation,
+)
 from sigma_ros.model.normalise import Normalisation, PolicyUnits
 from sigma_ros.model.pi05.backbone import RealTimeChunking
 from sigma_ros.model.pi05.engine import (
@@ -113,13 +120,13 @@ class SigmaRuntime:
             checkpoint: What to load. A base without Sigma's files runs with untrained heads: its residual is 0.
             contract: Its cameras and joints must be the policy's.
             device: A torch device, or `auto`.
-            dtype: `float32`, `bfloat16` or `auto`; see `base_checkpoint.load_base`.
+            dtype: `float32`, `bfloat16` or `auto`; see `pi05.loading.load_base`.
             seed: Of the flow noise; with (epoch, tick) it fixes every chunk.
             allow_untrained: Accept a base that says it has random weights.
             base: For a Sigma checkpoint: where its base is now, if not where the checkpoint says.
             revision: Hub revision of what is named: of `base` if that is given, else of `checkpoint`.
             tokenizer: Folder or Hub id of the tokenizer.
-            rename: Keys of the contract's cameras in data sets -> the policy's; see `cameras.policy_keys`.
+            rename: Keys of the contract's cameras in data sets -> the policy's; see `camera_names.policy_keys`.
             engine: `plain`, or `cuda_graph`.
             statistics: Of the data that a bare base is trained on.
 
@@ -130,7 +137,8 @@ class SigmaRuntime:
         opened = open_checkpoint(
             checkpoint, contract=contract, base=base, revision=revision, rename=rename, statistics=statistics
         )
-        parts = load_parts(
+        normalisation = required_normalisation(opened)
+        model, info = load_model(
             opened,
             contract=contract,
             device=device,
@@ -138,14 +146,14 @@ class SigmaRuntime:
             allow_untrained=allow_untrained,
             tokenizer=tokenizer,
         )
-        parts.model.backbone.engine = graphs
+        model.backbone.engine = graphs
         return cls(
-            parts.model,
+            model,
             contract=contract,
-            normalisation=parts.normalisation,
-            info=parts.info,
+            normalisation=normalisation,
+            info=info,
             seed=seed,
-            cameras=parts.cameras,
+            cameras=opened.cameras,
             relative=opened.base.relative,
         )
 
@@ -185,7 +193,7 @@ class SigmaRuntime:
         result, advanced = plan(
             self.model,
             self.observe(window, state, prepared),
-            noise=self._noise(window),
+            noise=self.noise(window),
             commit=commit,
             baseline_diagnostics=baseline_diagnostics,
             base=None if prepared is None else prepared.base,
@@ -205,7 +213,7 @@ class SigmaRuntime:
 
         An engine that is too far off is left; the plain model goes on. Takes as long as the chunks do.
         """
-        backbone, noise, engine = self.model.backbone, self._noise(window), self.model.backbone.engine
+        backbone, noise, engine = self.model.backbone, self.noise(window), self.model.backbone.engine
         given = self.inputs.model_input(window.newest)
         prompt = backbone.tokenize(window.task, given.state[None].numpy())
 
@@ -243,12 +251,7 @@ class SigmaRuntime:
     ) -> tuple[Inference, RecurrentState]:
         """A new residual on what is left of a chunk: the base's steps stay as they are. Commits nothing.
 
-        Args:
-            window: A later tick of the same epoch as `previous`.
-            state: From the previous step.
-            previous: The chunk in execution, planned at an earlier tick.
-            settings: The adapter's bounds and temperature.
-            chunk_id: Number of the chunk.
+        `window` is of a later tick of the same epoch as `previous`, the chunk in execution.
         """
         started_ns = time.perf_counter_ns()
         base_rad = previous.base_rad[window.tick - previous.tick :]
@@ -269,20 +272,17 @@ class SigmaRuntime:
     def spread(self, window: Window, state: RecurrentState, *, samples: int) -> float:
         """How far the proposed actions depend on the flow noise: their standard deviation over draws.
 
-        The rms over the trajectory's steps, in normalised actions. Costs a chunk of `samples` rows and changes nothing.
-
-        Args:
-            window: The tick that was just planned.
-            state: After that step.
-            samples: Draws, at least 2; none is the step's own.
+        The rms over the trajectory's steps, in normalised actions, for the tick that was just planned. Costs a chunk of
+        `samples` rows (at least 2; none is the step's own) and changes nothing.
         """
         return spread(
             self.model,
             self.observe(window, state),
-            torch.cat([self._noise(window, draw) for draw in range(1, samples + 1)]),
+            torch.cat([self.noise(window, draw) for draw in range(1, samples + 1)]),
         )
 
-    def _noise(self, window: Window, draw: int = 0) -> Float[Tensor, "1 horizon max_dof"]:
+    def noise(self, window: Window, draw: int = 0) -> Float[Tensor, "1 horizon max_dof"]:
+        """The flow noise of a window's newest tick; other draws are as good as the step's own, 0."""
         sizes = {"horizon": self.horizon, "max_dof": self.model.backbone.max_dof}
         return flow_noise(seed=self.seed + draw * _OTHER_DRAWS, epoch=window.epoch, tick=window.tick, **sizes)
 
@@ -328,10 +328,6 @@ class SigmaRuntime:
     def normalise_actions(self, rad: Float64[ndarray, "n dof"]) -> Float64[ndarray, "n dof"]:
         """Radians to the policy's normalised action space, where errors are measured."""
         return self.units.normalise_actions(rad)
-
-    def denormalise_actions(self, normalised: Float64[ndarray, "n dof"]) -> Float64[ndarray, "n dof"]:
-        """The policy's normalised actions to radians."""
-        return self.units.denormalise_actions(normalised)
 
     def check_units(self, positions_rad: Float64[ndarray, " dof"]) -> tuple[str, ...]:
         """Why a measured pose cannot be in the units of the training data; see `PolicyUnits.problems`."""

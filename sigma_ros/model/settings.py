@@ -48,7 +48,6 @@ class SigmaConfig:
         resampler_width: Width inside the perceiver resampler and of the FiLM modulation.
         resampler_queries: Learned queries, the number of vision tokens.
         resampler_layers: Cross-attention layers.
-        resampler_heads: Attention heads of a layer.
         state_hidden: Hidden width of the state encoder.
         state_tokens: Tokens the states of the window become.
         text_tokens: Task-text tokens read, so that shapes are static; a longer text is cut.

@@ -45,9 +45,7 @@ class SigmaTelepathyVLA(nn.Module):
     """Sigma: a frozen pi0.5, the telepathy path and the residual; `from_base` loads it, this gives untrained heads.
 
     Args:
-        backbone: The frozen base.
         config: Sizes and switches; width, cameras and horizon must be the base's.
-        seed: Of the heads' and adapters' starting values.
     """
 
     def __init__(self, backbone: Backbone, config: SigmaConfig, *, seed: int = 0) -> None:

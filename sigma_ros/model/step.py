@@ -6,7 +6,6 @@ Robot, replay and evaluation all go through these two.
 """
 
 import json
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from jaxtyping import Float, Float32
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from sigma_ros.border import whole
 from sigma_ros.errors import CheckpointError
 from sigma_ros.model.pi05.backbone import RealTimeChunking
 from sigma_ros.model.pi05.tensors import save_tensors
@@ -79,9 +79,8 @@ def save_state(state: RecurrentState, path: str | Path, *, model_hash: str) -> N
         "commits": str(state.commits),
         "ticks": json.dumps(state.ring.ticks),
     }
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-    save_tensors(temporary, tensors, metadata)
-    temporary.replace(target)
+    with whole(target) as partial:
+        save_tensors(partial, tensors, metadata)
 
 
 def _refuse_to_replace(target: Path) -> None:
@@ -207,13 +206,9 @@ def advance(
     ticks: Sequence[int],
     look: Callable[[int], ModelInput | EncodedTick],
 ) -> RecurrentState:
-    """The state with its window at `ticks` (oldest first, `tokens.PADDING` for none).
+    """The state with its window at `ticks` (of 16 slots, oldest first, `tokens.PADDING` for none).
 
-    Args:
-        model: Sigma.
-        state: Before.
-        ticks: Tick of each of the 16 slots.
-        look: Gives the model input of a tick, encoded already or not; called only for ticks that the state lacks.
+    `look` gives the model input of a tick, encoded already or not; called only for ticks that the state lacks.
     """
     fresh = {}
     for tick in state.ring.missing(ticks):

@@ -9,7 +9,7 @@
 import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
@@ -42,6 +42,8 @@ _SUPERVISOR_SERVICES = (
     topics.ESTOP_SERVICE,
 )
 _POLICY_SERVICES = (topics.RESET_MEMORY, topics.PAUSE)
+_FROM_POLICY = (topics.ACTION_CHUNK, topics.TELEPATHY, topics.POLICY_HEARTBEAT, topics.POLICY_INFO, topics.TICK)
+_TRANSITIONS = f"{topics.POLICY_NODE}/transition_event"
 _TOLD = (topics.SUPERVISOR_STATE, topics.TELEPATHY, topics.POLICY_INFO, "/diagnostics")
 
 
@@ -57,7 +59,7 @@ class Enclave:
     publishes: tuple[str, ...] = ()
     hears: tuple[str, ...] = ()
     answers: tuple[str, ...] = ()
-    calls: tuple[str, ...] = field(default=())
+    calls: tuple[str, ...] = ()
     runs: tuple[str, ...] = ()
     sends: tuple[str, ...] = ()
 
@@ -68,7 +70,6 @@ def enclaves(contract: Contract) -> tuple[Enclave, ...]:
     joints = tuple(part.topic for part in contract.states)
     commands = tuple(part.topic for part in contract.commands)
     actions = tuple(part.action.name for part in contract.commands if part.action)
-    from_policy = (topics.ACTION_CHUNK, topics.TELEPATHY, topics.POLICY_HEARTBEAT, topics.POLICY_INFO, topics.TICK)
     return (
         Enclave(
             path="/sigma/supervisor",
@@ -81,41 +82,43 @@ def enclaves(contract: Contract) -> tuple[Enclave, ...]:
         Enclave(
             path="/sigma/policy",
             node=topics.POLICY_NODE,
-            publishes=(
-                *from_policy,
-                topics.ACTION_CHUNK_TRAJECTORY,
-                "/diagnostics",
-                f"{topics.POLICY_NODE}/transition_event",
-            ),
+            publishes=(*_FROM_POLICY, topics.ACTION_CHUNK_TRAJECTORY, "/diagnostics", _TRANSITIONS),
             hears=(*cameras, *joints, topics.TASK),
             answers=(*_POLICY_SERVICES, *_of(topics.POLICY_NODE, PARAMETER_SERVICES + LIFECYCLE_SERVICES)),
         ),
-        Enclave(
-            path="/sigma/operator",
-            node="sigma_operator",
-            publishes=(topics.E_STOP, topics.ENABLE, topics.TASK),
-            hears=(*_TOLD, topics.POLICY_HEARTBEAT),
-            answers=(topics.START_POLICY, topics.CANCEL_POLICY, *_of(topics.RUN_NODE, PARAMETER_SERVICES)),
-            runs=(topics.RUN_POLICY,),
-            sends=(topics.RUN_POLICY,),
-            calls=(
-                *_SUPERVISOR_SERVICES,
-                *_POLICY_SERVICES,
-                *(topics.START_POLICY, topics.CANCEL_POLICY),
-                *_of(topics.SUPERVISOR_NODE, PARAMETER_SERVICES),
-                *_of(topics.POLICY_NODE, PARAMETER_SERVICES + LIFECYCLE_SERVICES),
-            ),
-        ),
+        _OPERATOR,
         Enclave(path="/sigma/driver", node="driver", publishes=(*joints, "/diagnostics"), hears=commands, runs=actions),
         Enclave(path="/sigma/cameras", node="cameras", publishes=(*cameras, "/diagnostics")),
         Enclave(
             path="/sigma/incidents",
             node="sigma_incidents",
             publishes=("/diagnostics",),
-            hears=(*cameras, *joints, *commands, *from_policy, *_TOLD, topics.E_STOP, topics.ENABLE, topics.TASK),
+            hears=(*cameras, *joints, *commands, *_FROM_POLICY, *_TOLD, topics.E_STOP, topics.ENABLE, topics.TASK),
             answers=("sigma_incidents/save",),
         ),
     )
+
+
+def _of(node: str, services: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(f"{node}/{service}" for service in services)
+
+
+_OPERATOR = Enclave(
+    path="/sigma/operator",
+    node="sigma_operator",
+    publishes=(topics.E_STOP, topics.ENABLE, topics.TASK),
+    hears=(*_TOLD, topics.POLICY_HEARTBEAT),
+    answers=(topics.START_POLICY, topics.CANCEL_POLICY, *_of(topics.RUN_NODE, PARAMETER_SERVICES)),
+    runs=(topics.RUN_POLICY,),
+    sends=(topics.RUN_POLICY,),
+    calls=(
+        *_SUPERVISOR_SERVICES,
+        *_POLICY_SERVICES,
+        *(topics.START_POLICY, topics.CANCEL_POLICY),
+        *_of(topics.SUPERVISOR_NODE, PARAMETER_SERVICES),
+        *_of(topics.POLICY_NODE, PARAMETER_SERVICES + LIFECYCLE_SERVICES),
+    ),
+)
 
 
 def policy_xml(contract: Contract, namespace: str = "") -> str:
@@ -147,10 +150,6 @@ def _rules(profile: ET.Element, group: str, each: str, qualifier: dict[str, str]
     rules = ET.SubElement(profile, group, qualifier)
     for name in dict.fromkeys(names):
         ET.SubElement(rules, each).text = name.removeprefix("/")
-
-
-def _of(node: str, services: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(f"{node}/{service}" for service in services)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -25,12 +25,10 @@ class Inferred(Protocol):
     @property
     def chunk(self) -> Chunk:
         """Proposed actions."""
-        ...
 
     @property
     def telepathy(self) -> Telepathy:
         """What Sigma believes."""
-        ...
 
 
 class Runtime(Protocol):
@@ -40,7 +38,6 @@ class Runtime(Protocol):
 
     def initial_state(self, *, epoch: int, task: str) -> "RecurrentState":
         """The empty state of an epoch."""
-        ...
 
     def step(
         self,
@@ -54,41 +51,32 @@ class Runtime(Protocol):
         left_over: LeftOver | None = None,
     ) -> "tuple[Inferred, RecurrentState]":
         """One inference."""
-        ...
 
     def remember(self, window: Window, state: "RecurrentState") -> "tuple[Telepathy, RecurrentState]":
         """A commit without a chunk."""
-        ...
 
     def refresh(
         self, window: Window, state: "RecurrentState", previous: Chunk, *, settings: AdapterSettings, chunk_id: int
     ) -> "tuple[Inferred, RecurrentState]":
         """A new residual on what is left of a chunk."""
-        ...
 
     def certify(self, window: Window) -> Certificate:
         """Whether what runs is what was trained, on this observation."""
-        ...
 
     def save(self, state: "RecurrentState", path: Path) -> None:
         """Writes a recurrent state."""
-        ...
 
     def restore(self, path: Path, fresh: "RecurrentState") -> "RecurrentState":
         """An empty state with a saved memory."""
-        ...
 
     def memory(self, state: "RecurrentState") -> Memory:
         """What of a state outlives the process that computes."""
-        ...
 
     def remembering(self, fresh: "RecurrentState", memory: Memory) -> "RecurrentState":
         """An empty state with this memory."""
-        ...
 
     def check_units(self, positions_rad: Float64[ndarray, " dof"]) -> tuple[str, ...]:
         """Why a pose cannot be in the units of the training data."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,11 +229,7 @@ Result = tuple[Outcome, "RecurrentState | None"]
 def execute(job: Job, runtime: Runtime, *, clock_ns: Callable[[], int] = time.monotonic_ns, **options: Any) -> Result:
     """Runs one job on the model; what it raises is the model's.
 
-    Args:
-        job: From `PolicyLoop.begin`.
-        runtime: The model.
-        clock_ns: To measure with.
-        **options: For `runtime.step` alone, such as what an offline run has prepared.
+    `options` are for `runtime.step` alone, such as what an offline run has prepared.
     """
     request = job.request
     if isinstance(job, PassGap):

@@ -77,7 +77,6 @@ class PolicyLoop:
 
     Args:
         contract: The robot, for the words of a refusal.
-        settings: In force from the start; see `configure`.
         check_units: Why a pose [rad] cannot be in the units of the training data; asked once an
             epoch.
         lockstep: For a replay: every tick that asks for something is worked on, scored windows too,
@@ -142,11 +141,8 @@ class PolicyLoop:
     def on_item(self, item: Window | Gap, now_ns: int, *, task: str = "", late_ns: int = 0) -> bool:
         """Takes the next tick; False: too much waited, all was dropped and memory begins anew.
 
-        Args:
-            item: The tick.
-            now_ns: On any one clock, as for `begin` and `on_result`.
-            task: In force at a gap; a window has its own.
-            late_ns: How much later than the tick's stamp now is.
+        `now_ns` is on any one clock, as for `begin` and `on_result`, and `late_ns` later than the tick's stamp;
+        `task` is the one in force at a gap (a window has its own).
         """
         request = self._request(self.judge(item), now_ns, task=task, late_ns=late_ns)
         if request is None:

@@ -38,7 +38,7 @@ from sigma_ros.policy.wire import (
     TicketKey,
     Wire,
 )
-from sigma_ros.values import AdapterSettings, Certificate, Chunk, LeftOver, Memory, Telepathy, Window
+from sigma_ros.values import Certificate, Chunk, Memory, Telepathy, Window
 
 WATCH_S = 0.05
 """How often a waiting thread looks whether the process is still there."""
@@ -71,10 +71,6 @@ class RemoteRuntime:
     """Starts the process and waits until the model is loaded.
 
     One thread calls the model's methods; `save`, `restore`, `check_units` and `initial_state` may be called beside.
-
-    Args:
-        load: Loads the model there.
-        hang_s: See `HANG_S`.
 
     Raises:
         SigmaError: the model cannot be loaded; the process speaks another protocol; no memory for pictures.
@@ -145,33 +141,16 @@ class RemoteRuntime:
         """As `SigmaRuntime`'s."""
         return self._ask(self._control, "initial_state", epoch=epoch, task=task)
 
-    def step(
-        self,
-        window: Window,
-        state: Any,
-        *,
-        commit: bool,
-        settings: AdapterSettings,
-        chunk_id: int,
-        baseline_diagnostics: bool = False,
-        left_over: LeftOver | None = None,
-    ) -> "tuple[Proposal, Any]":
+    def step(self, window: Window, state: Any, **options: Any) -> tuple[Proposal, Any]:
         """As `SigmaRuntime`'s."""
-        options = {"commit": commit, "settings": settings, "chunk_id": chunk_id, "left_over": left_over}
-        return cast(
-            "tuple[Proposal, Any]",
-            self._infer("step", window, state, baseline_diagnostics=baseline_diagnostics, **options),
-        )
+        return cast("tuple[Proposal, Any]", self._infer("step", window, state, **options))
 
     def remember(self, window: Window, state: Any) -> tuple[Telepathy, Any]:
         """As `SigmaRuntime`'s."""
         return cast("tuple[Telepathy, Any]", self._infer("remember", window, state))
 
-    def refresh(
-        self, window: Window, state: Any, previous: Chunk, *, settings: AdapterSettings, chunk_id: int
-    ) -> "tuple[Proposal, Any]":
+    def refresh(self, window: Window, state: Any, previous: Chunk, **options: Any) -> tuple[Proposal, Any]:
         """As `SigmaRuntime`'s."""
-        options = {"settings": settings, "chunk_id": chunk_id}
         return cast("tuple[Proposal, Any]", self._infer("refresh", window, state, previous, **options))
 
     def certify(self, window: Window) -> Certificate:

@@ -56,14 +56,9 @@ class Schedule:
 def left_over(previous: Chunk | None, window: Window, *, delay_ns: int) -> LeftOver | None:
     """What of `previous` is still to come at a window's tick; None: nothing, or another epoch.
 
-    Real-time chunking leads the next base chunk on from it.
-
-    Args:
-        previous: The chunk in execution.
-        window: What the next chunk is planned from.
-        delay_ns: From a tick to its chunk's arrival, as last measured. A step counts as consumed
-            once its time has come, so the delay in steps is the index that will be consumed on
-            arrival, not an upper bound.
+    Real-time chunking leads the next base chunk on from it. `delay_ns`: from a tick to its chunk's arrival, as last
+    measured. A step counts as consumed once its time has come, so the delay in steps is the index that will be
+    consumed on arrival, not an upper bound.
     """
     if previous is None or previous.epoch != window.epoch:
         return None

@@ -100,7 +100,6 @@ class PictureMemory:
     """Square pictures in memory that two processes map; the writer's garbage collection frees their places.
 
     Args:
-        size_px: Side of a picture.
         fd: Of the memory that the other process made; None makes it.
 
     Raises:

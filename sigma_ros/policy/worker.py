@@ -33,9 +33,7 @@ class InferenceThread:
 
     Args:
         loop: Decides; only reading its counters from outside is safe.
-        runtime: The model; used by this thread alone.
         wake: Called after each job, and where `outcomes` has something.
-        clock_ns: Steady.
         certifies: Whether the model is certified before its first chunk, on the observation that it is for; without
             a `certificate` that holds no chunk comes.
     """
@@ -173,11 +171,6 @@ class TimedWorker:
     Time is that of the ticks' stamps. A tick comes before the results of the same instant, so that
     a model that comes free at a tick works on that tick. Where time goes back, what is being worked
     on is finished before.
-
-    Args:
-        loop: Decides.
-        run: Executes a job.
-        latency_ns: What a job takes.
     """
 
     def __init__(

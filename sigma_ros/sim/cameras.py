@@ -5,7 +5,6 @@ import copy
 import ctypes
 import ctypes.util
 import os
-from types import TracebackType
 from typing import Protocol
 
 import mujoco
@@ -110,8 +109,6 @@ class Cameras:
 
     Args:
         model: A scene; never written to.
-        width_px: Width of every picture.
-        height_px: Height of every picture.
         shadows: Whether the lamp casts shadows; about doubles the time.
         beauty: For looking at rather than for a policy; slow.
     """
@@ -177,9 +174,7 @@ class Cameras:
     def __enter__(self) -> "Cameras":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _open(self) -> mujoco.MjrContext:

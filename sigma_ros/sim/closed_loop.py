@@ -176,14 +176,8 @@ def run_episode(
 ) -> Run:
     """Runs one episode to success, to the time limit or to a stop that nothing leaves.
 
-    Args:
-        arm: Is reset with `seed`.
-        runtime: A `SigmaRuntime`, or what has its methods; `image_size_px` None needs no pictures.
-        seed: Of the episode.
-        loop: How it is run.
-        clock_ns: To measure inferences with; decides nothing.
-        on_tick: Called after each tick of the policy.
-        operator: Who engages; nobody: a `ReplayOperator`, which does so at the first chunk.
+    `runtime` is a `SigmaRuntime` or has its methods (`image_size_px` None needs no pictures); `clock_ns` measures
+    inferences and decides nothing. Without an `operator` a `ReplayOperator` engages at the first chunk.
     """
     arm.reset(seed)
     return _Episode(arm, runtime, loop, clock_ns, operator or ReplayOperator()).run(on_tick)
@@ -206,7 +200,6 @@ class _Episode:
         self._spreads: list[float] = []
         self._positions: list[ndarray] = []
         self._told: list[str] = []
-        self._size_px: int | None = runtime.image_size_px
         self._supervisor: Any = (Supervisor if loop.supervised else Unsupervised)(arm.contract, loop.limits)
         self._operator = operator
         self._history = WindowHistory()
@@ -219,16 +212,16 @@ class _Episode:
         self._last: Decision | None = None
 
     def run(self, on_tick: Callable[[], None]) -> Run:
-        contract = self._contract
         policy_tick = command_tick = 0
         end_ns = _START_NS + round(self._loop.time_limit_s * NS_PER_S)
         while True:
-            policy_ns = _START_NS + contract.tick_offset_ns(policy_tick)
-            command_ns = _START_NS + command_tick * contract.command_period_ns
+            policy_ns = _START_NS + self._contract.tick_offset_ns(policy_tick)
+            command_ns = _START_NS + command_tick * self._contract.command_period_ns
             due_ns = min(policy_ns, command_ns)
             if due_ns > end_ns or self._arm.brick_in_box():
                 return self._result()
-            self._advance(due_ns)
+            self._arm.step(self._arm.command_rad, (due_ns - self._now_ns) / NS_PER_S)
+            self._now_ns = due_ns
             if policy_ns == due_ns:
                 self._observe(policy_tick)
                 policy_tick += 1
@@ -242,10 +235,6 @@ class _Episode:
         if self._loop.noise_samples and isinstance(job, Step) and result[1] is not None:
             self._spreads.append(self._runtime.spread(job.window, result[1], samples=self._loop.noise_samples))
         return result
-
-    def _advance(self, to_ns: int) -> None:
-        self._arm.step(self._arm.command_rad, (to_ns - self._now_ns) / NS_PER_S)
-        self._now_ns = to_ns
 
     def _observe(self, tick: int) -> None:
         self._states.append(self._arm.snapshot())
@@ -266,12 +255,12 @@ class _Episode:
 
     def _pictures(self) -> Mapping[str, UInt8[ndarray, "h w 3"]]:
         """The contract's cameras, letterboxed as live ones are, and as late as its `delays` say."""
-        if self._size_px is None:
+        size_px: int | None = self._runtime.image_size_px
+        if size_px is None:
             return {}
         late = self._contract.ticks_of(self._contract.delays.camera_ns)
         shown = self._states[max(0, len(self._states) - 1 - late)]
-        names = [camera.name for camera in self._contract.cameras]
-        return {name: letterbox(self._arm.draw(shown, name), self._size_px) for name in names}
+        return {c.name: letterbox(self._arm.draw(shown, c.name), size_px) for c in self._contract.cameras}
 
     def _command(self) -> None:
         now_ns, supervisor = self._now_ns, self._supervisor
@@ -283,9 +272,8 @@ class _Episode:
                 self._operator.on_chunk()
                 supervisor.on_chunk(outcome.chunk, now_ns)
         self._operator.act(supervisor, now_ns)
-        decision = supervisor.tick(now_ns)
+        self._last = decision = supervisor.tick(now_ns)
         self._operator.note(decision)
-        self._last = decision
         if decision.command_rad is not None:
             self._arm.step(decision.command_rad, 0.0)
             self._commands.append(decision.command_rad)

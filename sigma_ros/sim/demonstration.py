@@ -48,13 +48,9 @@ class Demonstration:
 def demonstrate(arm: SimArm, seed: int, *, disturbance_rad: float = 0.0) -> Demonstration:
     """Lets the expert do one episode. At each tick: read the arm, then send that tick's command.
 
-    Success is judged by physics, a moment after the last tick.
-
-    Args:
-        arm: Is reset with `seed`.
-        seed: Of the start and of the expert's habits.
-        disturbance_rad: How far free movements are pushed off the path, at most. The commands kept are
-            the expert's own, which lead back to it: a policy learns to recover (DART, arXiv:1703.09327).
+    Success is judged by physics, a moment after the last tick. `seed` is that of the start and of the expert's habits.
+    Free movements are pushed off the path by at most `disturbance_rad`; the commands kept are the expert's own, which
+    lead back to it: a policy learns to recover (DART, arXiv:1703.09327).
 
     Raises:
         SigmaError: brick or box are out of reach.

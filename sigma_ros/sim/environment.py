@@ -4,7 +4,6 @@
 import math
 from collections import deque
 from collections.abc import Callable
-from types import TracebackType
 
 import mujoco
 import numpy as np
@@ -225,9 +224,7 @@ class SimArm:
     def __enter__(self) -> "SimArm":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _true_rad(self, reading_rad: ndarray, *, margin_rad: float = 0.0) -> Float64[ndarray, " dof"]:

@@ -95,11 +95,7 @@ class Expert:
     ) -> tuple[ndarray, ndarray, ndarray]:
         """Commands above a brick and around it, fingers straight down and open; then lifted off, over a box's rim.
 
-        Args:
-            habits: Of this demonstration.
-            brick: Middle of the brick [m].
-            yaw_rad: Direction of its long side.
-            rim_m: Height of the box it is for.
+        `brick` is its middle [m], `yaw_rad` the direction of its long side, `rim_m` the height of the box it is for.
         """
         along = np.array([math.cos(yaw_rad), math.sin(yaw_rad), 0.0])
         outward = self._outward(brick)

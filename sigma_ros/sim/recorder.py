@@ -18,6 +18,7 @@ from PIL import Image
 
 from sigma_ros.bags.episode import TASK_TOPIC
 from sigma_ros.bags.writer import BagWriter
+from sigma_ros.border import whole
 from sigma_ros.contract import Contract
 from sigma_ros.errors import ContractError
 from sigma_ros.sim.cameras import Cameras
@@ -165,16 +166,12 @@ class Filmed(Protocol):
     @property
     def states(self) -> Float64[ndarray, "ticks nq"]:
         """See the class."""
-        ...
 
 
 def film_frames(arm: SimArm, episodes: Mapping[str, Filmed], *, fine: bool = True) -> Iterator[Picture]:
     """Every fourth tick of episodes side by side, each under its name and what it tells (`told`); the last ones stand.
 
-    Args:
-        arm: Draws them.
-        episodes: By what is written above; an empty name writes nothing.
-        fine: With shadows and smooth edges, and the two cameras below; slow.
+    An empty name writes nothing. `fine`: with shadows and smooth edges, and the two cameras below; slow.
     """
     ticks = max(len(episode.states) for episode in episodes.values())
     with arm.open_beauty(width_px=2 * WIDTH_PX, height_px=WIDTH_PX * 3 // 2) if fine else nullcontext() as cameras:
@@ -220,6 +217,5 @@ def write_film(path: Path, arm: SimArm, episodes: Mapping[str, Filmed], *, fine:
     first, *rest = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     frame_ms = round(1000 * FRAME_TICKS / arm.contract.fps)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".tmp")
-    first.save(partial, "GIF", save_all=True, append_images=rest, duration=frame_ms, loop=0)
-    partial.rename(path)
+    with whole(path) as partial:
+        first.save(partial, "GIF", save_all=True, append_images=rest, duration=frame_ms, loop=0)

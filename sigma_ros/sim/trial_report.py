@@ -18,7 +18,7 @@ from jaxtyping import Float64
 from numpy import ndarray
 from scipy import stats
 
-from sigma_ros.border import read_json
+from sigma_ros.border import read_json, write_text
 from sigma_ros.evaluation.report.figures import BASE, RECORDED, SIGMA, WARN, Figure, figure_of
 from sigma_ros.evaluation.report.page import render
 from sigma_ros.evaluation.scoring.statistics import compare
@@ -74,24 +74,17 @@ def document(
 
 def write(folder: Path, content: dict[str, Any]) -> None:
     """Writes the three files; `sim.json` last, each under another name first."""
-    _put(folder / "sim.md", markdown(content))
-    _put(folder / "sim.html", page(content, film=_film(folder)))
-    _put(folder / "sim.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
+    write_text(folder / "sim.md", markdown(content))
+    write_text(folder / "sim.html", page(content, film=_film(folder)))
+    write_text(folder / "sim.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def write_page(folder: Path) -> None:
     """Writes `sim.html` anew, from `sim.json` and the film that has been drawn since."""
-    _put(folder / "sim.html", page(cast(dict[str, Any], read_json(folder / "sim.json")), film=_film(folder)))
-
-
-def _put(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.tmp")
-    partial.write_text(text, encoding="utf-8")
-    partial.rename(path)
+    write_text(folder / "sim.html", page(cast(dict[str, Any], read_json(folder / "sim.json")), film=_film(folder)))
 
 
 def _film(folder: Path) -> str:
-    """The film for the page; empty where none was drawn."""
     file = folder / FILM
     return base64.b64encode(file.read_bytes()).decode() if file.is_file() else ""
 
@@ -174,8 +167,7 @@ def _comparisons(results: Sequence[Result], chosen: Sequence[Trial]) -> list[dic
 
 
 def _compared(results: Sequence[Result], other: Trial, trial: Trial) -> dict[str, Any] | None:
-    first = {r.seed: r for r in _of(results, other)}
-    second = {r.seed: r for r in _of(results, trial)}
+    first, second = ({r.seed: r for r in _of(results, side)} for side in (other, trial))
     seeds = sorted(first.keys() & second.keys())
     if len(seeds) < 2:
         return None
@@ -197,8 +189,8 @@ def _headline(content: dict[str, Any]) -> str:
     counts = {row["episodes"] for row in content["trials"]} or {0}
     told = f"{min(counts)}" if len(counts) == 1 else f"{min(counts)}-{max(counts)}"
     trained = "" if conditions["trained"] else " UNTRAINED (random weights): success means nothing."
-    setup, checkpoint = conditions["setup"], conditions["checkpoint"]
-    return f"{told} episodes per row, set-up `{setup}`, checkpoint `{checkpoint}`.{_limits(conditions)}{trained}"
+    made = "set-up `{setup}`, checkpoint `{checkpoint}`".format_map(conditions)
+    return f"{told} episodes per row, {made}.{_limits(conditions)}{trained}"
 
 
 def _limits(conditions: dict[str, Any]) -> str:

@@ -14,9 +14,9 @@ import numpy as np
 from numpy import ndarray
 from safetensors.numpy import save_file
 
-from sigma_ros.border import MAX_JSON_BYTES, load_json, one_line, read_json, read_text
+from sigma_ros.border import MAX_JSON_BYTES, load_json, one_line, read_json, read_text, whole, write_text
 from sigma_ros.errors import SigmaError, UsageError
-from sigma_ros.risk import assess
+from sigma_ros.risk import plain_chunk
 from sigma_ros.sim.closed_loop import Loop, Run, run_episode
 from sigma_ros.sim.environment import SimArm
 from sigma_ros.sim.expert import Expert
@@ -42,7 +42,6 @@ class ScriptedRuntime:
 
     Args:
         arm: Just reset; the path begins where it stands.
-        seed: Of the expert's habits.
     """
 
     image_size_px = None
@@ -73,23 +72,9 @@ class ScriptedRuntime:
         """The path from this tick on."""
         times_s = [self._contract.tick_offset_ns(window.tick + i) / NS_PER_S for i in range(HORIZON)]
         base = np.array([self._path.at(time_s) for time_s in times_s])
-        chunk = Chunk(
-            chunk_id=chunk_id,
-            epoch=window.epoch,
-            tick=window.tick,
-            stamp_ns=window.stamp_ns,
-            joint_names=self._contract.joint_names,
-            step_period_ns=self._contract.tick_period_ns,
-            base_rad=base,
-            residual_rad=np.zeros_like(base),
-            scale=0.0,
-            risk=assess(residual_ratio=0.0, factor_ratio=1.0, alignment=1.0),
-            settings=settings,
-            tau_l2=0.0,
-            sem_align=0.0,
-            observation_age_ns=0,
-            inference_ns=0,
-            checkpoint_hash="expert",
+        how: dict[str, Any] = {"epoch": window.epoch, "tick": window.tick, "settings": settings}
+        chunk = plain_chunk(
+            self._contract, base, stamp_ns=window.stamp_ns, chunk_id=chunk_id, checkpoint_hash="expert", **how
         )
         return ScriptedInference(chunk, None), None
 
@@ -248,9 +233,7 @@ class TrialBook:
         if told.exists():
             self._check(told)
         folder.mkdir(parents=True, exist_ok=True)
-        partial = told.with_suffix(".tmp")
-        partial.write_text(json.dumps(self.conditions, indent=1, sort_keys=True), encoding="utf-8")
-        partial.rename(told)
+        write_text(told, json.dumps(self.conditions, indent=1, sort_keys=True))
         self.results = list(self._read())
 
     def has(self, trial: Trial, seed: int) -> bool:
@@ -270,9 +253,8 @@ class TrialBook:
         name = f"{result.arm}_{result.latency_ms:g}_{result.seed}.safetensors"
         target = self._file.parent / CHUNKS_FOLDER / name
         target.parent.mkdir(exist_ok=True)
-        partial = target.with_suffix(".tmp")
-        save_file(chunk_arrays(run), partial, {"result": json.dumps(asdict(result))})
-        partial.rename(target)
+        with whole(target) as partial:
+            save_file(chunk_arrays(run), partial, {"result": json.dumps(asdict(result))})
 
     def _check(self, told: Path) -> None:
         document = read_json(told)

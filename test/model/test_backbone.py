@@ -21,6 +21,7 @@ from tiny_base import (
 
 from sigma_ros.contract import Contract
 from sigma_ros.errors import SigmaError
+from sigma_ros.model.lora import LanguageReader
 from sigma_ros.model.pi05.backbone import Backbone
 from sigma_ros.model.pi05.mini import limit_normalisation
 
@@ -196,7 +197,7 @@ def test_language_model_lets_gradients_through_to_inputs_only(tiny_fp32: Backbon
     embeds = torch.randn(2, 9, tiny_fp32.width, requires_grad=True)
     mask = torch.ones(2, 9, dtype=torch.bool)
     mask[1, 5:] = False
-    tiny_fp32.language_model(embeds, mask)[:, :5].square().sum().backward()
+    LanguageReader(tiny_fp32.language_layers, None)(embeds, mask, read=9)[:, :5].square().sum().backward()
     assert embeds.grad is not None
     assert bool((embeds.grad[0] != 0).any(dim=1).all())
     assert bool((embeds.grad[1, 5:] == 0).all())
@@ -206,10 +207,11 @@ def test_language_model_lets_gradients_through_to_inputs_only(tiny_fp32: Backbon
 
 def test_language_model_sees_valid_entries_wherever_padding_stands(tiny_fp32: Backbone) -> None:
     embeds = torch.randn(1, 4, tiny_fp32.width)
-    alone = tiny_fp32.language_model(embeds, torch.ones(1, 4, dtype=torch.bool))
+    reader = LanguageReader(tiny_fp32.language_layers, None)
+    alone = reader(embeds, torch.ones(1, 4, dtype=torch.bool), read=4)
     padded = torch.cat([torch.randn(1, 2, tiny_fp32.width), embeds, torch.randn(1, 3, tiny_fp32.width)], dim=1)
     mask = torch.tensor([[False] * 2 + [True] * 4 + [False] * 3])
-    assert torch.allclose(tiny_fp32.language_model(padded, mask)[:, 2:6], alone, atol=1e-5)
+    assert torch.allclose(reader(padded, mask, read=9)[:, 2:6], alone, atol=1e-5)
 
 
 def test_prompt_equals_lerobots_processor_chain_on_the_same_state(

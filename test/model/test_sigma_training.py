@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
+from lerobot.policies.common.vla_utils import make_att_2d_masks, prepare_attention_masks_4d
 from tiny_sigma import TASK, batch_of, noise_at, run, sights, stir, tiny_backbone, tiny_sigma
 
 from sigma_ros.model.lora import adapter_shapes, matching_rank
@@ -110,6 +111,20 @@ def test_dropout_acts_in_training_only_and_never_in_the_base():
     assert torch.equal(model(batch)["intent"], calm["intent"])
 
 
+def policys_language_model(backbone, embeds, mask):
+    """The language model on a bidirectional sequence, as the policy runs its prefix."""
+    joint = backbone.policy.model.paligemma_with_expert
+    joint.paligemma.model.language_model.config._attn_implementation = "eager"
+    (hidden, _), _ = joint.forward(
+        attention_mask=prepare_attention_masks_4d(make_att_2d_masks(mask, torch.zeros_like(mask))),
+        position_ids=torch.cumsum(mask, dim=1) - 1,
+        past_key_values=None,
+        inputs_embeds=[embeds, None],
+        use_cache=False,
+    )
+    return hidden
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.03)])
 @pytest.mark.parametrize("read", [1, 4, 12])
 def test_what_is_read_is_what_the_policys_own_language_model_puts_out(dtype, tolerance, read):
@@ -120,7 +135,7 @@ def test_what_is_read_is_what_the_policys_own_language_model_puts_out(dtype, tol
     mask = torch.ones(2, 12, dtype=torch.bool)
     mask[0, 3:7] = False
     ours = model.plain_reader(embeds, mask, read=read)
-    theirs = backbone.language_model(embeds, mask)[:, -read:].to(torch.float32)
+    theirs = policys_language_model(backbone, embeds, mask)[:, -read:].to(torch.float32)
     valid = mask[:, -read:]
     torch.testing.assert_close(ours[valid], theirs[valid], rtol=tolerance, atol=tolerance)
 

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sigma_ros.contract_file import load_contract
 from sigma_ros.policy.alarm import OVERLAP_STEPS, AlarmSettings, disagreement, disagreement_of
-from sigma_ros.risk import assess
-from sigma_ros.values import AdapterSettings, Chunk
+from sigma_ros.risk import plain_chunk
+from sigma_ros.values import Chunk
 
 HORIZON, DOF = 50, 6
 
@@ -24,24 +25,9 @@ def course(first: int, *, shift: float = 0.0) -> np.ndarray:
 
 def chunk(tick: int, *, epoch: int = 0, scale: float = 1.0, shift: float = 0.0) -> Chunk:
     residual = np.full((HORIZON, DOF), 0.25)
-    return Chunk(
-        chunk_id=tick,
-        epoch=epoch,
-        tick=tick,
-        stamp_ns=1 + tick,
-        joint_names=("a",) * DOF,
-        step_period_ns=33_333_333,
-        base_rad=course(tick, shift=shift) - scale * residual,
-        residual_rad=residual,
-        scale=scale,
-        risk=assess(residual_ratio=0.0, factor_ratio=1.0, alignment=1.0),
-        settings=AdapterSettings(),
-        tau_l2=1.0,
-        sem_align=1.0,
-        observation_age_ns=0,
-        inference_ns=0,
-        checkpoint_hash="x",
-    )
+    base = course(tick, shift=shift) - scale * residual
+    changes = {"epoch": epoch, "residual_rad": residual, "scale": scale, "checkpoint_hash": "x"}
+    return plain_chunk(load_contract("so101"), base, stamp_ns=1 + tick, chunk_id=tick, **changes)
 
 
 @given(st.integers(0, HORIZON - 1))

@@ -22,7 +22,7 @@ from sigma_ros.errors import SigmaError
 from sigma_ros.nodes.policy.model import PolicyModel
 from sigma_ros.nodes.shared import qos, topics
 from sigma_ros.policy.job import Runtime
-from sigma_ros.risk import assess, scale_of
+from sigma_ros.risk import assess, plain_chunk, scale_of
 from sigma_ros.supervisor.identity import Author
 from sigma_ros.values import AdapterSettings, Certificate, Chunk, LeftOver, Telepathy, Window
 
@@ -49,25 +49,11 @@ def small_so101(folder: Path) -> Path:
 
 def make_chunk(contract: Contract, **changes: object) -> Chunk:
     """A chunk that stays at zero with a small residual."""
-    values = {
-        "chunk_id": 0,
-        "epoch": 0,
-        "tick": 0,
-        "stamp_ns": 1_000_000_000,
-        "joint_names": contract.joint_names,
-        "step_period_ns": contract.tick_period_ns,
-        "base_rad": np.zeros((HORIZON, contract.dof)),
-        "residual_rad": np.full((HORIZON, contract.dof), 0.01),
-        "scale": 0.5,
-        "risk": assess(residual_ratio=1.0, factor_ratio=1.0, alignment=1.0),
-        "settings": AdapterSettings(),
-        "tau_l2": 1.5,
-        "sem_align": 0.7,
-        "observation_age_ns": 10_000_000,
-        "inference_ns": 20_000_000,
-        "checkpoint_hash": "abc",
-    }
-    return Chunk(**(values | changes))
+    values = {"stamp_ns": 1_000_000_000, "residual_rad": np.full((HORIZON, contract.dof), 0.01), "scale": 0.5}
+    values |= {"risk": assess(residual_ratio=1.0, factor_ratio=1.0, alignment=1.0), "tau_l2": 1.5, "sem_align": 0.7}
+    values |= {"tick": 0, "observation_age_ns": 10_000_000, "inference_ns": 20_000_000, "checkpoint_hash": "abc"}
+    values["base_rad"] = np.zeros((HORIZON, contract.dof))
+    return plain_chunk(contract, **(values | changes))
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import numpy as np
 
 from sigma_ros.contract import Contract
 from sigma_ros.errors import CheckpointError
-from sigma_ros.risk import assess, scale_of
-from sigma_ros.values import AdapterSettings, Certificate, Chunk, Memory, Telepathy, Window
+from sigma_ros.risk import assess, plain_chunk, scale_of
+from sigma_ros.values import AdapterSettings, Certificate, Memory, Telepathy, Window
 
 HORIZON = 50
 COMMIT_SHIFT_RAD = 1e-3
@@ -72,24 +72,10 @@ class StubRuntime:
         residual = np.zeros_like(base)
         residual[:16] = 0.1 * pose
         risk = assess(residual_ratio=1.0 + 0.01 * (window.tick % 7), factor_ratio=1.0, alignment=1.0)
-        chunk = Chunk(
-            chunk_id=chunk_id,
-            epoch=window.epoch,
-            tick=window.tick,
-            stamp_ns=window.stamp_ns,
-            joint_names=self.contract.joint_names,
-            step_period_ns=self.contract.tick_period_ns,
-            base_rad=base,
-            residual_rad=residual,
-            scale=scale_of(risk, settings),
-            risk=risk,
-            settings=settings,
-            tau_l2=float(commits),
-            sem_align=0.5,
-            observation_age_ns=window.newest.age_ns,
-            inference_ns=1,
-            checkpoint_hash=self.info.hash,
-        )
+        seen = {"epoch": window.epoch, "tick": window.tick, "observation_age_ns": window.newest.age_ns}
+        said = {"tau_l2": float(commits), "sem_align": 0.5, "inference_ns": 1, "checkpoint_hash": self.info.hash}
+        adapted = {"residual_rad": residual, "scale": scale_of(risk, settings), "risk": risk, "settings": settings}
+        chunk = plain_chunk(self.contract, base, stamp_ns=window.stamp_ns, chunk_id=chunk_id, **seen, **said, **adapted)
         telepathy_output = Telepathy(
             epoch=window.epoch,
             tick=window.tick,

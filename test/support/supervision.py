@@ -10,12 +10,12 @@ from numpy import ndarray
 
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
-from sigma_ros.risk import assess
+from sigma_ros.risk import assess, plain_chunk
 from sigma_ros.supervisor.guard import MotionGuard, Request, Track
 from sigma_ros.supervisor.limits import MotionLimits, SupervisorLimits
 from sigma_ros.supervisor.reasons import Decision, State
 from sigma_ros.supervisor.supervisor import Supervisor
-from sigma_ros.values import AdapterSettings, Chunk
+from sigma_ros.values import Chunk
 
 MS = 1_000_000
 PERIOD = 20 * MS
@@ -42,25 +42,8 @@ def motion_limits(dof: int = 3, **changes: Any) -> MotionLimits:
 
 
 def chunk_of(base: ndarray, **changes: Any) -> Chunk:
-    fields: dict[str, Any] = {
-        "chunk_id": 0,
-        "epoch": 0,
-        "tick": 0,
-        "stamp_ns": 0,
-        "joint_names": CONTRACT.joint_names,
-        "step_period_ns": CONTRACT.tick_period_ns,
-        "base_rad": np.asarray(base, dtype=np.float64),
-        "residual_rad": np.zeros_like(base, dtype=np.float64),
-        "scale": 1.0,
-        "risk": CALM,
-        "settings": AdapterSettings(),
-        "tau_l2": 1.0,
-        "sem_align": 1.0,
-        "observation_age_ns": 0,
-        "inference_ns": 0,
-        "checkpoint_hash": "synthetic",
-    }
-    return Chunk(**(fields | changes))
+    fields = {"stamp_ns": 0, "tick": 0, "scale": 1.0, "risk": CALM, "checkpoint_hash": "synthetic"}
+    return plain_chunk(CONTRACT, np.asarray(base, dtype=np.float64), **(fields | changes))
 
 
 def resting_chunk(pose: ndarray = MIDDLE, horizon: int = 50, **changes: Any) -> Chunk:

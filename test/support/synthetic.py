@@ -10,7 +10,7 @@ from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
 from sigma_ros.evaluation.log import BagFacts, PolicyFacts, ReplayLog, RunFacts
 from sigma_ros.evaluation.recorder import ReplayRecorder
-from sigma_ros.risk import assess, scale_of
+from sigma_ros.risk import assess, plain_chunk, scale_of
 from sigma_ros.values import WINDOW_TICKS, AdapterSettings, Chunk, Frame, Gap, Telepathy, Window
 
 SCHEMA_FILE = Path(__file__).resolve().parents[2] / "docs" / "report.schema.json"
@@ -158,23 +158,21 @@ def _chunk(
     residual = miss[1] * (target - base)
     residual[20:] = 0.0
     risk = assess(residual_ratio=float(rng.gamma(4.0, 0.3)), factor_ratio=float(rng.uniform(0.7, 1.4)), alignment=0.9)
-    return Chunk(
-        chunk_id=tick // 8,
-        epoch=0,
-        tick=tick,
+    said = {"tau_l2": float(51.6 + rng.normal()), "sem_align": float(0.13 + 0.02 * rng.normal())}
+    return plain_chunk(
+        contract,
+        base,
         stamp_ns=stamp_ns,
-        joint_names=contract.joint_names,
-        step_period_ns=contract.tick_period_ns,
-        base_rad=base,
+        chunk_id=tick // 8,
+        tick=tick,
         residual_rad=residual,
         scale=scale_of(risk, settings),
         risk=risk,
         settings=settings,
-        tau_l2=float(51.6 + rng.normal()),
-        sem_align=float(0.13 + 0.02 * rng.normal()),
         observation_age_ns=5_000_000,
         inference_ns=90_000_000,
         checkpoint_hash="5f" * 32,
+        **said,
     )
 
 

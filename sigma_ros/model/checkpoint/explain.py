@@ -33,7 +33,7 @@ data. 16 ticks of window; batch axes are left out. Sizes are fields of `SigmaCon
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class ExplainedRow:
     """One stage of the path: what it is, its tensor's shape, parameters of the base and trained ones behind it."""
 
@@ -65,10 +65,8 @@ def data_path(model: SigmaTelepathyVLA) -> list[ExplainedRow]:
     joint = backbone.policy.model.paligemma_with_expert
     vision = [joint.paligemma.model.vision_tower, joint.paligemma.model.multi_modal_projector]
     shared = [
-        ExplainedRow(part="both", what="images of a tick, RGB bytes", shape=pixels),
-        ExplainedRow(
-            part="both", what="image tokens (SigLIP, projector)", shape=tuple(patches.shape), frozen=_count(vision)
-        ),
+        ExplainedRow("both", "images of a tick, RGB bytes", pixels),
+        ExplainedRow("both", "image tokens (SigLIP, projector)", tuple(patches.shape), frozen=_count(vision)),
     ]
     rows, base = _base_rows(model, patches)
     return shared + rows + _telepathy_rows(model, patches, base)
@@ -86,15 +84,15 @@ def _base_rows(model: SigmaTelepathyVLA, patches: Tensor) -> tuple[list[Explaine
     steps = core.config.num_inference_steps
     rows = [
         ExplainedRow(
-            part="base",
-            what="prefix: image tokens and prompt, one pass",
-            shape=(*prefix.mask.shape[1:], config.width),
+            "base",
+            "prefix: image tokens and prompt, one pass",
+            (*prefix.mask.shape[1:], config.width),
             frozen=_count([backbone.language_layers]),
         ),
         ExplainedRow(
-            part="base",
-            what=f"base chunk, normalised ({steps} flow steps over the cached prefix)",
-            shape=tuple(chunk.shape[1:]),
+            "base",
+            f"base chunk, normalised ({steps} flow steps over the cached prefix)",
+            tuple(chunk.shape[1:]),
             frozen=_count([core.paligemma_with_expert.gemma_expert, *expert]),
         ),
     ]
@@ -111,9 +109,7 @@ def _telepathy_rows(model: SigmaTelepathyVLA, patches: Tensor, base: Tensor) -> 
         telepathy_output = telepathy(telepathy_input, Recurrence.start(config, batch=1, device=device), model.reader)
         correction = residual(telepathy_output, telepathy_input.states[:, -1], base)
     branches = [
-        ExplainedRow(
-            part="residual", what=f"{name} branch", shape=(steps, config.dof), trained=_count([residual.branches[name]])
-        )
+        ExplainedRow("residual", f"{name} branch", (steps, config.dof), trained=_count([residual.branches[name]]))
         for name, steps in config.branch_steps.items()
     ]
     glance = [] if telepathy.glance is None else [telepathy.glance]
@@ -131,15 +127,11 @@ def _telepathy_rows(model: SigmaTelepathyVLA, patches: Tensor, base: Tensor) -> 
         _row("telepathy factors tau", tuple(telepathy_output.factors.shape[1:]), [telepathy.factors]),
         _row("memory as text, beside the mean text", shapes["memory_to_text"], [telepathy.memory_to_text]),
         _row(
-            "intent and factors in one space",
-            shapes["align_intent"],
-            [telepathy.align_intent, telepathy.align_factors],
+            "intent and factors in one space", shapes["align_intent"], [telepathy.align_intent, telepathy.align_factors]
         ),
         *branches,
-        ExplainedRow(
-            part="residual", what="composite residual, normalised", shape=tuple(correction.composite.shape[1:])
-        ),
-        ExplainedRow(part="adapter", what="actions = base + scale * residual", shape=tuple(base.shape[1:])),
+        ExplainedRow("residual", "composite residual, normalised", tuple(correction.composite.shape[1:])),
+        ExplainedRow("adapter", "actions = base + scale * residual", tuple(base.shape[1:])),
     ]
 
 
@@ -154,21 +146,17 @@ def _sequence_rows(
     film = [] if resampler.film is None else [resampler.film]
     window = tuple(telepathy_input.pooled.shape[1:])
     return [
-        ExplainedRow(part="telepathy", what="pooled image tokens of a tick", shape=window[1:]),
-        ExplainedRow(part="telepathy", what="ring buffer: the window's pooled tokens", shape=window),
+        ExplainedRow("telepathy", "pooled image tokens of a tick", window[1:]),
+        ExplainedRow("telepathy", "ring buffer: the window's pooled tokens", window),
         *[_row("FiLM by the previous factors", shapes["resampler.film"], [part]) for part in film],
         _row("vision tokens (perceiver resampler)", shapes["resampler"], [resampler], without=film),
-        ExplainedRow(
-            part="telepathy",
-            what="task text, the language model's embeddings",
-            shape=tuple(telepathy_input.text.shape[1:]),
-        ),
+        ExplainedRow("telepathy", "task text, the language model's embeddings", tuple(telepathy_input.text.shape[1:])),
         _row("state tokens", shapes["state_encoder"], [telepathy.state_encoder]),
-        ExplainedRow(part="telepathy", what="readout queries", shape=tuple(readouts.shape), trained=readouts.numel()),
+        ExplainedRow("telepathy", "readout queries", tuple(readouts.shape), trained=readouts.numel()),
         ExplainedRow(
-            part="telepathy",
-            what="[vision, text, state, readouts] through the shared language model with LoRA",
-            shape=shapes["reader"],
+            "telepathy",
+            "[vision, text, state, readouts] through the shared language model with LoRA",
+            shapes["reader"],
             trained=sum(parameter.numel() for parameter in model.adapters().values()),
         ),
     ]
@@ -209,7 +197,7 @@ def _outputs_of(telepathy: nn.Module, language_layer: nn.Module) -> Iterator[dic
 def _row(
     what: str, shape: tuple[int, ...], modules: Iterable[nn.Module], *, without: Iterable[nn.Module] = ()
 ) -> ExplainedRow:
-    return ExplainedRow(part="telepathy", what=what, shape=shape, trained=_count(modules) - _count(without))
+    return ExplainedRow("telepathy", what, shape, trained=_count(modules) - _count(without))
 
 
 def _present(*modules: nn.Module | None) -> list[nn.Module]:

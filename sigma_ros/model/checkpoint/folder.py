@@ -7,7 +7,6 @@ Files: `sigma_telepathy_heads.safetensors`, `adapter_config.json` + `adapter_mod
 
 import importlib.metadata
 import json
-import os
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from sigma_ros.border import whole
 from sigma_ros.errors import CheckpointError
 from sigma_ros.model.checkpoint.manifest import (
     HASHED_FILES,
@@ -144,25 +144,21 @@ def save_checkpoint(
     if target.exists() and not overwrite:
         raise CheckpointError("the output folder exists", where=target, remedy="choose another folder, or overwrite it")
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
-    partial.mkdir()
-    try:
-        manifest = Manifest(
-            settings=model.config,
-            references=model.references,
-            base=base,
-            normalisation=normalisation,
-            rename=dict(rename or {}),
-            training=training,
-            scores=dict(scores or {}),
-            versions={name: importlib.metadata.version(name) for name in _VERSIONS},
-        )
+    manifest = Manifest(
+        settings=model.config,
+        references=model.references,
+        base=base,
+        normalisation=normalisation,
+        rename=dict(rename or {}),
+        training=training,
+        scores=dict(scores or {}),
+        versions={name: importlib.metadata.version(name) for name in _VERSIONS},
+    )
+    with whole(target) as partial:
+        partial.mkdir()
         written = _write_files(model, manifest, partial)
         if target.exists():
             shutil.rmtree(target)
-        partial.replace(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return written
 
 

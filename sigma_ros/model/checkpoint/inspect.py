@@ -69,10 +69,7 @@ def file_statistics(path: Path) -> TensorStatistics:
 def inspect_checkpoint(checkpoint: str, *, base: str | None = None, tokenizer: str | None = None) -> str:
     """Lines that say what `mini`, a Sigma checkpoint folder, or a base folder or Hub id is.
 
-    Args:
-        checkpoint: What to look into.
-        base: Also load this base and say whether the Sigma checkpoint belongs to it.
-        tokenizer: Place of the base's tokenizer.
+    A `base` is loaded, to say whether the Sigma checkpoint belongs to it.
 
     Raises:
         CheckpointError: a file is missing, hostile, damaged or changed, or the base is another one.

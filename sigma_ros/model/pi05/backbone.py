@@ -79,7 +79,6 @@ class Engine(Protocol):
 
     def run(self, name: str, function: Callable[..., Any], *given: Tensor) -> Any:
         """What `function(*given)` gives."""
-        ...
 
 
 class Backbone(nn.Module):
@@ -204,30 +203,6 @@ class Backbone(nn.Module):
     def embed_text(self, tokens: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch tokens width"]:
         """The language model's own (scaled) embeddings, in its number type."""
         return self.policy.model.paligemma_with_expert.embed_language_tokens(tokens)
-
-    def language_model(
-        self,
-        embeds: Float[Tensor, "batch seq width"],
-        mask: Bool[Tensor, "batch seq"],
-        *,
-        positions: Int[Tensor, "batch seq"] | None = None,
-    ) -> Float[Tensor, "batch seq width"]:
-        """The shared language model on a bidirectional sequence, as the policy runs its prefix; differentiable.
-
-        Masked entries are seen by nobody; `positions` counts the valid ones unless given.
-        """
-        if positions is None:
-            positions = torch.cumsum(mask, dim=1) - 1
-        joint = self.policy.model.paligemma_with_expert
-        joint.paligemma.model.language_model.config._attn_implementation = "eager"  # noqa: SLF001
-        (hidden, _), _ = joint.forward(
-            attention_mask=_bidirectional(mask),
-            position_ids=positions,
-            past_key_values=None,
-            inputs_embeds=[embeds, None],
-            use_cache=False,
-        )
-        return hidden
 
     def prefix(
         self,

@@ -107,9 +107,7 @@ class BaseFolder:
     """A checkpoint before its weights: nothing large was read or fetched yet.
 
     Attributes:
-        place: Where it is.
         config: LeRobot's, of the policy.
-        sizes: Of its networks.
         trained: False where its weights are marked as random.
         normalisation: None where it has no statistics (as pi05_base).
         rename: Keys of the training data's features -> the policy's, as its pre-processor does.

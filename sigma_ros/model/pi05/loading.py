@@ -8,8 +8,6 @@ is left to chance (see `base_weights`).
 
 import hashlib
 import json
-import os
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -20,6 +18,7 @@ import torch
 from lerobot.policies.pi05.configuration_pi05 import PI05Config
 from lerobot.policies.pi05.modeling_pi05 import PI05Policy
 
+from sigma_ros.border import whole
 from sigma_ros.errors import CheckpointError, MachineError
 from sigma_ros.model.normalise import Normalisation
 from sigma_ros.model.pi05.backbone import Backbone
@@ -180,18 +179,14 @@ def save_base(
     if folder.exists():
         raise CheckpointError("the output folder exists", where=folder, remedy="choose another --out, or remove it")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
-    partial.mkdir()
-    try:
+    with whole(folder) as partial:
+        partial.mkdir()
         backbone.policy.config._save_pretrained(partial)  # noqa: SLF001
         own = {"format": 1, "sizes": asdict(sizes), "trained": trained, "made_by": made_by}
         for name, value in ((OWN_FILE, own), (NORMALISATION_FILE, normalisation.as_dict())):
             (partial / name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
         backbone.tokenizer.save_pretrained(partial)
         _save_weights(backbone.policy, partial / WEIGHTS_FILE, weights_dtype)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _save_weights(policy: PI05Policy, path: Path, dtype: torch.dtype | None) -> None:

@@ -47,10 +47,6 @@ class PictureScaling:
 
     LeRobot does it before it fits them into the network's square, where what is below 0 or above 1 is cut and the
     border is black. Pictures of the robot are fitted first; both are linear, so cut and border come after it here.
-
-    Attributes:
-        step: LeRobot's normaliser, for pictures alone.
-        keys: The policy's cameras in its order.
     """
 
     step: NormalizerProcessorStep

@@ -58,14 +58,11 @@ class FollowerArm:
     """The six servos as one arm in contract order.
 
     Args:
-        port: Serial device, such as /dev/ttyACM0.
         calibration: LeRobot's calibration file of this arm.
-        contract: Joint order and names.
         zero: Where 0 rad is: the encoder's middle, or the middle of the recorded range.
         torque_limit: Of the five arm servos, part of their stall torque, (0, 1].
         gripper_torque_limit: The gripper's, likewise.
         most_torque: By joint, what may not be exceeded either.
-        make: Makes LeRobot's robot.
     """
 
     def __init__(

@@ -9,11 +9,11 @@ the evidence. The standard library and `yaml` alone: launch files use it.
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from sigma_ros.border import write_text
 from sigma_ros.contract_text import contract_yaml
 from sigma_ros.errors import UsageError
 
@@ -74,9 +74,7 @@ class Evidence:
         """Writes `STAGE.json`, whole or not at all."""
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / f"{self.stage}.json"
-        partial = file.with_suffix(".json.tmp")
-        partial.write_text(json.dumps({"format": FORMAT, **asdict(self)}, indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, file)
+        write_text(file, json.dumps({"format": FORMAT, **asdict(self)}, indent=1) + "\n")
         return file
 
 

@@ -70,8 +70,6 @@ class Server:
     """Serves from the moment it is made until `close`.
 
     Args:
-        backend: The node's side.
-        host: Address to listen at.
         port: TCP port; 0: any that is free.
 
     Raises:

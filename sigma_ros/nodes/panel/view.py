@@ -60,15 +60,7 @@ def plans(chunk: ActionChunk, skeleton: Skeleton) -> dict[str, Any]:
 def page_view(
     seen: MonitorView, contract: Contract, skeleton: Skeleton, joints_rad: Mapping[str, float], now_s: float
 ) -> dict[str, Any]:
-    """The whole view of one moment.
-
-    Args:
-        seen: What the graph said last.
-        contract: Names and limits of the joints.
-        skeleton: Its arm.
-        joints_rad: Measured position by joint; empty before the first.
-        now_s: Steady time.
-    """
+    """The whole view of one moment; `joints_rad` is the measured position by joint, empty before the first."""
     measured = np.array([joints_rad[name] for name in contract.joint_names]) if joints_rad else None
     told, chunk, telepathy = seen.supervisor, seen.chunk, seen.telepathy
     view = {

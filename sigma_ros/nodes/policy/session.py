@@ -31,7 +31,6 @@ class PolicySession:
     `clock` takes joints and gives epoch, task and counters; `thread` gives outcomes and decides by its `loop`.
 
     Args:
-        contract: The robot.
         runtime: The loaded model; used by the inference thread alone.
         image_size_px: Side of the model's square images.
         memory_stride: Ticks between two commits of the recurrent memory, as trained.

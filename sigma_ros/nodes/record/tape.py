@@ -49,48 +49,6 @@ class StreamTally:
         return (len(self.recent_ns) - 1) * _SECOND_NS / (self.recent_ns[-1] - self.recent_ns[0])
 
 
-class RecordingThread:
-    """Writes serialised messages behind the caller's back, in order.
-
-    Args:
-        bag: Open; used by this thread alone until `close`.
-    """
-
-    def __init__(self, bag: BagWriter) -> None:
-        self._bag = bag
-        self._queue: Queue[tuple[str, str, int, bytes, str | None] | None] = Queue(WAITING)
-        self.written_bytes = 0
-        self.error: SigmaError | None = None
-        self._thread = threading.Thread(target=self._write, name="recording", daemon=True)
-        self._thread.start()
-
-    def put(self, topic: str, msgtype: str, log_time_ns: int, cdr: bytes, definition: str | None = None) -> bool:
-        """Queues a message; False when the disk is too slow for it, or has failed."""
-        if self.error is not None:
-            return False
-        try:
-            self._queue.put_nowait((topic, msgtype, log_time_ns, cdr, definition))
-        except Full:
-            return False
-        return True
-
-    def close(self) -> None:
-        """Writes what waits, then ends."""
-        self._queue.put(None)
-        self._thread.join()
-
-    def _write(self) -> None:
-        while (entry := self._queue.get()) is not None:
-            if self.error is not None:
-                continue
-            try:
-                self._bag.raw(*entry[:4], definition=entry[4])
-            except SigmaError as error:
-                self.error = error
-            else:
-                self.written_bytes += len(entry[3])
-
-
 def judge(tallies: Mapping[str, StreamTally], fps: float) -> tuple[list[str], list[str]]:
     """What makes a recording useless, and what it has lost: two lists of sentences, both empty when all is well."""
     useless = [
@@ -110,24 +68,30 @@ def judge(tallies: Mapping[str, StreamTally], fps: float) -> tuple[list[str], li
 
 
 class Tape:
-    """One recording: a bag that appears when it is saved, and is nowhere when it is discarded or the process dies."""
+    """One recording: a bag that appears when it is saved, and is nowhere when it is discarded or the process dies.
+
+    Messages are written in order on a thread of their own. `error`: what the disk refused; nothing is written after it.
+    """
 
     def __init__(self, path: Path, *, storage: Literal["mcap", "sqlite3"], notes: Mapping[str, str]) -> None:
         self.path = path
+        self.written_bytes = 0
+        self.error: SigmaError | None = None
         self._stack = ExitStack()
         self._bag = self._stack.enter_context(BagWriter(path, storage=storage, metadata=notes))
-        self._thread = RecordingThread(self._bag)
-        self.put = self._thread.put
+        self._queue: Queue[tuple[str, str, int, bytes, str | None] | None] = Queue(WAITING)
+        self._thread = threading.Thread(target=self._write, name="recording", daemon=True)
+        self._thread.start()
 
-    @property
-    def error(self) -> SigmaError | None:
-        """What the disk refused; nothing is written after it."""
-        return self._thread.error
-
-    @property
-    def written_bytes(self) -> int:
-        """Bytes of messages so far."""
-        return self._thread.written_bytes
+    def put(self, topic: str, msgtype: str, log_time_ns: int, cdr: bytes, definition: str | None = None) -> bool:
+        """Queues a serialised message; False when the disk is too slow for it, or has failed."""
+        if self.error is not None:
+            return False
+        try:
+            self._queue.put_nowait((topic, msgtype, log_time_ns, cdr, definition))
+        except Full:
+            return False
+        return True
 
     def save(self, notes: Mapping[str, str]) -> None:
         """Writes what waits; the bag appears, with further notes.
@@ -135,13 +99,28 @@ class Tape:
         Raises:
             BagError: the disk refused the end; nothing is left.
         """
-        self._thread.close()
+        self._end()
         for name, text in notes.items():
             self._bag.note(name, text)
         self._stack.close()
 
     def discard(self) -> None:
         """Nothing is left."""
-        self._thread.close()
+        self._end()
         self._bag.discard()
         self._stack.pop_all()
+
+    def _end(self) -> None:
+        self._queue.put(None)
+        self._thread.join()
+
+    def _write(self) -> None:
+        while (entry := self._queue.get()) is not None:
+            if self.error is not None:
+                continue
+            try:
+                self._bag.raw(*entry[:4], definition=entry[4])
+            except SigmaError as error:
+                self.error = error
+            else:
+                self.written_bytes += len(entry[3])

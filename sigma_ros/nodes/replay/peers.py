@@ -39,7 +39,6 @@ class Waiter:
     """Runs callbacks until something has come, with a limit and a clear word when it has not.
 
     Args:
-        executor: Runs the node's callbacks.
         stop: The user's wish to stop; raises `InterruptedReplayError`.
         timeout_s: Limit of a wait that names none.
     """

@@ -42,8 +42,6 @@ class Diagnostics:
     """Publishes all tasks of a node twice a second, on a steady timer.
 
     Args:
-        node: The node that is diagnosed.
-        hardware_id: The robot's name.
         tasks: Task by name, such as `policy/inference`.
     """
 

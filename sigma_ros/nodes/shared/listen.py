@@ -124,10 +124,7 @@ class StreamWatch:
     """Subscribes the contract's cameras and joint states (and commands, where asked) on a node.
 
     Args:
-        node: The node to listen with.
-        contract: What is expected.
         commands: Also watch the command topic, and how far the supervisor's ticks are apart (`tick_gaps_s`).
-        clock_ns: Steady time.
     """
 
     def __init__(

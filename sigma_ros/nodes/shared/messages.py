@@ -5,6 +5,7 @@ Wrong shapes are refused here; wrong numbers (NaN, out of range) are the supervi
 """
 
 import array
+import math
 
 import numpy as np
 from jaxtyping import Float64
@@ -19,6 +20,7 @@ from sigma_ros.supervisor.identity import Author
 from sigma_ros.values import AdapterSettings, Chunk, Gap, Risk, Telepathy
 
 _CHUNK_FLOATS = ("scale", "tau_l2", "sem_align", "trained_delay_s", "disagreement_rad")
+_TELEPATHY_FLOATS = ("tau_l2", "sem_align", "baseline_tau_l2", "baseline_sem_align")
 _SETTINGS = ("min_scale", "max_scale", "risk_temperature")
 _RISK = {
     "residual_ratio": "residual_ratio",
@@ -131,16 +133,12 @@ def telepathy_message(telepathy: Telepathy, task: str) -> TelepathyState:
         factor_count=telepathy.factors.shape[0],
         memory_l2=float(np.linalg.norm(telepathy.semantic_memory)),
         intent_l2=float(np.linalg.norm(telepathy.intent)),
-        tau_l2=float(telepathy.tau_l2),
-        sem_align=float(telepathy.sem_align),
-        baseline_tau_l2=float(telepathy.baseline_tau_l2),
-        baseline_sem_align=float(telepathy.baseline_sem_align),
+        **{name: float(getattr(telepathy, name)) for name in _TELEPATHY_FLOATS},
     )
 
 
 def gap_message(gap: Gap, task: str) -> TelepathyState:
     """A replanning tick that could not be used, with the reasons."""
-    nan = float("nan")
     return TelepathyState(
         header=Header(stamp=to_time(gap.stamp_ns)),
         epoch=gap.epoch,
@@ -148,12 +146,7 @@ def gap_message(gap: Gap, task: str) -> TelepathyState:
         task=task,
         valid=False,
         reasons=list(gap.reasons),
-        memory_l2=nan,
-        intent_l2=nan,
-        tau_l2=nan,
-        sem_align=nan,
-        baseline_tau_l2=nan,
-        baseline_sem_align=nan,
+        **dict.fromkeys(("memory_l2", "intent_l2", *_TELEPATHY_FLOATS), math.nan),
     )
 
 
@@ -178,11 +171,8 @@ def telepathy_value(message: TelepathyState) -> Telepathy:
         semantic_memory=np.array(message.semantic_memory, dtype=np.float64),
         intent=np.array(message.intent, dtype=np.float64),
         factors=np.array(message.telepathy_factors, dtype=np.float64).reshape(count, -1),
-        tau_l2=message.tau_l2,
-        sem_align=message.sem_align,
-        baseline_tau_l2=message.baseline_tau_l2,
-        baseline_sem_align=message.baseline_sem_align,
         committed=message.committed,
+        **{name: getattr(message, name) for name in _TELEPATHY_FLOATS},
     )
 
 

@@ -18,10 +18,25 @@ from sigma_ros.values import AdapterSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PolicyOptions:
-    """Parameters of `policy_node`."""
+class NodeOptions:
+    """Of a node whose values always fit together."""
+
+    def conflicts(self) -> list[str]:
+        """See `Options`."""
+        return []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RobotOptions(NodeOptions):
+    """Of a node that is for one robot."""
 
     contract: str = option("contract file, or the name of a shipped one", default="so101", read_only=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyOptions(RobotOptions):
+    """Parameters of `policy_node`."""
+
     checkpoint: str = option(
         "`mini`, a Sigma checkpoint folder, a pi0.5 folder or a Hub id", default="mini", read_only=True
     )
@@ -145,10 +160,9 @@ class PolicyOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SimOptions:
+class SimOptions(RobotOptions):
     """Parameters of `sim_node`."""
 
-    contract: str = option("contract file, or the name of a shipped one", default="so101", read_only=True)
     setup: str = option(
         "which simulated set-up: the base policy's own, or one that differs from it",
         default="target",
@@ -159,16 +173,11 @@ class SimOptions:
         "seed of the first episode; each reset takes the next", default=0, low=0, high=2**31 - 1, read_only=True
     )
 
-    def conflicts(self) -> list[str]:
-        """See `Options`."""
-        return []
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DriverOptions:
+class DriverOptions(RobotOptions):
     """Parameters of `so101_driver`."""
 
-    contract: str = option("contract file, or the name of a shipped one", default="so101", read_only=True)
     port: str = option("serial device of the arm's bus", default="/dev/ttyACM0", read_only=True)
     calibration: str = option("LeRobot's calibration file of this arm (JSON)", default="", read_only=True)
     zero: str = option(
@@ -212,10 +221,9 @@ class DriverOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CameraOptions:
+class CameraOptions(RobotOptions):
     """Parameters of `camera_node`."""
 
-    contract: str = option("contract file, or the name of a shipped one", default="so101", read_only=True)
     camera: str = option("the contract's camera that this device is", default="", read_only=True)
     device: str = option("number of a V4L2 device (0 is /dev/video0), its path, or a film", default="0", read_only=True)
 
@@ -225,10 +233,9 @@ class CameraOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PanelOptions:
+class PanelOptions(RobotOptions):
     """Parameters of the panel's node."""
 
-    contract: str = option("contract file, or the name of a shipped one", default="so101", read_only=True)
     host: str = option(
         "address to listen at; any but this machine's own needs a token", default="127.0.0.1", read_only=True
     )
@@ -237,17 +244,12 @@ class PanelOptions:
         "open the page in this machine's browser, if it has a display", default=False, read_only=True
     )
 
-    def conflicts(self) -> list[str]:
-        """See `Options`."""
-        return []
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RecordOptions:
+class RecordOptions(RobotOptions):
     """Parameters of `record_node`."""
 
     out: str = option("the bag's folder, which must not exist; with `episodes` the bags'", default="", read_only=True)
-    contract: str = option("contract file, or the name of a shipped one", default="so101", read_only=True)
     task: str = option("task text of this or the next bag; empty: the contract's first", default="")
     seconds: float = option("length; 0: until it is stopped", default=0.0, unit="s", low=0.0, high=1e5, read_only=True)
     episodes: bool = option(
@@ -284,10 +286,9 @@ def _of_limits(name: str, text: str = "") -> Any:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SupervisorOptions:
+class SupervisorOptions(RobotOptions):
     """Parameters of `supervisor_node`: its own, and every field of `SupervisorLimits`."""
 
-    contract: str = option("contract file, or the name of a shipped one", default="so101", read_only=True)
     lockstep: bool = option(
         "replay: ticks at `/clock` messages; commands go to the replay topic only", default=False, read_only=True
     )
@@ -396,10 +397,9 @@ def supervisor_options(limits: SupervisorLimits) -> SupervisorOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class IncidentOptions:
+class IncidentOptions(RobotOptions):
     """Parameters of `incident_recorder`."""
 
-    contract: str = option("contract file, or the name of a shipped one", default="so101", read_only=True)
     folder: str = option("where bags of incidents go", default="incidents", read_only=True)
     seconds: float = option("how much is kept", default=30.0, unit="s", low=1.0, high=300.0, read_only=True)
     megabytes: float = option("memory for it", default=512.0, unit="MiB", low=16.0, high=16384.0, read_only=True)
@@ -413,13 +413,9 @@ class IncidentOptions:
         "raw images are kept as JPEG of this quality; 0: as they come", default=90, low=0, high=100, read_only=True
     )
 
-    def conflicts(self) -> list[str]:
-        """See `Options`."""
-        return []
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunOptions:
+class RunOptions(NodeOptions):
     """Parameters of `run_policy_node`."""
 
     prompt: str = option("`~/start_policy`: the task text; empty: the task in force", default="")
@@ -440,33 +436,23 @@ class RunOptions:
         "the policy may take so long to take the task up", default=15.0, unit="s", low=0.5, high=600.0
     )
 
-    def conflicts(self) -> list[str]:
-        """See `Options`."""
-        return []
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StageOptions:
+class StageOptions(RobotOptions):
     """Parameters of `stage_node`; `bringup.launch.py` gives them."""
 
-    contract: str = option("contract file, or the name of a shipped one", default="so101", read_only=True)
     stage: str = option("which stage is measured", default="shadow", choices=STAGES, read_only=True)
     folder: str = option("where evidence goes", default="evidence", read_only=True)
     checkpoint: str = option("the checkpoint as it was given", default="mini", read_only=True)
     checkpoint_hash: str = option("the policy must say this hash; empty: any", default="", read_only=True)
 
-    def conflicts(self) -> list[str]:
-        """See `Options`."""
-        return []
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReplayOptions:
+class ReplayOptions(RobotOptions):
     """Parameters of `replay_node`. What concerns the model is told by the policy node."""
 
     bag: str = option("the recording: a rosbag2 folder, .mcap or .db3 file", default="", read_only=True)
     out: str = option("folder for report.json, report.html and chunks.parquet", default="", read_only=True)
-    contract: str = option("contract file, or the name of a shipped one", default="so101", read_only=True)
     task: str = option("task text; empty: the recorded one", default="", read_only=True)
     supervised: bool = option("run the supervisor at 50 Hz of bag time", default=True, read_only=True)
     strict: bool = option("any loss in the recording is a failure", default=False, read_only=True)

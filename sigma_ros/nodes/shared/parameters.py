@@ -90,7 +90,6 @@ class Options(Protocol):
 
     def conflicts(self) -> list[str]:
         """What is wrong between values that are each allowed, in words."""
-        ...
 
 
 def specs(options_type: type[Options]) -> tuple[Spec, ...]:
@@ -155,11 +154,9 @@ class BoundParameters[OptionsT: Options]:
     """The node's options now (`value`), kept equal to its ROS parameters.
 
     Args:
-        node: The node to declare on.
         defaults: The options to start from; overrides given at start win.
         state: Says in a word which state the node is in, for refusals.
         refuse: Asked with (old, new) before a change is accepted; a text refuses it.
-        applied: Told (old, new) after a change.
 
     Raises:
         UsageError: an override is unknown or senseless, every problem is listed; or nothing in a parameter file fits.

@@ -69,7 +69,6 @@ class GoalOut:
     `GRIPPER_PERIOD_NS`, and once more where it comes to rest; effort is left to its controller.
 
     Args:
-        node: The supervisor's.
         contract: Of the part alone.
         action: Its name and type.
 

@@ -15,27 +15,28 @@ _ALARMING = (State.STOPPED, State.ESTOP)
 
 
 class SupervisorHealth:
-    """Notes what the node saw and answers how each cause stands now."""
+    """Notes what the node saw and answers how each cause stands now.
+
+    The node sets `decision` (of the newest tick), `foreign` (who else publishes commands now), `policies` (whose
+    publishers of chunks or heartbeats the graph shows, whether they say anything or not) and `clock_publishers` (of
+    `/clock`, while it follows that).
+    """
 
     def __init__(self, core: Supervisor, contract: Contract) -> None:
         self._core = core
         self._contract = contract
-        self._decision: Decision | None = None
+        self.decision: Decision | None = None
+        self.foreign: tuple[str, ...] = ()
+        self.policies: tuple[str, ...] = ()
+        self.clock_publishers: tuple[str, ...] = ()
         self._verdict: Verdict | None = None
         self._complaint = ""
         self._malformed = 0
         self._last_malformed = ""
         self._refused_joints = 0
         self._last_refused_joints = ""
-        self._foreign: tuple[str, ...] = ()
-        self._policies: tuple[str, ...] = ()
         self._incompatible = ""
-        self._clock_publishers: tuple[str, ...] = ()
         self._late_seen = 0
-
-    def note_decision(self, decision: Decision) -> None:
-        """Takes in a tick."""
-        self._decision = decision
 
     def note_chunk(self, verdict: Verdict) -> None:
         """Takes in what became of a chunk; a refusal is told once even if a good one follows."""
@@ -52,18 +53,6 @@ class SupervisorHealth:
         """A joint state that does not fit the contract."""
         self._refused_joints += 1
         self._last_refused_joints = text
-
-    def note_foreign(self, names: tuple[str, ...]) -> None:
-        """Who else publishes commands now."""
-        self._foreign = names
-
-    def note_policies(self, names: tuple[str, ...]) -> None:
-        """Whose publishers of chunks or heartbeats the graph shows, whether they say anything or not."""
-        self._policies = names
-
-    def note_clocks(self, names: tuple[str, ...]) -> None:
-        """Who publishes `/clock` while this node follows it."""
-        self._clock_publishers = names
 
     def note_incompatible(self, info: QoSRequestedIncompatibleQoSInfo) -> None:
         """A publisher of chunks offers less than is asked for: nothing of it arrives."""
@@ -85,7 +74,7 @@ class SupervisorHealth:
         }
 
     def _state(self) -> TaskStatus:
-        decision = self._decision
+        decision = self.decision
         if decision is None:
             return TaskStatus(Level.STALE, "no tick yet")
         level = Level.ERROR if decision.state in _ALARMING else Level.OK
@@ -104,7 +93,7 @@ class SupervisorHealth:
         return TaskStatus(level, f"{decision.state.name}: {decision.reason_text}", values)
 
     def _staleness(self) -> TaskStatus:
-        decision = self._decision
+        decision = self.decision
         if decision is None:
             return TaskStatus(Level.STALE, "no tick yet")
         ages = {
@@ -132,8 +121,8 @@ class SupervisorHealth:
             return TaskStatus(Level.WARN, complaint, values)
         if self._verdict is None:
             return TaskStatus(Level.STALE, "no chunk yet", values)
-        if self._decision is not None and self._decision.reason is Reason.START_POSE:
-            return TaskStatus(Level.WARN, self._decision.reason_text, values)
+        if self.decision is not None and self.decision.reason is Reason.START_POSE:
+            return TaskStatus(Level.WARN, self.decision.reason_text, values)
         return TaskStatus(Level.OK if self._verdict.accepted else Level.WARN, self._verdict.text, values)
 
     @property
@@ -170,10 +159,10 @@ class SupervisorHealth:
         return TaskStatus(Level.OK, f"longest tick gap {counters.tick_gap_max_s * 1e3:.1f} ms", values)
 
     def _clock(self) -> TaskStatus:
-        if len(self._clock_publishers) > 1:
-            return TaskStatus(Level.ERROR, f"several publishers of /clock: {', '.join(self._clock_publishers)}")
-        if self._decision is not None and self._decision.reason is Reason.CLOCK_JUMP:
-            return TaskStatus(Level.WARN, self._decision.reason_text)
+        if len(self.clock_publishers) > 1:
+            return TaskStatus(Level.ERROR, f"several publishers of /clock: {', '.join(self.clock_publishers)}")
+        if self.decision is not None and self.decision.reason is Reason.CLOCK_JUMP:
+            return TaskStatus(Level.WARN, self.decision.reason_text)
         return TaskStatus(Level.OK, "runs evenly")
 
     def _estop(self) -> TaskStatus:
@@ -184,22 +173,22 @@ class SupervisorHealth:
         return TaskStatus(Level.OK, "its publisher is heard")
 
     def _policy(self) -> TaskStatus:
-        decision = self._decision
+        decision = self.decision
         if decision is None:
             return TaskStatus(Level.STALE, "no tick yet")
-        values = {"followed": decision.followed_policy, "announced": ", ".join(self._policies)}
+        values = {"followed": decision.followed_policy, "announced": ", ".join(self.policies)}
         if decision.other_policies:
             return TaskStatus(Level.WARN, f"not followed: {', '.join(decision.other_policies)}", values)
         if decision.reason.name.startswith(("HEARTBEAT", "POLICY")):
             return TaskStatus(Level.WARN, decision.reason_text, values)
-        if len(self._policies) > 1:
-            return TaskStatus(Level.WARN, f"several are announced: {', '.join(self._policies)}", values)
+        if len(self.policies) > 1:
+            return TaskStatus(Level.WARN, f"several are announced: {', '.join(self.policies)}", values)
         return TaskStatus(Level.OK, "no complaint", values)
 
     def _publishers(self) -> TaskStatus:
-        if self._foreign:
+        if self.foreign:
             topics = ", ".join(part.topic for part in self._contract.commands)
-            return TaskStatus(Level.ERROR, f"also publishing on {topics}: {', '.join(self._foreign)}")
+            return TaskStatus(Level.ERROR, f"also publishing on {topics}: {', '.join(self.foreign)}")
         return TaskStatus(Level.OK, "the only publisher of commands")
 
     def _joints(self) -> TaskStatus:
@@ -207,9 +196,9 @@ class SupervisorHealth:
             "refused": self._refused_joints + self._core.counters.refused_joint_states,
             "last_refused": self._last_refused_joints,
         }
-        if self._decision is None or self._decision.joint_state_age_s == float("inf"):
+        if self.decision is None or self.decision.joint_state_age_s == float("inf"):
             said = self._last_refused_joints or "none received"
             return TaskStatus(Level.STALE, said, values)
-        if self._decision.reason.name.startswith(("JOINTS", "TRACKING", "CONTACT")):
-            return TaskStatus(Level.WARN, self._decision.reason_text, values)
-        return TaskStatus(Level.OK, f"{self._decision.joint_state_age_s * 1e3:.0f} ms old", values)
+        if self.decision.reason.name.startswith(("JOINTS", "TRACKING", "CONTACT")):
+            return TaskStatus(Level.WARN, self.decision.reason_text, values)
+        return TaskStatus(Level.OK, f"{self.decision.joint_state_age_s * 1e3:.0f} ms old", values)

@@ -54,7 +54,6 @@ class LiveDrive:
         self._merger = JointMerger(contract, contract.states)
         self._output = SupervisorOutput(node, contract, lockstep=False)
         self._health = SupervisorHealth(self._core, contract)
-        self._decision: Decision | None = None
         commanded = [part.topic for part in contract.commands]
         self._senders = {topic: Senders(node, (topic,)) for topic in (*_FROM_KNOWN, *commanded)}
         self._subscribe()
@@ -159,13 +158,11 @@ class LiveDrive:
         decision = self._core.tick(time.monotonic_ns(), at_ns)
         self._output.publish(decision, at_ns=at_ns)
         self._mind_controllers(decision)
-        if self._decision is None or (decision.state, decision.reason) != (self._decision.state, self._decision.reason):
+        last, self._health.decision = self._health.decision, decision
+        if last is None or (decision.state, decision.reason) != (last.state, last.reason):
             self._node.get_logger().info(f"{decision.state.name}: {decision.reason_text}")
         others = decision.other_policies
-        is_news = self._decision is None or others != self._decision.other_policies
-        self._decision = decision
-        self._health.note_decision(decision)
-        if is_news and others:
+        if others and (last is None or others != last.other_policies):
             self._node.get_logger().warning(f"not followed: {', '.join(others)}")
             self._diagnostics.publish()
 
@@ -183,11 +180,11 @@ class LiveDrive:
         for senders in self._senders.values():
             senders.refresh()
         self._core.on_graph(foreign=foreign, estop_publishers=self._senders[topics.E_STOP].names)
-        self._health.note_foreign(foreign)
+        self._health.foreign = foreign
         policies = (topics.ACTION_CHUNK, topics.POLICY_HEARTBEAT)
-        self._health.note_policies(tuple(sorted({n for t in policies for n in self._senders[t].names.values()})))
+        self._health.policies = tuple(sorted({n for t in policies for n in self._senders[t].names.values()}))
         if self._node.get_parameter("use_sim_time").value:
-            self._health.note_clocks(publishers(self._node, "/clock"))
+            self._health.clock_publishers = publishers(self._node, "/clock")
 
     def _engage(self) -> Answer:
         self._check_publishers()

@@ -20,6 +20,8 @@ from sigma_ros.nodes.shared.sensor_messages import COMMAND_KINDS, to_time
 from sigma_ros.nodes.supervisor.goals import GoalOut
 from sigma_ros.supervisor.reasons import Decision, State
 
+_COUNTED = ("ticks", "clipped_ticks", "accepted_chunks", "refused_chunks", "engagements", "holds", "violations")
+
 CHUNK_RECEIVED = "CHUNK_RECEIVED"
 """In lockstep: the reason in a state that only answers a chunk."""
 
@@ -137,17 +139,11 @@ def state_message(decision: Decision, *, at_ns: int) -> SupervisorState:
         chunk_age=float(decision.chunk_age_s),
         joint_state_age=float(decision.joint_state_age_s),
         observation_age=float(decision.observation_age_s),
-        ticks=counters.ticks,
-        clipped_ticks=counters.clipped_ticks,
-        accepted_chunks=counters.accepted_chunks,
-        refused_chunks=counters.refused_chunks,
-        engagements=counters.engagements,
-        holds=counters.holds,
-        violations=counters.violations,
         tick_gap_max=float(counters.tick_gap_max_s),
         followed_policy=decision.followed_policy,
         other_policies=list(decision.other_policies),
         command=array.array("d", command),
+        **{name: getattr(counters, name) for name in _COUNTED},
     )
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 GO = "go"
 """The lamp that tells when the arm may start; it says nothing about the choice."""
 
-EventKind = Literal["placed", "tapped", "looked"]
+EventKind = Literal["placed", "tapped"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +36,6 @@ class Tap:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """Hold the fingers over a button for a moment."""
-
-    button: int
-
-
-@dataclass(frozen=True, slots=True)
 class Home:
     """Back to where the episode began; `aside` from one side always, so that friction does not tell whence it came."""
 
@@ -56,7 +49,7 @@ class Wait:
     until_s: float
 
 
-Verb = Pick | PlaceIn | Tap | Look | Home | Wait
+Verb = Pick | PlaceIn | Tap | Home | Wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +63,7 @@ class Flash:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that counts: which brick came to rest in which box, which button was tapped or looked at, and when."""
+    """Something that counts: which brick came to rest in which box, which button was tapped, and when."""
 
     kind: EventKind
     subject: int
@@ -92,26 +85,23 @@ class Task:
     """A family of episodes.
 
     Attributes:
-        name: As in the project's protocol.
-        title: In words.
-        family: Its suite in RoboMME (arXiv:2603.04639), or `none`.
-        like: The RoboMME tasks it resembles most.
         options: Number of choices, all equally likely: chance is 1 / options.
         needs: What decides the choice: `memory`, `text` or nothing.
         limit_s: Longest episode.
-        trained_on: Options that demonstrations show; the others are kept for the test.
-        tested_on: Options that test episodes ask for.
+        trained_on: Options that demonstrations show; the others are kept for the test. Empty: all.
+        tested_on: Options that test episodes ask for. Empty: all.
     """
 
     name: str
-    title: str
-    family: Literal["counting", "permanence", "reference", "imitation", "none"]
-    like: str
     options: int
     needs: Literal["memory", "text", "nothing"]
-    limit_s: float
-    trained_on: tuple[int, ...]
-    tested_on: tuple[int, ...]
+    limit_s: float = 12.0
+    trained_on: tuple[int, ...] = ()
+    tested_on: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("trained_on", "tested_on"):
+            object.__setattr__(self, name, getattr(self, name) or tuple(range(self.options)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,14 +109,9 @@ class TaskEpisode:
     """One episode to be done.
 
     Attributes:
-        task: Its family.
-        seed: Of everything drawn but the goal.
         goal: The right option.
-        text: What the policy is told.
         oracle: The same with the goal in words.
         bricks: Where the bricks start; None: out of the scene.
-        flashes: The lamps.
-        verbs: What the expert does.
         choice_s: From here on nothing in scene, joints or window tells the goal, and it is not yet acted on.
     """
 

@@ -44,7 +44,6 @@ TAP_M, TAP_OVER_M = 0.025, 0.065
 """Heights of the finger tips when a button is pressed, and over it before and after."""
 
 _PRESSED_M, _RELEASED_M, _NEAR_M = 0.037, 0.052, 0.030
-_LOOKED_S = 0.25
 
 FEATURES = 14
 """Numbers of one scene token: see `TaskArm.tokens`."""
@@ -64,7 +63,6 @@ class TaskArm(SimArm):
 
     Args:
         setup: Servos, light, the first brick and the first box; the second ones are made like them.
-        contract: As `SimArm`'s.
     """
 
     def __init__(self, setup: SceneConfig = TARGET, *, contract: Contract | None = None) -> None:
@@ -184,8 +182,6 @@ class _Watch:
         self.events: list[Event] = []
         self._resting: set[tuple[int, int]] = set()
         self._down: int | None = None
-        self._over: tuple[int | None, float] = (None, 0.0)
-        self._looked = False
 
     def note(self, arm: TaskArm, now_s: float) -> None:
         for brick in range(len(_BRICK_BODIES)):
@@ -197,11 +193,6 @@ class _Watch:
 
     def _note_fingers(self, fingers_m: Float64[ndarray, " 3"], now_s: float) -> None:
         near = next((b for b in range(len(BUTTON_NAMES)) if math.dist(button_place(b), fingers_m[:2]) < _NEAR_M), None)
-        if near != self._over[0]:
-            self._over, self._looked = (near, now_s), False
-        elif near is not None and not self._looked and now_s - self._over[1] >= _LOOKED_S:
-            self._looked = True
-            self.events.append(Event("looked", near, near, now_s))
         if self._down is None and near is not None and fingers_m[2] < _PRESSED_M:
             self._down = near
             self.events.append(Event("tapped", near, near, now_s))
