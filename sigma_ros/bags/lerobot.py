@@ -37,6 +37,7 @@ TOLERANCE_S = 1e-4
 """How far a picture's time may be from its row's, as in LeRobot."""
 
 MAX_EPISODES = 1_000_000
+MOST_FPS = 10_000
 MAX_ROWS = 5_000_000
 MAX_PICTURE_BYTES = 256 << 20
 MAX_PARQUET_BYTES = 1 << 30
@@ -158,6 +159,10 @@ def _info(root: Path) -> dict[str, Any]:
         raise DatasetError("meta/info.json lists no features", where=file)
     if not all(isinstance(feature, dict) for feature in features.values()):
         raise DatasetError("meta/info.json has a feature that is no object", where=file)
+    fps = info.get("fps", 1.0)
+    if not isinstance(fps, int | float) or not 0.0 < fps <= MOST_FPS:
+        got = one_line(fps, 40)
+        raise DatasetError("meta/info.json has no rate", where=file, expected=f"fps up to {MOST_FPS}", got=got)
     return info
 
 
@@ -236,6 +241,7 @@ def _read_v3(fetch: Fetch, info: dict[str, Any], index: int, wanted: tuple[str, 
 
 def _v3_row(root: Path, index: int) -> dict[str, Any] | None:
     for file in sorted((root / "meta" / "episodes").rglob("*.parquet")):
+        open_regular(file).close()
         names = [name for name in pq.read_schema(file).names if not name.startswith("stats/")]
         rows = _parquet(file, columns=names, filters=[("episode_index", "=", index)]).to_pylist()
         if rows:
