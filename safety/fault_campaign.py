@@ -5,15 +5,13 @@
     python -m safety.fault_campaign --large --out out/safety     a hundred kills, sixty pairs of faults
     python -m safety.fault_campaign --only joints_jump,flood     some rows
 
-Writes `faults.json`, `faults.md`, the nodes' log and, trial by trial, `faults.jsonl`; `--docs docs/safety.md` also
-renews the table there. Exit codes: 0 every reaction as expected and no violation, 1 not so, 2 usage. Arm and policy
-are mocks (`safety/rig.py`).
+Writes `faults.json`, `faults.md`, the nodes' log and, trial by trial, `faults.jsonl`. Exit codes: 0 every reaction as
+expected and no violation, 1 not so, 2 usage. Arm and policy are mocks (`safety/rig.py`).
 """
 
 import argparse
 import json
 import sys
-import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +24,7 @@ from safety.fault_ends import absurd_limits, clocks, supervisor_ends
 from safety.faults import Fault, FaultTrial, attempt, attempt_pair
 from safety.rig import Rig, rig
 
-# The table of `docs/safety.md`: a row per fault and expectation of the study, or why there is none.
+# The table of `faults.md`: a row per fault and expectation of the study, or why there is none.
 
 
 ELSEWHERE: dict[str, str] = {
@@ -34,7 +32,7 @@ ELSEWHERE: dict[str, str] = {
     "F02": "camera stuck: `frozen_camera` of the policy (`test_policy_node.py`)",
     "F03": "camera slow, delayed, intermittent: age limits per stream (`test_frame_clock.py`)",
     "F04": "malformed images: refused with the reason (`test_images.py`)",
-    "F05": "swapped cameras: not noticed, see Not covered",
+    "F05": "swapped cameras: not noticed",
     "F26": "respawn loop: the launch file's retries; needs `launch_ros`, a ROS installation",
     "F28": "inference hangs or fails: `test_worker.py`, `test_policy_node.py`; the supervisor sees F19, F25",
     "F37": "system clock step: needs a machine of its own; timers are steady (`test_supervisor.py`, F34-F36)",
@@ -64,7 +62,7 @@ def table(document: dict[str, Any]) -> str:
     for trial in trials:
         groups.setdefault((trial["expected"], f"{trial['limit_ms']:.0f}"), []).append(trial)
     rows = [_row(*key, same) for key, same in groups.items()]
-    elsewhere = [_bullet(f"{row} {text}") for row, text in ELSEWHERE.items()]
+    elsewhere = [f"- {row} {text}" for row, text in ELSEWHERE.items()]
     return "\n".join([*lines, *rows, "", "Not injected here:", "", *elsewhere]) + "\n"
 
 
@@ -78,27 +76,6 @@ def _row(expected: str, allowed: str, trials: list[dict[str, Any]]) -> str:
         faults.setdefault(trial["fault"], {})["pairs" if trial["fault"] == "F69" else trial["name"]] = None
     injected = "; ".join(f"{fault} {', '.join(names)}" for fault, names in faults.items())
     return f"| {expected} | {injected} | {good} of {len(trials)} | {said} |"
-
-
-def _bullet(text: str) -> str:
-    return textwrap.fill(text, 100, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)
-
-
-def renew(page: Path, name: str, text: str) -> None:
-    """Replaces what is between `<!-- name -->` and `<!-- /name -->`.
-
-    Raises:
-        ValueError: the page has no such markers.
-    """
-    old = page.read_text(encoding="utf-8")
-    begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
-    head, found, rest = old.partition(begin)
-    _, closed, tail = rest.partition(end)
-    if not (found and closed):
-        raise ValueError(f"{page} has no markers {begin.strip()} and {end}")
-    temporary = page.with_name(f"{page.name}.tmp")
-    temporary.write_text(head + begin + text + end + tail, encoding="utf-8")
-    temporary.replace(page)
 
 
 _REPEATED = ("policy_sigkill", "policy_sigstop")
@@ -179,7 +156,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="names of faults, separated by commas")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("out/safety"))
-    parser.add_argument("--docs", type=Path, help="renew the table between the markers of this page")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -199,8 +175,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         temporary = options.out / f"{name}.tmp"
         temporary.write_text(content, encoding="utf-8")
         temporary.replace(options.out / name)
-    if options.docs is not None:
-        renew(options.docs, "faults", text)
     sys.stdout.write(text)
     return 1 if document["not_as_expected"] or document["violations"] or document["tracebacks"] else 0
 

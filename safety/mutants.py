@@ -7,8 +7,7 @@
 
 Works on a copy of the repository, so the sources stay as they are. Each mutant is tried with the module's own tests
 and, if it survives, with a small campaign of every adversary. Writes `mutants.json` (with the diff of each survivor)
-and `mutants.md`; `--docs docs/safety.md` also renews the table there. Exit codes: 0 at least 90 % killed, 1 fewer,
-2 usage.
+and `mutants.md`. Exit codes: 0 at least 90 % killed, 1 fewer, 2 usage.
 """
 
 import argparse
@@ -26,8 +25,6 @@ from typing import Any
 from cosmic_ray.work_db import WorkDB, use_db
 from cosmic_ray.work_item import WorkerOutcome, WorkResult
 from tqdm import tqdm
-
-from safety.fault_campaign import renew
 
 ROOT = Path(__file__).resolve().parents[1]
 ASKED = 0.9
@@ -155,7 +152,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="modules, separated by commas")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("out/mutants"))
-    parser.add_argument("--docs", type=Path, help="renew the table between the markers of this page")
     options = parser.parse_args(arguments)
     wanted = options.only.split(",") if options.only else list(MODULES)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -176,8 +172,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rows.sort(key=lambda row: list(MODULES).index(row["module"]))
             results.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
             (options.out / "mutants.md").write_text(table(rows), encoding="utf-8")
-    if options.docs is not None:
-        renew(options.docs, "mutants", table(rows))
     sys.stdout.write(table(rows))
     tried, killed = sum(row["tried"] for row in rows), sum(row["killed"] for row in rows)
     return 0 if killed >= ASKED * tried else 1

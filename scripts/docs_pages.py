@@ -1,15 +1,47 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hook of MkDocs: API pages of every package, made of the docstrings, and links out of docs/ as plain paths."""
+"""Hook of MkDocs: pages made from the code, so that nothing is written twice, and links out of docs/ as plain paths."""
 
 import re
 from pathlib import Path
 from typing import Any
 
-from mkdocs.structure.files import File, Files
+from sigma_ros.evaluation.report.terms import TERMS
+from sigma_ros.model.checkpoint.explain import explain_model
+from sigma_ros.nodes.shared.node_options import NODES
+from sigma_ros.nodes.shared.parameters import markdown_table
+from sigma_ros.supervisor.reasons import Reason
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("sigma_ros", "training")
 OUTWARD = re.compile(r"\[([^\]]*)\]\(\.\./([^)#]+)[^)]*\)")
+
+
+def parameters_page() -> str:
+    """Every node's parameters."""
+    tables = "\n\n".join(f"## `{name}`\n\n{markdown_table(options)}" for name, options in NODES.items())
+    return f"# Parameters\n\nOf every node, as its `--help` lists them; **live**: while it runs.\n\n{tables}\n"
+
+
+def reasons_page() -> str:
+    """Every reason of the supervisor."""
+    rows = "\n".join(f"| `{reason.name}` | {reason.sentence} | {reason.remedy} |" for reason in Reason)
+    return f"# Reasons of the supervisor\n\n| name | what happened | what to do |\n| --- | --- | --- |\n{rows}\n"
+
+
+def glossary_page() -> str:
+    """Every word that a report explains."""
+    rows = "\n".join(f"| {word} | {meaning} |" for word, meaning in TERMS.items())
+    return f"# Glossary\n\nThe words of the reports.\n\n| word | meaning |\n| --- | --- |\n{rows}\n"
+
+
+def code_pages() -> dict[str, tuple[str, str]]:
+    """Page -> title and Markdown, of what only the code knows."""
+    return {
+        "reasons.md": ("Reasons", reasons_page()),
+        "parameters.md": ("Parameters", parameters_page()),
+        "model.md": ("The model", explain_model("both")),
+        "glossary.md": ("Glossary", glossary_page()),
+    }
 
 
 def api_pages() -> dict[str, str]:
@@ -25,12 +57,15 @@ def api_pages() -> dict[str, str]:
     return pages
 
 
-def on_files(files: Files, config: Any) -> Files:
-    """Adds the API pages."""
-    pages = api_pages()
-    for path, text in pages.items():
+def on_files(files: Any, config: Any) -> Any:
+    """Adds the pages made from the code."""
+    from mkdocs.structure.files import File  # noqa: PLC0415  # the tests read the pages without MkDocs
+
+    tables, api = code_pages(), api_pages()
+    for path, text in ({path: text for path, (_, text) in tables.items()} | api).items():
         files.append(File.generated(config, path, content=text))
-    config.nav = [*config.nav, {"API": [{path[4:-3]: path} for path in pages]}]
+    made = {"From the code": [{title: path} for path, (title, _) in tables.items()]}
+    config.nav = [*config.nav, made, {"API": [{path[4:-3]: path} for path in api]}]
     return files
 
 

@@ -2,7 +2,7 @@
 """The adapter's formula on scalars: shared by the model, the supervisor and the evaluation.
 
 Source: the model card gives the shape (reads residuals, norms and cosines; scale in
-[min, max]; large or misaligned residuals go to 0); the terms are our choice (DESIGN.md).
+[min, max]; large or misaligned residuals go to 0); the terms are our choice.
 """
 
 import math

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Says what each part of Sigma is worth, on held-out episodes, over several training seeds.
+r"""Says what each part of Sigma is worth, on held-out episodes, over several training seeds.
 
 Every arm is trained as by `sigma train`, with the same settings and seeds; finished runs are kept, so an interrupted
 study resumes. Arms are compared window by window with the untouched base and with the whole of Sigma.
@@ -8,6 +8,14 @@ Several processes may share a folder where their seeds or arms differ; a last ca
 Examples:
     sigma study --base_model_id mini --dataset_dir data/target_shards --out out/study
     sigma study --dataset_dir data/target_shards --out out/study --arms sigma plain_lora --seeds 0 1 2
+
+On real joints, state and text without a camera:
+    sigma preprocess --dataset DATASET --contract cr5_joints --episodes $(seq 0 71) --image-size 112 \
+        --hold-out-every 4 --out data/cr5_shards
+    python -m training.toy.pretrain_mini --dataset_dir data/cr5_shards --contract cr5_joints --max_steps 600 \
+        --output_dir out/cr5_base --augment 0
+    sigma study --contract cr5_joints --base_model_id out/cr5_base/model --dataset_dir data/cr5_shards \
+        --max_steps 60 --batch_size 8 --phase_step 16 --out out/study_cr5
 """
 
 import argparse

@@ -2,7 +2,7 @@
 """Work of several ticks in one go, for recordings: vision and the base's chunks depend on their own tick alone.
 
 Only the memory has to go through the ticks one after the other. The grouped calls are the same arithmetic; how matrix
-products are rounded depends on a group's size and on the machine, so results agree to rounding (docs/performance.md).
+products are rounded depends on a group's size and on the machine, so results agree to rounding.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sigma's sizes and switches as one frozen value, with a strict JSON form.
 
-Most sizes of the paper are unpublished; these defaults are our choices (DESIGN.md). `full()` is for
+Most sizes of the paper are unpublished; these defaults are our choices. `full()` is for
 pi0.5 as published, `small()` for the model that ships with the package; both run the same code.
 """
 

@@ -160,7 +160,7 @@ class SupervisorLimits:
             raise ContractError(
                 f"the supervisor's settings have {len(problems)} problem(s)",
                 got=" | ".join(problems),
-                remedy="docs/ros_interface.md lists every setting with its range",
+                remedy="supervisor_node --help lists every setting with its range",
             )
 
     @classmethod

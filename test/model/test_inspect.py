@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`sigma model inspect` and `sigma model explain`: what they say is what is there."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from tiny_sigma import tiny_sigma
@@ -12,8 +10,6 @@ from sigma_ros.model.checkpoint.explain import data_path, explain_model
 from sigma_ros.model.checkpoint.folder import identify, save_checkpoint
 from sigma_ros.model.checkpoint.inspect import file_statistics, inspect_checkpoint, statistics
 from sigma_ros.model.checkpoint.manifest import ADAPTER_FILE, HEADS_FILE, MANIFEST_FILE, Training
-
-DOCS = Path(__file__).resolve().parents[2] / "docs" / "model.md"
 
 
 @pytest.fixture
@@ -92,8 +88,12 @@ def test_the_explained_path_counts_every_parameter_once():
     assert sum(row.frozen for row in rows) == sum(parameter.numel() for parameter in model.backbone.policy.parameters())
 
 
-def test_the_page_in_docs_is_what_the_code_says():
-    assert DOCS.read_text(encoding="utf-8") == explain_model("both"), "run: sigma model explain --out docs/model.md"
+def test_the_page_shows_both_sizes_stage_by_stage():
+    page = explain_model("both")
+    rows = [row.split("|")[1:-1] for row in page.splitlines() if row.startswith("| ")][2:]
+    assert [row[0].strip() for row in (rows[0], rows[-1])] == ["both", "adapter"]
+    assert all(len(row) == 6 for row in rows)
+    assert rows[-1][2].strip() == rows[-1][3].strip() == "[50, 6]"
 
 
 def test_explain_refuses_an_unknown_size():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from safety.fault_campaign import ELSEWHERE, main, renew
+from safety.fault_campaign import ELSEWHERE, main
 from safety.fault_catalogue import CATALOGUE
 from safety.stand_in_policy import MODES
 
@@ -35,12 +35,3 @@ def test_faults_injected_into_a_real_supervisor_are_noticed_in_time(tmp_path: Pa
     assert document["violations"] == 0
     assert document["ticks"] > 100
     assert "| STOPPED | F12 joints_jump | 1 of 1 |" in (tmp_path / "faults.md").read_text(encoding="utf-8")
-
-
-def test_the_table_is_renewed_between_its_markers_alone(tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
-    page.write_text("a\n<!-- faults -->\nold\n<!-- /faults -->\nb\n", encoding="utf-8")
-    renew(page, "faults", "new\n")
-    assert page.read_text(encoding="utf-8") == "a\n<!-- faults -->\nnew\n<!-- /faults -->\nb\n"
-    with pytest.raises(ValueError, match="no markers"):
-        renew(page, "other", "new\n")

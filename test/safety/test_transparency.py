@@ -69,7 +69,7 @@ def test_a_demonstration_within_the_limits_is_never_bounded(
 
 
 def test_demonstrations_from_fold_to_fold_hardly_meet_the_collision_check() -> None:
-    """Where it bounds, it holds: 2 % of the ticks at most. With SIGMA_HEALTHY_EPISODES=50 as in docs/safety.md."""
+    """Where it bounds, it holds: 2 % of the ticks at most; 1.0 with SIGMA_HEALTHY_EPISODES=50 (docs/safety.md)."""
     pytest.importorskip("mujoco", reason="mujoco is not installed")
     from sigma_ros.sim.demonstration import demonstrate, episode_seed  # noqa: PLC0415 (needs mujoco)
     from sigma_ros.sim.environment import SimArm  # noqa: PLC0415

@@ -97,6 +97,8 @@ def test_missing_the_request_for_long_lowers_the_scale_but_now_and_then_does_not
     for tick in range(500):
         rare = after(rare, replace(EASE, missed=tick % 10 == 0))
     assert (rare.own, rare.applied, rare.cause) == (1.0, 1.0, Reason.OK)
+    jump = ticks(ScaleLimiter(applied=1.0), 20, replace(EASE, missed=True))
+    assert (jump.own, jump.applied, jump.cause) == (1.0, 1.0, Reason.OK), "the arm catches up with a new chunk"
     often = ticks(ScaleLimiter(applied=1.0), 100, replace(EASE, missed=True))
     assert (often.own, often.cause) == (0.0, Reason.SCALE_MISSES)
 

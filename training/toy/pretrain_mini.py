@@ -6,13 +6,32 @@ because the pictures are what costs; each picture is seen as another camera in a
 `--scenes_dir` the vision tower also learns to say where things are, for `--locate_steps` alone and then beside the
 flow (both: `training.toy.locate`). The weights that are kept are an exponential average over the steps.
 
-Examples:
+Examples: the shipped model. `out/mini/model` takes the place of `sigma_ros/assets/mini` before its Sigma is trained,
+`out/late/checkpoint` then that of `sigma_ros/assets/mini_sigma`.
+
     sigma record --sim --setup source --episodes 160 --seed 1000 --jpeg 90 --disturb 0.05 --out data/source
+    sigma record --sim --setup target --episodes 120 --seed 5000 --jpeg 90 --disturb 0.05 --out data/target
     python -m training.preprocess --bags data/source --image-size 112 --hold-out-every 16 --out data/source_shards
-    python -m training.toy.locate --out data/scenes
-    python -m training.toy.pretrain_mini --dataset_dir data/source_shards --scenes_dir data/scenes --output_dir out/mini
-    python -m training.toy.pretrain_mini --dataset_dir data/source_shards --output_dir out/more \
-        --init_model out/mini/model
+    python -m training.preprocess --bags data/target --image-size 112 --hold-out-every 4 --out data/target_shards
+    python -m training.toy.pretrain_mini --dataset_dir data/source_shards --output_dir out/first --max_steps 2300 \
+        --augment 0
+    python -m training.toy.pretrain_mini --dataset_dir data/source_shards --output_dir out/second --max_steps 1100 \
+        --init_model out/first/model --learning_rate 7e-4 --warmup_steps 60
+    python -m training.toy.locate --setups 600 --seed 3000 --out data/scenes
+    python -m training.toy.locate --setups 600 --seed 3001 --out data/scenes
+    python -m training.toy.pretrain_mini --dataset_dir data/source_shards --output_dir out/vision --max_steps 2600 \
+        --scenes_dir data/scenes --init_model out/second/model --augment 0 --locate_steps 2600 --warmup_steps 50
+    python -m training.toy.pretrain_mini --dataset_dir data/source_shards --output_dir out/mini --max_steps 600 \
+        --scenes_dir data/scenes --init_model out/vision/model --augment 0.7 --locate_steps 50 --warmup_steps 50 \
+        --learning_rate 5e-4
+    python -m training.train --base_model_id mini --dataset_dir data/target_shards --output_dir out/mini_sigma \
+        --batch_size 16 --gradient_accumulation_steps 1 --max_steps 1200 --learning_rate 1e-3 --phase_step 8 \
+        --hide_motion 0.3
+    python -m training.preprocess --simulated target --count 42 --seed 5000 --disturb 0.05 --image-size 112 \
+        --hold-out-every 7 --out data/late_shards
+    python -m training.train --base_model_id mini --start_from out/mini_sigma/checkpoint --train_parts residual \
+        --dataset_dir data/late_shards --output_dir out/late --batch_size 16 --gradient_accumulation_steps 1 \
+        --max_steps 1200 --learning_rate 5e-4 --phase_step 4 --hide_motion 0.3
 """
 
 import argparse

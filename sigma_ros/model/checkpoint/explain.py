@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The data path with tensor shapes, written by running the model's own code without memory (meta device).
 
-`explain_model` is what `sigma model explain` prints; `docs/model.md` is the page it makes for both sizes.
+`explain_model` is what `sigma model explain` prints, and a page of the documentation's site.
 """
 
 from collections.abc import Iterable, Iterator
@@ -28,9 +28,8 @@ _INTRODUCTION = """# The model, from pixels to actions
 This page lists the stages between two camera images and the actions, with the shape of each stage's
 output and its parameters. It is for those who read or change the model's code.
 
-`sigma model explain --out docs/model.md` writes it: the shapes come from the model's own code, run
-on tensors without data. 16 ticks of window; batch axes are left out. Sizes are fields of
-`SigmaConfig`.
+`sigma model explain` writes it: the shapes come from the model's own code, run on tensors without
+data. 16 ticks of window; batch axes are left out. Sizes are fields of `SigmaConfig`.
 """
 
 

@@ -91,7 +91,7 @@ def leave_a_core() -> None:
     """Keeps one core of several out of torch's pool, unless OMP_NUM_THREADS says how many threads it has.
 
     The threads of a pool wait for each other in a busy loop: where each core has one, a callback, DDS or the supervisor
-    on one of them stalls all the others (two cores, two cameras: 2.3 chunks a second instead of 3.7, docs/runtime.md).
+    on one of them stalls all the others (two cores, two cameras: 2.3 chunks a second instead of 3.7).
     """
     import torch  # noqa: PLC0415 - as late as the model itself
 

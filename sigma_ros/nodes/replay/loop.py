@@ -4,6 +4,11 @@
 The recording is read by the same `Episode`. Every record it takes is also sent, so the policy's frame clock
 completes the same ticks; nothing goes on before the policy has consumed a tick and answered where an
 answer is due, so the log does not depend on anybody's speed.
+
+The policy acknowledges a tick on `sigma/tick` (frame EPOCH/TICK). Where it plans, `sigma/telepathy` and a chunk are
+waited for: on `sigma/action_chunk`, or on `sigma/commit_chunk` where it is not meant for the arm. The supervisor
+answers a chunk with a state of reason CHUNK_RECEIVED and ticks at `/clock`, after joint states up to then and chunks;
+its commands go to `sigma/replay_commands`. `reset_memory` and `release` make both begin as new processes do.
 """
 
 import sys

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The parameters of every node, without ROS: defaults, ranges, descriptions.
 
-`docs/ros_interface.md` has the same tables; a test keeps them equal.
+`--help` of each node lists them; the documentation's page is made of them.
 """
 
 from dataclasses import Field, dataclass, fields
@@ -10,7 +10,7 @@ from typing import Any
 
 from sigma_ros.errors import ContractError
 from sigma_ros.nodes.launch.stages import STAGES
-from sigma_ros.nodes.shared.parameters import option
+from sigma_ros.nodes.shared.parameters import Options, option
 from sigma_ros.policy.alarm import ALARM_ACTIONS
 from sigma_ros.policy.schedule import CROSSFADE_STEPS, REPLAN_TICKS, STITCHING, STITCHINGS
 from sigma_ros.supervisor.limits import TIGHTENED, SupervisorLimits
@@ -488,3 +488,19 @@ class ReplayOptions:
     def conflicts(self) -> list[str]:
         """See `Options`."""
         return [f"{name} must be given" for name in ("bag", "out") if not getattr(self, name)]
+
+
+NODES: dict[str, type[Options]] = {
+    "policy_node": PolicyOptions,
+    "supervisor_node": SupervisorOptions,
+    "run_policy_node": RunOptions,
+    "so101_driver": DriverOptions,
+    "camera_node": CameraOptions,
+    "record_node": RecordOptions,
+    "incident_recorder": IncidentOptions,
+    "replay_node": ReplayOptions,
+    "sim_node": SimOptions,
+    "stage_node": StageOptions,
+    "sigma panel": PanelOptions,
+}
+"""What starts each node, and what it takes."""

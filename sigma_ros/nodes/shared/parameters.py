@@ -24,8 +24,8 @@ from sigma_ros.nodes.shared.parameter_files import Origins, fitting, origins
 
 # What a user can set on a node, as frozen dataclasses whose fields carry description, unit and range.
 #
-# `BoundParameters` declares these on a node; the documentation's tables are tested against them. Values are checked
-# exactly and as a whole by `problems`.
+# `BoundParameters` declares these on a node; the documentation's tables are made of them. Values are checked exactly
+# and as a whole by `problems`.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +51,14 @@ class Spec:
         if self.low is not None and self.high is not None:
             return f"{self.low:g} to {self.high:g}"
         return {bool: "true, false", str: "any text"}.get(self.kind, "any finite number")
+
+    @property
+    def help(self) -> str:
+        """What a command line's help says of it."""
+        live = "" if self.read_only else "live: "
+        return (
+            f"{live}{self.description} (default: {self.default!r}; allowed: {self.allowed} {self.unit}".rstrip() + ")"
+        )
 
 
 def option(
@@ -129,7 +137,7 @@ def replaced[OptionsT: Options](options: OptionsT, changes: dict[str, object]) -
 
 
 def markdown_table(options_type: type[Options]) -> str:
-    """The table of an options class for `docs/ros_interface.md`; live: it can change while the node runs."""
+    """The table of an options class; live: it can change while the node runs."""
     lines = ["| parameter | default | allowed | unit | meaning |", "| --- | --- | --- | --- | --- |"]
     for spec in specs(options_type):
         default = f"`{str(spec.default).lower()}`" if spec.kind is bool else f"`{spec.default!r}`".replace("'", '"')

@@ -77,7 +77,7 @@ def run_node(
     """Spins one node on a single-threaded executor until a signal, an error or its own `finished`.
 
     Every parameter is also a command-line option (`--adapter.max_scale 0.5`). Multi-threaded executors starve
-    timers under load (docs/ros_interface.md), so no node uses one.
+    timers under load (DESIGN.md), so no node uses one.
     """
     return guarded(lambda: _run_node(make, options_type, args, description))
 
@@ -132,7 +132,7 @@ def command_line(options_type: type[Options], arguments: Sequence[str], descript
             type=_boolean if spec.kind is bool else spec.kind,
             choices=spec.choices or None,
             metavar=spec.kind.__name__,
-            help=f"{spec.description} (default: {spec.default!r}; allowed: {spec.allowed})".replace("%", "%%"),
+            help=spec.help.replace("%", "%%"),
         )
     values = vars(parser.parse_args(own))
     return [Parameter(name, value=value) for name, value in values.items() if value is not None]

@@ -8,7 +8,7 @@ may not fall below the margin. Two poses are special:
   each step, by `_RISE_M_PER_RAD` at least: the arm can move away, not nearer and not along. (Along the table it can.)
 - Capsules are larger than the links, and a folded arm lies on itself. Where it stood when it was engaged nothing
   touched, so within `_HOME_RAD` of that pose, by the joints between the two links, a clearance may be as small as it
-  was there; above the table anywhere.
+  was there less `_HOME_SLACK_M`; above the table as small as it was, anywhere.
 
 Between two commands the joints pass through straight lines. These are judged at least every `_STEP_RAD`, so that the
 way between two judged poses takes less than the margin off a clearance.
@@ -28,6 +28,9 @@ from sigma_ros.kinematics import Capsule, ForwardKinematics, KeepOut, Kinematics
 _STEP_RAD = 0.02
 _RISE_M_PER_RAD = 0.02
 _HOME_RAD = 0.3
+_HOME_SLACK_M = 5e-4
+"""All joints leave a fold together and may pass by this much nearer; two encoder counts move the gripper as far."""
+
 _TOLERANCE_M = 1e-9
 _BALLS_PER_RADIUS = 2.0
 """A capsule is inside balls along it, this many a radius apart: they are 3 % thicker than it."""
@@ -121,7 +124,9 @@ class Collisions:
             return needed
         stood_rad, stood_m = self._stood
         away = np.where(self._between, np.abs(poses[:, 1:, None] - stood_rad), 0.0).max(axis=3)
-        return np.where(away < _HOME_RAD, np.minimum(np.minimum(before_m, stood_m), self._margin_m), needed)
+        lowest_m = stood_m - _HOME_SLACK_M * self._between.any(axis=1)
+        home_m = np.minimum(np.minimum(before_m, lowest_m), self._margin_m)
+        return np.where(away < _HOME_RAD, home_m, needed)
 
     def obstacle(self, run_rad: Float64[ndarray, "ticks dof"]) -> str:
         """What would be met on a run, in words; empty where nothing is."""

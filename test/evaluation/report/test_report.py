@@ -46,6 +46,11 @@ def schema() -> Draft202012Validator:
     return Draft202012Validator(content)
 
 
+def test_the_schema_says_what_each_part_of_a_report_is(schema):
+    parts = schema.schema["properties"]
+    assert [name for name, part in parts.items() if name != "schema" and not part.get("description")] == []
+
+
 @pytest.mark.parametrize(
     "arguments", [{}, {"ticks": 10}, {"gaps": (20, 21)}, {"complete": False}, {"contract_name": "cr5"}]
 )

@@ -134,6 +134,22 @@ def test_a_folded_arm_gets_up_and_lies_down_again_where_it_lay() -> None:
     np.testing.assert_allclose(track.stop_rad[-1], FOLDED, atol=1e-6)
 
 
+def test_the_way_out_of_a_fold_may_dip_by_half_a_millimetre_and_no_further() -> None:
+    """All joints set off together, and the gripper passes the shoulder 0.37 mm nearer than it lay (a demonstration)."""
+    motion = EASY.motion(CONTRACT)
+    free = of(motion)
+    number = free.names.index("the shoulder would meet the gripper")
+    home = free.standing_at(FOLDED)
+    nearer = [FOLDED + np.array([0.0, 0.0, 0.0, share, 0.0, 0.0]) for share in np.linspace(-0.02, 0.02, 401)]
+    dips_m = free.clearances_m(FOLDED[None])[0, number] - free.clearances_m(np.array(nearer))[:, number]
+    assert dips_m.max() > 1e-3, "the test asks for more than is given"
+    for pose, dip_m in zip(nearer, dips_m, strict=True):
+        refused = home.shortfalls_m(np.stack((FOLDED, pose))[None])[0, number] > 0.0
+        assert refused == (dip_m > 5e-4 + 1e-8), dip_m
+    commands, _, _ = follow(MotionGuard(replace(motion, collisions=home)), FOLDED, np.array(nearer)[::8])
+    assert free.clearances_m(commands)[:, number].min() >= free.clearances_m(FOLDED[None])[0, number] - 5e-4 - 1e-8
+
+
 @QUICK_LAW
 @given(goals)
 def test_an_arm_that_stands_too_near_never_comes_nearer(points: ndarray) -> None:
