@@ -47,7 +47,7 @@ class _Clock[Item]:
         self._backward_ns = backward_ns
         self._newest: tuple[int, int] | None = None
         self._best_ns = self._before_ns = self._settled_ns = 0
-        self._young = 0
+        self._young = self._noted = 0
         self._doubt: tuple[int, int, int] = (0, 0, 0)
 
     @property
@@ -70,8 +70,9 @@ class _Clock[Item]:
             if not confirmed:
                 return False
             self._settled_ns, self._before_ns = self.set_ns, self._best_ns
-            self._best_ns, self.ahead_ns, self._young = first[1], first[2], _SETTLES
+            self._best_ns, self.ahead_ns, self._young, self._noted = first[1], first[2], _SETTLES, 0
         self.in_doubt = False
+        self._noted += 1
         self._newest = (stamp_ns, now_ns)
         self._best_ns = max(self._best_ns, offset_ns)
         self.ahead_ns = ahead_ns if self.ahead_ns is None else max(self.ahead_ns, ahead_ns)
@@ -81,11 +82,12 @@ class _Clock[Item]:
         return confirmed
 
     def _leaps(self, stamp_ns: int, now_ns: int) -> bool:
-        """Whether the stamp is back, or further ahead than time has gone on and than any delay made good."""
+        """Whether the stamp is back, or further ahead than time has gone on and than any known delay made good."""
         assert self._newest is not None
         newest_ns, then_ns = self._newest
         step_ns, most_ns = stamp_ns - newest_ns, now_ns - then_ns + _SAME_NS
-        return step_ns < -self._backward_ns or (step_ns > most_ns and stamp_ns - now_ns > self._best_ns + _SAME_NS)
+        ahead = step_ns > most_ns and stamp_ns - now_ns > self._best_ns + _SAME_NS
+        return step_ns < -self._backward_ns or (ahead and self._noted >= _SETTLES)
 
 
 class StreamClocks[Item]:

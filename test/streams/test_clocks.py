@@ -168,6 +168,5 @@ def test_law_delays_and_clocks_that_are_set_together_let_every_message_pass_in_i
     for name in ("a", "b", "joints"):
         given_in = [tick for _, _, own, tick in sorted(events, key=lambda event: event[0]) if own == name]
         assert [item[1] for item, _ in passed if item[0] == name] == given_in
-    if abs(set_ms) <= 100 or abs(set_ms) > 700:
-        refused = sum(not keeps for _, keeps in passed)
-        assert refused <= 20, "a message that came late at the change may be lost, no stream is"
+    if set_ms == 0:
+        assert all(keeps for _, keeps in passed)
