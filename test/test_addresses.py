@@ -58,10 +58,7 @@ def base(request: pytest.FixtureRequest, folder: Path, monkeypatch: pytest.Monke
 
 
 def _bucket(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The folder in a bucket of a real server that speaks S3's protocol, found as users say it: by the environment.
-
-    Both packages are no requirement, for what they pull in: `uv pip install s3fs "moto[s3,server]"`.
-    """
+    """The folder in a bucket of a real server that speaks S3's protocol, found as users say it: by the environment."""
     pytest.importorskip("s3fs", reason="s3fs is not installed, which fsspec needs for s3")
     server = pytest.importorskip("moto.server", reason="moto is not installed").ThreadedMotoServer("127.0.0.1", 0)
     server.start()

@@ -159,7 +159,7 @@ def read_source(
 
     Raises:
         SigmaError: the recording cannot be read or does not fit the contract.
-        DatasetError: an action is not finite, or no epoch is long enough.
+        DatasetError: an action is out of every joint's reach, or no epoch is long enough.
     """
     if isinstance(source, MadeSource):
         yield source.make(image_size_px)
@@ -172,12 +172,12 @@ def read_source(
             if not collected.continues(tick):
                 if collected.ticks >= TARGET_STEPS:
                     found = True
-                    yield collected.arrays(source, refused=ticks.commands_refused)
+                    yield collected.arrays(source)
                 collected = _Epoch(contract, image_size_px)
             collected.add(tick)
         if collected.ticks >= TARGET_STEPS:
             found = True
-            yield collected.arrays(source, refused=ticks.commands_refused)
+            yield collected.arrays(source)
         losses = ticks.losses
         refuse_losses(source.name, losses, strict=strict)
     if not found:
@@ -224,20 +224,13 @@ class _Epoch:
         self._corrected[row] = tick.corrected
         self.ticks += 1
 
-    def arrays(self, source: Source, *, refused: int) -> EpisodeArrays:
-        """What was added; views of the filled part. `refused` commands would each have been a guess.
+    def arrays(self, source: Source) -> EpisodeArrays:
+        """What was added; views of the filled part.
 
         Raises:
-            DatasetError: there was one.
+            DatasetError: an action is out of every joint's reach.
         """
         used = slice(0, self.ticks)
-        if refused or not np.isfinite(self._actions[used]).all():
-            raise DatasetError(
-                "actions are not finite, or not the contract's",
-                where=source.name,
-                got=f"{refused} commands refused",
-                remedy="leave the recording out (--skip-broken), or cut it before them",
-            )
         acted = self._acted[used]
         rad = self._contract.to_rad(self._actions[used].astype(np.float64))
         wrong = unreal(self._contract, np.where(acted[:, None], rad, self._contract.lower_rad))

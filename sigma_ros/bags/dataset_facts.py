@@ -98,12 +98,12 @@ def _rename_remedy(
 def size_px(feature: Mapping[str, Any]) -> tuple[int, int] | None:
     """(width, height) of an image feature; None where it does not say."""
     shape, names = feature.get("shape"), feature.get("names")
-    if not isinstance(shape, list) or len(shape) != 3:
+    if not isinstance(shape, list) or len(shape) != 3 or not all(isinstance(n, int) and n > 0 for n in shape):
         return None
-    if isinstance(names, list) and {"height", "width"} <= set(names):
-        return int(shape[names.index("width")]), int(shape[names.index("height")])
+    if isinstance(names, list) and len(names) == 3 and "height" in names and "width" in names:
+        return shape[names.index("width")], shape[names.index("height")]
     channels_first = shape[0] in (1, 3) and shape[2] not in (1, 3)
-    return (int(shape[2]), int(shape[1])) if channels_first else (int(shape[1]), int(shape[0]))
+    return (shape[2], shape[1]) if channels_first else (shape[1], shape[0])
 
 
 def fetcher(dataset: str, revision: str | None = None) -> Fetch:

@@ -17,9 +17,10 @@ from numpy import ndarray
 
 from sigma_ros.bags.losses import described
 from sigma_ros.bags.reader import Bag, Record
-from sigma_ros.contract import Camera, Contract
+from sigma_ros.contract import COMMAND_TYPES, Camera, Contract
 from sigma_ros.errors import BagError, ContractError
-from sigma_ros.streams.frame_clock import FrameClock, StreamCounters
+from sigma_ros.streams.clocks import APART, StreamClocks
+from sigma_ros.streams.frame_clock import JOINTS, FrameClock, StreamCounters
 from sigma_ros.streams.images import check_image
 from sigma_ros.streams.joints import JointMerger, JointReader, SkewError
 from sigma_ros.values import Gap, Window
@@ -27,6 +28,7 @@ from sigma_ros.values import Gap, Window
 TEXT_TYPE = "std_msgs/msg/String"
 TASK_TOPIC = "/sigma_policy/task"
 FLAG_TYPE = "std_msgs/msg/Bool"
+ARRAY_TYPE = COMMAND_TYPES[0]
 INTERVENTION = "sigma/intervention"
 """True: an operator acts instead of the policy, until it is false."""
 MOST_MISFITS = 64
@@ -72,7 +74,7 @@ class Episode(Iterator[Tick]):
     Args:
         bag: An open bag.
         contract: The robot; topics, joints and images are checked against it before the first tick.
-        image_size_px: Side of the images in the windows; None leaves images undecoded.
+        image_size_px: Side of the images in the windows, or `OWN_SIZE_PX`; None leaves images undecoded.
         task: Task text; None takes the recorded one (`recorded_task`) and follows its changes.
         on_record: Is told each record before it is used.
         on_end: Is told that there are no more.
@@ -111,7 +113,9 @@ class Episode(Iterator[Tick]):
         self._commands = _Samples(JointReader(contract), contract.tick_period_ns)
         self._command: JointSample | None = None
         self._marks: deque[tuple[int, bool]] = deque()
-        self._corrected = False
+        self._corrected = self._commanded = False
+        self._refusals = self._make_refusals()
+        self._clocks = self._make_clocks()
         self._ticks = self._make_ticks()
 
     @property
@@ -121,7 +125,7 @@ class Episode(Iterator[Tick]):
 
     @property
     def commands_refused(self) -> int:
-        """Commands of wrong length or with values that are not finite."""
+        """Commands of wrong length, with values that are not finite, or of another clock."""
         return self._commands.refused
 
     @property
@@ -134,6 +138,7 @@ class Episode(Iterator[Tick]):
         losses["commands refused"] = self.commands_refused
         losses["commands too far apart"] = self._commands_apart
         losses["invalid_ticks"] = self.counters.gaps
+        losses["ticks without one of the streams"] = self.counters.unmade
         if self.ticks_without_action > MOST_WITHOUT_ACTION * self.valid_ticks:
             losses["valid ticks without a recorded action"] = self.ticks_without_action
         return {reason: n for reason, n in sorted(losses.items()) if n}
@@ -158,6 +163,24 @@ class Episode(Iterator[Tick]):
             routes[marks] = lambda record: self._marks.append((record.stamp_ns, record.message is True))
         return routes
 
+    def _make_refusals(self) -> dict[str, Callable[[], None]]:
+        """How a message of another clock is counted, by topic."""
+        contract, bag = self._contract, self._bag
+        topics = {part.topic: JOINTS for part in bag.joint_parts(contract)}
+        topics |= {place.topic: name for name, place in bag.camera_topics(contract).items()}
+        refusals: dict[str, Callable[[], None]] = {t: partial(self._clock.refuse, s, APART) for t, s in topics.items()}
+        if contract.action_source == "command":
+            refusals |= dict.fromkeys((part.topic for part in bag.action_parts(contract)), self._commands.refuse)
+        return refusals
+
+    def _make_clocks(self) -> StreamClocks[Record]:
+        """The joint states' clock is the one that the others must keep."""
+        contract, types = self._contract, self._bag.info.types
+        reference, *_ = (part.topic for part in self._bag.joint_parts(contract))
+        acting = (part.topic for part in self._bag.action_parts(contract))
+        unstamped = [topic for topic in acting if types.get(topic) == ARRAY_TYPE]
+        return StreamClocks(reference, unstamped, contract.tick_period_ns)
+
     def _make_ticks(self) -> Iterator[Tick]:
         held: Window | Gap | None = None
         for following in self._items():
@@ -169,19 +192,30 @@ class Episode(Iterator[Tick]):
                 raise self._misfits[stream][0]
             raise self._empty()
         yield self._tick(held, None)
-        if self._contract.action_source == "command" and self._command is None:
+        if self._contract.action_source == "command" and not self._commanded:
             raise self._no_command()
 
     def _items(self) -> Iterator[Window | Gap]:
         for record in self._bag.records(tuple(self._routes)):
             self._on_record(record)
-            self._routes[record.topic](record)
-            while self._clock.ready(None):
+            if record.topic in self._refusals and record.stamp_ns > 0:
+                self._pass_on(self._clocks.take(record.topic, record.stamp_ns, record.log_time_ns, record))
+            else:
+                self._routes[record.topic](record)
+            while self._clock.ready(None) and not self._clocks.waits:
                 yield self._clock.next_tick()
+        self._pass_on(self._clocks.rest())
         self._on_end()
         self._clock.end()
         while self._clock.ready(None):
             yield self._clock.next_tick()
+
+    def _pass_on(self, due: Iterator[tuple[Record, bool]]) -> None:
+        for record, keeps_time in due:
+            if keeps_time:
+                self._routes[record.topic](record)
+            else:
+                self._refusals[record.topic]()
 
     def _image_route(self, camera: Camera) -> Callable[[Record], None]:
         def push(record: Record) -> None:
@@ -195,7 +229,7 @@ class Episode(Iterator[Tick]):
         try:
             whole = self._joint_merger.push(part, *said)
         except ContractError as error:
-            self._clock.refuse_joints(error.what)
+            self._clock.refuse(JOINTS, error.what)
             self._misfit("joints", error)
             return
         if whole is None:
@@ -237,16 +271,18 @@ class Episode(Iterator[Tick]):
             self._commands_apart += 1
             return
         except ContractError:
-            self._commands.refused += 1
+            self._commands.refuse()
             return
         if whole is not None:
             self._commands.push(*whole)
 
     def _tick(self, item: Window | Gap, following: Window | Gap | None) -> Tick:
         samples = self._joints.until(item.stamp_ns)
+        if self._commands.goes_back(item.stamp_ns):
+            self._command = None
         commands = self._commands.until(item.stamp_ns)
         if commands:
-            self._command = commands[-1]
+            self._command, self._commanded = commands[-1], True
         while self._marks and self._marks[0][0] <= item.stamp_ns:
             self._corrected = self._marks.popleft()[1]
         action_rad = self._action(item, following)
@@ -316,19 +352,27 @@ class _Samples:
             return "none after the last tick"
         return f"the others begin {(self._waiting[0].stamp_ns - self._last_ns) / 1e9:.3f} s after the last tick"
 
+    def refuse(self) -> None:
+        """Counts a message that cannot be used."""
+        self.refused += 1
+
     def push(self, stamp_ns: int, names: tuple[str, ...], values: ndarray) -> None:
         try:
             sample = JointSample(stamp_ns, self._reader.read(names, values))
         except ContractError:
-            self.refused += 1
+            self.refuse()
             return
         newest_ns = self._waiting[-1].stamp_ns if self._waiting else self._last_ns
         back = stamp_ns < newest_ns - self._back_ns
         (self._after_jump if back else self._waiting).append(sample)
 
+    def goes_back(self, tick_ns: int) -> bool:
+        """Whether a tick is before the last call's: the clock was set."""
+        return tick_ns < self._last_ns
+
     def until(self, tick_ns: int) -> tuple[JointSample, ...]:
         """Samples after the last call's tick up to this one; a tick that goes back starts afresh."""
-        if tick_ns < self._last_ns:
+        if self.goes_back(tick_ns):
             self._last_ns = 0
             self._waiting, self._after_jump = self._after_jump, self._waiting
             self._after_jump.clear()

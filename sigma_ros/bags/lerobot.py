@@ -25,7 +25,7 @@ from sigma_ros.streams.video import TOLERANCE_S, VideoPart, counted_s
 STATE_KEY = "observation.state"
 ACTION_KEY = "action"
 
-MAX_EPISODES, MAX_ROWS = 1_000_000, 5_000_000
+MAX_EPISODES, MAX_ROWS, MOST_FPS = 1_000_000, 5_000_000, 10_000
 MAX_PICTURE_BYTES, MAX_PARQUET_BYTES = 256 << 20, 1 << 30
 
 
@@ -139,6 +139,10 @@ def _info(root: Path) -> dict[str, Any]:
         raise DatasetError("meta/info.json lists no features", where=file)
     if not all(isinstance(feature, dict) for feature in features.values()):
         raise DatasetError("meta/info.json has a feature that is no object", where=file)
+    fps = info.get("fps", 1.0)
+    if not isinstance(fps, int | float) or not 0.0 < fps <= MOST_FPS:
+        got = one_line(fps, 40)
+        raise DatasetError("meta/info.json has no rate", where=file, expected=f"fps up to {MOST_FPS}", got=got)
     return info
 
 
@@ -210,6 +214,7 @@ def _filmed(info: dict[str, Any], wanted: tuple[str, ...]) -> list[str]:
 
 def _v3_row(root: Path, index: int) -> dict[str, Any] | None:
     for file in sorted((root / "meta" / "episodes").rglob("*.parquet")):
+        open_regular(file).close()
         names = [name for name in pq.read_schema(file).names if not name.startswith("stats/")]
         rows = _parquet(file, columns=names, filters=[("episode_index", "=", index)]).to_pylist()
         if rows:

@@ -6,6 +6,7 @@ comes back as it was. An episode is a stretch of valid ticks with known actions:
 """
 
 import ctypes
+import logging
 import os
 import shutil
 import sys
@@ -14,7 +15,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
@@ -24,11 +25,11 @@ from sigma_ros.addresses import push_folder
 from sigma_ros.bags.episode import Episode, Tick
 from sigma_ros.bags.lerobot import ACTION_KEY, STATE_KEY
 from sigma_ros.bags.losses import described, refuse_losses
-from sigma_ros.bags.reader import Bag, Record, Stamps, open_bag
+from sigma_ros.bags.reader import Bag, Stamps, open_bag
 from sigma_ros.border import one_line
 from sigma_ros.contract import Contract
-from sigma_ros.errors import ContractError, DatasetError, SigmaError, UsageError
-from sigma_ros.streams.images import ImageMessage, decode_full
+from sigma_ros.errors import ContractError, DatasetError, UsageError
+from sigma_ros.streams.images import OWN_SIZE_PX
 
 if TYPE_CHECKING:
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
@@ -184,6 +185,7 @@ def to_units(rad: Float64[ndarray, " dof"], contract: Contract) -> Float32[ndarr
 
 
 def _create(contract: Contract, name: str, root: Path, *, videos: bool) -> "LeRobotDataset":
+    logging.getLogger("lerobot.utils.import_utils").setLevel(logging.ERROR)  # torchcodec's absence: 130 lines
     from lerobot.datasets.lerobot_dataset import LeRobotDataset  # noqa: PLC0415 - seconds, only for this
 
     if contract.fps != round(contract.fps):
@@ -245,11 +247,10 @@ class _Writer:
 
     def _take(self, bag: Bag, contract: Contract, *, strict: bool) -> Iterator[int]:
         """A bag's ticks; gives their stamps."""
-        source = _Pictures(bag, contract)
         epoch = -1
-        ticks = Episode(cast(Bag, source), contract, image_size_px=None)
+        ticks = Episode(bag, contract, image_size_px=OWN_SIZE_PX)
         for tick in ticks:
-            row = self._row(tick, contract, source)
+            row = self._row(tick, contract)
             if row is None or tick.item.epoch != epoch:
                 self._close()
             epoch = tick.item.epoch
@@ -262,17 +263,14 @@ class _Writer:
             self._losses[str(bag.path)] = losses
         refuse_losses(bag.path, losses, strict=strict)
 
-    def _row(self, tick: Tick, contract: Contract, source: "_Pictures") -> _Row | None:
+    def _row(self, tick: Tick, contract: Contract) -> _Row | None:
         window, state, action = tick.window, tick.joint_rad, tick.action_rad
         if window is None or state is None or action is None:
             gap = window is None or state is None
             self._left_out["gaps" if gap else "ticks without an action"] += 1
             return None
-        try:
-            return _Row(window.task, to_units(state, contract), to_units(action, contract), source.pictures(tick))
-        except SigmaError as error:
-            self._left_out[error.what] += 1
-            return None
+        pictures = {camera.dataset_key: window.newest.images[camera.name] for camera in contract.cameras}
+        return _Row(window.task, to_units(state, contract), to_units(action, contract), pictures)
 
     def _add(self, row: _Row) -> None:
         self._held.append(row)
@@ -301,38 +299,3 @@ class _Writer:
             self._frames += self._added
         self._stretches += 1
         self._added = 0
-
-
-class _Pictures:
-    """A bag that remembers the camera messages it gave, so that a tick's own pictures can be had at full size."""
-
-    def __init__(self, bag: Bag, contract: Contract) -> None:
-        self._bag = bag
-        places = bag.camera_topics(contract)
-        self._cameras = {places[camera.name].topic: camera for camera in contract.cameras}
-        self._period_ns = contract.tick_period_ns
-        self._held: dict[str, list[tuple[int, ImageMessage]]] = {camera.name: [] for camera in contract.cameras}
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._bag, name)
-
-    def records(self, topics: Collection[str] | None = None) -> Iterator[Record]:
-        """The bag's records."""
-        for record in self._bag.records(topics):
-            camera = self._cameras.get(record.topic)
-            if camera is not None:
-                self._held[camera.name].append((record.stamp_ns, record.message))
-            yield record
-
-    def pictures(self, tick: Tick) -> dict[str, UInt8[ndarray, "h w 3"]]:
-        """RGB pictures of a valid tick by the cameras' model keys; older messages are forgotten."""
-        assert tick.window is not None
-        found = {}
-        for camera in self._cameras.values():
-            stamp_ns = tick.item.stamp_ns - tick.window.newest.image_age_ns[camera.name]
-            held = self._held[camera.name]
-            place = next(i for i, (at, _) in enumerate(held) if at == stamp_ns)
-            found[camera.dataset_key] = decode_full(held[place][1], camera)
-            # What came before it and is older is past; what is much newer is of a clock that was set back since.
-            held[:place] = [(at, m) for at, m in held[:place] if 0 < at - stamp_ns <= self._period_ns]
-        return found

@@ -139,7 +139,7 @@ def _joint_names(contents: Contents, known: Contract) -> tuple[str, ...]:
             "nothing tells the robot's joints",
             where=contents.path,
             expected=f"{JOINT_TYPE} with names and positions, or {STATE_KEY}",
-            got=", ".join(f"{s.name} ({s.kind})" for s in contents.streams) or "no streams",
+            got=", ".join([*(f"{s.name} ({s.kind})" for s in contents.streams), *contents.losses]) or "no streams",
         )
     return names
 

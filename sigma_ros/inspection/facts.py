@@ -13,6 +13,7 @@ from sigma_ros.bags.episode import Episode
 from sigma_ros.bags.reader import PICTURE_TYPES, Bag
 from sigma_ros.contract import Contract
 from sigma_ros.conventions import UnitGuess
+from sigma_ros.streams.images import OWN_SIZE_PX
 from sigma_ros.streams.quality import Rhythm
 
 THUMBNAILS = 4
@@ -70,7 +71,7 @@ class Contents:
 
 def account(bag: Bag, contract: Contract) -> dict[str, int]:
     """What the frame clock cannot use of a recording: the account of every verb."""
-    ticks = Episode(bag, contract, image_size_px=None)
+    ticks = Episode(bag, contract, image_size_px=OWN_SIZE_PX)
     for _ in ticks:
         pass
     return ticks.losses

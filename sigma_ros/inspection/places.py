@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sigma_ros.addresses import address_of, files_at
+from sigma_ros.bags.dataset_facts import size_px
 from sigma_ros.bags.files import is_bag
 from sigma_ros.bags.reader import Stamps
 from sigma_ros.border import one_line, read_json
@@ -53,8 +54,12 @@ def look_into(
         "there is nothing to look into",
         where=place,
         expected="a bag, a LeRobot data set (meta/info.json) or its Hub id, or a checkpoint (config.json)",
-        got="no such path" if not path.exists() else ", ".join(sorted(f.name for f in path.parent.iterdir())[:8]),
+        got=", ".join(sorted(file.name for file in path.iterdir())[:8]) if path.is_dir() else _what_else(path),
     )
+
+
+def _what_else(path: Path) -> str:
+    return "a file of another kind" if path.exists() else "no such path"
 
 
 def _checkpoint(path: Path) -> Contents:
@@ -66,17 +71,17 @@ def _checkpoint(path: Path) -> Contents:
         features = config.get(place)
         for key, feature in features.items() if isinstance(features, dict) else ():
             shape = feature.get("shape") if isinstance(feature, dict) else None
-            picture = isinstance(shape, list) and len(shape) == 3
+            size = size_px({"shape": shape})
             streams.append(
                 TopicFacts(
                     name=one_line(key, 80),
-                    kind="image" if picture else f"{place.removesuffix('_features')} {one_line(str(shape), 40)}",
+                    kind="image" if size else f"{place.removesuffix('_features')} {one_line(str(shape), 40)}",
                     messages=0,
-                    size_px=(int(shape[2]), int(shape[1])) if picture and isinstance(shape, list) else None,
+                    size_px=size,
                 )
             )
     kinds = {key: one_line(value, 60) for key, value in config.items() if isinstance(value, str | int | float)}
-    weights = [file for file in path.iterdir() if file.suffix == ".safetensors"]
+    weights = [file for file in path.iterdir() if file.suffix == ".safetensors" and file.is_file()]
     facts: dict[str, object] = {
         "file": own.name if own.is_file() else "config.json",
         **{key: kinds[key] for key in ("type", "base", "chunk_size", "n_action_steps") if key in kinds},

@@ -30,7 +30,7 @@ from sigma_ros.errors import SigmaError
 from sigma_ros.streams.images import ImageMessage, Square, black_square, check_image
 from sigma_ros.streams.joints import JointReader
 from sigma_ros.streams.stream import Grid, Stream, StreamCounters, image_of
-from sigma_ros.values import WINDOW_TICKS, Frame, Gap, Window
+from sigma_ros.values import NS_PER_S, WINDOW_TICKS, Frame, Gap, Window
 
 # The last 16 ticks of an epoch, and the window they make.
 
@@ -89,8 +89,8 @@ class FrameClock:
 
     Args:
         contract: Streams, limits and rate.
-        image_size_px: Side of the square images; None leaves images undecoded (frames then hold none), for work on
-            numbers alone.
+        image_size_px: Side of the square images, or `OWN_SIZE_PX`; None leaves images undecoded (frames then hold
+            none), for work on numbers alone.
         max_gap_ticks: Gaps in a row that end the epoch.
         square: Gives the memory that a picture is written to.
         recorded: The messages are a recording's, which ends.
@@ -124,7 +124,7 @@ class FrameClock:
         self._history = WindowHistory()
         self._epoch = self._tick = self._gaps_in_row = 0
         self._last_tick_ns = 0
-        self._windows = self._gaps = 0
+        self._windows = self._gaps = self._unmade = 0
 
     def _stream(self, max_age_ns: int, capacity: int) -> Stream:
         return Stream(
@@ -152,6 +152,7 @@ class FrameClock:
             windows=self._windows,
             gaps=self._gaps,
             epochs=self._epoch + 1,
+            unmade=self._unmade,
         )
 
     @property
@@ -184,9 +185,9 @@ class FrameClock:
             return
         self._push(stream, stamp_ns, positions)
 
-    def refuse_joints(self, reason: str) -> None:
-        """Counts a message of a part that could not become one of the whole."""
-        self._streams[JOINTS].refuse(reason)
+    def refuse(self, stream: str, reason: str) -> None:
+        """Counts a message of a stream (camera name, `joints`) that cannot be used."""
+        self._streams[stream].refuse(reason)
 
     def set_task(self, task: str) -> None:
         """Sets the task text; a new text starts a new epoch."""
@@ -230,6 +231,7 @@ class FrameClock:
         self._ended |= set(names or self._streams)
         if len(self._ended) == len(self._streams):
             self._take_last()
+            self._note_unmade(max(stream.newest_ns or 0 for stream in self._streams.values()))
 
     def _take_last(self) -> None:
         while (grid := self._anchored()) is not None and all(stream.pending for stream in self._streams.values()):
@@ -237,6 +239,13 @@ class FrameClock:
             if grid.stamp_ns(self._tick) - newest_ns > LAST_TICK_JITTER_NS:
                 return
             self._last_ticks.append(self._consume())
+
+    def _note_unmade(self, until_ns: int) -> None:
+        """Ticks for which some streams have messages and others have none: where they are more than end an epoch."""
+        waiting = [stream.pending[0].stamp_ns for stream in self._streams.values() if stream.pending]
+        if self._last_tick_ns and waiting:
+            ticks = int((until_ns - max(min(waiting), self._last_tick_ns)) * self._contract.fps / NS_PER_S)
+            self._unmade += ticks if ticks > self._max_gap_ticks else 0
 
     def _consume(self) -> Window | Gap:
         grid = self._anchored()
@@ -279,6 +288,7 @@ class FrameClock:
             streams = self._streams.values()
             if all(stream.pending for stream in streams):
                 start_ns = max(stream.pending[0].stamp_ns for stream in streams)
+                self._note_unmade(start_ns)
                 self._grid = Grid(start_ns, self._contract.fps)
         return self._grid
 

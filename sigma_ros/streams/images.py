@@ -27,9 +27,12 @@ from sigma_ros.values import fitted_px
 
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"IEND"
+_PNG_GREY = (0, 4)  # colour types: grey, with and without alpha
+_DEEP_BITS = 16
 _JPEG_START = b"\xff\xd8"
 _JPEG_END = b"\xff\xd9"
-_TRAILING_BYTES = 64  # some cameras pad the end of a JPEG
+_TRAILING_BYTES = 64  # some cameras pad the end of a JPEG, some with zeros up to a whole block
+_BLOCK_BYTES = 1 << 16
 _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _LENGTHLESS = frozenset(range(0xD0, 0xD8)) | {0x01}
 
@@ -38,17 +41,25 @@ def coded_size_px(coded: memoryview) -> tuple[int, int] | None:
     """(width, height) of a complete JPEG or PNG, None if it is neither or its end is missing."""
     if len(coded) < 24:
         return None
-    tail = bytes(coded[-_TRAILING_BYTES:])
+    tail = bytes(coded[-_BLOCK_BYTES:]).rstrip(b"\0")[-_TRAILING_BYTES:]
     if coded[:8] == _PNG_MAGIC:
         return struct.unpack_from(">II", coded, 16) if _PNG_END in tail else None
     if coded[:2] == _JPEG_START and _JPEG_END in tail:
-        return _jpeg_size_px(coded)
+        frame = _jpeg_frame(coded)
+        return None if frame is None else frame[:2]
     return None
 
 
-def is_deep_png(coded: memoryview) -> bool:
-    """Whether this is a PNG of 16 bits a channel, as depth is sent."""
-    return len(coded) > 25 and coded[:8] == _PNG_MAGIC and coded[24] == 16
+def no_colour(coded: memoryview) -> str | None:
+    """Why a whole JPEG or PNG is no colour picture of 8 bits a channel, as depth and grey are sent; None if it is."""
+    if coded[:8] == _PNG_MAGIC:
+        if coded[24] == _DEEP_BITS:
+            return "compressed image has 16 bits a channel"
+        grey = coded[25] in _PNG_GREY
+    else:
+        frame = _jpeg_frame(coded)
+        grey = frame is not None and frame[2] == 1
+    return "compressed image is grey" if grey else None
 
 
 def lacks_data(coded: memoryview) -> bool:
@@ -68,9 +79,10 @@ def lacks_data(coded: memoryview) -> bool:
         return True
 
 
-def _jpeg_size_px(coded: memoryview) -> tuple[int, int] | None:
+def _jpeg_frame(coded: memoryview) -> tuple[int, int, int] | None:
+    """(width, height, components)."""
     position = 2
-    while position + 9 <= len(coded):
+    while position + 10 <= len(coded):
         if coded[position] != 0xFF:
             return None
         marker = coded[position + 1]
@@ -81,8 +93,8 @@ def _jpeg_size_px(coded: memoryview) -> tuple[int, int] | None:
             position += 2
             continue
         if marker in _FRAME_MARKERS:
-            height, width = struct.unpack_from(">HH", coded, position + 5)
-            return width, height
+            height, width, components = struct.unpack_from(">HHB", coded, position + 5)
+            return width, height, components
         (length,) = struct.unpack_from(">H", coded, position + 2)
         position += 2 + max(length, 2)
     return None
@@ -180,6 +192,10 @@ def check_image(message: ImageMessage, camera: Camera) -> None:
         )
 
 
+OWN_SIZE_PX = 0
+"""A picture size that asks for pictures as large as the camera's."""
+
+
 def black_square(size_px: int) -> UInt8[ndarray, "size size 3"]:
     """A picture of this side to be written."""
     return np.zeros((size_px, size_px, 3), dtype=np.uint8)
@@ -190,12 +206,14 @@ def decode_resized(
 ) -> UInt8[ndarray, "size size 3"]:
     """RGB pixels of a camera message, letterboxed to a `size_px` square like LeRobot's `resize_with_pad_torch`.
 
-    They are written once, into what `square` gives.
+    They are written once, into what `square` gives; with `OWN_SIZE_PX` they are those of `decode_full`.
 
     Raises:
         ContractError: the message is not what the contract's camera sends (`check_image`).
         SigmaError: the compressed data cannot be decoded.
     """
+    if size_px == OWN_SIZE_PX:
+        return decode_full(message, camera)
     check_image(message, camera)
     if message.is_compressed:
         return letterbox(decode_coded(message.data, where=camera.topic), size_px, square=square)
@@ -221,11 +239,12 @@ def decode_coded(data: Buffer, *, where: object) -> UInt8[ndarray, "h w 3"]:
     The orientation that EXIF asks for is not applied, as it is not live.
 
     Raises:
-        SigmaError: it is neither, cut, of 16 bits, or cannot be decoded.
+        SigmaError: it is neither, cut, grey, of 16 bits, or cannot be decoded.
     """
     view = memoryview(data).cast("B")
-    if coded_size_px(view) is None or is_deep_png(view):
-        raise SigmaError("compressed image is damaged", where=where, expected="a complete 8-bit JPEG or PNG")
+    whole = coded_size_px(view) is not None
+    if (wrong := no_colour(view) if whole else "compressed image is damaged") is not None:
+        raise SigmaError(wrong, where=where, expected="a complete JPEG or PNG of 8 bits and in colour")
     pixels = cv2.imdecode(np.frombuffer(view, dtype=np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     if pixels is None:
         raise SigmaError("compressed image cannot be decoded", where=where, got=f"{view.nbytes} bytes")
@@ -267,14 +286,6 @@ def _check_compressed(message: ImageMessage, camera: Camera) -> None:
             got=message.encoding[:40] or "no format",
         )
     coded = memoryview(message.data).cast("B")
-    if is_deep_png(coded):
-        raise ContractError(
-            "compressed image has 16 bits a channel",
-            where=camera.topic,
-            expected="a colour picture of 8 bits",
-            got=message.encoding[:40],
-            remedy="give the colour camera's topic; this one looks like depth",
-        )
     size = coded_size_px(coded)
     if size is None:
         raise ContractError(
@@ -282,6 +293,14 @@ def _check_compressed(message: ImageMessage, camera: Camera) -> None:
             where=camera.topic,
             expected="a complete JPEG or PNG",
             got=message.encoding[:40],
+        )
+    if (wrong := no_colour(coded)) is not None:
+        raise ContractError(
+            wrong,
+            where=camera.topic,
+            expected="a colour picture of 8 bits",
+            got=message.encoding[:40],
+            remedy="give the colour camera's topic; this one looks like depth",
         )
     if size != (camera.width_px, camera.height_px):
         raise _wrong_size(size, camera)

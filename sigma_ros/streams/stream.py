@@ -39,12 +39,16 @@ class StreamCount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamCounters:
-    """Snapshot of a frame clock: per stream (camera name, `joints`), and what came out."""
+    """Snapshot of a frame clock: per stream (camera name, `joints`), and what came out.
+
+    `unmade` are ticks that an epoch which had begun before, or its end, waited for a silent stream.
+    """
 
     streams: Mapping[str, StreamCount]
     windows: int
     gaps: int
     epochs: int
+    unmade: int = 0
 
     @property
     def refused(self) -> int:

@@ -3,9 +3,11 @@
 
 import contextlib
 import json
+import os
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,7 +30,7 @@ from sigma_ros.bags.dataset_facts import episode_numbers
 from sigma_ros.bags.episode import MOST_MISFITS, Episode, Tick, recorded_task
 from sigma_ros.bags.files import Stretch, clock_was_set, stretches_of
 from sigma_ros.bags.lerobot_dataset import write_dataset
-from sigma_ros.bags.messages import ROS_TYPES
+from sigma_ros.bags.messages import ROS_TYPES, header
 from sigma_ros.bags.reader import Stamps, open_bag
 from sigma_ros.bags.transcode import load_episode, rows_of, transcode
 from sigma_ros.bags.writer import BagWriter
@@ -177,7 +179,8 @@ FAULTS: dict[str, dict[str, Any]] = {
     "an undecodable picture": {"raw": [(CONTRACT.cameras[0].topic, "sensor_msgs/msg/Image", b"\0\1\0\0" + bytes(30))]},
     "joint messages of a second publisher": {"joints": PARTIAL},
     "an empty joint message": {"joints": [()]},
-    "commands of wrong length and early end": {"commands": 20},
+    "commands that end early": {"commands": 20},
+    "a command of two values": {"add": [lambda bag, ns: bag.array(CONTRACT.command_topic, ns, np.zeros(2))]},
 }
 
 
@@ -221,6 +224,26 @@ def test_every_verb_counts_the_same_losses_wherever_the_bad_message_is(tmp_path:
     without = sum(n for reason, n in account.items() if reason != "invalid_ticks")
     elsewhere = replayed(write(tmp_path / "other", steady(), at=30, **FAULTS[kind]))
     assert without == sum(n for reason, n in elsewhere.items() if reason != "invalid_ticks")
+
+
+def cut(coded: bytes) -> bytes:
+    """A JPEG without some of its data, its end marker in place: only decoding tells."""
+    return coded[:-302] + coded[-2:]
+
+
+def test_a_picture_that_only_decoding_refuses_is_the_same_loss_in_every_verb(tmp_path: Path) -> None:
+    kind, camera = "sensor_msgs/msg/CompressedImage", CONTRACT.cameras[0]
+    with BagWriter(tmp_path / "bag") as bag:
+        for number, stamp_ns, _ in steady():
+            coded = jpeg(picture(number))
+            data = np.frombuffer(cut(coded) if number % 20 == 9 else coded, np.uint8)
+            message = ROS_TYPES.types[kind](header=header(stamp_ns, "up"), format="jpeg", data=data)
+            bag.raw(camera.topic, kind, stamp_ns, bytes(ROS_TYPES.serialize_cdr(message, kind)))
+            bag.image(CONTRACT.cameras[1].topic, stamp_ns, "side", picture(number))
+            bag.joints(CONTRACT.joint_state_topic, stamp_ns, CONTRACT.joint_names, pose(number, CONTRACT.dof))
+            bag.array(CONTRACT.command_topic, stamp_ns, pose(number, CONTRACT.dof))
+    accounts = [verb(tmp_path / "bag") for verb in (inspected, replayed, written, preprocessed)]
+    assert accounts == 4 * [{f"{camera.name}: compressed image is cut": 3, "invalid_ticks": 3}]
 
 
 UP, JOINTS = CONTRACT.cameras[0], CONTRACT.joint_names
@@ -326,6 +349,26 @@ def test_depth_is_refused_in_words(name: str) -> None:
     depth = np.full((24, 32), 700, dtype=np.uint16)
     with pytest.raises(ContractError, match=r"16 bits|not supported"):
         check_image(compressed(png(depth), name), CONTRACT.cameras[0])
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_a_grey_picture_is_refused_coded_as_raw_and_in_a_data_set(suffix: str) -> None:
+    grey = cv2.cvtColor(picture(1), cv2.COLOR_RGB2GRAY)
+    coded = bytes(cv2.imencode(suffix, grey)[1])
+    raw = ImageMessage(encoding="mono8", height=24, width=32, step=32, data=grey.reshape(-1), is_compressed=False)
+    for message in (raw, compressed(coded, "mono8; jpeg compressed"), compressed(coded, suffix[1:])):
+        with pytest.raises(ContractError, match=r"grey|not supported"):
+            check_image(message, CONTRACT.cameras[0])
+    with pytest.raises(SigmaError, match="grey"):
+        decode_coded(coded, where="a data set")
+
+
+def test_a_camera_that_pads_its_pictures_with_zeros_is_read() -> None:
+    for coded in (jpeg(picture(1)), png(picture(1))):
+        expected = decode_coded(coded, where="")
+        assert np.array_equal(decode_full(compressed(coded + bytes(4000), "jpeg"), CONTRACT.cameras[0]), expected)
+        with pytest.raises(ContractError, match="damaged"):
+            check_image(compressed(coded[:-20] + bytes(4000), "jpeg"), CONTRACT.cameras[0])
 
 
 @pytest.mark.parametrize("lost", [300, 450, 600])
@@ -465,6 +508,9 @@ HOSTILE: dict[str, Callable[[Path], None]] = {
     "an empty feature": lambda root: break_info(root, features={"action": None}),
     "a deep document": lambda root: (root / "meta" / "info.json").write_text("[" * 100_000) and None,
     "no number of episodes": lambda root: break_info(root, total_episodes="many"),
+    **{
+        f"a rate of {rate!r}": partial(break_info, fps=rate) for rate in ("fast", None, [30], {}, 0, -1, 1e300, 10**400)
+    },
 }
 
 
@@ -477,16 +523,53 @@ def test_a_hostile_data_set_is_one_sentence(tmp_path: Path, kind: str) -> None:
         load_episode(str(root), 1, SET_CONTRACT)
         episode_numbers(str(root))
 
+    def look() -> None:
+        with contextlib.suppress(SigmaError):
+            look_into(str(root))
+
+    look()
     with pytest.raises(SigmaError) as caught:
         read()
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 1000
 
 
-def test_v3_films_end_where_the_episode_says(tmp_path: Path) -> None:
+@pytest.mark.parametrize("shape", [["a", "b", 3], [24, None, 3], [24, 32, {}], [0, -1, 3], "3", 7])
+def test_a_picture_s_size_that_is_none_is_not_taken_for_one(tmp_path: Path, shape: object) -> None:
+    root = write_v2(tmp_path / "set")
+    features = json.loads((root / "meta" / "info.json").read_text())["features"]
+    features[SET_CONTRACT.cameras[0].dataset_key]["shape"] = shape
+    break_info(root, features=features)
+    assert look_into(str(root)).cameras()[0].size_px is None
+    (tmp_path / "policy").mkdir()
+    config = {"input_features": {"image": {"type": "VISUAL", "shape": shape}}}
+    (tmp_path / "policy" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "policy" / "model.safetensors").symlink_to(tmp_path / "nowhere")
+    assert look_into(str(tmp_path / "policy")).streams[0].size_px is None
+
+
+@pytest.mark.parametrize("name", ["meta/tasks.parquet", "meta/episodes/chunk-000/file-000.parquet"])
+def test_a_pipe_in_a_table_s_place_is_no_table(tmp_path: Path, name: str) -> None:
     root = write_v3(tmp_path / "set")
-    assert len(levels(root, 1)) > 0
-    assert json.loads((root / "meta" / "info.json").read_text())["codebase_version"] == "v3.0"
+    (root / name).unlink()
+    os.mkfifo(root / name)
+    with pytest.raises(SigmaError, match="not a regular file"):
+        load_episode(str(root), 1, SET_CONTRACT)
+
+
+@pytest.mark.parametrize("lost", [0, 1, 3])
+def test_a_v3_episode_whose_film_lost_its_end_gets_none_of_the_next_one_s_pictures(tmp_path: Path, lost: int) -> None:
+    root = write_v3(tmp_path / "set")
+    file = root / "meta/episodes/chunk-000/file-000.parquet"
+    table = pq.read_table(file)
+    for camera in SET_CONTRACT.cameras:
+        starts = table[f"videos/{camera.dataset_key}/from_timestamp"].to_pylist()
+        ends = [*starts[1:], starts[-1] + 0.5]
+        ends[1] -= lost / 30
+        table = table.append_column(f"videos/{camera.dataset_key}/to_timestamp", pa.array(ends))
+    pq.write_table(table, file)
+    with pytest.raises(DatasetError, match="the next are another episode's") if lost else contextlib.nullcontext():
+        assert len(levels(root, 1)) == 9
 
 
 def set_verbs(root: Path, out: Path, index: int = 1, **reading: bool) -> dict[str, dict[str, int]]:

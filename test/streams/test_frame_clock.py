@@ -421,7 +421,7 @@ def test_an_image_of_wrong_encoding_is_refused_when_it_comes() -> None:
 def test_a_compressed_image_that_cannot_be_decoded_makes_a_gap_with_the_reason() -> None:
     clock = FrameClock(CONTRACT, image_size_px=SIZE)
     size = np.array([WIDTH, HEIGHT], dtype=">u4").tobytes()
-    broken = b"\x89PNG\r\n\x1a\n" + b"\0" * 8 + size + b"\0" * 40 + b"IEND"
+    broken = b"\x89PNG\r\n\x1a\n" + b"\0" * 8 + size + b"\x08\x02" + b"\0" * 40 + b"IEND"
     message = ImageMessage(encoding="png", height=0, width=0, step=0, data=broken, is_compressed=True)
     clock.push_image(UP, START_NS, message)
     clock.push_image(SIDE, START_NS, image_message(1))

@@ -227,7 +227,7 @@ def test_a_disk_that_refuses_loses_nothing_and_the_next_run_resumes(tmp_path: Pa
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_an_action_that_is_not_finite_stops_the_run_and_names_its_recording(tmp_path: Path, value: float) -> None:
+def test_an_action_that_is_not_finite_is_a_loss_of_its_recording_as_in_every_verb(tmp_path: Path, value: float) -> None:
     contract = replace(roomy_contract(), cameras=())
     with BagWriter(tmp_path / "bag") as bag:
         for tick in range(40):
@@ -235,14 +235,15 @@ def test_an_action_that_is_not_finite_stops_the_run_and_names_its_recording(tmp_
             bag.joints(contract.joint_state_topic, stamp_ns, contract.joint_names, pose)
             command = np.where((tick == 20) & (np.arange(contract.dof) == 2), value, pose)
             bag.array(contract.command_topic, stamp_ns, command)
-    with pytest.raises(DatasetError, match="actions are not finite") as caught:
-        run(tmp_path / "out", [tmp_path / "bag"], contract=contract)
-    assert "bag" in str(caught.value)
-    assert not (tmp_path / "out" / META_FILE).exists()
-    assert any(
-        "actions are not finite" in line
-        for line in problems_of(bag_sources([tmp_path / "bag"]), options(tmp_path / "dry", contract=contract)).problems
-    )
+    meta = run(tmp_path / "out", [tmp_path / "bag"], contract=contract, hold_out_every=0)
+    lost = {str(tmp_path / "bag"): {"commands refused": 1}}
+    assert meta.losses == lost
+    assert np.isfinite(read_shard(tmp_path / "out" / str(meta.episodes[0]["shard"])).actions).all()
+    dry = options(tmp_path / "dry", contract=contract, hold_out_every=0)
+    assert problems_of(bag_sources([tmp_path / "bag"]), dry).losses == lost
+    with pytest.raises(DatasetError, match="commands refused 1"):
+        run(tmp_path / "strict", [tmp_path / "bag"], contract=contract, strict=True)
+    assert not (tmp_path / "strict" / META_FILE).exists()
 
 
 def test_a_data_set_gives_what_its_transcoded_bag_gives_without_writing_one(tmp_path: Path) -> None:
@@ -267,7 +268,7 @@ def test_one_absurd_action_is_named_with_its_frame_and_left_out_on_request(tmp_p
             wild = None if tick.action_rad is None else tick.action_rad + (200.0 if row == 33 else 0.0)
             arrays.add(replace(tick, action_rad=wild))
     with pytest.raises(DatasetError, match=r"out of every joint's reach.*bag_0.*frame 33: .*1 such frames.*skip"):
-        arrays.arrays(source, refused=0)
+        arrays.arrays(source)
 
 
 @pytest.mark.gl

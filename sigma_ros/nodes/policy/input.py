@@ -88,7 +88,7 @@ class PolicyInput:
         try:
             whole = self._merger.push(part, *said)
         except ContractError as error:
-            self._session.clock.refuse_joints(error.what)
+            self._session.clock.refuse(JOINTS, error.what)
             return
         if whole is None:
             return
