@@ -114,7 +114,7 @@ def test_the_bases_own_cameras_are_asked_for_before_anything_is_loaded(
 ) -> None:
     first, second, _ = readme_commands()
     assert preprocess.main([*first[3:], *SMALLER["preprocess"]]) == 0
-    monkeypatch.setattr(train, "load_base", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setattr("training.run.load_base", lambda *_, **__: pytest.fail("loaded"))
     without = second[3 : second.index("--rename")] + [w for w in second if w == "bf16"]
     assert train.main([word for word in without if word not in ("--dtype", "bf16")]) == ContractError.exit_code
     said = " ".join(capsys.readouterr().err.split())

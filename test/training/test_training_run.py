@@ -190,7 +190,7 @@ def test_a_trained_run_is_not_replaced_unless_asked_and_can_be_made_longer(optio
     checkpoint = Path(options.output_dir) / CHECKPOINT / "sigma_config.json"
     before = checkpoint.read_bytes()
     with monkeypatch.context() as patched:
-        patched.setattr("training.train.load_base", lambda *_, **__: pytest.fail("loaded"))
+        patched.setattr("training.run.load_base", lambda *_, **__: pytest.fail("loaded"))
         with pytest.raises(UsageError, match=r"has a trained run.*--resume.*--overwrite"):
             run_training(short, resume=False)
     assert checkpoint.read_bytes() == before
