@@ -62,7 +62,9 @@ class _Topic:
             self.frozen_at = record.stamp_ns
         due = self._start + (2 * len(self.pictures) + 1) * self._step // 2
         if len(self.pictures) < THUMBNAILS and record.log_time_ns >= due:
-            self.pictures += [seen] if (seen := _thumbnail_of(message)) is not None else []
+            small = _thumbnail_of(message)
+            if small is not None:
+                self.pictures.append(small)
 
     def facts(self, name: str, kind: str, messages: int) -> TopicFacts:
         rows = np.array(self.rows) if self.rows else np.zeros((0, len(self.names)))

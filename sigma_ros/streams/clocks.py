@@ -33,7 +33,6 @@ class Held[Item](NamedTuple):
     """A message that waits, and since when."""
 
     since_ns: int
-    stamp_ns: int
     item: Item
 
 
@@ -121,7 +120,7 @@ class StreamClocks[Item]:
         if clock.note(stamp_ns, log_time_ns, self._now_ns):
             while len(clock.waiting) > 1:  # all but the one that was in doubt: of the clock before
                 yield clock.waiting.popleft().item, False
-        clock.waiting.append(Held(self._now_ns, stamp_ns, item))
+        clock.waiting.append(Held(self._now_ns, item))
         for each, one in self._clocks.items():
             while one.waiting and (said := self._said_of(each, one)) is not None:
                 yield one.waiting.popleft().item, said
