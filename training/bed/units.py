@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from sigma_ros.border import write_text
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import UsageError
 from sigma_ros.model.normalise import Normalisation
@@ -167,9 +168,7 @@ def _telling(task: Task, seed: int) -> tuple[Intervention, ...]:
 
 def _write(path: Path, values: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(values, indent=1), encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, json.dumps(values, indent=1))
 
 
 def bed_episodes(

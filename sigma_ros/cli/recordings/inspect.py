@@ -12,7 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from sigma_ros.border import one_line
+from sigma_ros.border import one_line, write_text
 from sigma_ros.cli.options import Recover, Stamps, Strict, argument, command_of, option, switch
 
 if TYPE_CHECKING:
@@ -143,9 +143,7 @@ def _write_page(contents: "Contents", out: Path) -> None:
         pictures={s.name: [data_uri(picture) for picture in s.pictures] for s in contents.streams if s.pictures},
     )
     out.mkdir(parents=True, exist_ok=True)
-    partial = out / f".{PAGE}.partial"
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(out / PAGE)
+    write_text(out / PAGE, page)
     Console(stderr=True, highlight=False, markup=False).print(f"page: {out / PAGE}")
 
 

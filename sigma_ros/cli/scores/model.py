@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from sigma_ros.border import write_text
 from sigma_ros.cli.options import ContractName
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import UsageError
@@ -101,6 +102,4 @@ def explain(
     if out is None:
         typer.echo(page)  # as it is: rich would take shapes for markup and break lines
         return
-    partial = out.with_name(f".{out.name}.partial")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(out)
+    write_text(out, page)
