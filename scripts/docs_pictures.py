@@ -135,8 +135,7 @@ def main() -> None:
     first = ("--bag", OUT / "bags/episode_000000", "--checkpoint", "mini", "--out", OUT / "report")
     sigma("replay", *first, "--latency", "0,100,100~30,300")
     sigma("evaluate", OUT / "bags", "--checkpoint", "mini", "--out", OUT / "evaluation", "--workers", 0)
-    late = ("--stitching", "crossfade", "--replan-ticks", 16, "--crossfade-steps", 16, "--time-limit-s", 9)
-    sigma("sim", *late, "--episodes", 6, "--seed", SEED, "--out", OUT / "sim")
+    sigma("sim", "--episodes", 6, "--seed", SEED, "--time-limit-s", 9, "--out", OUT / "sim")
     shutil.copy(OUT / "sim" / "film.gif", IMAGES / "demo.gif")
     for name, (page, kept) in SHOTS.items():
         shoot(OUT / page, kept, IMAGES / name)

@@ -85,7 +85,7 @@ torch_options() {
 }
 
 install_packages() {
-  local groups=(core model sim train fleet rerun test dev) arguments=() group
+  local groups=(core model arm sim train fleet rerun test dev) arguments=() group
   [ "$ROS_MODE" != wheels ] || groups+=(ros)
   for group in "${groups[@]}"; do arguments+=(-r "requirements/$group.in"); done
   mapfile -t -O "${#arguments[@]}" arguments < <(torch_options)
