@@ -270,8 +270,9 @@ def simulated_sources(
     with SimArm(scene, contract=contract) as arm:
         attempts = demonstrations(arm, seed, disturbance_rad=disturbance_rad, missed_share=missed_share)
         seeds = [kept.seed for kept in islice((d for d in attempts if d is not None and d.success), count)]
-    how = {"disturbance_rad": disturbance_rad, "missed_share": missed_share}
-    wanted = partial(_Wanted, setup=setup, contract=contract, **how)
+    wanted = partial(
+        _Wanted, setup=setup, contract=contract, disturbance_rad=disturbance_rad, missed_share=missed_share
+    )
     return [
         MadeSource(name=f"simulated {setup}, seed {own}", number=i, make=wanted(seed=own, number=i).make)
         for i, own in enumerate(seeds)
