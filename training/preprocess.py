@@ -61,6 +61,9 @@ def _add_source(group: Any) -> None:
     group.add_argument(
         "--disturb", type=float, default=0.0, metavar="X", help="--simulated: size of pushes, in rad (default 0)."
     )
+    group.add_argument(
+        "--missed", type=float, default=0.0, metavar="X", help="--simulated: share after a missed grasp (default 0)."
+    )
     group.add_argument("--episodes", nargs="+", type=int, metavar="N", help="--dataset: these (default all).")
     group.add_argument("--revision", help="--dataset: revision on the Hub.")
     group.add_argument(
@@ -119,7 +122,12 @@ def _sources(
             map(str, args.bags)
         )
     if args.simulated:
-        settings = {"count": args.count, "seed": args.seed, "disturbance_rad": args.disturb}
+        settings = {
+            "count": args.count,
+            "seed": args.seed,
+            "disturbance_rad": args.disturb,
+            "missed_share": args.missed,
+        }
         described = ", ".join(f"{name} {value}" for name, value in settings.items())
         return simulated_sources(args.simulated, contract, **settings), f"simulated {args.simulated}: {described}"
     if len(args.dataset) > 1 and (args.episodes or args.revision):
