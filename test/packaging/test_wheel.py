@@ -42,12 +42,12 @@ def binaries(wheel, tmp_path_factory, request) -> Path:
     folder = tmp_path_factory.mktemp("environment")
     uv = [sys.executable, "-m", "uv"]
     subprocess.run([*uv, "venv", "-q", "--no-project", "--python", found.stdout.strip(), folder / "venv"], check=True)
-    install = [*uv, "pip", "install", "-q", "--offline", "--python", folder / "venv"]
-    pinned = ["-c", ROOT / "requirements/lock.txt", f"{wheel}[sim]"]
+    install = [*uv, "pip", "install", "-q", "--offline", "--python", str(folder / "venv")]
+    pinned = ["-c", str(ROOT / "requirements/lock.txt"), f"{wheel}[sim]"]
     if subprocess.run([*install, *pinned], check=False).returncode:
         if sys.version_info[:2] != tuple(map(int, request.param.split("."))):
             pytest.skip(f"uv's cache holds no packages for Python {request.param}: make dist")
-        subprocess.run([*install, "--no-deps", wheel], check=True)
+        subprocess.run([*install, "--no-deps", str(wheel)], check=True)
         site = next(folder.glob("venv/lib/python*/site-packages"))
         (site / "requirements.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
     return folder / "venv" / "bin"
