@@ -183,7 +183,7 @@ def test_a_policy_that_loads_need_not_finish_to_be_stopped(number):
     code = (
         "import sys, time\n"
         "from sigma_ros.nodes import policy_node as p\nfrom sigma_ros.nodes.shared import process\n"
-        "from sigma_ros.nodes.shared.node_options import PolicyOptions\n"
+        "from sigma_ros.nodes.policy.options import PolicyOptions\n"
         "def load(_options, logger):\n"
         "    logger.info('loading for an hour')\n"
         "    time.sleep(3600)\n"
