@@ -245,11 +245,6 @@ def described(file: Path, context: Any = None, **given: str) -> list[Any]:
     return found
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
-def test_launch_files_load_under_launch_ros(file: Path) -> None:
-    assert described(file, bag="bag", out="out")
-
-
 def test_the_supervisor_starts_before_the_policy_and_its_end_ends_everything() -> None:
     entities = described(ROOT / "launch" / "policy.launch.py")
     actions = importlib.import_module("launch_ros.actions")

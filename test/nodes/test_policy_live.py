@@ -83,13 +83,6 @@ def test_a_silent_camera_makes_gaps_and_an_unhealthy_heartbeat_and_recovers(rig,
     spin_until(executor, lambda: robot.telepathy[-1].valid and robot.heartbeats[-1], what="recovery")
 
 
-def test_joint_states_without_names_are_refused_not_fatal(rig, executor):
-    robot, policy, _ = rig
-    robot.wild_joints = True
-    spin_until(executor, lambda: robot.telepathy and not robot.telepathy[-1].valid, what="a gap")
-    assert policy._session.clock.counters.streams["joints"].refused
-
-
 def test_paused_the_heartbeat_goes_on_and_says_so(rig, executor):
     robot, _, runtime = rig
     client = robot.create_client(SetBool, topics.PAUSE)
