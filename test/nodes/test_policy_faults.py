@@ -12,17 +12,16 @@ from functools import partial
 
 import numpy as np
 import pytest
-from node_fakes import FakeRuntime, fake_model, picture, small_contract, spin_until
+from live_robot import FaultyRobot, policy_of, stands, until_well
+from node_fakes import FakeRuntime, fake_model, small_contract, spin_until
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
 from stub_runtime import RemoteModel, load
-from test_policy_live import LiveRobot
 
 from sigma_ros.nodes.policy_node import PolicyNode
-from sigma_ros.nodes.shared.diagnostics import Level, TaskStatus
+from sigma_ros.nodes.shared.diagnostics import Level
 from sigma_ros.nodes.shared.image_messages import image_message
 from sigma_ros.nodes.shared.qos import HEARTBEAT_PERIOD_NS
-from sigma_ros.nodes.shared.sensor_messages import joint_state_message
 from sigma_ros.policy.remote import RemoteRuntime
 from sigma_ros.streams.images import FROZEN_PICTURES, FreezeWatch, ImageMessage
 
@@ -30,45 +29,9 @@ pytestmark = pytest.mark.ros
 SHIFT = 3_600_000_000_000
 
 
-class FaultyRobot(LiveRobot):
-    """A robot whose messages can be spoilt; `noise` makes each picture different, as a sensor does."""
-
-    def __init__(self, contract) -> None:
-        super().__init__(contract)
-        self.spoil_image: Callable[[Image], Image] = lambda message: message
-        self.order = list(range(6))
-        self.shift_ns = 0
-        self.noise = True
-        self._rng = np.random.default_rng(0)
-
-    def _publish(self) -> None:
-        at_ns = self.now_ns() + self.shift_ns
-        for camera in self.contract.cameras:
-            if camera.name != self.dark:
-                rgb = picture(camera, 90)
-                if self.noise:
-                    rgb[0, 0] = self._rng.integers(0, 256, 3)
-                message = image_message(at_ns=at_ns, frame_id=camera.name, rgb=rgb)
-                self.cameras[camera.name].publish(self.spoil_image(message) if camera.name == "side" else message)
-        names = [self.contract.joint_names[i] for i in self.order]
-        values = np.array([0.01, 0.02, 0.03, 0.04, 0.05, 0.06])[self.order]
-        self.joints.publish(joint_state_message(at_ns=at_ns, names=names, positions_rad=values))
-
-
 @pytest.fixture
 def rig(executor):
-    contract = small_contract()
-    runtime = FakeRuntime(contract)
-    policy = PolicyNode(load=lambda _options, _logger: fake_model(contract, runtime))
-    robot = FaultyRobot(contract)
-    executor.add_node(policy)
-    executor.add_node(robot)
-    spin_until(executor, lambda: robot.chunks, what="the first chunk")
-    return robot, policy, runtime
-
-
-def stands(policy: PolicyNode, cause: str) -> TaskStatus:
-    return policy._diagnostics._tasks[cause]()
+    return policy_of(executor, FaultyRobot)
 
 
 def until_gap(robot, executor, stream: str) -> str:
@@ -76,11 +39,6 @@ def until_gap(robot, executor, stream: str) -> str:
     spin_until(executor, lambda: robot.heartbeats[-1] is False, what="an unhealthy heartbeat")
     [reason] = [reason for reason in robot.telepathy[-1].reasons if reason.startswith(stream)]
     return reason
-
-
-def until_well(robot, executor) -> None:
-    seen = len(robot.chunks)
-    spin_until(executor, lambda: len(robot.chunks) > seen + 1 and robot.heartbeats[-1], what="recovery")
 
 
 def _short(message: Image) -> Image:

@@ -8,9 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from lifecycle_msgs.srv import ChangeState
-from node_fakes import FakeRuntime, fake_model, picture, small_contract, spin_until
+from node_fakes import FakeRuntime, call, fake_model, picture, small_contract, spin_until
 from rcl_interfaces.srv import SetParameters
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -94,19 +93,10 @@ def start(executor, contract, runtime, robot) -> Callable[..., PolicyNode]:
     return make
 
 
-def call(executor: SingleThreadedExecutor, node: Node, kind: type, name: str, request: object):
-    client = node.create_client(kind, name)
-    spin_until(executor, client.service_is_ready, what=name)
-    future = client.call_async(request)
-    spin_until(executor, future.done, what=f"the answer of {name}")
-    node.destroy_client(client)
-    return future.result()
-
-
 def set_parameters(executor, node, **values: object) -> list[tuple[bool, str]]:
     parameters = [Parameter(n.replace("__", "."), value=v).to_parameter_msg() for n, v in values.items()]
     request = SetParameters.Request(parameters=parameters)
-    answer = call(executor, node, SetParameters, f"/{topics.POLICY_NODE}/set_parameters", request)
+    answer = call(executor, node, f"/{topics.POLICY_NODE}/set_parameters", request, SetParameters)
     return [(result.successful, result.reason) for result in answer.results]
 
 
@@ -207,10 +197,10 @@ def test_paused_there_is_no_inference_and_resuming_begins_an_epoch(executor, rob
     start(lockstep=True)
     robot.publish_tick(0)
     spin_until(executor, lambda: robot.chunks, what="a chunk")
-    assert call(executor, robot, SetBool, topics.PAUSE, SetBool.Request(data=True)).success
+    assert call(executor, robot, topics.PAUSE, SetBool.Request(data=True), SetBool).success
     for tick in range(1, 10):
         robot.publish_tick(tick)
-    assert call(executor, robot, SetBool, topics.PAUSE, SetBool.Request(data=False)).success
+    assert call(executor, robot, topics.PAUSE, SetBool.Request(data=False), SetBool).success
     assert runtime.calls == [(0, 0, True)]
 
 
@@ -221,7 +211,7 @@ def test_lifecycle_transitions_fail_with_their_reason_and_leave_no_half_state(ex
     def transition(number: int) -> bool:
         request = ChangeState.Request()
         request.transition.id = number
-        return call(executor, robot, ChangeState, change, request).success
+        return call(executor, robot, change, request, ChangeState).success
 
     assert not transition(3), "activate before configure"
     assert transition(1)

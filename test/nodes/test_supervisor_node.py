@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from node_fakes import AUTHOR, TIMEOUT_S, make_chunk, small_contract, spin_until
+from node_fakes import AUTHOR, TIMEOUT_S, call, make_chunk, small_contract, spin_until
 from rcl_interfaces.srv import SetParameters
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -79,19 +79,14 @@ class Rig(Node):
         self.until(lambda: self.states and self.states[-1].state == state, f"state {state}")
 
     def ask(self, service: str) -> Trigger.Response:
-        client = self.create_client(Trigger, service)
-        self.until(client.service_is_ready, service)
-        future = client.call_async(Trigger.Request())
-        self.until(future.done, f"the answer of {service}")
-        return future.result()
+        return call(self.executor_, self, service)
 
     def set(self, **values: object) -> tuple[bool, str]:
-        client = self.create_client(SetParameters, f"/{topics.SUPERVISOR_NODE}/set_parameters")
-        self.until(client.service_is_ready, "the parameter service")
-        parameters = [Parameter(n, value=v).to_parameter_msg() for n, v in values.items()]
-        future = client.call_async(SetParameters.Request(parameters=parameters))
-        self.until(future.done, "the parameter service's answer")
-        [result] = future.result().results
+        request = SetParameters.Request(
+            parameters=[Parameter(n, value=v).to_parameter_msg() for n, v in values.items()]
+        )
+        place = f"/{topics.SUPERVISOR_NODE}/set_parameters"
+        [result] = call(self.executor_, self, place, request, SetParameters).results
         return result.successful, result.reason
 
     def engage(self) -> Trigger.Response:
@@ -307,11 +302,7 @@ def test_with_pairing_only_the_token_leads_to_motion_and_anybody_may_stop(contra
     assert "engage_paired" in rig.ask(topics.ENGAGE).message
 
     def paired(given: str) -> Paired.Response:
-        client = rig.create_client(Paired, topics.ENGAGE_PAIRED)
-        rig.until(client.service_is_ready, "the paired service")
-        future = client.call_async(Paired.Request(token=given))
-        rig.until(future.done, "its answer")
-        return future.result()
+        return call(rig.executor_, rig, topics.ENGAGE_PAIRED, Paired.Request(token=given), Paired)
 
     end_s = time.monotonic() + 10.0
     while not (answer := paired(token)).success:

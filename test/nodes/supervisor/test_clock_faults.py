@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
+from live_robot import FaultyRobot, stands, until_well
 from node_fakes import FakeRuntime, fake_model, picture, small_contract, spin_until
 from rclpy.parameter import Parameter
 from rosgraph_msgs.msg import Clock
-from test_policy_faults import FaultyRobot, stands, until_well
 
 from sigma_ros.nodes.policy.options import PolicyOptions
 from sigma_ros.nodes.policy.session import PolicySession
