@@ -14,7 +14,7 @@ from sigma_ros.nodes.shared.node_options import (
     DriverOptions,
     IncidentOptions,
     RecordOptions,
-    ReplayOptions,
+    ReplayNodeOptions,
 )
 from sigma_ros.nodes.shared.parameters import markdown_table, problems, specs
 
@@ -56,5 +56,5 @@ def test_every_parameter_has_a_description_a_valid_default_and_a_unit_where_it_e
         assert spec.description
         if spec.name.endswith(("_s", "_rad", "_ticks")):
             assert spec.unit, spec.name
-    if options not in (ReplayOptions, CameraOptions, DriverOptions, RecordOptions, IncidentOptions):
+    if options not in (ReplayNodeOptions, CameraOptions, DriverOptions, RecordOptions, IncidentOptions):
         assert problems(options()) == []

@@ -179,7 +179,7 @@ class StageOptions(RobotOptions):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReplayOptions(RobotOptions):
+class ReplayNodeOptions(RobotOptions):
     """Parameters of `replay_node`. What concerns the model is told by the policy node."""
 
     bag: str = option("the recording: a rosbag2 folder, .mcap or .db3 file", default="", read_only=True)
@@ -215,7 +215,7 @@ NODES: dict[str, type[Options]] = {
     "camera_node": CameraOptions,
     "record_node": RecordOptions,
     "incident_recorder": IncidentOptions,
-    "replay_node": ReplayOptions,
+    "replay_node": ReplayNodeOptions,
     "sim_node": SimOptions,
     "stage_node": StageOptions,
     "sigma panel": PanelOptions,
