@@ -220,7 +220,7 @@ def test_a_disk_that_refuses_loses_nothing_and_the_next_run_resumes(tmp_path: Pa
         run(out, places, skip_broken=skip_broken)
     (written,) = out.glob("*.safetensors")
     assert not (out / META_FILE).exists()
-    assert not list(out.glob("*.tmp"))
+    assert not list(out.rglob(".*.partial-*"))
     before_ns = written.stat().st_mtime_ns
     assert len(run(out, places).episodes) == 2
     assert written.stat().st_mtime_ns == before_ns

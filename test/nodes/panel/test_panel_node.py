@@ -13,9 +13,9 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from live_robot import LiveRobot
 from node_fakes import FakeRuntime, fake_model, small_contract, small_so101, spin_until
 from rclpy.parameter import Parameter
-from test_policy_live import LiveRobot
 
 from sigma_ros.nodes.panel.node import PanelNode
 from sigma_ros.nodes.policy_node import PolicyNode
