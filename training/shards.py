@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sigma_ros.border import write_text
 from sigma_ros.contract import Contract
 from sigma_ros.errors import DatasetError, MachineError, SigmaError
 from sigma_ros.evaluation.fleet import Work, Workers, shared_out
@@ -209,10 +210,7 @@ def write_shards(source: Source | MadeSource, options: PreprocessOptions) -> dic
         name = shard_name(source.number, epoch)
         write_shard(options.out / name, arrays)
         kept["shards"].append(name)
-    done = _done_file(source, options)
-    partial_file = done.with_suffix(".tmp")
-    partial_file.write_text(json.dumps(kept), encoding="utf-8")
-    partial_file.replace(done)
+    write_text(_done_file(source, options), json.dumps(kept))
     return kept
 
 
