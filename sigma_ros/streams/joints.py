@@ -5,7 +5,7 @@ import numpy as np
 from jaxtyping import Bool, Float64
 from numpy import ndarray
 
-from sigma_ros.contract import Contract, Joint, Part
+from sigma_ros.contract import Contract, Part
 from sigma_ros.errors import ContractError
 
 _WILD_SHARE = 0.2
@@ -121,27 +121,25 @@ class JointReach:
             ContractError: a joint of it is out of reach.
         """
         self._seen += 1
-        beyond = self.beyond(rad)
-        if beyond.any():
-            self._count += 1
-            error = _beyond_reach(self._joints[int(beyond.argmax())], float(rad[beyond.argmax()]), where)
-            self._first = self._first or error
-            raise error
+        (beyond,) = np.nonzero(self.beyond(rad))
+        if not len(beyond):
+            return
+        joint = self._joints[beyond[0]]
+        error = ContractError(
+            "a position is out of its joint's reach",
+            where=where,
+            expected=f"{joint.name} in radians, within {joint.lower_rad:g} .. {joint.upper_rad:g} or near",
+            got=f"{rad[beyond[0]]:.6g}",
+            remedy="convert the recording to radians (degrees, percent?), or correct the contract's limits",
+        )
+        self._count += 1
+        self._first = self._first or error
+        raise error
 
     def refuse_units(self, least: int) -> None:
         """Raises the first pose's error where `least` or more, and more than a fifth, were out of reach."""
         if self._first is not None and self._count >= max(least, _WILD_SHARE * self._seen):
             raise self._first
-
-
-def _beyond_reach(joint: Joint, value: float, where: str) -> ContractError:
-    return ContractError(
-        "a position is out of its joint's reach",
-        where=where,
-        expected=f"{joint.name} in radians, within {joint.lower_rad:g} .. {joint.upper_rad:g} or near",
-        got=f"{value:.6g}",
-        remedy="convert the recording to radians (degrees, percent?), or correct the contract's limits",
-    )
 
 
 def unreal(contract: Contract, rad: Float64[ndarray, "rows dof"]) -> str | None:
