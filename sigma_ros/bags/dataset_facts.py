@@ -177,7 +177,7 @@ def check_episode(source: LerobotEpisode, contract: Contract) -> None:
 def check_numbers(
     dataset: str, numbers: Sequence[int], contract: Contract, *, revision: str | None, rename: Mapping[str, str]
 ) -> list[str]:
-    """Reads states and actions of some episodes, no pictures, and says what may be in other units, and what repeats.
+    """Reads states and actions of some episodes, no pictures, and says what may be in other units than the contract's.
 
     Episodes that cannot be read are left to whoever reads them whole.
 
@@ -187,14 +187,12 @@ def check_numbers(
     keys = needed_keys(contract)[: 1 + (contract.action_source == "command")]
     fetch = fetcher(dataset, revision)
     rows: dict[str, list[ndarray]] = {key: [np.zeros((0, contract.dof))] for key in keys}
-    read: list[LerobotEpisode] = []
     for number in numbers[:: max(1, len(numbers) // _EPISODES_JUDGED)]:
         try:
             source = read_episode(fetch, number, wanted=tuple(original_key(key, rename) for key in keys))
             source = renamed_episode(source, rename)
             for key in keys:
                 rows[key].append(source.features[key][:, contract.joint_order(source.names[key])])
-            read.append(source)
         except (SigmaError, KeyError, IndexError):
             continue
     found = {key: values[np.isfinite(values).all(axis=1)] for key in keys if len(values := np.concatenate(rows[key]))}
@@ -206,8 +204,7 @@ def check_numbers(
             got="; ".join(problems),
             remedy=DEGREES_REMEDY,
         )
-    doubts = [f"{key}: {doubt}" for key, values in found.items() if len(values) for doubt in likely(contract, values)]
-    return doubts + repeated(read)
+    return [f"{key}: {doubt}" for key, values in found.items() if len(values) for doubt in likely(contract, values)]
 
 
 def repeated(episodes: Sequence[LerobotEpisode]) -> list[str]:

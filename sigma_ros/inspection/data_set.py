@@ -68,7 +68,7 @@ def data_set_contents(
     seen = read[:: max(1, -(-len(read) // _EPISODES_SEEN))]
     cameras = [stream.name for stream in streams if stream.is_camera]
     findings = [f"episode {e.index}: {finding}" for e in read for finding in _findings(e, names, rate_hz)]
-    findings += doubts or repeated([episode for episode in read if STATE_KEY in episode.features])
+    findings += doubts + repeated([episode for episode in read if STATE_KEY in episode.features])
     findings += [misnamed] if misnamed and state is not None and state.joints else []
     findings += [f"episode {e.index}: {finding}" for e in seen for key in cameras for finding in _frozen(key, e)]
     return Contents(

@@ -28,7 +28,7 @@ from stub_runtime import StubRuntime
 from test_transcode import CONTRACT as SET_CONTRACT
 from test_transcode import break_info, write_v2, write_v3
 
-from sigma_ros.bags.dataset_facts import check_numbers, episode_numbers
+from sigma_ros.bags.dataset_facts import episode_numbers
 from sigma_ros.bags.episode import MOST_MISFITS, Episode, Tick, recorded_task
 from sigma_ros.bags.files import Stretch, clock_was_set, stretches_of
 from sigma_ros.bags.lerobot_dataset import write_dataset
@@ -735,9 +735,8 @@ def test_an_episode_that_is_a_copy_is_named(tmp_path: Path) -> None:
     copy = first.slice(0, 9).to_pydict() | {"episode_index": [1] * 9}
     pq.write_table(first.slice(0, 9), root / "data/chunk-000/episode_000000.parquet")
     pq.write_table(pa.table(copy, schema=second.schema), root / "data/chunk-000/episode_000001.parquet")
-    copies = ["episode 1 has the states of episode 0: a copy"]
-    assert [f for f in look_into(str(root)).findings if "copy" in f] == copies
-    assert check_numbers(str(root), [0, 1, 2], SET_CONTRACT, revision=None, rename={}) == copies
+    found = look_into(str(root)).findings
+    assert [said for said in found if "copy" in said] == ["episode 1 has the states of episode 0: a copy"]
 
 
 def set_column(root: Path, index: int, name: str, values: Sequence[float]) -> None:

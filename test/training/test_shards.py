@@ -66,6 +66,13 @@ def run(out: Path, places: list[Path], **changes: object) -> ShardMeta:
     return preprocess(bag_sources(places), options(out, **changes), described="test", revision=None)
 
 
+def test_a_copy_of_a_recording_is_named(tmp_path: Path) -> None:
+    (whole,), contract = recordings(tmp_path, 1), small_contract()
+    other = write_recording(tmp_path / "other", contract, first_tick=3)
+    meta = run(tmp_path / "out", [whole, other, shutil.copytree(whole, tmp_path / "zz_copy")])
+    assert [entry.get("copy_of") for entry in meta.episodes] == [None, None, str(whole)]
+
+
 def test_a_shard_holds_exactly_the_ticks_of_the_frame_clock(tmp_path: Path) -> None:
     contract = small_contract()
     places = recordings(tmp_path)
