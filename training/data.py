@@ -16,7 +16,7 @@ from numpy import ndarray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from sigma_ros.border import read_json, whole
+from sigma_ros.border import read_json, whole, write_text
 from sigma_ros.errors import DatasetError, MachineError, SigmaError
 from sigma_ros.model.normalise import Normalisation
 from sigma_ros.model.pi05.tensors import save_tensors
@@ -105,9 +105,7 @@ class ShardMeta:
 
     def write(self, folder: Path) -> None:
         """Writes `meta.json`, whole or not at all: the folder is finished when it is there."""
-        temporary = folder / (META_FILE + ".tmp")
-        temporary.write_text(self.to_json(), encoding="utf-8")
-        temporary.replace(folder / META_FILE)
+        write_text(folder / META_FILE, self.to_json())
 
     @classmethod
     def read(cls, folder: Path) -> Self:

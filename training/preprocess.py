@@ -181,6 +181,9 @@ def _run(args: argparse.Namespace) -> int:
         f"({len(meta.windows_of(held_out=True))} held out), {len(meta.static_windows)} static dropped, "
         f"{len(meta.skipped)} recordings skipped: {args.out}"
     )
+    for entry in meta.episodes:
+        if "copy_of" in entry:
+            console.print(f"{entry['recording']} has the states of {entry['copy_of']}: a copy", style="yellow")
     _say_losses(meta.losses, console)
     return WITH_LOSSES if meta.losses else 0
 
