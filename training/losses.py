@@ -6,8 +6,9 @@ design section 5: the originals are unpublished.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -19,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from sigma_ros.model.adapter import reference_tau
 from sigma_ros.model.residual import Residual
 from sigma_ros.model.sigma import SigmaTelepathyVLA
-from sigma_ros.model.telepathy import Recurrence, TelepathyInput, TelepathyOutput, mean_text
+from sigma_ros.model.telepathy import Recurrence, Sights, TelepathyInput, TelepathyOutput, mean_text
 
 from .streams import Windows
 
@@ -204,31 +205,39 @@ class SigmaLossModule(nn.Module):
     def forward(self, windows: Sequence[Windows], previous: Recurrence, texts: Sequence[str]) -> UnrolledLosses:
         """Unrolls the memory over the windows; `texts` are the different task texts of the whole batch."""
         candidates = mean_text(*self.model.read_text(list(texts)))
-        steps: list[dict[str, Tensor]] = []
-        for window in windows:
-            telepathy_output = self._believe(window, previous)
-            previous = where_present(window.present, telepathy_output.recurrence, previous)
-            terms = action_terms(self.model, telepathy_output, window)
-            terms["sem"] = semantic_loss(telepathy_output, candidates)
-            terms["int"] = intent_loss(telepathy_output)
-            terms["tau"] = tau_loss(telepathy_output, tau_target=self.tau_target)
-            steps.append(terms)
-        return UnrolledLosses(
-            terms={name: torch.cat([terms[name] for terms in steps]) for name in steps[0]},
-            memory=previous.memory,
-            factors=previous.factors,
-        )
+        together = Windows.joined(windows)
+        found: list[TelepathyOutput] = []
+        for window, believe in zip(windows, self._believers(together, len(windows[0].present)), strict=True):
+            found.append(believe(previous))
+            previous = where_present(window.present, found[-1].recurrence, previous)
+        belief = TelepathyOutput.of(torch.cat(parts) for parts in zip(*(one.tensors for one in found), strict=True))
+        terms = action_terms(self.model, belief, together) | {
+            "sem": semantic_loss(belief, candidates),
+            "int": intent_loss(belief),
+            "tau": tau_loss(belief, tau_target=self.tau_target),
+        }
+        return UnrolledLosses(terms=terms, memory=previous.memory, factors=previous.factors)
 
-    def _believe(self, window: Windows, previous: Recurrence) -> TelepathyOutput:
-        telepathy_input = telepathy_input_of(self.model, window)
+    def _believers(self, windows: Windows, batch: int) -> Iterator[Callable[[Recurrence], TelepathyOutput]]:
+        """For each step of the unrolling what comes of its memory; what needs none is looked at all at once."""
+        seen = telepathy_input_of(self.model, windows)
         if self.hide_motion > 0.0 and self.model.training:
-            telepathy_input = replace(telepathy_input, states=without_motion(telepathy_input, share=self.hide_motion))
-        if self.gradient_checkpointing and torch.is_grad_enabled():
-            telepathy_output: TelepathyOutput = checkpoint(
-                self.model.believe, telepathy_input, previous, use_reentrant=False
-            )
-            return telepathy_output
-        return self.model.believe(telepathy_input, previous)
+            seen = replace(seen, states=without_motion(seen, share=self.hide_motion))
+        inputs = [TelepathyInput.of(parts) for parts in _split(seen.tensors, batch)]
+        believe: Callable[..., TelepathyOutput] = self.model.believe
+        sights = None
+        if torch.is_grad_enabled():
+            if self.gradient_checkpointing:
+                return (partial(checkpoint, believe, given, use_reentrant=False) for given in inputs)
+            sights = self.model.look(seen)
+        if sights is None:
+            return (partial(believe, given) for given in inputs)
+        looked = (Sights(*parts) for parts in _split(sights, batch))
+        return (partial(believe, given, sights=one) for given, one in zip(inputs, looked, strict=True))
+
+
+def _split(tensors: Iterable[Tensor], rows: int) -> Iterator[tuple[Tensor, ...]]:
+    return zip(*(tensor.split(rows) for tensor in tensors), strict=True)
 
 
 def action_terms(model: SigmaTelepathyVLA, telepathy_output: TelepathyOutput, window: Windows) -> dict[str, Tensor]:
@@ -245,15 +254,17 @@ def action_terms(model: SigmaTelepathyVLA, telepathy_output: TelepathyOutput, wi
 
 
 def telepathy_input_of(model: SigmaTelepathyVLA, window: Windows) -> TelepathyInput:
-    """The telepathy path's view of a batch of windows."""
-    text, text_mask = model.read_text(window.tasks)
+    """The telepathy path's view of a batch of windows; each task is read once, padded to the longest."""
+    tasks = sorted(set(window.tasks))
+    text, text_mask = model.read_text(tasks, padded=False)
+    rows = torch.tensor([tasks.index(task) for task in window.tasks], device=text.device)
     return TelepathyInput(
         pooled=window.pooled,
         seen=window.seen,
         states=window.states,
         valid=window.valid,
-        text=text,
-        text_mask=text_mask,
+        text=text[rows],
+        text_mask=text_mask[rows],
     )
 
 

@@ -141,6 +141,16 @@ class Windows:
         tensors: dict[str, Any] = {n: v.to(device) for n in self.__slots__ if isinstance(v := getattr(self, n), Tensor)}
         return replace(self, **tensors)
 
+    @classmethod
+    def joined(cls, parts: "Sequence[Windows]") -> "Windows":
+        """Those of several steps, one behind the other."""
+        columns = {name: [getattr(part, name) for part in parts] for name in cls.__slots__}
+        joined: dict[str, Any] = {
+            name: torch.cat(column) if isinstance(column[0], Tensor) else sum(column, ())
+            for name, column in columns.items()
+        }
+        return cls(**joined)
+
     @property
     def base_error(self) -> Float[Tensor, " batch"]:
         """Mean squared error of the base over the card's 16 steps: what TRAF ranks by."""

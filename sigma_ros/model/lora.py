@@ -122,8 +122,8 @@ class LanguageReader(nn.Module):
         hidden = embeds.to(self._kind)
         rotation = self.view.rotary_emb(hidden, positions)
         for layer in self.view.layers[:-1]:
-            hidden = layer(hidden, attention_mask=attention, position_ids=positions, position_embeddings=rotation)
-        last = _last_layer(self.view.layers[-1], hidden, attention, rotation, read)
+            hidden = _layer(layer, hidden, attention, rotation, read=mask.shape[1])
+        last = _layer(self.view.layers[-1], hidden, attention, rotation, read=read)
         return self.view.norm(last)[0].to(torch.float32)
 
     @property
@@ -131,11 +131,12 @@ class LanguageReader(nn.Module):
         return self.view.layers[0].self_attn.q_proj.weight.dtype
 
 
-def _last_layer(
+def _layer(
     layer: Any,
     hidden: Float[Tensor, "batch seq width"],
     attention: Float[Tensor, "batch 1 seq seq"],
     rotation: tuple[Tensor, Tensor],
+    *,
     read: int,
 ) -> Float[Tensor, "batch read width"]:
     """A decoder layer's output for the last `read` entries; all of them give keys and values."""

@@ -103,13 +103,10 @@ class Resampler(nn.Module):
         self.film = Film(config.factor_size, inner) if config.use_film else None
         self.to_width = nn.Sequential(nn.LayerNorm(inner), nn.Linear(inner, config.width), nn.RMSNorm(config.width))
 
-    def forward(
-        self,
-        pooled: Float[Tensor, "batch ticks cameras pooled width"],
-        seen: Bool[Tensor, "batch ticks cameras"],
-        factors: Float[Tensor, "batch factor_count factor_width"],
-    ) -> Float[Tensor, "batch queries width"]:
-        """Vision tokens; image tokens that were not seen do not count at all, whatever they hold."""
+    def look(
+        self, pooled: Float[Tensor, "batch ticks cameras pooled width"], seen: Bool[Tensor, "batch ticks cameras"]
+    ) -> Float[Tensor, "batch queries inner"]:
+        """What the queries found; image tokens that were not seen do not count at all, whatever they hold."""
         pooled = torch.where(seen[..., None, None], pooled, 0.0)
         tokens = self.to_inner(self.token_norm(pooled))
         tokens = tokens + self.time[None, :, None, None] + self.camera[None, None, :, None] + self.place
@@ -117,6 +114,14 @@ class Resampler(nn.Module):
         queries = self.queries.expand(pooled.shape[0], -1, -1)
         for layer in self.layers:
             queries = layer(queries, tokens.flatten(1, 3), mask)
+        return queries
+
+    def forward(
+        self,
+        queries: Float[Tensor, "batch queries inner"],
+        factors: Float[Tensor, "batch factor_count factor_width"],
+    ) -> Float[Tensor, "batch queries width"]:
+        """Vision tokens of what `look` found, in the light of the previous factors."""
         if self.film is not None:
             queries = self.film(queries, factors)
         return self.to_width(queries)

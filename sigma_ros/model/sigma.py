@@ -28,7 +28,7 @@ from sigma_ros.model.pi05.folder import ADAPTER_FILE
 from sigma_ros.model.pi05.places import find_checkpoint
 from sigma_ros.model.residual import Residual, ResidualBranches
 from sigma_ros.model.settings import LORA_PROJECTIONS, SigmaConfig
-from sigma_ros.model.telepathy import Recurrence, TelepathyInput, TelepathyOutput, TelepathyPath
+from sigma_ros.model.telepathy import Recurrence, Sights, TelepathyInput, TelepathyOutput, TelepathyPath
 from sigma_ros.model.tokens import EncodedTick, ModelInput, camera_patches, pool_tokens
 
 
@@ -141,11 +141,14 @@ class SigmaTelepathyVLA(nn.Module):
         return merge_lora(view)
 
     def read_text(
-        self, texts: Sequence[str]
+        self, texts: Sequence[str], *, padded: bool = True
     ) -> tuple[Float[Tensor, "batch tokens width"], Bool[Tensor, "batch tokens"]]:
-        """Task texts as the language model's own embeddings, cut or padded to `text_tokens`."""
+        """Task texts as the language model's own embeddings, cut to `text_tokens`.
+
+        They are `padded` to that too, so that shapes are static, or only to the longest of them.
+        """
         tokens, mask = self.backbone.tokenize_text([clean_task(text) for text in texts])
-        room = (0, max(0, self.config.text_tokens - tokens.shape[1]))
+        room = (0, max(0, self.config.text_tokens - tokens.shape[1]) if padded else 0)
         tokens = nn.functional.pad(tokens, room)[:, : self.config.text_tokens]
         mask = nn.functional.pad(mask, room, value=False)[:, : self.config.text_tokens]
         with torch.no_grad():
@@ -157,17 +160,29 @@ class SigmaTelepathyVLA(nn.Module):
         patches = camera_patches(self.backbone, given.images[None], given.seen[None])[0]
         return EncodedTick.of(given, patches, pooled_grid=self.config.pooled_grid)
 
+    def look(self, telepathy_input: TelepathyInput) -> Sights | None:
+        """What `believe` needs of windows beside the memory; None where there is no telepathy."""
+        return None if self.telepathy is None else self.telepathy.look(telepathy_input)
+
     def believe(
-        self, telepathy_input: TelepathyInput, previous: Recurrence, *, adapted: bool = True
+        self,
+        telepathy_input: TelepathyInput,
+        previous: Recurrence,
+        *,
+        adapted: bool = True,
+        sights: Sights | None = None,
     ) -> TelepathyOutput:
-        """One update of memory, intent and factors; `adapted` False reads without LoRA (the card's baseline arm)."""
+        """One update of memory, intent and factors; `adapted` False reads without LoRA (the card's baseline arm).
+
+        `sights` saves looking again in training, where `look` saw many windows at once.
+        """
         if self.telepathy is None:
             return TelepathyOutput.blank(
                 self.config, batch=telepathy_input.states.shape[0], device=telepathy_input.states.device
             )
         path, reader = self.telepathy, self.reader if adapted else self.plain_reader
         if torch.is_grad_enabled():
-            return path(telepathy_input, previous, reader)
+            return path(telepathy_input, previous, reader, sights)
 
         def believed(*given: Tensor) -> tuple[Tensor, ...]:
             seen, before = TelepathyInput.of(given[:-2]), Recurrence(memory=given[-2], factors=given[-1])

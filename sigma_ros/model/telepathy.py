@@ -8,7 +8,7 @@ Source of the names: model card of Veltraxor/Sigma and arXiv:2512.00783; sizes a
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 import torch
 from jaxtyping import Bool, Float
@@ -121,6 +121,16 @@ class TelepathyOutput:
     def alignment(self) -> Float[Tensor, " batch"]:
         """Cosine of intent and factors in their common space."""
         return cosine_similarity(self.intent_aligned, self.factors_aligned, dim=1)
+
+
+class Sights(NamedTuple):
+    """What of a window's belief needs no memory: many windows are looked at in one batch."""
+
+    vision: Float[Tensor, "batch queries inner"]
+    states: Float[Tensor, "batch state_tokens width"]
+    glance: Float[Tensor, "batch glance_size"]
+    text: Float[Tensor, "batch width"]
+    asked: Float[Tensor, "batch memory_width"]
 
 
 def _rebuilt[T](kind: type[T], tensors: Iterable[Tensor]) -> T:
@@ -238,37 +248,48 @@ class TelepathyPath(nn.Module):
         self.align_intent = nn.Linear(intent, config.align_width)
         self.align_factors = nn.Linear(config.factor_size, config.align_width)
 
-    def forward(self, telepathy_input: TelepathyInput, previous: Recurrence, reader: Reader) -> TelepathyOutput:
-        """One update from the previous committed memory and factors; nothing is kept inside."""
+    def look(self, telepathy_input: TelepathyInput) -> Sights:
+        """All that comes before the memory."""
         text = mean_text(telepathy_input.text, telepathy_input.text_mask)
-        glance = self.glance_of(telepathy_input)
-        semantic = self._read(telepathy_input, previous, reader)
+        seen = telepathy_input.seen & telepathy_input.valid[..., None]
+        return Sights(
+            vision=self.resampler.look(telepathy_input.pooled, seen),
+            states=self.state_encoder(telepathy_input.states, telepathy_input.valid),
+            glance=self.glance_of(telepathy_input),
+            text=text,
+            asked=self.text_to_intent(text),
+        )
+
+    def forward(
+        self, telepathy_input: TelepathyInput, previous: Recurrence, reader: Reader, sights: Sights | None = None
+    ) -> TelepathyOutput:
+        """One update from the previous committed memory and factors; `sights` if `look` was called. Nothing is kept."""
+        sights = sights or self.look(telepathy_input)
+        semantic = self._read(telepathy_input, sights, previous, reader)
         if self.glance_to_semantic is not None:
-            semantic = semantic + self.glance_to_semantic(glance)
+            semantic = semantic + self.glance_to_semantic(sights.glance)
         memory = self.memory(previous.memory if self.use_memory else torch.zeros_like(previous.memory), semantic)
-        intent = self.intent(torch.cat([memory, semantic, self.text_to_intent(text)], dim=1))
+        intent = self.intent(torch.cat([memory, semantic, sights.asked], dim=1))
         flat = self.factors(torch.cat([memory, intent], dim=1))
         return TelepathyOutput(
             semantic=semantic,
             memory=memory,
             intent=intent,
-            glance=glance,
+            glance=sights.glance,
             factors=flat.unflatten(1, self.factor_shape),
-            text=text,
+            text=sights.text,
             memory_as_text=self.memory_to_text(memory),
             intent_aligned=self.align_intent(intent),
             factors_aligned=self.align_factors(flat),
         )
 
     def _read(
-        self, telepathy_input: TelepathyInput, previous: Recurrence, reader: Reader
+        self, telepathy_input: TelepathyInput, sights: Sights, previous: Recurrence, reader: Reader
     ) -> Float[Tensor, "batch memory_width"]:
-        seen = telepathy_input.seen & telepathy_input.valid[..., None]
-        vision = self.resampler(telepathy_input.pooled, seen, previous.factors)
-        states = self.state_encoder(telepathy_input.states, telepathy_input.valid)
+        vision = self.resampler(sights.vision, previous.factors)
         readouts = self.readouts.expand(vision.shape[0], -1, -1)
         kind = telepathy_input.text.dtype
-        embeds = torch.cat([vision.to(kind), telepathy_input.text, states.to(kind), readouts.to(kind)], dim=1)
+        embeds = torch.cat([vision.to(kind), telepathy_input.text, sights.states.to(kind), readouts.to(kind)], dim=1)
         mask = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
         mask[:, vision.shape[1] : vision.shape[1] + telepathy_input.text.shape[1]] = telepathy_input.text_mask
         return self.to_semantic(reader(embeds, mask, read=readouts.shape[1]).mean(dim=1))

@@ -33,10 +33,12 @@ from look_alikes import (
     statistics,
     tokenizer_folder,
 )
+from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from tiny_base import TASK, frames, window_at
 
 from sigma_ros.contract import Contract
+from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import SigmaError
 from sigma_ros.model import loading as runtime_load
 from sigma_ros.model.loading import allow_guidance
@@ -262,20 +264,44 @@ def test_a_training_output_means_its_last_checkpoint(
     assert runtime.info.trained
 
 
-@pytest.fixture(params=[(), ("action_in_proj",)], ids=["adapters", "whole modules too"])
+@pytest.mark.parametrize("last", [None, "000200"], ids=["without the link", "the link as a file"])
+def test_a_training_output_without_its_link_names_its_checkpoints(last: str | None, tmp_path: Path) -> None:
+    for step in ("000100", "000200"):
+        inside = tmp_path / "checkpoints" / step / "pretrained_model"
+        inside.mkdir(parents=True)
+        (inside / "config.json").write_text("{}", encoding="utf-8")
+    if last is not None:  # as a version control without links leaves it
+        (tmp_path / "checkpoints/last").write_text(last, encoding="utf-8")
+    with pytest.raises(SigmaError, match=r"checkpoints/000100/pretrained_model, checkpoints/000200/pretrained_model"):
+        SigmaRuntime.load(str(tmp_path), contract=load_contract("so101"), device="cpu")
+
+
+LANGUAGE = r".*language_model.*\.(q_proj|v_proj)"
+ADAPTERS: dict[str, dict[str, Any]] = {
+    "adapters": {"peft_cli_overrides": {"r": 4, "full_training_modules": []}},
+    "whole modules too": {"peft_cli_overrides": {"r": 4, "full_training_modules": ["action_in_proj"]}},
+    "ranks by layer": {
+        "peft_config": LoraConfig(target_modules=LANGUAGE, r=4, rank_pattern={"layers.0.self_attn.q_proj": 2})
+    },
+    "rslora": {"peft_config": LoraConfig(target_modules=LANGUAGE, r=4, use_rslora=True)},
+    "dora": {"peft_config": LoraConfig(target_modules=LANGUAGE, r=4, use_dora=True)},
+}
+
+
+@pytest.fixture(params=ADAPTERS)
 def adapted(tmp_path: Path, tokenizer: Path, request: pytest.FixtureRequest) -> tuple[Path, PI05Policy]:
     """A folder as lerobot-train --peft leaves it, and the same policy merged by PEFT."""
     base = save(tmp_path / "base", tokenizer, {})
     made = policy()
     made.config.pretrained_path = str(base)
-    wrapped = made.wrap_with_peft(peft_cli_overrides={"r": 4, "full_training_modules": list(request.param)})
+    wrapped = made.wrap_with_peft(**copy.deepcopy(ADAPTERS[request.param]))
     generator = torch.Generator().manual_seed(1)
     for name, parameter in wrapped.named_parameters():
         if "lora_B" in name or "modules_to_save" in name:
             parameter.data = 0.2 * torch.randn(parameter.shape, generator=generator)
-    folder = tmp_path / "adapted"
+    folder, whole = tmp_path / "adapted", request.param == "whole modules too"
     wrapped.save_pretrained(folder)
-    assert any("lora" not in name for name in load_file(folder / "adapter_model.safetensors")) == bool(request.param)
+    assert any("lora" not in name for name in load_file(folder / "adapter_model.safetensors")) == whole
     wrapped.config.save_pretrained(folder)
     for file in base.glob("policy_*"):
         shutil.copy(file, folder / file.name)

@@ -8,22 +8,28 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_sigma import tiny_sigma
 
 from sigma_ros.model.residual import Residual
 from sigma_ros.model.settings import SigmaConfig
-from sigma_ros.model.telepathy import TelepathyOutput
+from sigma_ros.model.sigma import SigmaTelepathyVLA
+from sigma_ros.model.telepathy import Recurrence, TelepathyInput, TelepathyOutput, mean_text
 from training.losses import (
     HARD_WEIGHT,
     LossWeights,
+    SigmaLossModule,
     action_losses,
+    action_terms,
     curriculum,
     intent_loss,
     semantic_loss,
     tau_loss,
     total,
     traf_weights,
+    where_present,
     with_corrections,
 )
+from training.streams import Windows
 
 CONFIG = SigmaConfig.small()
 
@@ -166,3 +172,63 @@ def test_the_parts_add_up_and_what_is_absent_does_not_count_even_when_it_is_not_
     assert float(loss) == pytest.approx(2.0 * (5 + 0.5 + 0.25 + 0.125))
     early, _ = total(terms, present.float(), present, weights, progress=0.0, count=3.0)
     assert float(early) == pytest.approx(2.0 * (5 + 0.125))
+
+
+TASKS = ("put the brick into the box", "go home")
+
+
+def a_window(model: SigmaTelepathyVLA, *, absent: bool) -> Windows:
+    """Two rows of noise, the second with an old base; `absent`: its episode has ended."""
+    config, steps = model.config, model.config.residual_steps
+    seen = torch.rand(2, 16, config.cameras) > 0.2
+    return Windows(
+        pooled=torch.randn(2, 16, config.cameras, config.pooled_grid**2, config.width),
+        seen=seen,
+        states=torch.rand(2, 16, config.dof),
+        valid=torch.rand(2, 16) > 0.1,
+        base=torch.rand(2, config.horizon, config.dof),
+        old_base=torch.rand(2, config.horizon, config.dof),
+        age=torch.tensor([0.0, 5.0]),
+        delay=torch.tensor([3, 0]),
+        target=torch.rand(2, steps, config.dof),
+        known=torch.rand(2, steps) > 0.1,
+        corrected=torch.tensor([False, True]),
+        present=torch.tensor([True, not absent]),
+        tasks=TASKS,
+        names=("", ""),
+    )
+
+
+def one_by_one(model: SigmaTelepathyVLA, windows: list[Windows]) -> dict[str, torch.Tensor]:
+    """As the robot computes: each window for itself, the text padded to its full length."""
+    text, mask = model.read_text(TASKS)
+    candidates = mean_text(text, mask)
+    previous, steps = Recurrence.start(model.config, batch=2), []
+    for window in windows:
+        parts = {name: getattr(window, name) for name in ("pooled", "seen", "states", "valid")}
+        belief = model.believe(TelepathyInput(**parts, text=text, text_mask=mask), previous)
+        previous = where_present(window.present, belief.recurrence, previous)
+        terms = action_terms(model, belief, window)
+        terms |= {"sem": semantic_loss(belief, candidates), "int": intent_loss(belief)}
+        steps.append(terms | {"tau": tau_loss(belief, tau_target=SigmaLossModule(model).tau_target)})
+    return {name: torch.cat([terms[name] for terms in steps]) for name in steps[0]}
+
+
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+def test_law_windows_that_are_looked_at_together_give_the_losses_and_the_gradient_of_one_by_one(gradient_checkpointing):
+    model = tiny_sigma(lora_dropout=0.0).train()
+    torch.manual_seed(0)
+    windows = [a_window(model, absent=step == 3) for step in range(4)]
+    module = SigmaLossModule(model, gradient_checkpointing=gradient_checkpointing)
+
+    def gradient(terms: dict[str, torch.Tensor]) -> torch.Tensor:
+        model.zero_grad()
+        torch.stack([values.mean() for values in terms.values()]).sum().backward()
+        return torch.cat([parameter.grad.double().flatten() for parameter in model.trained().values()])
+
+    expected = one_by_one(model, windows)
+    wanted = gradient(expected)
+    together = module(windows, Recurrence.start(model.config, batch=2), TASKS).terms
+    for name, values in expected.items():
+        torch.testing.assert_close(together[name], values, rtol=1e-6, atol=1e-6)
+    assert float((gradient(together) - wanted).norm() / wanted.norm()) < 1e-6

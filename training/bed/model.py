@@ -16,7 +16,7 @@ from sigma_ros.contract import Contract
 from sigma_ros.model.pi05.mini import TINY, build_mini
 from sigma_ros.model.settings import SigmaConfig
 from sigma_ros.model.sigma import SigmaTelepathyVLA
-from sigma_ros.model.telepathy import Recurrence, TelepathyInput, TelepathyOutput, mean_text
+from sigma_ros.model.telepathy import Recurrence, Sights, TelepathyInput, TelepathyOutput, mean_text
 from sigma_ros.sim.tasks.world import TOKENS
 from sigma_ros.values import WINDOW_TICKS
 
@@ -67,9 +67,10 @@ class BedSigma(SigmaTelepathyVLA):
         self._read: dict[str, tuple[Tensor, Tensor]] = {}
 
     def read_text(
-        self, texts: Sequence[str]
+        self, texts: Sequence[str], *, padded: bool = True
     ) -> tuple[Float[Tensor, "batch tokens width"], Bool[Tensor, "batch tokens"]]:
-        """As Sigma's; a text is tokenised once in a run."""
+        """As Sigma's, always padded; a text is tokenised once in a run."""
+        del padded
         texts = [""] * len(texts) if self.arm.mute else texts
         for text in set(texts) - set(self._read):
             tokens, mask = super().read_text([text])
@@ -77,13 +78,22 @@ class BedSigma(SigmaTelepathyVLA):
         known = [self._read[text] for text in texts]
         return torch.stack([tokens for tokens, _ in known]), torch.stack([mask for _, mask in known])
 
+    def look(self, telepathy_input: TelepathyInput) -> Sights | None:
+        """As Sigma's, where the telepathy path is used."""
+        return super().look(telepathy_input) if self.arm.kind == "sigma" else None
+
     def believe(
-        self, telepathy_input: TelepathyInput, previous: Recurrence, *, adapted: bool = True
+        self,
+        telepathy_input: TelepathyInput,
+        previous: Recurrence,
+        *,
+        adapted: bool = True,
+        sights: Sights | None = None,
     ) -> TelepathyOutput:
         """As Sigma's; an arm that forgets starts every window anew."""
         if self.arm.forgets:
             previous = Recurrence.start(self.config, batch=len(telepathy_input.states))
-        return super().believe(telepathy_input, previous, adapted=adapted)
+        return super().believe(telepathy_input, previous, adapted=adapted, sights=sights)
 
 
 @torch.no_grad()
@@ -104,10 +114,15 @@ class GlanceOnly(BedSigma):
     """The residual without telepathy: glance, joints and the base's actions; no text, no history, no memory."""
 
     def believe(
-        self, telepathy_input: TelepathyInput, previous: Recurrence, *, adapted: bool = True
+        self,
+        telepathy_input: TelepathyInput,
+        previous: Recurrence,
+        *,
+        adapted: bool = True,
+        sights: Sights | None = None,
     ) -> TelepathyOutput:
         """Nothing but the glance."""
-        del previous, adapted
+        del previous, adapted, sights
         blank = TelepathyOutput.blank(self.config, batch=len(telepathy_input.states))
         assert self.telepathy is not None
         text = mean_text(telepathy_input.text, telepathy_input.text_mask)
@@ -140,10 +155,15 @@ class WindowNetwork(BedSigma):
             self.history = nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, outputs))
 
     def believe(
-        self, telepathy_input: TelepathyInput, previous: Recurrence, *, adapted: bool = True
+        self,
+        telepathy_input: TelepathyInput,
+        previous: Recurrence,
+        *,
+        adapted: bool = True,
+        sights: Sights | None = None,
     ) -> TelepathyOutput:
         """Intent and factors from the window alone."""
-        del previous, adapted
+        del previous, adapted, sights
         config, batch = self.config, len(telepathy_input.states)
         assert self.telepathy is not None
         seen = torch.where(telepathy_input.seen[..., None, None], telepathy_input.pooled, 0.0)

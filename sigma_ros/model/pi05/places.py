@@ -167,5 +167,5 @@ def _names_in(place: Place) -> list[str]:
             names = []
         if names:
             return sorted(names)
-    files = (file for depth in ("*", "*/*", "*/*/*") for file in place.path.glob(depth) if file.is_file())
+    files = (file for depth in range(1, 5) for file in place.path.glob("/".join("*" * depth)) if file.is_file())
     return sorted(file.relative_to(place.path).as_posix() for file in files)
