@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from sigma_ros.model.adapter import reference_tau
 from sigma_ros.model.residual import Residual
 from sigma_ros.model.sigma import SigmaTelepathyVLA
-from sigma_ros.model.telepathy import Recurrence, Sights, TelepathyInput, TelepathyOutput, mean_text
+from sigma_ros.model.telepathy import Recurrence, TelepathyInput, TelepathyOutput, WindowFeatures, mean_text
 
 from .streams import Windows
 
@@ -225,15 +225,15 @@ class SigmaLossModule(nn.Module):
             seen = replace(seen, states=without_motion(seen, share=self.hide_motion))
         inputs = [TelepathyInput.of(parts) for parts in _split(seen.tensors, batch)]
         believe: Callable[..., TelepathyOutput] = self.model.believe
-        sights = None
+        features = None
         if torch.is_grad_enabled():
             if self.gradient_checkpointing:
                 return (partial(checkpoint, believe, given, use_reentrant=False) for given in inputs)
-            sights = self.model.look(seen)
-        if sights is None:
+            features = self.model.features_of(seen)
+        if features is None:
             return (partial(believe, given) for given in inputs)
-        looked = (Sights(*parts) for parts in _split(sights, batch))
-        return (partial(believe, given, sights=one) for given, one in zip(inputs, looked, strict=True))
+        looked = (WindowFeatures(*parts) for parts in _split(features, batch))
+        return (partial(believe, given, features=one) for given, one in zip(inputs, looked, strict=True))
 
 
 def _split(tensors: Iterable[Tensor], rows: int) -> Iterator[tuple[Tensor, ...]]:

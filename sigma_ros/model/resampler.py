@@ -103,7 +103,7 @@ class Resampler(nn.Module):
         self.film = Film(config.factor_size, inner) if config.use_film else None
         self.to_width = nn.Sequential(nn.LayerNorm(inner), nn.Linear(inner, config.width), nn.RMSNorm(config.width))
 
-    def look(
+    def features_of(
         self, pooled: Float[Tensor, "batch ticks cameras pooled width"], seen: Bool[Tensor, "batch ticks cameras"]
     ) -> Float[Tensor, "batch queries inner"]:
         """What the queries found; image tokens that were not seen do not count at all, whatever they hold."""
@@ -121,7 +121,7 @@ class Resampler(nn.Module):
         queries: Float[Tensor, "batch queries inner"],
         factors: Float[Tensor, "batch factor_count factor_width"],
     ) -> Float[Tensor, "batch queries width"]:
-        """Vision tokens of what `look` found, in the light of the previous factors."""
+        """Vision tokens of what `features_of` found, in the light of the previous factors."""
         if self.film is not None:
             queries = self.film(queries, factors)
         return self.to_width(queries)

@@ -28,7 +28,7 @@ from sigma_ros.model.pi05.folder import ADAPTER_FILE
 from sigma_ros.model.pi05.places import find_checkpoint
 from sigma_ros.model.residual import Residual, ResidualBranches
 from sigma_ros.model.settings import LORA_PROJECTIONS, SigmaConfig
-from sigma_ros.model.telepathy import Recurrence, Sights, TelepathyInput, TelepathyOutput, TelepathyPath
+from sigma_ros.model.telepathy import Recurrence, TelepathyInput, TelepathyOutput, TelepathyPath, WindowFeatures
 from sigma_ros.model.tokens import EncodedTick, ModelInput, camera_patches, pool_tokens
 
 
@@ -160,9 +160,9 @@ class SigmaTelepathyVLA(nn.Module):
         patches = camera_patches(self.backbone, given.images[None], given.seen[None])[0]
         return EncodedTick.of(given, patches, pooled_grid=self.config.pooled_grid)
 
-    def look(self, telepathy_input: TelepathyInput) -> Sights | None:
+    def features_of(self, telepathy_input: TelepathyInput) -> WindowFeatures | None:
         """What `believe` needs of windows beside the memory; None where there is no telepathy."""
-        return None if self.telepathy is None else self.telepathy.look(telepathy_input)
+        return None if self.telepathy is None else self.telepathy.features_of(telepathy_input)
 
     def believe(
         self,
@@ -170,11 +170,11 @@ class SigmaTelepathyVLA(nn.Module):
         previous: Recurrence,
         *,
         adapted: bool = True,
-        sights: Sights | None = None,
+        features: WindowFeatures | None = None,
     ) -> TelepathyOutput:
         """One update of memory, intent and factors; `adapted` False reads without LoRA (the card's baseline arm).
 
-        `sights` saves looking again in training, where `look` saw many windows at once.
+        `features` saves computing them again in training, where `features_of` has many windows in one batch.
         """
         if self.telepathy is None:
             return TelepathyOutput.blank(
@@ -182,7 +182,7 @@ class SigmaTelepathyVLA(nn.Module):
             )
         path, reader = self.telepathy, self.reader if adapted else self.plain_reader
         if torch.is_grad_enabled():
-            return path(telepathy_input, previous, reader, sights)
+            return path(telepathy_input, previous, reader, features)
 
         def believed(*given: Tensor) -> tuple[Tensor, ...]:
             seen, before = TelepathyInput.of(given[:-2]), Recurrence(memory=given[-2], factors=given[-1])

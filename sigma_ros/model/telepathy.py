@@ -123,8 +123,8 @@ class TelepathyOutput:
         return cosine_similarity(self.intent_aligned, self.factors_aligned, dim=1)
 
 
-class Sights(NamedTuple):
-    """What of a window's belief needs no memory: many windows are looked at in one batch."""
+class WindowFeatures(NamedTuple):
+    """What of a window needs no memory: computed for many windows in one batch."""
 
     vision: Float[Tensor, "batch queries inner"]
     states: Float[Tensor, "batch state_tokens width"]
@@ -248,12 +248,12 @@ class TelepathyPath(nn.Module):
         self.align_intent = nn.Linear(intent, config.align_width)
         self.align_factors = nn.Linear(config.factor_size, config.align_width)
 
-    def look(self, telepathy_input: TelepathyInput) -> Sights:
+    def features_of(self, telepathy_input: TelepathyInput) -> WindowFeatures:
         """All that comes before the memory."""
         text = mean_text(telepathy_input.text, telepathy_input.text_mask)
         seen = telepathy_input.seen & telepathy_input.valid[..., None]
-        return Sights(
-            vision=self.resampler.look(telepathy_input.pooled, seen),
+        return WindowFeatures(
+            vision=self.resampler.features_of(telepathy_input.pooled, seen),
             states=self.state_encoder(telepathy_input.states, telepathy_input.valid),
             glance=self.glance_of(telepathy_input),
             text=text,
@@ -261,35 +261,39 @@ class TelepathyPath(nn.Module):
         )
 
     def forward(
-        self, telepathy_input: TelepathyInput, previous: Recurrence, reader: Reader, sights: Sights | None = None
+        self,
+        telepathy_input: TelepathyInput,
+        previous: Recurrence,
+        reader: Reader,
+        features: WindowFeatures | None = None,
     ) -> TelepathyOutput:
-        """One update from the previous committed memory and factors; `sights` if `look` was called. Nothing is kept."""
-        sights = sights or self.look(telepathy_input)
-        semantic = self._read(telepathy_input, sights, previous, reader)
+        """One update from the previous committed memory and factors; nothing is kept. `features` if they are known."""
+        features = features or self.features_of(telepathy_input)
+        semantic = self._read(telepathy_input, features, previous, reader)
         if self.glance_to_semantic is not None:
-            semantic = semantic + self.glance_to_semantic(sights.glance)
+            semantic = semantic + self.glance_to_semantic(features.glance)
         memory = self.memory(previous.memory if self.use_memory else torch.zeros_like(previous.memory), semantic)
-        intent = self.intent(torch.cat([memory, semantic, sights.asked], dim=1))
+        intent = self.intent(torch.cat([memory, semantic, features.asked], dim=1))
         flat = self.factors(torch.cat([memory, intent], dim=1))
         return TelepathyOutput(
             semantic=semantic,
             memory=memory,
             intent=intent,
-            glance=sights.glance,
+            glance=features.glance,
             factors=flat.unflatten(1, self.factor_shape),
-            text=sights.text,
+            text=features.text,
             memory_as_text=self.memory_to_text(memory),
             intent_aligned=self.align_intent(intent),
             factors_aligned=self.align_factors(flat),
         )
 
     def _read(
-        self, telepathy_input: TelepathyInput, sights: Sights, previous: Recurrence, reader: Reader
+        self, telepathy_input: TelepathyInput, features: WindowFeatures, previous: Recurrence, reader: Reader
     ) -> Float[Tensor, "batch memory_width"]:
-        vision = self.resampler(sights.vision, previous.factors)
+        vision = self.resampler(features.vision, previous.factors)
         readouts = self.readouts.expand(vision.shape[0], -1, -1)
         kind = telepathy_input.text.dtype
-        embeds = torch.cat([vision.to(kind), telepathy_input.text, sights.states.to(kind), readouts.to(kind)], dim=1)
+        embeds = torch.cat([vision.to(kind), telepathy_input.text, features.states.to(kind), readouts.to(kind)], dim=1)
         mask = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
         mask[:, vision.shape[1] : vision.shape[1] + telepathy_input.text.shape[1]] = telepathy_input.text_mask
         return self.to_semantic(reader(embeds, mask, read=readouts.shape[1]).mean(dim=1))

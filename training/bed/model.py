@@ -16,7 +16,7 @@ from sigma_ros.contract import Contract
 from sigma_ros.model.pi05.mini import TINY, build_mini
 from sigma_ros.model.settings import SigmaConfig
 from sigma_ros.model.sigma import SigmaTelepathyVLA
-from sigma_ros.model.telepathy import Recurrence, Sights, TelepathyInput, TelepathyOutput, mean_text
+from sigma_ros.model.telepathy import Recurrence, TelepathyInput, TelepathyOutput, WindowFeatures, mean_text
 from sigma_ros.sim.tasks.world import TOKENS
 from sigma_ros.values import WINDOW_TICKS
 
@@ -78,9 +78,9 @@ class BedSigma(SigmaTelepathyVLA):
         known = [self._read[text] for text in texts]
         return torch.stack([tokens for tokens, _ in known]), torch.stack([mask for _, mask in known])
 
-    def look(self, telepathy_input: TelepathyInput) -> Sights | None:
+    def features_of(self, telepathy_input: TelepathyInput) -> WindowFeatures | None:
         """As Sigma's, where the telepathy path is used."""
-        return super().look(telepathy_input) if self.arm.kind == "sigma" else None
+        return super().features_of(telepathy_input) if self.arm.kind == "sigma" else None
 
     def believe(
         self,
@@ -88,12 +88,12 @@ class BedSigma(SigmaTelepathyVLA):
         previous: Recurrence,
         *,
         adapted: bool = True,
-        sights: Sights | None = None,
+        features: WindowFeatures | None = None,
     ) -> TelepathyOutput:
         """As Sigma's; an arm that forgets starts every window anew."""
         if self.arm.forgets:
             previous = Recurrence.start(self.config, batch=len(telepathy_input.states))
-        return super().believe(telepathy_input, previous, adapted=adapted, sights=sights)
+        return super().believe(telepathy_input, previous, adapted=adapted, features=features)
 
 
 @torch.no_grad()
@@ -119,10 +119,10 @@ class GlanceOnly(BedSigma):
         previous: Recurrence,
         *,
         adapted: bool = True,
-        sights: Sights | None = None,
+        features: WindowFeatures | None = None,
     ) -> TelepathyOutput:
         """Nothing but the glance."""
-        del previous, adapted, sights
+        del previous, adapted, features
         blank = TelepathyOutput.blank(self.config, batch=len(telepathy_input.states))
         assert self.telepathy is not None
         text = mean_text(telepathy_input.text, telepathy_input.text_mask)
@@ -160,10 +160,10 @@ class WindowNetwork(BedSigma):
         previous: Recurrence,
         *,
         adapted: bool = True,
-        sights: Sights | None = None,
+        features: WindowFeatures | None = None,
     ) -> TelepathyOutput:
         """Intent and factors from the window alone."""
-        del previous, adapted, sights
+        del previous, adapted, features
         config, batch = self.config, len(telepathy_input.states)
         assert self.telepathy is not None
         seen = torch.where(telepathy_input.seen[..., None, None], telepathy_input.pooled, 0.0)
