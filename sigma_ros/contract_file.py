@@ -119,11 +119,12 @@ class _Reader:
             for i, entry in enumerate([] if root.get("cameras") == [] else self._list(root, "cameras"))
             if (camera := self._camera(entry, f"cameras[{i}]"))
         )
-        state = self._mapping(root, "state", {"topic", "max_age_ms", "max_skew_ms", "parts"})
+        state = self._mapping(root, "state", {"topic", "max_age_ms", "max_skew_ms", "rate_hz", "parts"})
         command = self._mapping(root, "command", {"topic", "type", "rate_hz", "parts"})
         action = self._mapping(root, "action", {"source", "topic"})
         fps = self._number(root, "fps", "", low=1.0, high=240.0)
         settle_ms = self._number(root, "settle_ms", "", low=0.0, high=1000.0)
+        state_rate_hz = self._rate(state, "state.")
         rate_hz = self._number(command, "rate_hz", "command.", low=1.0, high=1000.0)
         max_age_ms = self._number(state, "max_age_ms", "state.", low=1.0, high=10_000.0)
         skew_ms = self._number({"max_skew_ms": MAX_SKEW_NS / 1e6} | state, "max_skew_ms", "state.", low=0.0, high=1e3)
@@ -153,6 +154,7 @@ class _Reader:
             settle_ns=round(settle_ms * 1e6),
             command_period_ns=round(1e9 / rate_hz),
             joint_state_max_age_ns=round(max_age_ms * 1e6),
+            joint_state_rate_hz=state_rate_hz,
             kinematics=kinematics,
             keep_out=keep_out,
             max_skew_ns=round(skew_ms * 1e6),
@@ -266,7 +268,7 @@ class _Reader:
         return unit_map(str(unit), lower, upper)
 
     def _camera(self, entry: object, where: str) -> Camera | None:
-        keys = {"name", "topic", "type", "width_px", "height_px", "dataset_key", "policy_key", "max_age_ms"}
+        keys = {"name", "topic", "type", "width_px", "height_px", "dataset_key", "policy_key", "max_age_ms", "rate_hz"}
         entry = _with_new_names(entry)
         if not self._is_mapping(entry, where, keys):
             return None
@@ -281,7 +283,11 @@ class _Reader:
             dataset_key=self._text(entry, "dataset_key", where + "."),
             policy_key=self._text(entry, "policy_key", where + ".") if "policy_key" in entry else None,
             max_age_ns=round(self._number(entry, "max_age_ms", where + ".", low=1.0, high=10_000.0) * 1e6),
+            rate_hz=self._rate(entry, where + "."),
         )
+
+    def _rate(self, mapping: Mapping[str, object], where: str) -> float | None:
+        return self._number(mapping, "rate_hz", where, low=1.0, high=1000.0) if "rate_hz" in mapping else None
 
     def _list(self, mapping: Mapping[str, object], key: str) -> list[object]:
         value = mapping.get(key)
