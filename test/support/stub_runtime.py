@@ -104,6 +104,10 @@ class StubRuntime:
         """An empty state that has committed so much."""
         return replace(fresh, memory=memory.commits)
 
+    def observe(self, window: Window, state: StubState) -> StubState:
+        """Nothing to encode."""
+        return state
+
     def remember(self, window: Window, state: StubState) -> tuple[Telepathy, StubState]:
         """A commit without a chunk."""
         calls = len(self.calls)
