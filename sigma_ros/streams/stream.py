@@ -29,7 +29,8 @@ class StreamCount:
     """What became of a stream's messages.
 
     `received` counts all. `used` were the newest at some tick, `superseded` had a newer one in their interval or came
-    sooner than their stream's rate allows, `late` came after a tick they belonged to, `dropped` did not fit while ticks waited. `refused` counts by reason.
+    sooner than their stream's rate allows, `late` came after a tick they belonged to, `dropped` did not fit while ticks
+    waited. `refused` counts by reason.
     """
 
     received: int

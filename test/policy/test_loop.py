@@ -56,12 +56,13 @@ def test_a_free_model_looks_at_ticks_that_ask_for_nothing_and_nobody_is_told() -
         PolicyLoop(CONTRACT, policy_loop()._settings, check_units=lambda _: (), lockstep=False, looks=True),
         Model(),
     )
-    assert isinstance(job := busy_with(loop, 0), Step)
+    job = busy_with(loop, 0)
     loop.on_item(window(1), 0)
     loop.on_item(window(2), 0)
     loop.on_result(execute(job, model))
     loop.outcomes()
-    assert isinstance(look := loop.begin(0), Look), "a model that comes free"
+    look = loop.begin(0)
+    assert isinstance(look, Look), "a model that comes free"
     assert look.window.tick == 2, "the newest, whose window has the others"
     assert loop.begin(0) is None, "one job at a time"
     seen = replace(look.state, task="seen")

@@ -289,7 +289,8 @@ def test_the_small_model_gives_the_same_bits_inside_and_in_a_process() -> None:
         "import sys; from functools import partial; from test_remote import ARM, chunks\n"
         "from sigma_ros.policy.remote import RemoteRuntime; from sigma_ros.nodes.policy.model import load_runtime\n"
         "load = partial(load_runtime, ARM, 'mini', spare_core=False, allow_untrained=True)\n"
-        "other = RemoteRuntime(load); theirs = chunks(other, looks=True); assert 'torch' not in sys.modules; other.close()\n"
+        "other = RemoteRuntime(load); theirs = chunks(other, looks=True)\n"
+        "assert 'torch' not in sys.modules; other.close()\n"
         "print(theirs == chunks(load()[0]), len(theirs))"
     )
     paths = os.pathsep.join([*sys.path, str(Path(__file__).parent)])
