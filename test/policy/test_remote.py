@@ -177,6 +177,11 @@ def _traces() -> tuple[set[str], int, int]:
     return shared_memory(), len(os.listdir("/proc/self/fd")), maps
 
 
+def test_a_lock_that_a_library_makes_leaves_no_semaphore_behind(start) -> None:
+    """One with a name in the system would outlive a process that is killed, and be reported as leaked."""
+    assert start().about["lock"] is None
+
+
 @pytest.mark.slow
 def test_a_hundred_restarts_leave_nothing_behind(start) -> None:
     other = start()
