@@ -42,6 +42,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--count", type=int, default=120, help="--simulated: demonstrations (default 120)")
     parser.add_argument("--seed", type=int, default=0, help="--simulated: of the demonstrations")
     parser.add_argument("--disturb", type=float, default=0.0, help="--simulated: pushes, as `sigma record`'s [rad]")
+    parser.add_argument("--missed", type=float, default=0.0, help="--simulated: share that begins after a missed grasp")
     parser.add_argument("--episodes", nargs="+", type=int, default=None, help="episodes of a --dataset (default all)")
     parser.add_argument("--revision", help="Hub revision of --dataset")
     parser.add_argument(
@@ -86,7 +87,12 @@ def _sources(
             map(str, args.bags)
         )
     if args.simulated:
-        settings = {"count": args.count, "seed": args.seed, "disturbance_rad": args.disturb}
+        settings = {
+            "count": args.count,
+            "seed": args.seed,
+            "disturbance_rad": args.disturb,
+            "missed_share": args.missed,
+        }
         described = ", ".join(f"{name} {value}" for name, value in settings.items())
         return simulated_sources(args.simulated, contract, **settings), f"simulated {args.simulated}: {described}"
     if len(args.dataset) > 1 and (args.episodes or args.revision):

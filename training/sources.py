@@ -257,7 +257,7 @@ class _Epoch:
 
 
 def simulated_sources(
-    setup: str, contract: Contract, *, count: int, seed: int, disturbance_rad: float
+    setup: str, contract: Contract, *, count: int, seed: int, disturbance_rad: float = 0.0, missed_share: float = 0.0
 ) -> list[MadeSource]:
     """The episodes that `sigma record --sim` with these settings keeps: those in which the brick ends in the box.
 
@@ -268,9 +268,11 @@ def simulated_sources(
     scene = setup_named(setup)
     check_recordable(contract, scene.camera_names)
     with SimArm(scene, contract=contract) as arm:
-        attempts = demonstrations(arm, seed, disturbance_rad=disturbance_rad)
+        attempts = demonstrations(arm, seed, disturbance_rad=disturbance_rad, missed_share=missed_share)
         seeds = [kept.seed for kept in islice((d for d in attempts if d is not None and d.success), count)]
-    wanted = partial(_Wanted, setup=setup, contract=contract, disturbance_rad=disturbance_rad)
+    wanted = partial(
+        _Wanted, setup=setup, contract=contract, disturbance_rad=disturbance_rad, missed_share=missed_share
+    )
     return [
         MadeSource(name=f"simulated {setup}, seed {own}", number=i, make=wanted(seed=own, number=i).make)
         for i, own in enumerate(seeds)
@@ -282,13 +284,14 @@ class _Wanted:
     setup: str
     contract: Contract
     disturbance_rad: float
+    missed_share: float
     seed: int
     number: int
 
     def make(self, image_size_px: int) -> EpisodeArrays:
         contract = self.contract
         with SimArm(setup_named(self.setup), contract=contract) as arm:
-            shown = demonstrate(arm, self.seed, disturbance_rad=self.disturbance_rad)
+            shown = demonstrate(arm, self.seed, disturbance_rad=self.disturbance_rad, missed_share=self.missed_share)
             return EpisodeArrays(
                 episode=self.number,
                 task=contract.tasks[0],

@@ -3,7 +3,7 @@
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from sigma_ros.errors import SigmaError
 from sigma_ros.sim.environment import SimArm
 from sigma_ros.sim.expert import Expert
 from sigma_ros.sim.motion import JointPath
-from sigma_ros.values import NS_PER_S, frozen_array
+from sigma_ros.values import NS_PER_S, WINDOW_TICKS, frozen_array
 
 _SETTLE_S = 0.6
 """Time for the brick to come to rest after the last command, before success is judged."""
@@ -45,27 +45,31 @@ class Demonstration:
         return len(self.states)
 
 
-def demonstrate(arm: SimArm, seed: int, *, disturbance_rad: float = 0.0) -> Demonstration:
+def demonstrate(arm: SimArm, seed: int, *, disturbance_rad: float = 0.0, missed_share: float = 0.0) -> Demonstration:
     """Lets the expert do one episode. At each tick: read the arm, then send that tick's command.
 
     Success is judged by physics, a moment after the last tick. `seed` is that of the start and of the expert's habits.
     Free movements are pushed off the path by at most `disturbance_rad`; the commands kept are the expert's own, which
-    lead back to it: a policy learns to recover (DART, arXiv:1703.09327).
+    lead back to it: a policy learns to recover (DART, arXiv:1703.09327). For the same reason this share of the episodes
+    begins where fingers have just closed beside the brick: a window's ticks of the miss, then the way back.
 
     Raises:
-        SigmaError: brick or box are out of reach.
+        SigmaError: brick or box are out of reach, or a miss took the brick all the same.
     """
     arm.reset(seed)
-    path = Expert(arm).plan(seed)
-    push = Push(path, seed, disturbance_rad, gripper=arm.contract.joint_names.index("gripper"))
-    rows: list[tuple[ndarray, ndarray, ndarray, ndarray]] = []
-    while arm.contract.tick_offset_ns(len(rows)) <= path.duration_s * NS_PER_S:
-        time_s = arm.contract.tick_offset_ns(len(rows)) / NS_PER_S
-        command = path.at(time_s)
-        rows.append((arm.snapshot(), arm.positions_rad(), arm.velocities_radps(), command))
-        arm.step(command + push.at(time_s), tick_s(arm.contract, len(rows) - 1))
+    expert, rows = Expert(arm), _Rows(arm)
+    missed = None
+    if np.random.default_rng([seed, 4]).uniform() < missed_share:
+        missed = expert.plan_miss(seed)
+        rows.play(missed, lambda _time_s: 0.0)
+        if arm.brick_held():
+            raise SigmaError("a miss that was to be shown took the brick", got=f"episode seed {seed}")
+        del rows.kept[:-WINDOW_TICKS]
+    path = expert.plan(seed, missed=missed)
+    rows.play(path, Push(path, seed, disturbance_rad, gripper=arm.contract.joint_names.index("gripper")).at)
     arm.step(arm.command_rad, _SETTLE_S)
-    states, positions, velocities, commands = (frozen_array(np.array(column)) for column in zip(*rows, strict=True))
+    columns = zip(*rows.kept, strict=True)
+    states, positions, velocities, commands = (frozen_array(np.array(column)) for column in columns)
     return Demonstration(
         seed=seed,
         success=arm.brick_in_box(),
@@ -74,6 +78,25 @@ def demonstrate(arm: SimArm, seed: int, *, disturbance_rad: float = 0.0) -> Demo
         velocities_radps=velocities,
         commands_rad=commands,
     )
+
+
+class _Rows:
+    """Ticks as they are played: state, measured positions and velocities, command."""
+
+    def __init__(self, arm: SimArm) -> None:
+        self._arm, self._tick = arm, 0
+        self.kept: list[tuple[ndarray, ndarray, ndarray, ndarray]] = []
+
+    def play(self, path: JointPath, push: Callable[[float], ndarray | float]) -> None:
+        """Sends a path's commands from now to its end."""
+        arm, contract = self._arm, self._arm.contract
+        start_ns = contract.tick_offset_ns(self._tick)
+        while (since_ns := contract.tick_offset_ns(self._tick) - start_ns) <= path.duration_s * NS_PER_S:
+            time_s = since_ns / NS_PER_S
+            command = path.at(time_s)
+            self.kept.append((arm.snapshot(), arm.positions_rad(), arm.velocities_radps(), command))
+            arm.step(command + push(time_s), tick_s(contract, self._tick))
+            self._tick += 1
 
 
 class Push:
@@ -104,10 +127,13 @@ def episode_seed(seed: int, attempt: int) -> int:
     return int(np.random.SeedSequence([seed, attempt]).generate_state(1)[0])
 
 
-def demonstrations(arm: SimArm, seed: int, *, disturbance_rad: float = 0.0) -> Iterator[Demonstration | None]:
+def demonstrations(
+    arm: SimArm, seed: int, *, disturbance_rad: float = 0.0, missed_share: float = 0.0
+) -> Iterator[Demonstration | None]:
     """Endless episodes of a recording with this seed; None where the expert could not even plan."""
     for attempt in itertools.count():
+        own = episode_seed(seed, attempt)
         try:
-            yield demonstrate(arm, episode_seed(seed, attempt), disturbance_rad=disturbance_rad)
+            yield demonstrate(arm, own, disturbance_rad=disturbance_rad, missed_share=missed_share)
         except SigmaError:
             yield None

@@ -6,7 +6,7 @@ gravity sag and a wrong calibration take away is added to the commands.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float64
@@ -28,6 +28,15 @@ _LIFT_M, _LIFT_TILT_RAD = 0.035, 0.45
 
 _DROP_HEIGHTS_AND_TILTS = ((0.055, 0.65), (0.030, 0.45))
 """Heights over the rim [m] and tilts [rad] over the box and when letting go."""
+
+_MISSED_BY_M, _MISSED_TURN_RAD = (0.015, 0.035), 0.3
+"""How far beside the brick a miss closes, and how far it is turned: as far as the trained policy's misses are."""
+
+_MISS_ABOVE = 1
+"""Of the waypoints of `plan_miss`: where its fingers are open over the wrong place."""
+
+_SECOND_HOVER_M = 0.03
+"""A second try rises no higher: time counts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,22 +70,29 @@ class Expert:
         self._kinematics = ArmKinematics(arm.model, arm.contract.joint_names)
         self._gripper = int(np.flatnonzero(arm.contract.joint_order(JOINTS) == JOINTS.index("gripper"))[0])
 
-    def plan(self, seed: int) -> JointPath:
+    def plan(self, seed: int, *, missed: JointPath | None = None) -> JointPath:
         """The commands of a whole demonstration, as a path over time [rad, as commanded].
+
+        After a `plan_miss` that was played to its end, `missed`, they begin there: rise while opening, try again.
 
         Raises:
             SigmaError: brick or box are out of reach.
         """
-        habits = Habits.drawn(self._arm.setup.teacher, np.random.default_rng([seed, 1]))
+        habits = self._habits(seed, hover_m=None if missed is None else _SECOND_HOVER_M)
         arm = self._arm
         rest = arm.command_rad
         rim_m = arm.setup.box.size_m[2]
         above, around, lifted = self.grasp_poses(habits, arm.brick_position_m(), arm.brick_yaw_rad(), rim_m=rim_m)
         over, into = self.drop_poses(habits, arm.setup.box)
         pressed, released = self.with_gripper(around, CLOSED_RAD), self.with_gripper(into, OPEN_RAD)
+        begin = [Waypoint(phase="rest", angles_rad=rest, pause_s=habits.pause_s)]
+        if missed is not None:
+            raised = missed.waypoints[_MISS_ABOVE].angles_rad
+            begin = [Waypoint(phase="missed", angles_rad=rest), Waypoint(phase="rise", angles_rad=raised)]
+            rest = missed.waypoints[0].angles_rad
         return joint_path(
             [
-                Waypoint(phase="rest", angles_rad=rest, pause_s=habits.pause_s),
+                *begin,
                 Waypoint(phase="reach", angles_rad=above),
                 Waypoint(phase="lower", angles_rad=around, pause_s=habits.pause_s),
                 Waypoint(phase="grasp", angles_rad=pressed, pause_s=habits.pause_s),
@@ -89,6 +105,36 @@ class Expert:
             arm.contract,
             speed=habits.speed,
         )
+
+    def plan_miss(self, seed: int) -> JointPath:
+        """The way to fingers that close beside the brick, as those of a policy do that saw it elsewhere.
+
+        Raises:
+            SigmaError: that place is out of reach.
+        """
+        habits = self._habits(seed, hover_m=_SECOND_HOVER_M)
+        rng = np.random.default_rng([seed, 3])
+        distance_m, angle_rad = rng.uniform(*_MISSED_BY_M), rng.uniform(-math.pi, math.pi)
+        beside = distance_m * np.array([math.cos(angle_rad), math.sin(angle_rad), 0.0])
+        arm = self._arm
+        yaw_rad = arm.brick_yaw_rad() + rng.uniform(-1, 1) * _MISSED_TURN_RAD
+        above, around, _ = self.grasp_poses(
+            habits, arm.brick_position_m() + beside, yaw_rad, rim_m=arm.setup.box.size_m[2]
+        )
+        return joint_path(
+            [
+                Waypoint(phase="rest", angles_rad=arm.command_rad, pause_s=habits.pause_s),
+                Waypoint(phase="reach", angles_rad=above),
+                Waypoint(phase="lower", angles_rad=around, pause_s=habits.pause_s),
+                Waypoint(phase="grasp", angles_rad=self.with_gripper(around, CLOSED_RAD), pause_s=habits.pause_s),
+            ],
+            arm.contract,
+            speed=habits.speed,
+        )
+
+    def _habits(self, seed: int, *, hover_m: float | None) -> Habits:
+        drawn = Habits.drawn(self._arm.setup.teacher, np.random.default_rng([seed, 1]))
+        return drawn if hover_m is None else replace(drawn, hover_m=hover_m)
 
     def grasp_poses(
         self, habits: Habits, brick: Float64[ndarray, " 3"], yaw_rad: float, *, rim_m: float

@@ -7,7 +7,9 @@ import pytest
 
 from sigma_ros.sim.demonstration import Demonstration, demonstrate, demonstrations, episode_seed
 from sigma_ros.sim.environment import SimArm
+from sigma_ros.sim.expert import CLOSED_RAD, OPEN_RAD
 from sigma_ros.sim.setups import SOURCE, TARGET
+from sigma_ros.values import WINDOW_TICKS
 
 
 @pytest.fixture(scope="module", params=[SOURCE, TARGET], ids=lambda s: s.name)
@@ -85,3 +87,16 @@ def test_a_disturbed_episode_moves_otherwise_but_keeps_the_experts_own_commands(
     assert difference[~held].max() < 0.05, "the gripper itself is never pushed"
     assert difference[held].max() < 0.1, "a push while lowering may turn the brick between the fingers"
     assert pushed.success
+
+
+def test_a_demonstration_after_a_miss_begins_with_fingers_closed_on_nothing_and_ends_in_the_box(arm: SimArm) -> None:
+    shown = [d for d in islice(demonstrations(arm, 7000, missed_share=1.0), 8) if d is not None]
+    assert sum(d.success for d in shown) >= 4
+    gripper = arm.contract.joint_names.index("gripper")
+    for miss in shown:
+        first = miss.commands_rad[:WINDOW_TICKS, gripper]
+        assert first[-1] == first.min() == pytest.approx(CLOSED_RAD + arm.offset_rad[gripper]), "a window of the miss"
+        brick = miss.states[:WINDOW_TICKS, arm.brick_state][:, 2]
+        assert brick.max() < 0.01, "and the brick lies on the table"
+        later = miss.commands_rad[WINDOW_TICKS:, gripper]
+        assert later.max() > OPEN_RAD + arm.offset_rad[gripper] - 1e-6, "then the fingers open again"

@@ -66,6 +66,9 @@ class RecordRequest:
     disturb: float = option(
         "Push free movements off their path by up to this.", default=0.0, min=0.0, max=0.3, metavar="RAD"
     )
+    missed: float = option(
+        "Share of the episodes that begin where fingers closed beside the brick.", default=0.0, min=0.0, max=1.0
+    )
     film: Path | None = option("Also write a GIF of the first episode here.", default=None, metavar="FILE")
     keep_failures: bool = switch("Keep episodes in which the brick missed the box.")
     overwrite: bool = switch("Replace bags that exist.")
@@ -91,7 +94,7 @@ def record(request: RecordRequest) -> int:
     _check_target(folders, overwrite=overwrite)
     _check_disk(out, _bytes_needed(robot, how) * request.episodes)
     with SimArm(scene, contract=robot) as arm:
-        attempts = demonstrations(arm, request.seed, disturbance_rad=request.disturb)
+        attempts = demonstrations(arm, request.seed, disturbance_rad=request.disturb, missed_share=request.missed)
         tally = _Tally(started_s=time.monotonic())
         try:
             _record(arm, attempts, folders, how, tally=tally, request=request)
