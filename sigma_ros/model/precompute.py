@@ -18,8 +18,6 @@ from sigma_ros.values import Window
 
 IMAGES_PER_CALL = 16
 CHUNKS_PER_CALL = 4
-PROMPT_BUCKET = 16
-"""Prompts of a group are padded to a multiple of this, not to the model's longest, as a live tick's are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,12 +54,10 @@ class Ahead:
     def _group(self, ticks: Sequence[Planned]) -> Float[Tensor, "group horizon max_dof"]:
         backbone, runtime = self._backbone, self._runtime
         prompts = [backbone.tokenize(t.window.task, t.encoded.state[None].cpu().numpy()) for t in ticks]
-        longest = max(int(mask.sum()) for _, mask in prompts)
-        used = slice(-(-longest // PROMPT_BUCKET) * PROMPT_BUCKET)
         return backbone.base_chunk(
             torch.stack([tick.encoded.patches for tick in ticks]),
             torch.stack([tick.encoded.seen for tick in ticks]),
-            torch.cat([tokens[:, used] for tokens, _ in prompts]),
-            torch.cat([mask[:, used] for _, mask in prompts]),
+            torch.cat([tokens for tokens, _ in prompts]),
+            torch.cat([mask for _, mask in prompts]),
             torch.cat([runtime.noise(tick.window) for tick in ticks]),
         )
