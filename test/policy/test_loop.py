@@ -65,7 +65,7 @@ def test_a_free_model_looks_at_ticks_that_ask_for_nothing_and_nobody_is_told() -
     assert isinstance(look, Look), "a model that comes free"
     assert look.window.tick == 2, "the newest, whose window has the others"
     assert loop.begin(0) is None, "one job at a time"
-    seen = replace(look.state, task="seen")
+    seen = StubState(0, "seen")
     loop.on_result((execute(look, model)[0], seen))
     assert (loop.outcomes(), loop.state) == ([], seen), "the state has the pictures, nobody is told"
     loop.on_item(window(3), 0)
