@@ -141,7 +141,10 @@ class CommandLoop:
             return fault or refused(Reason.WAITING_FOR_CHUNK)
         if not (self.track.is_resting and self._has_commanded) or self._inside_rad is not None:
             return refused(Reason.STILL_MOVING)
-        anchor, scale = self.track.command_rad, self._ceiling.applied
+        begins = self._ceiling.starting(
+            target=stream.allowed_scale, user_ceiling=self.user_ceiling, chunk_cap=stream.residual_cap
+        )
+        anchor, scale = self.track.command_rad, begins.applied
         verdict = gate(
             stream.chunk,
             stream.spline,
@@ -152,6 +155,7 @@ class CommandLoop:
             limits=self.limits,
         )
         if verdict.accepted:
+            self._ceiling = begins
             self.lead = ramp_to(
                 stream.spline, anchor, observation_now_ns, scale=scale, motion=self._motion, limits=self.limits
             )

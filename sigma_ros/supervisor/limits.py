@@ -122,7 +122,7 @@ class SupervisorLimits:
         0, 0, 16, "steps", "a new chunk fades in over this many steps; 0 switches at once"
     )
 
-    scale_rise_per_s: float = _setting(0.5, 0.0, 0.5, "1/s", "the applied scale rises this fast at most")
+    scale_rise_per_s: float = _setting(0.5, 0.0, 0.5, "1/s", "in motion the applied scale rises this fast at most")
     scale_fall_s: float = _setting(0.1, 0.01, 0.1, "s", "the applied scale falls from 1 to 0 in this time")
     recover_after_s: float = _setting(2.0, 0.0, 60.0, "s", "all must be well this long before the ceiling rises")
     recover_per_s: float = _setting(0.2, 0.0, 0.5, "1/s", "the ceiling rises this fast")

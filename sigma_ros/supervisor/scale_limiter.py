@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """How much of the residual may enter the command: the adapter's scale under a ceiling of our own.
 
-`applied = min(requested, recomputed from the chunk's risk, user ceiling, own ceiling)`, slew-limited, and at once
-never more than keeps every correction of the chunk within `max_residual_rad`.
+`applied = min(requested, recomputed from the chunk's risk, user ceiling, own ceiling)`, slew-limited while the arm
+follows, and at once never more than keeps every correction of the chunk within `max_residual_rad`.
 The own ceiling falls at once with trouble and rises slowly, and only after all was well for a while.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float64
@@ -93,6 +93,15 @@ class ScaleLimiter:
             calm_s=calm_s,
             cause=cause if own < 1.0 else Reason.OK,
         )
+
+    def starting(self, *, target: float, user_ceiling: float, chunk_cap: float) -> "ScaleLimiter":
+        """As motion begins at rest: the scale is where it may be, since the way onto the course is led.
+
+        Rising from 0 it would give the arm to the base for the first two seconds, however much worse that is.
+        """
+        wanted = min(target, user_ceiling, chunk_cap) if math.isfinite(target) else 0.0
+        asked = max(0.0, wanted)
+        return replace(self, applied=min(asked, self.own), asked=asked)
 
 
 def allowed_scale(chunk: Chunk) -> float:

@@ -128,6 +128,17 @@ def test_lateness_age_and_opposition_never_hand_the_arm_to_a_base_that_is_worse(
 
 
 @LAW
+@given(strains, any_number, unit, unit)
+def test_motion_begins_with_what_the_scale_may_be_and_never_more(
+    scale_inputs: ScaleInputs, target: float, user: float, cap: float
+) -> None:
+    waiting = ticks(ScaleLimiter(), 3, scale_inputs)
+    begun = waiting.starting(target=target, user_ceiling=user, chunk_cap=cap)
+    allowed = max(0.0, min(target, user, cap)) if math.isfinite(target) else 0.0
+    assert begun == replace(waiting, applied=min(allowed, waiting.own), asked=allowed)
+
+
+@LAW
 @given(st.floats(0.0, 2.0), st.floats(0.0, 2.0), st.floats(0.01, 2.0))
 def test_a_delay_counts_from_what_was_trained_for_up_to_the_limit(
     age_s: float, trained_s: float, limit_s: float

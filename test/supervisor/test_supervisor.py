@@ -162,6 +162,31 @@ def test_the_command_is_base_plus_applied_scale_times_residual() -> None:
     np.testing.assert_allclose(bench.last.command_rad, MIDDLE + 0.06, atol=1e-6)
 
 
+def test_motion_begins_with_the_scale_it_may_have_and_after_trouble_with_the_base() -> None:
+    bench = Bench()
+    bench.tick(2)
+    bench.supervisor.set_ceiling(0.7)
+    assert bench.engage().success
+    bench.tick()
+    base = bench.sway(size=0.1)
+    bench.offer(base, residual_rad=np.full_like(base, 0.02), scale=1.0)
+    bench.tick(15)
+    moving = [d.applied_scale for d in bench.decisions if d.command_rad is not None and d.state is State.RUN]
+    assert moving == [0.7] * len(moving)
+    assert moving
+    bench.joints = False
+    bench.tick(30)
+    assert bench.last.state is State.HOLD
+    assert bench.last.applied_scale == 0.0
+    bench.joints = True
+    for _ in range(4):
+        base = bench.sway(size=0.1)
+        bench.offer(base, residual_rad=np.full_like(base, 0.02), scale=1.0)
+        bench.tick(8)
+    assert bench.last.state is State.BASE_ONLY
+    assert bench.last.applied_scale == 0.0
+
+
 def test_at_ceiling_zero_the_command_is_the_base_bit_for_bit() -> None:
     plain, capped = Bench().running(), Bench().running()
     capped.supervisor.set_ceiling(0.0)
