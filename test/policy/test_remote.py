@@ -276,7 +276,7 @@ def chunks(runtime: Runtime, *, looks: bool = False) -> list[str]:
     state, made, previous = runtime.initial_state(epoch=0, task=ARM.tasks[0]), [], None
     for tick in (16, 24, 32, 40):
         left = None if previous is None or tick != 24 else LeftOver(base_rad=previous.base_rad[8:], delay_steps=2)
-        state = runtime.observe(noise_window(runtime, tick - 3), state) if looks else state
+        state = runtime.observe(noise_window(runtime, tick - 1), state) if looks else state
         seen = noise_window(runtime, tick)
         inference, state = runtime.step(
             seen, state, commit=tick % 16 == 0, settings=SETTINGS, chunk_id=tick, left_over=left
