@@ -10,7 +10,7 @@ export PYTHON
 # The small models of tests and demo gain nothing from more threads; on a busy machine they lose much.
 demo test test-fast check train-demo study bed docs-pictures: export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo test test-fast check check-code check-architecture format build bench train-demo study bed safety soak mutants fuzz-bags fuzz-readers real-files docs docs-pictures lock clean
+.PHONY: help setup demo test test-fast check check-code check-architecture format build dist bench train-demo study bed safety soak mutants fuzz-bags fuzz-readers real-files docs docs-pictures lock clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -40,9 +40,11 @@ check-architecture: setup
 format: setup ## Format the code and fix what can be fixed
 	@$(ENV) ruff format . && ruff check --fix .
 
-build: ## Build the messages anew with colcon, and a wheel into out/dist
+build: ## Build the messages anew with colcon
 	@scripts/setup.sh --rebuild
-	@$(ENV) uv build -q --wheel --no-build-isolation --out-dir out/dist . && ls out/dist
+
+dist: setup ## Wheel and sdist in out/dist, checked, and installed in an empty environment of each Python, 3.12 and 3.13
+	@$(ENV) scripts/dist.sh
 
 bench: setup ## Measure speed; results in bench/out
 	@$(ENV) for bench in bench/bench_*.py; do echo "== $$bench"; python "$$bench" $(ARGS); done

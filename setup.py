@@ -3,7 +3,7 @@
 
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import find_namespace_packages, find_packages, setup
 
 ROOT = Path(__file__).resolve().parent
 
@@ -47,7 +47,7 @@ setup(
     },
     python_requires=">=3.12",
     packages=[
-        *find_packages(include=["sigma_ros", "sigma_ros.*"]),
+        *find_namespace_packages(include=["sigma_ros", "sigma_ros.*"]),
         *(f"sigma_ros.{name}" for name in find_packages(include=["training", "training.*"])),
     ],
     package_dir={"sigma_ros.training": "training"},

@@ -8,12 +8,14 @@ from sigma_ros.msg import SupervisorState
 from std_msgs.msg import Bool
 
 from safety import fault_acts as acts
-from safety.faults import Fault, Inject, arm_mode, bounded, is_in, normal, policy_mode, refused, stays
-from safety.rig import RUNNING, pause, resume
+from safety.faults import Fault, Inject, Seen, arm_mode, bounded, is_in, normal, policy_mode, refused, stays
+from safety.rig import RUNNING, Rig, pause, resume
 from sigma_ros.nodes.shared import topics
 from sigma_ros.supervisor.reasons import State
 
 _HOLD_LOST = is_in(State.HOLD, "HEARTBEAT_LOST")
+_ALL_REFUSED = "every one refused with a reason, no change"
+_ALL_ANSWERED = "every call answered with a reason, no limit broken"
 _POLICY, _CHUNKS, _JOINT_STATES = "supervisor/policy", "supervisor/chunks", "io/joint_states"
 
 
@@ -23,6 +25,26 @@ def _joints(mode: str) -> Inject:
 
 def _button(says: str) -> Inject:
     return lambda rig: setattr(rig, "estop", says)
+
+
+def _stop_policy(rig: Rig) -> None:
+    pause(rig.policy)
+
+
+def _resume_policy(rig: Rig) -> None:
+    resume(rig.policy)
+
+
+def _press(rig: Rig) -> None:
+    rig.estop_publisher.publish(Bool(data=True))
+
+
+def _ask(service: str) -> Inject:
+    return lambda rig: rig.ask(service)
+
+
+def _let_go(said: SupervisorState, _before: SupervisorState) -> bool:
+    return said.state in (State.HOLD, State.DISENGAGED)
 
 
 def _anything(_said: object, _before: object) -> bool:
@@ -60,13 +82,18 @@ _foreign = _latched(State.STOPPED, "FOREIGN_PUBLISHER", "supervisor/publishers",
 _joints_lost = _latched(State.STOPPED, "JOINTS_LOST", _JOINT_STATES, "F07", 1.1)
 
 
-def _policy_gone(name: str, expected: str, inject: Inject, heal: Inject, **more: Any) -> Fault:
-    options: dict[str, Any] = {"within_s": 0.15, "diagnosed": _POLICY} | more
-    return Fault(row="F25", name=name, expected=expected, inject=inject, heal=heal, seen=_HOLD_LOST, **options)
+def _fault(row: str, name: str, expected: str, inject: Inject, *, seen: Seen, within_s: float, **more: Any) -> Fault:
+    return Fault(row=row, name=name, expected=expected, inject=inject, seen=seen, within_s=within_s, **more)
+
+
+def _policy_gone(name: str, expected: str, inject: Inject, heal: Inject, within_s: float = 0.15, **more: Any) -> Fault:
+    return _fault(
+        "F25", name, expected, inject, seen=_HOLD_LOST, within_s=within_s, heal=heal, diagnosed=_POLICY, **more
+    )
 
 
 def _goes_on(row: str, name: str, expected: str, inject: Inject, within_s: float, **more: Any) -> Fault:
-    return Fault(row=row, name=name, expected=expected, inject=inject, seen=stays, within_s=within_s, **more)
+    return _fault(row, name, expected, inject, seen=stays, within_s=within_s, **more)
 
 
 def _of_the_policy() -> list[Fault]:
@@ -77,22 +104,9 @@ def _of_the_policy() -> list[Fault]:
     lossy = "30 % of heartbeats and chunks lost: goes on or holds"
     return [
         _policy_gone("policy_sigkill", "HOLD", acts.kill_policy, acts.respawn),
-        _policy_gone(
-            "policy_sigstop",
-            "HOLD",
-            lambda rig: pause(rig.policy),
-            lambda rig: resume(rig.policy),
-            dwell_s=1.0,
-            lasting=True,
-        ),
+        _policy_gone("policy_sigstop", "HOLD", _stop_policy, _resume_policy, dwell_s=1.0, lasting=True),
         policy_mode("F25", "hang", "HOLD while a callback holds the policy for 2 s", _HOLD_LOST, within_s=0.15),
-        _policy_gone(
-            "policy_exception",
-            "HOLD after the policy ended by itself",
-            lambda rig: rig.policy_ends(),
-            acts.respawn,
-            within_s=0.3,
-        ),
+        _policy_gone("policy_exception", "HOLD after the policy ended by itself", Rig.policy_ends, acts.respawn, 0.3),
         policy_mode("F25", "no_heartbeat", "HOLD", _HOLD_LOST, within_s=0.15, lasting=True),
         policy_mode("F19", "no_chunks", "HOLD when the chunk is spent", spent, within_s=1.8),
         policy_mode("F27", "unhealthy", "HOLD", unhealthy, within_s=0.1, lasting=True),
@@ -150,80 +164,45 @@ def _of_the_joints() -> list[Fault]:
 
 
 def _of_the_operator() -> list[Fault]:
-    let_go, refused_all = (State.HOLD, State.DISENGAGED), "every one refused with a reason, no change"
+    still_pressed, silent = "ESTOP, still so after the button says released", "ESTOP: silence counts as pressed"
+    reset = "refused; a reset after the release leads to DISENGAGED and no further"
+    deadman = "HOLD, then DISENGAGED: the deadman is a call of release"
+    requested = _latched(State.ESTOP, "ESTOP_REQUESTED", "supervisor/estop", "F48", 0.06)
     return [
-        _pressed(
-            "estop_pressed",
-            "ESTOP, still so after the button says released",
-            lambda rig: rig.estop_publisher.publish(Bool(data=True)),
-        ),
-        _estop_silent("estop_silent", "ESTOP: silence counts as pressed", _button("silent"), heal=_button("calm")),
+        _pressed("estop_pressed", still_pressed, _press),
+        _estop_silent("estop_silent", silent, _button("silent"), heal=_button("calm")),
         _pressed("estop_flapping", "ESTOP, latched once", acts.flap, row="F50"),
-        _latched(State.ESTOP, "ESTOP_REQUESTED", "supervisor/estop", "F48", 0.06)(
-            "estop_service", "ESTOP", lambda rig: rig.ask(topics.ESTOP_SERVICE)
-        ),
+        requested("estop_service", "ESTOP", _ask(topics.ESTOP_SERVICE)),
         _pressed(
-            "reset_while_pressed",
-            "refused; a reset after the release leads to DISENGAGED and no further",
-            acts.refuse_reset_while_pressed,
-            heal=acts.reset_must_not_engage,
-            row="F51",
+            "reset_while_pressed", reset, acts.refuse_reset_while_pressed, heal=acts.reset_must_not_engage, row="F51"
         ),
-        Fault(
-            row="F52",
-            name="released",
-            expected="HOLD, then DISENGAGED: the deadman is a call of release",
-            inject=lambda rig: rig.ask(topics.RELEASE),
-            seen=lambda said, _before: said.state in let_go,
-            within_s=0.06,
-            lasting=True,
+        _fault("F52", "released", deadman, _ask(topics.RELEASE), seen=_let_go, within_s=0.06, lasting=True),
+        _fault(
+            "F11", "arm_outside", "engage is refused", acts.engage_outside,
+            seen=is_in(State.DISENGAGED), within_s=0.1, heal=acts.back_inside, lasting=True,
         ),
-        Fault(
-            row="F11",
-            name="arm_outside",
-            expected="engage is refused",
-            inject=acts.engage_outside,
-            heal=acts.back_inside,
-            seen=is_in(State.DISENGAGED),
-            within_s=0.1,
-            lasting=True,
+        _fault(
+            "F17", "start_pose", "ENGAGING: nothing moves towards a far first target", acts.engage_far_from_the_course,
+            seen=is_in(State.ENGAGING, "START_POSE"), within_s=0.5,
+            heal=normal, dwell_s=1.0, lasting=True, diagnosed=_CHUNKS,
         ),
-        Fault(
-            row="F17",
-            name="start_pose",
-            expected="ENGAGING: nothing moves towards a far first target",
-            inject=acts.engage_far_from_the_course,
-            heal=normal,
-            seen=is_in(State.ENGAGING, "START_POSE"),
-            within_s=0.5,
-            dwell_s=1.0,
-            lasting=True,
-            diagnosed=_CHUNKS,
-        ),
-        _goes_on("F24", "senseless_parameters", refused_all, acts.senseless_parameters, 2.0),
-        Fault(
-            row="F32",
-            name="service_storm",
-            expected="every call answered with a reason, no limit broken",
-            inject=acts.service_storm,
-            seen=_anything,
-            within_s=0.1,
-        ),
-    ]
+        _goes_on("F24", "senseless_parameters", _ALL_REFUSED, acts.senseless_parameters, 2.0),
+        _fault("F32", "service_storm", _ALL_ANSWERED, acts.service_storm, seen=_anything, within_s=0.1),
+    ]  # fmt: skip
 
 
 def _of_the_graph() -> list[Fault]:
     held_up = is_in(State.HOLD, "TICK_OVERRUN", "HEARTBEAT_LOST", "JOINTS_STALE")
     away = "ESTOP: policy, driver and operator were all away; nothing moves when they are back"
     tolerated, still = "three missing joint states are tolerated", "STOPPED, and still so when the driver is back"
-    unheard = "goes on, and says that a publisher cannot be heard"
+    noticed, unheard = "HOLD: it notices that it was held up", "goes on, and says that a publisher cannot be heard"
     return [
         _foreign("second_publisher", "STOPPED", acts.second_publisher, heal=acts.no_second_publisher),
-        Fault(
-            row="F33",
-            name="supervisor_paused",
-            expected="HOLD: it notices that it was held up",
-            inject=acts.pause_supervisor,
+        _fault(
+            "F33",
+            "supervisor_paused",
+            noticed,
+            acts.pause_supervisor,
             seen=held_up,
             within_s=0.5,
             diagnosed="supervisor/timing",

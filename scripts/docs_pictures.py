@@ -27,13 +27,13 @@ SEED, BAGS, WIDTH_PX, HEIGHT_PX, JPEG = 7, 6, 1280, 2600, 82
 SHOTS = {
     "summary.jpg": ("evaluation/summary.html", "[...document.querySelectorAll('main > *')].slice(0, 10)"),
     "score_errors.jpg": ("report/report.html", "part('errors').slice(0, 2)"),
-    "score_motion.jpg": ("report/report.html", "[document.querySelector('.shots'), ...cards('.joint', 2)]"),
+    "score_motion.jpg": ("report/report.html", "[first('.legend'), first('.shots'), ...cards('.joint', 2)]"),
     "score_timeline.jpg": ("report/report.html", "[...cards('[id$=-scale]', 1), ...cards('[id$=-risk]', 1)]"),
     "score_worst.jpg": ("report/report.html", "[...document.querySelectorAll('.strip')].slice(0, 2)"),
     "score_adapter.jpg": ("report/report.html", "part('adapter-and-telepathy').slice(0, 1)"),
     "score_checks.jpg": ("report/report.html", "part('adapter-and-telepathy').slice(1, 2)"),
     "score_latency.jpg": ("report/report.html", "part('late-chunks')"),
-    "sim.jpg": ("sim/sim.html", "[document.querySelector('table.scores'), ...cards('[id^=map-]', 2)]"),
+    "sim.jpg": ("sim/sim.html", "[first('table.scores'), ...cards('[id^=map-]', 2)]"),
 }
 """Picture -> page below `OUT`, and which of its elements are kept."""
 
@@ -48,6 +48,7 @@ KEEP = """
       if (!e.matches("p, .export")) found.push(e);
     return found;
   };
+  const first = (selector) => document.querySelector(selector);
   const cards = (plots, count) =>
     [...document.querySelectorAll(`.plot${plots}`)].slice(0, count).map((e) => e.closest(".card"));
   const kept = KEPT;
@@ -135,8 +136,7 @@ def main() -> None:
     first = ("--bag", OUT / "bags/episode_000000", "--checkpoint", "mini", "--out", OUT / "report")
     sigma("replay", *first, "--latency", "0,100,100~30,300")
     sigma("evaluate", OUT / "bags", "--checkpoint", "mini", "--out", OUT / "evaluation", "--workers", 0)
-    late = ("--stitching", "crossfade", "--replan-ticks", 16, "--crossfade-steps", 16, "--time-limit-s", 9)
-    sigma("sim", *late, "--episodes", 6, "--seed", SEED, "--out", OUT / "sim")
+    sigma("sim", "--episodes", 6, "--seed", SEED, "--time-limit-s", 9, "--out", OUT / "sim")
     shutil.copy(OUT / "sim" / "film.gif", IMAGES / "demo.gif")
     for name, (page, kept) in SHOTS.items():
         shoot(OUT / page, kept, IMAGES / name)

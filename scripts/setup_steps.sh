@@ -79,11 +79,16 @@ TEXT
   return 1
 }
 
+# Options of uv for the index of torch that was named, one a line.
+torch_options() {
+  [ -z "$TORCH_INDEX" ] || printf '%s\n' --extra-index-url "$TORCH_INDEX" --index-strategy unsafe-best-match
+}
+
 install_packages() {
-  local groups=(core model sim train fleet rerun test dev) arguments=() group
+  local groups=(core model arm sim train fleet rerun test dev) arguments=() group
   [ "$ROS_MODE" != wheels ] || groups+=(ros)
   for group in "${groups[@]}"; do arguments+=(-r "requirements/$group.in"); done
-  [ -z "$TORCH_INDEX" ] || arguments+=(--extra-index-url "$TORCH_INDEX" --index-strategy unsafe-best-match)
+  mapfile -t -O "${#arguments[@]}" arguments < <(torch_options)
   echo "$TORCH_INDEX" >.venv/.sigma-torch-index
   echo "set-up: installing the pinned packages (some gigabytes the first time)"
   .venv/bin/uv pip install -q --compile-bytecode --python .venv/bin/python "${arguments[@]}" -c requirements/lock.txt

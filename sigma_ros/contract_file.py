@@ -1,14 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads a contract from YAML, listing every problem at once."""
 
-import math
 import warnings
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sigma_ros.border import one_line
 from sigma_ros.contract import (
     ACTION_TYPES,
     COMMAND_TYPES,
@@ -24,7 +21,15 @@ from sigma_ros.contract import (
     Part,
     unit_map,
 )
-from sigma_ros.contract_text import absolute_topic, chosen_namespace, contract_document, shipped_config_dir
+from sigma_ros.contract_text import (
+    MAX_ENTRIES,
+    Entries,
+    absolute_topic,
+    chosen_namespace,
+    contract_document,
+    said,
+    shipped_config_dir,
+)
 from sigma_ros.errors import ContractError
 from sigma_ros.kinematics import KeepOut, Kinematics, read_keep_out, read_kinematics
 
@@ -42,9 +47,6 @@ _ENTRIES = {
     "keep_out",
     "delays",
 }
-MAX_ENTRIES = 64
-"""Joints or cameras of a robot; more is a mistake, and said once."""
-
 _DELAYS, _LONGEST_DELAY_MS = ("camera", "inference", "actuator"), 5000.0
 _DERIVATIVES = {"max_velocity_radps", "max_acceleration_radps2", "max_jerk_radps3"}
 
@@ -89,20 +91,11 @@ def _with_new_names(camera: object) -> object:
     return {"dataset_key" if key == "model_key" else key: value for key, value in camera.items()}
 
 
-def _said(value: object) -> str:
-    """A value for a message: short, whatever stands in the file."""
-    if isinstance(value, str):
-        return repr(one_line(value, 60))
-    if isinstance(value, list | dict) and not value:
-        return repr(value)
-    return one_line(value, 60)
-
-
-class _Reader:
-    """Collects every problem of a document instead of stopping at the first."""
+class _Reader(Entries):
+    """What each entry of a contract means, and which of them fit together."""
 
     def __init__(self, document: object, namespace: str) -> None:
-        self.problems: list[str] = []
+        super().__init__()
         self._namespace = namespace
         self._root = document if isinstance(document, dict) else {}
         if not isinstance(document, dict):
@@ -110,34 +103,36 @@ class _Reader:
 
     def contract(self) -> Contract | None:
         root = self._root
-        self._unknown(root, "", _ENTRIES)
+        self.unknown(root, "", _ENTRIES)
         joints = tuple(
-            joint for i, entry in enumerate(self._list(root, "joints")) if (joint := self._joint(entry, f"joints[{i}]"))
+            joint
+            for i, entry in enumerate(self.list_of(root, "joints"))
+            if (joint := self._joint(entry, f"joints[{i}]"))
         )
         cameras = tuple(
             camera
-            for i, entry in enumerate([] if root.get("cameras") == [] else self._list(root, "cameras"))
+            for i, entry in enumerate([] if root.get("cameras") == [] else self.list_of(root, "cameras"))
             if (camera := self._camera(entry, f"cameras[{i}]"))
         )
-        state = self._mapping(root, "state", {"topic", "max_age_ms", "max_skew_ms", "rate_hz", "parts"})
-        command = self._mapping(root, "command", {"topic", "type", "rate_hz", "parts"})
-        action = self._mapping(root, "action", {"source", "topic"})
-        fps = self._number(root, "fps", "", low=1.0, high=240.0)
-        settle_ms = self._number(root, "settle_ms", "", low=0.0, high=1000.0)
+        state = self.mapping(root, "state", {"topic", "max_age_ms", "max_skew_ms", "rate_hz", "parts"})
+        command = self.mapping(root, "command", {"topic", "type", "rate_hz", "parts"})
+        action = self.mapping(root, "action", {"source", "topic"})
+        fps = self.number(root, "fps", "", low=1.0, high=240.0)
+        settle_ms = self.number(root, "settle_ms", "", low=0.0, high=1000.0)
         state_rate_hz = self._rate(state, "state.")
-        rate_hz = self._number(command, "rate_hz", "command.", low=1.0, high=1000.0)
-        max_age_ms = self._number(state, "max_age_ms", "state.", low=1.0, high=10_000.0)
-        skew_ms = self._number({"max_skew_ms": MAX_SKEW_NS / 1e6} | state, "max_skew_ms", "state.", low=0.0, high=1e3)
+        rate_hz = self.number(command, "rate_hz", "command.", low=1.0, high=1000.0)
+        max_age_ms = self.number(state, "max_age_ms", "state.", low=1.0, high=10_000.0)
+        skew_ms = self.number({"max_skew_ms": MAX_SKEW_NS / 1e6} | state, "max_skew_ms", "state.", low=0.0, high=1e3)
         fields: dict[str, Any] = {
-            "name": self._text(root, "name", ""),
+            "name": self.text(root, "name", ""),
             "joint_state_topic": self._topic(state, "state."),
             "command_topic": self._topic(command, "command."),
-            "command_type": self._choice(command, "type", "command.", COMMAND_TYPES),
-            "action_source": self._choice(action, "source", "action.", ("command", "next_state")),
+            "command_type": self.choice(command, "type", "command.", COMMAND_TYPES),
+            "action_source": self.choice(action, "source", "action.", ("command", "next_state")),
             "leader_topic": self._topic(action, "action.") if "topic" in action else None,
             "state_parts": self._parts(state, "state", joints),
             "command_parts": self._parts(command, "command", joints),
-            "tasks": self._texts(self._list(root, "tasks"), "tasks"),
+            "tasks": self.texts(self.list_of(root, "tasks"), "tasks"),
         }
         self._check_names(joints, cameras)
         states = {fields["joint_state_topic"], *(part.topic for part in fields["state_parts"])}
@@ -172,34 +167,34 @@ class _Reader:
         return kinematics, keep_out
 
     def _check_names(self, joints: tuple[Joint, ...], cameras: tuple[Camera, ...]) -> None:
-        self._repeats([j.name for j in joints] + [a for j in joints for a in j.aliases], "joint name or alias")
-        self._repeats([c.name for c in cameras], "camera name")
-        self._repeats([c.topic for c in cameras], "camera topic")
-        self._repeats([c.dataset_key for c in cameras], "camera dataset_key")
-        self._repeats([c.policy_key for c in cameras if c.policy_key is not None], "camera policy_key")
+        self.repeats([j.name for j in joints] + [a for j in joints for a in j.aliases], "joint name or alias")
+        self.repeats([c.name for c in cameras], "camera name")
+        self.repeats([c.topic for c in cameras], "camera topic")
+        self.repeats([c.dataset_key for c in cameras], "camera dataset_key")
+        self.repeats([c.policy_key for c in cameras if c.policy_key is not None], "camera policy_key")
 
     def _parts(self, mapping: Mapping[str, object], key: str, joints: tuple[Joint, ...]) -> tuple[Part, ...]:
         """The `parts` of `state` or `command`: they share the joints out, each joint once."""
         if "parts" not in mapping:
             return ()
-        parts = [self._part(entry, f"{key}.parts[{i}]", key) for i, entry in enumerate(self._list(mapping, "parts"))]
+        parts = [self._part(entry, f"{key}.parts[{i}]", key) for i, entry in enumerate(self.list_of(mapping, "parts"))]
         found = tuple(part for part in parts if part is not None)
         told = sorted(name for part in found for name in part.joints)
         if len(found) == len(parts) and told != sorted(joint.name for joint in joints):
             self.problems.append(f"{key}.parts must have each joint once, got {', '.join(told)}")
-        self._repeats([part.topic for part in found], f"{key}.parts topic")
+        self.repeats([part.topic for part in found], f"{key}.parts topic")
         return found
 
     def _part(self, entry: object, where: str, key: str) -> Part | None:
         keys = {"topic", "joints", "prefix"} | ({"type", "action", "action_type"} if key == "command" else set())
-        if not self._is_mapping(entry, where, keys):
+        if not self.is_mapping(entry, where, keys):
             return None
         assert isinstance(entry, dict)
-        kind: Any = self._choice(entry, "type", where + ".", COMMAND_TYPES) if key == "command" else None
+        kind: Any = self.choice(entry, "type", where + ".", COMMAND_TYPES) if key == "command" else None
         part = Part(
             topic=self._topic(entry, where + "."),
-            joints=self._texts(entry.get("joints"), where + ".joints"),
-            prefix=self._text(entry, "prefix", where + ".") if "prefix" in entry else "",
+            joints=self.texts(entry.get("joints"), where + ".joints"),
+            prefix=self.text(entry, "prefix", where + ".") if "prefix" in entry else "",
             message_type=kind,
             action=self._action(entry, where + "."),
         )
@@ -213,26 +208,26 @@ class _Reader:
     def _action(self, entry: Mapping[str, object], where: str) -> ControllerAction | None:
         if not {"action", "action_type"} & entry.keys():
             return None
-        kind: Any = self._choice(entry, "action_type", where, ACTION_TYPES)
-        return ControllerAction(name=absolute_topic(self._text(entry, "action", where), self._namespace), type=kind)
+        kind: Any = self.choice(entry, "action_type", where, ACTION_TYPES)
+        return ControllerAction(name=absolute_topic(self.text(entry, "action", where), self._namespace), type=kind)
 
     def _delays(self) -> Delays:
         if "delays" not in self._root:
             return Delays()
-        told = self._mapping(self._root, "delays", {f"{name}_ms" for name in _DELAYS})
+        told = self.mapping(self._root, "delays", {f"{name}_ms" for name in _DELAYS})
         given = [name for name in _DELAYS if f"{name}_ms" in told]
-        ms = {name: self._number(told, f"{name}_ms", "delays.", low=0.0, high=_LONGEST_DELAY_MS) for name in given}
+        ms = {name: self.number(told, f"{name}_ms", "delays.", low=0.0, high=_LONGEST_DELAY_MS) for name in given}
         return Delays(**{f"{name}_ns": round(value * 1e6) for name, value in ms.items()})
 
     def _joint(self, entry: object, where: str) -> Joint | None:
         keys = {"name", "aliases", "lower_rad", "upper_rad", "policy_unit"} | _DERIVATIVES
-        if not self._is_mapping(entry, where, keys):
+        if not self.is_mapping(entry, where, keys):
             return None
         assert isinstance(entry, dict)
-        name = self._text(entry, "name", where + ".")
-        lower = self._number(entry, "lower_rad", where + ".", low=-1e3, high=1e3)
-        upper = self._number(entry, "upper_rad", where + ".", low=-1e3, high=1e3)
-        limits = {key: self._number(entry, key, where + ".", low=1e-6, high=1e6) for key in sorted(_DERIVATIVES)}
+        name = self.text(entry, "name", where + ".")
+        lower = self.number(entry, "lower_rad", where + ".", low=-1e3, high=1e3)
+        upper = self.number(entry, "upper_rad", where + ".", low=-1e3, high=1e3)
+        limits = {key: self.number(entry, key, where + ".", low=1e-6, high=1e6) for key in sorted(_DERIVATIVES)}
         if not lower < upper:
             self.problems.append(f"{where}: lower_rad {lower} must be below upper_rad {upper}")
             return None
@@ -241,7 +236,7 @@ class _Reader:
             return None
         return Joint(
             name=name,
-            aliases=self._texts(entry.get("aliases", []), where + ".aliases"),
+            aliases=self.texts(entry.get("aliases", []), where + ".aliases"),
             lower_rad=lower,
             upper_rad=upper,
             policy_scale=unit[0],
@@ -252,17 +247,17 @@ class _Reader:
 
     def _unit(self, unit: object, where: str, lower: float, upper: float) -> tuple[float, float] | None:
         if isinstance(unit, dict):
-            if not self._is_mapping(unit, f"{where}.policy_unit", {"scale", "offset"}):
+            if not self.is_mapping(unit, f"{where}.policy_unit", {"scale", "offset"}):
                 return None
-            scale = self._number(unit, "scale", f"{where}.policy_unit.", low=-1e6, high=1e6)
-            offset = self._number(unit, "offset", f"{where}.policy_unit.", low=-1e6, high=1e6)
+            scale = self.number(unit, "scale", f"{where}.policy_unit.", low=-1e6, high=1e6)
+            offset = self.number(unit, "offset", f"{where}.policy_unit.", low=-1e6, high=1e6)
             if scale == 0.0:
                 self.problems.append(f"{where}.policy_unit.scale must not be 0")
                 return None
             return scale, offset
         if unit not in POLICY_UNITS:
             self.problems.append(
-                f"{where}.policy_unit is {_said(unit)}, expected one of {', '.join(POLICY_UNITS)}, or scale and offset"
+                f"{where}.policy_unit is {said(unit)}, expected one of {', '.join(POLICY_UNITS)}, or scale and offset"
             )
             return None
         return unit_map(str(unit), lower, upper)
@@ -270,91 +265,29 @@ class _Reader:
     def _camera(self, entry: object, where: str) -> Camera | None:
         keys = {"name", "topic", "type", "width_px", "height_px", "dataset_key", "policy_key", "max_age_ms", "rate_hz"}
         entry = _with_new_names(entry)
-        if not self._is_mapping(entry, where, keys):
+        if not self.is_mapping(entry, where, keys):
             return None
         assert isinstance(entry, dict)
-        camera_type: Any = self._choice(entry, "type", where + ".", IMAGE_TYPES)
+        camera_type: Any = self.choice(entry, "type", where + ".", IMAGE_TYPES)
         return Camera(
-            name=self._text(entry, "name", where + "."),
+            name=self.text(entry, "name", where + "."),
             topic=self._topic(entry, where + "."),
             message_type=camera_type,
-            width_px=round(self._number(entry, "width_px", where + ".", low=16, high=8192)),
-            height_px=round(self._number(entry, "height_px", where + ".", low=16, high=8192)),
-            dataset_key=self._text(entry, "dataset_key", where + "."),
-            policy_key=self._text(entry, "policy_key", where + ".") if "policy_key" in entry else None,
-            max_age_ns=round(self._number(entry, "max_age_ms", where + ".", low=1.0, high=10_000.0) * 1e6),
+            width_px=round(self.number(entry, "width_px", where + ".", low=16, high=8192)),
+            height_px=round(self.number(entry, "height_px", where + ".", low=16, high=8192)),
+            dataset_key=self.text(entry, "dataset_key", where + "."),
+            policy_key=self.text(entry, "policy_key", where + ".") if "policy_key" in entry else None,
+            max_age_ns=round(self.number(entry, "max_age_ms", where + ".", low=1.0, high=10_000.0) * 1e6),
             rate_hz=self._rate(entry, where + "."),
         )
 
     def _rate(self, mapping: Mapping[str, object], where: str) -> float | None:
-        return self._number(mapping, "rate_hz", where, low=1.0, high=1000.0) if "rate_hz" in mapping else None
-
-    def _list(self, mapping: Mapping[str, object], key: str) -> list[object]:
-        value = mapping.get(key)
-        if isinstance(value, list) and len(value) > MAX_ENTRIES:
-            self.problems.append(f"{key} has {len(value)} entries, expected at most {MAX_ENTRIES}")
-            return value[:MAX_ENTRIES]
-        if isinstance(value, list) and value:
-            return value
-        self.problems.append(f"{key} must be a list with at least one entry, got {_said(value)}")
-        return []
+        return self.number(mapping, "rate_hz", where, low=1.0, high=1000.0) if "rate_hz" in mapping else None
 
     def _entries(self, key: str) -> list[dict[str, object]]:
         """The mappings of a list, whether or not they are right."""
         value = self._root.get(key)
         return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
 
-    def _mapping(self, mapping: Mapping[str, object], key: str, keys: set[str]) -> dict[str, Any]:
-        value = mapping.get(key)
-        return value if self._is_mapping(value, key, keys) and isinstance(value, dict) else {}
-
-    def _is_mapping(self, value: object, where: str, keys: set[str]) -> bool:
-        if not isinstance(value, dict):
-            self.problems.append(f"{where} must be a mapping with {', '.join(sorted(keys))}, got {_said(value)}")
-            return False
-        self._unknown(value, where + ".", keys)
-        return True
-
-    def _unknown(self, mapping: Mapping[str, object], where: str, keys: set[str]) -> None:
-        for key in mapping:
-            if key not in keys:
-                self.problems.append(
-                    f"{where}{one_line(key, 40)} is not known, expected one of {', '.join(sorted(keys))}"
-                )
-
-    def _number(self, mapping: Mapping[str, object], key: str, where: str, *, low: float, high: float) -> float:
-        value = mapping.get(key)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not -math.inf < value < math.inf:
-            self.problems.append(f"{where}{key} must be a finite number, got {_said(value)}")
-            return 1.0
-        if not low <= value <= high:
-            self.problems.append(f"{where}{key} must be within [{low:g}, {high:g}], got {_said(value)}")
-            return low
-        return float(value)
-
-    def _text(self, mapping: Mapping[str, object], key: str, where: str) -> str:
-        value = mapping.get(key)
-        if isinstance(value, str) and value.strip():
-            return value
-        self.problems.append(f"{where}{key} must be a text, got {_said(value)}")
-        return ""
-
     def _topic(self, mapping: Mapping[str, object], where: str) -> str:
-        return absolute_topic(self._text(mapping, "topic", where), self._namespace)
-
-    def _texts(self, value: object, where: str) -> tuple[str, ...]:
-        if isinstance(value, list) and all(isinstance(v, str | int) and str(v).strip() for v in value):
-            return tuple(str(v) for v in value)
-        self.problems.append(f"{where} must be a list of texts, got {_said(value)}")
-        return ()
-
-    def _choice(self, mapping: Mapping[str, object], key: str, where: str, choices: tuple[str, ...]) -> str:
-        value = mapping.get(key)
-        if value not in choices:
-            self.problems.append(f"{where}{key} is {_said(value)}, expected one of {', '.join(choices)}")
-        return str(value)
-
-    def _repeats(self, names: list[str], kind: str) -> None:
-        repeated = sorted(name for name, count in Counter(names).items() if count > 1)
-        if repeated:
-            self.problems.append(f"{kind} used twice: {', '.join(repeated)}")
+        return absolute_topic(self.text(mapping, "topic", where), self._namespace)

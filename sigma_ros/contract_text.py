@@ -1,16 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds a contract and reads its YAML text, unchecked; `contract_file` checks it.
+"""Finds a contract, reads its YAML text and the kinds of its entries; `contract_file` knows what they mean.
 
 The standard library and `yaml` alone: launch files need it, and they run under the Python of `ros2`, which has none of
 the packages that pip installs.
 """
 
+import math
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from sigma_ros.border import one_line, read_yaml
 from sigma_ros.errors import ContractError, SigmaError
+
+MAX_ENTRIES = 64
+"""Joints or cameras of a robot; more is a mistake, and said once."""
 
 
 def contract_document(path: str | Path) -> tuple[Path, object]:
@@ -121,3 +128,93 @@ def is_contract_file(path: Path) -> bool:
     """Whether a YAML file looks like a contract (it names joints, or extends one that does)."""
     document = read_yaml(path)
     return isinstance(document, dict) and bool({"joints", "extends"} & document.keys())
+
+
+def said(value: object) -> str:
+    """A value for a message: short, whatever stands in the file."""
+    if isinstance(value, str):
+        return repr(one_line(value, 60))
+    if isinstance(value, list | dict) and not value:
+        return repr(value)
+    return one_line(value, 60)
+
+
+class Entries:
+    """Entries of a document by their kind; every problem is collected instead of stopping at the first.
+
+    What is wrong is noted in `problems`, and a harmless value is given in its place.
+    """
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+
+    def list_of(self, mapping: Mapping[str, object], key: str) -> list[object]:
+        """A list of 1 to `MAX_ENTRIES` entries."""
+        value = mapping.get(key)
+        if isinstance(value, list) and len(value) > MAX_ENTRIES:
+            self.problems.append(f"{key} has {len(value)} entries, expected at most {MAX_ENTRIES}")
+            return value[:MAX_ENTRIES]
+        if isinstance(value, list) and value:
+            return value
+        self.problems.append(f"{key} must be a list with at least one entry, got {said(value)}")
+        return []
+
+    def mapping(self, mapping: Mapping[str, object], key: str, keys: set[str]) -> dict[str, Any]:
+        """A mapping that has these keys and no others; empty where there is none."""
+        value = mapping.get(key)
+        return value if self.is_mapping(value, key, keys) and isinstance(value, dict) else {}
+
+    def is_mapping(self, value: object, where: str, keys: set[str]) -> bool:
+        """Whether a value is a mapping without unknown keys."""
+        if not isinstance(value, dict):
+            self.problems.append(f"{where} must be a mapping with {', '.join(sorted(keys))}, got {said(value)}")
+            return False
+        self.unknown(value, where + ".", keys)
+        return True
+
+    def unknown(self, mapping: Mapping[str, object], where: str, keys: set[str]) -> None:
+        """Notes each key that is not one of `keys`."""
+        for key in mapping:
+            if key not in keys:
+                self.problems.append(
+                    f"{where}{one_line(key, 40)} is not known, expected one of {', '.join(sorted(keys))}"
+                )
+
+    def number(self, mapping: Mapping[str, object], key: str, where: str, *, low: float, high: float) -> float:
+        """A finite number in [low, high]."""
+        value = mapping.get(key)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not -math.inf < value < math.inf:
+            self.problems.append(f"{where}{key} must be a finite number, got {said(value)}")
+            return 1.0
+        if not low <= value <= high:
+            self.problems.append(f"{where}{key} must be within [{low:g}, {high:g}], got {said(value)}")
+            return low
+        return float(value)
+
+    def text(self, mapping: Mapping[str, object], key: str, where: str) -> str:
+        """A text that is not blank."""
+        value = mapping.get(key)
+        if isinstance(value, str) and value.strip():
+            return value
+        self.problems.append(f"{where}{key} must be a text, got {said(value)}")
+        return ""
+
+    def texts(self, value: object, where: str) -> tuple[str, ...]:
+        """A list of texts."""
+        if isinstance(value, list) and all(isinstance(v, str | int) and str(v).strip() for v in value):
+            return tuple(str(v) for v in value)
+        self.problems.append(f"{where} must be a list of texts, got {said(value)}")
+        return ()
+
+    def choice(self, mapping: Mapping[str, object], key: str, where: str, choices: tuple[str, ...]) -> str:
+        """One of the choices."""
+        value = mapping.get(key)
+        if value not in choices:
+            self.problems.append(f"{where}{key} is {said(value)}, expected one of {', '.join(choices)}")
+        return str(value)
+
+    def repeats(self, names: list[str], kind: str) -> None:
+        """Notes names that are used twice."""
+        repeated = sorted(name for name, count in Counter(names).items() if count > 1)
+        if repeated:
+            self.problems.append(f"{kind} used twice: {', '.join(repeated)}")

@@ -23,7 +23,6 @@ _LEAST_ROWS, _LEAST_SHARE, _LARGEST_DEGREES = 3, 0.002, 400.0
 _STEP_DEG = 180.0 / 4095.0  # half a servo step, since the middle of a range may lie between two
 _STEP_ERROR, _LEAST_STEPS, _LEAST_JOINTS = 0.01, 12, 2
 _ROUNDING = 1e-3
-_WILD_SHARE = 0.2
 DEGREES_REMEDY = "use the contract of the other convention: so101_degrees for degrees, so101 for -100 .. 100"
 
 
@@ -45,12 +44,18 @@ def certain(contract: Contract, policy: Float64[ndarray, "rows dof"]) -> list[st
 
 
 def likely(contract: Contract, policy: Float64[ndarray, "rows dof"]) -> list[str]:
-    """Why rows may be in other units than the contract's: a joint in degrees that stops at exactly -100 and 100."""
-    return [
+    """Why rows may be in other units than the contract's: a range as degrees, radians, shares as percentages."""
+    ends = {joint: np.abs(policy[:, i]).max() for i, joint in enumerate(contract.joints)}
+    arm = [end for joint, end in ends.items() if joint.policy_unit in ("degrees", "range_m100_100")]
+    doubts = [
         f"{joint.name} ends at exactly -100 and 100 (a range, not degrees?)"
         for i, joint in enumerate(contract.joints)
         if joint.policy_unit == "degrees" and _is_a_range(policy[:, i])
     ]
+    if arm and 0.0 < max(arm) <= 2.0 * np.pi:
+        doubts.append(f"no joint of the arm is ever beyond {max(arm):.2f} (radians, or -1 .. 1?)")
+    shares = [joint.name for joint, end in ends.items() if joint.policy_unit == "range_0_100" and 0.0 < end <= 1.0]
+    return doubts + [f"{name} is never beyond 1 (a share, not a percentage?)" for name in shares]
 
 
 def of_statistics(contract: Contract, normalisation: "Normalisation") -> list[str]:
@@ -68,22 +73,6 @@ def of_statistics(contract: Contract, normalisation: "Normalisation") -> list[st
             elif joint.policy_unit == "degrees" and _is_beyond_motion(joint, low[i], high[i]):
                 problems.append(f"{kind} of {joint.name}: {low[i]:.1f} to {high[i]:.1f} degrees is no motion of it")
     return problems
-
-
-def unreal(contract: Contract, rad: Float64[ndarray, "rows dof"]) -> str | None:
-    """The first row that no joint can reach: outside its limits by more than its whole range of motion.
-
-    None also where most rows are: then their units are at fault, which is said of the whole.
-    """
-    if not len(rad):
-        return None
-    room = contract.upper_rad - contract.lower_rad
-    bad = (rad < contract.lower_rad - room) | (rad > contract.upper_rad + room)
-    if not 0.0 < bad.any(axis=1).mean() < _WILD_SHARE:
-        return None
-    row, joint = (int(index) for index in np.argwhere(bad)[0])
-    value = contract.to_policy(rad[row])[joint]
-    return f"frame {row}: {contract.joints[joint].name} {value:.6g} ({np.count_nonzero(bad.any(axis=1))} such frames)"
 
 
 def _in_servo_steps(values: Float64[ndarray, " rows"]) -> bool:

@@ -163,7 +163,7 @@ def test_the_supervisors_process_never_loads_torch(name: str) -> None:
     if "nodes" in name:
         pytest.importorskip("rclpy", reason="rclpy is not installed")
         pytest.importorskip("sigma_ros.msg", reason="the messages are not built")
-    heavy = sorted(TORCH | {"mujoco", "rosbags", "matplotlib", "plotly"})
+    heavy = sorted(TORCH | {"mujoco", "rosbags", "matplotlib", "plotly", "pandas", "scipy", "cv2"})
     code = f"import sys, {name}; print(*[m for m in {heavy} if m in sys.modules])"
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment()
@@ -372,15 +372,11 @@ LARGER_FOLDERS = {
 """Python files beside `__init__.py` of folders that are not yet small enough: these numbers only shrink."""
 
 SHARED_CLASS_NAMES = {
-    "Event",
     "Outcome",
     "Place",
-    "ReplayOptions",
-    "Run",
     "Sample",
     "Source",
     "Step",
-    "Verdict",
 }
 """Public classes of several modules that still share a name; this list only shrinks."""
 

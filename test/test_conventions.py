@@ -11,7 +11,7 @@ from look_alikes import policy, save_fine_tune, statistics, tokenizer_folder
 
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
-from sigma_ros.conventions import certain, likely, unreal
+from sigma_ros.conventions import certain, likely
 from sigma_ros.errors import ContractError
 from sigma_ros.model.loading import open_checkpoint
 
@@ -65,11 +65,11 @@ def test_a_joint_in_degrees_that_ends_at_a_hundred_is_doubted():
     assert not likely(RANGE, rows)
 
 
-def test_what_no_joint_can_reach_is_named_with_its_frame():
-    rad = np.zeros((9, 6))
-    assert unreal(RANGE, rad) is None
-    rad[4, 2] = RANGE.to_rad(np.full(6, 1e4))[2]
-    assert unreal(RANGE, rad) == "frame 4: elbow_flex 10000 (1 such frames)"
+def test_an_arm_in_radians_and_a_gripper_in_shares_are_doubted():
+    rows = np.outer(np.linspace(-1.0, 1.0, 9), [1.4, 90.0, 40.0, 30.0, 20.0, 0.9])
+    assert likely(RANGE, rows) == ["gripper is never beyond 1 (a share, not a percentage?)"]
+    assert likely(RANGE, rows / 60.0)[0] == "no joint of the arm is ever beyond 1.50 (radians, or -1 .. 1?)"
+    assert not likely(RANGE, 60.0 * rows)
 
 
 @pytest.mark.parametrize("mode", ["QUANTILES", "MEAN_STD"])

@@ -191,7 +191,8 @@ def misses(words: list[str]) -> str:
     """What a `ros2` command names that is not there: an executable, a service, a field of the action, a parameter."""
     from sigma_ros.action import RunPolicy  # noqa: PLC0415
 
-    from sigma_ros.nodes.shared import node_options, topics  # noqa: PLC0415
+    from sigma_ros.nodes.shared import topics  # noqa: PLC0415
+    from sigma_ros.nodes.shared.node_options import NODES  # noqa: PLC0415
     from sigma_ros.nodes.shared.parameters import specs  # noqa: PLC0415
 
     names = {f"/{value}" for name, value in vars(topics).items() if name[0].isupper() and isinstance(value, str)}
@@ -199,7 +200,7 @@ def misses(words: list[str]) -> str:
     if words[1] == "run":
         return "" if (ROOT / "sigma_ros" / "nodes" / f"{words[3]}.py").is_file() else words[3]
     if what == "param set":
-        options = node_options.PolicyOptions if rest[0] == f"/{topics.POLICY_NODE}" else node_options.SupervisorOptions
+        options = NODES["policy_node" if rest[0] == f"/{topics.POLICY_NODE}" else "supervisor_node"]
         known = [spec.name for spec in specs(options) if not spec.read_only]
         return "" if rest[1] in known else rest[1]
     if rest[0] not in names:

@@ -46,10 +46,12 @@ def test_scale_never_rises_when_a_risk_term_does(
 
 
 @given(settings())
-def test_no_risk_gives_exactly_the_maximum(chosen: AdapterSettings) -> None:
+def test_no_risk_gives_exactly_the_maximum_and_extreme_risk_the_minimum(chosen: AdapterSettings) -> None:
     calm = assess(residual_ratio=1.0, factor_ratio=1.0, alignment=1.0)
     assert calm.total == 0.0
     assert scale_of(calm, chosen) == chosen.max_scale
+    extreme = assess(residual_ratio=1e9, factor_ratio=1.0, alignment=1.0)
+    assert scale_of(extreme, chosen) == pytest.approx(chosen.min_scale, abs=1e-12)
 
 
 @given(BAD, st.integers(min_value=0, max_value=2), settings())
@@ -58,6 +60,8 @@ def test_anything_not_finite_closes_the_adapter(bad: float, where: int, chosen: 
     ratios[where] = bad
     risk = assess(residual_ratio=ratios[0], factor_ratio=ratios[1], alignment=ratios[2])
     assert scale_of(risk, chosen) == 0.0
+    vanished = assess(residual_ratio=1.0, factor_ratio=0.0, alignment=1.0)
+    assert scale_of(vanished, chosen) == 0.0
 
 
 @given(RATIO, RATIO, COSINE, settings())

@@ -16,7 +16,7 @@ from numpy import ndarray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from sigma_ros.border import read_json
+from sigma_ros.border import read_json, whole, write_text
 from sigma_ros.errors import DatasetError, MachineError, SigmaError
 from sigma_ros.model.normalise import Normalisation
 from sigma_ros.model.pi05.tensors import save_tensors
@@ -30,11 +30,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     Raises:
         MachineError: the disk refuses; what was there before is still there.
     """
-    temporary = path.with_suffix(".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_tensors(temporary, tensors, metadata)
-        temporary.replace(path)
+        with whole(path) as partial:
+            save_tensors(partial, tensors, metadata)
     except (OSError, SafetensorError) as error:
         raise MachineError(
             "tensors could not be written",
@@ -42,8 +41,6 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
             got=error,
             remedy="free some space; nothing that was finished is lost, run the same command again",
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 # Shards: whole episodes as contiguous arrays in safetensors, and `meta.json` that says what they are.
@@ -108,9 +105,7 @@ class ShardMeta:
 
     def write(self, folder: Path) -> None:
         """Writes `meta.json`, whole or not at all: the folder is finished when it is there."""
-        temporary = folder / (META_FILE + ".tmp")
-        temporary.write_text(self.to_json(), encoding="utf-8")
-        temporary.replace(folder / META_FILE)
+        write_text(folder / META_FILE, self.to_json())
 
     @classmethod
     def read(cls, folder: Path) -> Self:

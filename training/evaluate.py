@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""python -m training.evaluate: CHECK A and CHECK B of a checkpoint, Sigma against its untouched base in one pass.
+r"""Scores a checkpoint on held-out episodes: CHECK A and CHECK B, Sigma against its untouched base in one pass.
 
 Every window goes through the robot's own runtime. Held-out episodes are the score; training episodes stand beside
-them, so that overfitting shows.
+them, so that overfitting shows. `python -m training.evaluate` is the same command.
 
 Examples:
-    python -m training.evaluate --checkpoint out/sigma/checkpoint --dataset_dir data/target_shards --out out/evaluation
-    python -m training.evaluate --checkpoint mini --dataset_dir data/target_shards --out out/evaluation \
+    sigma train-eval --checkpoint out/sigma/checkpoint --dataset_dir data/target_shards --out out/evaluation
+    sigma train-eval --checkpoint mini --dataset_dir data/target_shards --out out/evaluation \
         --seeds 0 1 2 3 4 --ablate memory lora pictures --train_episodes 0
 """
 
@@ -243,28 +243,32 @@ def show(outcomes: Sequence[EvaluationOutcome], out: Path) -> None:
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = command_parser("evaluate", __doc__)
-    parser.add_argument("--checkpoint", required=True, help="Sigma checkpoint folder, or mini")
-    parser.add_argument("--dataset_dir", type=Path, required=True, help="folder of training.preprocess")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the JSON files and report.html")
-    parser.add_argument("--contract", default="so101", help="contract file or name (default so101)")
-    parser.add_argument(
-        "--rename", nargs="+", default=[], metavar="KEY=KEY", help="cameras of a base without Sigma: up=base_0_rgb"
+    parser.add_argument("--checkpoint", required=True, help="Sigma checkpoint folder, or mini.")
+    parser.add_argument("--dataset_dir", type=Path, required=True, help="Folder of `sigma preprocess`.")
+    parser.add_argument("--out", type=Path, required=True, help="Folder for the JSON files and report.html.")
+    parser.add_argument("--force", action="store_true", help="Replace an evaluation in --out.")
+    scores = parser.add_argument_group("what is scored")
+    scores.add_argument(
+        "--seeds", type=int, nargs="+", default=[0], metavar="N", help="Seeds of the flow noise (default 0)."
     )
-    parser.add_argument("--base", help="where the base of a Sigma checkpoint is now")
-    parser.add_argument("--revision", help="Hub revision of --base, else of --checkpoint")
-    parser.add_argument("--tokenizer", help="folder or Hub id of the tokenizer")
-    parser.add_argument("--device", default="auto", help="torch device (default auto)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds of the flow noise (default 0)")
-    parser.add_argument(
+    scores.add_argument(
         "--ablate",
         nargs="*",
         choices=ABLATIONS,
         default=[],
-        help="also without these parts; pictures: with the next episode's",
+        help="Also without these parts; pictures: with the next episode's (default none).",
     )
-    parser.add_argument("--train_episodes", type=int, help="at most so many of the training split (default all)")
-    parser.add_argument("--allow_untrained", action="store_true", help="accept a base with random weights")
-    parser.add_argument("--force", action="store_true", help="replace an evaluation in --out")
+    scores.add_argument("--train_episodes", type=int, metavar="N", help="Of the training split (default all).")
+    model = parser.add_argument_group("model")
+    model.add_argument("--contract", default="so101", help="Contract file or name (default so101).")
+    model.add_argument(
+        "--rename", nargs="+", default=[], metavar="KEY=KEY", help="Cameras of a base without Sigma: up=base_0_rgb."
+    )
+    model.add_argument("--base", metavar="PLACE", help="Where the base of a Sigma checkpoint is now.")
+    model.add_argument("--revision", help="Hub revision of --base, else of --checkpoint.")
+    model.add_argument("--tokenizer", metavar="PLACE", help="Folder or Hub id of the tokenizer.")
+    model.add_argument("--device", default="auto", help="Torch device; auto, the default: a GPU if there is one.")
+    model.add_argument("--allow_untrained", action="store_true", help="Accept a base with random weights.")
     return parser.parse_args(argv)
 
 

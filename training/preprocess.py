@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""python -m training.preprocess: bags or a LeRobot data set to shards.
+"""Turns bags or a LeRobot data set into training shards.
 
 Recordings go through the robot's own frame clock; pictures are decoded once, in order, at the model's size.
+`python -m training.preprocess` is the same command.
 
 Examples:
-    python -m training.preprocess --bags out/demo/recording --contract so101 --out data/demo
-    python -m training.preprocess --dataset lerobot/svla_so101_pickplace --contract so101 --out data/pickplace
-    python -m training.preprocess --bags recordings --out data/mine --dry-run
-    python -m training.preprocess --simulated target --count 120 --disturb 0.05 --image-size 112 --out data/sim
+    sigma preprocess --bags out/demo/recording --contract so101 --out data/demo
+    sigma preprocess --dataset lerobot/svla_so101_pickplace --contract so101 --out data/pickplace
+    sigma preprocess --bags recordings --out data/mine --dry-run
+    sigma preprocess --simulated target --count 120 --disturb 0.05 --image-size 112 --out data/sim
 """
 
 import argparse
@@ -16,6 +17,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -35,47 +37,80 @@ from .sources import MadeSource, Source, bag_sources, dataset_sources, simulated
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = command_parser("preprocess", __doc__)
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--bags", nargs="+", type=Path, help="bags, or folders of bags")
-    source.add_argument("--dataset", nargs="+", help="folders or Hub ids of LeRobot data sets (v2.x or v3.0)")
-    source.add_argument("--simulated", metavar="SETUP", help="new demonstrations in a simulated set-up, without bags")
-    parser.add_argument("--count", type=int, default=120, help="--simulated: demonstrations (default 120)")
-    parser.add_argument("--seed", type=int, default=0, help="--simulated: of the demonstrations")
-    parser.add_argument("--disturb", type=float, default=0.0, help="--simulated: pushes, as `sigma record`'s [rad]")
-    parser.add_argument("--missed", type=float, default=0.0, help="--simulated: share that begins after a missed grasp")
-    parser.add_argument("--episodes", nargs="+", type=int, default=None, help="episodes of a --dataset (default all)")
-    parser.add_argument("--revision", help="Hub revision of --dataset")
-    parser.add_argument(
+    parser.add_argument("--out", type=Path, required=True, help="Folder for shards and meta.json.")
+    parser.add_argument("--contract", default="so101", help="Contract file or name (default so101).")
+    parser.add_argument("--dry-run", action="store_true", help="List every problem and write nothing.")
+    parser.add_argument("--force", action="store_true", help="Start anew where --out exists.")
+    _add_source(parser.add_argument_group("recordings"))
+    _add_windows(parser.add_argument_group("windows and pictures"))
+    _add_faults(parser.add_argument_group("recordings with faults"))
+    group = parser.add_argument_group("workers")
+    group.add_argument("--workers", type=int, default=0, metavar="N", help="Of Ray; 0, the default: in this process.")
+    group.add_argument("--ray-address", metavar="ADDRESS", help="A running Ray cluster (auto, or host:port).")
+    return parser.parse_args(argv)
+
+
+def _add_source(group: Any) -> None:
+    """Where the episodes come from, and what is called otherwise there."""
+    source = group.add_mutually_exclusive_group(required=True)
+    source.add_argument("--bags", nargs="+", type=Path, metavar="DIR", help="Bags, or folders of bags.")
+    source.add_argument("--dataset", nargs="+", metavar="PLACE", help="Folders or Hub ids of LeRobot data sets.")
+    source.add_argument("--simulated", metavar="source|target", help="New demonstrations in a simulated set-up.")
+    group.add_argument("--count", type=int, default=120, metavar="N", help="--simulated: episodes (default 120).")
+    group.add_argument("--seed", type=int, default=0, metavar="N", help="--simulated: of the episodes (default 0).")
+    group.add_argument(
+        "--disturb", type=float, default=0.0, metavar="X", help="--simulated: size of pushes, in rad (default 0)."
+    )
+    group.add_argument(
+        "--missed", type=float, default=0.0, metavar="X", help="--simulated: share after a missed grasp (default 0)."
+    )
+    group.add_argument("--episodes", nargs="+", type=int, metavar="N", help="--dataset: these (default all).")
+    group.add_argument("--revision", help="--dataset: revision on the Hub.")
+    group.add_argument(
         "--rename",
         nargs="+",
         default=[],
         metavar="KEY=KEY",
-        help="front=up wrist=side: what the data set calls the contract's cameras; actions=action too",
+        help="front=up wrist=side: what the data set calls the contract's cameras; actions=action too.",
     )
-    parser.add_argument(
-        "--resample", action="store_true", help="accept another rate than the contract's: repeat or leave out frames"
+    group.add_argument(
+        "--resample", action="store_true", help="Accept another rate than the contract's: repeat or leave out frames."
     )
-    parser.add_argument(
-        "--base_model_id", help="also check cameras and joints against this base, and take its picture size"
+
+
+def _add_windows(group: Any) -> None:
+    """What is cut out of an episode, for which base."""
+    group.add_argument("--base_model_id", help="Check cameras and joints against this base, take its picture size.")
+    group.add_argument(
+        "--base_rename", nargs="+", default=[], metavar="KEY=KEY", help="What `sigma train` will be given as --rename."
     )
-    parser.add_argument(
-        "--base_rename", nargs="+", default=[], metavar="KEY=KEY", help="what training.train will be given as --rename"
+    group.add_argument(
+        "--image-size", type=int, metavar="PX", help="The small model has 112 (default the base's, else 224)."
     )
-    parser.add_argument("--contract", default="so101", help="contract file or name (default so101)")
-    parser.add_argument("--out", type=Path, required=True, help="folder for shards and meta.json")
-    parser.add_argument("--image-size", type=int, help="pixels; the small model has 112 (default the base's, else 224)")
-    parser.add_argument("--stride", type=int, default=16, help="ticks between windows (default 16)")
-    parser.add_argument("--min-motion", type=float, default=0.0, help="drop windows that move less (policy units)")
-    parser.add_argument("--hold-out-every", type=int, default=5, help="hold out every n-th recording; 0: none")
-    parser.add_argument("--skip-broken", action="store_true", help="leave broken recordings out, and say so")
-    parser.add_argument("--strict", action="store_true", help="any loss in a recording is a failure")
-    parser.add_argument("--stamps", choices=("header", "log"), default="header", help="log: times of recording")
-    parser.add_argument("--recover", action="store_true", help="read cut-off bags as far as they go")
-    parser.add_argument("--dry-run", action="store_true", help="list every problem and write nothing")
-    parser.add_argument("--workers", type=int, default=0, metavar="N", help="Ray workers; 0: in this process")
-    parser.add_argument("--ray-address", metavar="ADDRESS", help="a running Ray cluster (auto, or host:port)")
-    parser.add_argument("--force", action="store_true", help="start anew where --out exists")
-    return parser.parse_args(argv)
+    group.add_argument("--stride", type=int, default=16, metavar="N", help="Ticks between windows (default 16).")
+    group.add_argument(
+        "--min-motion",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="Drop windows that move less, in the policy's units; 0, the default, keeps all.",
+    )
+    group.add_argument(
+        "--hold-out-every", type=int, default=5, metavar="N", help="Hold out every n-th recording; 0: none (default 5)."
+    )
+
+
+def _add_faults(group: Any) -> None:
+    """What to make of recordings that are not whole."""
+    group.add_argument("--skip-broken", action="store_true", help="Leave broken recordings out, and say so.")
+    group.add_argument("--strict", action="store_true", help="Any loss in a recording is a failure.")
+    group.add_argument(
+        "--stamps",
+        choices=("header", "log"),
+        default="header",
+        help="Times of the pictures' and joints' own stamps, or those of recording (default header).",
+    )
+    group.add_argument("--recover", action="store_true", help="Read cut-off bags as far as they go.")
 
 
 def _sources(
@@ -146,6 +181,9 @@ def _run(args: argparse.Namespace) -> int:
         f"({len(meta.windows_of(held_out=True))} held out), {len(meta.static_windows)} static dropped, "
         f"{len(meta.skipped)} recordings skipped: {args.out}"
     )
+    for entry in meta.episodes:
+        if "copy_of" in entry:
+            console.print(f"{entry['recording']} has the states of {entry['copy_of']}: a copy", style="yellow")
     _say_losses(meta.losses, console)
     return WITH_LOSSES if meta.losses else 0
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recordings to shards: one a finished epoch, kept on a second run, and `meta.json` last."""
 
+import hashlib
 import json
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sigma_ros.border import write_text
 from sigma_ros.contract import Contract
 from sigma_ros.errors import DatasetError, MachineError, SigmaError
 from sigma_ros.evaluation.fleet import Work, Workers, shared_out
@@ -46,6 +48,7 @@ class _Collected:
         self.static: list[tuple[int, int]] = []
         self.files: dict[str, str] = {}
         self.losses: dict[str, dict[str, int]] = {}
+        self._first: dict[bytes, str] = {}
         self._states: list[np.ndarray] = []
         self._actions: list[np.ndarray] = []
 
@@ -57,7 +60,9 @@ class _Collected:
             (self.static if still else self.windows).append((position, row))
         self.files[shard] = sha256
         entry = {"episode": arrays.episode, "recording": recording, "shard": shard}
-        self.entries.append({**entry, "ticks": arrays.ticks, "task": arrays.task})
+        first = self._first.setdefault(hashlib.sha256(arrays.states.tobytes()).digest(), recording)
+        copied = {} if first == recording else {"copy_of": first}
+        self.entries.append({**entry, "ticks": arrays.ticks, "task": arrays.task, **copied})
         if arrays.episode not in self.held_out:
             self._states.append(arrays.states[arrays.valid])
             self._actions.append(arrays.actions[arrays.acted])
@@ -209,10 +214,7 @@ def write_shards(source: Source | MadeSource, options: PreprocessOptions) -> dic
         name = shard_name(source.number, epoch)
         write_shard(options.out / name, arrays)
         kept["shards"].append(name)
-    done = _done_file(source, options)
-    partial_file = done.with_suffix(".tmp")
-    partial_file.write_text(json.dumps(kept), encoding="utf-8")
-    partial_file.replace(done)
+    write_text(_done_file(source, options), json.dumps(kept))
     return kept
 
 

@@ -17,7 +17,6 @@ from sigma_ros.bags.reader import Bag, Stamps, open_bag
 from sigma_ros.bags.transcode import DatasetBag, load_episode
 from sigma_ros.camera_names import NO_RENAME
 from sigma_ros.contract import Contract
-from sigma_ros.conventions import unreal
 from sigma_ros.errors import DatasetError
 from sigma_ros.model.normalise import Normalisation, Scaling
 from sigma_ros.sim.demonstration import Demonstration, demonstrate, demonstrations
@@ -159,7 +158,7 @@ def read_source(
 
     Raises:
         SigmaError: the recording cannot be read or does not fit the contract.
-        DatasetError: an action is out of every joint's reach, or no epoch is long enough.
+        DatasetError: no epoch is long enough.
     """
     if isinstance(source, MadeSource):
         yield source.make(image_size_px)
@@ -225,22 +224,8 @@ class _Epoch:
         self.ticks += 1
 
     def arrays(self, source: Source) -> EpisodeArrays:
-        """What was added; views of the filled part.
-
-        Raises:
-            DatasetError: an action is out of every joint's reach.
-        """
+        """What was added; views of the filled part."""
         used = slice(0, self.ticks)
-        acted = self._acted[used]
-        rad = self._contract.to_rad(self._actions[used].astype(np.float64))
-        wrong = unreal(self._contract, np.where(acted[:, None], rad, self._contract.lower_rad))
-        if wrong is not None:
-            raise DatasetError(
-                "an action is out of every joint's reach",
-                where=source.name,
-                got=wrong,
-                remedy="leave the recording out (--skip-broken), or repair it",
-            )
         return EpisodeArrays(
             episode=source.number,
             task=self._task,
@@ -248,7 +233,7 @@ class _Epoch:
             states=self._states[used],
             actions=self._actions[used],
             valid=self._valid[used],
-            acted=acted,
+            acted=self._acted[used],
             corrected=self._corrected[used] if self._corrected[used].any() else None,
         )
 

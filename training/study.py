@@ -32,6 +32,7 @@ from jaxtyping import Float64
 from numpy import ndarray
 from rich.console import Console
 
+from sigma_ros.border import whole
 from sigma_ros.evaluation.scoring.metrics import SPANS
 from sigma_ros.evaluation.scoring.statistics import Comparison, compare
 
@@ -87,9 +88,8 @@ def run_arm(arm: str, seed: int, common: TrainOptions, out: Path) -> WindowScore
             return None
         scores = run.scores(run.held_out_numbers)
         file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix(".tmp.npz")
-        np.savez_compressed(temporary, **{name: getattr(scores, name) for name in _ARRAYS})
-        temporary.replace(file)
+        with whole(file) as partial, partial.open("wb") as opened:
+            np.savez_compressed(opened, **{name: getattr(scores, name) for name in _ARRAYS})
         shutil.rmtree(place)
     with np.load(file) as stored:
         return WindowScores(**{name: stored[name] for name in _ARRAYS})

@@ -143,7 +143,7 @@ def check_episode(source: LerobotEpisode, contract: Contract) -> None:
     Raises:
         DatasetError: with every problem.
     """
-    problems = []
+    problems, remedies = [], []
     needed = [STATE_KEY] + ([ACTION_KEY] if contract.action_source == "command" else [])
     for key in needed:
         if key not in source.features:
@@ -151,7 +151,12 @@ def check_episode(source: LerobotEpisode, contract: Contract) -> None:
         elif misnamed := source.misnamed(key):
             problems.append(misnamed)
     keys = (*source.videos, *source.pictures)
-    problems += [f"{camera.dataset_key} is missing" for camera in contract.cameras if camera.dataset_key not in keys]
+    missing = [f"{camera.dataset_key} is missing" for camera in contract.cameras if camera.dataset_key not in keys]
+    if missing:
+        remedies.append("write the data set's camera keys as the contract's dataset_key")
+    if any("names" in problem for problem in problems):
+        remedies.append("write the joints' names into features of meta/info.json")
+    problems += missing
     stamps_s = source.timestamps_s
     if not np.isfinite(stamps_s).all() or (np.diff(stamps_s) <= 0).any():
         problems.append("timestamps do not increase")
@@ -159,12 +164,13 @@ def check_episode(source: LerobotEpisode, contract: Contract) -> None:
         rate_hz = 1.0 / float(np.median(np.diff(stamps_s)))
         if abs(rate_hz / source.fps - 1.0) > _MEASURED_RATE:
             problems.append(f"its rows come {rate_hz:.3g} times a second, meta/info.json says {source.fps:g}")
+            remedies.append("correct fps in meta/info.json, or timestamps that are not in seconds")
     if problems:
         raise DatasetError(
             f"episode {source.index} does not hold what the contract {contract.name} needs: {'; '.join(problems)}",
             where=source.root,
             got=", ".join(source.keys),
-            remedy="write the data set's camera keys as the contract's dataset_key",
+            remedy="; ".join(remedies) or "leave the episode out",
         )
 
 
@@ -199,6 +205,15 @@ def check_numbers(
             remedy=DEGREES_REMEDY,
         )
     return [f"{key}: {doubt}" for key, values in found.items() if len(values) for doubt in likely(contract, values)]
+
+
+def repeated(episodes: Sequence[LerobotEpisode]) -> list[str]:
+    """Which episodes have the very states of one before: trained twice, or held out and trained."""
+    first: dict[bytes, int] = {}
+    for episode in episodes:
+        first.setdefault(episode.features[STATE_KEY].tobytes(), episode.index)
+    pairs = [(first[e.features[STATE_KEY].tobytes()], e.index) for e in episodes]
+    return [f"episode {index} has the states of episode {one}: a copy" for one, index in pairs if one != index]
 
 
 def renamed_episode(source: LerobotEpisode, rename: Mapping[str, str]) -> LerobotEpisode:

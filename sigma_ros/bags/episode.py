@@ -11,7 +11,6 @@ from functools import partial
 from posixpath import commonpath
 from typing import NamedTuple
 
-import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
@@ -22,7 +21,7 @@ from sigma_ros.errors import BagError, ContractError
 from sigma_ros.streams.clocks import APART, StreamClocks
 from sigma_ros.streams.frame_clock import JOINTS, FrameClock, StreamCounters
 from sigma_ros.streams.images import check_image
-from sigma_ros.streams.joints import JointMerger, JointReader, SkewError
+from sigma_ros.streams.joints import JointMerger, JointReach, JointReader, SkewError
 from sigma_ros.values import Gap, Window
 
 TEXT_TYPE = "std_msgs/msg/String"
@@ -33,6 +32,9 @@ INTERVENTION = "sigma/intervention"
 """True: an operator acts instead of the policy, until it is false."""
 MOST_MISFITS = 64
 """A stream whose first so many messages all do not fit is the wrong contract, not a loss."""
+
+_LEAST_BEYOND = 16
+"""So many poses or commands out of reach may show, at the end, that they are in another unit."""
 
 MOST_WITHOUT_ACTION = 0.05
 """A larger share of valid ticks without a recorded action is a loss: the commands do not cover the recording."""
@@ -109,8 +111,9 @@ class Episode(Iterator[Tick]):
         self._command_merger = JointMerger(contract, bag.action_parts(contract))
         self._routes = self._make_routes()
         self._joint_reader = JointReader(contract)
-        self._joints = _Samples(self._joint_reader, contract.tick_period_ns)
-        self._commands = _Samples(JointReader(contract), contract.tick_period_ns)
+        self._poses, self._acts = JointReach(contract), JointReach(contract)
+        self._command_reader = JointReader(contract)
+        self._joints, self._commands = _Samples(contract.tick_period_ns), _Samples(contract.tick_period_ns)
         self._command: JointSample | None = None
         self._marks: deque[tuple[int, bool]] = deque()
         self._corrected = self._commanded = False
@@ -125,7 +128,7 @@ class Episode(Iterator[Tick]):
 
     @property
     def commands_refused(self) -> int:
-        """Commands of wrong length, with values that are not finite, or of another clock."""
+        """Commands of wrong length, with values that are not finite or out of reach, or of another clock."""
         return self._commands.refused
 
     @property
@@ -187,6 +190,8 @@ class Episode(Iterator[Tick]):
             if held is not None:
                 yield self._tick(held, following)
             held = following
+        for reach in (self._poses, self._acts):
+            reach.refuse_units(_LEAST_BEYOND)
         if held is None:
             for stream in self._misfits.keys() - self._fitting:
                 raise self._misfits[stream][0]
@@ -230,13 +235,20 @@ class Episode(Iterator[Tick]):
             whole = self._joint_merger.push(part, *said)
         except ContractError as error:
             self._clock.refuse(JOINTS, error.what)
-            self._misfit("joints", error)
+            self._misfit(JOINTS, error)
             return
         if whole is None:
             return
-        self._try("joints", lambda: self._joint_reader.read(whole[1], np.zeros(len(whole[1]))))
+        self._try(JOINTS, lambda: self._contract.joint_order(whole[1]))
+        try:
+            rad = self._joint_reader.read(*whole[1:])
+            self._poses.check(rad, record.topic)
+        except ContractError as error:
+            self._clock.refuse(JOINTS, error.what)
+            self._poses.refuse_units(MOST_MISFITS)
+            return
         self._clock.push_joints(*whole)
-        self._joints.push(*whole)
+        self._joints.push(whole[0], rad)
 
     def _push_task(self, record: Record) -> None:
         if record.message:
@@ -267,14 +279,15 @@ class Episode(Iterator[Tick]):
             said = (record.stamp_ns or record.log_time_ns, message.names, message.positions_rad)
         try:
             whole = self._command_merger.push(part, *said)
+            if whole is not None:
+                rad = self._command_reader.read(*whole[1:])
+                self._acts.check(rad, record.topic)
+                self._commands.push(whole[0], rad)
         except SkewError:
             self._commands_apart += 1
-            return
         except ContractError:
             self._commands.refuse()
-            return
-        if whole is not None:
-            self._commands.push(*whole)
+            self._acts.refuse_units(MOST_MISFITS)
 
     def _tick(self, item: Window | Gap, following: Window | Gap | None) -> Tick:
         samples = self._joints.until(item.stamp_ns)
@@ -321,7 +334,7 @@ class Episode(Iterator[Tick]):
                 ]
                 + [f"lost: {described(losses)}" for losses in [self._bag.info.losses] if losses]
             ),
-            remedy="compare the streams' header stamps",
+            remedy="compare the streams' stamps (`sigma inspect` shows them), or read the bag with --stamps log",
         )
 
     def _no_command(self) -> BagError:
@@ -330,15 +343,14 @@ class Episode(Iterator[Tick]):
             where=f"{self._bag.path}, {self._contract.action_topic}",
             expected="commands on the clock of the header stamps, one per joint",
             got=f"{self._commands.refused} refused; {self._commands.span}",
-            remedy="record commands and sensors on one clock, or take the action source next_state",
+            remedy="record commands and sensors on one clock, or read the bag with --stamps log",
         )
 
 
 class _Samples:
     """Joint messages or commands that wait for their tick; bounded, in contract order."""
 
-    def __init__(self, reader: JointReader, back_ns: int) -> None:
-        self._reader = reader
+    def __init__(self, back_ns: int) -> None:
         self._back_ns = back_ns
         self._waiting: deque[JointSample] = deque(maxlen=4096)
         self._after_jump: deque[JointSample] = deque(maxlen=4096)
@@ -356,15 +368,10 @@ class _Samples:
         """Counts a message that cannot be used."""
         self.refused += 1
 
-    def push(self, stamp_ns: int, names: tuple[str, ...], values: ndarray) -> None:
-        try:
-            sample = JointSample(stamp_ns, self._reader.read(names, values))
-        except ContractError:
-            self.refuse()
-            return
+    def push(self, stamp_ns: int, rad: Float64[ndarray, " dof"]) -> None:
         newest_ns = self._waiting[-1].stamp_ns if self._waiting else self._last_ns
         back = stamp_ns < newest_ns - self._back_ns
-        (self._after_jump if back else self._waiting).append(sample)
+        (self._after_jump if back else self._waiting).append(JointSample(stamp_ns, rad))
 
     def goes_back(self, tick_ns: int) -> bool:
         """Whether a tick is before the last call's: the clock was set."""

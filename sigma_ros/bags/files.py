@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which bags does a user mean, which storage files is a bag made of, and in which order are its messages read."""
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -96,13 +97,17 @@ def find_files(path: Path, losses: Losses) -> BagFiles:
     if not path.is_dir():
         raise BagError("there is no such bag", where=path, expected="a rosbag2 folder, a .mcap or a .db3 file")
     metadata_file = path / "metadata.yaml"
-    if metadata_file.is_file():
+    if os.path.lexists(metadata_file):
         metadata = _metadata(metadata_file, losses)
         if metadata is not None:
             return _from_metadata(path, metadata, losses)
     files = _looked_for(path)
+    for file in sorted(path.iterdir()):
+        if file.name.endswith(_STORAGE) and not file.is_file():
+            losses.once(f"{file.name} is no file, or a link to one that is not there")
     if not files:
-        raise _not_a_bag(path, ", ".join(sorted(f.name for f in path.iterdir())[:8]) or "an empty folder")
+        found = [*losses.snapshot()] or sorted(f.name for f in path.iterdir())
+        raise _not_a_bag(path, ", ".join(found[:8]) or "an empty folder")
     return BagFiles(files=files)
 
 
@@ -120,19 +125,25 @@ def _looked_for(path: Path) -> tuple[Path, ...]:
     return tuple(files)
 
 
-def unpacked(file: Path, folder: Path) -> Path:
-    """A storage file as it is, or decompressed into `folder` if it is zstd-compressed as a whole."""
+def unpacked(file: Path, folder: Path, losses: Losses, *, recover: bool) -> Path:
+    """A storage file as it is, or decompressed into `folder` if it is zstd-compressed as a whole.
+
+    Of a damaged one `recover` leaves what comes before the damage.
+    """
     if file.suffix != _COMPRESSED:
         return file
     target = folder / file.stem
     most = max(_MOST_EXPANSION * file.stat().st_size, MAX_OUTPUT_BYTES)
     try:
         with open_regular(file) as stored, zstd.open(stored, "rb") as source, target.open("wb") as sink:
-            while block := source.read(_BLOCK_BYTES):
+            while block := source.read1(_BLOCK_BYTES):
                 sink.write(block)
                 if sink.tell() > most:
-                    raise EOFError(f"it expands to more than {most >> 20} MiB")
+                    raise OSError(f"it expands to more than {most >> 20} MiB")
     except (OSError, EOFError, zstd.ZstdError) as error:
+        if recover and not isinstance(error, OSError) and target.is_file() and target.stat().st_size:
+            losses.once(f"{file.name}: {one_line(error)}")
+            return target
         raise BagError(
             "the compressed bag file cannot be unpacked",
             where=file,

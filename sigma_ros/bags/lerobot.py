@@ -234,6 +234,7 @@ def _episode(
 ) -> LerobotEpisode:
     if table.num_rows == 0:
         raise DatasetError(f"episode {index} has no rows", where=root)
+    _refuse_foreign_rows(root, table, index)
     features = info["features"]
     texts = [tasks.get(number) for number in table["task_index"].to_pylist()]
     if not all(isinstance(text, str) for text in texts):
@@ -266,6 +267,24 @@ def _episode(
         pictures=pictures,
         keys=tuple(one_line(key, 80) for key in features),
     )
+
+
+def _refuse_foreign_rows(root: Path, table: pa.Table, index: int) -> None:
+    """Rows number themselves: those of another episode, or with some lost between them, are not this episode's."""
+    for name, step in (("episode_index", 0), ("frame_index", 1)):
+        if name not in table.column_names:
+            continue
+        numbers = table[name].to_numpy().reshape(-1)
+        (wrong,) = np.nonzero(np.diff(numbers) != step)
+        if len(wrong) or (step == 0 and numbers[0] != index):
+            row = int(wrong[0]) + 1 if len(wrong) else 0
+            raise DatasetError(
+                f"rows of episode {index} are another's, or some between them are lost",
+                where=root,
+                expected=f"{name} {index if step == 0 else numbers[row - 1] + 1} in row {row}",
+                got=numbers[row],
+                remedy="leave the episode out, or fetch the data set anew",
+            )
 
 
 def _coded(root: Path, key: str, picture: object) -> bytes:

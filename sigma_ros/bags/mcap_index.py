@@ -209,10 +209,19 @@ def _place_chunks(index: Index, chunks: list[ChunkIndex], file: BinaryIO, size: 
         index.checksummed = index.checksummed and any(head[-4:])
 
 
+class _Records(StreamReader):
+    """The package's reader passes over what it does not know; a disk's zeros, by the gigabyte, are no records."""
+
+    def _read_record(self, opcode: int, length: int) -> McapRecord | None:
+        if opcode == 0:
+            raise McapError("zeros where a record should be")
+        return super()._read_record(opcode, length)
+
+
 def _parsed(content: bytes, *, footer: bool = True) -> Iterable[McapRecord]:
     """The records of a block of bytes."""
     end = b"" if footer else struct.pack("<BQQQI", 0x02, 20, 0, 0, 0) + MAGIC
-    return StreamReader(
+    return _Records(
         BytesIO(content + end), skip_magic=True, emit_chunks=True, record_size_limit=max(len(content), FOOTER_BYTES)
     ).records
 
@@ -238,7 +247,7 @@ def _from_scan(file: BinaryIO, size: int, losses: Losses, *, recover: bool) -> I
     """Reads every record once; where `recover` allows it, a broken record ends the file."""
     index = Index(start_ns=2**63 - 1, data_end=len(MAGIC))
     file.seek(0)
-    reader = StreamReader(cast(BytesIO, _Clamped(file, size)), emit_chunks=True, record_size_limit=MAX_OUTPUT_BYTES)
+    reader = _Records(cast(BytesIO, _Clamped(file, size)), emit_chunks=True, record_size_limit=MAX_OUTPUT_BYTES)
     times: dict[int, list[int]] = {}
     try:
         for record in reader.records:

@@ -126,7 +126,7 @@ class Bag:
         self._storages: list[StorageFile] = []
         for file in found.files:
             try:
-                storage = self._storage(unpacked(file, Path(folder)), recover=recover)
+                storage = self._storage(unpacked(file, Path(folder), self._losses, recover=recover), recover=recover)
             except SigmaError as error:
                 if not recover or len(found.files) == 1:
                     raise

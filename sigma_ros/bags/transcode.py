@@ -24,9 +24,9 @@ from sigma_ros.bags.reader import Bag, BagInfo, Record
 from sigma_ros.bags.writer import BagWriter
 from sigma_ros.camera_names import NO_RENAME
 from sigma_ros.contract import Camera, Contract
-from sigma_ros.conventions import unreal
 from sigma_ros.errors import DatasetError
 from sigma_ros.streams.images import ImageMessage, decode_coded
+from sigma_ros.streams.joints import unreal
 from sigma_ros.streams.video import video_pictures
 from sigma_ros.values import NS_PER_S
 
@@ -166,7 +166,7 @@ def _in_contract_units(source: LerobotEpisode, key: str, contract: Contract) -> 
             f"{key} has values that no joint of the contract can reach",
             where=f"{source.root}, episode {source.index}",
             got=wrong,
-            remedy="leave the episode out (--skip-broken), or repair it",
+            remedy="leave the episode out (--skip-broken), repair it, or give the contract of its units",
         )
     return rad
 

@@ -149,6 +149,7 @@ _REMEDIES = {
     "sigma_ros.msg": "build the messages: make setup, then . ./env.sh; or colcon build and source install/setup.bash",
     "ray": 'pip install "sigma_ros[fleet]"',
     "mujoco": 'pip install "sigma_ros[sim]", or make setup',
+    "scservo_sdk": 'pip install "sigma_ros[arm]", or make setup',
 }
 
 

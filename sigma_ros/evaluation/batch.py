@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from sigma_ros import __version__
 from sigma_ros.bags.files import file_stamp, files_size_bytes, files_stamp
-from sigma_ros.border import read_json
+from sigma_ros.border import read_json, write_text
 from sigma_ros.contract import Contract
 from sigma_ros.errors import SigmaError
 from sigma_ros.evaluation.log import ReplayLog
@@ -170,13 +170,10 @@ def keep(unit: Unit, row: BagRow) -> None:
     Raises:
         SigmaError: the disk refused it.
     """
-    partial = unit.folder / f".{UNIT}.partial"
+    told = {"fingerprint": unit.fingerprint, "row": plain(asdict(row))}
     try:
         unit.folder.mkdir(parents=True, exist_ok=True)
-        partial.write_text(
-            json.dumps({"fingerprint": unit.fingerprint, "row": plain(asdict(row))}, indent=1), encoding="utf-8"
-        )
-        partial.replace(unit.folder / UNIT)
+        write_text(unit.folder / UNIT, json.dumps(told, indent=1))
     except OSError as error:
         raise SigmaError("a bag's result could not be written", where=unit.folder, got=error) from error
 

@@ -17,11 +17,13 @@ from sigma_ros.contract import Camera, Contract
 from sigma_ros.conventions import guessed_units
 from sigma_ros.errors import SigmaError
 from sigma_ros.inspection.facts import THUMBNAILS, Contents, TopicFacts, account, small
-from sigma_ros.streams.images import FreezeWatch, ImageMessage, coded_size_px, decode_full
+from sigma_ros.streams.images import FreezeWatch, ImageMessage, coded_picture, decode_full
 from sigma_ros.streams.quality import motion_findings, rhythm
 from sigma_ros.values import NS_PER_S
 
 JOINT_TYPE = "sensor_msgs/msg/JointState"
+_APART_S = 0.1
+_SLOW = 0.9
 _MOST_ROWS = 500_000
 """Joint rows of a topic that are kept; a recording of an hour at 100 Hz has fewer."""
 
@@ -31,6 +33,7 @@ class _Topic:
 
     def __init__(self, span: tuple[int, int]) -> None:
         self.stamps: list[int] = []
+        self.delays_ns: list[int] = []
         self.names: tuple[str, ...] = ()
         self.rows: list[ndarray] = []
         self.row_stamps: list[int] = []
@@ -43,6 +46,7 @@ class _Topic:
     def note(self, record: Record) -> None:
         message = record.message
         self.stamps.append(record.stamp_ns)
+        self.delays_ns.append(record.log_time_ns - record.stamp_ns)
         if isinstance(message, ImageMessage):
             self._picture(record, message)
             return
@@ -51,6 +55,8 @@ class _Topic:
             names = tuple(getattr(message, "names", ()))
             if not self.rows and len(values):
                 self.names = names
+            if names != self.names and sorted(names) == sorted(self.names) and len(names) == len(values):
+                names, values = self.names, values[[names.index(name) for name in self.names]]
             if len(values) and names == self.names and (not self.rows or len(values) == len(self.rows[0])):
                 self.rows.append(values)
                 self.row_stamps.append(record.log_time_ns)
@@ -112,9 +118,13 @@ def bag_contents(path: Path, contract: Contract | None, *, recover: bool, stamps
         size_bytes = sum(file.stat().st_size for file in info.files)
     state = state_topic(streams)
     units = guessed_units(state.joints, np.array(topics[state.name].rows)) if state else ()
+    findings = list(_findings(topics, streams, state))
     if contract is not None:
         with open_bag(path, recover=recover, stamps=stamps) as bag:
             losses = account(bag, contract)
+            used = {place.topic for place in bag.camera_topics(contract).values()}
+            used |= {part.topic for part in bag.joint_parts(contract)}
+        findings += _slow(streams, used, contract.fps)
     facts = {
         "storage": info.storage,
         "files": len(info.files),
@@ -134,7 +144,7 @@ def bag_contents(path: Path, contract: Contract | None, *, recover: bool, stamps
         tasks=dict(tasks),
         episodes=1,
         losses=losses,
-        findings=tuple(_findings(topics, streams, state)),
+        findings=tuple(findings),
     )
 
 
@@ -164,10 +174,31 @@ def _findings(topics: Mapping[str, _Topic], streams: tuple[TopicFacts, ...], sta
             yield f"{stream.name} lacks {r.dropped} messages of its {r.rate_hz:.3g} Hz, {r.longest_gap_s:.3g} s at most"
     if state is None or state.rhythm is None:
         return
+    yield from _delayed(topics, streams, state)
     action = action_topic(streams, state)
     stamps = np.array(topics[state.name].row_stamps)
     actions = None if action is None else _held(topics[action.name], stamps)
     yield from motion_findings(state.joints, np.array(topics[state.name].rows), actions, rate_hz=state.rhythm.rate_hz)
+
+
+def _delayed(topics: Mapping[str, _Topic], streams: tuple[TopicFacts, ...], state: TopicFacts) -> Iterator[str]:
+    """Streams whose messages are stamped so long before they are recorded, or after, that it is not the arm's time."""
+    own_s = float(np.median(topics[state.name].delays_ns)) / NS_PER_S
+    for stream in streams:
+        delay_s = float(np.median(topics[stream.name].delays_ns or [0])) / NS_PER_S
+        if (stream.is_camera or stream.kind == JOINT_TYPE) and abs(delay_s - own_s) >= _APART_S:
+            yield (
+                f"{stream.name} is recorded {delay_s:.3g} s after its stamp, {state.name} {own_s:.3g} s: "
+                "a delay, or clocks that differ"
+            )
+
+
+def _slow(streams: tuple[TopicFacts, ...], used: set[str], fps: float) -> Iterator[str]:
+    """Streams of the contract whose messages serve more than one of its ticks."""
+    for stream in streams:
+        rate_hz = fps if stream.rhythm is None or stream.name not in used else stream.rhythm.rate_hz
+        if rate_hz < _SLOW * fps:
+            yield f"{stream.name} has {rate_hz:.3g} Hz, the contract's ticks {fps:g}: its messages repeat"
 
 
 def _held(topic: _Topic, stamps: ndarray) -> Float64[ndarray, "rows dof"]:
@@ -179,7 +210,10 @@ def _held(topic: _Topic, stamps: ndarray) -> Float64[ndarray, "rows dof"]:
 
 
 def _size_of(image: ImageMessage) -> tuple[int, int] | None:
-    return coded_size_px(memoryview(image.data).cast("B")) if image.is_compressed else (image.width, image.height)
+    if not image.is_compressed:
+        return image.width, image.height
+    picture = coded_picture(memoryview(image.data).cast("B"))
+    return None if picture is None else picture.size_px
 
 
 def _thumbnail_of(image: ImageMessage) -> UInt8[ndarray, "h w 3"] | None:

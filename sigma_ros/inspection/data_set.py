@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
-from sigma_ros.bags.dataset_facts import check_facts, episode_numbers, fetcher, size_px
+from sigma_ros.bags.dataset_facts import check_facts, check_numbers, episode_numbers, fetcher, repeated, size_px
 from sigma_ros.bags.lerobot import ACTION_KEY, STATE_KEY, LerobotEpisode, read_episode, read_info
 from sigma_ros.bags.transcode import DatasetBag, load_episode
 from sigma_ros.border import one_line
@@ -41,6 +41,7 @@ def data_set_contents(
     if contract is not None:
         check_facts(fetch, contract, rename=NO_RENAME, resample=False)
     judged = list(episodes) or numbers[:: max(1, len(numbers) // _EPISODES_READ)]
+    doubts = check_numbers(place, judged, contract, revision=revision, rename=NO_RENAME) if contract else []
     losses: Counter[str] = Counter()
     read: list[LerobotEpisode] = []
     for number in judged:
@@ -67,6 +68,7 @@ def data_set_contents(
     seen = read[:: max(1, -(-len(read) // _EPISODES_SEEN))]
     cameras = [stream.name for stream in streams if stream.is_camera]
     findings = [f"episode {e.index}: {finding}" for e in read for finding in _findings(e, names, rate_hz)]
+    findings += doubts + repeated([episode for episode in read if STATE_KEY in episode.features])
     findings += [misnamed] if misnamed and state is not None and state.joints else []
     findings += [f"episode {e.index}: {finding}" for e in seen for key in cameras for finding in _frozen(key, e)]
     return Contents(

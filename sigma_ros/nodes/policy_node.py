@@ -25,11 +25,11 @@ from sigma_ros.errors import SigmaError
 from sigma_ros.nodes.policy.health import PolicyHealth
 from sigma_ros.nodes.policy.input import PolicyInput
 from sigma_ros.nodes.policy.model import PolicyModel, load_policy
+from sigma_ros.nodes.policy.options import PolicyOptions
 from sigma_ros.nodes.policy.output import PolicyOutput
 from sigma_ros.nodes.policy.session import PolicySession
 from sigma_ros.nodes.shared import qos, topics
 from sigma_ros.nodes.shared.diagnostics import Diagnostics
-from sigma_ros.nodes.shared.node_options import PolicyOptions
 from sigma_ros.nodes.shared.parameters import BoundParameters
 from sigma_ros.nodes.shared.process import run_node
 from sigma_ros.nodes.shared.qos import steady_clock

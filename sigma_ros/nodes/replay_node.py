@@ -33,7 +33,7 @@ from sigma_ros.evaluation.scoring.verdict import verdict_of
 from sigma_ros.nodes.replay.loop import NodeReplay, Setting, told
 from sigma_ros.nodes.replay.peers import InterruptedReplayError, PolicyPeer, SupervisorPeer, Waiter
 from sigma_ros.nodes.shared import topics
-from sigma_ros.nodes.shared.node_options import ReplayOptions
+from sigma_ros.nodes.shared.node_options import ReplayNodeOptions
 from sigma_ros.nodes.shared.parameters import BoundParameters
 from sigma_ros.nodes.shared.process import command_line, guarded, ros_context
 from sigma_ros.policy.schedule import Schedule
@@ -50,11 +50,11 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _main(args: Sequence[str] | None) -> int:
     arguments = sys.argv if args is None else [sys.argv[0], *args]
-    overrides = command_line(ReplayOptions, arguments, __doc__)
+    overrides = command_line(ReplayNodeOptions, arguments, __doc__)
     with end_on_signal() as stop, ros_context(arguments):
         node = Node(topics.REPLAY_NODE, parameter_overrides=overrides)
         try:
-            options = BoundParameters(node, ReplayOptions(), state=lambda: "replaying").value
+            options = BoundParameters(node, ReplayNodeOptions(), state=lambda: "replaying").value
             executor = SingleThreadedExecutor()
             executor.add_node(node)
             waiter = Waiter(executor, stop, timeout_s=options.answer_timeout_s)
@@ -66,7 +66,7 @@ def _main(args: Sequence[str] | None) -> int:
             node.destroy_node()
 
 
-def _replay(node: Node, options: ReplayOptions, waiter: Waiter, *, command: str) -> int:
+def _replay(node: Node, options: ReplayNodeOptions, waiter: Waiter, *, command: str) -> int:
     out = Path(options.out)
     refuse_existing(out, force=options.force)
     contract = load_contract(options.contract)
@@ -93,7 +93,7 @@ def _replay(node: Node, options: ReplayOptions, waiter: Waiter, *, command: str)
 
 
 def replay_bag(
-    node: Node, options: ReplayOptions, waiter: Waiter, contract: Contract, bag: Bag
+    node: Node, options: ReplayNodeOptions, waiter: Waiter, contract: Contract, bag: Bag
 ) -> tuple[ReplayLog, Mapping[str, Any]]:
     """Replays an open bag; returns the log and what the policy node told about itself.
 

@@ -16,11 +16,11 @@ from rclpy.parameter import Parameter
 
 from sigma_ros.contract_file import load_contract
 from sigma_ros.nodes.shared import topics
-from sigma_ros.nodes.shared.node_options import SupervisorOptions, supervisor_options
 from sigma_ros.nodes.shared.parameters import BoundParameters, given
 from sigma_ros.nodes.shared.process import run_node, use_shipped_dds_profile
 from sigma_ros.nodes.supervisor.live import LiveDrive
 from sigma_ros.nodes.supervisor.lockstep import LockstepDrive
+from sigma_ros.nodes.supervisor.options import SupervisorOptions, supervisor_options
 from sigma_ros.supervisor.limits import SupervisorLimits
 
 # Lets the supervisor's thread run before others where the system permits, and keeps the garbage collector short.

@@ -59,7 +59,7 @@ class Loop:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class EpisodeRun:
     """One episode: what came of it, what is needed to draw it, and what the policy proposed on the way.
 
     `positions_rad` are what the policy saw at each tick; `spreads` belong to the proposals, where they were asked for;
@@ -173,7 +173,7 @@ def run_episode(
     clock_ns: Callable[[], int],
     on_tick: Callable[[], None] = lambda: None,
     operator: OperatorHand | None = None,
-) -> Run:
+) -> EpisodeRun:
     """Runs one episode to success, to the time limit or to a stop that nothing leaves.
 
     `runtime` is a `SigmaRuntime` or has its methods (`image_size_px` None needs no pictures); `clock_ns` measures
@@ -211,7 +211,7 @@ class _Episode:
         self._held = False
         self._last: Decision | None = None
 
-    def run(self, on_tick: Callable[[], None]) -> Run:
+    def run(self, on_tick: Callable[[], None]) -> EpisodeRun:
         policy_tick = command_tick = 0
         end_ns = _START_NS + round(self._loop.time_limit_s * NS_PER_S)
         while True:
@@ -280,9 +280,9 @@ class _Episode:
             self._scales.append(decision.applied_scale)
             self._misses.append(decision.miss_rad)
 
-    def _result(self) -> Run:
+    def _result(self) -> EpisodeRun:
         dof = self._contract.dof
-        return Run(
+        return EpisodeRun(
             success=self._arm.brick_in_box(),
             duration_s=(self._now_ns - _START_NS) / NS_PER_S,
             held=self._held,

@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 from sigma_ros.border import MAX_JSON_BYTES, load_json, one_line, read_json, read_text, whole, write_text
 from sigma_ros.errors import SigmaError, UsageError
 from sigma_ros.risk import plain_chunk
-from sigma_ros.sim.closed_loop import Loop, Run, run_episode
+from sigma_ros.sim.closed_loop import EpisodeRun, Loop, run_episode
 from sigma_ros.sim.environment import SimArm
 from sigma_ros.sim.expert import Expert
 from sigma_ros.sim.motion import JointPath
@@ -144,7 +144,7 @@ def settings_of(arm: ArmName, settings: AdapterSettings) -> AdapterSettings:
 
 def run_trial(
     robot: SimArm, trial: Trial, seed: int, loop: Loop, runtime: Any, *, on_tick: Callable[[], None] = lambda: None
-) -> tuple[Result, Run]:
+) -> tuple[Result, EpisodeRun]:
     """One episode. `runtime` may be None for the expert."""
     if trial.arm == "expert":
         robot.reset(seed)
@@ -154,7 +154,7 @@ def run_trial(
     return _result(robot, trial, seed, run), run
 
 
-def _result(robot: SimArm, trial: Trial, seed: int, run: Run) -> Result:
+def _result(robot: SimArm, trial: Trial, seed: int, run: EpisodeRun) -> Result:
     commands, counters = run.commands_rad, run.counters
     jerk = np.diff(commands, 3, axis=0) / (robot.contract.command_period_ns * 1e-9) ** 3
     last = run.last
@@ -180,14 +180,14 @@ def _result(robot: SimArm, trial: Trial, seed: int, run: Run) -> Result:
     )
 
 
-def _lost(robot: SimArm, run: Run) -> str:
+def _lost(robot: SimArm, run: EpisodeRun) -> str:
     start, end = (run.states[tick][robot.brick_state][:3] for tick in (0, -1))
     if end[2] > start[2] + _LIFTED_M:
         return IN_HAND
     return AT_BOX if math.dist(end[:2], robot.setup.box.centre_m) < _NEAR_BOX_M else DROPPED
 
 
-def chunk_arrays(run: Run) -> dict[str, ndarray]:
+def chunk_arrays(run: EpisodeRun) -> dict[str, ndarray]:
     """What was planned and executed in an episode, a row a plan; `positions_rad` and `commands_rad` a row a tick.
 
     Actions are in radians, float32; `spread` is missing where it was not measured. Chunks whose residual was renewed
@@ -195,7 +195,7 @@ def chunk_arrays(run: Run) -> dict[str, ndarray]:
     """
     horizon = max((p.chunk.horizon for p in run.proposals), default=0)
     plans = [p for p in run.proposals if p.chunk.horizon == horizon]
-    chunks, beliefs = [p.chunk for p in plans], [p.telepathy for p in plans]
+    chunks, outputs = [p.chunk for p in plans], [p.telepathy for p in plans]
     arrays: dict[str, ndarray] = {
         "tick": np.array([chunk.tick for chunk in chunks], dtype=np.int64),
         "delay_ns": np.array([p.delay_ns for p in plans], dtype=np.int64),
@@ -208,9 +208,9 @@ def chunk_arrays(run: Run) -> dict[str, ndarray]:
         arrays[name] = np.array([getattr(chunk, name) for chunk in chunks])
     for name in ("residual_ratio", "factor_ratio", "alignment", "total"):
         arrays[f"risk.{name}"] = np.array([getattr(chunk.risk, name) for chunk in chunks])
-    if beliefs and beliefs[0] is not None:
-        arrays["intent"] = np.array([belief.intent for belief in beliefs], dtype=np.float32)
-        arrays["factors"] = np.array([belief.factors.ravel() for belief in beliefs], dtype=np.float32)
+    if outputs and outputs[0] is not None:
+        arrays["intent"] = np.array([output.intent for output in outputs], dtype=np.float32)
+        arrays["factors"] = np.array([output.factors.ravel() for output in outputs], dtype=np.float32)
     if run.spreads:
         arrays["spread"] = np.array(run.spreads)
     return arrays
@@ -248,7 +248,7 @@ class TrialBook:
             file.flush()
             os.fsync(file.fileno())
 
-    def log_chunks(self, result: Result, run: Run) -> None:
+    def log_chunks(self, result: Result, run: EpisodeRun) -> None:
         """Writes what the policy proposed in an episode, to be judged later: one file, whole or not there."""
         name = f"{result.arm}_{result.latency_ms:g}_{result.seed}.safetensors"
         target = self._file.parent / CHUNKS_FOLDER / name

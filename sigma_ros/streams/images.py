@@ -9,7 +9,7 @@ import struct
 import zlib
 from collections.abc import Buffer, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -28,6 +28,7 @@ from sigma_ros.values import fitted_px
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"IEND"
 _PNG_GREY = (0, 4)  # colour types: grey, with and without alpha
+_GREY = "compressed image is grey"
 _DEEP_BITS = 16
 _JPEG_START = b"\xff\xd8"
 _JPEG_END = b"\xff\xd9"
@@ -37,29 +38,35 @@ _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _LENGTHLESS = frozenset(range(0xD0, 0xD8)) | {0x01}
 
 
-def coded_size_px(coded: memoryview) -> tuple[int, int] | None:
-    """(width, height) of a complete JPEG or PNG, None if it is neither or its end is missing."""
-    if len(coded) < 24:
+class CodedPicture(NamedTuple):
+    """What the header of a whole JPEG or PNG says; `refusal`: why it is no colour picture of 8 bits."""
+
+    size_px: tuple[int, int]
+    refusal: str | None
+
+
+def coded_picture(coded: memoryview) -> CodedPicture | None:
+    """What is coded there; None if it is neither JPEG nor PNG, or its end is missing."""
+    if len(coded) < 26:
         return None
-    tail = bytes(coded[-_BLOCK_BYTES:]).rstrip(b"\0")[-_TRAILING_BYTES:]
     if coded[:8] == _PNG_MAGIC:
-        return struct.unpack_from(">II", coded, 16) if _PNG_END in tail else None
-    if coded[:2] == _JPEG_START and _JPEG_END in tail:
-        frame = _jpeg_frame(coded)
-        return None if frame is None else frame[:2]
-    return None
+        if _PNG_END not in _tail(coded):
+            return None
+        width, height, bits, kind = struct.unpack_from(">IIBB", coded, 16)
+        deep = "compressed image has 16 bits a channel" if bits == _DEEP_BITS else None
+        return CodedPicture((width, height), deep or (_GREY if kind in _PNG_GREY else None))
+    if coded[:2] != _JPEG_START or _JPEG_END not in _tail(coded) or (frame := _jpeg_frame(coded)) is None:
+        return None
+    return CodedPicture(frame[:2], _GREY if frame[2] == 1 else None)
 
 
-def no_colour(coded: memoryview) -> str | None:
-    """Why a whole JPEG or PNG is no colour picture of 8 bits a channel, as depth and grey are sent; None if it is."""
-    if coded[:8] == _PNG_MAGIC:
-        if coded[24] == _DEEP_BITS:
-            return "compressed image has 16 bits a channel"
-        grey = coded[25] in _PNG_GREY
-    else:
-        frame = _jpeg_frame(coded)
-        grey = frame is not None and frame[2] == 1
-    return "compressed image is grey" if grey else None
+def _tail(coded: memoryview) -> bytes:
+    """The last bytes before the zeros that pad it."""
+    for size in (2 * _TRAILING_BYTES, _BLOCK_BYTES):
+        tail = bytes(coded[-size:]).rstrip(b"\0")[-_TRAILING_BYTES:]
+        if len(tail) == _TRAILING_BYTES:
+            break
+    return tail
 
 
 def lacks_data(coded: memoryview) -> bool:
@@ -216,7 +223,7 @@ def decode_resized(
         return decode_full(message, camera)
     check_image(message, camera)
     if message.is_compressed:
-        return letterbox(decode_coded(message.data, where=camera.topic), size_px, square=square)
+        return letterbox(_decoded(message.data, camera.topic), size_px, square=square)
     pixels = _raw_pixels(message)
     unpack = _BEFORE_RESIZE.get(message.encoding)
     if unpack is not None:
@@ -228,7 +235,7 @@ def decode_full(message: ImageMessage, camera: Camera) -> UInt8[ndarray, "h w 3"
     """RGB pixels of a camera message at the camera's own size; raises as `decode_resized` does."""
     check_image(message, camera)
     if message.is_compressed:
-        return decode_coded(message.data, where=camera.topic)
+        return _decoded(message.data, camera.topic)
     convert = _BEFORE_RESIZE.get(message.encoding) or _AFTER_RESIZE[message.encoding]
     return convert(_raw_pixels(message))
 
@@ -241,10 +248,14 @@ def decode_coded(data: Buffer, *, where: object) -> UInt8[ndarray, "h w 3"]:
     Raises:
         SigmaError: it is neither, cut, grey, of 16 bits, or cannot be decoded.
     """
-    view = memoryview(data).cast("B")
-    whole = coded_size_px(view) is not None
-    if (wrong := no_colour(view) if whole else "compressed image is damaged") is not None:
+    picture = coded_picture(memoryview(data).cast("B"))
+    if (wrong := "compressed image is damaged" if picture is None else picture.refusal) is not None:
         raise SigmaError(wrong, where=where, expected="a complete JPEG or PNG of 8 bits and in colour")
+    return _decoded(data, where)
+
+
+def _decoded(data: Buffer, where: object) -> UInt8[ndarray, "h w 3"]:
+    view = memoryview(data).cast("B")
     pixels = cv2.imdecode(np.frombuffer(view, dtype=np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     if pixels is None:
         raise SigmaError("compressed image cannot be decoded", where=where, got=f"{view.nbytes} bytes")
@@ -285,25 +296,24 @@ def _check_compressed(message: ImageMessage, camera: Camera) -> None:
             expected=", ".join(COMPRESSED_FORMATS),
             got=message.encoding[:40] or "no format",
         )
-    coded = memoryview(message.data).cast("B")
-    size = coded_size_px(coded)
-    if size is None:
+    picture = coded_picture(memoryview(message.data).cast("B"))
+    if picture is None:
         raise ContractError(
             "compressed image is damaged",
             where=camera.topic,
             expected="a complete JPEG or PNG",
             got=message.encoding[:40],
         )
-    if (wrong := no_colour(coded)) is not None:
+    if picture.refusal is not None:
         raise ContractError(
-            wrong,
+            picture.refusal,
             where=camera.topic,
             expected="a colour picture of 8 bits",
             got=message.encoding[:40],
             remedy="give the colour camera's topic; this one looks like depth",
         )
-    if size != (camera.width_px, camera.height_px):
-        raise _wrong_size(size, camera)
+    if picture.size_px != (camera.width_px, camera.height_px):
+        raise _wrong_size(picture.size_px, camera)
 
 
 def _wrong_size(size: tuple[int, int], camera: Camera) -> ContractError:

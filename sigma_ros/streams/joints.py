@@ -2,11 +2,13 @@
 """Joint values of a message into contract order, by name; messages of several topics joined into one state."""
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 from numpy import ndarray
 
 from sigma_ros.contract import Contract, Part
 from sigma_ros.errors import ContractError
+
+_WILD_SHARE = 0.2
 
 
 class SkewError(ContractError):
@@ -93,3 +95,58 @@ class JointReader:
             raise ContractError("position is not finite", got=ordered.tolist())
         ordered.flags.writeable = False
         return ordered
+
+
+class JointReach:
+    """Refuses positions that no joint can reach, and tells from how many there are whether they are in radians at all.
+
+    Out of reach is what is outside a joint's limits by more than its whole range of motion.
+    """
+
+    def __init__(self, contract: Contract) -> None:
+        room = contract.upper_rad - contract.lower_rad
+        self._low_rad, self._high_rad = contract.lower_rad - room, contract.upper_rad + room
+        self._joints = contract.joints
+        self._seen = self._count = 0
+        self._first: ContractError | None = None
+
+    def beyond(self, rad: Float64[ndarray, "*rows dof"]) -> Bool[ndarray, "*rows dof"]:
+        """Which values are out of reach."""
+        return (rad < self._low_rad) | (rad > self._high_rad)
+
+    def check(self, rad: Float64[ndarray, " dof"], where: str) -> None:
+        """Takes in a pose.
+
+        Raises:
+            ContractError: a joint of it is out of reach.
+        """
+        self._seen += 1
+        (beyond,) = np.nonzero(self.beyond(rad))
+        if not len(beyond):
+            return
+        joint = self._joints[beyond[0]]
+        error = ContractError(
+            "a position is out of its joint's reach",
+            where=where,
+            expected=f"{joint.name} in radians, within {joint.lower_rad:g} .. {joint.upper_rad:g} or near",
+            got=f"{rad[beyond[0]]:.6g}",
+            remedy="convert the recording to radians (degrees, percent?), or correct the contract's limits",
+        )
+        self._count += 1
+        self._first = self._first or error
+        raise error
+
+    def refuse_units(self, least: int) -> None:
+        """Raises the first pose's error where `least` or more, and more than a fifth, were out of reach."""
+        if self._first is not None and self._count >= max(least, _WILD_SHARE * self._seen):
+            raise self._first
+
+
+def unreal(contract: Contract, rad: Float64[ndarray, "rows dof"]) -> str | None:
+    """The first row that is out of its joint's reach."""
+    bad = JointReach(contract).beyond(rad)
+    if not bad.any():
+        return None
+    row, joint = (int(index) for index in np.argwhere(bad)[0])
+    value = contract.to_policy(rad[row])[joint]
+    return f"frame {row}: {contract.joints[joint].name} {value:.6g} ({np.count_nonzero(bad.any(axis=1))} such frames)"

@@ -24,6 +24,8 @@ _SATURATED_SHARE = 0.05
 _EQUAL = 1e-9
 _LONGEST_DELAY_TICKS = 15
 _LEAST_ROWS = 40
+_ALTERNATES = 4.0
+_OTHER_UNIT = 10.0
 _BETTER = 0.7
 """A delay is named where it explains the states by this much better than no delay."""
 
@@ -68,8 +70,8 @@ def motion_findings(
     states, actions = states[finite], None if actions is None else actions[finite]
     if len(states) < _LEAST_ROWS:
         return []
-    found = _constant(names, states) + _saturated(names, states) + _still(states, rate_hz)
-    return found if actions is None else found + _action(states, actions, rate_hz)
+    found = _constant(names, states) + _saturated(names, states) + _still(states, rate_hz) + _two_arms(states)
+    return found if actions is None else found + _action(names, states, actions, rate_hz)
 
 
 def moves(states: Float64[ndarray, "rows dof"], rows: slice) -> bool:
@@ -92,7 +94,15 @@ def _error(states: ndarray, actions: ndarray, delay: int) -> float:
     return float(difference.std(axis=0).sum())
 
 
-def _action(states: ndarray, actions: ndarray, rate_hz: float) -> list[str]:
+def _action(names: Sequence[str], states: ndarray, actions: ndarray, rate_hz: float) -> list[str]:
+    found = []
+    for name, moved, asked in zip(names, np.ptp(states, axis=0), np.ptp(actions, axis=0), strict=True):
+        if moved > _EQUAL and asked > _EQUAL and not 1.0 / _OTHER_UNIT < asked / moved < _OTHER_UNIT:
+            found.append(f"the action of {name} spans {asked:.3g} where its state spans {moved:.3g}: another unit?")
+    return found + _lead(states, actions, rate_hz)
+
+
+def _lead(states: ndarray, actions: ndarray, rate_hz: float) -> list[str]:
     for delay in range(-_LONGEST_DELAY_TICKS, _LONGEST_DELAY_TICKS + 1):
         rows = len(states) - abs(delay)
         if np.abs(states[max(delay, 0) :][:rows] - actions[max(-delay, 0) :][:rows]).max() <= _EQUAL:
@@ -134,6 +144,14 @@ def _still(states: ndarray, rate_hz: float) -> list[str]:
         return []
     share, longest_s = sum(lengths) / len(states), max(lengths) / rate_hz
     return [f"nothing moves in {share:.0%} of the rows, {longest_s:.1f} s at the longest"]
+
+
+def _two_arms(states: ndarray) -> list[str]:
+    """Rows that lie far from their neighbours and near to those after next."""
+    next_rows, after_next = (float(np.median(np.abs(states[k:] - states[:-k]).max(axis=1))) for k in (1, 2))
+    if next_rows <= _ALTERNATES * max(after_next, _EQUAL):
+        return []
+    return ["poses alternate between two that are far apart: two arms on one topic?"]
 
 
 def _runs(flags: ndarray) -> list[ndarray]:

@@ -4,6 +4,8 @@
 import itertools
 import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,6 +55,21 @@ def test_encoding_videos_leaves_the_process_scheduled_as_it_was(tmp_path):
     before = os.sched_getscheduler(0), os.sched_getparam(0).sched_priority
     write_dataset([bag], contract, tmp_path / "set")
     assert (os.sched_getscheduler(0), os.sched_getparam(0).sched_priority) == before
+
+
+@pytest.mark.slow
+def test_a_library_that_is_missing_is_not_told_in_a_hundred_lines(tmp_path):
+    """LeRobot logs a traceback where torchcodec cannot be loaded, once, at the first import."""
+    code = "import sys, bags, sigma_ros.bags.lerobot_dataset as writing; from pathlib import Path\n"
+    code += "writing._create(bags.small_contract(), 'set', Path(sys.argv[1]), videos=False)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "set")],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "torchcodec" not in done.stdout + done.stderr
 
 
 def test_a_data_set_goes_to_bags_and_back_exactly(tmp_path):

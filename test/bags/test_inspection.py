@@ -105,6 +105,29 @@ def test_a_clock_that_was_set_back_is_seen(tmp_path: Path) -> None:
     assert any("a clock was set" in finding for finding in found.findings)
 
 
+def test_streams_of_another_time_or_rate_are_seen(tmp_path: Path) -> None:
+    """A constant delay below a second pairs with other poses, and a slow camera's pictures repeat: both are named."""
+    late, slow = CONTRACT.cameras
+    with BagWriter(tmp_path / "bag") as bag:
+        for tick in range(60):
+            stamp_ns = START_NS + CONTRACT.tick_offset_ns(tick)
+            bag.image(late.topic, stamp_ns - 300 * MS, late.name, picture(tick), log_time_ns=stamp_ns)
+            if tick % 2 == 0:
+                bag.image(slow.topic, stamp_ns, slow.name, picture(tick))
+            names, values = CONTRACT.joint_names, 0.3 * np.sin(0.05 * tick + np.arange(6))
+            turned = slice(None, None, 1 if tick < 20 else -1)
+            bag.joints(CONTRACT.joint_state_topic, stamp_ns, names[turned], values[turned])
+            bag.array(CONTRACT.command_topic, stamp_ns, values)
+    found = look_into(str(tmp_path / "bag"), contract=CONTRACT)
+    assert f"{late.topic} is recorded 0.3 s after its stamp" in " ".join(found.findings)
+    assert f"{slow.topic} has 15 Hz, the contract's ticks 30" in " ".join(found.findings)
+    (state,) = [stream for stream in found.streams if stream.name == CONTRACT.joint_state_topic]
+    rows = 0.3 * np.sin(0.05 * np.arange(60)[:, None] + np.arange(6))  # by name, in whatever order they came
+    assert state.low == pytest.approx(rows.min(axis=0))
+    plain = look_into(str(write_recording(tmp_path / "plain", CONTRACT, ticks=40)), contract=CONTRACT)
+    assert not [finding for finding in plain.findings if "Hz" in finding or "recorded" in finding]
+
+
 def test_a_camera_that_hangs_is_seen(tmp_path: Path) -> None:
     with BagWriter(tmp_path / "bag") as bag:
         for tick in range(80):
@@ -264,6 +287,29 @@ def test_the_commands_write_valid_contracts_and_name_the_real_cameras(tmp_path: 
         load_contract(out)
         again = RUN.invoke(contract_app, ["draft", *source, "--out", str(out)])
         assert isinstance(again.exception, UsageError)
+
+
+def test_a_draft_of_what_cannot_be_read_says_what_could_not(tmp_path: Path) -> None:
+    root = write_v2(tmp_path / "set")
+    (root / "meta" / "tasks.jsonl").write_text("")
+    with pytest.raises(UsageError, match=r"nothing tells the robot's joints.*episode 0 is not read"):
+        draft_contract(look_into(str(root)), "arm")
+
+
+def test_a_draft_that_would_be_no_contract_or_was_asked_for_wrongly_leaves_no_file(tmp_path: Path) -> None:
+    with BagWriter(tmp_path / "bag") as bag:
+        for tick in range(30):
+            bag.joints("/joint_states", START_NS + tick * 33 * MS, ("hip",), np.sin([0.1 * tick]))
+            for arm in ("left", "right"):
+                bag.image(f"/{arm}/up/image_raw", START_NS + tick * 33 * MS, "up", picture(tick))
+    out = tmp_path / "drafts" / "arm.yaml"
+    out.parent.mkdir()
+    draft = ["draft", "--bag", str(tmp_path / "bag"), "--out", str(out)]
+    init = ["--dataset", str(write_v2(tmp_path / "set")), "--out", str(out)]
+    for app_, arguments in ((contract_app, draft), (init_app, [*init, "--cameras", "up"])):
+        assert isinstance(RUN.invoke(app_, arguments).exception, SigmaError)
+    assert isinstance(RUN.invoke(init_app, [*init, "--zero", "middle"]).exception, UsageError)
+    assert not list(out.parent.iterdir())
 
 
 def test_foreign_names_neither_reach_the_terminal_nor_leave_their_place_in_a_draft(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import sqlite3
+import struct
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from backports import zstd
 from bags import MS, START_NS, TASK_TOPIC, picture, pose, small_contract, storage_file, write_recording
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -173,6 +175,7 @@ def test_a_split_bag_whose_second_file_begins_earlier_is_read_file_by_file(tmp_p
     assert {tick.item.epoch for tick in ticks} == {0, 1}
 
 
+UP, JOINTS = CONTRACT.cameras[0], CONTRACT.joint_names
 PARTIAL = [("gripper",)] * 3
 FAULTS: dict[str, dict[str, Any]] = {
     "none": {},
@@ -181,6 +184,8 @@ FAULTS: dict[str, dict[str, Any]] = {
     "an empty joint message": {"joints": [()]},
     "commands that end early": {"commands": 20},
     "a command of two values": {"add": [lambda bag, ns: bag.array(CONTRACT.command_topic, ns, np.zeros(2))]},
+    "a wild pose": {"add": [lambda bag, ns: bag.joints(CONTRACT.joint_state_topic, ns, JOINTS, np.full(6, 300.0))]},
+    "a wild command": {"add": [lambda bag, ns: bag.array(CONTRACT.command_topic, ns, np.full(6, -300.0))]},
 }
 
 
@@ -246,7 +251,6 @@ def test_a_picture_that_only_decoding_refuses_is_the_same_loss_in_every_verb(tmp
     assert accounts == 4 * [{f"{camera.name}: compressed image is cut": 3, "invalid_ticks": 3}]
 
 
-UP, JOINTS = CONTRACT.cameras[0], CONTRACT.joint_names
 NO_CDR = b"\0\1\0\0" + bytes(30)
 BAD: dict[str, Callable[[BagWriter, int], object]] = {
     "a picture that is no CDR": lambda bag, ns: bag.raw(UP.topic, "sensor_msgs/msg/Image", ns, NO_CDR),
@@ -259,6 +263,8 @@ BAD: dict[str, Callable[[BagWriter, int], object]] = {
     ),
     "a short command": lambda bag, ns: bag.array(CONTRACT.command_topic, ns, np.zeros(2)),
     "a command that is no number": lambda bag, ns: bag.array(CONTRACT.command_topic, ns, np.full(6, np.inf)),
+    "a wild pose": lambda bag, ns: bag.joints(CONTRACT.joint_state_topic, ns, JOINTS, np.full(6, 300.0)),
+    "a wild command": lambda bag, ns: bag.array(CONTRACT.command_topic, ns, np.full(6, -300.0)),
 }
 
 
@@ -299,6 +305,24 @@ def test_a_stream_that_never_fits_is_the_wrong_contract_and_soon_said(tmp_path: 
         ticks_of(path)
 
 
+@pytest.mark.parametrize("ticks", [30, 2 * MOST_MISFITS])
+@pytest.mark.parametrize("other", ["degrees of poses", "degrees of commands", "percent of a gripper"])
+def test_numbers_that_are_no_radians_are_refused_by_every_verb(tmp_path: Path, other: str, ticks: int) -> None:
+    by = np.ones(CONTRACT.dof)
+    by[-1 if other.startswith("percent") else slice(None)] = 100.0 if other.startswith("percent") else 180.0 / np.pi
+    with BagWriter(tmp_path / "bag") as bag:
+        for number, stamp_ns, _ in steady(ticks):
+            for camera in CONTRACT.cameras:
+                bag.image(camera.topic, stamp_ns, camera.name, picture(number))
+            posed, asked = 0.3 + 0.1 * pose(number, CONTRACT.dof), 0.3 + 0.1 * pose(number + 2, CONTRACT.dof)
+            moved = posed if other == "degrees of commands" else by * posed
+            bag.joints(CONTRACT.joint_state_topic, stamp_ns, CONTRACT.joint_names, moved)
+            bag.array(CONTRACT.command_topic, stamp_ns, by * asked if "commands" in other else asked)
+    for verb in (inspected, replayed, written, preprocessed):
+        with pytest.raises(ContractError, match=r"out of its joint.s reach.*in radians"):
+            verb(tmp_path / "bag")
+
+
 def test_ticks_without_an_action_are_counted_and_many_are_a_loss(tmp_path: Path) -> None:
     _, few = ticks_of(write(tmp_path / "few", steady(), commands=TICKS - 1))
     _, many = ticks_of(write(tmp_path / "many", steady(), commands=20))
@@ -330,6 +354,42 @@ def test_a_split_bag_with_an_empty_last_file_is_recovered(tmp_path: Path, conten
     with open_bag(path, recover=True) as bag:
         assert len(list(bag.records())) == 26
         assert any("bag_1.mcap" in reason or "index not usable" in reason for reason in bag.info.losses)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda place: place.symlink_to("annex/not/fetched")])
+def test_a_part_of_a_bag_that_is_no_file_is_counted(tmp_path: Path, make: Callable[[Path], object]) -> None:
+    path = write_recording(tmp_path / "bag", CONTRACT, ticks=5)
+    (path / "metadata.yaml").unlink()
+    whole = storage_file(path)
+    make(path / "bag_1.mcap")
+    with open_bag(path) as bag:
+        assert [reason for reason in bag.info.losses if reason.startswith("bag_1.mcap is no file")]
+    whole.unlink()
+    with pytest.raises(BagError, match=r"bag_1\.mcap is no file"):
+        open_bag(path)
+
+
+def test_zeros_behind_a_file_as_a_power_cut_leaves_them_are_not_walked_through(tmp_path: Path) -> None:
+    path = write_recording(tmp_path / "bag", CONTRACT, ticks=5)
+    stored = storage_file(path).read_bytes()
+    end_of_data = stored.index(struct.pack("<BQ", 15, 4))
+    storage_file(path).write_bytes(stored[:end_of_data] + bytes(1 << 24))
+    with open_bag(path, recover=True) as bag:
+        assert len(list(bag.records())) == 26
+        assert any("zeros where a record should be" in reason for reason in bag.info.losses)
+
+
+def test_a_bag_compressed_as_a_whole_and_cut_is_recovered_up_to_the_cut(tmp_path: Path) -> None:
+    path = write_recording(tmp_path / "bag", CONTRACT, ticks=600)
+    data = zstd.compress(storage_file(path).read_bytes())
+    storage_file(path).unlink()
+    (path / "metadata.yaml").unlink()
+    (path / "bag_0.mcap.zstd").write_bytes(data[: 2 * len(data) // 3])
+    with pytest.raises(BagError, match="cannot be unpacked"):
+        open_bag(path)
+    with open_bag(path, recover=True) as bag:
+        assert 500 < len(list(bag.records())) < 2500
+        assert any("bag_0.mcap.zstd" in reason for reason in bag.info.losses)
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -646,7 +706,7 @@ def test_rows_of_another_rate_than_the_data_set_says_are_refused(tmp_path: Path)
     for name, rate_hz in (("fast", 60.0), ("slow", 20.0)):
         root = write_v2(tmp_path / name)
         set_column(root, 2, "timestamp", [row / rate_hz for row in range(15)])
-        with pytest.raises(DatasetError, match=f"rows come {rate_hz:.0f} times a second"):
+        with pytest.raises(DatasetError, match=f"rows come {rate_hz:.0f} times a second.*correct fps"):
             load_episode(str(root), 2, SET_CONTRACT)
 
 
@@ -658,6 +718,25 @@ def test_an_episode_that_lost_rows_is_refused(tmp_path: Path) -> None:
         pq.write_table(table.append_column("length", pa.array(lengths)), file)
         with contextlib.nullcontext() if fits else pytest.raises(DatasetError, match="other rows than the table"):
             load_episode(str(root), 1, SET_CONTRACT)
+
+
+def test_rows_of_another_episode_or_with_some_lost_between_are_refused(tmp_path: Path) -> None:
+    """The times may have been written anew: the rows' own numbers tell."""
+    for name, numbers in (("episode_index", [1] * 15), ("frame_index", [*range(8), *range(11, 18)])):
+        root = write_v2(tmp_path / name)
+        set_column(root, 2, name, numbers)
+        with pytest.raises(DatasetError, match="rows of episode 2 are another's"):
+            load_episode(str(root), 2, SET_CONTRACT)
+
+
+def test_an_episode_that_is_a_copy_is_named(tmp_path: Path) -> None:
+    root = write_v2(tmp_path / "set")
+    first, second = (pq.read_table(root / f"data/chunk-000/episode_00000{n}.parquet") for n in (0, 1))
+    copy = first.slice(0, 9).to_pydict() | {"episode_index": [1] * 9}
+    pq.write_table(first.slice(0, 9), root / "data/chunk-000/episode_000000.parquet")
+    pq.write_table(pa.table(copy, schema=second.schema), root / "data/chunk-000/episode_000001.parquet")
+    found = look_into(str(root)).findings
+    assert [said for said in found if "copy" in said] == ["episode 1 has the states of episode 0: a copy"]
 
 
 def set_column(root: Path, index: int, name: str, values: Sequence[float]) -> None:

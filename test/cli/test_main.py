@@ -75,6 +75,7 @@ def test_wrong_usage_is_one_of_our_errors_with_an_example(words: tuple[str, ...]
     "words",
     [
         ["replay", "--bag", "absent", "--checkpoint", "mini", "--out", "never"],
+        ["evaluate", "absent", "--checkpoint", "mini", "--out", "never"],
         ["train", "--dataset_dir", "absent", "--output_dir", "never"],
         ["train-eval", "--dataset_dir", "absent", "--checkpoint", "c", "--out", "never"],
     ],

@@ -4,22 +4,16 @@
 from pathlib import Path
 
 import pytest
+from test_delay_sources import own_contract
 from typer.testing import CliRunner
 
 from sigma_ros.cli.robot.delays import app
 from sigma_ros.contract_file import load_contract
-from sigma_ros.contract_text import shipped_config_dir
 from sigma_ros.errors import ContractError, UsageError
 
 pytest.importorskip("mujoco", reason="mujoco is not installed")
 
 TICK_MS = 1000 / 30
-
-
-def own_contract(folder: Path, *, more: str = "") -> Path:
-    file = folder / "arm.yaml"
-    file.write_text((shipped_config_dir() / "so101.yaml").read_text(encoding="utf-8") + more, encoding="utf-8")
-    return file
 
 
 def ms(delay_ns: int | None) -> float:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`sigma train` and its siblings: the training package's own commands, called by the verbs' names."""
 
+import re
 from dataclasses import fields
 
 import pytest
@@ -32,6 +33,17 @@ def test_every_option_of_training_is_explained_in_the_help() -> None:
         assert f"--{field.name}" in shown
     assert "Share of windows whose joints are shown as if they had stood still" in shown
     assert "[$SIGMA_DATASET_DIR]" in shown
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_is_in_groups_and_says_what_each_option_means_and_each_number_is(verb) -> None:
+    text = run(verb, "--help").output
+    assert len(re.findall(r"^\w[\w ]*:$", text, flags=re.MULTILINE)) >= 3
+    options = re.split(r"\n  (?=--)", text.partition("\noptions:\n")[2])[1:]
+    for words in options:
+        assert len(re.findall(r"[a-z]{2,}", words.partition(" ")[2])) > 1, words
+        if re.match(r"--[\w-]+ (N|X|PX)\b", words):
+            assert re.search(r"\b(default|else)\b", words), words
 
 
 def test_options_reach_the_package_as_they_are(tmp_path) -> None:

@@ -15,19 +15,19 @@ from look_alikes import IMAGES, SO101_JOINTS, policy, save_fine_tune, tokenizer_
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "lerobot.md"
 SMALLER = {
-    "training.preprocess": "--hold-out-every 2",
-    "training.train": "--max_steps 2 --batch_size 1 --gradient_accumulation_steps 1 --phase_step 16 --eval_every 0",
+    "sigma preprocess": "--hold-out-every 2",
+    "sigma train": "--max_steps 2 --batch_size 1 --gradient_accumulation_steps 1 --phase_step 16 --eval_every 0",
     "lerobot-train": "--policy.device=cpu --dataset.root=me/pick --steps=1 --batch_size=1 --num_workers=0 "
     "--policy.train_windows=1",
-    "training.evaluate": "",
+    "sigma train-eval": "",
     "sigma transcode": "",
     "sigma evaluate": "--workers 0",
     "lerobot-eval": "--policy.device=cpu --env.episode_s=0.3 --eval.n_episodes=1",
 }
 """The page's commands in its order, and what makes each small."""
 
-NOT_RUN = ("pip install", "ros2 launch")
-"""The plugins' wheels are on the children's path; launch files have their own tests."""
+NOT_RUN = ("pip install", "sigma run")
+"""The plugins' wheels are on the children's path; `test/cli/robot/test_run.py` starts an arm."""
 
 
 def commands() -> list[list[str]]:

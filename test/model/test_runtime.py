@@ -125,18 +125,6 @@ def test_looking_on_the_ticks_between_changes_nothing(stirred: SigmaRuntime) -> 
     assert _same(one, other)
 
 
-def test_a_window_at_once_equals_tick_by_tick(stirred: SigmaRuntime) -> None:
-    recording = frames(32, stirred.image_size_px)
-    state = stirred.initial_state(epoch=0, task=TASK)
-    for tick in range(31):
-        state = stirred.observe(window_at(recording, tick), state)
-    window = window_at(recording, 31)
-    grown, _ = stirred.step(window, state, commit=False, settings=CALM, chunk_id=1)
-    fresh_state = stirred.initial_state(epoch=0, task=TASK)
-    fresh, _ = stirred.step(window, fresh_state, commit=False, settings=CALM, chunk_id=1)
-    assert np.allclose(grown.residual_normalised, fresh.residual_normalised, atol=1e-5)
-
-
 def test_a_step_encodes_only_frames_it_has_not_seen(stirred: SigmaRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
     recording = frames(33, stirred.image_size_px)
     state = stirred.initial_state(epoch=0, task=TASK)

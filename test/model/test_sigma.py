@@ -168,37 +168,6 @@ def test_memory_kept_over_ticks_is_the_memory_of_the_committed_windows_alone():
     assert torch.equal(live.factors, lazy.factors)
 
 
-def test_a_tick_encodes_only_its_own_frames():
-    model = tiny_sigma()
-    recording = sights(model, 20)
-    asked = []
-
-    def look(tick):
-        asked.append(tick)
-        return recording[tick]
-
-    state = initial_state(model, epoch=0, task=TASK)
-    for tick in range(20):
-        state = advance(model, state, window_ticks(tick), look)
-        state = advance(model, state, window_ticks(tick), look)
-    assert asked == list(range(20))
-
-
-def test_a_window_after_a_pause_encodes_what_it_missed():
-    model = tiny_sigma()
-    recording = sights(model, 20)
-    asked = []
-    state = advance(model, initial_state(model, epoch=0, task=TASK), window_ticks(9), lambda t: recording[t])
-
-    def look(tick):
-        asked.append(tick)
-        return recording[tick]
-
-    state = advance(model, state, window_ticks(19), look)
-    assert asked == list(range(10, 20))
-    assert state.ring.ticks == tuple(range(4, 20))
-
-
 @pytest.mark.parametrize("telepathy", [True, False])
 def test_a_batch_gives_what_its_windows_give_alone(telepathy):
     model = tiny_sigma()

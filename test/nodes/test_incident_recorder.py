@@ -5,13 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from node_fakes import AUTHOR, make_chunk, picture, small_contract, spin_until
+from node_fakes import AUTHOR, call, make_chunk, picture, small_contract, spin_until
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image, JointState
 from sigma_ros.msg import ActionChunk, SupervisorState
 from std_msgs.msg import Float64MultiArray
-from std_srvs.srv import Trigger
 
 from sigma_ros.bags.episode import Episode
 from sigma_ros.bags.incident import make_room, write_incident
@@ -93,11 +92,8 @@ def test_a_second_stop_in_a_row_is_the_same_incident(graph, executor):
 def test_a_user_can_ask_for_it(graph, executor):
     recorder, rig, _contract, play = graph
     play(3)
-    client = rig.create_client(Trigger, "/sigma_incidents/save")
-    spin_until(executor, client.service_is_ready, what="the service")
-    future = client.call_async(Trigger.Request())
-    spin_until(executor, lambda: future.done() and recorder.written, what="the bag")
-    assert future.result().success
+    assert call(executor, rig, "/sigma_incidents/save").success
+    spin_until(executor, lambda: recorder.written, what="the bag")
 
 
 def test_what_the_disk_refuses_stays_in_memory_is_told_and_written_later(graph, executor, monkeypatch):

@@ -5,10 +5,10 @@ from functools import partial
 from itertools import permutations
 
 import pytest
-from node_fakes import FakeRuntime, fake_model, small_contract, spin_until
+from live_robot import FaultyRobot, stands
+from node_fakes import FakeRuntime, call, fake_model, small_contract, spin_until
 from sigma_ros.msg import SupervisorState
-from test_live_loop import BUSY_S, Watcher, call
-from test_policy_faults import FaultyRobot, stands
+from test_live_loop import BUSY_S, Watcher
 
 from sigma_ros.nodes.policy_node import PolicyNode
 from sigma_ros.nodes.shared import topics
@@ -52,13 +52,13 @@ def test_whoever_starts_late_is_waited_for_by_name(executor, make, order: tuple[
             reason = missing(there)
 
             def refused(reason: Reason = reason) -> bool:
-                answer = call(watcher, executor, topics.ENGAGE)
+                answer = call(executor, watcher, topics.ENGAGE)
                 assert not answer.success
                 return reason.text() in answer.message
 
             spin_until(executor, refused, what=f"a refusal for {reason.name}")
             spin_until(executor, lambda: watcher.is_in(SupervisorState.DISENGAGED), what="DISENGAGED")
     wait = partial(spin_until, executor, timeout_s=BUSY_S)
-    wait(lambda: call(watcher, executor, topics.ENGAGE).success, what="engage to be granted")
+    wait(lambda: call(executor, watcher, topics.ENGAGE).success, what="engage to be granted")
     wait(lambda: watcher.is_in(SupervisorState.RUN) or watcher.is_in(SupervisorState.BASE_ONLY), what="commands")
     assert watcher.state.violations == 0

@@ -12,11 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from node_fakes import PatientOperator, small_so101, spin_until
+from node_fakes import PatientOperator, call, small_so101, spin_until
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
 from sigma_ros.msg import ActionChunk, SupervisorState
-from std_srvs.srv import Trigger
 
 from sigma_ros.nodes.shared import qos, topics
 
@@ -62,14 +61,6 @@ def process(*command: str) -> Iterator[subprocess.Popen]:
         started.communicate()
 
 
-def call(watcher: Watcher, executor, topic: str) -> Trigger.Response:
-    client = watcher.create_client(Trigger, topic)
-    spin_until(executor, client.service_is_ready, what=topic)
-    future = client.call_async(Trigger.Request())
-    spin_until(executor, future.done, what=f"an answer of {topic}")
-    return future.result()
-
-
 @pytest.mark.parametrize("inference_ms", [30, 350])
 def test_the_loop_engages_moves_the_arm_and_ends_cleanly(tmp_path: Path, executor, inference_ms: int) -> None:
     """Also with an inference that takes longer than the eight ticks between two chunks."""
@@ -97,7 +88,7 @@ def test_the_loop_engages_moves_the_arm_and_ends_cleanly(tmp_path: Path, executo
         wait(lambda: watcher.state.accepted_chunks >= accepted + 3, what="three more chunks")
         assert watcher.state.violations == 0
         operator.present = False
-        wait(lambda: call(watcher, executor, topics.RELEASE).success, what="release to be granted")
+        wait(lambda: call(executor, watcher, topics.RELEASE).success, what="release to be granted")
         wait(lambda: watcher.is_in(SupervisorState.DISENGAGED), what="DISENGAGED")
         for node in reversed(nodes):
             node.send_signal(signal.SIGINT)

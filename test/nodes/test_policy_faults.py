@@ -5,76 +5,33 @@ F01 dropout and F33 storms are in test_policy_live and test_live_tuning, F25-F31
 """
 
 import os
-import random
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
-from node_fakes import FakeRuntime, fake_model, picture, small_contract, small_so101, spin_until
+from live_robot import FaultyRobot, policy_of, stands, until_well
+from node_fakes import FakeRuntime, fake_model, small_contract, spin_until
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
 from stub_runtime import RemoteModel, load
-from test_policy_live import LiveRobot
 
 from sigma_ros.nodes.policy_node import PolicyNode
-from sigma_ros.nodes.shared.diagnostics import Level, TaskStatus
+from sigma_ros.nodes.shared.diagnostics import Level
 from sigma_ros.nodes.shared.image_messages import image_message
 from sigma_ros.nodes.shared.qos import HEARTBEAT_PERIOD_NS
-from sigma_ros.nodes.shared.sensor_messages import joint_state_message
 from sigma_ros.policy.remote import RemoteRuntime
 from sigma_ros.streams.images import FROZEN_PICTURES, FreezeWatch, ImageMessage
 
 pytestmark = pytest.mark.ros
-HERE = Path(__file__).parent
 SHIFT = 3_600_000_000_000
-
-
-class FaultyRobot(LiveRobot):
-    """A robot whose messages can be spoilt; `noise` makes each picture different, as a sensor does."""
-
-    def __init__(self, contract) -> None:
-        super().__init__(contract)
-        self.spoil_image: Callable[[Image], Image] = lambda message: message
-        self.order = list(range(6))
-        self.shift_ns = 0
-        self.noise = True
-        self._rng = np.random.default_rng(0)
-
-    def _publish(self) -> None:
-        at_ns = self.now_ns() + self.shift_ns
-        for camera in self.contract.cameras:
-            if camera.name != self.dark:
-                rgb = picture(camera, 90)
-                if self.noise:
-                    rgb[0, 0] = self._rng.integers(0, 256, 3)
-                message = image_message(at_ns=at_ns, frame_id=camera.name, rgb=rgb)
-                self.cameras[camera.name].publish(self.spoil_image(message) if camera.name == "side" else message)
-        names = [self.contract.joint_names[i] for i in self.order]
-        values = np.array([0.01, 0.02, 0.03, 0.04, 0.05, 0.06])[self.order]
-        self.joints.publish(joint_state_message(at_ns=at_ns, names=names, positions_rad=values))
 
 
 @pytest.fixture
 def rig(executor):
-    contract = small_contract()
-    runtime = FakeRuntime(contract)
-    policy = PolicyNode(load=lambda _options, _logger: fake_model(contract, runtime))
-    robot = FaultyRobot(contract)
-    executor.add_node(policy)
-    executor.add_node(robot)
-    spin_until(executor, lambda: robot.chunks, what="the first chunk")
-    return robot, policy, runtime
-
-
-def stands(policy: PolicyNode, cause: str) -> TaskStatus:
-    return policy._diagnostics._tasks[cause]()
+    return policy_of(executor, FaultyRobot)
 
 
 def until_gap(robot, executor, stream: str) -> str:
@@ -82,11 +39,6 @@ def until_gap(robot, executor, stream: str) -> str:
     spin_until(executor, lambda: robot.heartbeats[-1] is False, what="an unhealthy heartbeat")
     [reason] = [reason for reason in robot.telepathy[-1].reasons if reason.startswith(stream)]
     return reason
-
-
-def until_well(robot, executor) -> None:
-    seen = len(robot.chunks)
-    spin_until(executor, lambda: len(robot.chunks) > seen + 1 and robot.heartbeats[-1], what="recovery")
 
 
 def _short(message: Image) -> Image:
@@ -182,14 +134,6 @@ def test_f03_f39_stamps_that_are_old_or_far_ahead_make_gaps_and_never_chunks(rig
     until_well(robot, executor)
 
 
-def test_f09_joints_are_matched_by_name_whatever_their_order(rig, executor) -> None:
-    robot, _, _ = rig
-    before = list(robot.chunks[-1][1].base_positions[:6])
-    robot.order = [3, 0, 5, 1, 4, 2]
-    until_well(robot, executor)
-    assert list(robot.chunks[-1][1].base_positions[:6]) == before == [0.01, 0.02, 0.03, 0.04, 0.05, 0.06]
-
-
 def test_f10_missing_and_repeated_joints_are_refused_by_name(rig, executor) -> None:
     robot, policy, _ = rig
     for wrong in ([0, 1, 2, 3, 4], [0, 0, 1, 2, 3, 4]):
@@ -280,19 +224,3 @@ def test_f45_a_robot_that_starts_later_than_the_policy_is_waited_for(executor) -
     robot = FaultyRobot(replace(contract))
     executor.add_node(robot)
     spin_until(executor, lambda: robot.chunks, what="chunks")
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_sigint_at_a_random_moment_ends_the_node_with_code_0_or_by_the_signal(tmp_path: Path, seed: int) -> None:
-    """Before Python has set up its handler, the signal itself ends it."""
-    contract = str(small_so101(tmp_path))
-    command = [sys.executable, str(HERE.parent / "support" / "waving_policy.py"), contract, "30"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=dict(os.environ))
-    try:
-        time.sleep(random.Random(seed).uniform(0.0, 3.0))  # the moment is what is tested
-        process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=30.0)
-    finally:
-        process.kill()
-    assert process.returncode in (0, 1, 130, -signal.SIGINT), output.decode()
-    assert process.returncode != 1 or b"KeyboardInterrupt" in output, output.decode()

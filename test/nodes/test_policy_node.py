@@ -8,16 +8,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from lifecycle_msgs.srv import ChangeState
-from node_fakes import FakeRuntime, fake_model, picture, small_contract, spin_until
+from node_fakes import FakeRuntime, call, fake_model, picture, small_contract, spin_until
 from rcl_interfaces.srv import SetParameters
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image, JointState
 from sigma_ros.msg import ActionChunk, TelepathyState
 from std_msgs.msg import String
-from std_srvs.srv import SetBool, Trigger
+from std_srvs.srv import SetBool
 from trajectory_msgs.msg import JointTrajectory
 
 from sigma_ros.nodes.policy_node import PolicyNode
@@ -94,19 +93,10 @@ def start(executor, contract, runtime, robot) -> Callable[..., PolicyNode]:
     return make
 
 
-def call(executor: SingleThreadedExecutor, node: Node, kind: type, name: str, request: object):
-    client = node.create_client(kind, name)
-    spin_until(executor, client.service_is_ready, what=name)
-    future = client.call_async(request)
-    spin_until(executor, future.done, what=f"the answer of {name}")
-    node.destroy_client(client)
-    return future.result()
-
-
 def set_parameters(executor, node, **values: object) -> list[tuple[bool, str]]:
     parameters = [Parameter(n.replace("__", "."), value=v).to_parameter_msg() for n, v in values.items()]
     request = SetParameters.Request(parameters=parameters)
-    answer = call(executor, node, SetParameters, f"/{topics.POLICY_NODE}/set_parameters", request)
+    answer = call(executor, node, f"/{topics.POLICY_NODE}/set_parameters", request, SetParameters)
     return [(result.successful, result.reason) for result in answer.results]
 
 
@@ -172,16 +162,6 @@ def test_a_gap_at_a_planning_tick_is_told_with_its_reason(executor, robot, start
     assert [c.tick for c in robot.chunks] == [0]
 
 
-def test_a_failed_inference_is_published_and_starts_a_new_memory(executor, robot, start, runtime):
-    runtime.fail_at = 8
-    start()
-    for tick in range(9):
-        robot.publish_tick(tick)
-    spin_until(executor, lambda: len(robot.telepathy) == 2, what="two telepathy states")
-    assert not robot.telepathy[1].valid
-    assert "CUDA out of memory" in robot.telepathy[1].reasons[0]
-
-
 def test_wrong_units_block_inference_with_the_reason(executor, robot, start, runtime):
     runtime.units_problems = ("elbow_flex: 57.3 rad is 3391 in the policy's units",)
     start()
@@ -190,57 +170,6 @@ def test_wrong_units_block_inference_with_the_reason(executor, robot, start, run
     assert not robot.telepathy[0].valid
     assert "elbow_flex" in robot.telepathy[0].reasons[0]
     assert not runtime.calls
-
-
-def test_a_hung_inference_blocks_neither_parameters_nor_services_nor_shutdown(executor, robot, start, runtime):
-    node = start()
-    runtime.gate.clear()
-    robot.publish_tick(0)
-    spin_until(executor, lambda: node._session.thread.busy_ns > 0, what="the inference to begin")
-    assert set_parameters(executor, robot, adapter__max_scale=0.5) == [(True, "")]
-    assert call(executor, robot, Trigger, topics.RESET_MEMORY, Trigger.Request()).success
-    runtime.gate.set()
-
-
-def test_adapter_parameters_act_on_the_next_chunk(executor, robot, start):
-    start()
-    robot.publish_tick(0)
-    spin_until(executor, lambda: robot.chunks, what="a chunk")
-    assert set_parameters(executor, robot, adapter__max_scale=0.25) == [(True, "")]
-    for tick in range(1, 9):
-        robot.publish_tick(tick)
-    spin_until(executor, lambda: len(robot.chunks) == 2, what="the next chunk")
-    assert robot.chunks[1].max_scale == 0.25
-    assert robot.chunks[1].scale < 0.25 < robot.chunks[0].scale
-
-
-@pytest.mark.parametrize(
-    ("values", "said"),
-    [
-        ({"adapter__max_scale": 1.0000001}, "0 to 1"),
-        ({"adapter__max_scale": float("nan")}, "nan"),
-        ({"adapter__max_scale": -1e-9}, "Min: 0.0, Max: 1.0"),
-        ({"adapter__max_scale": float("inf")}, "inf"),
-        ({"adapter__min_scale": 0.9, "adapter__max_scale": 0.1}, "above adapter.max_scale"),
-        ({"replan_ticks": 0}, "0"),
-        ({"replan_ticks": 51}, "51"),
-        ({"checkpoint": "other"}, "read-only"),
-        ({"task": 3}, "type"),
-    ],
-)
-def test_senseless_parameters_are_refused_with_a_reason(executor, robot, start, values, said):
-    node = start()
-    before = node._bound.value
-    if len(values) == 1:
-        [(accepted, reason)] = set_parameters(executor, robot, **values)
-        assert not accepted
-    else:
-        parameters = [Parameter(n.replace("__", "."), value=v) for n, v in values.items()]
-        result = node.set_parameters_atomically(parameters)
-        assert not result.successful
-        reason = result.reason
-    assert said in reason
-    assert node._bound.value == before
 
 
 def test_an_integer_stands_for_a_double(executor, robot, start):
@@ -268,10 +197,10 @@ def test_paused_there_is_no_inference_and_resuming_begins_an_epoch(executor, rob
     start(lockstep=True)
     robot.publish_tick(0)
     spin_until(executor, lambda: robot.chunks, what="a chunk")
-    assert call(executor, robot, SetBool, topics.PAUSE, SetBool.Request(data=True)).success
+    assert call(executor, robot, topics.PAUSE, SetBool.Request(data=True), SetBool).success
     for tick in range(1, 10):
         robot.publish_tick(tick)
-    assert call(executor, robot, SetBool, topics.PAUSE, SetBool.Request(data=False)).success
+    assert call(executor, robot, topics.PAUSE, SetBool.Request(data=False), SetBool).success
     assert runtime.calls == [(0, 0, True)]
 
 
@@ -282,7 +211,7 @@ def test_lifecycle_transitions_fail_with_their_reason_and_leave_no_half_state(ex
     def transition(number: int) -> bool:
         request = ChangeState.Request()
         request.transition.id = number
-        return call(executor, robot, ChangeState, change, request).success
+        return call(executor, robot, change, request, ChangeState).success
 
     assert not transition(3), "activate before configure"
     assert transition(1)

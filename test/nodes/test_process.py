@@ -30,7 +30,6 @@ pytestmark = pytest.mark.ros
 START_S = 90.0
 ROOT = Path(__file__).resolve().parents[2]
 NODES = ("policy_node", "supervisor_node", "replay_node", "sim_node")
-HEAVY = "torch,lerobot,transformers,cv2,mujoco,rosbags,pandas,scipy,matplotlib"
 
 
 @contextmanager
@@ -60,12 +59,6 @@ def until_said(process: subprocess.Popen, text: str) -> str:
         if text in line:
             return line
     raise AssertionError(f"ended without saying {text!r}:\n{''.join(lines)}")
-
-
-def test_the_supervisor_process_imports_neither_torch_nor_anything_large():
-    code = f"import sys, sigma_ros.nodes.supervisor_node\nprint([m for m in {HEAVY!r}.split(',') if m in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("name", NODES)
@@ -183,7 +176,7 @@ def test_a_policy_that_loads_need_not_finish_to_be_stopped(number):
     code = (
         "import sys, time\n"
         "from sigma_ros.nodes import policy_node as p\nfrom sigma_ros.nodes.shared import process\n"
-        "from sigma_ros.nodes.shared.node_options import PolicyOptions\n"
+        "from sigma_ros.nodes.policy.options import PolicyOptions\n"
         "def load(_options, logger):\n"
         "    logger.info('loading for an hour')\n"
         "    time.sleep(3600)\n"
@@ -273,13 +266,3 @@ def test_a_supervisor_in_a_dry_run_says_where_its_commands_would_go():
     topic = load_contract("so101").command_topic
     with node_process("supervisor_node", "--ros-args", "-r", f"{topic}:=/sigma/dry_run") as process:
         assert until_said(process, "would go to").endswith("commands would go to /sigma/dry_run\n")
-
-
-def test_a_supervisor_that_hears_ctrl_c_twice_still_says_its_last_words():
-    with node_process("supervisor_node") as process:
-        until_said(process, "DISENGAGED")
-        for _ in range(2):
-            process.send_signal(signal.SIGINT)
-            time.sleep(0.05)
-        process.communicate(timeout=10)
-        assert process.returncode == 0

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from node_fakes import small_contract, small_so101, spin_until
+from live_robot import LiveRobot
+from node_fakes import call, small_contract, small_so101, spin_until
 from rclpy.parameter import Parameter
 from sigma_ros.msg import SupervisorState
 from std_msgs.msg import Bool, Float64MultiArray, String
-from std_srvs.srv import Trigger
-from test_policy_live import LiveRobot
 
 from sigma_ros.bags.episode import Episode, recorded_task
 from sigma_ros.bags.reader import open_bag
@@ -95,14 +94,6 @@ def test_a_recording_that_is_there_is_never_overwritten(rig, executor) -> None:
 
 
 # Episode by episode.
-
-
-def call(executor, node, name: str) -> Trigger.Response:
-    client = node.create_client(Trigger, name)
-    spin_until(executor, client.service_is_ready, what=name)
-    future = client.call_async(Trigger.Request())
-    spin_until(executor, future.done, what=name)
-    return future.result()
 
 
 def test_episodes_are_started_saved_and_discarded_by_services_and_a_discarded_one_leaves_nothing(rig, executor) -> None:

@@ -17,14 +17,13 @@ from sigma_ros.bags.reader import open_bag
 from sigma_ros.bags.writer import BagWriter
 from sigma_ros.errors import BagError, SigmaError, UsageError
 from sigma_ros.evaluation.log import ReplayLog
-from sigma_ros.evaluation.replay import ReplayOptions as OfflineOptions
-from sigma_ros.evaluation.replay import replay
+from sigma_ros.evaluation.replay import ReplayOptions, replay
 from sigma_ros.evaluation.scoring.score import score
 from sigma_ros.nodes.policy_node import PolicyNode
 from sigma_ros.nodes.replay.peers import Waiter
 from sigma_ros.nodes.replay_node import check_same_robot, replay_bag
 from sigma_ros.nodes.shared import topics
-from sigma_ros.nodes.shared.node_options import ReplayOptions
+from sigma_ros.nodes.shared.node_options import ReplayNodeOptions
 from sigma_ros.nodes.supervisor_node import SupervisorNode
 from sigma_ros.policy.schedule import Schedule
 from sigma_ros.stopping import StopRequest
@@ -109,7 +108,7 @@ def through_nodes(executor, runtime, monkeypatch) -> Iterator:
             theirs.add_node(PolicyNode(overrides, load=lambda _options, _logger: fake_model(CONTRACT, runtime)))
             theirs.add_node(SupervisorNode([Parameter("lockstep", value=True)]))
             thread.start()
-        given = ReplayOptions(**({"bag": str(bag), "out": "-", "start_timeout_s": TIMEOUT_S} | options))
+        given = ReplayNodeOptions(**({"bag": str(bag), "out": "-", "start_timeout_s": TIMEOUT_S} | options))
         waiter = Waiter(executor, StopRequest(), timeout_s=TIMEOUT_S)
         with open_bag(bag) as opened:
             log, _ = replay_bag(replay_node, given, waiter, CONTRACT, opened)
@@ -126,7 +125,7 @@ def through_nodes(executor, runtime, monkeypatch) -> Iterator:
 
 
 def offline(bag: Path, runtime: FakeRuntime, *, replan_ticks: int = 8, supervised: bool = True) -> ReplayLog:
-    options = OfflineOptions(
+    options = ReplayOptions(
         settings=AdapterSettings(),
         schedule=Schedule(replan_ticks, runtime.memory_stride),
         supervisor_limits=SupervisorLimits.for_replay() if supervised else None,
@@ -257,7 +256,7 @@ def test_a_failing_model_ends_the_replay_with_its_error(recording, runtime, thro
 def test_without_nodes_the_replay_says_what_to_start(executor, recording):
     node = Node("test_replay")
     executor.add_node(node)
-    options = ReplayOptions(bag="b", out="o", start_timeout_s=1.0)
+    options = ReplayNodeOptions(bag="b", out="o", start_timeout_s=1.0)
     waiter = Waiter(executor, StopRequest(), timeout_s=1.0)
     with open_bag(recording.write()) as bag, pytest.raises(SigmaError, match=r"sigma_policy.*lockstep"):
         replay_bag(node, options, waiter, CONTRACT, bag)

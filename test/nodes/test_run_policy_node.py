@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 from action_msgs.msg import GoalStatus
-from node_fakes import FakeRuntime, fake_model, small_contract, spin_until
+from live_robot import LiveRobot
+from node_fakes import FakeRuntime, call, fake_model, small_contract, small_so101, spin_until
 from rclpy.action.client import ActionClient, ClientGoalHandle
 from rclpy.parameter import Parameter
 from sigma_ros.action import RunPolicy
 from sigma_ros.msg import SupervisorState
 from std_srvs.srv import Trigger
-from test_live_loop import small_so101
-from test_policy_live import LiveRobot
 
 from sigma_ros.nodes.policy_node import PolicyNode
 from sigma_ros.nodes.run_policy_node import REST_S, Ask, GraphState, PolicyRun, RunPolicyNode, Said
@@ -214,11 +213,7 @@ class Bench:
         spin_until(self.executor, lambda: self.supervisor.drive.state in states, what=str(states), timeout_s=60.0)
 
     def call(self, name: str) -> Trigger.Response:
-        client = self.robot.create_client(Trigger, name)
-        spin_until(self.executor, client.service_is_ready, what=name)
-        future = client.call_async(Trigger.Request())
-        spin_until(self.executor, future.done, what=name)
-        return future.result()
+        return call(self.executor, self.robot, name)
 
 
 @pytest.fixture

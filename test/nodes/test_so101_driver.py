@@ -28,7 +28,7 @@ from sigma_ros.nodes.so101_driver import So101Driver
 
 pytestmark = pytest.mark.ros
 for _name in ("scservo_sdk", "serial", "deepdiff"):
-    pytest.importorskip(_name, reason="the bus needs lerobot[feetech]")
+    pytest.importorskip(_name, reason="the bus needs sigma_ros[arm]")
 CONTRACT = load_contract("so101")
 LOW, HIGH = 1000, 3000
 STARTS = (2048, 1500, 2500, 2100, 2048, 2200)

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from node_fakes import AUTHOR, TIMEOUT_S, make_chunk, small_contract, spin_until
+from node_fakes import AUTHOR, TIMEOUT_S, call, make_chunk, small_contract, spin_until
 from rcl_interfaces.srv import SetParameters
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -79,19 +79,14 @@ class Rig(Node):
         self.until(lambda: self.states and self.states[-1].state == state, f"state {state}")
 
     def ask(self, service: str) -> Trigger.Response:
-        client = self.create_client(Trigger, service)
-        self.until(client.service_is_ready, service)
-        future = client.call_async(Trigger.Request())
-        self.until(future.done, f"the answer of {service}")
-        return future.result()
+        return call(self.executor_, self, service)
 
     def set(self, **values: object) -> tuple[bool, str]:
-        client = self.create_client(SetParameters, f"/{topics.SUPERVISOR_NODE}/set_parameters")
-        self.until(client.service_is_ready, "the parameter service")
-        parameters = [Parameter(n, value=v).to_parameter_msg() for n, v in values.items()]
-        future = client.call_async(SetParameters.Request(parameters=parameters))
-        self.until(future.done, "the parameter service's answer")
-        [result] = future.result().results
+        request = SetParameters.Request(
+            parameters=[Parameter(n, value=v).to_parameter_msg() for n, v in values.items()]
+        )
+        place = f"/{topics.SUPERVISOR_NODE}/set_parameters"
+        [result] = call(self.executor_, self, place, request, SetParameters).results
         return result.successful, result.reason
 
     def engage(self) -> Trigger.Response:
@@ -171,41 +166,6 @@ def test_engaged_with_a_chunk_it_runs_at_50_hz_where_the_chunk_says(contract, st
     np.testing.assert_allclose(rig.commands[-1].data, expected, atol=2e-3)
 
 
-def test_a_silent_policy_leads_to_hold_and_commands_stay(contract, start):
-    rig, _ = start(contract)
-    rig.run()
-    rig.alive = False
-    rig.in_state(SupervisorState.HOLD)
-    assert rig.states[-1].reason == "HEARTBEAT_LOST"
-    held = list(rig.commands[-1].data)
-    rig.next_state()
-    np.testing.assert_allclose(rig.commands[-1].data, held, atol=1e-3)
-
-
-@pytest.mark.parametrize("chunks_go_on", [False, True], ids=["silent", "chunks go on"])
-def test_a_middleware_without_deadline_lifespan_and_liveliness_changes_no_protection(
-    contract, start, monkeypatch, chunks_go_on
-):
-    """Law: the supervisor's own clocks hold the arm where the middleware has none of these, and calls nobody back."""
-    bare = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
-    for name in ("CHUNK", "HEARTBEAT", "COMMAND"):
-        monkeypatch.setattr(qos, name, bare)
-    monkeypatch.setattr("sigma_ros.nodes.supervisor.live.SubscriptionEventCallbacks", lambda **_callbacks: None)
-    rig, _ = start(contract)
-    rig.run()
-    rig.alive = False
-    end_s = time.monotonic() + TIMEOUT_S
-    while rig.states[-1].reason != "HEARTBEAT_LOST":  # a loaded machine may hold for late joints first
-        assert time.monotonic() < end_s, rig.states[-1].reason_text
-        if chunks_go_on:
-            rig.propose()
-        rig.next_state()
-    assert (rig.states[-1].state, rig.states[-1].reason) == (SupervisorState.HOLD, "HEARTBEAT_LOST")
-    held = list(rig.commands[-1].data)
-    rig.next_state()
-    np.testing.assert_allclose(rig.commands[-1].data, held, atol=1e-3)
-
-
 @pytest.mark.parametrize("profile", [qos.EVENT, BEST_EFFORT], ids=["reliable", "best effort"])
 def test_the_emergency_stop_latches_whatever_its_publisher_offers(contract, start, profile):
     rig, _ = start(contract)
@@ -226,23 +186,6 @@ def test_the_emergency_stop_latches_whatever_its_publisher_offers(contract, star
         rig.next_state()
     assert rig.states[-1].state == SupervisorState.DISENGAGED, "a reset never engages"
     rig.destroy_timer(beat)
-
-
-def test_the_estop_service_latches_too(contract, start):
-    rig, _ = start(contract)
-    assert rig.ask(topics.ESTOP_SERVICE).success
-    rig.in_state(SupervisorState.ESTOP)
-
-
-def test_release_ends_the_commands(contract, start):
-    rig, _ = start(contract)
-    rig.run()
-    assert rig.ask(topics.RELEASE).success
-    rig.in_state(SupervisorState.DISENGAGED)
-    rig.next_state()
-    count = len(rig.commands)
-    rig.next_state()
-    assert len(rig.commands) == count
 
 
 def test_a_second_publisher_of_commands_is_refused_and_stops_a_running_arm(contract, start):
@@ -316,19 +259,6 @@ def test_a_second_heartbeat_never_masks_the_death_of_the_policy_that_is_followed
     assert rig.states[-1].reason == "AUTHORITY_AGED"
 
 
-def test_two_policies_at_engage_are_refused_by_name(contract, start):
-    rig, _ = start(contract)
-    other = rig.create_publisher(Bool, topics.POLICY_HEARTBEAT, qos.HEARTBEAT)
-    beat = rig.create_timer(0.02, lambda: other.publish(Bool(data=True)))
-    rig.until(lambda: len(rig.states[-1].other_policies) >= 1, "two policies")
-    answer = rig.ask(topics.ENGAGE)
-    assert not answer.success
-    assert "several policies" in answer.message
-    assert "test_rig" in answer.message
-    rig.destroy_timer(beat)
-    rig.engage()
-
-
 def test_a_policy_that_was_started_again_needs_another_engage(contract, start):
     rig, _ = start(contract)
     rig.run()
@@ -372,11 +302,7 @@ def test_with_pairing_only_the_token_leads_to_motion_and_anybody_may_stop(contra
     assert "engage_paired" in rig.ask(topics.ENGAGE).message
 
     def paired(given: str) -> Paired.Response:
-        client = rig.create_client(Paired, topics.ENGAGE_PAIRED)
-        rig.until(client.service_is_ready, "the paired service")
-        future = client.call_async(Paired.Request(token=given))
-        rig.until(future.done, "its answer")
-        return future.result()
+        return call(rig.executor_, rig, topics.ENGAGE_PAIRED, Paired.Request(token=given), Paired)
 
     end_s = time.monotonic() + 10.0
     while not (answer := paired(token)).success:
@@ -415,37 +341,6 @@ def test_the_ceiling_acts_at_run_time(contract, start):
     assert rig.states[-1].scale_ceiling == 0.0
 
 
-@pytest.mark.parametrize(
-    ("values", "said"),
-    [
-        ({"scale_ceiling": 1.0000001}, "allowed: 0 to 1 (state: DISENGAGED)"),
-        ({"scale_ceiling": float("nan")}, "nan"),
-        ({"scale_ceiling": 2.0}, "2.0"),
-        ({"heartbeat_timeout_s": 0.2}, "read-only"),
-        ({"velocity_scale": 0.0}, "0.01"),
-        ({"contract": "cr5"}, "read-only"),
-        ({"lockstep": True}, "read-only"),
-        ({"position_margin_rad": -0.1}, "Min: 0.0"),
-    ],
-)
-def test_senseless_parameters_are_refused_with_a_reason(contract, start, values, said):
-    rig, _ = start(contract)
-    accepted, reason = rig.set(**values)
-    assert not accepted
-    assert said in reason
-
-
-def test_limits_can_be_made_tighter_but_not_looser(contract, start):
-    rig, supervisor = start(contract)
-    assert rig.set(velocity_scale=0.5) == (True, "")
-    accepted, reason = rig.set(velocity_scale=0.8)
-    assert not accepted
-    assert "loosen" in reason
-    assert "(state: DISENGAGED)" in reason
-    assert supervisor.drive._core.limits.velocity_scale == 0.5
-    assert supervisor.get_parameter("velocity_scale").value == 0.5
-
-
 def test_settings_that_do_not_fit_together_stop_the_start(contract, start):
     with pytest.raises(Exception, match="joint_hold_s"):
         start(contract, joint_hold_s=1.0, joint_stop_s=0.5)
@@ -470,21 +365,6 @@ def test_a_joint_state_contract_gets_commands_by_name(contract, start):
     assert tuple(last.name) == contract.joint_names
     np.testing.assert_allclose(last.position, rig.measured, atol=0.02)
     assert stamp_ns(last.header.stamp) > 0
-
-
-def test_the_last_words_bring_the_arm_to_rest(contract, start):
-    rig, supervisor = start(contract)
-    rig.run()
-    motion = np.linspace(0.0, 0.5, 50)[:, None] * np.ones(6)
-    rig.propose(base_rad=POSE + motion)
-    rig.until(lambda: rig.commands and rig.commands[-1].data[0] > POSE[0] + 0.01, "motion")
-    rig.until(supervisor.stop, "rest")
-    rig.next_state()
-    assert supervisor.drive.state in ("HOLD", "DISENGAGED")
-    assert rig.commands[-1].data == rig.commands[-2].data
-    stopped = rig.commands[-1].data
-    rig.next_state()
-    assert rig.commands[-1].data == stopped
 
 
 def test_a_lockstep_supervisor_cannot_reach_the_robot(contract, start, executor, monkeypatch):

@@ -235,6 +235,18 @@ def test_what_is_imported_is_required(folder: str, groups: tuple[str, ...]) -> N
     assert [owners for owners in third_party(folder) if not required & set(owners.split("/"))] == []
 
 
+def test_every_extra_that_a_message_or_a_page_names_is_one_and_the_set_up_installs_all() -> None:
+    """`make setup` brought no driver of the arm, and a remedy named an extra that pip passes over with a warning."""
+    extras = set(re.findall(r'"(\w+)": requirements\(', (ROOT / "setup.py").read_text(encoding="utf-8")))
+    files = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "sigma_ros").rglob("*.py")]
+    named = re.findall(r"sigma[_-]ros\[(\w+)\]", " ".join(file.read_text(encoding="utf-8") for file in files))
+    assert {"arm", "sim"} <= set(named) <= extras
+    steps = (SCRIPTS / "setup_steps.sh").read_text(encoding="utf-8")
+    installed = re.search(r"groups=\(([^)]*)\)", steps)
+    assert installed is not None
+    assert extras - {"ros"} <= set(installed[1].split())
+
+
 def older_python() -> str | None:
     found = [shutil.which(f"python3.{minor}", path="/usr/bin:/usr/local/bin") for minor in (10, 11, 9)]
     return next((path for path in found if path is not None), None)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The wheel alone, in an environment of its own, works from any folder: demo without ROS, training, commands.
+"""The wheel in an empty environment of each Python works from any folder: demo without ROS, training, commands.
 
-The requirements are those of this environment, by a path file: it is the wheel's content that is tested.
+Nothing is asked of the network: the pinned requirements come from uv's cache, as `make dist` leaves it. Where it
+holds none for this Python, they are those of this environment, by a path file; another Python is skipped.
 """
 
 import email
@@ -10,7 +11,6 @@ import os
 import subprocess
 import sys
 import sysconfig
-import venv
 import zipfile
 from pathlib import Path
 
@@ -31,16 +31,26 @@ def wheel(tmp_path_factory) -> Path:
     return next(folder.glob("*.whl"))
 
 
-@pytest.fixture(scope="module")
-def binaries(wheel, tmp_path_factory) -> Path:
+@pytest.fixture(scope="module", params=["3.12", "3.13"])
+def binaries(wheel, tmp_path_factory, request) -> Path:
     """The folder of the new environment's commands."""
-    folder = tmp_path_factory.mktemp("environment") / "venv"
-    venv.create(folder, symlinks=True)
-    site = next(folder.glob("lib/python*/site-packages"))
-    command = [sys.executable, "-m", "uv", "pip", "install", "-q", "--offline", "--no-deps"]
-    subprocess.run([*command, "--python", str(folder / "bin" / "python"), str(wheel)], check=True)
-    (site / "requirements.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
-    return folder / "bin"
+    found = subprocess.run(
+        [ROOT / "scripts/find_python.sh", request.param], capture_output=True, text=True, check=False
+    )
+    if found.returncode:
+        pytest.skip(f"no Python {request.param} on this machine")
+    folder = tmp_path_factory.mktemp("environment")
+    uv = [sys.executable, "-m", "uv"]
+    subprocess.run([*uv, "venv", "-q", "--no-project", "--python", found.stdout.strip(), folder / "venv"], check=True)
+    install = [*uv, "pip", "install", "-q", "--offline", "--python", str(folder / "venv")]
+    pinned = ["-c", str(ROOT / "requirements/lock.txt"), f"{wheel}[sim]"]
+    if subprocess.run([*install, *pinned], check=False).returncode:
+        if sys.version_info[:2] != tuple(map(int, request.param.split("."))):
+            pytest.skip(f"uv's cache holds no packages for Python {request.param}: make dist")
+        subprocess.run([*install, "--no-deps", str(wheel)], check=True)
+        site = next(folder.glob("venv/lib/python*/site-packages"))
+        (site / "requirements.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
+    return folder / "venv" / "bin"
 
 
 def run(binaries: Path, cwd: Path, *words: str) -> subprocess.CompletedProcess[str]:

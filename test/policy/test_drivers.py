@@ -22,8 +22,8 @@ from sigma_ros.bags.writer import BagWriter
 from sigma_ros.evaluation.late_replay import bag_time_worker, replay_late
 from sigma_ros.evaluation.latency import REMEMBER_SHARE, Arrival, Delivery, Latency
 from sigma_ros.evaluation.replay import ReplayOptions, policy_loop, replay
+from sigma_ros.nodes.policy.options import PolicyOptions
 from sigma_ros.nodes.policy.session import PolicySession
-from sigma_ros.nodes.shared.node_options import PolicyOptions
 from sigma_ros.policy.schedule import Schedule
 from sigma_ros.policy.worker import Worker
 from sigma_ros.values import AdapterSettings

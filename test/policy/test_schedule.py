@@ -13,7 +13,7 @@ from sigma_ros.cli.main import load_verb
 from sigma_ros.cli.scores.evaluate import EvaluateRequest
 from sigma_ros.cli.scores.replay import ReplayRequest
 from sigma_ros.lerobot.configuration_sigma import SigmaPolicyConfig
-from sigma_ros.nodes.shared.node_options import PolicyOptions
+from sigma_ros.nodes.policy.options import PolicyOptions
 from sigma_ros.policy.loop import PolicySettings
 from sigma_ros.policy.schedule import Schedule, left_over
 from sigma_ros.sim.closed_loop import Loop, sim_limits

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from sigma_ros.cli.scores.sim import app
 from sigma_ros.contract import Contract, Delays
 from sigma_ros.errors import UsageError
-from sigma_ros.sim.closed_loop import LIMITS, Loop, Run, run_episode, sim_limits
+from sigma_ros.sim.closed_loop import LIMITS, EpisodeRun, Loop, run_episode, sim_limits
 from sigma_ros.sim.environment import SimArm
 from sigma_ros.sim.setups import TARGET
 from sigma_ros.sim.trial_report import document, markdown
@@ -37,7 +37,7 @@ def target(contract: Contract):
         yield arm
 
 
-def expert_run(arm: SimArm, seed: int = 1, **changes: object) -> Run:
+def expert_run(arm: SimArm, seed: int = 1, **changes: object) -> EpisodeRun:
     arm.reset(seed)
     return run_episode(arm, ScriptedRuntime(arm, seed), seed, replace(LOOP, **changes), clock_ns=never)
 
@@ -223,7 +223,7 @@ class Looking(ScriptedRuntime):
         return super().step(window, state, **options)
 
 
-def looked(contract: Contract, **changes: object) -> tuple[Looking, Run]:
+def looked(contract: Contract, **changes: object) -> tuple[Looking, EpisodeRun]:
     with SimArm(TARGET, contract=contract) as arm:
         arm.reset(1)
         runtime = Looking(arm, 1)

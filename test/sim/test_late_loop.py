@@ -12,7 +12,7 @@ import torch
 from sigma_ros.contract import Contract
 from sigma_ros.model import residual
 from sigma_ros.model.runtime import SigmaRuntime
-from sigma_ros.sim.closed_loop import Loop, Run, run_episode, sim_limits
+from sigma_ros.sim.closed_loop import EpisodeRun, Loop, run_episode, sim_limits
 from sigma_ros.sim.environment import SimArm
 from sigma_ros.sim.setups import TARGET
 from sigma_ros.values import AdapterSettings
@@ -37,7 +37,7 @@ def mini(contract: Contract) -> SigmaRuntime:
     return SigmaRuntime.load("mini", contract=contract)
 
 
-def runs(arm: SimArm, mini: SigmaRuntime, latency_ms: float) -> list[Run]:
+def runs(arm: SimArm, mini: SigmaRuntime, latency_ms: float) -> list[EpisodeRun]:
     loop = replace(LOOP, latency_ms=latency_ms)
     return [run_episode(arm, mini, seed, loop, clock_ns=time.perf_counter_ns) for seed in SEEDS]
 

@@ -232,14 +232,6 @@ def test_whatever_comes_ticks_are_consecutive_fresh_and_bounded(
     assert counters.windows + counters.gaps == len(items)
 
 
-def test_a_message_exactly_at_a_tick_belongs_to_it() -> None:
-    items = run(CONTRACT, steady(CONTRACT, seconds=1.0))
-    assert len(items) == 30
-    for item in items:
-        assert isinstance(item, Window)
-        assert item.newest.age_ns == 0
-
-
 def test_the_grid_does_not_drift_from_the_contracts() -> None:
     grid = Grid(START_NS, CONTRACT.fps)
     for tick in (0, 1, 2, 3, 1_000_000):

@@ -13,6 +13,7 @@ from numpy import ndarray
 from sigma_ros.contract import Camera
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import ContractError, SigmaError
+from sigma_ros.streams import images
 from sigma_ros.streams.images import ImageMessage, check_image, decode_resized, letterbox
 
 CAMERA = load_contract("so101").cameras[0]
@@ -176,6 +177,18 @@ def test_a_cut_compressed_image_is_refused_and_not_filled_with_grey(kind: str, c
 def test_a_compressed_image_of_another_size_is_refused_before_it_is_decoded() -> None:
     with pytest.raises(ContractError, match="expected: 640x480; got: 64x48"):
         check_image(coded(scene(48, 64), "jpg"), CAMERA)
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png"])
+@pytest.mark.parametrize("padding", [0, 63, 64, 4000])
+def test_a_header_is_read_once_whatever_pads_the_picture(kind: str, padding: int, monkeypatch) -> None:
+    whole, read = coded(scene(48, 64), kind), []
+    padded = replace(whole, data=bytes(whole.data) + bytes(padding))
+    own = images.coded_picture
+    monkeypatch.setattr(images, "coded_picture", lambda data: read.append(1) or own(data))
+    check_image(padded, camera_of(64, 48))
+    decode_resized(padded, camera_of(64, 48), SIZE)
+    assert len(read) == 2
 
 
 @pytest.mark.parametrize("encoding", ["h264", "16UC1; compressedDepth png", "webp"])

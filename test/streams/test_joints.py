@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Joint values of several messages: one whole, never of two moments further apart than the slower part."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import ContractError
-from sigma_ros.streams.joints import JointMerger, JointReader
+from sigma_ros.streams.joints import JointMerger, JointReach, JointReader, unreal
 
 BIMANUAL = load_contract("so101_bimanual")
 LEFT, RIGHT = BIMANUAL.states
@@ -92,3 +94,23 @@ def test_a_reader_orders_by_name_and_refuses_what_is_not_finite() -> None:
     assert reader.read(OWN[::-1], np.arange(6.0)).tolist() == [5, 4, 3, 2, 1, 0]
     with pytest.raises(ContractError, match="not finite"):
         reader.read(OWN, np.full(6, np.inf))
+
+
+def test_what_no_joint_can_reach_is_named_with_its_frame() -> None:
+    arm, rad = load_contract("so101"), np.zeros((9, 6))
+    assert unreal(arm, rad) is None
+    rad[4, 2] = arm.to_rad(np.full(6, 1e4))[2]
+    assert unreal(arm, rad) == "frame 4: elbow_flex 10000 (1 such frames)"
+
+
+@given(st.integers(0, 60), st.integers(1, 20))
+def test_law_many_poses_out_of_reach_are_another_unit_and_few_are_wild(beyond: int, least: int) -> None:
+    reach, said = JointReach(load_contract("so101")), 0
+    for number in range(100):
+        try:
+            reach.check(np.full(6, 50.0 if number < beyond else 0.5), "/joint_states")
+        except ContractError:
+            said += 1
+    assert said == beyond
+    with pytest.raises(ContractError, match="in radians") if beyond >= max(least, 20) else nullcontext():
+        reach.refuse_units(least)

@@ -41,6 +41,19 @@ def test_an_action_that_equals_the_state_is_named() -> None:
     assert "equals the state in every row" in said(motion(), motion())
 
 
+def test_actions_in_another_unit_are_named_joint_by_joint() -> None:
+    asked = np.roll(motion(), -2, axis=0)
+    asked[:, 1] *= 57.3
+    assert "the action of b spans" in said(motion(), asked)
+    assert "the action of a spans" not in said(motion(), asked)
+
+
+def test_two_arms_on_one_topic_are_seen() -> None:
+    mixed = motion()
+    mixed[1::2] += 0.5
+    assert "two arms on one topic" in said(mixed)
+
+
 def test_joints_that_stand_or_saturate_and_still_stretches_are_named() -> None:
     states = motion()
     constant, clipped, still = states.copy(), states.copy(), states.copy()

@@ -120,12 +120,6 @@ def test_with_a_ramp_it_is_approached_slowly_and_then_followed() -> None:
     assert bench.last.counters.clipped_ticks == 0
 
 
-def test_an_arm_far_outside_its_limits_is_not_engaged() -> None:
-    bench = Bench(pose=CONTRACT.upper_rad + 0.2)
-    bench.tick()
-    assert bench.engage().reason is Reason.JOINTS_OUTSIDE
-
-
 def test_a_chunk_made_before_engaging_is_used_only_while_it_is_fresh() -> None:
     bench = Bench()
     bench.tick()
@@ -350,8 +344,7 @@ def test_a_chunk_too_old_is_not_executed_further() -> None:
     assert bench.decisions[-1].reason in (Reason.CHUNK_EXPIRED, Reason.WAITING_FOR_CHUNK)
 
 
-@pytest.mark.parametrize("dead_ms", [100, 120])
-def test_a_dead_policy_means_hold_within_150_ms(dead_ms: int) -> None:
+def test_a_dead_policy_means_hold_within_150_ms() -> None:
     bench = swaying(LIVE)
     bench.heartbeat = False
     died_ns = bench.now_ns
@@ -361,7 +354,6 @@ def test_a_dead_policy_means_hold_within_150_ms(dead_ms: int) -> None:
     assert bench.now_ns - died_ns <= 150 * MS
     assert bench.last.reason is Reason.HEARTBEAT_LOST
     assert standstill_ticks(bench) <= 20
-    del dead_ms
 
 
 def test_hold_ends_by_itself_once_all_is_well_again_for_a_while() -> None:
@@ -443,17 +435,6 @@ def test_missing_joint_states_mean_hold_and_later_stopped() -> None:
     assert seen[hold][2] == pytest.approx(0.12)
     assert seen[stopped][1] is Reason.JOINTS_LOST
     assert seen[stopped][2] == pytest.approx(1.02)
-
-
-def test_joint_states_stamped_long_ago_are_stale_although_they_have_just_arrived() -> None:
-    bench = swaying()
-    bench.joints = False
-    for _ in range(8):
-        bench.now_ns += PERIOD
-        bench.supervisor.on_joints(bench.stamp_ns - 150 * MS, bench.pose, bench.now_ns)
-        decision = bench.supervisor.tick(bench.now_ns, bench.stamp_ns)
-    assert decision.state is State.HOLD
-    assert decision.reason is Reason.JOINTS_STALE
 
 
 def test_a_teleporting_joint_stops_and_latches() -> None:
@@ -587,18 +568,6 @@ def test_reset_needs_the_button_released_and_the_arm_at_rest_and_never_engages()
     assert bench.supervisor.reset_stop(bench.now_ns).reason is Reason.NOT_LATCHED
 
 
-def test_after_a_reset_commands_begin_where_the_arm_is_and_not_at_an_old_command() -> None:
-    bench = swaying()
-    bench.supervisor.estop()
-    bench.tick(20)
-    bench.supervisor.reset_stop(bench.now_ns)
-    bench.tick()
-    bench.pose = bench.pose + 0.03
-    bench.tick(2)
-    assert bench.engage().success
-    np.testing.assert_allclose(bench.tick().command_rad, bench.pose, atol=1e-12)
-
-
 def test_a_stop_from_the_shell_latches_and_an_emergency_stop_tops_it() -> None:
     bench = swaying()
     bench.supervisor.stop(Reason.FOREIGN_PUBLISHER, "node x")
@@ -623,15 +592,6 @@ def test_release_brings_the_arm_to_rest_and_lets_go() -> None:
     assert bench.last.command_rad is None
     assert excess(bench.commands, MOTION) < 1e-6
     assert bench.supervisor.release().success
-
-
-def test_a_release_is_not_forgotten_because_of_a_fault() -> None:
-    bench = swaying(LIVE)
-    bench.supervisor.release()
-    bench.heartbeat = False
-    bench.tick(20)
-    bench.heartbeat = True
-    assert bench.tick(20).state is State.DISENGAGED
 
 
 # Settings

@@ -274,3 +274,13 @@ def spin_until(
     while not done():
         assert time.monotonic() < end_s, f"waited {timeout_s:.0f} s in vain for {what}"
         executor.spin_once(timeout_sec=0.05)
+
+
+def call(executor: SingleThreadedExecutor, node: Node, service: str, request: Any = None, kind: Any = Trigger) -> Any:
+    """What a service answers."""
+    client = node.create_client(kind, service)
+    spin_until(executor, client.service_is_ready, what=service)
+    future = client.call_async(kind.Request() if request is None else request)
+    spin_until(executor, future.done, what=f"the answer of {service}")
+    node.destroy_client(client)
+    return future.result()

@@ -19,8 +19,8 @@ from node_fakes import HORIZON, FakeRuntime
 
 from sigma_ros.contract_file import load_contract
 from sigma_ros.nodes.policy.model import PolicyModel
+from sigma_ros.nodes.policy.options import PolicyOptions
 from sigma_ros.nodes.policy_node import PolicyNode
-from sigma_ros.nodes.shared.node_options import PolicyOptions
 from sigma_ros.nodes.shared.process import run_node
 
 SWING_RAD, PERIOD_TICKS = 0.2, 60

@@ -10,6 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from sigma_ros.border import whole
 from sigma_ros.contract import Contract, Part
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import UsageError
@@ -81,13 +82,9 @@ def write_draft(place: str, out: Path, *, calibration: Path | None, zero: str, c
     known = () if calibration is None else read_calibration(calibration)
     chosen = None if cameras is None else _devices(cameras)
     text = draft_contract(look_into(place), out.stem, calibration=known, zero=cast(Zero, zero), cameras=chosen)
-    partial = out.with_name(f".{out.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    try:
+    with whole(out) as partial:
+        partial.write_text(text, encoding="utf-8")
         load_contract(partial)
-        partial.rename(out)
-    finally:
-        partial.unlink(missing_ok=True)
     guesses = sum(GUESS in line for line in text.splitlines()[2:])
     typer.echo(f"{out}: {guesses} line(s) with {GUESS} to check; then: sigma contract check {out}")
 

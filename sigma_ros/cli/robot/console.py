@@ -18,7 +18,7 @@ COLOURS = {"RUN": "green", "BASE_ONLY": "yellow", "HOLD": "yellow", "STOPPED": "
 """How a supervisor's state is shown in a terminal."""
 
 
-class Standing(Protocol):
+class SupervisorFacts(Protocol):
     """What the line tells: a `SupervisorState` message, or the supervisor's own `Decision`."""
 
     @property
@@ -59,13 +59,13 @@ def keys(*, needed: bool) -> Iterator[Callable[[], list[str]]]:
         keyboard.close()
 
 
-def line(state: str, standing: Standing, said: str = "") -> Text:
+def line(state: str, facts: SupervisorFacts, said: str = "") -> Text:
     """One line: state, reason, scale applied of scale asked, and what the last order was answered."""
     text = Text(overflow="ellipsis", no_wrap=True)
     text.append(f"{state:<10}", COLOURS.get(state, "bold"))
     text.append(
-        f" scale {standing.applied_scale:.2f} of {standing.requested_scale:.2f} asked, "
-        f"ceiling {standing.scale_ceiling:.2f}; {standing.reason_text}"
+        f" scale {facts.applied_scale:.2f} of {facts.requested_scale:.2f} asked, "
+        f"ceiling {facts.scale_ceiling:.2f}; {facts.reason_text}"
     )
     if said:
         text.append(f" | {said}", "bold")

@@ -9,6 +9,7 @@ import numpy as np
 from numpy import ndarray
 
 from sigma_ros.bags.reader import open_bag
+from sigma_ros.border import whole
 from sigma_ros.contract import Contract, Delays
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import BagError, ContractError
@@ -91,13 +92,11 @@ def written(file: Path, found: Delays) -> str:
     text, count = re.subn(r"(?m)^delays:.*$", line, before)
     if count == 0:
         text = f"{before.rstrip()}\n\n{line}\n"
-    partial = file.with_name(f".{file.name}.tmp.yaml")
-    partial.write_text(text, encoding="utf-8")
     try:
-        load_contract(partial)
+        with whole(file) as partial:
+            partial.write_text(text, encoding="utf-8")
+            load_contract(partial)
     except ContractError as error:
-        partial.unlink()
         remedy = f"write it in one line, as: {line}"
         raise ContractError("the section delays cannot be written", where=file, got=error.got, remedy=remedy) from error
-    partial.replace(file)
     return line

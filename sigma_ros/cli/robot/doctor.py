@@ -180,12 +180,12 @@ def ticks(gaps_s: Sequence[float]) -> Iterator[Finding]:
 def packages() -> Iterator[Finding]:
     """What is installed."""
     needed: dict[str, tuple[Level, str]] = {
-        "torch": ("wrong", "pip install 'sigma-ros[model]', or make setup"),
+        "torch": ("wrong", "make setup"),
         "lerobot": ("wrong", "make setup"),
         "rclpy": ("wrong", "source a ROS installation, or make setup and . ./env.sh"),
         "sigma_ros.msg": ("wrong", "colcon build, or make setup and . ./env.sh"),
         "mujoco": ("note", "only for the simulator: make setup"),
-        "scservo_sdk": ("note", "only for so101_driver: pip install 'lerobot[feetech]'"),
+        "scservo_sdk": ("note", "only for so101_driver: pip install 'sigma_ros[arm]', or make setup"),
     }
     for name, (level, remedy) in needed.items():
         yield _judged(_found(name), f"{name} is there", level, remedy, else_told=f"{name} is missing")

@@ -53,7 +53,10 @@ class EvaluateRequest(PolicyArguments):
 
 
 def _run(request: EvaluateRequest) -> int:
-    from sigma_ros.cli.scores.evaluate_run import run  # noqa: PLC0415 - help stays fast
+    from sigma_ros.bags.files import find_bags  # noqa: PLC0415 - help stays fast
+
+    find_bags(request.bags)  # before seconds of imports
+    from sigma_ros.cli.scores.evaluate_run import run  # noqa: PLC0415
 
     return run(request)
 

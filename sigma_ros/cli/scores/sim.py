@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sigma_ros.contract import Contract
     from sigma_ros.model.runtime import SigmaRuntime
     from sigma_ros.policy.alarm import AlarmSettings
-    from sigma_ros.sim.closed_loop import Loop, Run
+    from sigma_ros.sim.closed_loop import EpisodeRun, Loop
     from sigma_ros.sim.environment import SimArm
     from sigma_ros.sim.trials import ArmName, Trial, TrialBook
 
@@ -163,7 +163,7 @@ def _run(
     *,
     runtime: "SigmaRuntime | None",
     request: SimRequest,
-) -> "dict[str, Run]":
+) -> "dict[str, EpisodeRun]":
     """Runs what is not done yet, and writes the report whatever happens; gives the first seed's runs, for the film."""
     from sigma_ros.sim.trial_report import document, markdown, write  # noqa: PLC0415
     from sigma_ros.sim.trials import run_trial  # noqa: PLC0415
@@ -177,7 +177,7 @@ def _run(
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    shown: dict[str, Run] = {}
+    shown: dict[str, EpisodeRun] = {}
     ticks = max(1, round(loop.time_limit_s * arm.contract.fps))
     try:
         with Progress(*columns, console=Console(stderr=True, markup=False)) as progress:

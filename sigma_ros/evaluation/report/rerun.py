@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
+from sigma_ros.border import whole
 from sigma_ros.errors import MachineError, SigmaError
 from sigma_ros.evaluation.log import ReplayLog
 from sigma_ros.evaluation.report.figures import BASE, COMMAND, RECORDED, SIGMA
@@ -54,20 +55,17 @@ def write_rerun(log: ReplayLog, path: Path) -> None:
         SigmaError: the disk refused it.
     """
     rr = import_rerun()
-    partial = path.with_name(f".{path.name}.partial")
     recording = rr.RecordingStream(f"sigma replay of {log.name}", recording_id=log.bag.sha256[:32])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        recording.save(str(partial))
-        recording.send_blueprint(_blueprint(log))
-        _send(rr, recording, log)
-        recording.flush()
-        recording.disconnect()
-        partial.replace(path)
+        with whole(path) as partial:
+            recording.save(str(partial))
+            recording.send_blueprint(_blueprint(log))
+            _send(rr, recording, log)
+            recording.flush()
+            recording.disconnect()
     except OSError as error:
         raise SigmaError("the Rerun recording could not be written", where=path, got=error) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def import_rerun() -> Any:

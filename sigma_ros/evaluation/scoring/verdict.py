@@ -21,7 +21,7 @@ _SETUPS = {"source": ": the base's own training set-up, so there is little for S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class Headline:
     """`headline` is one sentence about what was commanded, `supervised` how that differs from what Sigma proposed.
 
     `supervised` is empty where no supervisor took part. `warnings` must be read before the numbers; `notes` limit what
@@ -34,12 +34,12 @@ class Verdict:
     notes: tuple[str, ...]
 
 
-def verdict_of(logs: Sequence[ReplayLog], scores: Scores) -> Verdict:
+def verdict_of(logs: Sequence[ReplayLog], scores: Scores) -> Headline:
     """Judges pooled replays of one checkpoint."""
     trained = all(log.policy.trained and log.policy.sigma_trained for log in logs)
     supervised = any(log.run.supervised for log in logs)
     headline = headline_of(scores.comparison, scores.commanded) if trained else _untrained_headline(scores)
-    return Verdict(
+    return Headline(
         headline=headline,
         supervised=supervised_line(scores.comparison, scores.commanded, scores.supervisor) if supervised else "",
         warnings=_warnings(logs, scores),

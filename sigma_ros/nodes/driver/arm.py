@@ -50,7 +50,7 @@ def lerobot_follower(port: str, calibration: Path) -> Any:
         raise MachineError(
             "the arm's bus needs a package that is missing",
             got=error,
-            remedy="pip install 'lerobot[feetech]'",
+            remedy="pip install 'sigma_ros[arm]', or make setup",
         ) from error
 
 

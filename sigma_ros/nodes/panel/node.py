@@ -24,7 +24,7 @@ from sigma_ros.contract import Camera
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import SigmaError, UsageError
 from sigma_ros.nodes.panel.server import Server, open_in_browser
-from sigma_ros.nodes.panel.view import Skeleton, page_view
+from sigma_ros.nodes.panel.view import KnownMemories, Skeleton, finite, page_view
 from sigma_ros.nodes.shared import qos, topics
 from sigma_ros.nodes.shared.image_messages import image_view, jpeg_message
 from sigma_ros.nodes.shared.listen import MESSAGE_TYPES, Monitor
@@ -49,6 +49,7 @@ class PanelNode(Node):
         options = BoundParameters(self, PanelOptions(), state=lambda: "running").value
         self._contract = load_contract(topics.contract_name(self, options.contract))
         self._reader, self._skeleton = JointReader(self._contract), Skeleton(self._contract)
+        self._known = KnownMemories()
         self._operator = Operator(self)
         self._seen = Monitor(self).seen
         self._joints_rad: dict[str, float] = {}
@@ -92,7 +93,8 @@ class PanelNode(Node):
         """See `server.Backend`."""
         shown = page_view(self._seen, self._contract, self._skeleton, self._joints_rad, time.monotonic())
         cameras = [camera.name for camera in self._contract.cameras]
-        return shown | {"cameras": cameras, "robot": self._contract.name}
+        alike = finite(self._known.alike(self._seen.telepathy))
+        return shown | {"cameras": cameras, "robot": self._contract.name, "memory_like": alike}
 
     def picture(self, camera: str) -> bytes | None:
         """See `server.Backend`; decoded and coded when somebody looks, never while pictures come in."""

@@ -12,10 +12,11 @@ from numpy import ndarray
 
 from sigma_ros.contract import Contract
 from sigma_ros.kinematics import ForwardKinematics, ToolPoint
-from sigma_ros.msg import ActionChunk
+from sigma_ros.msg import ActionChunk, TelepathyState
 from sigma_ros.nodes.shared.listen import STATES, MonitorView
 
 _BASE_POINT = [0.0, 0.0, 0.0]
+_TASKS_KEPT = 8
 
 
 class Skeleton:
@@ -45,6 +46,31 @@ class Skeleton:
             return []
         tips = self._kinematics.points_m(positions_rad)[:, :, [tip for _, tip in self._tips]]
         return list(np.round(tips.mean(axis=2), 4).tolist())
+
+
+class KnownMemories:
+    """What the memory held under each task that was heard, as its mean: what a memory is like is seen against them."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Float64[ndarray, " width"]] = {}
+        self._last: tuple[int, int] | None = None
+
+    def alike(self, told: TelepathyState | None) -> dict[str, float]:
+        """Takes in what was told, once; gives by task, the newest last, the cosine of this memory to that one."""
+        memory = np.array(() if told is None else told.semantic_memory, dtype=np.float64)
+        if told is None or not told.valid or not memory.size or not np.isfinite(memory).all():
+            return {}
+        if told.committed and self._last != (told.epoch, told.tick):
+            self._last = told.epoch, told.tick
+            self._sums[told.task] = self._sums.pop(told.task, 0.0) + memory
+            self._sums = dict(list(self._sums.items())[-_TASKS_KEPT:])
+        return {task: _cosine(known, memory) for task, known in self._sums.items() if known.shape == memory.shape}
+
+
+def _cosine(one: Float64[ndarray, " width"], other: Float64[ndarray, " width"]) -> float:
+    """NaN where one of them is zero."""
+    lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
+    return float(one @ other) / lengths if lengths else math.nan
 
 
 def plans(chunk: ActionChunk, skeleton: Skeleton) -> dict[str, Any]:

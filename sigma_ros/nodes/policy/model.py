@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # the inference process imports this module, and no rclpy
     from rclpy.impl.rcutils_logger import RcutilsLogger
 
     from sigma_ros.model.runtime import SigmaRuntime
-    from sigma_ros.nodes.shared.node_options import PolicyOptions
+    from sigma_ros.nodes.policy.options import PolicyOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

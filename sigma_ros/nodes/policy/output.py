@@ -14,9 +14,9 @@ from sigma_ros.contract import Contract
 from sigma_ros.errors import ContractError
 from sigma_ros.msg import ActionChunk, TelepathyState
 from sigma_ros.nodes.policy.model import PolicyModel
+from sigma_ros.nodes.policy.options import PolicyOptions
 from sigma_ros.nodes.shared import qos, topics
 from sigma_ros.nodes.shared.messages import chunk_message, chunk_trajectory, gap_message, telepathy_message
-from sigma_ros.nodes.shared.node_options import PolicyOptions
 from sigma_ros.nodes.shared.sensor_messages import to_time
 from sigma_ros.policy.job import Failed, Outcome, Proposed, Remembered, Rescaled, Unused, gap_of
 from sigma_ros.supervisor.identity import Author

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 from sigma_ros.contract import Contract
 from sigma_ros.errors import SigmaError
-from sigma_ros.nodes.shared.node_options import PolicyOptions
+from sigma_ros.nodes.policy.options import PolicyOptions
 from sigma_ros.policy.alarm import AlarmAction, AlarmSettings
 from sigma_ros.policy.job import Runtime
 from sigma_ros.policy.loop import PolicyLoop, PolicySettings

@@ -64,11 +64,11 @@ class Diagnostics:
         self._node.destroy_timer(self._timer)
         self._node.destroy_publisher(self._publisher)
 
-    def _status(self, name: str, standing: TaskStatus) -> DiagnosticStatus:
+    def _status(self, name: str, status: TaskStatus) -> DiagnosticStatus:
         return DiagnosticStatus(
-            level=standing.level.value,
+            level=status.level.value,
             name=f"{self._node.get_fully_qualified_name().removeprefix('/')}: {name}",
-            message=standing.text,
+            message=status.text,
             hardware_id=self._hardware_id,
-            values=[KeyValue(key=key, value=str(value)) for key, value in standing.values.items()],
+            values=[KeyValue(key=key, value=str(value)) for key, value in status.values.items()],
         )

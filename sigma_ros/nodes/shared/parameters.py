@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
 from rclpy.node import Node
@@ -85,17 +85,26 @@ def option(
     return field(default=default, metadata={"option": metadata})
 
 
-class Options(Protocol):
-    """A frozen dataclass made of `option` fields that can judge its values together."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """Base of a node's options, which are `option` fields."""
 
     def conflicts(self) -> list[str]:
         """What is wrong between values that are each allowed, in words."""
+        return []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RobotOptions(Options):
+    """Of a node that is for one robot."""
+
+    contract: str = option("contract file, or the name of a shipped one", default="so101", read_only=True)
 
 
 def specs(options_type: type[Options]) -> tuple[Spec, ...]:
     """The parameters of an options class, in declaration order."""
     found = []
-    for entry in dataclasses.fields(options_type):  # type: ignore[arg-type]
+    for entry in dataclasses.fields(options_type):
         metadata = dict(entry.metadata["option"])
         name = metadata.pop("name") or entry.name
         found.append(
@@ -132,7 +141,7 @@ def problems(options: Options) -> list[str]:
 def replaced[OptionsT: Options](options: OptionsT, changes: dict[str, object]) -> OptionsT:
     """A copy with parameters, called by their ROS names, changed. Nothing is checked: see `problems`."""
     by_name = {spec.name: spec.field_name for spec in specs(type(options))}
-    return dataclasses.replace(options, **{by_name[name]: value for name, value in changes.items()})  # type: ignore[type-var]
+    return dataclasses.replace(options, **{by_name[name]: value for name, value in changes.items()})
 
 
 def markdown_table(options_type: type[Options]) -> str:

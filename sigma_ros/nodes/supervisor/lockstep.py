@@ -17,8 +17,8 @@ from sigma_ros.evaluation.replay_operator import ReplayOperator
 from sigma_ros.msg import ActionChunk
 from sigma_ros.nodes.shared import qos, topics
 from sigma_ros.nodes.shared.messages import chunk_value
-from sigma_ros.nodes.shared.node_options import SupervisorOptions
 from sigma_ros.nodes.shared.sensor_messages import stamp_ns
+from sigma_ros.nodes.supervisor.options import SupervisorOptions
 from sigma_ros.nodes.supervisor.output import SupervisorOutput
 from sigma_ros.streams.joints import JointReader
 from sigma_ros.supervisor.limits import SupervisorLimits

@@ -16,7 +16,6 @@ from sigma_ros.errors import UsageError
 from sigma_ros.sim.tasks.task import (
     GO,
     BrickPlace,
-    Event,
     Flash,
     Home,
     Pick,
@@ -24,6 +23,7 @@ from sigma_ros.sim.tasks.task import (
     Tap,
     Task,
     TaskEpisode,
+    TaskEvent,
     Verb,
     Wait,
 )
@@ -120,7 +120,7 @@ def told(episode: TaskEpisode) -> TaskEpisode:
     return replace(episode, text=episode.oracle)
 
 
-def chosen_option(task: Task, events: Sequence[Event]) -> int | None:
+def chosen_option(task: Task, events: Sequence[TaskEvent]) -> int | None:
     """Which option the events amount to; None: no choice was made. May be no option at all (a fourth press)."""
     placed = [event for event in events if event.kind == "placed"]
     taps = [event.place for event in events if event.kind == "tapped"]
@@ -138,7 +138,7 @@ def chosen_option(task: Task, events: Sequence[Event]) -> int | None:
     return None if len(taps) < 2 else taps[0] // 2 if (taps[0], taps[1]) in _VISITS else task.options
 
 
-def succeeded(episode: TaskEpisode, events: Sequence[Event]) -> bool:
+def succeeded(episode: TaskEpisode, events: Sequence[TaskEvent]) -> bool:
     """Whether the right choice was made, with as many placements or taps as the task has and no more.
 
     Fingers that come near a button while they reach for a brick do not count.

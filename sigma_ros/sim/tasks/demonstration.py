@@ -15,7 +15,7 @@ from sigma_ros.sim.demonstration import Push, tick_s
 from sigma_ros.sim.expert import CLOSED_RAD, OPEN_RAD, Expert, Habits
 from sigma_ros.sim.motion import JointPath, Waypoint, joint_path
 from sigma_ros.sim.tasks.catalogue import succeeded
-from sigma_ros.sim.tasks.task import Event, Home, Pick, PlaceIn, Tap, TaskEpisode, Verb, Wait
+from sigma_ros.sim.tasks.task import Home, Pick, PlaceIn, Tap, TaskEpisode, TaskEvent, Verb, Wait
 from sigma_ros.sim.tasks.world import TAP_M, TAP_OVER_M, TaskArm, button_place
 from sigma_ros.values import NS_PER_S, frozen_array
 
@@ -92,7 +92,7 @@ class TaskDemonstration:
 
     episode: TaskEpisode
     success: bool
-    events: tuple[Event, ...]
+    events: tuple[TaskEvent, ...]
     tokens: Float32[ndarray, "ticks tokens features"]
     positions_rad: Float32[ndarray, "ticks dof"]
     commands_rad: Float32[ndarray, "ticks dof"]

@@ -62,7 +62,7 @@ class Flash:
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class TaskEvent:
     """Something that counts: which brick came to rest in which box, which button was tapped, and when."""
 
     kind: EventKind

@@ -19,7 +19,7 @@ from sigma_ros.sim.environment import SimArm
 from sigma_ros.sim.scene import add_box, add_brick
 from sigma_ros.sim.setups import TARGET, BoxConfig, SceneConfig
 from sigma_ros.sim.shapes import VISUAL_GROUP
-from sigma_ros.sim.tasks.task import GO, BrickPlace, Event, Flash, TaskEpisode
+from sigma_ros.sim.tasks.task import GO, BrickPlace, Flash, TaskEpisode, TaskEvent
 
 BRICK_NAMES = ("pink", "blue")
 BOX_NAMES = ("front", "back")
@@ -93,7 +93,7 @@ class TaskArm(SimArm):
         self._watch.note(self, now_s)
 
     @property
-    def events(self) -> tuple[Event, ...]:
+    def events(self) -> tuple[TaskEvent, ...]:
         """What has happened in this episode, in order."""
         return tuple(self._watch.events)
 
@@ -179,7 +179,7 @@ class _Watch:
     """Turns positions into events."""
 
     def __init__(self) -> None:
-        self.events: list[Event] = []
+        self.events: list[TaskEvent] = []
         self._resting: set[tuple[int, int]] = set()
         self._down: int | None = None
 
@@ -188,13 +188,13 @@ class _Watch:
             for box in range(len(arm.boxes)):
                 if (brick, box) not in self._resting and arm.brick_rests_in(brick, box):
                     self._resting.add((brick, box))
-                    self.events.append(Event("placed", brick, box, now_s))
+                    self.events.append(TaskEvent("placed", brick, box, now_s))
         self._note_fingers(arm.fingers_m(), now_s)
 
     def _note_fingers(self, fingers_m: Float64[ndarray, " 3"], now_s: float) -> None:
         near = next((b for b in range(len(BUTTON_NAMES)) if math.dist(button_place(b), fingers_m[:2]) < _NEAR_M), None)
         if self._down is None and near is not None and fingers_m[2] < _PRESSED_M:
             self._down = near
-            self.events.append(Event("tapped", near, near, now_s))
+            self.events.append(TaskEvent("tapped", near, near, now_s))
         elif fingers_m[2] > _RELEASED_M:
             self._down = None

@@ -21,8 +21,9 @@ if find_spec("rclpy") is None or find_spec("sigma_ros.msg") is None:
 
 from live_run import ROOT, node_processes, running, sigma
 
-from sigma_ros.nodes.shared.node_options import CameraOptions, DriverOptions, supervisor_options
+from sigma_ros.nodes.shared.node_options import CameraOptions, DriverOptions
 from sigma_ros.nodes.shared.parameters import specs
+from sigma_ros.nodes.supervisor.options import supervisor_options
 from sigma_ros.sim.closed_loop import sim_limits
 from sigma_ros.supervisor.limits import SupervisorLimits
 from sigma_ros.supervisor.reasons import State

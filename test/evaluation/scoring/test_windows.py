@@ -36,11 +36,6 @@ def test_the_error_at_a_scale_is_that_of_a_replay_with_it(log, scale):
     assert (measured.mse_vec, measured.mse_chk, measured.mse_trj) == pytest.approx(tuple(expected), rel=1e-12)
 
 
-def test_scale_zero_is_the_baseline_to_the_last_bit(log):
-    errors = windows_of(log)
-    np.testing.assert_array_equal(errors.at_scale(0.0), errors.baseline.spans)
-
-
 def test_no_scale_on_the_raster_beats_the_best(log):
     sweep = score(log).sweep
     assert 0.0 <= sweep.best_scale <= 1.0
@@ -73,10 +68,3 @@ def test_what_a_report_keeps_gives_the_same_errors_as_the_log(log, tmp_path):
     direct = WindowErrors.joined([windows_of(log, 0), windows_of(other, 1)])
     for name, (one, other) in columns(kept, direct).items():
         np.testing.assert_array_equal(one, other, err_msg=name)
-
-
-def test_the_windows_errors_are_those_that_are_scored(log):
-    scores = score(log)
-    errors = windows_of(log)
-    assert errors.baseline.spans[:, 2].mean() == scores.baseline.mse_trj
-    assert errors.sigma.spans[:, 2].mean() == scores.sigma.mse_trj

@@ -13,9 +13,9 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from live_robot import LiveRobot
 from node_fakes import FakeRuntime, fake_model, small_contract, small_so101, spin_until
 from rclpy.parameter import Parameter
-from test_policy_live import LiveRobot
 
 from sigma_ros.nodes.panel.node import PanelNode
 from sigma_ros.nodes.policy_node import PolicyNode
@@ -96,6 +96,9 @@ def test_orders_of_the_page_are_judged_by_the_supervisor_and_the_policy(executor
     assert policy.get_parameter("adapter.max_scale").value == 0.3
     assert asked(executor, panel.url + "order/task", "fold the towel")[0] == 200
     view_until(executor, panel, lambda v: v["telepathy"]["task"] == "fold the towel", "the new task")
+    view_until(
+        executor, panel, lambda v: {small_contract().tasks[0], "fold the towel"} <= set(v["memory_like"]), "both"
+    )
 
     assert asked(executor, panel.url + "stop", "")[0] == 200
     view_until(executor, panel, lambda v: v["supervisor"]["state"] == "ESTOP", "the stop")

@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from node_fakes import AUTHOR, make_chunk
-from sigma_ros.msg import SupervisorState
+from sigma_ros.msg import SupervisorState, TelepathyState
 
 from sigma_ros.contract_file import load_contract
 from sigma_ros.kinematics import ForwardKinematics
-from sigma_ros.nodes.panel.view import Skeleton, finite, page_view, plans
+from sigma_ros.nodes.panel.view import KnownMemories, Skeleton, finite, page_view, plans
 from sigma_ros.nodes.shared.listen import MonitorView, Rate
 from sigma_ros.nodes.shared.messages import chunk_message
 
@@ -59,6 +59,39 @@ def test_every_moment_is_json_that_a_browser_reads(told: SupervisorState | None,
     assert json.loads(json.dumps(shown, allow_nan=False)) == shown
     if told is not None:
         assert shown["supervisor"]["applied_scale"] is None
+
+
+def test_what_is_bounded_and_how_many_incidents_were_written_is_shown() -> None:
+    view = seen(supervisor=SupervisorState(clipped_joints=["elbow_flex"]), incidents="2 written")
+    view.rates["supervisor"].note(0.0)
+    shown = page_view(view, CONTRACT, Skeleton(CONTRACT), POSE, 0.0)
+    assert (shown["supervisor"]["bounded"], shown["incidents"]) == (["elbow_flex"], "2 written")
+
+
+def told(task: str, tick: int, *memory: float, **more: object) -> TelepathyState:
+    return TelepathyState(task=task, tick=tick, semantic_memory=memory, **{"valid": True, "committed": True} | more)
+
+
+def test_what_the_memory_holds_is_its_likeness_to_that_of_each_task_that_was_heard() -> None:
+    known = KnownMemories()
+    assert known.alike(None) == {}
+    assert known.alike(told("fold", 1, 3.0, 0.0)) == {"fold": 1.0}
+    assert known.alike(told("pick", 2, 0.0, 2.0)) == {"fold": 0.0, "pick": 1.0}
+    wavering = told("pick", 3, 1.0, 1.0)
+    assert known.alike(wavering)["fold"] == pytest.approx(0.5**0.5)
+    assert known.alike(wavering) == known.alike(wavering), "a moment that is shown again counts once"
+
+
+def test_a_memory_that_was_not_committed_is_compared_and_not_kept_and_an_unusable_one_neither() -> None:
+    known = KnownMemories()
+    known.alike(told("fold", 1, 1.0, 0.0))
+    assert known.alike(told("pick", 2, 0.0, 1.0, committed=False)) == {"fold": 0.0}
+    for unusable in (told("pick", 3, valid=False), told("pick", 4, math.nan, 1.0), told("pick", 5)):
+        assert known.alike(unusable) == {}
+    assert list(known.alike(told("fold", 6, 1.0, 0.0))) == ["fold"]
+    for number in range(20):
+        many = known.alike(told(f"task {number}", 7 + number, 1.0, 0.0))
+    assert len(many) == 8
 
 
 def test_a_supervisor_that_fell_silent_is_not_shown_as_if_it_spoke() -> None:

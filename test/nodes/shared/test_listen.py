@@ -4,10 +4,10 @@
 import time
 
 import pytest
+from live_robot import LiveRobot
 from node_fakes import FakeRuntime, fake_model, small_contract, spin_until
 from rclpy.node import Node
 from rich.console import Console
-from test_policy_live import LiveRobot
 
 from sigma_ros.cli.robot.monitor import view
 from sigma_ros.nodes.policy_node import PolicyNode

@@ -7,9 +7,9 @@ import pytest
 pytest.importorskip("rclpy", reason="rclpy is not installed")
 pytest.importorskip("sigma_ros.msg", reason="the messages are not built")
 
+from live_robot import LiveRobot
 from node_fakes import FakeRuntime, fake_model, small_contract, spin_until
 from rclpy.node import Node
-from test_policy_live import LiveRobot
 
 from sigma_ros.nodes.policy_node import PolicyNode
 from sigma_ros.nodes.shared.motion_tap import MotionTap

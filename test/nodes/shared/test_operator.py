@@ -7,10 +7,11 @@ from rclpy.node import Node
 from std_msgs.msg import String
 
 from sigma_ros.errors import SigmaError
+from sigma_ros.nodes.policy.options import PolicyOptions
 from sigma_ros.nodes.shared import qos, topics
-from sigma_ros.nodes.shared.node_options import PolicyOptions, SupervisorOptions
 from sigma_ros.nodes.shared.operator import ORDERS, SETTINGS, Operator, outcome
 from sigma_ros.nodes.shared.parameters import specs
+from sigma_ros.nodes.supervisor.options import SupervisorOptions
 from sigma_ros.nodes.supervisor_node import SupervisorNode
 
 pytestmark = pytest.mark.ros

@@ -14,10 +14,11 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from sigma_ros.errors import UsageError
-from sigma_ros.nodes.shared.node_options import PolicyOptions, SupervisorOptions, supervisor_options
+from sigma_ros.nodes.policy.options import PolicyOptions
 from sigma_ros.nodes.shared.parameter_files import fitting, sections
 from sigma_ros.nodes.shared.parameters import (
     BoundParameters,
+    Options,
     note_arguments,
     option,
     problem,
@@ -25,7 +26,7 @@ from sigma_ros.nodes.shared.parameters import (
     replaced,
     specs,
 )
-from sigma_ros.supervisor.limits import SupervisorLimits
+from sigma_ros.nodes.supervisor.options import SupervisorOptions
 
 pytestmark = pytest.mark.ros
 VALUES = st.one_of(
@@ -34,8 +35,8 @@ VALUES = st.one_of(
 SPECS = [*specs(PolicyOptions), *specs(SupervisorOptions)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Knobs:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Knobs(Options):
     low: float = option("the lower one", default=0.0, name="pair.low", low=0.0, high=1.0)
     high: float = option("the upper one", default=1.0, name="pair.high", low=0.0, high=1.0)
     count: int = option("how many", default=3, low=1, high=9)
@@ -220,8 +221,3 @@ def test_an_unknown_name_in_the_nodes_own_section_stops_the_start(document, star
 def test_a_misspelt_name_on_the_command_line_is_not_taken_for_one_of_other_nodes(started) -> None:
     with pytest.raises(UsageError, match=r"did you mean count"):
         bind(started({"/**": section(robot_ip="x")}, "-p", "cuont:=5"))
-
-
-def test_the_supervisors_parameters_are_its_settings_each_with_its_own_default() -> None:
-    assert SupervisorOptions().limits == SupervisorLimits()
-    assert supervisor_options(SupervisorLimits.bring_up()).limits == SupervisorLimits.bring_up()

@@ -20,8 +20,8 @@ import numpy as np
 from node_fakes import HORIZON, FakeRuntime, fake_model
 
 from sigma_ros.contract_file import load_contract
+from sigma_ros.nodes.policy.options import PolicyOptions
 from sigma_ros.nodes.policy_node import PolicyNode
-from sigma_ros.nodes.shared.node_options import PolicyOptions
 from sigma_ros.nodes.shared.process import run_node
 from sigma_ros.sim.demonstration import demonstrate
 from sigma_ros.sim.environment import SimArm

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from node_fakes import PatientOperator, spin_until
+from node_fakes import PatientOperator, small_so101, spin_until
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
 from sigma_ros.msg import ActionChunk
 from std_msgs.msg import String
-from test_live_loop import process, small_so101
+from test_live_loop import process
 
 from sigma_ros.nodes.shared import qos, topics
 

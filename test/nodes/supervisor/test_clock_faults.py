@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
+from live_robot import FaultyRobot, stands, until_well
 from node_fakes import FakeRuntime, fake_model, picture, small_contract, spin_until
 from rclpy.parameter import Parameter
 from rosgraph_msgs.msg import Clock
-from test_policy_faults import FaultyRobot, stands, until_well
 
+from sigma_ros.nodes.policy.options import PolicyOptions
 from sigma_ros.nodes.policy.session import PolicySession
 from sigma_ros.nodes.policy_node import PolicyNode
 from sigma_ros.nodes.shared.diagnostics import Level
-from sigma_ros.nodes.shared.node_options import PolicyOptions
 from sigma_ros.nodes.shared.qos import ClockWatch
 from sigma_ros.nodes.shared.sensor_messages import to_time
 from sigma_ros.policy.job import Outcome, Proposed

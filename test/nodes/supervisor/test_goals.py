@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from node_fakes import spin_until
+from node_fakes import call, spin_until
 from rclpy.action import ActionClient, ActionServer, CancelResponse, GoalResponse
 from rclpy.node import Node
 from robot_in_parts import RobotInParts, supervised
 from sigma_ros.msg import SupervisorState
-from std_srvs.srv import Trigger
 from workspace import with_control_msgs
 
 from sigma_ros.contract import ACTION_TYPES
@@ -108,14 +107,6 @@ def positions(request: Any) -> np.ndarray:
     return np.atleast_2d(np.array(request.command.position))
 
 
-def call(robot: Controlled, executor: Any, service: str) -> Trigger.Response:
-    client = robot.create_client(Trigger, service)
-    robot.until(executor, client.service_is_ready, service)
-    future = client.call_async(Trigger.Request())
-    robot.until(executor, future.done, f"the answer of {service}")
-    return future.result()
-
-
 def test_law_every_action_type_of_contracts_is_written() -> None:
     assert tuple(GOALS) == ACTION_TYPES
 
@@ -141,11 +132,11 @@ def test_law_goals_lead_every_part_to_its_target_and_each_trajectory_ends_at_res
 def test_law_without_a_server_engage_is_refused_and_with_one_it_is_not(executor) -> None:
     robot, _ = supervised(executor, Controlled("so101_actions", serves=False))
     robot.operator.present = False
-    heard = lambda: "no server" in call(robot, executor, topics.ENGAGE).message  # noqa: E731
+    heard = lambda: "no server" in call(executor, robot, topics.ENGAGE).message  # noqa: E731
     robot.until(executor, heard, "engage to miss the server")
-    assert "/arm_controller/follow_joint_trajectory" in call(robot, executor, topics.ENGAGE).message
+    assert "/arm_controller/follow_joint_trajectory" in call(executor, robot, topics.ENGAGE).message
     robot.serve()
-    robot.until(executor, lambda: call(robot, executor, topics.ENGAGE).success, "engage to succeed")
+    robot.until(executor, lambda: call(executor, robot, topics.ENGAGE).success, "engage to succeed")
 
 
 @pytest.mark.parametrize("answer", ["refused", "aborted"])
@@ -164,7 +155,7 @@ def test_law_a_stop_is_played_to_rest_then_the_arms_goal_is_cancelled_and_the_gr
     robot.answer = "kept"
     robot.until(executor, lambda: np.abs(robot.pose_rad[:5]).max() > 0.05, "motion")
     robot.operator.present = False
-    assert call(robot, executor, topics.ESTOP_SERVICE).success
+    assert call(executor, robot, topics.ESTOP_SERVICE).success
     arm = "/arm_controller/follow_joint_trajectory"
     rests = lambda: np.ptp(positions(robot.goals[arm][-1]), axis=0).max() < 1e-9  # noqa: E731
     ended = lambda: robot.cancelled and robot.is_in(SupervisorState.ESTOP) and rests()  # noqa: E731
@@ -183,7 +174,7 @@ def test_law_somebody_else_who_could_send_goals_is_a_reason_not_to_engage(execut
     planner = Node("planner")
     executor.add_node(planner)
     client = ActionClient(planner, control_msgs.action.FollowJointTrajectory, "/arm_controller/follow_joint_trajectory")
-    heard = lambda: "/planner" in call(robot, executor, topics.ENGAGE).message  # noqa: E731
+    heard = lambda: "/planner" in call(executor, robot, topics.ENGAGE).message  # noqa: E731
     robot.until(executor, heard, "engage to be refused because of the planner")
     client.destroy()
 

@@ -9,7 +9,7 @@ import pytest
 from sigma_ros.errors import UsageError
 from sigma_ros.sim.tasks.catalogue import TASKS, chosen_option, draw, succeeded, task_named, told, twin
 from sigma_ros.sim.tasks.demonstration import TaskDemonstration, VerbExpert, demonstrate_task
-from sigma_ros.sim.tasks.task import GO, Event, Flash, Home, Tap, Wait
+from sigma_ros.sim.tasks.task import GO, Flash, Home, Tap, TaskEvent, Wait
 from sigma_ros.sim.tasks.world import FEATURES, TOKENS, TaskArm
 from sigma_ros.values import WINDOW_TICKS
 
@@ -117,14 +117,14 @@ def test_lamps_are_bodies_that_come_and_go_and_touch_nothing(arm):
 def test_choice_and_success_are_told_apart():
     episode = draw(TASKS["M1"], SEED, goal=0)
     assert chosen_option(episode.task, ()) is None
-    wrong = (Event("placed", 0, 1, 5.0),)
+    wrong = (TaskEvent("placed", 0, 1, 5.0),)
     assert chosen_option(episode.task, wrong) == 1
     assert not succeeded(episode, wrong)
-    once = (Event("tapped", 0, 0, 3.0),)
+    once = (TaskEvent("tapped", 0, 0, 3.0),)
     ordered = draw(TASKS["O1"], SEED)
     assert chosen_option(ordered.task, once) is None
     counted = draw(TASKS["C1"], SEED, goal=2)
-    taps = tuple(Event("tapped", 1, 1, float(t)) for t in range(4))
+    taps = tuple(TaskEvent("tapped", 1, 1, float(t)) for t in range(4))
     assert [chosen_option(counted.task, taps[:n]) for n in (0, 1, 3, 4)] == [None, 0, 2, 3]
     assert [succeeded(counted, taps[:n]) for n in (2, 3, 4)] == [False, True, False]
 
