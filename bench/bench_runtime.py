@@ -7,7 +7,8 @@
 A robot process publishes cameras (30 Hz) and joint states (50 Hz); the supervisor is a process of its own; the policy
 node runs here as it is shipped. "bare" is `runtime.step` alone, for as many new ticks as between two plans, measured
 just before on the same machine with the robot's and the supervisor's processes running, so that what they take counts
-on neither side. With replan_ticks 4 the model is never idle (replan rate).
+on neither side; it encodes pictures within the step, the node while it is free. With replan_ticks 4 the model is hardly
+ever idle (replan rate).
 Asked: inference in the node / bare <= 1.10, chunks/s / bare >= 0.9 at replan_ticks 4, observation to chunk beyond
 inference <= 10 ms p50 and 25 ms p99, ticks lost <= 0.1 %.
 """

@@ -63,7 +63,7 @@ class Camera:
     """One camera: `name` inside the package, `dataset_key` its feature in LeRobot data sets.
 
     `policy_key` is the feature of the policy that it feeds, where that has another name (`model.cameras` says how
-    the two are joined); None leaves it to the checkpoint.
+    the two are joined); None leaves it to the checkpoint. `rate_hz`: what it sends at most, where that is promised.
     """
 
     name: str
@@ -74,6 +74,7 @@ class Camera:
     dataset_key: str
     max_age_ns: int
     policy_key: str | None = None
+    rate_hz: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +130,7 @@ class Contract:
     `state_parts` and `command_parts` are empty where one message has all joints; else they share the joints out, and
     the topics of the whole are those of replays and transcoded recordings. What is joined of parts has stamps that are
     `max_skew_ns` apart at most.
-    `delays` are what the simulator and its latency assume by default.
+    `delays` are what the simulator and its latency assume by default. `joint_state_rate_hz`: as a camera's `rate_hz`.
     """
 
     name: str
@@ -151,6 +152,7 @@ class Contract:
     command_parts: tuple[Part, ...] = ()
     max_skew_ns: int = MAX_SKEW_NS
     delays: Delays = Delays()
+    joint_state_rate_hz: float | None = None
 
     @property
     def capsules(self) -> tuple[Capsule, ...]:

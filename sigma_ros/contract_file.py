@@ -114,11 +114,12 @@ class _Reader(Entries):
             for i, entry in enumerate([] if root.get("cameras") == [] else self.list_of(root, "cameras"))
             if (camera := self._camera(entry, f"cameras[{i}]"))
         )
-        state = self.mapping(root, "state", {"topic", "max_age_ms", "max_skew_ms", "parts"})
+        state = self.mapping(root, "state", {"topic", "max_age_ms", "max_skew_ms", "rate_hz", "parts"})
         command = self.mapping(root, "command", {"topic", "type", "rate_hz", "parts"})
         action = self.mapping(root, "action", {"source", "topic"})
         fps = self.number(root, "fps", "", low=1.0, high=240.0)
         settle_ms = self.number(root, "settle_ms", "", low=0.0, high=1000.0)
+        state_rate_hz = self._rate(state, "state.")
         rate_hz = self.number(command, "rate_hz", "command.", low=1.0, high=1000.0)
         max_age_ms = self.number(state, "max_age_ms", "state.", low=1.0, high=10_000.0)
         skew_ms = self.number({"max_skew_ms": MAX_SKEW_NS / 1e6} | state, "max_skew_ms", "state.", low=0.0, high=1e3)
@@ -148,6 +149,7 @@ class _Reader(Entries):
             settle_ns=round(settle_ms * 1e6),
             command_period_ns=round(1e9 / rate_hz),
             joint_state_max_age_ns=round(max_age_ms * 1e6),
+            joint_state_rate_hz=state_rate_hz,
             kinematics=kinematics,
             keep_out=keep_out,
             max_skew_ns=round(skew_ms * 1e6),
@@ -261,7 +263,7 @@ class _Reader(Entries):
         return unit_map(str(unit), lower, upper)
 
     def _camera(self, entry: object, where: str) -> Camera | None:
-        keys = {"name", "topic", "type", "width_px", "height_px", "dataset_key", "policy_key", "max_age_ms"}
+        keys = {"name", "topic", "type", "width_px", "height_px", "dataset_key", "policy_key", "max_age_ms", "rate_hz"}
         entry = _with_new_names(entry)
         if not self.is_mapping(entry, where, keys):
             return None
@@ -276,7 +278,11 @@ class _Reader(Entries):
             dataset_key=self.text(entry, "dataset_key", where + "."),
             policy_key=self.text(entry, "policy_key", where + ".") if "policy_key" in entry else None,
             max_age_ns=round(self.number(entry, "max_age_ms", where + ".", low=1.0, high=10_000.0) * 1e6),
+            rate_hz=self._rate(entry, where + "."),
         )
+
+    def _rate(self, mapping: Mapping[str, object], where: str) -> float | None:
+        return self.number(mapping, "rate_hz", where, low=1.0, high=1000.0) if "rate_hz" in mapping else None
 
     def _entries(self, key: str) -> list[dict[str, object]]:
         """The mappings of a list, whether or not they are right."""

@@ -85,7 +85,7 @@ WRONG = [
     (("cameras", 1, "name"), "up", "camera name used twice: up"),
     (("cameras", 1, "topic"), "/up_camera/image_raw", "camera topic used twice: /up_camera/image_raw"),
     (("cameras", 1, "dataset_key"), "observation.images.up", "camera dataset_key used twice"),
-    (("state",), GONE, "state must be a mapping with max_age_ms, max_skew_ms, parts, topic"),
+    (("state",), GONE, "state must be a mapping with max_age_ms, max_skew_ms, parts, rate_hz, topic"),
     (("state", "topic"), None, "state.topic must be a text"),
     (("state", "max_age_ms"), 1e9, "state.max_age_ms must be within"),
     (("action", "source"), "guess", "source is 'guess', expected one of command, next_state"),

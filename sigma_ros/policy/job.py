@@ -52,6 +52,9 @@ class Runtime(Protocol):
     ) -> "tuple[Inferred, RecurrentState]":
         """One inference."""
 
+    def observe(self, window: Window, state: "RecurrentState") -> "RecurrentState":
+        """The state with the window's pictures encoded."""
+
     def remember(self, window: Window, state: "RecurrentState") -> "tuple[Telepathy, RecurrentState]":
         """A commit without a chunk."""
 
@@ -114,6 +117,15 @@ class PassGap:
 
 
 @dataclass(frozen=True, slots=True)
+class Look:
+    """A window's pictures, encoded before anything is asked of it: the next inference finds them done."""
+
+    request: TickRequest
+    window: Window
+    state: "RecurrentState | None"
+
+
+@dataclass(frozen=True, slots=True)
 class Remember:
     """A commit of the memory without a chunk; `state` None: the epoch begins with an empty one."""
 
@@ -144,7 +156,7 @@ class Refresh:
     previous: Chunk
 
 
-Job = PassGap | Remember | Step | Refresh
+Job = PassGap | Look | Remember | Step | Refresh
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,6 +199,11 @@ class Failed(Outcome):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lost(Failed):
     """The process of inference is gone, and the tick with it; the memory stands as before."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Looked(Outcome):
+    """Nothing but pictures that were encoded; nobody is told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,6 +253,8 @@ def execute(job: Job, runtime: Runtime, *, clock_ns: Callable[[], int] = time.mo
         return Unused(request=request, gap=job.gap), None
     window, started_ns = job.window, clock_ns()
     state = job.state or runtime.initial_state(epoch=window.epoch, task=window.task)
+    if isinstance(job, Look):
+        return Looked(request=request), runtime.observe(window, state)
     if isinstance(job, Remember):
         telepathy, advanced = runtime.remember(window, state)
         return Remembered(request=request, took_ns=clock_ns() - started_ns, telepathy=telepathy), advanced

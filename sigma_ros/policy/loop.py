@@ -29,6 +29,8 @@ from sigma_ros.policy.alarm import NO_ALARM, AlarmSettings, disagreement_of
 from sigma_ros.policy.job import (
     Failed,
     Job,
+    Look,
+    Looked,
     Outcome,
     PassGap,
     Proposed,
@@ -81,13 +83,20 @@ class PolicyLoop:
             epoch.
         lockstep: For a replay: every tick that asks for something is worked on, scored windows too,
             and settings are in force from the next chunk on, for it knows which chunks are to come.
+        looks: A free model encodes the pictures of ticks that ask for nothing, so that a plan need not.
 
     Raises:
         UsageError: the alarm's joint is none of the contract's.
     """
 
     def __init__(
-        self, contract: Contract, settings: PolicySettings, *, check_units: UnitsCheck, lockstep: bool
+        self,
+        contract: Contract,
+        settings: PolicySettings,
+        *,
+        check_units: UnitsCheck,
+        lockstep: bool,
+        looks: bool = False,
     ) -> None:
         if settings.alarm.joint not in ("", *contract.joint_names):
             known = ", ".join(contract.joint_names)
@@ -96,6 +105,8 @@ class PolicyLoop:
         self._settings = settings
         self._check_units = check_units
         self._lockstep = lockstep
+        self._looks = looks
+        self._unseen: Window | None = None
         self._waiting: deque[TickRequest] = deque()
         self._busy: Job | None = None
         self._outcomes: list[Outcome] = []
@@ -144,7 +155,9 @@ class PolicyLoop:
         `now_ns` is on any one clock, as for `begin` and `on_result`, and `late_ns` later than the tick's stamp;
         `task` is the one in force at a gap (a window has its own).
         """
-        request = self._request(self.judge(item), now_ns, task=task, late_ns=late_ns)
+        item = self.judge(item)
+        request = self._request(item, now_ns, task=task, late_ns=late_ns)
+        self._unseen = item if self._looks and request is None and isinstance(item, Window) else None
         if request is None:
             return True
         if not self._lockstep:
@@ -168,13 +181,26 @@ class PolicyLoop:
             self.busy_since_ns = None if self._busy is None else now_ns
             if self._busy is not None:
                 return self._busy
+        if self._busy is None and self._unseen is not None:
+            self._busy, self._unseen, self.busy_since_ns = self._look(self._unseen), None, now_ns
+            return self._busy
         return None
+
+    def _look(self, window: Window) -> Look:
+        settings, session = self._settings.adapter, self._session
+        request = TickRequest(
+            item=window, task=window.task, settings=settings, plans=False, commits=False, session=session
+        )
+        return Look(request, window, self._state_of(window, request))
 
     def on_result(self, result: Result) -> None:
         """Takes the result of the job that was begun; one from before a restart is forgotten."""
         (outcome, state), self._busy, self.busy_since_ns = result, None, None
         request = outcome.request
         if request.session != self._session:
+            return
+        if isinstance(outcome, Looked):
+            self._state = state
             return
         if isinstance(outcome, Proposed):
             chunk = self._numbered(replace(outcome.chunk, crossfade_steps=request.crossfade_steps))
@@ -204,6 +230,7 @@ class PolicyLoop:
             self._chunks = 0
         self._waiting.clear()
         self._outcomes.clear()
+        self._unseen = None
         self._state = self._executed = self._planned = None
         self._inherited = inherits
         self._judged_epoch = -1

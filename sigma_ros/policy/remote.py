@@ -145,6 +145,10 @@ class RemoteRuntime:
         """As `SigmaRuntime`'s."""
         return cast("tuple[Proposal, Any]", self._infer("step", window, state, **options))
 
+    def observe(self, window: Window, state: Any) -> Any:
+        """As `SigmaRuntime`'s; no inference, so it says nothing of how long one takes or whether it comes off."""
+        return self._ask(self._jobs, "observe", window, state)
+
     def remember(self, window: Window, state: Any) -> tuple[Telepathy, Any]:
         """As `SigmaRuntime`'s."""
         return cast("tuple[Telepathy, Any]", self._infer("remember", window, state))

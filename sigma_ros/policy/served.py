@@ -5,6 +5,7 @@ A second thread answers what must not wait for an inference: units and saved sta
 """
 
 import itertools
+import multiprocessing
 import os
 import threading
 import traceback
@@ -41,6 +42,7 @@ def be_nice() -> None:
 def serve(jobs: Connection, control: Connection, load: Load, protocol: int) -> None:
     """Runs the process until the node lets go of its pipes or ends."""
     threading.Thread(target=_end_with_the_node, daemon=True).start()
+    multiprocessing.set_start_method("fork", force=True)  # locks of libraries (tqdm's) keep no name: we may be killed
     be_nice()
     jobs.send_bytes(greeting(protocol))
     loading = Wire(jobs, name=lambda _: None, find=lambda _: None)

@@ -23,13 +23,13 @@ from numpy import ndarray
 from sigma_ros.errors import SigmaError
 from sigma_ros.values import Chunk, Memory, Telepathy
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Changes whenever a message, or anything that travels in one, changes its meaning."""
 
 PLACES = 512
 """Pictures that find room at once: ticks that wait and the window, of four cameras. Untouched ones take no memory."""
 
-Method = Literal["initial_state", "step", "remember", "refresh", "save", "restore", "check_units", "certify"]
+Method = Literal["initial_state", "observe", "step", "remember", "refresh", "save", "restore", "check_units", "certify"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,8 @@ Rules (DESIGN.md gives the reasons):
   more than `LOOKAHEAD_TICKS` (and two seconds) ahead of another; a stream that is silent for longer makes gaps.
 - **Stamps.** Zero and repeated stamps are refused. A stamp more than one tick back, or far ahead of its stream, needs
   a second message to confirm it; confirmed backward means the clock was set or a bag was looped: a new epoch.
+- **Rates.** A message sooner after the one before than two thirds of the period that the contract promises (`rate_hz`)
+  is left out, live and from a bag. So a stream whose newest message is less than that before a tick cannot change it.
 - **End.** Of a recording, also before its clock goes back: while every stream has a message that no tick has taken,
   there is one more tick, unless it lies more than 5 ms behind all of them. Live nothing ends.
 - **Late.** A message stamped before a consumed tick never changes that tick; it may serve a later one.
@@ -113,11 +115,11 @@ class FrameClock:
         self._max_gap_ticks = max_gap_ticks
         self._square = square
         self._cameras: dict[str, Camera] = {camera.name: camera for camera in contract.cameras}
-        ages = {camera.name: camera.max_age_ns for camera in contract.cameras}
         self._lookahead_ticks = max(LOOKAHEAD_TICKS, round(2.0 * contract.fps))
         capacity = self._lookahead_ticks + IMAGES_BEYOND_LOOKAHEAD
-        self._streams = {name: self._stream(age_ns, capacity) for name, age_ns in ages.items()}
-        self._streams[JOINTS] = self._stream(contract.joint_state_max_age_ns, _JOINT_CAPACITY)
+        self._streams = {c.name: self._stream(c.max_age_ns, capacity, c.rate_hz) for c in contract.cameras}
+        joints = (contract.joint_state_max_age_ns, _JOINT_CAPACITY, contract.joint_state_rate_hz)
+        self._streams[JOINTS] = self._stream(*joints)
         self._joint_reader = JointReader(contract)
         self._task = contract.tasks[0]
         self._grid: Grid | None = None
@@ -126,8 +128,9 @@ class FrameClock:
         self._last_tick_ns = 0
         self._windows = self._gaps = self._unmade = 0
 
-    def _stream(self, max_age_ns: int, capacity: int) -> Stream:
+    def _stream(self, max_age_ns: int, capacity: int, rate_hz: float | None) -> Stream:
         return Stream(
+            rate_hz=rate_hz,
             max_age_ns=max_age_ns,
             capacity=capacity,
             backward_ns=self._contract.tick_period_ns,
@@ -203,7 +206,8 @@ class FrameClock:
         """Whether the coming tick is complete and may be consumed.
 
         It is when every stream has a message at or after it, when a stream is `LOOKAHEAD_TICKS` past it, or when
-        `now_ns` (same clock as the stamps) is `contract.settle_ns` past it. With None, time never completes a tick.
+        `now_ns` (same clock as the stamps) is `contract.settle_ns` past it; as soon as `now_ns` has reached it where
+        the promised rates let no stream send a newer message up to it. With None, time never completes a tick.
         """
         if self._last_ticks:
             return True
@@ -216,7 +220,10 @@ class FrameClock:
             return True
         if max(newest) >= grid.stamp_ns(self._tick + self._lookahead_ticks):
             return True
-        return now_ns is not None and now_ns >= tick_ns + self._contract.settle_ns
+        if now_ns is None or now_ns < tick_ns:
+            return False
+        waits = not all(stream.reaches(tick_ns) for stream in self._streams.values())
+        return now_ns >= tick_ns + waits * self._contract.settle_ns
 
     def next_tick(self) -> Window | Gap:
         """Consumes the coming tick; call it after `ready` said so.

@@ -18,6 +18,9 @@ from sigma_ros.errors import SigmaError
 from sigma_ros.streams.images import Square, decode_resized
 from sigma_ros.values import NS_PER_S
 
+LEAST_SPACING = 2 / 3
+"""Of a stream's promised period: a message that comes sooner after the one before breaks the promise."""
+
 # What became of the messages that a frame clock was given.
 
 
@@ -25,8 +28,9 @@ from sigma_ros.values import NS_PER_S
 class StreamCount:
     """What became of a stream's messages.
 
-    `received` counts all. `used` were the newest at some tick, `superseded` had a newer one in their interval,
-    `late` came after a tick they belonged to, `dropped` did not fit while ticks waited. `refused` counts by reason.
+    `received` counts all. `used` were the newest at some tick, `superseded` had a newer one in their interval or came
+    sooner than their stream's rate allows, `late` came after a tick they belonged to, `dropped` did not fit while ticks
+    waited. `refused` counts by reason.
     """
 
     received: int
@@ -113,10 +117,14 @@ class Stream:
         capacity: Messages that wait at most.
         backward_ns: A stamp further back than this is a jump, not disorder.
         forward_ns: A stamp further ahead than this is a jump.
+        rate_hz: Messages that come sooner after the newest than this rate allows are left out; None allows any.
     """
 
-    def __init__(self, *, max_age_ns: int, capacity: int, backward_ns: int, forward_ns: int) -> None:
+    def __init__(
+        self, *, max_age_ns: int, capacity: int, backward_ns: int, forward_ns: int, rate_hz: float | None = None
+    ) -> None:
         self.max_age_ns = max_age_ns
+        self._spacing_ns = 1 if rate_hz is None else max(1, round(LEAST_SPACING * NS_PER_S / rate_hz))
         self.held: Sample | None = None
         self.pending: deque[Sample] = deque()
         self.newest_ns: int | None = None
@@ -176,6 +184,10 @@ class Stream:
             if self.held is not None and not self.held.used:
                 self._superseded += 1
             self.held = pending.popleft()
+
+    def reaches(self, tick_ns: int) -> bool:
+        """Whether no message that is still to come in order can be the newest at a tick."""
+        return self.newest_ns is not None and self.newest_ns + self._spacing_ns > tick_ns
 
     def mark_used(self) -> None:
         """Counts the held message as used, once."""
@@ -244,6 +256,9 @@ class Stream:
     def _store(self, sample: Sample, grid: Grid | None, floor_ns: int) -> None:
         if sample.stamp_ns == self.newest_ns:
             self._refused["stamp repeats"] += 1
+            return
+        if self.newest_ns is not None and 0 < sample.stamp_ns - self.newest_ns < self._spacing_ns:
+            self._superseded += 1
             return
         self.newest_ns = max(sample.stamp_ns, self.newest_ns or 0)
         if sample.stamp_ns <= floor_ns:

@@ -15,6 +15,7 @@ from sigma_ros.errors import UsageError
 from sigma_ros.policy.alarm import ALARM_ACTIONS, AlarmAction, AlarmSettings
 from sigma_ros.policy.job import (
     Failed,
+    Look,
     PassGap,
     Proposed,
     Refresh,
@@ -48,6 +49,42 @@ def test_a_waiting_plan_gives_way_to_a_newer_one_but_a_commit_does_not() -> None
     finish(loop, model)
     kinds = [(kind, tick, commits) for kind, _, tick, _, commits, _ in jobs]
     assert kinds == [("Step", 0, True), ("Remember", 16, True), ("Step", 32, True), ("Step", 40, False)]
+
+
+def test_a_free_model_looks_at_ticks_that_ask_for_nothing_and_nobody_is_told() -> None:
+    loop, model = (
+        PolicyLoop(CONTRACT, policy_loop()._settings, check_units=lambda _: (), lockstep=False, looks=True),
+        Model(),
+    )
+    job = busy_with(loop, 0)
+    loop.on_item(window(1), 0)
+    loop.on_item(window(2), 0)
+    loop.on_result(execute(job, model))
+    loop.outcomes()
+    look = loop.begin(0)
+    assert isinstance(look, Look), "a model that comes free"
+    assert look.window.tick == 2, "the newest, whose window has the others"
+    assert loop.begin(0) is None, "one job at a time"
+    seen = StubState(0, "seen")
+    loop.on_result((execute(look, model)[0], seen))
+    assert (loop.outcomes(), loop.state) == ([], seen), "the state has the pictures, nobody is told"
+    loop.on_item(window(3), 0)
+    loop.on_item(gap(4), 0)
+    assert loop.begin(0) is None, "a gap has no pictures"
+    loop.on_item(window(7), 0)
+    assert isinstance(busy_with(loop, 8), Step), "a plan goes first, and sees the whole window"
+
+
+def test_a_look_of_before_a_restart_is_forgotten() -> None:
+    loop, model = (
+        PolicyLoop(CONTRACT, policy_loop()._settings, check_units=lambda _: (), lockstep=True, looks=True),
+        Model(),
+    )
+    look = busy_with(loop, 1)
+    loop.on_item(window(2), 0)
+    loop.restart()
+    loop.on_result(execute(look, model))
+    assert (loop.state, loop.begin(0)) == (None, None)
 
 
 def test_a_plan_that_waits_moves_to_the_newest_tick_and_is_counted_as_skipped_once() -> None:

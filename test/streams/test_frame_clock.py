@@ -2,6 +2,7 @@
 """Laws of the frame clock, then its manners with bad input."""
 
 import weakref
+from collections import deque
 from dataclasses import replace
 from itertools import pairwise
 
@@ -128,6 +129,54 @@ def test_live_and_bag_give_the_same_windows_while_messages_settle_in_time(
     live = run(CONTRACT, arrivals, live=True)
     # Live time goes on where a bag ends, so live may have more ticks, never other ones.
     assert contents(live)[: len(from_bag)] == contents(from_bag)
+
+
+PROMISED = replace(
+    CONTRACT, cameras=tuple(replace(c, rate_hz=30.0) for c in CONTRACT.cameras), joint_state_rate_hz=50.0
+)
+
+
+@given(stream_steps, st.lists(st.integers(0, SETTLE_NS // MS - 1), min_size=1, max_size=9))
+@settings(deadline=None, max_examples=60)
+def test_promised_rates_leave_live_and_bag_the_same_whatever_breaks_them(
+    steps: tuple[list[int], ...], latencies_ms: list[int]
+) -> None:
+    arrivals = arrivals_of(stamps_of(steps), latencies_ms)
+    from_bag = run(PROMISED, arrivals)
+    assert contents(run(PROMISED, arrivals, live=True))[: len(from_bag)] == contents(from_bag)
+
+
+@given(st.integers(-15, 10), st.integers(0, 5))
+@settings(deadline=None, max_examples=30)
+def test_with_promised_rates_a_tick_waits_for_nothing_that_cannot_change_it(phase_ms: int, latency_ms: int) -> None:
+    """Cameras a little before or after the ticks: theirs is the newest picture, or the next one is due at once."""
+    ticks = [START_NS + CONTRACT.tick_offset_ns(tick) for tick in range(30)]
+    stamps = {
+        UP: [START_NS, *(s + phase_ms * MS for s in ticks[1:])],
+        SIDE: ticks,
+        "joints": [s + i * MS for s in ticks for i in (0, 17)],
+    }
+    for contract, most_ms in ((PROMISED, max(phase_ms, 0) + latency_ms + 2), (CONTRACT, 41)):
+        clock, waits_ms = FrameClock(contract, image_size_px=SIZE), []
+        coming = deque(arrivals_of(stamps, [latency_ms]))
+        for now_ns in range(START_NS, ticks[-1], MS // 2):
+            while coming and coming[0].arrival_ns <= now_ns:
+                push(clock, contract, coming.popleft())
+            waits_ms += [(now_ns - item.stamp_ns) / MS for item in drain(clock, now_ns)]
+        assert len(waits_ms) > 20
+        assert max(waits_ms[3:]) <= most_ms
+    assert phase_ms >= 0 or max(waits_ms) >= 15, "without a promise the next picture is waited for"
+
+
+def test_a_stream_that_is_faster_than_it_promised_is_used_at_the_rate_it_promised() -> None:
+    clock = FrameClock(PROMISED, image_size_px=SIZE)
+    arrivals = [Arrival(s, s, name) for s in range(START_NS, START_NS + 600 * MS, 10 * MS) for name in STREAMS]
+    items = run(PROMISED, arrivals, clock=clock)
+    assert max(item.newest.image_age_ns[UP] for item in items if isinstance(item, Window)) <= 30 * MS
+    count = clock.counters.streams[UP]
+    assert (count.received, clock.counters.refused) == (60, 0)
+    assert 40 <= count.superseded <= 43
+    assert count.used <= 20
 
 
 chaos = st.lists(

@@ -11,7 +11,7 @@ from bags import small_contract
 from stub_runtime import StubRuntime, StubState
 
 from sigma_ros.evaluation.latency import Latency
-from sigma_ros.policy.job import Job, Outcome, Proposed, execute
+from sigma_ros.policy.job import Job, Look, Outcome, Proposed, execute
 from sigma_ros.policy.loop import PolicyLoop, PolicySettings
 from sigma_ros.policy.schedule import Schedule
 from sigma_ros.policy.worker import NEVER_NS, InferenceThread
@@ -86,13 +86,16 @@ Traced = tuple[str, int, int, bool, bool, int]
 
 
 def traced(loop: PolicyLoop) -> list[Traced]:
-    """The jobs that a loop begins from now on: kind, epoch, tick, plans, commits, and how long it waited."""
+    """The jobs that a loop begins from now on: kind, epoch, tick, plans, commits, and how long it waited.
+
+    Looks are left out: nothing hangs on them.
+    """
     jobs: list[Traced] = []
     begin = loop.begin
 
     def watched(now_ns: int) -> Job | None:
         job = begin(now_ns)
-        if job is not None:
+        if job is not None and not isinstance(job, Look):
             asked = job.request
             name = type(job).__name__
             jobs.append((name, asked.item.epoch, asked.item.tick, asked.plans, asked.commits, asked.waited_ns))

@@ -145,6 +145,9 @@ class FakeRuntime:
         )
         return FakeInference(chunk, self._telepathy(window, state, commit=commit, baseline=baseline_diagnostics)), state
 
+    def observe(self, window: Window, state: FakeState) -> FakeState:
+        return state
+
     def remember(self, window: Window, state: FakeState) -> tuple[Telepathy, FakeState]:
         self.remembered.append(window.tick)
         state = replace(state, steps=state.steps + 1, commits=state.commits + 1)

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """A stand-in for the model: holds the newest pose, remembers how often it committed, and writes down its calls."""
 
+import multiprocessing
 import os
 import signal
 import threading
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
@@ -104,6 +106,10 @@ class StubRuntime:
         """An empty state that has committed so much."""
         return replace(fresh, memory=memory.commits)
 
+    def observe(self, window: Window, state: StubState) -> StubState:
+        """Nothing to encode."""
+        return state
+
     def remember(self, window: Window, state: StubState) -> tuple[Telepathy, StubState]:
         """A commit without a chunk."""
         calls = len(self.calls)
@@ -146,9 +152,11 @@ class RemoteModel(StubRuntime):
         return ("far away",) if np.abs(positions_rad).max() > 10 else ()
 
 
-def load(contract: Contract) -> tuple[RemoteModel, dict[str, int]]:
+def load(contract: Contract) -> tuple[RemoteModel, dict[str, Any]]:
     """What a new process imports and calls."""
-    return RemoteModel(contract), {"memory_stride": RemoteModel.memory_stride, "pid": os.getpid()}
+    lock = multiprocessing.RLock()  # as tqdm makes one
+    about = {"memory_stride": RemoteModel.memory_stride, "pid": os.getpid(), "lock": vars(lock)["_semlock"].name}
+    return RemoteModel(contract), about
 
 
 def load_nothing(contract: Contract) -> tuple[RemoteModel, dict[str, int]]:
