@@ -117,7 +117,7 @@ class PassGap:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Encode:
     """A window's pictures, encoded before anything is asked of it: the next inference finds them done."""
 
     request: TickRequest
@@ -156,7 +156,7 @@ class Refresh:
     previous: Chunk
 
 
-Job = PassGap | Look | Remember | Step | Refresh
+Job = PassGap | Encode | Remember | Step | Refresh
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,7 +202,7 @@ class Lost(Failed):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Looked(Outcome):
+class Encoded(Outcome):
     """Nothing but pictures that were encoded; nobody is told."""
 
 
@@ -253,8 +253,8 @@ def execute(job: Job, runtime: Runtime, *, clock_ns: Callable[[], int] = time.mo
         return Unused(request=request, gap=job.gap), None
     window, started_ns = job.window, clock_ns()
     state = job.state or runtime.initial_state(epoch=window.epoch, task=window.task)
-    if isinstance(job, Look):
-        return Looked(request=request), runtime.observe(window, state)
+    if isinstance(job, Encode):
+        return Encoded(request=request), runtime.observe(window, state)
     if isinstance(job, Remember):
         telepathy, advanced = runtime.remember(window, state)
         return Remembered(request=request, took_ns=clock_ns() - started_ns, telepathy=telepathy), advanced

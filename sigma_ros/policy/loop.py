@@ -27,10 +27,10 @@ from sigma_ros.contract import Contract
 from sigma_ros.errors import UsageError
 from sigma_ros.policy.alarm import NO_ALARM, AlarmSettings, disagreement_of
 from sigma_ros.policy.job import (
+    Encode,
+    Encoded,
     Failed,
     Job,
-    Look,
-    Looked,
     Outcome,
     PassGap,
     Proposed,
@@ -83,7 +83,7 @@ class PolicyLoop:
             epoch.
         lockstep: For a replay: every tick that asks for something is worked on, scored windows too,
             and settings are in force from the next chunk on, for it knows which chunks are to come.
-        looks: A free model encodes the pictures of ticks that ask for nothing, so that a plan need not.
+        encodes_ahead: A free model encodes the pictures of ticks that ask for nothing, so that a plan need not.
 
     Raises:
         UsageError: the alarm's joint is none of the contract's.
@@ -96,7 +96,7 @@ class PolicyLoop:
         *,
         check_units: UnitsCheck,
         lockstep: bool,
-        looks: bool = False,
+        encodes_ahead: bool = False,
     ) -> None:
         if settings.alarm.joint not in ("", *contract.joint_names):
             known = ", ".join(contract.joint_names)
@@ -105,8 +105,8 @@ class PolicyLoop:
         self._settings = settings
         self._check_units = check_units
         self._lockstep = lockstep
-        self._looks = looks
-        self._unseen: Window | None = None
+        self._encodes_ahead = encodes_ahead
+        self._unencoded: Window | None = None
         self._waiting: deque[TickRequest] = deque()
         self._busy: Job | None = None
         self._outcomes: list[Outcome] = []
@@ -157,7 +157,7 @@ class PolicyLoop:
         """
         item = self.judge(item)
         request = self._request(item, now_ns, task=task, late_ns=late_ns)
-        self._unseen = item if self._looks and request is None and isinstance(item, Window) else None
+        self._unencoded = item if self._encodes_ahead and request is None and isinstance(item, Window) else None
         if request is None:
             return True
         if not self._lockstep:
@@ -181,17 +181,17 @@ class PolicyLoop:
             self.busy_since_ns = None if self._busy is None else now_ns
             if self._busy is not None:
                 return self._busy
-        if self._busy is None and self._unseen is not None:
-            self._busy, self._unseen, self.busy_since_ns = self._look(self._unseen), None, now_ns
+        if self._busy is None and self._unencoded is not None:
+            self._busy, self._unencoded, self.busy_since_ns = self._encode(self._unencoded), None, now_ns
             return self._busy
         return None
 
-    def _look(self, window: Window) -> Look:
+    def _encode(self, window: Window) -> Encode:
         settings, session = self._settings.adapter, self._session
         request = TickRequest(
             item=window, task=window.task, settings=settings, plans=False, commits=False, session=session
         )
-        return Look(request, window, self._state_of(window, request))
+        return Encode(request, window, self._state_of(window, request))
 
     def on_result(self, result: Result) -> None:
         """Takes the result of the job that was begun; one from before a restart is forgotten."""
@@ -199,7 +199,7 @@ class PolicyLoop:
         request = outcome.request
         if request.session != self._session:
             return
-        if isinstance(outcome, Looked):
+        if isinstance(outcome, Encoded):
             self._state = state
             return
         if isinstance(outcome, Proposed):
@@ -230,7 +230,7 @@ class PolicyLoop:
             self._chunks = 0
         self._waiting.clear()
         self._outcomes.clear()
-        self._unseen = None
+        self._unencoded = None
         self._state = self._executed = self._planned = None
         self._inherited = inherits
         self._judged_epoch = -1

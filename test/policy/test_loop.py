@@ -14,8 +14,8 @@ from stub_runtime import StubState
 from sigma_ros.errors import UsageError
 from sigma_ros.policy.alarm import ALARM_ACTIONS, AlarmAction, AlarmSettings
 from sigma_ros.policy.job import (
+    Encode,
     Failed,
-    Look,
     PassGap,
     Proposed,
     Refresh,
@@ -53,7 +53,7 @@ def test_a_waiting_plan_gives_way_to_a_newer_one_but_a_commit_does_not() -> None
 
 def test_a_free_model_looks_at_ticks_that_ask_for_nothing_and_nobody_is_told() -> None:
     loop, model = (
-        PolicyLoop(CONTRACT, policy_loop()._settings, check_units=lambda _: (), lockstep=False, looks=True),
+        PolicyLoop(CONTRACT, policy_loop()._settings, check_units=lambda _: (), lockstep=False, encodes_ahead=True),
         Model(),
     )
     job = busy_with(loop, 0)
@@ -62,7 +62,7 @@ def test_a_free_model_looks_at_ticks_that_ask_for_nothing_and_nobody_is_told() -
     loop.on_result(execute(job, model))
     loop.outcomes()
     look = loop.begin(0)
-    assert isinstance(look, Look), "a model that comes free"
+    assert isinstance(look, Encode), "a model that comes free"
     assert look.window.tick == 2, "the newest, whose window has the others"
     assert loop.begin(0) is None, "one job at a time"
     seen = StubState(0, "seen")
@@ -77,7 +77,7 @@ def test_a_free_model_looks_at_ticks_that_ask_for_nothing_and_nobody_is_told() -
 
 def test_a_look_of_before_a_restart_is_forgotten() -> None:
     loop, model = (
-        PolicyLoop(CONTRACT, policy_loop()._settings, check_units=lambda _: (), lockstep=True, looks=True),
+        PolicyLoop(CONTRACT, policy_loop()._settings, check_units=lambda _: (), lockstep=True, encodes_ahead=True),
         Model(),
     )
     look = busy_with(loop, 1)

@@ -271,12 +271,12 @@ def fingerprint(inference: Inferred) -> str:
     return hashlib.sha256(b"".join(part.tobytes() for part in numbers)).hexdigest()
 
 
-def chunks(runtime: Runtime, *, looks: bool = False) -> list[str]:
+def chunks(runtime: Runtime, *, encodes_ahead: bool = False) -> list[str]:
     """Fingerprints of four chunks and a refresh; pictures are encoded before the chunk asks, or by it."""
     state, made, previous = runtime.initial_state(epoch=0, task=ARM.tasks[0]), [], None
     for tick in (16, 24, 32, 40):
         left = None if previous is None or tick != 24 else LeftOver(base_rad=previous.base_rad[8:], delay_steps=2)
-        state = runtime.observe(noise_window(runtime, tick - 1), state) if looks else state
+        state = runtime.observe(noise_window(runtime, tick - 1), state) if encodes_ahead else state
         seen = noise_window(runtime, tick)
         inference, state = runtime.step(
             seen, state, commit=tick % 16 == 0, settings=SETTINGS, chunk_id=tick, left_over=left
@@ -294,7 +294,7 @@ def test_the_small_model_gives_the_same_bits_inside_and_in_a_process() -> None:
         "import sys; from functools import partial; from test_remote import ARM, chunks\n"
         "from sigma_ros.policy.remote import RemoteRuntime; from sigma_ros.nodes.policy.model import load_runtime\n"
         "load = partial(load_runtime, ARM, 'mini', spare_core=False, allow_untrained=True)\n"
-        "other = RemoteRuntime(load); theirs = chunks(other, looks=True)\n"
+        "other = RemoteRuntime(load); theirs = chunks(other, encodes_ahead=True)\n"
         "assert 'torch' not in sys.modules; other.close()\n"
         "print(theirs == chunks(load()[0]), len(theirs))"
     )

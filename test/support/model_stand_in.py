@@ -11,7 +11,7 @@ from bags import small_contract
 from stub_runtime import StubRuntime, StubState
 
 from sigma_ros.evaluation.latency import Latency
-from sigma_ros.policy.job import Job, Look, Outcome, Proposed, execute
+from sigma_ros.policy.job import Encode, Job, Outcome, Proposed, execute
 from sigma_ros.policy.loop import PolicyLoop, PolicySettings
 from sigma_ros.policy.schedule import Schedule
 from sigma_ros.policy.worker import NEVER_NS, InferenceThread
@@ -95,7 +95,7 @@ def traced(loop: PolicyLoop) -> list[Traced]:
 
     def watched(now_ns: int) -> Job | None:
         job = begin(now_ns)
-        if job is not None and not isinstance(job, Look):
+        if job is not None and not isinstance(job, Encode):
             asked = job.request
             name = type(job).__name__
             jobs.append((name, asked.item.epoch, asked.item.tick, asked.plans, asked.commits, asked.waited_ns))

@@ -20,10 +20,9 @@ START_NS = 1_000 * MS
 
 
 def small_contract(name: str = "so101") -> Contract:
-    """No stream promises a rate: messages may come as close together as they like."""
     contract = load_contract(name)
-    cameras = tuple(replace(camera, width_px=WIDTH, height_px=HEIGHT, rate_hz=None) for camera in contract.cameras)
-    return replace(contract, cameras=cameras, joint_state_rate_hz=None)
+    cameras = tuple(replace(camera, width_px=WIDTH, height_px=HEIGHT) for camera in contract.cameras)
+    return replace(contract, cameras=cameras)
 
 
 def picture(value: int) -> ndarray:

@@ -66,7 +66,7 @@ class PolicySession:
             policy_settings(options, memory_stride),
             check_units=runtime.check_units,
             lockstep=options.lockstep,
-            looks=True,
+            encodes_ahead=True,
         )
         self.thread = InferenceThread(loop, runtime, wake=wake, certifies=True)
         self._mended = 0
