@@ -266,7 +266,18 @@ def test_a_full_disk_is_an_error_and_not_a_row(tmp_path, monkeypatch):
 def test_cameras_can_be_renamed_as_in_a_replay(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(evaluate_run, "run", lambda request: asked.append(request) or 0)
-    words = ["bags", "--checkpoint", "mini", "--out", str(tmp_path), "--rename", "up=base_0_rgb", "--rename", "side=w"]
+    bag = write_recording(tmp_path / "bag", CONTRACT, ticks=2)
+    words = [
+        str(bag),
+        "--checkpoint",
+        "mini",
+        "--out",
+        str(tmp_path),
+        "--rename",
+        "up=base_0_rgb",
+        "--rename",
+        "side=w",
+    ]
     assert CliRunner().invoke(evaluate.app, words).exit_code == 0
     renamed = {
         "observation.images.up": "observation.images.base_0_rgb",

@@ -29,6 +29,7 @@ from sigma_ros.model.checkpoint.manifest import (
 from sigma_ros.model.normalise import Normalisation, Scaling
 from sigma_ros.model.pi05.mini import TINY, mini_config
 from sigma_ros.model.pi05.sizes import network_sizes
+from sigma_ros.model.pi05.tensors import list_tensors
 from sigma_ros.model.pi05.weights import remove_dead_heads
 from sigma_ros.model.sigma import SigmaTelepathyVLA
 
@@ -267,6 +268,14 @@ def test_a_torch_archive_is_refused_before_it_is_opened(copy):
     rehash(copy, HEADS_FILE)
     with pytest.raises(CheckpointError, match="is a pickle, which can run code"):
         load(copy)
+
+
+@pytest.mark.parametrize("length", [0x0280, 0x0380, 0x0480, 0x0580, 0x010280])
+def test_a_header_whose_length_has_a_pickles_first_bytes_is_read(tmp_path, length):
+    header = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'.ljust(length)
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(length.to_bytes(8, "little") + header + bytes(4))
+    assert list(list_tensors(file)) == ["a"]
 
 
 def test_the_cards_old_pickle_files_are_named_but_not_opened(copy):

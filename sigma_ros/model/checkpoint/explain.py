@@ -105,7 +105,7 @@ def _telepathy_rows(model: SigmaTelepathyVLA, patches: Tensor, base: Tensor) -> 
     assert telepathy is not None
     assert residual is not None
     telepathy_input = _telepathy_input(config, pool_tokens(patches, config.pooled_grid), device)
-    with _outputs_of(telepathy, model.reader.view.layers[0]) as shapes:
+    with _outputs_of(telepathy, model.reader.view.layers[0].mlp) as shapes:
         telepathy_output = telepathy(telepathy_input, Recurrence.start(config, batch=1, device=device), model.reader)
         correction = residual(telepathy_output, telepathy_input.states[:, -1], base)
     branches = [

@@ -85,9 +85,12 @@ def list_tensors(path: Path) -> Mapping[str, StoredTensor]:
 def _refuse_pickle(path: Path) -> None:
     try:
         with path.open("rb") as file:
-            start = file.read(8)
+            start = file.read(9)
     except OSError as error:
         raise CheckpointError("the weights file cannot be read", where=path, got=error) from error
+    header_bytes = struct.unpack("<Q", start[:8])[0] if len(start) >= 8 else 0
+    if start[8:] == b"{" and header_bytes <= _MAX_HEADER_BYTES:
+        return  # safetensors, though a header of 640 bytes is "80 02" too
     if start.startswith(_PICKLE_STARTS):
         raise CheckpointError(
             "the weights file is a pickle, which can run code when opened; it was not opened",
@@ -96,12 +99,12 @@ def _refuse_pickle(path: Path) -> None:
             got="a pickle or torch.save archive, judged by its first bytes",
             remedy="convert it to safetensors where you trust it",
         )
-    if len(start) == 8 and struct.unpack("<Q", start)[0] > _MAX_HEADER_BYTES:
+    if header_bytes > _MAX_HEADER_BYTES:
         raise CheckpointError(
             "the weights file's header is too large",
             where=path,
             expected=f"at most {_MAX_HEADER_BYTES} bytes",
-            got=f"{struct.unpack('<Q', start)[0]} bytes",
+            got=f"{header_bytes} bytes",
             remedy="download or save the checkpoint again",
         )
 

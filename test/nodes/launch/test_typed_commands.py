@@ -24,7 +24,6 @@ NOT_TYPED = {
     "robot.launch.py": "an arm on a serial bus; test_so101_driver.py has a simulated one",
     "so101_driver": "an arm on a serial bus; test_so101_driver.py has a simulated one",
     "camera_node": "a camera; test_camera_node.py has a virtual one",
-    "contract:=so101_degrees": "the checkpoint that its page trains; test_lerobot_page.py",
 }
 """What a line has in it, and what it needs that is not here."""
 PLACES = {
