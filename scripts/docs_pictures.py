@@ -93,17 +93,20 @@ def shoot(page: Path, kept: str, picture: Path) -> None:
 def panel() -> None:
     """The panel while the shipped model drives the simulated arm, on a screen and on a phone."""
     words = ("run", "--sim", "--panel", "--no-browser", "--log", OUT / "run")
-    page, live = "http://127.0.0.1:8700/", "document.documentElement.dataset.live"
-    runs = "document.getElementById('state').textContent === 'RUN'"
+    page, live = "http://127.0.0.1:8700/", "document.documentElement?.dataset.live"
+    runs = "document.getElementById('state')?.textContent === 'RUN'"
     with subprocess.Popen(command(*words), cwd=OUT, stdin=subprocess.DEVNULL) as running, chromium(OUT) as tab:
         try:
             _until(lambda: tab.run(live), lambda: tab.open(page, width_px=1280, height_px=1000))
             _until(lambda: tab.run(runs), lambda: tab.click("[data-order=engage]"))  # refused until all has started
             time.sleep(MOVING_S)
+            _until(lambda: tab.run(runs), lambda: tab.click("[data-order=engage]"))  # a small machine stalls now and then
             tab.run("scrollTo(0, 0)")
             tab.picture(IMAGES / "panel.jpg", quality=JPEG)
             tab.open(page, width_px=390, height_px=844)
             tab.until(f"{live} && document.images[0].naturalWidth > 0")
+            _until(lambda: tab.run(runs), lambda: tab.click("[data-order=engage]"))
+            tab.run("scrollTo(0, 0)")
             tab.picture(IMAGES / "panel_phone.jpg", quality=JPEG)
         finally:
             running.send_signal(signal.SIGINT)
