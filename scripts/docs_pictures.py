@@ -100,7 +100,7 @@ def panel() -> None:
             _until(lambda: tab.run(live), lambda: tab.open(page, width_px=1280, height_px=1000))
             _until(lambda: tab.run(runs), lambda: tab.click("[data-order=engage]"))  # refused until all has started
             time.sleep(MOVING_S)
-            _until(lambda: tab.run(runs), lambda: tab.click("[data-order=engage]"))  # a small machine stalls now and then
+            _until(lambda: tab.run(runs), lambda: tab.click("[data-order=engage]"))  # machines stall
             tab.run("scrollTo(0, 0)")
             tab.picture(IMAGES / "panel.jpg", quality=JPEG)
             tab.open(page, width_px=390, height_px=844)
