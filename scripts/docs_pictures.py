@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -96,16 +97,17 @@ def panel() -> None:
     page, live = "http://127.0.0.1:8700/", "document.documentElement?.dataset.live"
     runs = "document.getElementById('state')?.textContent === 'RUN'"
     with subprocess.Popen(command(*words), cwd=OUT, stdin=subprocess.DEVNULL) as running, chromium(OUT) as tab:
+        run = partial(_until, lambda: tab.run(runs), lambda: tab.click("[data-order=engage]"))
         try:
             _until(lambda: tab.run(live), lambda: tab.open(page, width_px=1280, height_px=1000))
-            _until(lambda: tab.run(runs), lambda: tab.click("[data-order=engage]"))  # refused until all has started
+            run()  # engaging is refused until all has started
             time.sleep(MOVING_S)
-            _until(lambda: tab.run(runs), lambda: tab.click("[data-order=engage]"))  # machines stall
+            run()  # a small machine holds the arm now and then
             tab.run("scrollTo(0, 0)")
             tab.picture(IMAGES / "panel.jpg", quality=JPEG)
             tab.open(page, width_px=390, height_px=844)
             tab.until(f"{live} && document.images[0].naturalWidth > 0")
-            _until(lambda: tab.run(runs), lambda: tab.click("[data-order=engage]"))
+            run()
             tab.run("scrollTo(0, 0)")
             tab.picture(IMAGES / "panel_phone.jpg", quality=JPEG)
         finally:

@@ -143,20 +143,16 @@ def check_episode(source: LerobotEpisode, contract: Contract) -> None:
     Raises:
         DatasetError: with every problem.
     """
-    problems, remedies = [], []
     needed = [STATE_KEY] + ([ACTION_KEY] if contract.action_source == "command" else [])
-    for key in needed:
-        if key not in source.features:
-            problems.append(f"{key} is missing")
-        elif misnamed := source.misnamed(key):
-            problems.append(misnamed)
+    misnamed = [wrong for key in needed if key in source.features and (wrong := source.misnamed(key))]
     keys = (*source.videos, *source.pictures)
     missing = [f"{camera.dataset_key} is missing" for camera in contract.cameras if camera.dataset_key not in keys]
+    problems = [f"{key} is missing" for key in needed if key not in source.features] + misnamed + missing
+    remedies = []
     if missing:
         remedies.append("write the data set's camera keys as the contract's dataset_key")
-    if any("names" in problem for problem in problems):
+    if misnamed:
         remedies.append("write the joints' names into features of meta/info.json")
-    problems += missing
     stamps_s = source.timestamps_s
     if not np.isfinite(stamps_s).all() or (np.diff(stamps_s) <= 0).any():
         problems.append("timestamps do not increase")

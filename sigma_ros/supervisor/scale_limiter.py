@@ -84,7 +84,7 @@ class ScaleLimiter:
             recovers = calm_s > limits.recover_after_s
             own = min(cap, self.own + dt_s * limits.recover_per_s) if recovers else self.own
             cause = self.cause
-        wanted = min(target, user_ceiling) if math.isfinite(target) else 0.0
+        wanted = _wanted(target, user_ceiling)
         return ScaleLimiter(
             own=own,
             applied=min(_slewed(self.applied, min(wanted, own), fall=fall, rise=rise), scale_inputs.chunk_cap),
@@ -99,8 +99,7 @@ class ScaleLimiter:
 
         Rising from 0 it would give the arm to the base for the first two seconds, however much worse that is.
         """
-        wanted = min(target, user_ceiling, chunk_cap) if math.isfinite(target) else 0.0
-        asked = max(0.0, wanted)
+        asked = max(0.0, min(_wanted(target, user_ceiling), chunk_cap))
         return replace(self, applied=min(asked, self.own), asked=asked)
 
 
@@ -162,6 +161,11 @@ def _cap(scale_inputs: ScaleInputs, miss_rate: float) -> tuple[float, Reason]:
             (_falling(scale_inputs.chunk_age, _AGE_CALM, 1.0), Reason.SCALE_AGE),
         ]
     return min(parts, key=lambda part: part[0])
+
+
+def _wanted(target: float, user_ceiling: float) -> float:
+    """What a chunk may ask for, under the user's ceiling; 0 where it is not finite."""
+    return min(target, user_ceiling) if math.isfinite(target) else 0.0
 
 
 def _slewed(scale: float, goal: float, *, fall: float, rise: float) -> float:
