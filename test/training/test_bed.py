@@ -5,6 +5,7 @@ It fails when memory is disconnected, and when its gradient does not reach from 
 """
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,18 +16,27 @@ from sigma_ros.errors import UsageError
 from sigma_ros.model.pi05.mini import limit_normalisation
 from sigma_ros.model.telepathy import Recurrence
 from sigma_ros.sim.tasks.catalogue import TASKS, draw, twin
-from sigma_ros.sim.tasks.world import FEATURES, TOKENS
+from sigma_ros.sim.tasks.world import FEATURES, PAN_AXIS_M, TOKENS
 from training.bed.__main__ import main
 from training.bed.arms import ARMS, Arm
-from training.bed.base import BasePolicy
+from training.bed.base import BasePolicy, _samples, without_names
 from training.bed.closed_loop import EpisodeOutcome, Policy, Stage
-from training.bed.episodes import BedEpisode, Demonstrations, TaskRows, encode, encoder
-from training.bed.model import BedSigma, build
+from training.bed.episodes import (
+    SEEN,
+    BedEpisode,
+    Demonstrations,
+    TaskRows,
+    as_seen_from_the_arm,
+    encode,
+    encoder,
+)
+from training.bed.model import _DEAD_ZONE, BedSigma, build
 from training.bed.protocol import FINAL_SEED, Protocol, page_hash
 from training.bed.results import rows
 from training.bed.trainer import Recipe, train_arm
 from training.bed.units import UnitResult, bed_episodes
 from training.losses import SigmaLossModule, telepathy_input_of
+from training.sources import TARGET_STEPS
 from training.streams import Assembler, Segment, StreamPlace, Streams
 from training.trials.statistics import mcnemar, nested_interval
 
@@ -46,7 +56,7 @@ def made_up(number: int) -> TaskRows:
     states = rng.normal(0.0, 0.01, (TICKS, 6)).astype(np.float32)
     actions = np.zeros((TICKS, 6), dtype=np.float32)
     actions[GO_TICK:] = 0.5 * side
-    return TaskRows("put the brick into the box", number, states, actions, features)
+    return TaskRows("put the brick into the box", number, states, actions, features, np.ones(TICKS, dtype=bool))
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +149,7 @@ def test_a_memory_put_back_changes_nothing_and_that_of_the_twin_is_put_in_at_the
     torch.manual_seed(0)
     model = build(ARMS["sigma"], load_contract("so101"), seed=0)
     for branch in model.residual.branches.values():
-        torch.nn.init.normal_(branch.output.weight, std=0.01)
+        torch.nn.init.normal_(branch.output.weight, std=0.1)
     normalisation = limit_normalisation(load_contract("so101"))
     policy, stage, task = Policy(base=still(), model=model, normalisation=normalisation), Stage(1), TASKS["M3"]
 
@@ -154,16 +164,29 @@ def test_a_memory_put_back_changes_nothing_and_that_of_the_twin_is_put_in_at_the
     np.testing.assert_array_equal(end_rad("swap"), untouched)
 
 
-def test_the_gripper_stays_the_bases_whatever_the_residual_has_learned(demonstrations):
+def test_all_joints_but_the_one_that_chooses_stay_the_bases_whatever_the_residual_has_learned(demonstrations):
     model, episodes = untaught(demonstrations, ARMS["sigma"])
     for branch in model.residual.branches.values():
         torch.nn.init.normal_(branch.output.weight)
     window = Assembler(episodes, demonstrations.normalisation).windows([Segment(0, (40,), fresh=True)], 0)
     output = model.believe(telepathy_input_of(model, window), Recurrence.start(model.config, batch=1))
     residual = model.correct(output, window.states[:, -1], window.base).composite[..., :16, :]
-    gripper = load_contract("so101").joint_names.index("gripper")
-    assert not residual[..., gripper].any()
-    assert residual.abs().amax(dim=(0, 1)).count_nonzero() == 5
+    touched = residual.abs().amax(dim=(0, 1)).nonzero().flatten().tolist()
+    assert touched == [load_contract("so101").joint_names.index("shoulder_pan")]
+
+
+def test_where_it_acts_a_small_residual_is_none_and_a_large_one_is_shorter(demonstrations):
+    model, episodes = untaught(demonstrations, ARMS["sigma"])
+    for branch in model.residual.branches.values():
+        torch.nn.init.normal_(branch.output.weight, std=0.02)
+    window = Assembler(episodes, demonstrations.normalisation).windows([Segment(0, (40,), fresh=True)], 0)
+    output = model.believe(telepathy_input_of(model, window), Recurrence.start(model.config, batch=1))
+    whole, less = (
+        model.train(training).correct(output, window.states[:, -1], window.base).composite for training in (True, False)
+    )
+    assert torch.equal(less == 0.0, whole.abs() <= _DEAD_ZONE)
+    assert (less != 0.0).any()
+    torch.testing.assert_close(less[less != 0.0].abs(), whole[less != 0.0].abs() - _DEAD_ZONE)
 
 
 def test_every_arm_with_a_window_network_has_as_many_trained_numbers_as_sigma():
@@ -178,7 +201,7 @@ def test_every_arm_with_a_window_network_has_as_many_trained_numbers_as_sigma():
 def test_the_token_encoder_is_fixed_and_keeps_what_it_is_given():
     matrix = encoder(64)
     assert torch.equal(matrix, encoder(64))
-    torch.testing.assert_close(matrix @ matrix.T, 64.0 * torch.eye(FEATURES), atol=1e-3, rtol=0)
+    torch.testing.assert_close(matrix @ matrix.T, 64.0 * torch.eye(SEEN), atol=1e-3, rtol=0)
     scene = torch.randn(2, TOKENS, FEATURES)
     assert encode(scene, 64).shape == (2, 1, TOKENS, 64)
 
@@ -232,6 +255,48 @@ def test_a_run_goes_on_where_it_was_and_keeps_to_its_protocol(tmp_path, monkeypa
     assert (tmp_path / "units" / "M3_oracle_seed0.json").is_file()
     monkeypatch.setattr("training.bed.units.page_hash", lambda: "another page")
     assert main(command) == UsageError.exit_code
+
+
+def test_the_base_sees_the_same_wherever_all_of_it_is_turned_to_and_whichever_brick_is_which():
+    """Around the pan axis; only the absolute azimuths change, by the same angle. Colours and order do not show."""
+    rng, angle = np.random.default_rng(0), 0.3
+    scene = torch.zeros(1, TOKENS, FEATURES)
+    scene[0, :, 0] = 1.0
+    scene[0, :, 8:14] = torch.from_numpy(rng.normal(0.0, 0.3, (TOKENS, 6)))
+    scene[0, :, 8] += 1.0
+    turned, pan_x = scene.clone(), (PAN_AXIS_M[0] - 0.2) * 8.0
+    for place, around in ((8, angle), (12, 2 * angle)):
+        x, y = scene[..., place] - (pan_x if place == 8 else 0.0), scene[..., place + 1]
+        turned[..., place] = x * np.cos(around) - y * np.sin(around) + (pan_x if place == 8 else 0.0)
+        turned[..., place + 1] = x * np.sin(around) + y * np.cos(around)
+    change = as_seen_from_the_arm(turned) - as_seen_from_the_arm(scene)
+    torch.testing.assert_close(change[..., 10], torch.full((1, TOKENS), 2 * angle))
+    assert change.abs().amax(dim=(0, 1)).gt(1e-5).nonzero().flatten().tolist() == [10]
+    swapped = scene[:, [1, 0, 3, 2, 4, 5, 6, 7, 8]]
+    swapped[..., 5:8] = 0.7
+    unnamed = [without_names(as_seen_from_the_arm(each)) for each in (swapped, scene)]
+    torch.testing.assert_close(*unnamed)
+
+
+def test_what_a_leader_did_is_seen_but_never_learned(demonstrations):
+    """Other commands in the led ticks change neither the base nor the loss of the windows there."""
+    led = np.arange(TICKS) >= 100
+    one = replace(demonstrations.rows[0], acted=led)
+    other = replace(one, actions=np.where(led[:, None], one.actions, one.actions + 3.0))
+    normalisation = demonstrations.normalisation
+    for mine, theirs in zip(_samples([one], normalisation), _samples([other], normalisation), strict=True):
+        assert len(mine) == TICKS - 100 - TARGET_STEPS + 1
+        torch.testing.assert_close(mine, theirs)
+    model, _ = untaught(demonstrations, ARMS["sigma"])
+    losses = []
+    for row in (one, other):
+        episodes = bed_episodes(replace(demonstrations, rows=(row,)), still(), normalisation, model.config)
+        window = Assembler(episodes, normalisation).windows([Segment(0, (90,), fresh=True)], 0)
+        assert window.known[0].tolist() == [False] * 10 + [True] * 6
+        outcome = SigmaLossModule(model)([window], Recurrence.start(model.config, batch=1), [window.tasks[0]])
+        losses.append({name: float(term.detach()) for name, term in outcome.terms.items() if name.startswith("act_")})
+    assert losses[0] == losses[1]
+    assert losses[0]["act_trj"] > 0.0
 
 
 def test_the_final_seeds_are_not_those_of_development():

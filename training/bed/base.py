@@ -8,19 +8,42 @@ it sees, so every choice that is better than chance is the residual's.
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from numpy import ndarray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sigma_ros.model.normalise import Normalisation
-from sigma_ros.sim.tasks.world import FEATURES, TOKENS
+from sigma_ros.sim.tasks.demonstration import Leader
+from sigma_ros.sim.tasks.world import TOKENS
 
 from ..data import write_tensors
 from ..sources import TARGET_STEPS
-from .episodes import NOISE, TaskRows
+from .episodes import NOISE, SEEN, TaskRows, as_seen_from_the_arm
 
 _WIDTH, _BATCH, _RATE = 256, 256, 1e-3
+_BRICKS, _BOXES, _KIND_AND_COLOUR = slice(0, 2), slice(2, 4), slice(1, 8)
+_BESIDE = slice(12, 15)
+"""Rows, and columns of `as_seen_from_the_arm`."""
+
+_PUSH_SEED, _PUSHED_BY, _PUSH_CHANGES = 11, 0.3, 0.2
+"""A push of the pan joint: at most so much of half its range, another one or none in this share of the chunks."""
+
+REPLAN_TICKS = 8
+"""How much of a chunk is executed."""
+
+
+def without_names(rows: Float[Tensor, "batch tokens seen"]) -> Float[Tensor, "batch tokens unnamed"]:
+    """The nearer brick and the nearer box first, no kinds and colours: the base cannot know which one is meant."""
+    unnamed = torch.cat([rows[..., : _KIND_AND_COLOUR.start], rows[..., _KIND_AND_COLOUR.stop :]], dim=-1)
+    far = rows[..., _BESIDE].norm(dim=-1)
+    pairs = [
+        torch.take_along_dim(unnamed[:, pair], far[:, pair].argsort(dim=1)[..., None], dim=1)
+        for pair in (_BRICKS, _BOXES)
+    ]
+    return torch.cat([*pairs, unnamed[:, _BOXES.stop :]], dim=1)
 
 
 class BasePolicy(nn.Module):
@@ -28,8 +51,9 @@ class BasePolicy(nn.Module):
 
     def __init__(self, dof: int) -> None:
         super().__init__()
+        self.dof = dof
         self.layers = nn.Sequential(
-            nn.Linear(TOKENS * FEATURES + dof, _WIDTH),
+            nn.Linear(TOKENS * (SEEN - 7) + dof, _WIDTH),
             nn.GELU(),
             nn.LayerNorm(_WIDTH),
             nn.Linear(_WIDTH, _WIDTH),
@@ -41,7 +65,7 @@ class BasePolicy(nn.Module):
         self, features: Float[Tensor, "batch tokens features"], state: Float[Tensor, "batch dof"]
     ) -> Float[Tensor, "batch steps dof"]:
         """The commands of the next `TARGET_STEPS` ticks."""
-        moves = self.layers(torch.cat([features.flatten(1), state], dim=1))
+        moves = self.layers(torch.cat([without_names(as_seen_from_the_arm(features)).flatten(1), state], dim=1))
         return state[:, None] + moves.unflatten(1, (TARGET_STEPS, -1))
 
     @torch.no_grad()
@@ -51,6 +75,20 @@ class BasePolicy(nn.Module):
         """The same over a longer horizon; its end repeats the last step."""
         steps = self(features, state)
         return torch.cat([steps, steps[:, -1:].expand(-1, horizon - steps.shape[1], -1)], dim=1)
+
+    def leader(self, normalisation: Normalisation, *, pan: int) -> Leader:
+        """The base as one who leads the expert astray: now and then it is pushed to a side, as by a choice."""
+        rng = np.random.default_rng(_PUSH_SEED)
+        push = np.zeros(self.dof)
+
+        def commands(tokens: ndarray, positions_rad: ndarray) -> ndarray:
+            if rng.uniform() < _PUSH_CHANGES:
+                push[pan] = rng.uniform(-1.0, 1.0) * _PUSHED_BY * rng.integers(2)
+            state = torch.from_numpy(normalisation.state.normalise(positions_rad[None].astype(np.float32)))
+            chunk = self.chunk(torch.from_numpy(tokens[None]), state, TARGET_STEPS)[0, :REPLAN_TICKS]
+            return normalisation.action.denormalise(chunk.numpy().astype(np.float64) + push)
+
+        return commands
 
 
 def trained_base(
@@ -72,11 +110,11 @@ def trained_base(
 def _samples(rows: Sequence[TaskRows], normalisation: Normalisation) -> tuple[Tensor, Tensor, Tensor]:
     features, states, targets = [], [], []
     for row in rows:
-        count = len(row.states) - TARGET_STEPS + 1
         actions = torch.from_numpy(normalisation.action.normalise(row.actions))
-        features.append(row.features[:count])
-        states.append(torch.from_numpy(normalisation.state.normalise(row.states))[:count])
-        targets.append(actions.unfold(0, TARGET_STEPS, 1).transpose(1, 2))
+        known = torch.from_numpy(row.acted).unfold(0, TARGET_STEPS, 1).all(dim=1)
+        features.append(row.features[: len(known)][known])
+        states.append(torch.from_numpy(normalisation.state.normalise(row.states))[: len(known)][known])
+        targets.append(actions.unfold(0, TARGET_STEPS, 1).transpose(1, 2)[known])
     return torch.cat(features), torch.cat(states), torch.cat(targets)
 
 

@@ -25,11 +25,9 @@ from sigma_ros.values import WINDOW_TICKS
 
 from ..losses import where_present
 from .arms import Arm, Intervention
-from .base import BasePolicy
+from .base import REPLAN_TICKS, BasePolicy
 from .episodes import encode
 from .model import BedSigma
-
-REPLAN_TICKS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sigma_ros.contract import Contract
 from sigma_ros.model.pi05.mini import TINY, build_mini
+from sigma_ros.model.residual import Residual
 from sigma_ros.model.settings import SigmaConfig
 from sigma_ros.model.sigma import SigmaTelepathyVLA
 from sigma_ros.model.telepathy import Recurrence, TelepathyInput, TelepathyOutput, WindowFeatures, mean_text
@@ -27,7 +28,7 @@ _CANDIDATE_GAIN, _MEMORY_GAIN = 2.0, 4.0
 _SIZES = {
     "cameras": 1,
     "pooled_grid": _GRID,
-    "glance_width": 8,
+    "glance_width": 20,
     "resampler_width": 32,
     "resampler_queries": 4,
     "resampler_layers": 1,
@@ -45,11 +46,15 @@ _SIZES = {
     "factor_width": 16,
     "align_width": 16,
     "head_hidden": 64,
-    "residual_hidden": 128,
+    "residual_hidden": 256,
     "use_late": False,
 }
-_THE_BASES = "gripper"
-"""No residual there: it decides no choice, and corrected it ran away open over the brick (docs/bed.md)."""
+CHOOSES = "shoulder_pan"
+"""The one joint with a residual: boxes, bricks and buttons lie around its axis. Corrected everywhere, the residual's
+small errors kept a base that grasps in 25 of 25 episodes from grasping (docs/bed.md)."""
+
+_DEAD_ZONE = 0.05
+"""In the closed loop the residual is less by so much of half the joint's range: beside a brick the base is alone."""
 
 assert _GRID**2 == TOKENS, "a scene must fill the grid of one camera"
 
@@ -60,7 +65,7 @@ class BedSigma(SigmaTelepathyVLA):
     def __init__(self, arm: Arm, contract: Contract, *, seed: int) -> None:
         backbone = build_mini(replace(contract, cameras=contract.cameras[:1]), 0, sizes=TINY)
         sizes: dict[str, Any] = {"width": backbone.width, "horizon": backbone.horizon, "dof": contract.dof, **_SIZES}
-        sizes["corrected_joints"] = tuple(name != _THE_BASES for name in contract.joint_names)
+        sizes["corrected_joints"] = tuple(name == CHOOSES for name in contract.joint_names)
         super().__init__(backbone, SigmaConfig.small(**{**sizes, **arm.changes()}), seed=seed)
         _start_memory(self)
         self.arm = arm
@@ -81,6 +86,19 @@ class BedSigma(SigmaTelepathyVLA):
     def features_of(self, telepathy_input: TelepathyInput) -> WindowFeatures | None:
         """As Sigma's, where the telepathy path is used."""
         return super().features_of(telepathy_input) if self.arm.kind == "sigma" else None
+
+    def correct(
+        self,
+        telepathy_output: TelepathyOutput,
+        state: Float[Tensor, "batch dof"],
+        base: Float[Tensor, "batch horizon dof"],
+        age_ticks: Float[Tensor, " batch"] | None = None,
+    ) -> Residual:
+        """As Sigma's; where it acts, small corrections are none."""
+        residual = super().correct(telepathy_output, state, base, age_ticks)
+        if self.training:
+            return residual
+        return replace(residual, composite=nn.functional.softshrink(residual.composite, _DEAD_ZONE))
 
     def believe(
         self,

@@ -9,17 +9,15 @@ from torch import Tensor
 
 from sigma_ros.model.normalise import Normalisation
 from sigma_ros.model.telepathy import Recurrence
-from sigma_ros.sim.tasks.world import FEATURES
 
 from ..loop import refuse_nan, warmup_cosine
 from ..losses import LossWeights, SigmaLossModule, carried, total, traf_weights
 from ..streams import Assembler, StreamPlace, Streams, Windows
 from .arms import Arm
-from .episodes import NOISE, BedEpisode, encoder
+from .episodes import NOISE, SEEN, BedEpisode, encoder
 from .model import BedSigma
 
 _GLANCED_EVERY = 8
-_LAST_LAYERS = (".output.weight", ".output.bias", ".direct.weight")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,17 +27,16 @@ class Recipe:
     `streams` episodes are read at once; an arm with shorter pieces reads more of them, so that every arm sees about
     as many windows in a step. The semantic losses are off: here the actions alone decide what is remembered.
 
-    `learning_rate` is that of the telepathy path; the residual's layers that start at zero learn `last_layer_gain`
-    times as fast. Adam moves a weight by the whole rate however small its gradient: with one rate for all, glance and
-    intent shrank to constants within 25 steps, to be rid of the noise of the new layers beside a good base, before
-    these had learned to read them (docs/bed.md).
+    `learning_rate` is that of the telepathy path; the residual learns `residual_gain` times as fast. Adam moves a
+    weight by the whole rate however small its gradient: with one rate for all, glance and intent shrank to constants
+    within 25 steps, to be rid of the noise of the new layers beside a good base, before these had learned to read them.
     """
 
     steps: int = 600
     streams: int = 16
     learning_rate: float = 2e-4
     weight_decay: float = 1e-4
-    last_layer_gain: float = 5.0
+    residual_gain: float = 5.0
     warmup_share: float = 0.05
     clip_norm: float = 1.0
     phase_step: int = 2
@@ -93,9 +90,8 @@ class _Run:
         _start_glance(model, episodes)
         self._trainee = SigmaLossModule(model)
         self._parameters = list(model.trained().values())
-        last = [p for name, p in model.trained().items() if name.endswith(_LAST_LAYERS)]
-        first = [p for p in self._parameters if all(p is not other for other in last)]
-        groups = [{"params": first, "gain": 1.0}, {"params": last, "gain": recipe.last_layer_gain}]
+        gains = {name: recipe.residual_gain if name.startswith("residual.") else 1.0 for name in model.trained()}
+        groups = [{"params": [p], "gain": gains[name]} for name, p in model.trained().items()]
         self._optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
 
     def advance(self, step: int) -> float:
@@ -134,7 +130,7 @@ class _Run:
 def _noisy(windows: Windows) -> Windows:
     """The same windows seen a little wrong, as the base was taught; what is not there stays zero."""
     there = (windows.pooled != 0.0).any(dim=-1, keepdim=True)
-    noise = NOISE * torch.randn(*windows.pooled.shape[:-1], FEATURES) @ encoder(windows.pooled.shape[-1])
+    noise = NOISE * torch.randn(*windows.pooled.shape[:-1], SEEN) @ encoder(windows.pooled.shape[-1])
     states = windows.states + NOISE * torch.randn_like(windows.states) * windows.valid[..., None]
     return replace(windows, pooled=windows.pooled + noise * there, states=states)
 

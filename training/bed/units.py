@@ -25,11 +25,12 @@ from .arms import Arm, Intervention
 from .base import BasePolicy, trained_base
 from .closed_loop import EpisodeOutcome, Policy, Stage
 from .episodes import BedEpisode, Demonstrations, encode
-from .model import BedSigma, build
+from .model import CHOOSES, BedSigma, build
 from .protocol import DEMONSTRATION_SEED, Protocol, page_hash
 from .trainer import train_arm
 
 _CONDITIONS = "conditions.json"
+_SET_SEEDS = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +71,7 @@ class Bed:
     def __init__(self, folder: Path, protocol: Protocol) -> None:
         self._folder, self._protocol = folder, protocol
         self._contract = load_contract("so101")
+        self._pan = self._contract.joint_names.index(CHOOSES)
         self.conditions = json.loads(json.dumps({"protocol": page_hash(), **asdict(protocol)}))
         told = folder / _CONDITIONS
         if told.is_file() and json.loads(told.read_text(encoding="utf-8")) != self.conditions:
@@ -95,7 +97,7 @@ class Bed:
         started_s = time.process_time()
         model, loss = self._model(unit, on_step)
         trained_s = time.process_time()
-        normalisation = self.demonstrations(unit.task).normalisation
+        normalisation = self._shown(unit.task).normalisation
         policy = Policy(base=self.base(unit.task), model=model, normalisation=normalisation)
         kinds: tuple[Intervention, ...] = ("", *unit.arm.interventions)
         task, seeds = task_named(unit.task), self._protocol.episode_seeds
@@ -136,24 +138,45 @@ class Bed:
             for name, parameter in trained.items():
                 parameter.data.copy_(stored[name])
             return model.eval(), float(stored["loss"])
-        normalisation = demonstrations.normalisation
+        normalisation = self._shown(unit.task).normalisation
         episodes = bed_episodes(demonstrations, base, normalisation, model.config)
         loss = train_arm(model, episodes, normalisation, self._protocol.recipe, seed=unit.seed, on_step=on_step)
         write_tensors(weights, {**trained, "loss": torch.tensor(loss)})
         return model, loss
 
     def _demonstrations(self, task: str) -> Demonstrations:
+        """What the arms are trained on: the expert's own, and as many that the base led."""
+        return self._shown(task).and_those(self._shown(task, 1, leader=self.base(task)))
+
+    def _base(self, task: str) -> BasePolicy:
+        """Cloned from demonstrations, then anew with those that it led, in which the expert did the nearest option.
+
+        Of several bricks it is shown the nearest at first, too; where all options begin alike, all of them.
+        """
+        nearest = task_named(task).needs == "text"
+        shown = self._shown(task, 2, any_option=True) if nearest else self._shown(task)
+        base = self._cloned(task, 0, shown)
+        for number in range(1, self._protocol.base_rounds + 1):
+            shown = shown.and_those(self._shown(task, number + 2, leader=base, any_option=True))
+            base = self._cloned(task, number, shown)
+        return base
+
+    def _cloned(self, task: str, number: int, shown: Demonstrations) -> BasePolicy:
+        path = self._folder / "models" / f"{task}_base_{number}.safetensors"
+        return trained_base(path, shown.rows, self._shown(task).normalisation, steps=self._protocol.base_steps)
+
+    def _shown(
+        self, task: str, number: int = 0, *, leader: BasePolicy | None = None, any_option: bool = False
+    ) -> Demonstrations:
+        """The `number`-th set of demonstrations; no two of them share a seed."""
         return Demonstrations.open(
             self._folder / "demonstrations",
             task_named(task),
-            first_seed=DEMONSTRATION_SEED,
+            first_seed=DEMONSTRATION_SEED + number * _SET_SEEDS,
             count=self._protocol.demonstrations,
+            leader=None if leader is None else leader.leader(self._shown(task).normalisation, pan=self._pan),
+            any_option=any_option,
         )
-
-    def _base(self, task: str) -> BasePolicy:
-        demonstrations = self.demonstrations(task)
-        path = self._folder / "models" / f"{task}_base.safetensors"
-        return trained_base(path, demonstrations.rows, demonstrations.normalisation, steps=self._protocol.base_steps)
 
     def _file(self, unit: BedUnit) -> Path:
         return self._folder / "units" / f"{unit.name}.json"

@@ -95,7 +95,7 @@ class Task:
     name: str
     options: int
     needs: Literal["memory", "text", "nothing"]
-    limit_s: float = 12.0
+    limit_s: float = 18.0
     trained_on: tuple[int, ...] = ()
     tested_on: tuple[int, ...] = ()
 

@@ -107,6 +107,10 @@ class TaskArm(SimArm):
         axis = body.xmat.reshape(3, 3)[:, 0]
         return body.xpos.copy(), float(np.arctan2(axis[1], axis[0]))
 
+    def holds_brick(self, brick: int) -> bool:
+        """Whether both fingers press on a brick."""
+        return self.holds(_BRICK_BODIES[brick])
+
     def brick_rests_in(self, brick: int, box: int) -> bool:
         """Whether a brick lies still in a box, let go."""
         return self.rests_in(_BRICK_BODIES[brick], self.boxes[box])
@@ -118,7 +122,7 @@ class TaskArm(SimArm):
         colour (3); x, y, z from the middle of the work space in units of 0.125 m (3); held; cosine and sine of twice
         the yaw. What is out of sight is a row of zeros.
         """
-        held = [self.holds(name) for name in _BRICK_BODIES]
+        held = [self.holds_brick(brick) for brick in range(len(_BRICK_BODIES))]
         rows = [_row(0, _BRICK_RGB[i], *self.brick_pose(i), held=held[i]) for i in range(len(_BRICK_BODIES))]
         rows += [_row(1, box.rgba[:3], np.array([*box.centre_m, 0.0]), 0.0) for box in self.boxes]
         rows += [self._lamp_row(lamp, address) for lamp, address in self._lamps.items()]

@@ -6,10 +6,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sigma_ros.errors import UsageError
+from sigma_ros.errors import SigmaError, UsageError
 from sigma_ros.sim.tasks.catalogue import TASKS, chosen_option, draw, succeeded, task_named, told, twin
-from sigma_ros.sim.tasks.demonstration import TaskDemonstration, VerbExpert, demonstrate_task
-from sigma_ros.sim.tasks.task import GO, Flash, Home, Tap, TaskEvent, Wait
+from sigma_ros.sim.tasks.demonstration import (
+    Lead,
+    Leader,
+    TaskDemonstration,
+    VerbExpert,
+    demonstrate_task,
+    nearest_option,
+    remaining,
+)
+from sigma_ros.sim.tasks.task import GO, Flash, Home, PlaceIn, Tap, TaskEvent, Wait
 from sigma_ros.sim.tasks.world import FEATURES, TOKENS, TaskArm
 from sigma_ros.values import WINDOW_TICKS
 
@@ -138,6 +146,55 @@ def test_verbs_become_phases_and_a_tap_is_an_event(arm):
     assert path.leave_s[1] == pytest.approx(0.5, abs=0.002)
     events = [(event.kind, event.place) for event in demonstrate_task(arm, episode).events]
     assert events == [("tapped", 2)]
+
+
+CHUNK = 8
+
+
+def replayed(shown: TaskDemonstration) -> Leader:
+    """A leader that does what was shown, chunk after chunk; behind its end it stays."""
+    rows = np.pad(shown.commands_rad, ((0, 400), (0, 0)), mode="edge").astype(np.float64)
+    chunks = iter(rows[: len(rows) // CHUNK * CHUNK].reshape(-1, CHUNK, rows.shape[1]))
+    return lambda _tokens, _positions: next(chunks)
+
+
+@pytest.mark.parametrize("name", ["L1", "M1", "O1", "C1", "V1"])
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.7, 0.9])
+def test_the_expert_goes_on_from_wherever_it_is_led(arm, name, share):
+    episode = draw(TASKS[name], SEED)
+    shown = demonstrate_task(arm, episode)
+    lead = Lead(leader=replayed(shown), lasts_s=share * shown.ticks / 30)
+    done = demonstrate_task(arm, episode, lead=lead)
+    assert done.success, done.events
+    taken = int(done.led.sum())
+    assert 0 <= taken - share * shown.ticks <= CHUNK
+    assert done.led[:taken].all()
+    np.testing.assert_allclose(done.positions_rad[:taken], shown.positions_rad[:taken], atol=0.01)
+    np.testing.assert_allclose(done.commands_rad[taken], done.commands_rad[taken - 1], atol=1e-6)
+
+
+def test_led_by_nobody_the_expert_does_what_it_does_alone(arm):
+    episode = draw(TASKS["L1"], SEED)
+    alone = demonstrate_task(arm, episode, disturbance_rad=0.05)
+    done = demonstrate_task(arm, episode, disturbance_rad=0.05, lead=Lead(leader=replayed(alone), lasts_s=0.0))
+    assert not done.led.any()
+    np.testing.assert_array_equal(done.commands_rad, alone.commands_rad)
+    np.testing.assert_array_equal(done.positions_rad, alone.positions_rad)
+
+
+def test_with_any_option_the_expert_ends_what_the_leader_has_begun(arm):
+    """Led to the other brick, it goes on with that one; its own episode it cannot do once the other is placed."""
+    episode = draw(TASKS["L1"], SEED, goal=0)
+    other = demonstrate_task(arm, draw(TASKS["L1"], SEED, goal=3))
+    lead = Lead(leader=replayed(other), lasts_s=0.6 * other.ticks / 30)
+    done = demonstrate_task(arm, episode, lead=lead, any_option=True)
+    assert done.success
+    assert done.episode.goal // 2 == 1
+    with pytest.raises(SigmaError, match="cannot be gone on with"):
+        demonstrate_task(arm, episode, lead=replace(lead, leader=replayed(other), lasts_s=9.0))
+    assert [event.kind for event in arm.events] == ["placed"]
+    assert nearest_option(episode, arm).goal == 3
+    assert not any(isinstance(verb, PlaceIn) for verb in remaining(nearest_option(episode, arm), arm))
 
 
 def test_an_unknown_task_is_refused():
