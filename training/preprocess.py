@@ -28,8 +28,9 @@ from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import UsageError
 from sigma_ros.evaluation.fleet import Workers
+from sigma_ros.sim.setups import LARGEST_PUSH_RAD
 
-from . import exit_code
+from . import exit_code, in_range
 from . import parser as command_parser
 from .shards import PreprocessOptions, preprocess, problems_of, write_on_workers
 from .sources import MadeSource, Source, bag_sources, dataset_sources, simulated_sources
@@ -45,7 +46,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     _add_windows(parser.add_argument_group("windows and pictures"))
     _add_faults(parser.add_argument_group("recordings with faults"))
     group = parser.add_argument_group("workers")
-    group.add_argument("--workers", type=int, default=0, metavar="N", help="Of Ray; 0, the default: in this process.")
+    group.add_argument(
+        "--workers", type=in_range(0), default=0, metavar="N", help="Of Ray; 0, the default: in this process."
+    )
     group.add_argument("--ray-address", metavar="ADDRESS", help="A running Ray cluster (auto, or host:port).")
     return parser.parse_args(argv)
 
@@ -56,15 +59,27 @@ def _add_source(group: Any) -> None:
     source.add_argument("--bags", nargs="+", type=Path, metavar="DIR", help="Bags, or folders of bags.")
     source.add_argument("--dataset", nargs="+", metavar="PLACE", help="Folders or Hub ids of LeRobot data sets.")
     source.add_argument("--simulated", metavar="source|target", help="New demonstrations in a simulated set-up.")
-    group.add_argument("--count", type=int, default=120, metavar="N", help="--simulated: episodes (default 120).")
-    group.add_argument("--seed", type=int, default=0, metavar="N", help="--simulated: of the episodes (default 0).")
     group.add_argument(
-        "--disturb", type=float, default=0.0, metavar="X", help="--simulated: size of pushes, in rad (default 0)."
+        "--count", type=in_range(1), default=120, metavar="N", help="--simulated: episodes (default 120)."
     )
     group.add_argument(
-        "--missed", type=float, default=0.0, metavar="X", help="--simulated: share after a missed grasp (default 0)."
+        "--seed", type=in_range(0), default=0, metavar="N", help="--simulated: of the episodes (default 0)."
     )
-    group.add_argument("--episodes", nargs="+", type=int, metavar="N", help="--dataset: these (default all).")
+    group.add_argument(
+        "--disturb",
+        type=in_range(0, LARGEST_PUSH_RAD, kind=float),
+        default=0.0,
+        metavar="RAD",
+        help="--simulated: push free movements off their path by up to this (default 0).",
+    )
+    group.add_argument(
+        "--missed",
+        type=in_range(0, 1, kind=float),
+        default=0.0,
+        metavar="X",
+        help="--simulated: share after a missed grasp (default 0).",
+    )
+    group.add_argument("--episodes", nargs="+", type=in_range(0), metavar="N", help="--dataset: these (default all).")
     group.add_argument("--revision", help="--dataset: revision on the Hub.")
     group.add_argument(
         "--rename",
@@ -85,18 +100,24 @@ def _add_windows(group: Any) -> None:
         "--base_rename", nargs="+", default=[], metavar="KEY=KEY", help="What `sigma train` will be given as --rename."
     )
     group.add_argument(
-        "--image-size", type=int, metavar="PX", help="The small model has 112 (default the base's, else 224)."
+        "--image-size", type=in_range(1), metavar="PX", help="The small model has 112 (default the base's, else 224)."
     )
-    group.add_argument("--stride", type=int, default=16, metavar="N", help="Ticks between windows (default 16).")
+    group.add_argument(
+        "--stride", type=in_range(1), default=16, metavar="N", help="Ticks between windows (default 16)."
+    )
     group.add_argument(
         "--min-motion",
-        type=float,
+        type=in_range(0, kind=float),
         default=0.0,
         metavar="X",
         help="Drop windows that move less, in the policy's units; 0, the default, keeps all.",
     )
     group.add_argument(
-        "--hold-out-every", type=int, default=5, metavar="N", help="Hold out every n-th recording; 0: none (default 5)."
+        "--hold-out-every",
+        type=in_range(0),
+        default=5,
+        metavar="N",
+        help="Hold out every n-th recording; 0: none (default 5).",
     )
 
 
