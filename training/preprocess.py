@@ -26,7 +26,7 @@ from sigma_ros.bags.losses import WITH_LOSSES, described
 from sigma_ros.camera_names import read_rename
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
-from sigma_ros.errors import UsageError
+from sigma_ros.errors import DatasetError, UsageError
 from sigma_ros.evaluation.fleet import Workers
 from sigma_ros.sim.setups import LARGEST_PUSH_RAD
 
@@ -163,6 +163,8 @@ def _episodes_of(dataset: str, args: argparse.Namespace, contract: Contract, con
     rename = read_rename(args.rename)
     check_facts(fetcher(dataset, args.revision), contract, rename=rename, resample=args.resample)
     numbers = args.episodes or episode_numbers(dataset, revision=args.revision)
+    if not numbers:
+        raise DatasetError("the data set has no episodes", where=dataset, remedy="record some, or give another")
     for doubt in check_numbers(dataset, numbers, contract, revision=args.revision, rename=rename):
         console.print(str(doubt), style="yellow")
     return dataset_sources(
@@ -215,7 +217,10 @@ def _image_size_px(args: argparse.Namespace, contract: Contract) -> int:
         return args.image_size or 224
     from sigma_ros.model.loading import open_checkpoint  # noqa: PLC0415
 
+    from .check_data import refuse_relative  # noqa: PLC0415
+
     opened = open_checkpoint(args.base_model_id, contract=contract, rename=read_rename(args.base_rename))
+    refuse_relative(opened.base)
     wanted = opened.base.image_size_px
     if args.image_size not in (None, wanted):
         raise UsageError("the base has another picture size", expected=f"--image-size {wanted}", got=args.image_size)

@@ -321,7 +321,7 @@ def test_evaluation_writes_the_cards_files_and_the_report(options, data, tmp_pat
     assert (out / "report.html").stat().st_size > 100_000
     said = capsys.readouterr()
     assert said.out.count("mse_trj") == 6
-    assert re.search(r"estimate from the first of 12 episodes: \d+ s for the others", said.err)
+    assert re.search(r"estimate from the first of 12 episodes: [\d.]+ s for the others", said.err)
     assert evaluate(given) == 2
 
 

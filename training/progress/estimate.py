@@ -37,7 +37,9 @@ def say(text: str) -> None:
 
 
 def duration(time_s: float) -> str:
-    """A time for the eye: `40 s`, `12 min`, `3.5 h`."""
+    """A time for the eye: `0.4 s`, `40 s`, `12 min`, `3.5 h`."""
+    if time_s < 10.0:
+        return f"{time_s:.1f} s"
     if time_s < 100.0:
         return f"{time_s:.0f} s"
     return f"{time_s / 60.0:.0f} min" if time_s < 6000.0 else f"{time_s / 3600.0:.1f} h"
