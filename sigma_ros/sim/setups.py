@@ -3,9 +3,9 @@
 
 `SOURCE` stands for the data a base model was trained on, `TARGET` for the arm on somebody's table:
 other camera poses and light, another brick and box, joints calibrated a little off, softer and slower
-servos, bricks in a smaller region and a steadier teacher. `BUMPED` is that table after somebody ran into it on a duller day: no model
-has seen it, and what foresees failures is judged there. All describe the same task, so that what a policy must
-correct for is exactly this list.
+servos, bricks in a smaller region and a steadier teacher. `BUMPED` is that table after somebody ran into
+it on a duller day: no model has seen it, and what foresees failures is judged there. All describe the same
+task, so that what a policy must correct for is exactly this list.
 """
 
 from dataclasses import dataclass, field, replace
