@@ -58,7 +58,7 @@ def _add_source(group: Any) -> None:
     source = group.add_mutually_exclusive_group(required=True)
     source.add_argument("--bags", nargs="+", type=Path, metavar="DIR", help="Bags, or folders of bags.")
     source.add_argument("--dataset", nargs="+", metavar="PLACE", help="Folders or Hub ids of LeRobot data sets.")
-    source.add_argument("--simulated", metavar="source|target", help="New demonstrations in a simulated set-up.")
+    source.add_argument("--simulated", metavar="source|target|bumped", help="New demonstrations in a simulated set-up.")
     group.add_argument(
         "--count", type=in_range(1), default=120, metavar="N", help="--simulated: episodes (default 120)."
     )
