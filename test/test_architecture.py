@@ -371,16 +371,6 @@ LARGER_FOLDERS = {
 }
 """Python files beside `__init__.py` of folders that are not yet small enough: these numbers only shrink."""
 
-SHARED_CLASS_NAMES = {
-    "Outcome",
-    "Place",
-    "Sample",
-    "Source",
-    "Step",
-}
-"""Public classes of several modules that still share a name; this list only shrinks."""
-
-
 WITHOUT_A_TEST_OF_THEIR_NAME = {
     f"{folder}/{name}.py"
     for folder, names in {
@@ -491,13 +481,24 @@ def test_a_folder_can_be_taken_in_at_a_glance(folder: Path) -> None:
     assert count > LARGEST_FOLDER, f"{name} is small enough: take it out of LARGER_FOLDERS"
 
 
-def test_a_public_class_name_has_one_meaning() -> None:
-    classes = [
-        statement.name for file in product() for statement in tree(file).body if isinstance(statement, ast.ClassDef)
-    ]
-    shared = {name for name, count in Counter(classes).items() if count > 1 and not name.startswith("_")}
-    assert not shared - SHARED_CLASS_NAMES, "rename one of them"
-    assert not SHARED_CLASS_NAMES - shared, "these have one meaning now: take them out of SHARED_CLASS_NAMES"
+def classes_of_several_modules(files: Iterable[Path]) -> set[str]:
+    """Names of classes, private and inner ones too, that more than one of these files defines."""
+    names = Counter(
+        name
+        for file in files
+        for name in {each.name for each in ast.walk(tree(file)) if isinstance(each, ast.ClassDef)}
+    )
+    return {name for name, count in names.items() if count > 1}
+
+
+def test_a_class_name_has_one_meaning() -> None:
+    assert not classes_of_several_modules(product()), "rename one of them"
+
+
+def test_a_private_class_of_two_modules_is_seen(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.py").write_text("class _Twice: ...\n")
+    assert classes_of_several_modules(tmp_path.glob("*.py")) == {"_Twice"}
 
 
 def homes_of(file: Path) -> set[str]:

@@ -170,7 +170,7 @@ class SigmaPolicy(PreTrainedPolicy):
                 "late_ticks": self.config.late_ticks,
                 "gradient_checkpointing": self.config.gradient_checkpointing,
             }
-            self._step = in_lerobot().Step(self.runtime, **options)
+            self._step = in_lerobot().DrawnLosses(self.runtime, **options)
         return self._step.loss(self._drawn(batch))
 
     def update(self) -> None:
