@@ -269,7 +269,7 @@ def chosen_parts(model: SigmaTelepathyVLA, parts: str) -> dict[str, Tensor]:
 def model_settings(options: TrainOptions, config: SigmaConfig) -> SigmaConfig:
     """The settings of the model that the options ask for; `config` has those of its base's size."""
     changes: dict[str, Any] = {f"use_{n}": False for n in options.ablate if n not in ("traf", "tsac")}
-    given = {name: getattr(options, name) for name in ("residual_steps", "lora_rank", "lora_dropout")}
+    given = {name: getattr(options, name) for name in ("residual_steps", "smoothed_steps", "lora_rank", "lora_dropout")}
     changes |= {name: value for name, value in given.items() if value is not None}
     if options.lora_rank is not None:
         changes["lora_alpha"] = 2.0 * options.lora_rank

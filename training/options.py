@@ -73,6 +73,7 @@ class TrainOptions:
         phase_step: Phases of the stride are multiples of it; 16 has one phase and the smallest cache.
         noise_seed: Of the base chunks' noise; runs that share it share a cache.
         residual_steps: Steps of the chunk that the residual corrects; else all of them.
+        smoothed_steps: Steps of a parabola that takes the trembling out of base and residual together, an odd number.
         late_ticks: Largest latency that is drawn for a window: the chunk's steps behind it are what is executed.
         base_age_ticks: Oldest base chunk on which a renewed residual is trained; needs a small phase_step.
         start_from: Checkpoint on the same base whose heads and adapters the run begins with, where they fit.
@@ -120,6 +121,7 @@ class TrainOptions:
     phase_step: int = 4
     noise_seed: int = 0
     residual_steps: int | None = None
+    smoothed_steps: int = 1
     late_ticks: int = 15
     base_age_ticks: int = 15
     start_from: str = ""
@@ -205,6 +207,7 @@ _LEAST = {
     "lora_rank": 1,
     "lora_dropout": 0.0,
     "residual_steps": 1,
+    "smoothed_steps": 1,
     "late_ticks": 0,
     "base_age_ticks": 0,
     "warmup_share": 0.0,
@@ -262,7 +265,7 @@ def add_options(group: Any, names: str, *, defaults: Mapping[str, object] | None
 _GROUPS = {
     "places": "base_model_id base_revision dataset_dir output_dir contract rename tokenizer start_from",
     "size of the run": "max_steps batch_size gradient_accumulation_steps phase_step dtype gradient_checkpointing",
-    "what is trained": "arm ablate train_parts lora_rank lora_dropout residual_steps unroll",
+    "what is trained": "arm ablate train_parts lora_rank lora_dropout residual_steps smoothed_steps unroll",
     "latency and habits": "late_ticks base_age_ticks hide_motion",
     "optimiser": "learning_rate warmup_share weight_decay clip_norm",
     "losses": "far_weight smooth_weight semantic_weight intent_weight tau_weight correction_weight",

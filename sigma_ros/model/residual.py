@@ -4,13 +4,19 @@
 r[h] = late[h] + trajectory[h] + [h < 8] chunk[h] + [h = 0] vector. Trajectory (16 steps) and late (by default the whole
 chunk) hold their last step behind the steps they have: an arm that runs late is not handed to the base. The last layer
 of each branch starts at zero, so an untrained Sigma equals its base.
+
+With `smoothed_steps` above 1 the residual also takes the trembling out of the chunk: r = S(base + r') - base, where r'
+is the sum above and S the least-squares parabola over so many steps (Savitzky and Golay 1964). A chunk lies ahead, so
+nothing is delayed; a scale of 0 is still the base.
 """
 
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from scipy.signal import savgol_filter
 from torch import Tensor, nn
 
 from sigma_ros.model.settings import BRANCHES, SigmaConfig
@@ -166,6 +172,7 @@ class ResidualBranches(nn.Module):
     """The branches that are switched on, and the joints they may touch."""
 
     corrected: Bool[Tensor, " dof"]
+    smoothing: Float[Tensor, "horizon horizon"]
 
     def __init__(self, config: SigmaConfig) -> None:
         super().__init__()
@@ -173,6 +180,7 @@ class ResidualBranches(nn.Module):
         kinds = dict.fromkeys(BRANCHES, Branch) | {"late": LateBranch}
         self.branches = nn.ModuleDict({name: kinds[name](config, n) for name, n in config.branch_steps.items()})
         self.register_buffer("corrected", torch.tensor(config.corrected_joints), persistent=False)
+        self.register_buffer("smoothing", smoothing(config.horizon, config.smoothed_steps), persistent=False)
 
     def forward(
         self,
@@ -190,7 +198,11 @@ class ResidualBranches(nn.Module):
         parts = {
             name: self._branch(name, (telepathy_output, state, base, age), steps=count) for name, count in steps.items()
         }
-        return Residual(composite=compose(**parts, horizon=self.config.horizon), config=self.config)
+        composite = compose(**parts, horizon=self.config.horizon)
+        if self.config.smoothed_steps > 1:
+            smooth = self.smoothing @ (base + composite) - base
+            composite = torch.where(self.corrected, smooth, composite)
+        return Residual(composite=composite, config=self.config)
 
     def _branch(self, name: str, given: tuple[TelepathyOutput, Tensor, Tensor, Tensor], *, steps: int) -> Tensor:
         if name not in self.branches:
@@ -215,6 +227,13 @@ def compose(
 
 def _held(steps: Float[Tensor, "batch steps dof"], horizon: int) -> Float[Tensor, "batch horizon dof"]:
     return torch.cat([steps, steps[:, -1:].expand(-1, horizon - steps.shape[1], -1)], dim=1)
+
+
+def smoothing(horizon: int, steps: int) -> Float[Tensor, "horizon horizon"]:
+    """S of the module's head: row h is the parabola through the `steps` nearest steps, read at h."""
+    if steps == 1:
+        return torch.eye(horizon)
+    return torch.from_numpy(savgol_filter(np.eye(horizon), steps, polyorder=2, axis=0)).float()
 
 
 def head_parameters(config: SigmaConfig) -> int:

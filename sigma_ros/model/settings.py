@@ -27,7 +27,7 @@ _HORIZON = 50
 _LONGEST_DELAY_S = 5.0
 _FADE = "fade_steps"
 
-_ADDED = {"memory_gate_bias": 0.0}
+_ADDED = {"memory_gate_bias": 0.0, "smoothed_steps": 1}
 """Settings that older checkpoints lack, and what they were made with."""
 
 BRANCHES = ("vector", "chunk", "trajectory", "late")
@@ -67,6 +67,7 @@ class SigmaConfig:
         chunk_steps: Steps of the chunk branch.
         trajectory_steps: Steps of the trajectory branch; its last correction is held behind them.
         residual_steps: Steps of the late branch, which the residual was trained on; its last one is held likewise.
+        smoothed_steps: Steps of the local parabola through base and residual together, an odd number; 1: none.
         trained_delay_s: Delay from a picture to its chunk for which the residual was trained [s]; 0: for none.
         corrected_joints: Joints that may be corrected; the others always keep the base's actions.
         use_memory: Off: every update starts from an empty memory.
@@ -110,6 +111,7 @@ class SigmaConfig:
     chunk_steps: int = _CHUNK_STEPS
     trajectory_steps: int = _TRAJECTORY_STEPS
     residual_steps: int = _HORIZON
+    smoothed_steps: int = 1
     trained_delay_s: float = 0.0
     corrected_joints: tuple[bool, ...] = (True,) * 6
     use_memory: bool = True
@@ -141,6 +143,8 @@ class SigmaConfig:
                 "1 <= chunk_steps <= trajectory_steps <= residual_steps <= horizon must hold, "
                 f"got {self.chunk_steps}, {self.trajectory_steps}, {self.residual_steps}, {self.horizon}"
             )
+        if self.smoothed_steps not in range(1, self.horizon + 1, 2):
+            problems.append(f"smoothed_steps must be odd and at most {self.horizon}, got {self.smoothed_steps}")
         if not 0.0 <= self.trained_delay_s <= _LONGEST_DELAY_S:
             problems.append(f"trained_delay_s must be in [0, {_LONGEST_DELAY_S:g}], got {self.trained_delay_s}")
         if len(self.corrected_joints) != self.dof:

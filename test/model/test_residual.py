@@ -8,11 +8,12 @@ import pytest
 import torch
 from hypothesis import given as whatever
 from hypothesis import strategies as st
+from scipy.signal import savgol_filter
 from tiny_sigma import sights, tiny_sigma
 
 from sigma_ros.model.checkpoint.folder import load_trained, open_manifest, save_checkpoint
 from sigma_ros.model.checkpoint.manifest import HEADS_FILE, BaseIdentity, Training
-from sigma_ros.model.residual import LateBranch, compose, neighbours
+from sigma_ros.model.residual import LateBranch, compose, neighbours, smoothing
 from sigma_ros.model.sigma import SigmaTelepathyVLA
 from sigma_ros.model.step import advance, initial_state, recorrect
 from sigma_ros.model.telepathy import TelepathyOutput
@@ -64,6 +65,20 @@ def test_behind_the_trained_steps_the_last_correction_is_held(steps: int) -> Non
     residual = model.correct(believed(model), state, base).composite
     held = residual[:, steps - 1 : steps].expand(-1, 50 - steps, -1)
     torch.testing.assert_close(residual[:, steps:], held)
+
+
+def test_smoothing_takes_the_trembling_out_of_the_sum_and_leaves_parabolas_and_other_joints_alone() -> None:
+    corrected = (True,) * 5 + (False,)
+    plain, smooth = (tiny_sigma(corrected_joints=corrected, smoothed_steps=steps) for steps in (1, 11))
+    state, base = given(plain)
+    before, after = (base + m.correct(believed(m), state, base).composite.detach() for m in (plain, smooth))
+    expected = torch.from_numpy(savgol_filter(before.numpy(), 11, polyorder=2, axis=1))
+    torch.testing.assert_close(after[..., :5], expected[..., :5], rtol=0.0, atol=1e-5)
+    torch.testing.assert_close(after[..., 5], base[..., 5], rtol=0.0, atol=0.0)
+    step = torch.linspace(-1.0, 1.0, 50)[:, None]
+    parabola = smoothing(50, 11) @ (0.3 + step - 2.0 * step**2)
+    torch.testing.assert_close(parabola, 0.3 + step - 2.0 * step**2, rtol=0.0, atol=1e-5)
+    assert torch.equal(smoothing(50, 1), torch.eye(50))
 
 
 def test_a_step_sees_its_neighbours_and_not_the_far_end() -> None:

@@ -11,7 +11,7 @@ from sigma_ros.errors import CheckpointError
 from sigma_ros.model.settings import SigmaConfig
 from sigma_ros.model.telepathy import SemanticMemory
 
-ADDED = ("memory_gate_bias",)
+ADDED = ("memory_gate_bias", "smoothed_steps")
 
 
 @pytest.mark.parametrize("config", [SigmaConfig.full(), SigmaConfig.small(dof=7, plain_lora=True)])
@@ -36,7 +36,7 @@ def test_every_field_is_needed_and_checked(name):
         SigmaConfig.from_json({**values, name: "nonsense"})
 
 
-def test_settings_of_a_checkpoint_from_before_the_gates_bias_are_read_as_what_they_were():
+def test_settings_of_a_checkpoint_without_added_fields_are_read_as_what_they_were():
     older = {name: value for name, value in SigmaConfig.full().to_json().items() if name not in ADDED}
     assert SigmaConfig.from_json(older) == SigmaConfig.full(memory_gate_bias=0.0)
 
@@ -56,6 +56,8 @@ def test_a_new_memory_keeps_most_of_what_it_holds():
         ({"chunk_steps": 17}, "chunk_steps <= trajectory_steps"),
         ({"horizon": 15}, "trajectory_steps <= residual_steps"),
         ({"residual_steps": 51}, "residual_steps <= horizon"),
+        ({"smoothed_steps": 4}, "smoothed_steps must be odd"),
+        ({"smoothed_steps": 51}, "smoothed_steps must be odd and at most 50"),
         ({"trained_delay_s": -0.1}, "trained_delay_s must be in"),
         ({"lora_dropout": 1.0}, "lora_dropout must be in"),
         ({"memory_width": 0}, "memory_width is 0"),
