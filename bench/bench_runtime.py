@@ -32,13 +32,12 @@ from sigma_ros.msg import SupervisorState
 from sigma_ros.contract_file import load_contract
 from sigma_ros.nodes.policy.model import PolicyModel, load_policy
 from sigma_ros.nodes.policy.options import PolicyOptions
-from sigma_ros.nodes.policy.output import PolicyOutput
+from sigma_ros.nodes.policy.ports import PolicyOutput
 from sigma_ros.nodes.policy_node import PolicyNode
 from sigma_ros.nodes.shared import qos, topics
-from sigma_ros.nodes.shared.image_messages import image_message
 from sigma_ros.nodes.shared.process import ros_context
 from sigma_ros.nodes.shared.qos import steady_clock
-from sigma_ros.nodes.shared.sensor_messages import joint_state_message, stamp_ns
+from sigma_ros.nodes.shared.sensor_messages import image_message, joint_state_message, stamp_ns
 from sigma_ros.policy.job import Outcome, Proposed
 from sigma_ros.values import WINDOW_TICKS, AdapterSettings, Frame, Window
 

@@ -393,7 +393,7 @@ WITHOUT_A_TEST_OF_THEIR_NAME = {
         "sigma_ros/evaluation/scoring": "metrics score verdict",
         "sigma_ros/inspection": "bag data_set draft facts places",
         "sigma_ros/lerobot": (
-            "configuration_sigma configuration_sim environment episode files modeling_sigma processor_sigma"
+            "configuration_sigma configuration_sim environment episode modeling_sigma processor_sigma"
         ),
         "sigma_ros/model": "lora precompute resampler",
         "sigma_ros/model/checkpoint": "explain manifest",
@@ -401,11 +401,9 @@ WITHOUT_A_TEST_OF_THEIR_NAME = {
         "sigma_ros/nodes": "sim_node",
         "sigma_ros/nodes/driver": "arm last_line",
         "sigma_ros/nodes/launch": "arguments policy",
-        "sigma_ros/nodes/policy": "output session",
+        "sigma_ros/nodes/policy": "session",
         "sigma_ros/nodes/replay": "loop peers",
-        "sigma_ros/nodes/shared": (
-            "diagnostics image_messages node_options parameter_files publishers sensor_messages topics"
-        ),
+        "sigma_ros/nodes/shared": ("diagnostics node_options parameter_files sensor_messages topics"),
         "sigma_ros/nodes/supervisor": "health live lockstep output",
         "sigma_ros/policy": "job",
         "sigma_ros/sim": "arm_shapes expert scene shapes trials",
