@@ -35,9 +35,10 @@ from sigma_ros.nodes.policy.options import PolicyOptions
 from sigma_ros.nodes.policy.ports import PolicyOutput
 from sigma_ros.nodes.policy_node import PolicyNode
 from sigma_ros.nodes.shared import qos, topics
+from sigma_ros.nodes.shared.image_messages import image_message
 from sigma_ros.nodes.shared.process import ros_context
 from sigma_ros.nodes.shared.qos import steady_clock
-from sigma_ros.nodes.shared.sensor_messages import image_message, joint_state_message, stamp_ns
+from sigma_ros.nodes.shared.sensor_messages import joint_state_message, stamp_ns
 from sigma_ros.policy.job import Outcome, Proposed
 from sigma_ros.values import WINDOW_TICKS, AdapterSettings, Frame, Window
 

@@ -99,6 +99,7 @@ def tree(file: Path) -> ast.Module:
     return ast.parse(file.read_text(encoding="utf-8"))
 
 
+@functools.cache
 def imported(file: Path) -> set[str]:
     """Full names of what a file imports, anywhere in it; relative imports are made absolute."""
     return imported_by(ast.walk(tree(file)), file)
@@ -129,8 +130,11 @@ def relative(file: Path) -> str:
 
 def top_level(file: Path) -> list[str]:
     """Parts of the package that are imported as soon as the file is."""
-    body = ast.parse(file.read_text(encoding="utf-8")).body
-    return [n.module for n in body if isinstance(n, ast.ImportFrom) and n.module and n.module.startswith("sigma_ros")]
+    return [
+        n.module
+        for n in tree(file).body
+        if isinstance(n, ast.ImportFrom) and n.module and n.module.startswith("sigma_ros")
+    ]
 
 
 @pytest.mark.parametrize("file", modules(), ids=relative)
@@ -253,7 +257,7 @@ def test_no_sources_print_outside_the_command_line() -> None:
         relative(file)
         for file in modules()
         if part_of(file) != "cli"
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        for node in ast.walk(tree(file))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     ]
     assert not printing
@@ -403,7 +407,7 @@ WITHOUT_A_TEST_OF_THEIR_NAME = {
         "sigma_ros/nodes/launch": "arguments policy",
         "sigma_ros/nodes/policy": "session",
         "sigma_ros/nodes/replay": "loop peers",
-        "sigma_ros/nodes/shared": ("diagnostics node_options parameter_files sensor_messages topics"),
+        "sigma_ros/nodes/shared": ("diagnostics image_messages node_options parameter_files sensor_messages topics"),
         "sigma_ros/nodes/supervisor": "health live lockstep output",
         "sigma_ros/policy": "job",
         "sigma_ros/sim": "arm_shapes expert scene shapes trials",

@@ -26,11 +26,12 @@ from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import ContractError, MachineError, SigmaError, UsageError
 from sigma_ros.nodes.shared import qos, topics
 from sigma_ros.nodes.shared.diagnostics import Diagnostics, Level, TaskStatus
+from sigma_ros.nodes.shared.image_messages import image_message, jpeg_message
 from sigma_ros.nodes.shared.listen import Rate
 from sigma_ros.nodes.shared.node_options import CameraOptions
 from sigma_ros.nodes.shared.parameters import BoundParameters
 from sigma_ros.nodes.shared.process import run_node
-from sigma_ros.nodes.shared.sensor_messages import image_message, jpeg_message, to_time
+from sigma_ros.nodes.shared.sensor_messages import to_time
 
 REOPEN_S = 1.0
 CLOSE_TIMEOUT_S = 2.0

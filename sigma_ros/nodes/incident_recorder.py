@@ -28,11 +28,12 @@ from sigma_ros.errors import SigmaError
 from sigma_ros.msg import ActionChunk, SupervisorState, TelepathyState
 from sigma_ros.nodes.shared import qos, topics
 from sigma_ros.nodes.shared.diagnostics import Diagnostics, Level, TaskStatus
+from sigma_ros.nodes.shared.image_messages import image_view, jpeg_message
 from sigma_ros.nodes.shared.node_options import IncidentOptions
 from sigma_ros.nodes.shared.parameters import BoundParameters
 from sigma_ros.nodes.shared.process import run_node
 from sigma_ros.nodes.shared.qos import steady_clock
-from sigma_ros.nodes.shared.sensor_messages import COMMAND_KINDS, image_view, jpeg_message
+from sigma_ros.nodes.shared.sensor_messages import COMMAND_KINDS
 from sigma_ros.streams.images import decode_full
 from sigma_ros.supervisor.reasons import State
 

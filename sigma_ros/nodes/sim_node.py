@@ -20,18 +20,12 @@ from std_srvs.srv import Trigger
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import SigmaError
 from sigma_ros.nodes.shared import qos, topics
+from sigma_ros.nodes.shared.image_messages import image_message
 from sigma_ros.nodes.shared.node_options import SimOptions
 from sigma_ros.nodes.shared.parameters import BoundParameters
 from sigma_ros.nodes.shared.process import run_node
 from sigma_ros.nodes.shared.qos import steady_clock
-from sigma_ros.nodes.shared.sensor_messages import (
-    COMMAND_KINDS,
-    Command,
-    Waypoints,
-    image_message,
-    joint_state_message,
-    waypoints,
-)
+from sigma_ros.nodes.shared.sensor_messages import COMMAND_KINDS, Command, Waypoints, joint_state_message, waypoints
 from sigma_ros.sim.environment import SimArm
 from sigma_ros.sim.setups import setup_named
 

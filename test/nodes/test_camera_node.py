@@ -19,7 +19,7 @@ from sigma_ros.nodes import camera_node
 from sigma_ros.nodes.camera_node import CameraNode, FilmFile, open_device
 from sigma_ros.nodes.shared import qos
 from sigma_ros.nodes.shared.diagnostics import Level
-from sigma_ros.nodes.shared.sensor_messages import image_view
+from sigma_ros.nodes.shared.image_messages import image_view
 from sigma_ros.streams.images import decode_full
 
 pytestmark = pytest.mark.ros

@@ -18,8 +18,9 @@ from sigma_ros.bags.reader import open_bag
 from sigma_ros.nodes.incident_recorder import IncidentRecorder
 from sigma_ros.nodes.shared import qos, topics
 from sigma_ros.nodes.shared.diagnostics import Level
+from sigma_ros.nodes.shared.image_messages import image_message
 from sigma_ros.nodes.shared.messages import chunk_message
-from sigma_ros.nodes.shared.sensor_messages import array_message, image_message, joint_state_message
+from sigma_ros.nodes.shared.sensor_messages import array_message, joint_state_message
 
 pytestmark = pytest.mark.ros
 

@@ -20,8 +20,8 @@ from stub_runtime import RemoteModel, load
 
 from sigma_ros.nodes.policy_node import PolicyNode
 from sigma_ros.nodes.shared.diagnostics import Level
+from sigma_ros.nodes.shared.image_messages import image_message
 from sigma_ros.nodes.shared.qos import HEARTBEAT_PERIOD_NS
-from sigma_ros.nodes.shared.sensor_messages import image_message
 from sigma_ros.policy.remote import RemoteRuntime
 from sigma_ros.streams.images import FROZEN_PICTURES, FreezeWatch, ImageMessage
 

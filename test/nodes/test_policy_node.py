@@ -21,7 +21,8 @@ from trajectory_msgs.msg import JointTrajectory
 
 from sigma_ros.nodes.policy_node import PolicyNode
 from sigma_ros.nodes.shared import qos, topics
-from sigma_ros.nodes.shared.sensor_messages import image_message, joint_state_message, stamp_ns
+from sigma_ros.nodes.shared.image_messages import image_message
+from sigma_ros.nodes.shared.sensor_messages import joint_state_message, stamp_ns
 
 pytestmark = pytest.mark.ros
 START_NS = 1_000_000_000_000

@@ -32,12 +32,13 @@ from sigma_ros.kinematics import ForwardKinematics, ToolPoint
 from sigma_ros.msg import ActionChunk, TelepathyState
 from sigma_ros.nodes.panel.server import Server, open_in_browser
 from sigma_ros.nodes.shared import qos, topics
+from sigma_ros.nodes.shared.image_messages import image_view, jpeg_message
 from sigma_ros.nodes.shared.listen import MESSAGE_TYPES, STATES, Monitor, MonitorView
 from sigma_ros.nodes.shared.node_options import PanelOptions
 from sigma_ros.nodes.shared.operator import ORDERS, SETTINGS, Operator, outcome
 from sigma_ros.nodes.shared.parameters import BoundParameters
 from sigma_ros.nodes.shared.process import run_node
-from sigma_ros.nodes.shared.sensor_messages import image_view, jpeg_message, stamp_ns
+from sigma_ros.nodes.shared.sensor_messages import stamp_ns
 from sigma_ros.streams.images import decode_full
 from sigma_ros.streams.joints import JointMerger, JointReader
 

@@ -28,9 +28,10 @@ from sigma_ros.nodes.policy.model import PolicyModel
 from sigma_ros.nodes.policy.options import PolicyOptions
 from sigma_ros.nodes.policy.session import PolicySession
 from sigma_ros.nodes.shared import qos, topics
+from sigma_ros.nodes.shared.image_messages import image_view
 from sigma_ros.nodes.shared.messages import chunk_message, chunk_trajectory, gap_message, telepathy_message
 from sigma_ros.nodes.shared.qos import ClockWatch, steady_clock
-from sigma_ros.nodes.shared.sensor_messages import END_OF_RECORDING, image_view, stamp_ns, to_time
+from sigma_ros.nodes.shared.sensor_messages import END_OF_RECORDING, stamp_ns, to_time
 from sigma_ros.policy.job import Failed, Outcome, Proposed, Remembered, Rescaled, Unused, gap_of
 from sigma_ros.streams.frame_clock import JOINTS
 from sigma_ros.streams.joints import JointMerger

@@ -21,7 +21,8 @@ from sigma_ros.contract import Contract
 from sigma_ros.errors import SigmaError
 from sigma_ros.msg import ActionChunk, SupervisorState, TelepathyState
 from sigma_ros.nodes.shared import qos, topics
-from sigma_ros.nodes.shared.sensor_messages import END_OF_RECORDING, doubles, from_view, stamp_ns, to_time
+from sigma_ros.nodes.shared.image_messages import from_view
+from sigma_ros.nodes.shared.sensor_messages import END_OF_RECORDING, doubles, stamp_ns, to_time
 from sigma_ros.nodes.supervisor.output import CHUNK_RECEIVED
 from sigma_ros.stopping import StopRequest
 from sigma_ros.streams.images import ImageMessage

@@ -20,8 +20,9 @@ from sigma_ros.contract import Camera, Contract
 from sigma_ros.errors import SigmaError
 from sigma_ros.msg import ActionChunk, SupervisorState, TelepathyState
 from sigma_ros.nodes.shared import qos, topics
+from sigma_ros.nodes.shared.image_messages import image_view
 from sigma_ros.nodes.shared.process import ros_context
-from sigma_ros.nodes.shared.sensor_messages import COMMAND_KINDS, image_view, stamp_ns
+from sigma_ros.nodes.shared.sensor_messages import COMMAND_KINDS, stamp_ns
 from sigma_ros.streams.images import check_image
 from sigma_ros.streams.joints import JointMerger, JointReader
 

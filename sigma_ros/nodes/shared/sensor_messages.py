@@ -1,27 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stamps, joint states, commands and images <-> values.
-
-Images stay in the message's own memory as views that cannot be written; decoding and resizing is `streams.images`,
-the same for a bag, so no image library of ROS is needed and a broken cv_bridge cannot break a node.
-"""
+"""Stamps, joint states and commands <-> values."""
 
 import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
 from jaxtyping import Float64
 from numpy import ndarray
-from sensor_msgs.msg import CompressedImage, Image, JointState
+from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray, Header
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from sigma_ros.contract import Contract
 from sigma_ros.errors import SigmaError
-from sigma_ros.streams.images import ImageMessage
 from sigma_ros.streams.joints import JointReader
 from sigma_ros.values import NS_PER_S
 
@@ -171,50 +165,3 @@ def _unusable(contract: Contract, got: str) -> SigmaError:
         got=got,
         remedy="let the supervisor be the only publisher of commands",
     )
-
-
-def image_view(message: Image | CompressedImage) -> ImageMessage:
-    """An image as the frame clock takes it: no copy, read-only memory that lives as long as the view."""
-    data = memoryview(message.data).toreadonly()
-    if isinstance(message, CompressedImage):
-        return ImageMessage(encoding=message.format, height=0, width=0, step=0, data=data, is_compressed=True)
-    return ImageMessage(
-        encoding=message.encoding,
-        height=message.height,
-        width=message.width,
-        step=message.step,
-        data=data,
-        is_compressed=False,
-    )
-
-
-def image_message(*, at_ns: int, frame_id: str, rgb: ndarray) -> Image:
-    """An RGB picture [h, w, 3] uint8 as a raw image message."""
-    height, width, _ = rgb.shape
-    data = array.array("B")
-    data.frombytes(np.ascontiguousarray(rgb).data)
-    header = Header(stamp=to_time(at_ns), frame_id=frame_id)
-    return Image(header=header, encoding="rgb8", height=height, width=width, step=3 * width, data=data)
-
-
-def jpeg_message(*, header: Header, rgb: ndarray, quality: int) -> CompressedImage:
-    """An RGB picture [h, w, 3] uint8 as a JPEG message of a quality (1..100).
-
-    Raises:
-        SigmaError: it cannot be coded.
-    """
-    done, coded = cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-    if not done:
-        raise SigmaError("a picture cannot be coded as JPEG", where=header.frame_id, got=f"{rgb.shape}")
-    data = array.array("B", coded.tobytes())
-    return CompressedImage(header=header, format="rgb8; jpeg compressed bgr8", data=data)
-
-
-def from_view(view: ImageMessage, *, at_ns: int) -> Image | CompressedImage:
-    """An image of a recording as a message again, byte for byte."""
-    data = array.array("B")
-    data.frombytes(view.data)
-    header = Header(stamp=to_time(at_ns))
-    if view.is_compressed:
-        return CompressedImage(header=header, format=view.encoding, data=data)
-    return Image(header=header, encoding=view.encoding, height=view.height, width=view.width, step=view.step, data=data)

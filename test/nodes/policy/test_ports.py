@@ -13,7 +13,8 @@ from sigma_ros.msg import ActionChunk, TelepathyState
 from sigma_ros.contract_file import load_contract
 from sigma_ros.nodes.policy_node import PolicyNode
 from sigma_ros.nodes.shared import qos, topics
-from sigma_ros.nodes.shared.sensor_messages import image_message, joint_state_message
+from sigma_ros.nodes.shared.image_messages import image_message
+from sigma_ros.nodes.shared.sensor_messages import joint_state_message
 
 pytestmark = pytest.mark.ros
 

@@ -15,7 +15,7 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from sigma_ros.contract import COMMAND_TYPES
 from sigma_ros.errors import SigmaError
-from sigma_ros.nodes.shared import messages, sensor_messages
+from sigma_ros.nodes.shared import image_messages, messages, sensor_messages
 from sigma_ros.risk import assess
 from sigma_ros.streams.images import decode_resized
 from sigma_ros.values import Chunk, Gap, Telepathy
@@ -135,8 +135,8 @@ def test_telepathy_with_ragged_factors_is_refused():
 
 def test_an_image_is_a_view_of_the_message_that_cannot_be_written():
     rgb = np.random.default_rng(2).integers(0, 256, (48, 64, 3), dtype=np.uint8)
-    message = over_the_wire(sensor_messages.image_message(at_ns=3, frame_id="up", rgb=rgb))
-    view = sensor_messages.image_view(message)
+    message = over_the_wire(image_messages.image_message(at_ns=3, frame_id="up", rgb=rgb))
+    view = image_messages.image_view(message)
     message.data[0] = rgb[0, 0, 0] ^ 255
     assert memoryview(view.data)[0] == rgb[0, 0, 0] ^ 255, "same memory"
     assert memoryview(view.data).readonly
@@ -148,13 +148,13 @@ def test_an_image_is_a_view_of_the_message_that_cannot_be_written():
 
 def test_a_compressed_image_is_a_view_too():
     message = CompressedImage(format="jpeg", data=array.array("B", b"\xff\xd8"))
-    view = sensor_messages.image_view(message)
+    view = image_messages.image_view(message)
     assert view.is_compressed
     assert bytes(view.data) == b"\xff\xd8"
 
 
 def test_an_image_without_data_does_not_break_the_border():
-    assert memoryview(sensor_messages.image_view(Image()).data).nbytes == 0
+    assert memoryview(image_messages.image_view(Image()).data).nbytes == 0
 
 
 @pytest.mark.parametrize("ns", [0, 1, 999_999_999, 1_000_000_000, 1_795_000_000_123_456_789])

@@ -15,7 +15,8 @@ from std_msgs.msg import Bool
 from sigma_ros.nodes.policy_node import PolicyNode
 from sigma_ros.nodes.shared import qos, topics
 from sigma_ros.nodes.shared.diagnostics import TaskStatus
-from sigma_ros.nodes.shared.sensor_messages import image_message, joint_state_message
+from sigma_ros.nodes.shared.image_messages import image_message
+from sigma_ros.nodes.shared.sensor_messages import joint_state_message
 
 
 class LiveRobot(Node):
