@@ -33,7 +33,7 @@ from sigma_ros.sim.setups import LARGEST_PUSH_RAD
 from . import exit_code, in_range
 from . import parser as command_parser
 from .shards import PreprocessOptions, preprocess, problems_of, write_on_workers
-from .sources import MadeSource, Source, bag_sources, dataset_sources, simulated_sources
+from .sources import RecordedSource, Source, bag_sources, dataset_sources, simulated_sources
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -134,9 +134,7 @@ def _add_faults(group: Any) -> None:
     group.add_argument("--recover", action="store_true", help="Read cut-off bags as far as they go.")
 
 
-def _sources(
-    args: argparse.Namespace, contract: Contract, console: Console
-) -> tuple[Sequence[Source | MadeSource], str]:
+def _sources(args: argparse.Namespace, contract: Contract, console: Console) -> tuple[Sequence[Source], str]:
     """What is read, and how it is called in `meta.json`."""
     if args.bags:
         return bag_sources(args.bags, strict=args.strict, recover=args.recover, stamps=args.stamps), ", ".join(
@@ -159,7 +157,7 @@ def _sources(
     return found, ", ".join(args.dataset)
 
 
-def _episodes_of(dataset: str, args: argparse.Namespace, contract: Contract, console: Console) -> list[Source]:
+def _episodes_of(dataset: str, args: argparse.Namespace, contract: Contract, console: Console) -> list[RecordedSource]:
     rename = read_rename(args.rename)
     check_facts(fetcher(dataset, args.revision), contract, rename=rename, resample=args.resample)
     numbers = args.episodes or episode_numbers(dataset, revision=args.revision)

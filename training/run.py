@@ -16,7 +16,7 @@ from sigma_ros.camera_names import fitted_from, policy_keys, read_rename
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import CheckpointError
 from sigma_ros.lerobot.configuration_sigma import SigmaPolicyConfig
-from sigma_ros.lerobot.files import contract_place, write_lerobot_files
+from sigma_ros.lerobot.processor_sigma import contract_place, write_lerobot_files
 from sigma_ros.model.checkpoint.folder import identify, save_checkpoint
 from sigma_ros.model.checkpoint.manifest import Training
 from sigma_ros.model.pi05.folder import open_base_folder

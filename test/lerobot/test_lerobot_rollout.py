@@ -14,8 +14,8 @@ import torch
 from waving_arm import CAMERAS, JOINTS, observation
 
 from sigma_ros.lerobot.configuration_sigma import SigmaPolicyConfig
-from sigma_ros.lerobot.files import write_lerobot_files
 from sigma_ros.lerobot.modeling_sigma import SigmaPolicy
+from sigma_ros.lerobot.processor_sigma import write_lerobot_files
 
 HERE = Path(__file__).resolve().parent
 TASK = "pick the brick"
