@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sigma_ros.border import one_line
 from sigma_ros.contract import (
     ACTION_TYPES,
     COMMAND_TYPES,
@@ -47,6 +48,9 @@ _ENTRIES = {
     "keep_out",
     "delays",
 }
+_MOST_TOLD = 300
+"""Characters of one problem in a message: a name may be as long as the file."""
+
 _DELAYS, _LONGEST_DELAY_MS = ("camera", "inference", "actuator"), 5000.0
 _DERIVATIVES = {"max_velocity_radps", "max_acceleration_radps2", "max_jerk_radps3"}
 
@@ -65,10 +69,11 @@ def load_contract(path: str | Path) -> Contract:
     reader = _Reader(document, chosen_namespace(path) or "")
     contract = reader.contract()
     if contract is None or reader.problems:
+        problems = [one_line(problem, _MOST_TOLD) for problem in reader.problems[:MAX_ENTRIES]]
         raise ContractError(
             f"the contract has {len(reader.problems)} problem(s)",
             where=file,
-            got=" | ".join([*reader.problems[:MAX_ENTRIES], *_more(len(reader.problems) - MAX_ENTRIES)]),
+            got=" | ".join([*problems, *_more(len(reader.problems) - MAX_ENTRIES)]),
             remedy=f"compare with {shipped_config_dir() / 'so101.yaml'}; check with: sigma contract check {file}",
         )
     return contract

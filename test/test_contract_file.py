@@ -108,6 +108,12 @@ def test_every_problem_is_listed_at_once(tmp_path: Path) -> None:
     assert len(problems(tmp_path, document).split(" | ")) == 3
 
 
+def test_a_name_as_long_as_a_book_does_not_fill_the_message(tmp_path: Path) -> None:
+    told = problems(tmp_path, changed(("command", "type"), "g" * 20_000))
+    assert "type is 'ggg" in told
+    assert len(told) < 1000
+
+
 @pytest.mark.parametrize("text", ["", "just text", "[1, 2]", "joints: [unclosed", "\x00"])
 def test_what_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
     file = tmp_path / "contract.yaml"
