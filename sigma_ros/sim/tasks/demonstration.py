@@ -229,7 +229,7 @@ def demonstrate_task(
         SigmaError: a place is out of reach, or the leader has done what cannot be made good.
     """
     arm.begin(episode)
-    expert, rows = VerbExpert(arm), _Rows(arm)
+    expert, rows = VerbExpert(arm), _Ticks(arm)
     if lead is not None:
         rows.led(lead)
     if any_option:
@@ -248,7 +248,7 @@ def demonstrate_task(
     )
 
 
-class _Rows:
+class _Ticks:
     """Ticks as they are played: scene, joints, command, and whether a leader gave it."""
 
     def __init__(self, arm: TaskArm) -> None:
