@@ -15,7 +15,7 @@ from sigma_ros.nodes.launch.policy import POLICY_ARGUMENTS, policy_and_superviso
 OFFERED = ("checkpoint", "device", "allow_untrained", "task", "params_file", "incidents")
 ARGUMENTS = {
     **COMMON,
-    "setup": ("target", "which simulated set-up: source (the base policy's own) or target (differs from it)"),
+    "setup": ("target", "which simulated set-up: source (the base policy's own), target or bumped"),
     "seed": ("0", "seed of the first episode: where the brick lies"),
     **{name: POLICY_ARGUMENTS[name] for name in OFFERED},
 }

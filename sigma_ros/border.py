@@ -12,6 +12,7 @@ import shutil
 import stat
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path, PurePosixPath
 from string import Formatter
 from typing import Any, BinaryIO
@@ -21,17 +22,20 @@ import yaml
 from sigma_ros.errors import SigmaError
 
 MAX_DEPTH = 64
-MAX_YAML_BYTES = 4 << 20
-MAX_JSON_BYTES = 256 << 20
+MAX_YAML_BYTES = 2 << 20  # half a minute of PyYAML
+MAX_JSON_BYTES = 32 << 20  # brackets alone become 25 times as much
 MAX_OUTPUT_BYTES = 1 << 30
 """What one compressed piece may expand to."""
+
+_MAX_DIGITS = 4300
+"""As Python's own limit; YAML also reads numbers to the base of 60, for which there is none."""
 
 _RATIO = 100
 _SMALL_BYTES = 16 << 20
 """A black picture compresses by more than `_RATIO`; up to this much may come out of any piece."""
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec"
-_STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_STRINGS = re.compile(r'"(?:[^"\\]|\\.)*+"?', re.DOTALL)  # one without its end is passed over once, too
 _NUMBER_FORMAT = re.compile(r"0?\d{0,2}d?")
 
 
@@ -184,7 +188,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Without aliases (they can stand for a billion values), repeated keys, and more than `MAX_DEPTH` levels."""
+    """Without aliases (they can stand for a billion values), repeated keys, endless numbers and deep nesting."""
 
     _levels = 0
 
@@ -195,6 +199,8 @@ class _PlainLoader(yaml.SafeLoader):
         if self._levels > MAX_DEPTH:
             raise ValueError(f"it is nested deeper than {MAX_DEPTH}")
         node = super().compose_node(parent, index)
+        if isinstance(node, yaml.ScalarNode) and len(node.value) > _MAX_DIGITS and not node.tag.endswith(":str"):
+            raise ValueError(f"a number has more than {_MAX_DIGITS} digits, line {node.start_mark.line + 1}")
         self._levels -= 1
         return node
 
@@ -209,11 +215,8 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 def _depth(text: str) -> int:
-    deepest = level = 0
-    for mark in re.findall(r"[\[\]{}]", _STRINGS.sub("", text)):
-        level += 1 if mark in "[{" else -1
-        deepest = max(deepest, level)
-    return deepest
+    marks = re.finditer(r"[\[\]{}]", _STRINGS.sub("", text))
+    return max(accumulate((1 if mark[0] in "[{" else -1 for mark in marks), initial=0))
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

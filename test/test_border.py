@@ -4,6 +4,7 @@
 import json
 import os
 from pathlib import Path
+from time import process_time
 
 import pytest
 from hypothesis import given
@@ -53,6 +54,20 @@ def test_hostile_json_is_one_sentence(text: str) -> None:
         border.load_json(text)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
+
+
+SIXTIES = "fps: 1" + ":1" * 100_000
+"""A number to the base of 60: as an integer it takes the square of its length."""
+
+
+@pytest.mark.parametrize("text", ['"\\' * 500_000, "[" + '"\\"' * 300_000, "[],{}" * 200_000, '{"a":' * 200_000])
+def test_reading_takes_time_in_proportion_to_the_text(text: str) -> None:
+    before = process_time()
+    with pytest.raises(SigmaError):
+        border.load_json(text)
+    with pytest.raises(SigmaError, match="digits"):
+        border.load_yaml(SIXTIES)
+    assert process_time() - before < 20.0, "in proportion it is a tenth of a second, else an hour"
 
 
 VALUES = st.recursive(

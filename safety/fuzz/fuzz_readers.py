@@ -151,7 +151,7 @@ def _changed(data: bytearray, foreign: bytes, rng: random.Random) -> bytes:
     elif kind == 3:
         del data[at : at + size]
     elif kind == 4:
-        data[at:at] = data[at : at + size] * rng.choice((1, 2, 50))
+        data[at:at] = data[at : at + size] * rng.choice((1, 2, 50, 20_000))
     elif kind == 5:
         start = rng.randrange(len(foreign))
         data[at : at + size] = foreign[start : start + size]

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Float64
 from numpy import ndarray
 
-from sigma_ros.border import MAX_JSON_BYTES, contained, filled, load_json, one_line, open_regular, read_json, read_text
+from sigma_ros.border import contained, filled, load_json, one_line, open_regular, read_json, read_text
 from sigma_ros.contract import joint_name
 from sigma_ros.errors import DatasetError, SigmaError
 from sigma_ros.streams.video import TOLERANCE_S, VideoPart, counted_s
@@ -26,7 +26,7 @@ STATE_KEY = "observation.state"
 ACTION_KEY = "action"
 
 MAX_EPISODES, MAX_ROWS, MOST_FPS = 1_000_000, 5_000_000, 10_000
-MAX_PICTURE_BYTES, MAX_PARQUET_BYTES = 256 << 20, 1 << 30
+MAX_PICTURE_BYTES, MAX_JSON_LINES_BYTES, MAX_PARQUET_BYTES = 256 << 20, 256 << 20, 1 << 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -319,5 +319,5 @@ def _refuse_unknown(info: dict[str, Any], index: int, *, there: bool) -> None:
 
 
 def _json_lines(file: Path) -> list[dict[str, Any]]:
-    lines = read_text(file, limit=MAX_JSON_BYTES).splitlines()
+    lines = read_text(file, limit=MAX_JSON_LINES_BYTES).splitlines()
     return [cast(dict[str, Any], load_json(line, where=file)) for line in lines if line.strip()]

@@ -43,7 +43,7 @@ _STAMPS = "`log`: take the time of recording, where header stamps are zero or fo
 Stamps = Annotated[str, typer.Option("--stamps", metavar="header|log", help=_STAMPS, rich_help_panel=RECORDING)]
 _ENGINE = "What runs the model; the plain one goes on where another is too far off."
 Engine = Annotated[EngineName, typer.Option("--engine", help=_ENGINE, rich_help_panel=MODEL)]
-_SETUP = "Simulated set-up: target (somebody's table) or source (what the small base was trained on)."
+_SETUP = "Simulated set-up: target (somebody's table), source (the small base's own) or bumped (target, changed)."
 Setup = Annotated[str, typer.Option("--setup", metavar="NAME", help=_SETUP)]
 SETUP = "target"
 """The set-up of every simulated recording and run, unless another is asked for."""

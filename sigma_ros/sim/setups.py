@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can differ between two simulated set-ups, as frozen values, and the two that ship.
+"""What can differ between two simulated set-ups, as frozen values, and the three that ship.
 
 `SOURCE` stands for the data a base model was trained on, `TARGET` for the arm on somebody's table:
 other camera poses and light, another brick and box, joints calibrated a little off, softer and slower
-servos, bricks in a smaller region and a steadier teacher. Both describe the same task, so that what a policy must
-correct for is exactly this list.
+servos, bricks in a smaller region and a steadier teacher. `BUMPED` is that table after somebody ran into
+it on a duller day: no model has seen it, and what foresees failures is judged there. All describe the same
+task, so that what a policy must correct for is exactly this list.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sigma_ros.errors import UsageError
 
@@ -203,7 +204,19 @@ TARGET = SceneConfig(
 )
 """The set-up a deployed policy meets; every field differs from `SOURCE` as a real table does."""
 
-SETUPS = {setup.name: setup for setup in (SOURCE, TARGET)}
+BUMPED = replace(
+    TARGET,
+    name="bumped",
+    cameras=(
+        ("up", replace(_TARGET_UP_VIEW, position_m=(0.189, -0.026, 0.72), target_m=(0.167, -0.003, 0.0))),
+        ("side", replace(_TARGET_SIDE_VIEW, position_m=(0.594, 0.416, 0.363), target_m=(0.162, -0.003, 0.06))),
+    ),
+    light=replace(TARGET.light, lamp_rgb=(0.57, 0.485, 0.37), room_rgb=(0.295, 0.285, 0.31)),
+    box=replace(TARGET.box, centre_m=(0.208, -0.156)),
+)
+"""`TARGET` with both cameras moved by half a centimetre, the box too, and an eighth less light: not for training."""
+
+SETUPS = {setup.name: setup for setup in (SOURCE, TARGET, BUMPED)}
 
 
 def setup_named(name: str) -> SceneConfig:

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
+import json
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 
+import sigma_ros
 from sigma_ros.errors import UsageError
-from sigma_ros.sim.setups import SETUPS, SOURCE, TARGET, ServoConfig, setup_named
+from sigma_ros.sim.setups import BUMPED, SETUPS, SOURCE, TARGET, ServoConfig, setup_named
 
 
 def test_the_target_differs_from_the_source_in_all_that_a_real_table_differs_in() -> None:
@@ -14,7 +17,18 @@ def test_the_target_differs_from_the_source_in_all_that_a_real_table_differs_in(
         assert equal == (field.name in same), field.name
 
 
-def test_both_setups_have_the_cameras_of_the_data_set() -> None:
+def test_the_bumped_set_up_is_the_target_but_for_cameras_light_and_box() -> None:
+    differing = {f.name for f in fields(TARGET) if getattr(TARGET, f.name) != getattr(BUMPED, f.name)}
+    assert differing == {"name", "cameras", "light", "box"}
+
+
+def test_a_launch_file_knows_the_set_ups_by_name() -> None:
+    """As text: launch itself is not needed to run the tests."""
+    text = (Path(sigma_ros.__file__).parent / "nodes/launch/arguments.py").read_text()
+    assert f'"setup": ({", ".join(json.dumps(name) for name in SETUPS)}),' in text
+
+
+def test_all_setups_have_the_cameras_of_the_data_set() -> None:
     assert all(setup.camera_names == ("up", "side") for setup in SETUPS.values())
 
 

@@ -7,7 +7,7 @@ because the pictures are what costs; each picture is seen as another camera in a
 flow (both: `training.toy.locate`). The weights that are kept are an exponential average over the steps.
 
 Examples: the shipped model. `out/mini/model` takes the place of `sigma_ros/assets/mini` before its Sigma is trained,
-`out/missed/checkpoint` then that of `sigma_ros/assets/mini_sigma`.
+`out/smooth/checkpoint` then that of `sigma_ros/assets/mini_sigma`; the last step changes a setting and no weight.
 
     sigma record --sim --setup source --episodes 160 --seed 1000 --jpeg 90 --disturb 0.05 --out data/source
     sigma record --sim --setup target --episodes 120 --seed 5000 --jpeg 90 --disturb 0.05 --out data/target
@@ -37,6 +37,9 @@ Examples: the shipped model. `out/mini/model` takes the place of `sigma_ros/asse
     python -m training.train --base_model_id mini --start_from out/late/checkpoint --train_parts residual \
         --dataset_dir data/missed_shards --output_dir out/missed --batch_size 16 --gradient_accumulation_steps 1 \
         --max_steps 2400 --learning_rate 5e-4 --phase_step 4 --hide_motion 0.3
+    python -m training.train --base_model_id mini --start_from out/missed/checkpoint --train_parts residual \
+        --dataset_dir data/missed_shards --output_dir out/smooth --batch_size 16 --gradient_accumulation_steps 1 \
+        --max_steps 1 --learning_rate 0 --phase_step 4 --hide_motion 0.3 --smoothed_steps 11
 """
 
 import argparse

@@ -34,7 +34,7 @@ COMMON: Arguments = {
 }
 CHOICES = {
     "log_level": ("debug", "info", "warn", "error", "fatal"),
-    "setup": ("source", "target"),
+    "setup": ("source", "target", "bumped"),
     "zero": ("encoder", "range"),
 }
 

@@ -10,6 +10,7 @@ from sigma_ros.nodes.launch.stages import STAGES
 from sigma_ros.nodes.policy.options import PolicyOptions
 from sigma_ros.nodes.shared.parameters import Options, RobotOptions, option
 from sigma_ros.nodes.supervisor.options import SupervisorOptions
+from sigma_ros.sim.setups import SETUPS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,9 +18,9 @@ class SimOptions(RobotOptions):
     """Parameters of `sim_node`."""
 
     setup: str = option(
-        "which simulated set-up: the base policy's own, or one that differs from it",
+        "which simulated set-up: the base policy's own, one that differs from it, or that one bumped",
         default="target",
-        choices=("source", "target"),
+        choices=tuple(SETUPS),
         read_only=True,
     )
     seed: int = option(
