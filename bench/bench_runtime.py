@@ -32,7 +32,7 @@ from sigma_ros.msg import SupervisorState
 from sigma_ros.contract_file import load_contract
 from sigma_ros.nodes.policy.model import PolicyModel, load_policy
 from sigma_ros.nodes.policy.options import PolicyOptions
-from sigma_ros.nodes.policy.output import PolicyOutput
+from sigma_ros.nodes.policy.ports import PolicyOutput
 from sigma_ros.nodes.policy_node import PolicyNode
 from sigma_ros.nodes.shared import qos, topics
 from sigma_ros.nodes.shared.image_messages import image_message

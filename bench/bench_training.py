@@ -24,8 +24,8 @@ from sigma_ros.model.pi05.loading import load_base
 from sigma_ros.model.pi05.mini import IMAGE_PX
 from sigma_ros.model.settings import LORA_PROJECTIONS
 from training.data import EpisodeArrays, ShardMeta, write_shard
-from training.loop import memory_bytes
 from training.options import TrainOptions
+from training.progress.estimate import memory_bytes
 from training.run import Run
 from training.sources import TARGET_STEPS, quantiles
 

@@ -26,7 +26,7 @@ from std_msgs.msg import Bool, Header, String
 
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import SigmaError
-from sigma_ros.nodes.policy.output import INSTANCE
+from sigma_ros.nodes.policy.ports import INSTANCE
 from sigma_ros.nodes.shared import qos, topics
 from sigma_ros.nodes.shared.messages import chunk_message as message_of
 from sigma_ros.nodes.shared.process import ros_context

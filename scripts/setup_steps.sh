@@ -8,7 +8,8 @@ PYTHON_STAMP=.venv/.sigma-python
 SYSTEM_STAMP=.venv/.sigma-system
 PACKAGES_STAMP=.venv/.sigma-packages
 # Where torch comes from: an index of CPU wheels, a mirror. The one that was named first stays until another is named.
-TORCH_INDEX=${TORCH_INDEX-$(cat .venv/.sigma-torch-index 2>/dev/null || true)}
+torch_index() { cat .venv/.sigma-torch-index 2>/dev/null || true; }
+TORCH_INDEX=${TORCH_INDEX-$(torch_index)}
 PREFIX_STAMP=.venv/.sigma-prefix
 MESSAGES_STAMP=.ros/install/.sigma-messages
 UV_VERSION=$(sed -n 's/^uv==//p' requirements/lock.txt)
@@ -79,19 +80,27 @@ TEXT
   return 1
 }
 
-# Options of uv for the index of torch that was named, one a line.
-torch_options() {
-  [ -z "$TORCH_INDEX" ] || printf '%s\n' --extra-index-url "$TORCH_INDEX" --index-strategy unsafe-best-match
+# From the index that was named come torch and torchvision alone, so that no other name is asked for there.
+install_torch() {
+  .venv/bin/uv pip install -q --python .venv/bin/python --no-deps --default-index "$TORCH_INDEX" "$@" \
+    torch torchvision -c requirements/lock.txt
+  echo "$TORCH_INDEX" >.venv/.sigma-torch-index
 }
 
 install_packages() {
-  local groups=(core model arm sim train fleet rerun test dev) arguments=() group
+  local groups=(core model arm sim train fleet rerun test dev) arguments=() again=() group
   [ "$ROS_MODE" != wheels ] || groups+=(ros)
   for group in "${groups[@]}"; do arguments+=(-r "requirements/$group.in"); done
-  mapfile -t -O "${#arguments[@]}" arguments < <(torch_options)
-  echo "$TORCH_INDEX" >.venv/.sigma-torch-index
+  # a torch of the same version from elsewhere would be kept
+  [ "$TORCH_INDEX" = "$(torch_index)" ] || again=(--reinstall-package torch --reinstall-package torchvision)
   echo "set-up: installing the pinned packages (some gigabytes the first time)"
-  .venv/bin/uv pip install -q --compile-bytecode --python .venv/bin/python "${arguments[@]}" -c requirements/lock.txt
+  if [ -n "$TORCH_INDEX" ]; then
+    install_torch "${again[@]}"
+    again=()
+  fi
+  .venv/bin/uv pip install -q --compile-bytecode --python .venv/bin/python "${again[@]}" "${arguments[@]}" \
+    -c requirements/lock.txt
+  echo "$TORCH_INDEX" >.venv/.sigma-torch-index
   .venv/bin/uv pip install -q --python .venv/bin/python --no-deps --no-build-isolation -e . \
     -e ./plugins/lerobot_policy_sigma -e ./plugins/lerobot_env_sigma
 }

@@ -99,6 +99,7 @@ def tree(file: Path) -> ast.Module:
     return ast.parse(file.read_text(encoding="utf-8"))
 
 
+@functools.cache
 def imported(file: Path) -> set[str]:
     """Full names of what a file imports, anywhere in it; relative imports are made absolute."""
     return imported_by(ast.walk(tree(file)), file)
@@ -129,8 +130,11 @@ def relative(file: Path) -> str:
 
 def top_level(file: Path) -> list[str]:
     """Parts of the package that are imported as soon as the file is."""
-    body = ast.parse(file.read_text(encoding="utf-8")).body
-    return [n.module for n in body if isinstance(n, ast.ImportFrom) and n.module and n.module.startswith("sigma_ros")]
+    return [
+        n.module
+        for n in tree(file).body
+        if isinstance(n, ast.ImportFrom) and n.module and n.module.startswith("sigma_ros")
+    ]
 
 
 @pytest.mark.parametrize("file", modules(), ids=relative)
@@ -253,7 +257,7 @@ def test_no_sources_print_outside_the_command_line() -> None:
         relative(file)
         for file in modules()
         if part_of(file) != "cli"
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        for node in ast.walk(tree(file))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     ]
     assert not printing
@@ -371,16 +375,6 @@ LARGER_FOLDERS = {
 }
 """Python files beside `__init__.py` of folders that are not yet small enough: these numbers only shrink."""
 
-SHARED_CLASS_NAMES = {
-    "Outcome",
-    "Place",
-    "Sample",
-    "Source",
-    "Step",
-}
-"""Public classes of several modules that still share a name; this list only shrinks."""
-
-
 WITHOUT_A_TEST_OF_THEIR_NAME = {
     f"{folder}/{name}.py"
     for folder, names in {
@@ -403,7 +397,7 @@ WITHOUT_A_TEST_OF_THEIR_NAME = {
         "sigma_ros/evaluation/scoring": "metrics score verdict",
         "sigma_ros/inspection": "bag data_set draft facts places",
         "sigma_ros/lerobot": (
-            "configuration_sigma configuration_sim environment episode files modeling_sigma processor_sigma"
+            "configuration_sigma configuration_sim environment episode modeling_sigma processor_sigma"
         ),
         "sigma_ros/model": "lora precompute resampler",
         "sigma_ros/model/checkpoint": "explain manifest",
@@ -411,11 +405,9 @@ WITHOUT_A_TEST_OF_THEIR_NAME = {
         "sigma_ros/nodes": "sim_node",
         "sigma_ros/nodes/driver": "arm last_line",
         "sigma_ros/nodes/launch": "arguments policy",
-        "sigma_ros/nodes/policy": "output session",
+        "sigma_ros/nodes/policy": "session",
         "sigma_ros/nodes/replay": "loop peers",
-        "sigma_ros/nodes/shared": (
-            "diagnostics image_messages node_options parameter_files publishers sensor_messages topics"
-        ),
+        "sigma_ros/nodes/shared": ("diagnostics image_messages node_options parameter_files sensor_messages topics"),
         "sigma_ros/nodes/supervisor": "health live lockstep output",
         "sigma_ros/policy": "job",
         "sigma_ros/sim": "arm_shapes expert scene shapes trials",
@@ -491,13 +483,24 @@ def test_a_folder_can_be_taken_in_at_a_glance(folder: Path) -> None:
     assert count > LARGEST_FOLDER, f"{name} is small enough: take it out of LARGER_FOLDERS"
 
 
-def test_a_public_class_name_has_one_meaning() -> None:
-    classes = [
-        statement.name for file in product() for statement in tree(file).body if isinstance(statement, ast.ClassDef)
-    ]
-    shared = {name for name, count in Counter(classes).items() if count > 1 and not name.startswith("_")}
-    assert not shared - SHARED_CLASS_NAMES, "rename one of them"
-    assert not SHARED_CLASS_NAMES - shared, "these have one meaning now: take them out of SHARED_CLASS_NAMES"
+def classes_of_several_modules(files: Iterable[Path]) -> set[str]:
+    """Names of classes, private and inner ones too, that more than one of these files defines."""
+    names = Counter(
+        name
+        for file in files
+        for name in {each.name for each in ast.walk(tree(file)) if isinstance(each, ast.ClassDef)}
+    )
+    return {name for name, count in names.items() if count > 1}
+
+
+def test_a_class_name_has_one_meaning() -> None:
+    assert not classes_of_several_modules(product()), "rename one of them"
+
+
+def test_a_private_class_of_two_modules_is_seen(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.py").write_text("class _Twice: ...\n")
+    assert classes_of_several_modules(tmp_path.glob("*.py")) == {"_Twice"}
 
 
 def homes_of(file: Path) -> set[str]:

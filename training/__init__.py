@@ -2,6 +2,7 @@
 """From a data set to a checkpoint: preprocess, losses, train, evaluate; pretrain_mini makes the small base."""
 
 import argparse
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,20 @@ def parser(module: str, description: str | None, **more: Any) -> argparse.Argume
     called = f"sigma {verb}" if verb and Path(sys.argv[0]).name == "sigma" else f"python -m {__package__}.{module}"
     form = argparse.RawDescriptionHelpFormatter
     return argparse.ArgumentParser(prog=called, description=description, formatter_class=form, **more)
+
+
+def in_range(least: float, most: float = math.inf, *, kind: type = int) -> Callable[[str], Any]:
+    """The type of an argument that is a finite number in a range."""
+
+    def number(text: str) -> Any:
+        value = kind(text)
+        if not least <= value <= most or not math.isfinite(value):
+            expected = f"{least} or more" if most == math.inf else f"a number from {least} to {most}"
+            raise argparse.ArgumentTypeError(f"{text} is not {expected}")
+        return value
+
+    number.__name__ = kind.__name__  # "invalid int value" where it is no number at all
+    return number
 
 
 def exit_code(run: Callable[[], int], *, interrupted: str) -> int:

@@ -7,7 +7,7 @@ stale cache is never found. Interrupted, it resumes.
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,14 @@ from sigma_ros.model.tokens import CameraMapping, pool_tokens
 
 from .data import EpisodeRows, ShardData, write_tensors
 from .loop import counted_progress
+from .progress import estimate
 from .sources import TARGET_STEPS
 
 TICKS_AT_ONCE = 16
 """Ticks whose pictures go through the vision tower together."""
+
+_FEW_PIECES = 8
+"""Of so little work the time is not told."""
 
 _FORMAT = 3
 
@@ -106,11 +110,24 @@ def cached_episodes(
     paths = [folder / episode.path.name for episode in data.episodes]
     missing = [(e, p) for e, p in zip(data.episodes, paths, strict=True) if not p.is_file()]
     if missing:
+        given = (model, normalisation, settings, mapping)
+        _say_time([episode for episode, _ in missing], lambda one: _compute(one, *given, stop=TICKS_AT_ONCE))
         with counted_progress() as progress:
             for episode, path in progress.track(missing, description="base chunks and frame tokens"):
                 if not path.is_file():  # another run on the same data may have made it by now
-                    write_tensors(path, _compute(episode, model, normalisation, settings, mapping))
+                    write_tensors(path, _compute(episode, *given))
     return [CachedEpisode(e, p) for e, p in zip(data.episodes, paths, strict=True)]
+
+
+def _say_time(episodes: Sequence[EpisodeRows], look: Callable[[EpisodeRows], object]) -> None:
+    """How long the base will look at the episodes, unless finding that out took as long."""
+    pieces = sum(-(-episode.ticks // TICKS_AT_ONCE) for episode in episodes)
+    if pieces > _FEW_PIECES:
+        took_s = estimate.measured(lambda: look(episodes[0]))
+        estimate.say(
+            f"estimate: {estimate.span(took_s, pieces)} until the base has looked at {len(episodes)} episodes, "
+            f"from {TICKS_AT_ONCE} of their ticks"
+        )
 
 
 @torch.no_grad()
@@ -120,13 +137,15 @@ def _compute(
     normalisation: Normalisation,
     settings: CacheSettings,
     mapping: CameraMapping,
+    *,
+    stop: int | None = None,
 ) -> dict[str, Tensor]:
     backbone, rows = model.backbone, sample_rows(episode, settings.phase_step)
     wanted = set(rows)
     states = normalisation.state.normalise(episode.states)
     sizes = {"horizon": backbone.horizon, "max_dof": backbone.max_dof}
     pooled, chunks = [], []
-    for start, tokens in _frame_tokens(episode, model, mapping):
+    for start, tokens in _frame_tokens(episode, model, mapping, stop or episode.ticks):
         flat = pool_tokens(tokens.flatten(0, 1), model.config.pooled_grid)
         pooled.append(flat.unflatten(0, tokens.shape[:2]).to(backbone.dtype).cpu())
         here = [row for row in range(start, start + len(tokens)) if row in wanted]
@@ -153,8 +172,8 @@ def _compute(
 
 
 def _frame_tokens(
-    episode: EpisodeRows, model: SigmaTelepathyVLA, mapping: CameraMapping
+    episode: EpisodeRows, model: SigmaTelepathyVLA, mapping: CameraMapping, stop: int
 ) -> Iterator[tuple[int, Tensor]]:
-    for start in range(0, episode.ticks, TICKS_AT_ONCE):
+    for start in range(0, stop, TICKS_AT_ONCE):
         images = mapping.images(episode.frames(start, start + TICKS_AT_ONCE))
         yield start, mapping.patches(images, model.backbone)

@@ -28,13 +28,7 @@ def check_data(
         CheckpointError: its actions are relative.
         DatasetError: with every other problem.
     """
-    if base.relative is not None:
-        raise CheckpointError(
-            "Sigma cannot be trained on a policy with relative actions",
-            where=base.place.source,
-            expected="use_relative_actions false: the residual is learnt between chunks of absolute actions",
-            remedy="it runs as a base (sigma replay, the nodes); fine-tune an absolute one for Sigma",
-        )
+    refuse_relative(base)
     cameras = seated(camera_keys, base.camera_keys, where=f"contract {contract.name}")
     meta = data.meta
     pairs = {
@@ -56,6 +50,21 @@ def check_data(
             "or the contract and base that the shards were made for",
         )
     return cameras
+
+
+def refuse_relative(base: BaseFolder) -> None:
+    """Refuses a base that nothing can be trained on.
+
+    Raises:
+        CheckpointError: its actions are relative.
+    """
+    if base.relative is not None:
+        raise CheckpointError(
+            "Sigma cannot be trained on a policy with relative actions",
+            where=base.place.source,
+            expected="use_relative_actions false: the residual is learnt between chunks of absolute actions",
+            remedy="it runs as a base (sigma replay, the nodes); fine-tune an absolute one for Sigma",
+        )
 
 
 def _unit_problems(data: ShardData, contract: Contract, normalisation: Normalisation) -> list[str]:

@@ -13,6 +13,7 @@ Examples:
 import argparse
 import shlex
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -35,12 +36,13 @@ from sigma_ros.evaluation.scoring.scores import ArmScores, Scores, conditions
 from sigma_ros.model.loading import open_checkpoint, required_normalisation
 from sigma_ros.model.runtime import SigmaRuntime
 
-from . import exit_code
+from . import exit_code, in_range
 from . import parser as command_parser
 from .check_data import check_data
 from .data import EpisodeRows, ShardData
 from .held_out import replay_shard
 from .loop import counted_progress
+from .progress.estimate import duration, say
 
 REPORT, CHECK_A, CHECK_B = "sigma_eval_report.json", "sigma_eval_checkA.json", "sigma_eval_checkB.json"
 PICTURES = "pictures"
@@ -101,8 +103,9 @@ def evaluate(plan: EvaluationPlan) -> list[EvaluationOutcome]:
     if not jobs:
         raise UsageError("there is nothing to evaluate", where=plan.data.folder, expected="episodes in a split")
     outcomes = []
+    count, began_s = sum(len(splits[split]) for split, _, _ in jobs), time.monotonic()
     with counted_progress() as progress:
-        bar = progress.add_task("episodes", total=sum(len(splits[split]) for split, _, _ in jobs))
+        bar = progress.add_task("episodes", total=count)
         for split, seed, part in jobs:
             logs = []
             with switched_off(runtime, part):
@@ -111,6 +114,9 @@ def evaluate(plan: EvaluationPlan) -> list[EvaluationOutcome]:
                 for episode, following in zip(episodes, (*episodes[1:], *episodes[:1]), strict=True):
                     logs.append(_log(episode, runtime, plan, following if part == PICTURES else None))
                     progress.advance(bar)
+                    if (split, seed, part) == jobs[0] and len(logs) == 1 < count:
+                        left_s = (count - 1) * (time.monotonic() - began_s)
+                        say(f"estimate from the first of {count} episodes: {duration(left_s)} for the others")
             outcomes.append(
                 EvaluationOutcome(split=split, seed=seed, ablated=part, logs=tuple(logs), scores=score(*logs))
             )
@@ -249,7 +255,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--force", action="store_true", help="Replace an evaluation in --out.")
     scores = parser.add_argument_group("what is scored")
     scores.add_argument(
-        "--seeds", type=int, nargs="+", default=[0], metavar="N", help="Seeds of the flow noise (default 0)."
+        "--seeds", type=in_range(0), nargs="+", default=[0], metavar="N", help="Seeds of the flow noise (default 0)."
     )
     scores.add_argument(
         "--ablate",
@@ -258,7 +264,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         default=[],
         help="Also without these parts; pictures: with the next episode's (default none).",
     )
-    scores.add_argument("--train_episodes", type=int, metavar="N", help="Of the training split (default all).")
+    scores.add_argument("--train_episodes", type=in_range(0), metavar="N", help="Of the training split (default all).")
     model = parser.add_argument_group("model")
     model.add_argument("--contract", default="so101", help="Contract file or name (default so101).")
     model.add_argument(

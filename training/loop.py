@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every training run shares: progress for the eye, an estimate of its cost, a stop on NaN."""
+"""What every training run shares: progress for the eye, a stop on NaN, its state on disk."""
 
 import json
 import math
-import resource
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -25,8 +23,9 @@ from sigma_ros.model.loading import find_sigma
 from sigma_ros.model.settings import SigmaConfig
 from sigma_ros.model.sigma import SigmaTelepathyVLA
 
-from .data import ShardData, write_tensors
+from .data import write_tensors
 from .options import PARTS, TrainOptions
+from .progress.estimate import duration, memory_bytes
 
 if TYPE_CHECKING:
     from .cache import CachedEpisode
@@ -103,37 +102,6 @@ class TrainingLog:
 
     def _say(self, text: str) -> None:
         self._progress.console.print(text, highlight=False)
-
-
-def duration(time_s: float) -> str:
-    """A time for the eye: `40 s`, `12 min`, `3.5 h`."""
-    if time_s < 100.0:
-        return f"{time_s:.0f} s"
-    return f"{time_s / 60.0:.0f} min" if time_s < 6000.0 else f"{time_s / 3600.0:.1f} h"
-
-
-def memory_bytes() -> int:
-    """Peak memory: of the GPU where there is one, else of this process."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-_BYTES_TRAINED = 16
-"""Per parameter in float32: itself, its gradient, two moments."""
-
-
-def cost(model: SigmaTelepathyVLA, data: ShardData) -> str:
-    """What is known of a run's memory before anything is computed; its first step tells the time."""
-    base_bytes = sum(p.numel() * p.element_size() for p in model.backbone.parameters())
-    trained = sum(p.numel() for p in model.trained().values())
-    ticks = sum(episode.ticks for episode in data.episodes)
-    return (
-        f"estimate: {base_bytes / 1e9:.2f} GB of frozen base, {trained * _BYTES_TRAINED / 1e9:.2f} GB for "
-        f"{trained / 1e6:.2f} M trained parameters with AdamW, activations on top; the base looks once at "
-        f"{ticks} ticks of {len(data.episodes)} episodes"
-    )
 
 
 def refuse_nan(loss: float, *, step: int, samples: list[str]) -> None:

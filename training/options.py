@@ -8,6 +8,7 @@ import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, fields
+from math import inf
 from pathlib import Path
 from typing import Any, get_args
 
@@ -140,9 +141,9 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         problems = [
-            f"{name} must be at least {least}, got {value}"
+            f"{name} must be {'finite and ' * isinstance(least, float)}at least {least}, got {value}"
             for name, least in _LEAST.items()
-            if (value := getattr(self, name)) is not None and not value >= least
+            if (value := getattr(self, name)) is not None and not least <= value < inf
         ]
         if not 0.0 <= self.hide_motion <= 1.0:
             problems.append(f"hide_motion must be in [0, 1], got {self.hide_motion}")
@@ -210,8 +211,8 @@ _LEAST = {
     "smoothed_steps": 1,
     "late_ticks": 0,
     "base_age_ticks": 0,
-    "warmup_share": 0.0,
-    "correction_weight": 0.0,
+    **dict.fromkeys(("learning_rate", "warmup_share", "weight_decay", "clip_norm", "correction_weight"), 0.0),
+    **{f"{loss}_weight": 0.0 for loss in ("far", "smooth", "semantic", "intent", "tau")},
 }
 
 

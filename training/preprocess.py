@@ -26,13 +26,14 @@ from sigma_ros.bags.losses import WITH_LOSSES, described
 from sigma_ros.camera_names import read_rename
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
-from sigma_ros.errors import UsageError
+from sigma_ros.errors import DatasetError, UsageError
 from sigma_ros.evaluation.fleet import Workers
+from sigma_ros.sim.setups import LARGEST_PUSH_RAD
 
-from . import exit_code
+from . import exit_code, in_range
 from . import parser as command_parser
 from .shards import PreprocessOptions, preprocess, problems_of, write_on_workers
-from .sources import MadeSource, Source, bag_sources, dataset_sources, simulated_sources
+from .sources import RecordedSource, Source, bag_sources, dataset_sources, simulated_sources
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -45,7 +46,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     _add_windows(parser.add_argument_group("windows and pictures"))
     _add_faults(parser.add_argument_group("recordings with faults"))
     group = parser.add_argument_group("workers")
-    group.add_argument("--workers", type=int, default=0, metavar="N", help="Of Ray; 0, the default: in this process.")
+    group.add_argument(
+        "--workers", type=in_range(0), default=0, metavar="N", help="Of Ray; 0, the default: in this process."
+    )
     group.add_argument("--ray-address", metavar="ADDRESS", help="A running Ray cluster (auto, or host:port).")
     return parser.parse_args(argv)
 
@@ -55,16 +58,28 @@ def _add_source(group: Any) -> None:
     source = group.add_mutually_exclusive_group(required=True)
     source.add_argument("--bags", nargs="+", type=Path, metavar="DIR", help="Bags, or folders of bags.")
     source.add_argument("--dataset", nargs="+", metavar="PLACE", help="Folders or Hub ids of LeRobot data sets.")
-    source.add_argument("--simulated", metavar="source|target", help="New demonstrations in a simulated set-up.")
-    group.add_argument("--count", type=int, default=120, metavar="N", help="--simulated: episodes (default 120).")
-    group.add_argument("--seed", type=int, default=0, metavar="N", help="--simulated: of the episodes (default 0).")
+    source.add_argument("--simulated", metavar="source|target|bumped", help="New demonstrations in a simulated set-up.")
     group.add_argument(
-        "--disturb", type=float, default=0.0, metavar="X", help="--simulated: size of pushes, in rad (default 0)."
+        "--count", type=in_range(1), default=120, metavar="N", help="--simulated: episodes (default 120)."
     )
     group.add_argument(
-        "--missed", type=float, default=0.0, metavar="X", help="--simulated: share after a missed grasp (default 0)."
+        "--seed", type=in_range(0), default=0, metavar="N", help="--simulated: of the episodes (default 0)."
     )
-    group.add_argument("--episodes", nargs="+", type=int, metavar="N", help="--dataset: these (default all).")
+    group.add_argument(
+        "--disturb",
+        type=in_range(0, LARGEST_PUSH_RAD, kind=float),
+        default=0.0,
+        metavar="RAD",
+        help="--simulated: push free movements off their path by up to this (default 0).",
+    )
+    group.add_argument(
+        "--missed",
+        type=in_range(0, 1, kind=float),
+        default=0.0,
+        metavar="X",
+        help="--simulated: share after a missed grasp (default 0).",
+    )
+    group.add_argument("--episodes", nargs="+", type=in_range(0), metavar="N", help="--dataset: these (default all).")
     group.add_argument("--revision", help="--dataset: revision on the Hub.")
     group.add_argument(
         "--rename",
@@ -85,18 +100,24 @@ def _add_windows(group: Any) -> None:
         "--base_rename", nargs="+", default=[], metavar="KEY=KEY", help="What `sigma train` will be given as --rename."
     )
     group.add_argument(
-        "--image-size", type=int, metavar="PX", help="The small model has 112 (default the base's, else 224)."
+        "--image-size", type=in_range(1), metavar="PX", help="The small model has 112 (default the base's, else 224)."
     )
-    group.add_argument("--stride", type=int, default=16, metavar="N", help="Ticks between windows (default 16).")
+    group.add_argument(
+        "--stride", type=in_range(1), default=16, metavar="N", help="Ticks between windows (default 16)."
+    )
     group.add_argument(
         "--min-motion",
-        type=float,
+        type=in_range(0, kind=float),
         default=0.0,
         metavar="X",
         help="Drop windows that move less, in the policy's units; 0, the default, keeps all.",
     )
     group.add_argument(
-        "--hold-out-every", type=int, default=5, metavar="N", help="Hold out every n-th recording; 0: none (default 5)."
+        "--hold-out-every",
+        type=in_range(0),
+        default=5,
+        metavar="N",
+        help="Hold out every n-th recording; 0: none (default 5).",
     )
 
 
@@ -113,9 +134,7 @@ def _add_faults(group: Any) -> None:
     group.add_argument("--recover", action="store_true", help="Read cut-off bags as far as they go.")
 
 
-def _sources(
-    args: argparse.Namespace, contract: Contract, console: Console
-) -> tuple[Sequence[Source | MadeSource], str]:
+def _sources(args: argparse.Namespace, contract: Contract, console: Console) -> tuple[Sequence[Source], str]:
     """What is read, and how it is called in `meta.json`."""
     if args.bags:
         return bag_sources(args.bags, strict=args.strict, recover=args.recover, stamps=args.stamps), ", ".join(
@@ -138,10 +157,12 @@ def _sources(
     return found, ", ".join(args.dataset)
 
 
-def _episodes_of(dataset: str, args: argparse.Namespace, contract: Contract, console: Console) -> list[Source]:
+def _episodes_of(dataset: str, args: argparse.Namespace, contract: Contract, console: Console) -> list[RecordedSource]:
     rename = read_rename(args.rename)
     check_facts(fetcher(dataset, args.revision), contract, rename=rename, resample=args.resample)
     numbers = args.episodes or episode_numbers(dataset, revision=args.revision)
+    if not numbers:
+        raise DatasetError("the data set has no episodes", where=dataset, remedy="record some, or give another")
     for doubt in check_numbers(dataset, numbers, contract, revision=args.revision, rename=rename):
         console.print(str(doubt), style="yellow")
     return dataset_sources(
@@ -194,7 +215,10 @@ def _image_size_px(args: argparse.Namespace, contract: Contract) -> int:
         return args.image_size or 224
     from sigma_ros.model.loading import open_checkpoint  # noqa: PLC0415
 
+    from .check_data import refuse_relative  # noqa: PLC0415
+
     opened = open_checkpoint(args.base_model_id, contract=contract, rename=read_rename(args.base_rename))
+    refuse_relative(opened.base)
     wanted = opened.base.image_size_px
     if args.image_size not in (None, wanted):
         raise UsageError("the base has another picture size", expected=f"--image-size {wanted}", got=args.image_size)

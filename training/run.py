@@ -10,14 +10,13 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from rich.console import Console
 from torch import Tensor
 
 from sigma_ros.camera_names import fitted_from, policy_keys, read_rename
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import CheckpointError
 from sigma_ros.lerobot.configuration_sigma import SigmaPolicyConfig
-from sigma_ros.lerobot.files import contract_place, write_lerobot_files
+from sigma_ros.lerobot.processor_sigma import contract_place, write_lerobot_files
 from sigma_ros.model.checkpoint.folder import identify, save_checkpoint
 from sigma_ros.model.checkpoint.manifest import Training
 from sigma_ros.model.pi05.folder import open_base_folder
@@ -44,6 +43,7 @@ from .loop import (
 from .losses import LossWeights, SigmaLossModule, action_terms, carried, total, traf_weights, with_corrections
 from .options import TrainOptions
 from .plain import PlainFeeder, PlainLossModule
+from .progress import estimate
 from .streams import Assembler, Lateness, Segment, StreamPlace, Streams
 from .telepathy_outputs import Believed, believed
 
@@ -86,7 +86,7 @@ class Run:
 
     def _prepare_data(self) -> None:
         if self.accelerator.is_main_process:
-            Console(stderr=True, markup=False).print(loop.cost(self.model, self.data), highlight=False)
+            estimate.say(estimate.memory(self.model, self.data))
         settings = CacheSettings(seed=self.options.noise_seed, phase_step=self.options.phase_step)
         with self.accelerator.main_process_first():
             same: dict[str, Any] = {"mapping": self.mapping, "base_fingerprint": self.base.fingerprint}
@@ -160,18 +160,30 @@ class Run:
         for micro in range(count):
             last = micro == count - 1
             with nullcontext() if last else self.accelerator.no_sync(self.loss_module):
-                loss, parts, names = self._micro_step(micro)
-                refuse_nan(float(loss.detach()), step=self.step, samples=names)
-                self.accelerator.backward(loss / count)
-            for name, part in {"loss": loss.detach(), **parts}.items():
+                parts = self.backward(micro)
+            for name, part in parts.items():
                 values[name] = values.get(name, 0.0) + float(self.accelerator.reduce(part, "mean")) / count
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), options.clip_norm)
         self.optimizer.step()
         self.step += 1
         return values | {"grad": float(norm), "lr": rate}
 
+    def backward(self, micro: int) -> dict[str, Tensor]:
+        """Adds the gradient of a micro-step to that of its step; returns the loss and its parts."""
+        loss, parts, names = self._micro_step(micro)
+        refuse_nan(float(loss.detach()), step=self.step, samples=names)
+        self.accelerator.backward(loss / self.options.gradient_accumulation_steps)
+        return {"loss": loss.detach(), **parts}
+
+    def size(self, pieces: list[Segment]) -> int:
+        """Of a micro-step's work: windows one behind the other, or ticks where there is no memory between them."""
+        if self.believed is not None:
+            return 1
+        counts = [len(piece.rows) for piece in pieces]
+        return max(counts) if self.feeder is None else sum(counts)
+
     def _micro_step(self, micro: int) -> tuple[Tensor, dict[str, Tensor], list[str]]:
-        pieces = self._pieces(micro)
+        pieces = self.pieces(micro)
         if self.feeder is not None:
             return self._plain_step(micro, pieces)
         if self.believed is not None:
@@ -211,7 +223,7 @@ class Run:
         loss = (losses * with_corrections(torch.ones_like(losses), corrected.to(losses.device), factor=factor)).mean()
         return loss, {"flow": loss.detach()}, names
 
-    def _pieces(self, micro: int) -> list[Segment]:
+    def pieces(self, micro: int) -> list[Segment]:
         """The next piece of each of this process's streams, in places of the whole data set."""
         size = self.options.batch_size
         first = (micro * self.accelerator.num_processes + self.accelerator.process_index) * size

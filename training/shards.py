@@ -20,7 +20,7 @@ from sigma_ros.model.normalise import Normalisation
 
 from .data import EpisodeArrays, ShardMeta, content_hash, read_shard, shard_name, write_shard
 from .loop import counted_progress
-from .sources import TARGET_STEPS, MadeSource, Source, motion_of, quantiles, read_source, unit_problems, windows_of
+from .sources import TARGET_STEPS, Source, motion_of, quantiles, read_source, unit_problems, windows_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +126,7 @@ def held_out_numbers(numbers: list[int], every: int) -> tuple[int, ...]:
 
 
 def preprocess(
-    sources: Sequence[Source | MadeSource], options: PreprocessOptions, *, described: str, revision: str | None
+    sources: Sequence[Source], options: PreprocessOptions, *, described: str, revision: str | None
 ) -> ShardMeta:
     """Writes one shard per epoch of every source, and `meta.json` last. Finished shards are kept on a second run.
 
@@ -188,7 +188,7 @@ def _make_folder(options: PreprocessOptions) -> None:
 
 
 def _shards_of(
-    source: Source | MadeSource, options: PreprocessOptions, *, lost: Callable[[Mapping[str, int]], None]
+    source: Source, options: PreprocessOptions, *, lost: Callable[[Mapping[str, int]], None]
 ) -> Iterator[tuple[EpisodeArrays, Path, str]]:
     """Each epoch of a source with its file, written now or before; `lost` hears what could not be used."""
     kept = finished(source, options) or write_shards(source, options)
@@ -198,7 +198,7 @@ def _shards_of(
         yield arrays, path, content_hash(arrays)
 
 
-def finished(source: Source | MadeSource, options: PreprocessOptions) -> dict[str, Any] | None:
+def finished(source: Source, options: PreprocessOptions) -> dict[str, Any] | None:
     """Names of a source's shards and its losses, if an earlier run has written them all of this very source."""
     done = _done_file(source, options)
     kept = json.loads(done.read_text(encoding="utf-8")) if done.is_file() else {}
@@ -207,7 +207,7 @@ def finished(source: Source | MadeSource, options: PreprocessOptions) -> dict[st
     return kept
 
 
-def write_shards(source: Source | MadeSource, options: PreprocessOptions) -> dict[str, Any]:
+def write_shards(source: Source, options: PreprocessOptions) -> dict[str, Any]:
     """Writes a source's epochs, one at a time, and what `finished` reads last."""
     kept: dict[str, Any] = {"source": source.identity, "shards": [], "losses": {}}
     for epoch, arrays in enumerate(_epochs(source, options, kept["losses"].update)):
@@ -218,11 +218,11 @@ def write_shards(source: Source | MadeSource, options: PreprocessOptions) -> dic
     return kept
 
 
-def _done_file(source: Source | MadeSource, options: PreprocessOptions) -> Path:
+def _done_file(source: Source, options: PreprocessOptions) -> Path:
     return options.out / f".{source.number:06d}.done"
 
 
-def write_on_workers(sources: Sequence[Source | MadeSource], options: PreprocessOptions, workers: Workers) -> None:
+def write_on_workers(sources: Sequence[Source], options: PreprocessOptions, workers: Workers) -> None:
     """Writes the shards that are not there yet; `preprocess` finds them, and meets again what went wrong.
 
     Raises:
@@ -236,7 +236,7 @@ def write_on_workers(sources: Sequence[Source | MadeSource], options: Preprocess
         shared_out(missing, work, workers, on_result=lambda *_: progress.advance(bar))
 
 
-def _try_to_write(options: PreprocessOptions, source: Source | MadeSource, _tool: object) -> str:
+def _try_to_write(options: PreprocessOptions, source: Source, _tool: object) -> str:
     try:
         write_shards(source, options)
     except (SigmaError, OSError) as error:
@@ -244,9 +244,7 @@ def _try_to_write(options: PreprocessOptions, source: Source | MadeSource, _tool
     return "written"
 
 
-def _unusable(
-    broken: Source | MadeSource, sources: Sequence[Source | MadeSource], options: PreprocessOptions, error: SigmaError
-) -> DatasetError:
+def _unusable(broken: Source, sources: Sequence[Source], options: PreprocessOptions, error: SigmaError) -> DatasetError:
     """The refusal of a recording; leaving it out is advised only where something is left."""
     rest = (source for source in sources if source is not broken)
     if any(_is_usable(source, options) for source in rest):
@@ -256,7 +254,7 @@ def _unusable(
     return DatasetError(what, where=broken.name, got=error, remedy=remedy)
 
 
-def _is_usable(source: Source | MadeSource, options: PreprocessOptions) -> bool:
+def _is_usable(source: Source, options: PreprocessOptions) -> bool:
     try:
         with closing(_epochs(source, options, lambda _: None)) as epochs:
             return next(epochs, None) is not None
@@ -265,7 +263,7 @@ def _is_usable(source: Source | MadeSource, options: PreprocessOptions) -> bool:
 
 
 def _epochs(
-    source: Source | MadeSource, options: PreprocessOptions, lost: Callable[[Mapping[str, int]], None]
+    source: Source, options: PreprocessOptions, lost: Callable[[Mapping[str, int]], None]
 ) -> Generator[EpisodeArrays]:
     return read_source(source, options.contract, image_size_px=options.image_size_px, strict=options.strict, lost=lost)
 
@@ -277,7 +275,7 @@ class DryRun(NamedTuple):
     losses: dict[str, dict[str, int]]
 
 
-def problems_of(sources: Sequence[Source | MadeSource], options: PreprocessOptions) -> DryRun:
+def problems_of(sources: Sequence[Source], options: PreprocessOptions) -> DryRun:
     """What a run would stumble over, and what it would lose of each recording; writes nothing: the dry run."""
     collected, problems = _Collected(options, [source.number for source in sources]), []
     with counted_progress() as progress:

@@ -85,7 +85,7 @@ LONGEST_EPOCH_TICKS = 1536
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class RecordedSource:
     """One recording: a name for messages, its number, how to open it as a bag, and what says that it is the same."""
 
     name: str
@@ -108,14 +108,17 @@ class MadeSource:
         return self.name
 
 
+Source = RecordedSource | MadeSource
+
+
 def bag_sources(
     places: list[Path], *, strict: bool = False, recover: bool = False, stamps: Stamps = "header"
-) -> list[Source]:
+) -> list[RecordedSource]:
     """One source per bag at the given places."""
     reading: dict[str, Any] = {"recover": recover, "stamps": stamps}
     opened = partial(open_bag, strict=strict, **reading)
     return [
-        Source(name=str(path), number=i, open=partial(opened, path), identity=f"{files_stamp(path)} {reading}")
+        RecordedSource(name=str(path), number=i, open=partial(opened, path), identity=f"{files_stamp(path)} {reading}")
         for i, path in enumerate(find_bags(places))
     ]
 
@@ -130,7 +133,7 @@ def dataset_sources(
     resample: bool = False,
     strict: bool = False,
     recover: bool = False,
-) -> list[Source]:
+) -> list[RecordedSource]:
     """One source per episode of a LeRobot data set; see `load_episode` and `DatasetBag` for the options."""
     reading: dict[str, Any] = {"revision": revision, "rename": rename, "resample": resample}
 
@@ -139,13 +142,13 @@ def dataset_sources(
 
     names = {n: f"{dataset} episode {n}" for n in numbers}
     return [
-        Source(name=name, number=n, open=partial(opened, n), identity=f"{name} {reading} {recover}")
+        RecordedSource(name=name, number=n, open=partial(opened, n), identity=f"{name} {reading} {recover}")
         for n, name in names.items()
     ]
 
 
 def read_source(
-    source: Source | MadeSource,
+    source: Source,
     contract: Contract,
     *,
     image_size_px: int,
@@ -223,7 +226,7 @@ class _Epoch:
         self._corrected[row] = tick.corrected
         self.ticks += 1
 
-    def arrays(self, source: Source) -> EpisodeArrays:
+    def arrays(self, source: RecordedSource) -> EpisodeArrays:
         """What was added; views of the filled part."""
         used = slice(0, self.ticks)
         return EpisodeArrays(

@@ -23,7 +23,6 @@ import shutil
 import sys
 import time
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +35,11 @@ from sigma_ros.border import whole
 from sigma_ros.evaluation.scoring.metrics import SPANS
 from sigma_ros.evaluation.scoring.statistics import Comparison, compare
 
-from . import exit_code
+from . import exit_code, in_range
 from . import parser as command_parser
 from .held_out import WindowScores
-from .loop import duration
 from .options import ABLATIONS, TrainOptions, add_options, from_environment
+from .progress.estimate import duration, say
 from .train import run_training
 from .trials.statistics import SeedChange, change_over_seeds
 from .trials.study_page import write_page
@@ -76,14 +75,14 @@ def _scores_file(arm: str, seed: int, out: Path) -> Path:
     return out / "runs" / f"{arm.replace(' ', '_')}_seed{seed}.npz"
 
 
-def run_arm(arm: str, seed: int, common: TrainOptions, out: Path) -> WindowScores | None:
-    """Scores of one run, from disk or trained now; None when it was interrupted."""
+def run_arm(arm: str, seed: int, common: TrainOptions, out: Path, *, alike: int = 1) -> WindowScores | None:
+    """Scores of one run, from disk or trained now; None when it was interrupted. `alike` as in `run_training`."""
     file = _scores_file(arm, seed, out)
     if not file.is_file():
         place = out / "work" / file.stem
         options = replace(arm_options(arm, common), seed=seed, output_dir=str(place))
         resume = (place / "state").is_dir()
-        run, complete = run_training(options, resume=resume)
+        run, complete = run_training(options, resume=resume, alike=alike)
         if not complete:
             return None
         scores = run.scores(run.held_out_numbers)
@@ -147,16 +146,15 @@ def _semantic_change(runs: dict[int, WindowScores]) -> dict[str, float]:
 
 def study(common: TrainOptions, arms: list[str], seeds: list[int], out: Path) -> bool:
     """Seed after seed, so that every arm has some before any has all; False when it was interrupted."""
-    say = partial(Console(stderr=True, markup=False).print, highlight=False)
     results: dict[str, dict[int, WindowScores]] = {arm: {} for arm in arms}
     left = [(seed, arm) for seed in seeds for arm in arms if not _scores_file(arm, seed, out).is_file()]
-    say(f"{len(left)} of {len(arms) * len(seeds)} runs of {common.max_steps} steps to do; the first tells the time")
+    say(f"{len(left)} of {len(arms) * len(seeds)} runs of {common.max_steps} steps to do")
     began_s, count = time.monotonic(), 0
     for seed in seeds:
         for arm in arms:
             new = (seed, arm) in left
             say(f"seed {seed}: {arm}")
-            scores = run_arm(arm, seed, common, out)
+            scores = run_arm(arm, seed, common, out, alike=len(left) - count)
             if scores is None:
                 return False
             results[arm][seed] = scores
@@ -192,7 +190,12 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         help=f"Any of {', '.join(ARMS)} (default all).",
     )
     group.add_argument(
-        "--seeds", type=int, nargs="+", metavar="N", default=[0, 1, 2, 3, 4], help="Training seeds (default 0 to 4)."
+        "--seeds",
+        type=in_range(0),
+        nargs="+",
+        metavar="N",
+        default=[0, 1, 2, 3, 4],
+        help="Training seeds (default 0 to 4).",
     )
     each = parser.add_argument_group("every run")
     add_options(each, "base_model_id dataset_dir contract max_steps batch_size", defaults=_DEFAULTS)

@@ -28,6 +28,7 @@ from sigma_ros.stopping import INTERRUPTED, stop_on_signal
 from . import exit_code
 from .loop import TrainingLog
 from .options import TrainOptions, read_options
+from .progress import estimate
 from .run import Run
 
 CHECKPOINT = "checkpoint"
@@ -43,10 +44,14 @@ def _start_tracking(options: TrainOptions, accelerator: Accelerator, *, first_st
     )
 
 
-def train(run: Run, out: Path) -> bool:
-    """Steps until the end (True) or a signal (False); the state is saved in both cases."""
+def train(run: Run, out: Path, *, alike: int = 1) -> bool:
+    """Says the time, then steps until the end (True) or a signal (False); the state is saved in both cases."""
     options, accelerator = run.options, run.accelerator
     main = accelerator.is_main_process
+    if run.step < options.max_steps:
+        told = estimate.steps(run, alike=alike)
+        if main:
+            estimate.say(told)
     pieces = options.batch_size * options.gradient_accumulation_steps * accelerator.num_processes
     _start_tracking(options, accelerator, first_step=run.step)
     log = TrainingLog(
@@ -90,10 +95,11 @@ def _refuse_replacing(out: Path, *, overwrite: bool) -> None:
         )
 
 
-def run_training(options: TrainOptions, *, resume: bool, overwrite: bool = False) -> tuple[Run, bool]:
+def run_training(options: TrainOptions, *, resume: bool, overwrite: bool = False, alike: int = 1) -> tuple[Run, bool]:
     """The whole of a run; True when it came to its end and the checkpoint is written.
 
-    `overwrite` replaces a run that is in the output folder, `resume` goes on with it.
+    `overwrite` replaces a run that is in the output folder, `resume` goes on with it; so many runs `alike` are to be
+    done, for the estimate of time.
 
     Raises:
         SigmaError: options, data, base or state do not fit, or the loss is not finite.
@@ -117,7 +123,7 @@ def run_training(options: TrainOptions, *, resume: bool, overwrite: bool = False
     run = Run(options, accelerator)
     if resume:
         run.restore(out)
-    complete = train(run, out)
+    complete = train(run, out, alike=alike)
     accelerator.wait_for_everyone()
     if complete and accelerator.is_main_process:
         run.export(out / CHECKPOINT)

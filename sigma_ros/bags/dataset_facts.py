@@ -66,7 +66,7 @@ def check_facts(fetch: Fetch, contract: Contract, *, rename: Mapping[str, str], 
         if size is not None and size != (camera.width_px, camera.height_px):
             said, ours = ("{}x{}".format(*one) for one in (size, (camera.width_px, camera.height_px)))
             problems.append(f"pictures of {camera.name} are {said} pixels, the contract's camera {ours}")
-            remedies.append("the data set's width_px and height_px in the contract")
+            remedies.append("the data set's width_px and height_px in the contract (sigma init --dataset drafts one)")
     fps = float(info.get("fps", contract.fps))
     if abs(fps - contract.fps) > _RATE_ROUNDING and not resample:
         problems.append(f"it has {fps:g} frames a second, the contract {contract.fps:g}")

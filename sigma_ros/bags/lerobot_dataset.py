@@ -124,7 +124,7 @@ def write_dataset(
     try:
         with same_scheduling():
             dataset = _create(contract, out.name, partial, videos=videos)
-            written = _Writer(dataset, leave_out).write(
+            written = _DatasetWriter(dataset, leave_out).write(
                 bags, contract, strict=strict, recover=recover, stamps=stamps, progress=progress
             )
             dataset.finalize()
@@ -203,7 +203,7 @@ def _create(contract: Contract, name: str, root: Path, *, videos: bool) -> "LeRo
     )
 
 
-class _Writer:
+class _DatasetWriter:
     """Puts rows into the data set one by one and counts what is left out; holds `MIN_TICKS` pictures at most.
 
     `leave_out` are numbers of stretches, counted as episodes would be without it.

@@ -19,7 +19,7 @@ from mcap.stream_reader import StreamReader
 
 from sigma_ros.bags.files import Stored, Stretch
 from sigma_ros.bags.losses import Losses
-from sigma_ros.bags.mcap_index import Index, Place, read_index
+from sigma_ros.bags.mcap_index import ChunkPlace, Index, read_index
 from sigma_ros.bags.mcap_index import records_of as records_of_chunk
 from sigma_ros.border import load_yaml, one_line, open_regular, plain_texts
 from sigma_ros.errors import BagError, SigmaError
@@ -107,7 +107,7 @@ class McapFile:
         """Closes the file; messages stay valid, they are memory of their own."""
         self._file.close()
 
-    def _places(self, wanted: frozenset[int]) -> list[Place]:
+    def _places(self, wanted: frozenset[int]) -> list[ChunkPlace]:
         return [place for place in self._index.chunks if not wanted.isdisjoint(place.channels)]
 
     def _by_time(self, wanted: frozenset[int]) -> Iterator[Message]:
@@ -125,7 +125,7 @@ class McapFile:
             yield from waiting[:ready]
             waiting = waiting[ready:]
 
-    def _messages_of(self, place: Place, wanted: frozenset[int]) -> list[Message]:
+    def _messages_of(self, place: ChunkPlace, wanted: frozenset[int]) -> list[Message]:
         """A chunk's messages of the wanted channels in file order; a damaged chunk is a loss of all it held."""
         try:
             self._file.seek(place.offset + 9)

@@ -39,7 +39,7 @@ _MOST_EMPTY_CHUNKS = 1000
 FOOTER_BYTES = 9 + 20 + len(MAGIC)
 
 
-class Place(NamedTuple):
+class ChunkPlace(NamedTuple):
     """Where a chunk record is, the time range it claims, its channels and how many messages it holds."""
 
     offset: int
@@ -57,7 +57,7 @@ class Index:
     schemas: dict[int, Schema] = field(default_factory=dict)
     channels: dict[int, Channel] = field(default_factory=dict)
     counts: Counter[int] = field(default_factory=Counter)
-    chunks: list[Place] = field(default_factory=list)
+    chunks: list[ChunkPlace] = field(default_factory=list)
     metadata: dict[str, dict[str, str]] = field(default_factory=dict)
     stretches: dict[int, list[Stretch]] = field(default_factory=dict)
     start_ns: int = 0
@@ -193,7 +193,7 @@ def _place_chunks(index: Index, chunks: list[ChunkIndex], file: BinaryIO, size: 
                 index.stretches.setdefault(table.channel_id, []).extend(stretches_of(in_file_order))
         channels = tuple(table.channel_id for table in tables if isinstance(table, MessageIndex))
         index.chunks.append(
-            Place(
+            ChunkPlace(
                 chunk.chunk_start_offset,
                 chunk.chunk_length,
                 chunk.message_start_time,
@@ -296,7 +296,7 @@ def _scan_chunk(index: Index, chunk: Chunk, end: int, losses: Losses) -> None:
         index.stretches.setdefault(channel, []).extend(stretches_of(found))
     messages = sum(map(len, times.values()))
     starts = (chunk.message_start_time, chunk.message_end_time)
-    index.chunks.append(Place(offset, end - offset, *starts, tuple(sorted(times)), messages))
+    index.chunks.append(ChunkPlace(offset, end - offset, *starts, tuple(sorted(times)), messages))
 
 
 def _count(index: Index, message: Message, times: dict[int, list[int]]) -> None:

@@ -158,8 +158,14 @@ def rows_of(source: LerobotEpisode, contract: Contract) -> Iterator[Row]:
 def _in_contract_units(source: LerobotEpisode, key: str, contract: Contract) -> Float64[ndarray, "ticks dof"]:
     """Radians in contract order, matched by name."""
     values = source.features[key][:, contract.joint_order(source.names[key])]
-    if not np.isfinite(values).all():
-        raise DatasetError(f"{key} has values that are not finite", where=source.root)
+    if len(wild := np.argwhere(~np.isfinite(values))):
+        row, joint = wild[0]
+        raise DatasetError(
+            f"{key} has values that are not finite",
+            where=f"{source.root}, episode {source.index}",
+            got=f"{values[row, joint]} of {contract.joint_names[joint]} in frame {row}, {len(wild)} values in all",
+            remedy="leave the episode out (--skip-broken of preprocess), or repair it",
+        )
     rad = contract.to_rad(values)
     if (wrong := unreal(contract, rad)) is not None:
         raise DatasetError(

@@ -26,7 +26,7 @@ from sigma_ros.errors import SigmaError, UsageError
 from sigma_ros.lerobot.configuration_sigma import SigmaPolicyConfig, in_lerobot
 from sigma_ros.lerobot.data import checked_statistics
 from sigma_ros.lerobot.episode import RowEpisode, finite, schedule_of
-from sigma_ros.lerobot.files import write_lerobot_files
+from sigma_ros.lerobot.processor_sigma import write_lerobot_files
 from sigma_ros.model.checkpoint.folder import identify, save_checkpoint
 from sigma_ros.model.checkpoint.manifest import HASHED_FILES, Training, read_manifest
 from sigma_ros.model.loading import find_sigma
@@ -170,7 +170,7 @@ class SigmaPolicy(PreTrainedPolicy):
                 "late_ticks": self.config.late_ticks,
                 "gradient_checkpointing": self.config.gradient_checkpointing,
             }
-            self._step = in_lerobot().Step(self.runtime, **options)
+            self._step = in_lerobot().DrawnLosses(self.runtime, **options)
         return self._step.loss(self._drawn(batch))
 
     def update(self) -> None:

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LeRobot's pipelines around Sigma: rename, batch, device. Sigma itself normalises, as its checkpoint says.
+"""LeRobot's pipelines around Sigma (rename, batch, device), and the three files by which it finds a checkpoint.
 
-lerobot-train hands its statistics to two steps by their names; with the config's empty map these leave all as it is.
+Sigma itself normalises, as its checkpoint says. lerobot-train hands its statistics to two steps by their
+names; with the config's empty map these leave all as it is.
 """
 
+from pathlib import Path
 from typing import Any
 
 from lerobot.processor import (
@@ -43,3 +45,16 @@ def make_sigma_pre_post_processors(config: SigmaPolicyConfig, dataset_stats: obj
         to_output=transition_to_policy_action,
     )
     return before, after
+
+
+def write_lerobot_files(folder: Path, config: SigmaPolicyConfig) -> None:
+    """Writes `config.json` and both pipelines; they hold no number of the checkpoint, which stays as it is."""
+    config._save_pretrained(folder)  # noqa: SLF001 - LeRobot's own hook
+    for pipeline in make_sigma_pre_post_processors(config):
+        pipeline.save_pretrained(folder)
+
+
+def contract_place(name: str) -> str:
+    """A contract's name, or its file's absolute path, so that it is found from another working folder."""
+    file = Path(name).expanduser()
+    return str(file.resolve()) if file.is_file() else name

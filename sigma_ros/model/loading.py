@@ -176,7 +176,7 @@ def _check_joints(contract: Contract, opened: OpenedCheckpoint) -> None:
             where=f"contract {contract.name}",
             expected=f"{known} joints, as in the checkpoint's statistics",
             got=f"{contract.dof}: {', '.join(contract.joint_names)}",
-            remedy="use the contract of the robot the policy was trained for",
+            remedy="use the contract of the robot the policy was trained for (sigma init --dataset drafts one)",
         )
     units = [] if opened.normalisation is None else of_statistics(contract, opened.normalisation)
     if units:

@@ -23,10 +23,9 @@ from std_srvs.srv import SetBool, Trigger
 
 from sigma_ros.errors import SigmaError
 from sigma_ros.nodes.policy.health import PolicyHealth
-from sigma_ros.nodes.policy.input import PolicyInput
 from sigma_ros.nodes.policy.model import PolicyModel, load_policy
 from sigma_ros.nodes.policy.options import PolicyOptions
-from sigma_ros.nodes.policy.output import PolicyOutput
+from sigma_ros.nodes.policy.ports import PolicyInput, PolicyOutput
 from sigma_ros.nodes.policy.session import PolicySession
 from sigma_ros.nodes.shared import qos, topics
 from sigma_ros.nodes.shared.diagnostics import Diagnostics

@@ -29,8 +29,7 @@ from sigma_ros.contract_file import load_contract
 from sigma_ros.contract_text import contract_yaml
 from sigma_ros.errors import SigmaError, UsageError
 from sigma_ros.nodes.record.keyboard import Keyboard
-from sigma_ros.nodes.record.tape import StreamTally, Tape, judge
-from sigma_ros.nodes.record.types import can_be_recorded, definition, message_class
+from sigma_ros.nodes.record.tape import StreamTally, Tape, can_be_recorded, definition, judge, message_class
 from sigma_ros.nodes.shared import qos, topics
 from sigma_ros.nodes.shared.diagnostics import Diagnostics, Level, TaskStatus
 from sigma_ros.nodes.shared.node_options import RecordOptions

@@ -28,9 +28,9 @@ from sigma_ros.nodes.shared.diagnostics import Diagnostics, Level, TaskStatus
 from sigma_ros.nodes.shared.node_options import DriverOptions
 from sigma_ros.nodes.shared.parameters import BoundParameters
 from sigma_ros.nodes.shared.process import run_node
-from sigma_ros.nodes.shared.publishers import Senders
 from sigma_ros.nodes.shared.qos import steady_clock
 from sigma_ros.nodes.shared.sensor_messages import COMMAND_KINDS, Command, Waypoints, joint_state_message, waypoints
+from sigma_ros.nodes.shared.topics import Senders
 
 if TYPE_CHECKING:
     from rclpy.subscription import MessageInfo

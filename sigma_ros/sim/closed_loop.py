@@ -180,10 +180,10 @@ def run_episode(
     inferences and decides nothing. Without an `operator` a `ReplayOperator` engages at the first chunk.
     """
     arm.reset(seed)
-    return _Episode(arm, runtime, loop, clock_ns, operator or ReplayOperator()).run(on_tick)
+    return _ClosedLoop(arm, runtime, loop, clock_ns, operator or ReplayOperator()).run(on_tick)
 
 
-class _Episode:
+class _ClosedLoop:
     def __init__(
         self, arm: SimArm, runtime: Any, loop: Loop, clock_ns: Callable[[], int], operator: OperatorHand
     ) -> None:

@@ -14,6 +14,9 @@ from sigma_ros.errors import UsageError
 
 Triple = tuple[float, float, float]
 
+LARGEST_PUSH_RAD = 0.3
+"""Demonstrations may be pushed off their path by so much; further the expert fails."""
+
 
 def _refuse(problems: list[str], where: str) -> None:
     if problems:

@@ -10,7 +10,7 @@ from numpy import ndarray
 from sigma_ros.contract import Contract
 from sigma_ros.supervisor.chunks import ACCEPTED, Verdict, refused
 from sigma_ros.supervisor.contact import ContactWatch
-from sigma_ros.supervisor.guard import CLIP_TOLERANCE_RAD, MotionGuard, Reach, Request, Step, Track
+from sigma_ros.supervisor.guard import CLIP_TOLERANCE_RAD, GuardedStep, MotionGuard, Reach, Request, Track
 from sigma_ros.supervisor.inputs import ENCODER_COUNT_RAD, InputMonitor
 from sigma_ros.supervisor.limits import MotionLimits, SupervisorLimits, limit_excess
 from sigma_ros.supervisor.path import PathFollower
@@ -27,7 +27,7 @@ _WORSE_RAD = 1e-3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class CommandOutcome:
     """One command: how far it is from the request per joint, and the most by which it broke a limit.
 
     `too_low`: the step that was wanted leads below the tool's plane. `obstacle`: what it would have met, in words.
@@ -161,7 +161,7 @@ class CommandLoop:
             )
         return verdict
 
-    def step(self, stream: ChunkStream, monitor: InputMonitor, *, following: bool, fault: bool) -> Outcome:
+    def step(self, stream: ChunkStream, monitor: InputMonitor, *, following: bool, fault: bool) -> CommandOutcome:
         """The next command: along the course while `following`, else along the stored stop."""
         assert self.track is not None, "start() comes first"
         now_ns = monitor.observation_now_ns
@@ -251,13 +251,13 @@ class CommandLoop:
         self._missed = self._asked.miss_rad - self._base.miss_rad > self.limits.miss_tolerance_rad
         self._base_is_worse = self._base.usual_miss_rad - self._asked.usual_miss_rad > _WORSE_RAD
 
-    def _outcome(self, step: Step, excess: float, contact: Verdict) -> Outcome:
+    def _outcome(self, step: GuardedStep, excess: float, contact: Verdict) -> CommandOutcome:
         miss_rad = float(step.miss_rad.max())
         asked_for_too_much = miss_rad > self.limits.base_miss_rad and not step.too_fast
         base_alone = self._ceiling.applied == 0.0 or self._base.miss_rad > self.limits.base_miss_rad
         base_misses = asked_for_too_much and base_alone
         self._base_miss_s = self._base_miss_s + self._motion.period_s if base_misses else 0.0
-        return Outcome(
+        return CommandOutcome(
             clipped=step.clipped,
             miss_rad=miss_rad,
             excess=excess,

@@ -17,7 +17,7 @@ from numpy import ndarray
 from sigma_ros.contract import Contract
 from sigma_ros.supervisor.chunks import ACCEPTED, Verdict, refused
 from sigma_ros.supervisor.guard import Reach
-from sigma_ros.supervisor.inputs import ENCODER_COUNT_RAD, Sample
+from sigma_ros.supervisor.inputs import ENCODER_COUNT_RAD, JointReading
 from sigma_ros.supervisor.limits import MotionLimits, SupervisorLimits
 from sigma_ros.supervisor.reasons import Reason
 from sigma_ros.values import NS_PER_S
@@ -67,7 +67,7 @@ class ContactWatch:
         self.sag_rad = sag_rad
         self._judged = np.array([name not in limits.untracked_joints for name in self._names])
         self._is_on = limits.bound_lead and limits.check_tracking
-        self._samples: deque[Sample] = deque(maxlen=64)
+        self._samples: deque[JointReading] = deque(maxlen=64)
         self._commands: deque[tuple[int, ndarray]] = deque(maxlen=256)
         self._held_back_since_ns: Int64[ndarray, " dof"] = np.full(contract.dof, -1, dtype=np.int64)
         self._ignored_since_ns: Int64[ndarray, " dof"] = np.full(contract.dof, -1, dtype=np.int64)
@@ -80,7 +80,7 @@ class ContactWatch:
         self._held_back_since_ns[:] = -1
         self._ignored_since_ns[:] = -1
 
-    def reach(self, sample: Sample | None, observation_now_ns: int, motion: MotionLimits) -> Reach | None:
+    def reach(self, sample: JointReading | None, observation_now_ns: int, motion: MotionLimits) -> Reach | None:
         """The bound around the measured joints; None where none is asked for, or nothing is measured.
 
         On the side to which a joint moves at speed v it is wider by `v (lag + age)`, what a healthy servo is behind
@@ -168,7 +168,7 @@ class ContactWatch:
         self._held_back_since_ns = np.where(waits, since, -1)
         return waits & (now_ns - since >= _HELD_BACK_NS)
 
-    def _speed(self, newest: Sample) -> Float64[ndarray, " dof"]:
+    def _speed(self, newest: JointReading) -> Float64[ndarray, " dof"]:
         older = self._samples[0]
         for sample in reversed(self._samples):
             if newest.stamp_ns - sample.stamp_ns >= _SPEED_NS:

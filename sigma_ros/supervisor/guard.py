@@ -113,7 +113,7 @@ class Track:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class GuardedStep:
     """A tick's outcome: `track.command_rad` is what to publish.
 
     `miss_rad` is the distance to the request (0 without one); `clipped` marks joints where it is not 0.
@@ -166,7 +166,7 @@ class MotionGuard:
             stop_rad=frozen_array(np.repeat(at[None], self._planner.ticks, axis=0)),
         )
 
-    def advance(self, track: Track, request: Request | None, reach: Reach | None = None) -> Step:
+    def advance(self, track: Track, request: Request | None, reach: Reach | None = None) -> GuardedStep:
         """The next command. Without a request, or with one that cannot be used, the stored stop is played.
 
         `reach` narrows where the arm may be led, as far as the stored stop permits; it never widens a limit.
@@ -248,11 +248,11 @@ class MotionGuard:
         command: Float64[ndarray, " dof"],
         stop: Float64[ndarray, "ticks dof"],
         miss: Float64[ndarray, " dof"],
-    ) -> Step:
+    ) -> GuardedStep:
         recent = np.concatenate((track.recent_rad[1:], command[None]))
         after = Track(recent_rad=frozen_array(recent), stop_rad=frozen_array(stop))
         distance = np.abs(miss)
-        return Step(track=after, clipped=distance > CLIP_TOLERANCE_RAD, miss_rad=distance)
+        return GuardedStep(track=after, clipped=distance > CLIP_TOLERANCE_RAD, miss_rad=distance)
 
     def _wanted(self, track: Track, request: Request) -> Float64[ndarray, " dof"]:
         """The request itself where it can be followed for three ticks, else the step of the chase."""

@@ -38,7 +38,7 @@ _FROZEN_MEASURED_RAD = 1e-3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
+class JointReading:
     """One accepted joint state: `now_ns` is its arrival on the supervisor's clock."""
 
     stamp_ns: int
@@ -56,7 +56,7 @@ class JointWatch:
         self._low, self._high = contract.lower_rad - span, contract.upper_rad + span
         self.hold_ns = round(limits.joint_hold_s * NS_PER_S) or contract.joint_state_max_age_ns
         self._judged = np.array([name not in limits.untracked_joints for name in self._names])
-        self.sample: Sample | None = None
+        self.sample: JointReading | None = None
         self._recent: deque[ndarray] = deque(maxlen=_POSE_SAMPLES[1])
         self.refusals = 0
         self._off_since_ns: int | None = None
@@ -67,7 +67,7 @@ class JointWatch:
         verdict = self._judge(stamp_ns, positions_rad)
         if verdict.accepted:
             positions = frozen_array(np.array(positions_rad, dtype=np.float64))
-            self.sample = Sample(stamp_ns=stamp_ns, now_ns=now_ns, positions_rad=positions)
+            self.sample = JointReading(stamp_ns=stamp_ns, now_ns=now_ns, positions_rad=positions)
             self._recent.append(positions)
         else:
             self.refusals += 1
@@ -156,7 +156,7 @@ class JointWatch:
             return refused(Reason.JOINTS_UNITS, f"{self._names[worst]} at {positions[worst]:.3g} rad")
         return ACCEPTED if self.sample is None else self._judge_motion(stamp_ns, positions, self.sample)
 
-    def _judge_motion(self, stamp_ns: int, positions: Float64[ndarray, " dof"], last: Sample) -> Verdict:
+    def _judge_motion(self, stamp_ns: int, positions: Float64[ndarray, " dof"], last: JointReading) -> Verdict:
         if stamp_ns <= last.stamp_ns:
             return refused(Reason.JOINTS_STAMP, f"{(last.stamp_ns - stamp_ns) / 1e6:.1f} ms before the last one")
         change = np.abs(positions - last.positions_rad)

@@ -113,14 +113,7 @@ class PathFollower:
         self, course: _Course, track: Track, began_ns: int, judged: Bool[ndarray, " dof"]
     ) -> Float64[ndarray, "3 dof"] | None:
         """The targets on the way that gets furthest in the time of the longest stop; None where none can be kept."""
-        # From rate r0, which changes by r1 a tick, to R in N ticks, u = k / N:
-        # r(u) = R + (r0 - R) (1 + 2u) (1 - u)^2 + r1 N u (1 - u)^2, for each R and each N.
-        before, rate = self._rates
-        aim = _RATES[:, None, None]
-        u = np.minimum(np.arange(1, self._ahead + 1) / self._lengths, 1.0)
-        bend = (rate - before) * self._lengths * u
-        rates = aim + ((rate - aim) * (1.0 + 2.0 * u) + bend) * (1.0 - u) ** 2
-        rates = np.clip(rates, 0.0, 1.0).reshape(-1, self._ahead)
+        rates = slowings(self._rates, self._lengths, self._ahead)
         times = began_ns + np.rint(self._period_ns * rates.cumsum(axis=1)).astype(np.int64)
         runs = self._led(course(times.ravel()).reshape(*times.shape, -1))
         fits = self._guard.keeps(track, runs, judged).all(axis=1)
@@ -135,14 +128,9 @@ class PathFollower:
     ) -> Float64[ndarray, "3 dof"] | None:
         """The targets of the shortest way onto the course that keeps the limits; None where there is none."""
         longest = int(self._joins[-1])
-        k, d = np.arange(1, longest + 1), self._joins[:, None, None]
-        u = np.minimum(k[:, None] / d, 1.0)
-        is_over = k > self._joins[:, None] + 2
+        is_over = np.arange(1, longest + 1) > self._joins[:, None] + 2
         positions = course(began_ns + self._period_ns * np.arange(-2, longest + 1, dtype=np.int64))
-        e2, e1, e0 = track.recent_rad - positions[:3]
-        v0, a0 = (3.0 * e0 - 4.0 * e1 + e2) / 2.0, e0 - 2.0 * e1 + e2
-        offsets = e0 * (1.0 + 3.0 * u + 6.0 * u**2) + v0 * d * u * (1.0 + 3.0 * u) + a0 * (d * u) ** 2 / 2.0
-        offsets = offsets * (1.0 - u) ** 3
+        offsets = ways_back(track.recent_rad - positions[:3], self._joins)
         runs = positions[3:] + offsets
         fits = (self._guard.keeps(track, runs, judged) | is_over).all(axis=1)
         if not fits.any():
@@ -150,3 +138,31 @@ class PathFollower:
         best = int(fits.argmax())
         self._rates, self._offsets_rad = (1.0, 1.0), offsets[best, 1:]
         return runs[best, :3]
+
+
+def slowings(
+    rates: tuple[float, float], lengths: Int64[ndarray, "lengths 1"], ticks: int
+) -> Float64[ndarray, "ways ticks"]:
+    """Rates of the ticks to come: from the last two on to each of `_RATES`, in each number of ticks.
+
+    From rate r0, which changes by r1 a tick, to R in N ticks, with u = k / N:
+    `r(u) = R + (r0 - R) (1 + 2u) (1 - u)^2 + r1 N u (1 - u)^2`.
+    """
+    before, rate = rates
+    aim = _RATES[:, None, None]
+    u = np.minimum(np.arange(1, ticks + 1) / lengths, 1.0)
+    bend = (rate - before) * lengths * u
+    found = aim + ((rate - aim) * (1.0 + 2.0 * u) + bend) * (1.0 - u) ** 2
+    return np.clip(found, 0.0, 1.0).reshape(-1, ticks)
+
+
+def ways_back(
+    offsets_rad: Float64[ndarray, "3 dof"], lengths: Int64[ndarray, " lengths"]
+) -> Float64[ndarray, "lengths ticks dof"]:
+    """What is left of an offset, its velocity and acceleration: `e` of the module's head, from the newest three on."""
+    k, d = np.arange(1, int(lengths[-1]) + 1), lengths[:, None, None]
+    u = np.minimum(k[:, None] / d, 1.0)
+    e2, e1, e0 = offsets_rad
+    v0, a0 = (3.0 * e0 - 4.0 * e1 + e2) / 2.0, e0 - 2.0 * e1 + e2
+    left = e0 * (1.0 + 3.0 * u + 6.0 * u**2) + v0 * d * u * (1.0 + 3.0 * u) + a0 * (d * u) ** 2 / 2.0
+    return left * (1.0 - u) ** 3

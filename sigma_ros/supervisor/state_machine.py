@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from sigma_ros.contract import Contract
 from sigma_ros.supervisor.chunks import Verdict, refused
-from sigma_ros.supervisor.command_loop import VIOLATION_TOLERANCE, CommandLoop, Outcome
+from sigma_ros.supervisor.command_loop import VIOLATION_TOLERANCE, CommandLoop, CommandOutcome
 from sigma_ros.supervisor.identity import Binding
 from sigma_ros.supervisor.inputs import InputMonitor
 from sigma_ros.supervisor.limits import SupervisorLimits
@@ -133,7 +133,7 @@ class StateMachine:
         self.monitor.policy.binding = None
         self._fire(Event.LET_GO, why)
 
-    def learn(self, outcome: Outcome) -> None:
+    def learn(self, outcome: CommandOutcome) -> None:
         """The transitions that follow from a command just formed."""
         if outcome.clipped.any():
             self.count("clipped_ticks")

@@ -19,7 +19,7 @@ from numpy import ndarray
 from sigma_ros.contract import Contract
 from sigma_ros.errors import ContractError
 from sigma_ros.supervisor.chunks import Verdict, refused
-from sigma_ros.supervisor.command_loop import Outcome
+from sigma_ros.supervisor.command_loop import CommandOutcome
 from sigma_ros.supervisor.guard import MotionGuard
 from sigma_ros.supervisor.identity import IN_PROCESS, Source
 from sigma_ros.supervisor.limits import MotionLimits, SupervisorLimits
@@ -232,7 +232,7 @@ class Supervisor:
         machine.learn(outcome)
         return self._decision(outcome)
 
-    def _decision(self, outcome: Outcome | None) -> Decision:
+    def _decision(self, outcome: CommandOutcome | None) -> Decision:
         machine, monitor = self._machine, self._machine.monitor
         machine.stop_is_published = True
         stream, loop = machine.stream, machine.loop

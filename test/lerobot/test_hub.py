@@ -18,7 +18,7 @@ from tiny_sigma import stir, tiny_config
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import UsageError
 from sigma_ros.lerobot.configuration_sigma import SigmaPolicyConfig
-from sigma_ros.lerobot.files import write_lerobot_files
+from sigma_ros.lerobot.processor_sigma import write_lerobot_files
 from sigma_ros.model.checkpoint.folder import identify, save_checkpoint
 from sigma_ros.model.checkpoint.manifest import HEADS_FILE, Training
 from sigma_ros.model.pi05.loading import load_base

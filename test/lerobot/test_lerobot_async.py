@@ -20,8 +20,8 @@ from lerobot.transport import services_pb2, services_pb2_grpc
 from waving_arm import CAMERAS, JOINTS, WavingArmConfig, observation
 
 from sigma_ros.lerobot.configuration_sigma import SigmaPolicyConfig
-from sigma_ros.lerobot.files import write_lerobot_files
 from sigma_ros.lerobot.modeling_sigma import SigmaPolicy
+from sigma_ros.lerobot.processor_sigma import write_lerobot_files
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "plugins" / "lerobot_policy_sigma"))
 TASK, STEPS, START_S = "pick the brick", 10, 1000.0

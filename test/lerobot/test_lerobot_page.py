@@ -4,6 +4,7 @@
 import json
 import shlex
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ import numpy as np
 import pytest
 from lerobot.configs import NormalizationMode
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
-from look_alikes import IMAGES, SO101_JOINTS, policy, save_fine_tune, tokenizer_folder
+from look_alikes import IMAGES, SO101_JOINTS, policy, save_fine_tune, statistics, tokenizer_folder
+
+from sigma_ros.cli.main import load_verb
+from training import evaluate, preprocess, train
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "lerobot.md"
 SMALLER = {
@@ -28,6 +32,11 @@ SMALLER = {
 
 NOT_RUN = ("pip install", "sigma run")
 """The plugins' wheels are on the children's path; `test/cli/robot/test_run.py` starts an arm."""
+
+
+CAMERAS = (IMAGES + "front", IMAGES + "wrist")
+MODES = {"STATE": "MEAN_STD", "ACTION": "MEAN_STD", "VISUAL": "IDENTITY"}
+MEAN_STD = {kind: NormalizationMode(mode) for kind, mode in MODES.items()}
 
 
 def commands() -> list[list[str]]:
@@ -47,21 +56,23 @@ def with_smaller(words: list[str]) -> list[str]:
     return [*(word for word in words if word.split("=")[0] not in names), *extra]
 
 
-def write_pick(root: Path) -> None:
+def write_pick(
+    root: Path, *, names: Sequence[str] = SO101_JOINTS, fps: int = 30, size: tuple[int, int] = (480, 640)
+) -> None:
     """SYNTHETIC: two episodes of 20 frames in degrees, as lerobot-record names things now."""
-    joints = {"dtype": "float32", "shape": (6,), "names": list(SO101_JOINTS)}
-    video = {"dtype": "video", "shape": (480, 640, 3), "names": ["height", "width", "channels"]}
+    joints = {"dtype": "float32", "shape": (len(names),), "names": list(names)}
+    video = {"dtype": "video", "shape": (*size, 3), "names": ["height", "width", "channels"]}
     features: dict[str, Any] = {"action": joints, "observation.state": joints}
     features |= {IMAGES + camera: video for camera in ("front", "wrist")}
-    data = LeRobotDataset.create("local/pick", 30, features, root=root, robot_type="so101_follower")
+    data = LeRobotDataset.create("local/pick", fps, features, root=root, robot_type="so101_follower")
     for number in range(2):
         for tick in range(20):
-            pose = 70.0 * np.sin(0.12 * tick + number + np.arange(6))
-            pose[5] = 30.0 + 0.3 * pose[5]
+            pose = 70.0 * np.sin(0.12 * tick + number + np.arange(len(names)))
+            pose[-1] = 30.0 + 0.3 * pose[-1]
             row: dict[str, Any] = {"observation.state": pose.astype(np.float32), "task": "pick the brick"}
             row["action"] = (pose + 2.0).astype(np.float32)
             for index, camera in enumerate(("front", "wrist")):
-                picture = np.full((480, 640, 3), 40 + 60 * index, dtype=np.uint8)
+                picture = np.full((*size, 3), 40 + 60 * index, dtype=np.uint8)
                 picture[100:180, 20 * tick : 20 * tick + 80] = 220
                 row[IMAGES + camera] = picture
             data.add_frame(row)
@@ -79,9 +90,7 @@ def test_the_page_is_short_and_has_all_commands() -> None:
 @pytest.mark.slow
 @pytest.mark.gl
 def test_the_pages_commands_run_as_printed(with_plugins: dict[str, str], tmp_path: Path) -> None:
-    mean_std = {"STATE": "MEAN_STD", "ACTION": "MEAN_STD", "VISUAL": "IDENTITY"}
-    modes = {kind: NormalizationMode(mode) for kind, mode in mean_std.items()}
-    made = policy(cameras=(IMAGES + "front", IMAGES + "wrist"), normalization_mapping=modes)
+    made = policy(cameras=CAMERAS, normalization_mapping=MEAN_STD)
     save_fine_tune(tmp_path / "me" / "pi05_pick", made, tokenizer_folder(tmp_path / "tokenizer"))
     write_pick(tmp_path / "me" / "pick")
     for words in commands():
@@ -95,3 +104,25 @@ def test_the_pages_commands_run_as_printed(with_plugins: dict[str, str], tmp_pat
     assert (tmp_path / "out/lerobot_train/checkpoints/last/pretrained_model/sigma_config.json").is_file()
     found = json.loads((tmp_path / "out/lerobot_eval/eval_info.json").read_text(encoding="utf-8"))
     assert found["overall"]["n_episodes"] == 1
+
+
+@pytest.mark.slow
+def test_another_arm_rate_and_picture_size_go_by_the_contract_that_is_drafted(tmp_path: Path) -> None:
+    """Seven joints at 15 frames a second with wide pictures; the policy is named by its `checkpoints/last`."""
+    names = (*SO101_JOINTS[:5], "wrist_yaw.pos", SO101_JOINTS[5])
+    write_pick(tmp_path / "pick", names=names, fps=15, size=(360, 640))
+    made = policy(cameras=CAMERAS, state=7, action=7, normalization_mapping=MEAN_STD)
+    stats = {"observation.state": statistics(7), "action": statistics(7)}
+    last = tmp_path / "trained" / "checkpoints" / "last"
+    save_fine_tune(last / "pretrained_model", made, tokenizer_folder(tmp_path / "tokenizer"), stats=stats)
+    contract, shards, out = (str(tmp_path / name) for name in ("my_arm.yaml", "shards", "out"))
+    data: Any = str(tmp_path / "pick")
+    load_verb("init").main(args=["--dataset", data, "--out", contract], standalone_mode=False)
+    of_both = ["--contract", contract, "--base_model_id", str(last)]
+    small = shlex.split(SMALLER["sigma preprocess"])
+    assert preprocess.main([*of_both, "--dataset", data, "--out", shards, *small]) == 0
+    small = shlex.split(SMALLER["sigma train"])
+    assert train.main([*of_both, "--dataset_dir", shards, "--output_dir", out, *small]) == 0
+    given = ["--checkpoint", f"{out}/checkpoint", "--contract", contract, "--dataset_dir", shards]
+    assert evaluate.main([*given, "--out", str(tmp_path / "evaluation")]) == 0
+    assert json.loads((tmp_path / "out/checkpoint/sigma_config.json").read_text())["settings"]["dof"] == 7

@@ -8,6 +8,11 @@ import runpy
 import shutil
 import subprocess
 import sys
+import threading
+import zipfile
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
@@ -157,25 +162,78 @@ def test_a_domain_that_is_set_before_is_kept(tmp_path: Path) -> None:
     assert result.stdout.strip() == "5"
 
 
-def test_an_index_of_torch_is_asked_and_remembered_until_another_is_named(tmp_path: Path) -> None:
+def write_wheel(index: Path, name: str, version: str, *needs: str) -> None:
+    """A package without a module on an index of one folder for each name, as pip and uv read them."""
+    folder, info = index / name, f"{name}-{version}.dist-info"
+    folder.mkdir(parents=True, exist_ok=True)
+    metadata = [f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}", *(f"Requires-Dist: {n}" for n in needs)]
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(f"{info}/METADATA", "\n".join(metadata) + "\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "")
+    page = "".join(f'<a href="{file.name}">{file.name}</a>' for file in sorted(folder.glob("*.whl")))
+    (folder / "index.html").write_text(page, encoding="utf-8")
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
+    """Two indexes under one address, `usual` and `cpu`, of which each has every name; and what was asked of them."""
+    for index, mark in (("usual", ""), ("cpu", "+cpu")):
+        for name in ("torch", "torchvision"):
+            write_wheel(tmp_path / index, name, f"1.0{mark}", *(["driver"] if index == "usual" else []), "helper")
+        for name in ("helper", "driver"):
+            write_wheel(tmp_path / index, name, "1.0", *(["torchvision"] if name == "helper" else []))
+    asked: list[str] = []
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            asked.append(self.path)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", asked
+    server.shutdown()
+    server.server_close()
+
+
+UV = shutil.which("uv", path=os.pathsep.join([str(ROOT / ".venv" / "bin"), os.environ["PATH"]]))
+
+
+@pytest.mark.skipif(UV is None, reason="uv is not installed")
+def test_torch_alone_comes_from_the_index_that_is_named_until_another_is(
+    tmp_path: Path, served: tuple[str, list[str]]
+) -> None:
     """So `make demo` behind `make setup TORCH_INDEX=...` does not bring the wheels of a GPU after all."""
-    said = tmp_path / "said"
-    executable(tmp_path / ".venv/bin/uv", f'#!/bin/sh\necho "$@" >> {said}\n')
-    (tmp_path / "requirements").mkdir()
-    (tmp_path / "requirements" / "lock.txt").write_text("uv==1\n", encoding="utf-8")
-    steps = executable(tmp_path / "steps.sh", f". {SCRIPTS}/setup_steps.sh; install_packages")
+    here, (address, asked) = tmp_path / "here", served
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(here / ".venv")], check=True)
+    executable(here / ".venv/bin/uv", f'#!/bin/sh\ncase "$*" in *" -e ."*) exit 0;; esac\nexec {UV} "$@"\n')
+    (here / "requirements").mkdir()
+    for group in ("core", "model", "arm", "sim", "train", "fleet", "rerun", "test", "dev", "ros"):
+        (here / "requirements" / f"{group}.in").write_text("torch\nhelper\n", encoding="utf-8")
+    (here / "requirements" / "lock.txt").write_text("torch==1.0\ntorchvision==1.0\nhelper==1.0\n", encoding="utf-8")
+    steps = executable(here / "steps.sh", f"set -euo pipefail\n. {SCRIPTS}/setup_steps.sh; install_packages")
+    clean = {"PATH": "/usr/bin:/bin", "HOME": str(here), "UV_DEFAULT_INDEX": f"{address}/usual"}
+    clean |= {"UV_CACHE_DIR": str(here / "cache"), "NO_PROXY": "127.0.0.1"}
 
-    def asked(**named: str) -> bool:
-        said.unlink(missing_ok=True)
-        done = subprocess.run(["bash", str(steps)], cwd=tmp_path, env={"PATH": "/usr/bin:/bin"} | named, check=False)
-        assert done.returncode == 0
-        return "--extra-index-url http://cpu --index-strategy" in said.read_text(encoding="utf-8")
+    def installed(**named: str) -> set[str]:
+        asked.clear()
+        done = subprocess.run(
+            ["bash", str(steps)], cwd=here, env=clean | named, check=False, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        of_torch = {path.split("/")[2] for path in asked if path.startswith("/cpu/")}
+        assert of_torch <= {"torch", "torchvision"}, "no other name is asked of the index of torch"
+        found = (here / ".venv").rglob("*.dist-info")
+        return {folder.name.removesuffix(".dist-info") for folder in found}
 
-    assert not asked()
-    assert asked(TORCH_INDEX="http://cpu")
-    assert asked()
-    assert not asked(TORCH_INDEX="")
-    assert not asked()
+    everything = {"torch-1.0", "torchvision-1.0", "helper-1.0", "driver-1.0"}
+    of_cpus = {"torch-1.0+cpu", "torchvision-1.0+cpu", "helper-1.0"}
+    named = {"TORCH_INDEX": f"{address}/cpu"}
+    assert installed(**named) == of_cpus, "no driver of a GPU"
+    assert installed() == of_cpus
+    assert installed(TORCH_INDEX="") == everything
+    assert installed() == everything
+    assert installed(**named) == of_cpus | {"driver-1.0"}, "what lies there already stays"
 
 
 def test_every_requirement_is_pinned_exactly_once() -> None:

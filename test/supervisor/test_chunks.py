@@ -118,6 +118,15 @@ def test_latest_plays_the_new_chunk_from_now_on_and_keeps_the_past() -> None:
     np.testing.assert_allclose(at(new, 14 * STEP, 30 * STEP), 1.0, atol=1e-12)
 
 
+def test_before_an_old_chunk_began_it_stood_at_its_first_step() -> None:
+    old = spline_of(chunk_of(straight(), stamp_ns=8 * STEP))
+    new = take_over(old, chunk_of(straight(), stamp_ns=0), now_ns=0, crossfade_steps=3)
+    origin = round((0 - new.origin_ns) / STEP)
+    first = np.stack([1.0 - np.array([0.25, 0.5, 0.75]), np.array([0.25, 0.5, 0.75])])
+    expected = first[0] * straight()[0, 0] + first[1] * straight()[:3, 0]
+    np.testing.assert_allclose(new.base_rad[origin : origin + 3, 0], expected, atol=1e-12)
+
+
 def test_crossfade_goes_over_in_equal_shares() -> None:
     old = spline_of(chunk_of(np.zeros((50, SIX))))
     chunk = chunk_of(np.ones((50, SIX)), stamp_ns=8 * STEP)

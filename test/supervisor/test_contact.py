@@ -17,7 +17,7 @@ from supervision import CONTRACT, EASY, MIDDLE, QUICK_LAW, Bench, excess
 
 from sigma_ros.supervisor.contact import ContactWatch
 from sigma_ros.supervisor.guard import Reach
-from sigma_ros.supervisor.inputs import ENCODER_COUNT_RAD, Sample
+from sigma_ros.supervisor.inputs import ENCODER_COUNT_RAD, JointReading
 from sigma_ros.supervisor.limits import SupervisorLimits
 from sigma_ros.supervisor.reasons import Reason, State
 
@@ -189,7 +189,7 @@ def contacts(watch: ContactWatch, times_s: ndarray, commanded: ndarray, measured
     found = 0
     for now_s, command, pose in zip(times_s, commanded, measured, strict=True):
         now_ns = round(now_s * 1e9)
-        reach = watch.reach(Sample(stamp_ns=now_ns, now_ns=now_ns, positions_rad=pose), now_ns, MOTION)
+        reach = watch.reach(JointReading(stamp_ns=now_ns, now_ns=now_ns, positions_rad=pose), now_ns, MOTION)
         assert reach is not None
         held_back = (command < reach.lower_rad) | (command > reach.upper_rad)
         found += not watch.judge(command, held_back, now_ns).accepted

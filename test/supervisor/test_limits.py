@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from supervision import CONTRACT, LAW, motion_limits
 
 from sigma_ros.errors import ContractError
-from sigma_ros.supervisor.limits import SupervisorLimits, limit_excess
+from sigma_ros.supervisor.limits import TIGHTENED, SupervisorLimits, limit_excess
 
 NUMBERS = [entry for entry in fields(SupervisorLimits) if entry.metadata]
 
@@ -98,6 +98,21 @@ def test_the_margin_can_only_be_raised() -> None:
 def test_only_motion_limits_can_be_tightened(changes: dict[str, float]) -> None:
     with pytest.raises(ContractError, match=next(iter(changes))):
         SupervisorLimits().tightened(**changes)
+
+
+def test_each_motion_limit_gets_tighter_in_one_direction_alone() -> None:
+    """Speeds and accelerations downwards, distances kept and what is switched on upwards."""
+    assert sorted(name for name, way in TIGHTENED.items() if way > 0) == [
+        "avoid_collisions",
+        "cap_tool_speed",
+        "collision_margin_m",
+        "keep_above_plane",
+        "plane_height_m",
+        "position_margin_rad",
+    ]
+    assert set(TIGHTENED.values()) == {1, -1}
+    with pytest.raises(ContractError, match="avoid_collisions"):
+        SupervisorLimits(avoid_collisions=True).tightened(avoid_collisions=False)
 
 
 STILL = np.zeros((4, 3))

@@ -12,6 +12,7 @@ from supervision import CONTRACT, EASY, MIDDLE, PERIOD, QUICK_LAW, Bench, chunk_
 
 from sigma_ros.supervisor.chunks import spline_of
 from sigma_ros.supervisor.limits import SupervisorLimits
+from sigma_ros.supervisor.path import slowings, ways_back
 from sigma_ros.supervisor.reasons import Reason, State
 
 MOTION = EASY.motion(CONTRACT)
@@ -108,6 +109,33 @@ def test_what_the_arm_lagged_by_is_forgotten_by_a_policy_that_has_seen_it() -> N
     bench.tick(12)
     assert abs(bench.stamp_ns - stream.course_ns(bench.stamp_ns)) <= 8 * PERIOD
     assert bench.last.counters.violations == 0
+
+
+@pytest.mark.parametrize("rates", [(1.0, 1.0), (0.9, 0.85), (0.3, 0.32)])
+def test_a_slowing_goes_on_smoothly_from_the_rates_before_and_ends_steadily_at_its_own(
+    rates: tuple[float, float],
+) -> None:
+    """For many ticks: the first differences are the last one's, the last ones nothing."""
+    before, now = rates
+    ways = slowings(rates, np.array([[400]]), 403)
+    assert ways.shape == (17, 403)
+    np.testing.assert_allclose(ways[:, 0], min(1.0, 2.0 * now - before), atol=0.002 + abs(now - before) * 0.02)
+    np.testing.assert_allclose(ways[:, -1], np.linspace(1.0, 0.0, 17), atol=1e-12)
+    assert np.abs(np.diff(ways, axis=1)[:, -5:]).max() < 1e-3
+    assert ((ways >= 0.0) & (ways <= 1.0)).all()
+
+
+@given(st.lists(st.floats(-0.2, 0.2), min_size=3, max_size=3))
+def test_a_way_back_leaves_with_offset_velocity_and_acceleration_and_ends_at_rest_on_the_course(
+    way: list[float],
+) -> None:
+    e0, v0, a0 = way[0], way[1] / 100.0, way[2] / 10_000.0
+    newest = np.array([e0 + v0 * k + a0 * k * k / 2.0 for k in (-2.0, -1.0, 0.0)])[:, None]
+    left = ways_back(newest, np.array([400, 500]))[0, :, 0]
+    begun = np.array([e0 + v0 * k + a0 * k * k / 2.0 for k in (1.0, 2.0, 3.0)])
+    np.testing.assert_allclose(left[:3], begun, atol=1e-4 * max(abs(x) for x in way) + 1e-12)
+    assert (left[400 - 1 :] == 0.0).all(), "from its last tick on nothing is left"
+    assert abs(left[397]) <= 1e-3 * np.abs(left).max() + 1e-12
 
 
 def test_the_tools_speed_is_kept_by_slowing_along_the_path() -> None:

@@ -233,3 +233,11 @@ def test_a_residual_that_undoes_the_bases_motion_is_opposed_and_a_helpful_one_is
     assert not is_opposed(chunk_of(base, residual_rad=-0.01 * base)), "small corrections may go against the base"
     assert not is_opposed(chunk_of(base, residual_rad=-base, scale=0.0)), "what is not applied does no harm"
     assert not is_opposed(chunk_of(np.zeros_like(base), residual_rad=base)), "a base at rest cannot be undone"
+
+
+@pytest.mark.parametrize("size", [0.1, 1.0, 2.0])
+def test_whether_a_residual_undoes_the_motion_is_a_matter_of_direction_and_not_of_size(size: float) -> None:
+    base = size * np.linspace(0.0, 1.0, 20)[:, None] * np.ones(CONTRACT.dof)
+    sideways = np.where(np.arange(CONTRACT.dof) < 4, -1.0, 1.0) * base
+    assert is_opposed(chunk_of(base, residual_rad=-base))
+    assert not is_opposed(chunk_of(base, residual_rad=sideways)), "a cosine of -1/3"

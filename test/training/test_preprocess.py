@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 from bags import small_contract, write_recording  # type: ignore[import-not-found]
+from typer.testing import CliRunner
 
 from sigma_ros.bags.lerobot_dataset import write_dataset
+from sigma_ros.cli.recordings.record import app as record
 from training.data import ShardMeta
 from training.preprocess import main
 
@@ -30,3 +32,26 @@ def test_several_data_sets_become_one_folder_of_shards(tmp_path: Path, monkeypat
     meta = ShardMeta.read(tmp_path / "out")
     assert [entry["episode"] for entry in meta.episodes] == [0, 1, 2, 3]
     assert [entry["recording"] for entry in meta.episodes] == [f"{s} episode {n}" for s in sets for n in range(2)]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *(["--disturb", text] for text in ("nan", "-0.1", "0.31", "inf")),
+        *(["--missed", text] for text in ("nan", "-0.1", "1.5")),
+        *(["--stride", "0"], ["--count", "0"], ["--count", "-1"], ["--seed", "-1"], ["--workers", "-1"]),
+        *(["--image-size", "0"], ["--hold-out-every", "-1"], ["--min-motion", "nan"], ["--stride", "x"]),
+    ],
+    ids=" ".join,
+)
+def test_law_numbers_out_of_range_are_refused_before_anything_is_read_and_as_by_record(
+    given: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["--simulated", "target", "--out", str(tmp_path / "out"), *given])
+    assert left.value.code == 2
+    assert f"argument {given[0]}: " in capsys.readouterr().err
+    if given[0] in ("--disturb", "--missed", "--seed"):
+        done = CliRunner().invoke(record, ["--sim", "--out", str(tmp_path / "out"), *given])
+        assert done.exit_code == 2
+    assert not (tmp_path / "out").exists()

@@ -14,7 +14,7 @@ import pytest
 import torch
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
-from sigma_ros.errors import ContractError
+from sigma_ros.errors import CheckpointError, ContractError, DatasetError
 from sigma_ros.model.pi05 import places
 from training import evaluate, preprocess, train
 from training.data import ShardMeta
@@ -128,6 +128,22 @@ def test_a_base_named_to_preprocess_is_checked_before_anything_is_decoded(
     given = [*readme_commands()[0][3:], "--base_model_id", "lerobot/pi05_base"]
     assert preprocess.main(given) == ContractError.exit_code
     assert "base_0_rgb" in capsys.readouterr().err
+
+
+def test_a_base_that_nothing_can_be_trained_on_and_a_set_without_episodes_are_named_before_anything_is_decoded(
+    here: Path, hub: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(preprocess, "preprocess", lambda *_, **__: pytest.fail("decoded"))
+    save_fine_tune(here / "relative", policy(use_relative_actions=True), hub["tokenizer"])
+    assert preprocess.main([*readme_commands()[0][3:], "--base_model_id", "relative"]) == CheckpointError.exit_code
+    assert "use_relative_actions false" in capsys.readouterr().err
+    joints = {"dtype": "float32", "shape": (6,), "names": list(SO101_JOINTS)}
+    pictures = {key: {"dtype": "video", "shape": (480, 640, 3), "names": ["height", "width", "channels"]}
+                for key in SO101_CAMERAS}  # fmt: skip
+    features: dict[str, Any] = {"action": joints, "observation.state": joints, **pictures}
+    LeRobotDataset.create("local/empty", 30, features, root=here / "empty").finalize()
+    assert preprocess.main(["--dataset", "empty", "--out", "shards"]) == DatasetError.exit_code
+    assert "the data set has no episodes" in capsys.readouterr().err
 
 
 def test_other_names_of_cameras_are_joined_on_request(

@@ -140,7 +140,7 @@ def test_a_real_study_keeps_its_runs_and_trains_none_twice(base, data, tmp_path,
 def test_an_interrupted_study_says_so_and_goes_on_with_the_run_it_left(tmp_path, monkeypatch):
     asked = []
 
-    def interrupted(options: TrainOptions, *, resume: bool) -> tuple[None, bool]:
+    def interrupted(options: TrainOptions, *, resume: bool, alike: int) -> tuple[None, bool]:
         asked.append((options.seed, options.arm, resume))
         return None, False
 

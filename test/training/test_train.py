@@ -28,6 +28,9 @@ def test_options_come_from_file_environment_and_command_line_in_this_order(tmp_p
         (["--log_with", "paper"], "log_with must be one of none, tensorboard, wandb, trackio"),
         (["--lora_rank", "0"], "lora_rank must be at least 1"),
         (["--phase_step", "5"], "phase_step must divide 16"),
+        (["--learning_rate", "nan"], "learning_rate must be finite and at least 0.0, got nan"),
+        (["--clip_norm", "inf"], "clip_norm must be finite and at least 0.0, got inf"),
+        (["--far_weight", "-1"], "far_weight must be finite and at least 0.0"),
         (["--hide_motion", "1.5"], r"hide_motion must be in \[0, 1\]"),
     ],
 )

@@ -319,7 +319,9 @@ def test_evaluation_writes_the_cards_files_and_the_report(options, data, tmp_pat
     report = json.loads((out / REPORT).read_text(encoding="utf-8"))
     assert set(report["over seeds"]) == {f"mse_{name}" for name in SPANS}
     assert (out / "report.html").stat().st_size > 100_000
-    assert capsys.readouterr().out.count("mse_trj") == 6
+    said = capsys.readouterr()
+    assert said.out.count("mse_trj") == 6
+    assert re.search(r"estimate from the first of 12 episodes: [\d.]+ s for the others", said.err)
     assert evaluate(given) == 2
 
 

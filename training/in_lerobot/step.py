@@ -72,7 +72,7 @@ class Drawn:
     tasks: Sequence[str]
 
 
-class Step:
+class DrawnLosses:
     """Losses of drawn batches, and the references of the adapter afterwards.
 
     Args:

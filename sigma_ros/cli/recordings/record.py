@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sigma_ros.cli.options import SETUP, ContractName, GroupedCommand, Setup, command_of, option, switch, verb
 from sigma_ros.contract import Contract
 from sigma_ros.errors import MachineError, SigmaError, UsageError
+from sigma_ros.sim.setups import LARGEST_PUSH_RAD
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,7 +65,7 @@ class RecordRequest:
     jpeg: int = option("Quality of the JPEG pictures; 0: raw pictures.", default=90, min=0, max=100, metavar="QUALITY")
     storage: Literal["mcap", "sqlite3"] = option("The bag's file format.", default="mcap")
     disturb: float = option(
-        "Push free movements off their path by up to this.", default=0.0, min=0.0, max=0.3, metavar="RAD"
+        "Push free movements off their path by up to this.", default=0.0, min=0.0, max=LARGEST_PUSH_RAD, metavar="RAD"
     )
     missed: float = option(
         "Share of the episodes that begin where fingers closed beside the brick.", default=0.0, min=0.0, max=1.0

@@ -18,9 +18,9 @@ from sigma_ros.msg import ActionChunk
 from sigma_ros.nodes.shared import qos, topics
 from sigma_ros.nodes.shared.diagnostics import Diagnostics
 from sigma_ros.nodes.shared.messages import chunk_author, chunk_value
-from sigma_ros.nodes.shared.publishers import Senders, foreign_publishers, publishers
 from sigma_ros.nodes.shared.qos import steady_clock
 from sigma_ros.nodes.shared.sensor_messages import COMMAND_KINDS, stamp_ns
+from sigma_ros.nodes.shared.topics import Senders, foreign_publishers, publishers
 from sigma_ros.nodes.supervisor.health import SupervisorHealth
 from sigma_ros.nodes.supervisor.options import SupervisorOptions
 from sigma_ros.nodes.supervisor.output import SupervisorOutput

@@ -16,7 +16,7 @@ from supervision import CONTRACT, EASY, LAW, QUICK_LAW, Bench, excess, follow
 from safety import oracle
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import ContractError
-from sigma_ros.supervisor.guard import MotionGuard, Request, Step, Track
+from sigma_ros.supervisor.guard import GuardedStep, MotionGuard, Request, Track
 from sigma_ros.supervisor.limits import SupervisorLimits, limit_excess
 from sigma_ros.supervisor.reasons import Reason, State
 
@@ -74,7 +74,7 @@ def test_the_stop_behind_every_command_keeps_the_tools_limits_too(points: ndarra
         assert lowest_m(ahead) >= 0.1 - 1e-6
 
 
-def _one(track: Track, goal: ndarray) -> Step:
+def _one(track: Track, goal: ndarray) -> GuardedStep:
     return GUARD.advance(track, Request.at(goal))
 
 
