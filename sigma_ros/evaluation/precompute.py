@@ -1,16 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ticks of a recording with their heavy work done ahead, block by block.
 
-The recurrent memory must go through the ticks one by one; vision and the base's chunks need not. Two blocks are there
-at a time, so memory does not grow with the recording: where torch leaves a core, the next one is worked out while
-ticks of the one before go through memory and supervisor. Ticks come out in order and unchanged.
+The recurrent memory must go through the ticks one by one; vision and the base's chunks need not. One block is there at
+a time, so memory does not grow with the recording. Ticks come out in order and unchanged.
 """
 
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import batched
 from typing import TYPE_CHECKING
@@ -66,7 +63,8 @@ def ticks_ahead(
     ahead = Ahead(runtime)
     recent: deque[tuple[int, int, EncodedTick]] = deque(maxlen=WINDOW_TICKS)
     spent_ns = 0
-    for block, worked in _worked(batched(ticks, BLOCK_TICKS), lambda block: _work(ahead, block, due, certify)):
+    for block in batched(ticks, BLOCK_TICKS):
+        worked = _work(ahead, block, due, certify)
         for i, tick in enumerate(block):
             if i not in worked.encoded:
                 yield tick, NOTHING
@@ -78,28 +76,6 @@ def ticks_ahead(
             took_ns = 0 if base is None else spent_ns + worked.base_ns
             spent_ns = spent_ns if base is None else 0
             yield tick, Ready(prepared=Prepared(encoded=known, base=base), took_ns=took_ns)
-
-
-def _worked(
-    blocks: Iterable[tuple[Tick, ...]], work: Callable[[Sequence[Tick]], _Worked]
-) -> Generator[tuple[tuple[Tick, ...], _Worked]]:
-    """Each block with what was worked out for it, by a thread of its own if torch leaves a core for that.
-
-    The recording is read by the caller's thread: a database may be read by the one alone that opened it.
-    """
-    import torch  # noqa: PLC0415 - there already, with the model
-
-    if torch.get_num_threads() >= len(os.sched_getaffinity(0)):
-        yield from ((block, work(block)) for block in blocks)
-        return
-    with ThreadPoolExecutor(max_workers=1) as beside:
-        begun: deque[tuple[tuple[Tick, ...], Future[_Worked]]] = deque()
-        for block in blocks:
-            begun.append((block, beside.submit(work, block)))
-            if len(begun) > 1:
-                first, coming = begun.popleft()
-                yield first, coming.result()
-        yield from ((block, coming.result()) for block, coming in begun)
 
 
 def _work(

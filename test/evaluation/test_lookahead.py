@@ -33,12 +33,7 @@ def runtime(random_mini):
 def bag(tmp_path_factory) -> Path:
     """Two epochs by a new task, and a camera that is dark for a while."""
     path = tmp_path_factory.mktemp("bags") / "recording"
-    record(path)
-    return path
-
-
-def record(path: Path, storage: str = "mcap") -> None:
-    with BagWriter(path, storage=storage) as out:
+    with BagWriter(path) as out:
         for tick in range(76):
             stamp_ns = START_NS + CONTRACT.tick_offset_ns(tick)
             if tick in (0, 52):
@@ -48,6 +43,7 @@ def record(path: Path, storage: str = "mcap") -> None:
                     out.image(camera.topic, stamp_ns, camera.name, picture(2 * tick + index))
             out.joints(CONTRACT.joint_state_topic, stamp_ns, CONTRACT.joint_names, 0.2 * pose(tick, 6))
             out.array(CONTRACT.command_topic, stamp_ns, 0.2 * pose(tick, 6))
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -74,27 +70,6 @@ def test_work_done_ahead_gives_the_same_log_to_a_millionth(bag, runtime, in_turn
     one, other = score(log), score(in_turn)
     assert one.sigma.mse_trj == pytest.approx(other.sigma.mse_trj, abs=1e-6)
     assert log.bag == in_turn.bag
-
-
-@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
-def test_a_thread_beside_changes_no_bit_and_loses_no_message(storage, tmp_path, bag, runtime, monkeypatch):
-    recording = bag
-    if storage == "sqlite3":
-        recording = tmp_path / "recording"
-        record(recording, storage)
-    logs = []
-    for cores in (1, 2):
-        monkeypatch.setattr("os.sched_getaffinity", lambda _pid, cores=cores: set(range(cores)))
-        monkeypatch.setattr("torch.get_num_threads", lambda: 1)
-        logs.append(replay(recording, contract=CONTRACT, runtime=runtime, options=replace(OPTIONS, ahead=True)))
-    alone, beside = logs
-    assert beside.bag == alone.bag
-    assert beside.policy.details == alone.policy.details
-    assert len(beside.inferences) == len(alone.inferences) > 10
-    for ours, theirs in zip(beside.inferences, alone.inferences, strict=True):
-        np.testing.assert_array_equal(ours.chunk.base_rad, theirs.chunk.base_rad)
-        np.testing.assert_array_equal(ours.chunk.residual_rad, theirs.chunk.residual_rad)
-    np.testing.assert_array_equal(beside.decisions.command_rad, alone.decisions.command_rad)
 
 
 def test_the_model_is_certified_before_it_works_ahead(bag, runtime, monkeypatch):

@@ -111,12 +111,11 @@ class FlowSteps:
         sources = [*core.time_mlp_in.parameters(), *core.time_mlp_out.parameters()]
         sources += [p for norm in norms for p in norm.parameters()]
         made_from = tuple((p.data_ptr(), p._version) for p in sources)  # noqa: SLF001
-        table = self._table  # another thread may put its own there
-        if table is None or (table.batch, table.made_from) != (batch, made_from):
+        if self._table is None or (self._table.batch, self._table.made_from) != (batch, made_from):
             count = core.config.num_inference_steps
             steps = tuple(self._step_modulations(1.0 + i * (-1.0 / count), batch, device) for i in range(count))
-            self._table = table = _StepTable(batch=batch, made_from=made_from, modulations=steps)
-        return table.modulations
+            self._table = _StepTable(batch=batch, made_from=made_from, modulations=steps)
+        return self._table.modulations
 
     def _norms(self) -> list[Any]:
         layers = [
