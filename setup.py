@@ -67,6 +67,7 @@ setup(
         "train": requirements("train"),
         "fleet": requirements("fleet"),
         "rerun": requirements("rerun"),
+        "onnx": requirements("onnx"),
         "test": requirements("test"),
     },
     entry_points={"console_scripts": ["sigma = sigma_ros.cli.main:main"]},

@@ -29,9 +29,11 @@ from sigma_ros.evaluation.fleet import Workers, run_units
 from sigma_ros.evaluation.replay import ReplayOptions
 from sigma_ros.policy.schedule import Schedule
 from sigma_ros.supervisor.limits import SupervisorLimits
-from sigma_ros.values import AdapterSettings
+from sigma_ros.values import ENGINES, AdapterSettings
 
 LIMIT_S = 600.0
+BAG_S = 8
+"""Length of each of the recordings for the workers."""
 CONTRACT = "extends: so101\nname: so101_bench\naction: {source: next_state}\n"
 """The bench's bags hold no commands."""
 
@@ -49,9 +51,9 @@ from sigma_ros.evaluation.replay import replay
 from sigma_ros.evaluation.report.write import write_report
 from sigma_ros.evaluation.scoring.score import score
 from sigma_ros.model.runtime import SigmaRuntime
-bag, contract, ahead, out = sys.argv[1:5]
+bag, contract, ahead, out, engine = sys.argv[1:6]
 contract = load_contract(contract)
-runtime = SigmaRuntime.load("mini", contract=contract, allow_untrained=True, device="cpu")
+runtime = SigmaRuntime.load("mini", contract=contract, allow_untrained=True, device="cpu", engine=engine)
 wall, cpu = time.perf_counter(), time.process_time()
 log = replay(bag, contract=contract, runtime=runtime, options=replace(OPTIONS, ahead=ahead == "True"))
 wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
@@ -61,18 +63,21 @@ print(log.bag.duration_s, wall, cpu, resource.getrusage(resource.RUSAGE_SELF).ru
 """
 
 
-def run(bag: Path, contract: Path, *, ahead: bool, out: str = "") -> tuple[float, float, float, float]:
+def run(
+    bag: Path, contract: Path, *, ahead: bool, out: str = "", engine: str = "plain"
+) -> tuple[float, float, float, float]:
     """Seconds of recording, wall and CPU seconds, peak memory [MB] of a process of its own."""
-    command = [sys.executable, "-c", PROGRAM, str(bag), str(contract), str(ahead), out]
+    command = [sys.executable, "-c", PROGRAM, str(bag), str(contract), str(ahead), out, engine]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     duration_s, wall_s, cpu_s, peak_mb = (float(word) for word in done.stdout.split()[-4:])
     return duration_s, wall_s, cpu_s, peak_mb
 
 
-def one_bag(bag: Path, contract: Path, repetitions: int) -> None:
+def one_bag(bag: Path, contract: Path, repetitions: int, engines: list[str]) -> None:
     print("| | best x real time | CPU seconds for one of recording | peak [MB] |\n| --- | ---: | ---: | ---: |")
-    for way, ahead in {"tick by tick": False, "in groups ahead": True}.items():
-        took = [run(bag, contract, ahead=ahead) for _ in range(repetitions)]
+    ways = {"tick by tick": (False, "plain")} | {f"in groups ahead, {engine}": (True, engine) for engine in engines}
+    for way, (ahead, engine) in ways.items():
+        took = [run(bag, contract, ahead=ahead, engine=engine) for _ in range(repetitions)]
         fastest = max(duration / wall for duration, wall, _, _ in took)
         cpu = min(cpu / duration for duration, _, cpu, _ in took)
         print(f"| {way} | {fastest:.2f} | {cpu:.2f} | {max(peak for *_, peak in took):.0f} |", flush=True)
@@ -120,9 +125,9 @@ def through_nodes(bag: Path, contract: Path, root: Path, repetitions: int) -> No
     print(f"\nthrough the nodes / sigma replay: {ratio:.2f} (asked >= 0.5)")
 
 
-def evaluated(bags: list[Path], contract: Contract, out: Path, workers: int) -> tuple[float, float]:
+def evaluated(bags: list[Path], contract: Contract, out: Path, workers: int, engine: str) -> tuple[float, float]:
     """Seconds until the workers were up, and seconds for the bags from there on."""
-    load = partial(load_runtime, "mini", contract, {"allow_untrained": True, "device": "cpu"})
+    load = partial(load_runtime, "mini", contract, {"allow_untrained": True, "device": "cpu", "engine": engine})
     how = BatchSpec(contract=contract, options=OPTIONS, load=load, out=out, stamp="", pages=False, conditions={})
     ends: list[tuple[float, float]] = []
 
@@ -137,18 +142,24 @@ def evaluated(bags: list[Path], contract: Contract, out: Path, workers: int) -> 
     return first - started, ends[-1][0] - first - (begun - first) / 2
 
 
-def many_bags(bags: list[Path], contract: Contract, root: Path) -> None:
-    print("\n| workers | up after [s] | bags [s] | ratio |\n| ---: | ---: | ---: | ---: |")
+def many_bags(bags: list[Path], contract: Contract, root: Path, engine: str) -> None:
+    print(
+        f"\n| workers, {engine} | up after [s] | bags [s] | ratio | x real time |\n| ---: | ---: | ---: | ---: | ---: |"
+    )
     reference = 0.0
     for workers in (1, 2):
-        up_s, took_s = evaluated(bags, contract, root / f"out_{workers}", workers)
+        up_s, took_s = evaluated(bags, contract, root / f"out_{engine}_{workers}", workers, engine)
         reference = reference or took_s
-        print(f"| {workers} | {up_s:.1f} | {took_s:.1f} | {reference / took_s:.2f} |", flush=True)
+        print(
+            f"| {workers} | {up_s:.1f} | {took_s:.1f} | {reference / took_s:.2f} | {BAG_S * len(bags) / took_s:.2f} |",
+            flush=True,
+        )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=20.0, help="length of the timed recording")
+    parser.add_argument("--engines", nargs="+", default=["plain"], choices=ENGINES)
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--bags", type=int, default=8, help="recordings for the two workers, of 8 s each")
     parser.add_argument("--minutes", type=float, default=0.0, help="length of the long recording for the memory rows")
@@ -159,10 +170,11 @@ def main() -> None:
         fps = load_contract(contract).fps
         bag = write(root / "timed", round(options.seconds * fps), jpeg_quality=90)
         print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {options.seconds:g} s of recording\n")
-        one_bag(bag, contract, options.repetitions)
+        one_bag(bag, contract, options.repetitions, options.engines)
         through_nodes(bag, contract, root, options.repetitions)
-        bags = [write(root / f"bag_{i}", round(8 * fps), jpeg_quality=90) for i in range(options.bags)]
-        many_bags(bags, load_contract(contract), root)
+        bags = [write(root / f"bag_{i}", round(BAG_S * fps), jpeg_quality=90) for i in range(options.bags)]
+        for engine in options.engines:
+            many_bags(bags, load_contract(contract), root, engine)
         if options.minutes:
             print("\n| minutes | peak with report [MB] |\n| ---: | ---: |")
             for minutes in (options.minutes / 10, options.minutes):

@@ -88,7 +88,7 @@ install_torch() {
 }
 
 install_packages() {
-  local groups=(core model arm sim train fleet rerun test dev) arguments=() again=() group
+  local groups=(core model arm sim train fleet rerun onnx test dev) arguments=() again=() group
   [ "$ROS_MODE" != wheels ] || groups+=(ros)
   for group in "${groups[@]}"; do arguments+=(-r "requirements/$group.in"); done
   # a torch of the same version from elsewhere would be kept

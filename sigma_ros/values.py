@@ -7,6 +7,7 @@ Arrays inside a value are read-only; `frozen_array` makes them so.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, UInt8
@@ -203,13 +204,19 @@ class Memory:
     commits: int
 
 
+EngineName = Literal["plain", "cuda_graph", "onnx"]
+"""What runs the model's tensor functions: torch as it is, a CUDA graph of them, or ONNX Runtime."""
+
+ENGINES: tuple[EngineName, ...] = get_args(EngineName)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Certificate:
     """Whether what runs is what was trained, measured on one observation of the robot.
 
     `base_difference`: of the base's chunk, which scale 0 gives, from LeRobot's own `predict_action_chunk`, in
-    normalised numbers; only 0 will do. The `engine`'s chunk is `engine_rad` from the plain one; beyond `bound_rad` the
-    plain model goes on without it.
+    normalised numbers; only 0 will do. Base and residual of the `engine` are `engine_rad` from the plain model's;
+    beyond `bound_rad`, or with an `engine_problem`, the plain model goes on without it.
     """
 
     epoch: int
@@ -218,6 +225,7 @@ class Certificate:
     engine: str = "plain"
     engine_rad: float = 0.0
     bound_rad: float = 0.0
+    engine_problem: str = ""
 
     @property
     def holds(self) -> bool:
@@ -225,13 +233,18 @@ class Certificate:
         return self.base_difference == 0.0
 
     @property
+    def keeps_engine(self) -> bool:
+        """Whether the engine, if there is one, goes on."""
+        return not self.engine_problem and self.engine_rad <= self.bound_rad
+
+    @property
     def line(self) -> str:
         """One sentence for logs and reports."""
         end = f"at epoch {self.epoch}, tick {self.tick}"
         if self.engine != "plain":
-            is_off = self.engine_rad > self.bound_rad
-            end += f"; engine {self.engine}: {self.engine_rad:.1e} rad off, {self.bound_rad:.0e} allowed"
-            end += ", the plain model goes on without it" if is_off else ""
+            found = self.engine_problem or f"{self.engine_rad:.1e} rad off, {self.bound_rad:.0e} allowed"
+            end += f"; engine {self.engine}: {found}"
+            end += "" if self.keeps_engine else ", the plain model goes on without it"
         if self.holds:
             return f"scale 0 equals LeRobot's predict_action_chunk bit for bit {end}"
         return f"REFUSED: scale 0 is {self.base_difference:.1e} off LeRobot's predict_action_chunk {end}"

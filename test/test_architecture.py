@@ -368,7 +368,7 @@ LARGEST_FOLDER = 14
 LARGER_FOLDERS = {
     "sigma_ros/sim": 15,
     "test": 15,
-    "test/model": 21,
+    "test/model": 20,
     "test/nodes": 21,
     "test/supervisor": 20,
     "training": 18,

@@ -17,7 +17,7 @@ from typer.core import TyperCommand
 
 from sigma_ros.errors import UsageError
 from sigma_ros.policy.schedule import REPLAN_TICKS
-from sigma_ros.values import AdapterSettings
+from sigma_ros.values import AdapterSettings, EngineName
 
 if TYPE_CHECKING:
     from sigma_ros.bags.reader import Stamps as StampSource
@@ -41,6 +41,8 @@ Recover = Annotated[
 ]
 _STAMPS = "`log`: take the time of recording, where header stamps are zero or foreign."
 Stamps = Annotated[str, typer.Option("--stamps", metavar="header|log", help=_STAMPS, rich_help_panel=RECORDING)]
+_ENGINE = "What runs the model; the plain one goes on where another is too far off."
+Engine = Annotated[EngineName, typer.Option("--engine", help=_ENGINE, rich_help_panel=MODEL)]
 _SETUP = "Simulated set-up: target (somebody's table), source (the small base's own) or bumped (target, changed)."
 Setup = Annotated[str, typer.Option("--setup", metavar="NAME", help=_SETUP)]
 SETUP = "target"
@@ -134,6 +136,7 @@ class PolicyArguments:
     revision: str | None = option("Hub revision of the base.", MODEL, default=None, metavar="TEXT")
     tokenizer: str | None = option("Tokenizer folder or Hub id.", MODEL, default=None, metavar="PLACE")
     device: str = option("Torch device (cpu, cuda), or auto.", MODEL, default="auto", metavar="NAME")
+    engine: Engine = "plain"
     allow_untrained: bool = switch("Accept a base with random weights.", MODEL)
     seed: int = option("Of the flow noise.", MODEL, default=0, min=0, metavar="N")
     replan_ticks: int = option("Ticks between two chunks.", MODEL, default=REPLAN_TICKS, min=1, metavar="N")
@@ -180,6 +183,7 @@ class PolicyArguments:
 
         return {
             "device": self.device,
+            "engine": self.engine,
             "seed": self.seed,
             "allow_untrained": self.allow_untrained,
             "base": self.base,

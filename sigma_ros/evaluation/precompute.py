@@ -48,9 +48,15 @@ class _Worked:
 
 
 def ticks_ahead(
-    ticks: Iterable[Tick], runtime: "SigmaRuntime", due: Callable[[Window], bool]
+    ticks: Iterable[Tick],
+    runtime: "SigmaRuntime",
+    due: Callable[[Window], bool],
+    certify: Callable[[Window], None],
 ) -> Generator[tuple[Tick, Ready]]:
-    """Each tick with what was worked out ahead for it; nothing for gaps, and a base chunk only where one is `due`."""
+    """Each tick with what was worked out ahead for it; nothing for gaps, and a base chunk only where one is `due`.
+
+    `certify` hears each window that is due before the model works for it: nothing comes of an engine that is refused.
+    """
     from sigma_ros.model.precompute import Ahead  # noqa: PLC0415
     from sigma_ros.model.step import Prepared  # noqa: PLC0415
 
@@ -58,7 +64,7 @@ def ticks_ahead(
     recent: deque[tuple[int, int, EncodedTick]] = deque(maxlen=WINDOW_TICKS)
     spent_ns = 0
     for block in batched(ticks, BLOCK_TICKS):
-        worked = _work(ahead, block, due)
+        worked = _work(ahead, block, due, certify)
         for i, tick in enumerate(block):
             if i not in worked.encoded:
                 yield tick, NOTHING
@@ -72,12 +78,16 @@ def ticks_ahead(
             yield tick, Ready(prepared=Prepared(encoded=known, base=base), took_ns=took_ns)
 
 
-def _work(ahead: "Ahead", block: Sequence[Tick], due: Callable[[Window], bool]) -> _Worked:
+def _work(
+    ahead: "Ahead", block: Sequence[Tick], due: Callable[[Window], bool], certify: Callable[[Window], None]
+) -> _Worked:
     from sigma_ros.model.precompute import Planned  # noqa: PLC0415
 
     windows = {i: tick.item for i, tick in enumerate(block) if isinstance(tick.item, Window)}
     if not windows:
         return _Worked()
+    for window in filter(due, windows.values()):
+        certify(window)
     started_ns = time.perf_counter_ns()
     encoded = dict(zip(windows, ahead.encode(list(windows.values())), strict=True))
     seen_ns = time.perf_counter_ns()

@@ -30,7 +30,7 @@ from sigma_ros.policy.job import Job, PassGap, Proposed, Result, Step, execute
 from sigma_ros.policy.loop import PolicyLoop, PolicySettings
 from sigma_ros.policy.schedule import Schedule
 from sigma_ros.policy.worker import TimedWorker
-from sigma_ros.values import AdapterSettings, Chunk, Telepathy
+from sigma_ros.values import AdapterSettings, Chunk, Telepathy, Window
 
 if TYPE_CHECKING:
     from sigma_ros.model.runtime import SigmaRuntime
@@ -101,7 +101,7 @@ def replay(
             inferred=hooks.inferred,
         )
         prepared = (
-            ticks_ahead(ticks, runtime, lambda window: options.schedule.infers(window.tick))
+            ticks_ahead(ticks, runtime, lambda window: options.schedule.infers(window.tick), model.certify)
             if options.ahead
             else ((tick, NOTHING) for tick in ticks)
         )
@@ -244,13 +244,18 @@ class _Model:
     def run(self, job: Job) -> Result:
         """Executes a job."""
         ready = self.ready
-        if isinstance(job, Step) and not self._certified:
-            self.certificate, self._certified = self._runtime.certify(job.window).line, True
+        if isinstance(job, Step):
+            self.certify(job.window)
         prepared: dict[str, Any] = {} if ready.prepared is None else {"prepared": ready.prepared}
         outcome, state = execute(self._forgotten(job), self._runtime, clock_ns=self._clock_ns, **prepared)
         if isinstance(outcome, Proposed):
             outcome = replace(outcome, host_ns=outcome.host_ns + ready.took_ns)
         return outcome, state
+
+    def certify(self, window: Window) -> None:
+        """Certifies the model on the first window that comes here."""
+        if not self._certified:
+            self.certificate, self._certified = self._runtime.certify(window).line, True
 
     def _forgotten(self, job: Job) -> Job:
         """The job with an empty memory, where the options want it so; window and task stay."""

@@ -118,7 +118,7 @@ class LanguageReader(nn.Module):
         """
         attention = torch.zeros(mask.shape, dtype=self._kind, device=mask.device)
         attention = attention.masked_fill(~mask, _MASKED)[:, None, None, :].expand(-1, 1, mask.shape[1], -1)
-        positions = (torch.cumsum(mask, dim=1) - 1).clamp(min=0)
+        positions = (torch.cumsum(mask.long(), dim=1) - 1).clamp(min=0)
         hidden = embeds.to(self._kind)
         rotation = self.view.rotary_emb(hidden, positions)
         for layer in self.view.layers[:-1]:

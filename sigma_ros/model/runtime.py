@@ -30,11 +30,11 @@ from sigma_ros.model.loading import (
     required_normalisation,
 )
 from sigma_ros.model.normalise import Normalisation, PolicyUnits
-from sigma_ros.model.pi05.backbone import RealTimeChunking
+from sigma_ros.model.pi05.backbone import Engine, RealTimeChunking
 from sigma_ros.model.pi05.engine import (
     BOUND_RAD,
-    GraphEngine,
     difference_from_lerobot,
+    engine_named,
     largest_difference,
     lerobot_batch,
 )
@@ -51,11 +51,22 @@ from sigma_ros.model.step import (
     remember,
     save_state,
     spread,
+    warm_up,
 )
 from sigma_ros.model.telepathy import TelepathyOutput
 from sigma_ros.model.tokens import PADDING, ModelInputBuilder
 from sigma_ros.risk import assess, scale_of
-from sigma_ros.values import AdapterSettings, Certificate, Chunk, LeftOver, Memory, Telepathy, Window, frozen_array
+from sigma_ros.values import (
+    AdapterSettings,
+    Certificate,
+    Chunk,
+    EngineName,
+    LeftOver,
+    Memory,
+    Telepathy,
+    Window,
+    frozen_array,
+)
 
 _OTHER_DRAWS = 7919
 """Between the seeds of several draws of one tick."""
@@ -111,7 +122,7 @@ class SigmaRuntime:
         revision: str | None = None,
         tokenizer: str | None = None,
         rename: Mapping[str, str] = NO_RENAME,
-        engine: str = "plain",
+        engine: EngineName = "plain",
         statistics: Normalisation | None = None,
     ) -> Self:
         """Loads `mini` (ships with the package), a Sigma checkpoint or a base pi0.5: a folder or Hub id.
@@ -127,13 +138,13 @@ class SigmaRuntime:
             revision: Hub revision of what is named: of `base` if that is given, else of `checkpoint`.
             tokenizer: Folder or Hub id of the tokenizer.
             rename: Keys of the contract's cameras in data sets -> the policy's; see `camera_names.policy_keys`.
-            engine: `plain`, or `cuda_graph`.
+            engine: What runs it, if the certificate finds it near enough; exported before the model is given out.
             statistics: Of the data that a bare base is trained on.
 
         Raises:
             SigmaError: it cannot be loaded, or does not fit the contract.
         """
-        graphs = GraphEngine() if engine == "cuda_graph" else None
+        make_engine = engine_named(engine)
         opened = open_checkpoint(
             checkpoint, contract=contract, base=base, revision=revision, rename=rename, statistics=statistics
         )
@@ -146,8 +157,7 @@ class SigmaRuntime:
             allow_untrained=allow_untrained,
             tokenizer=tokenizer,
         )
-        model.backbone.engine = graphs
-        return cls(
+        runtime = cls(
             model,
             contract=contract,
             normalisation=normalisation,
@@ -156,6 +166,10 @@ class SigmaRuntime:
             cameras=opened.cameras,
             relative=opened.base.relative,
         )
+        model.backbone.engine = make_engine(model)
+        if engine == "onnx":
+            warm_up(model)
+        return runtime
 
     def initial_state(self, *, epoch: int, task: str) -> RecurrentState:
         """An empty memory and window for a new epoch."""
@@ -209,35 +223,41 @@ class SigmaRuntime:
 
     @torch.no_grad()
     def certify(self, window: Window) -> Certificate:
-        """Compares the base's chunk of the newest tick with LeRobot's own, and the engine's, if there is one, with it.
+        """Compares the base's chunk of the newest tick with LeRobot's own, and the engine's step with the plain one.
 
-        An engine that is too far off is left; the plain model goes on. Takes as long as the chunks do.
+        An engine that is too far off, or has a problem, is left; the plain model goes on. Takes as long as the chunks.
         """
         backbone, noise, engine = self.model.backbone, self.noise(window), self.model.backbone.engine
         given = self.inputs.model_input(window.newest)
         prompt = backbone.tokenize(window.task, given.state[None].numpy())
-
-        def chunk() -> Float[Tensor, "1 horizon max_dof"]:
-            encoded = self.model.encode(given)
-            return backbone.base_chunk(encoded.patches[None], encoded.seen[None], *prompt, noise)
-
-        fast, backbone.engine = chunk() if engine else None, None
-        plain = chunk()
+        backbone.engine = None
+        encoded = self.model.encode(given)
+        plain = backbone.base_chunk(encoded.patches[None], encoded.seen[None], *prompt, noise)
         batch = lerobot_batch(backbone, given.images, given.seen, *prompt)
         certificate = Certificate(
             epoch=window.epoch,
             tick=window.tick,
             base_difference=difference_from_lerobot(backbone, plain, batch, noise),
         )
-        if engine is None or fast is None:
+        if engine is None:
             return certificate
-        apart_rad = largest_difference(*(self._rad(each, window) for each in (fast, plain)))
-        backbone.engine = engine if apart_rad <= BOUND_RAD else None
-        return replace(certificate, engine=engine.name, engine_rad=apart_rad, bound_rad=BOUND_RAD)
+        apart_rad = largest_difference(self._proposed(window, engine), self._proposed(window, None))
+        certificate = replace(
+            certificate,
+            engine=engine.name,
+            engine_rad=apart_rad,
+            bound_rad=BOUND_RAD,
+            engine_problem=engine.problem,
+        )
+        backbone.engine = engine if certificate.keeps_engine else None
+        return certificate
 
-    def _rad(self, chunk: Float[Tensor, "1 horizon max_dof"], window: Window) -> Float64[Tensor, "horizon dof"]:
-        normalised = _numpy(chunk[0, :, : self.contract.dof])
-        return torch.from_numpy(self.units.denormalise_chunk(normalised, window.newest.positions_rad))
+    def _proposed(self, window: Window, engine: Engine | None) -> Float64[Tensor, "2 horizon dof"]:
+        """Base and residual [rad] by an engine for a window, from an empty memory."""
+        self.model.backbone.engine = engine
+        state = self.initial_state(epoch=window.epoch, task=window.task)
+        chunk = self.step(window, state, commit=False, settings=AdapterSettings(), chunk_id=0)[0].chunk
+        return torch.from_numpy(np.stack([chunk.base_rad, chunk.residual_rad]))
 
     @torch.no_grad()
     def remember(self, window: Window, state: RecurrentState) -> tuple[Telepathy, RecurrentState]:

@@ -242,6 +242,21 @@ def plan(
     return Plan(action=action, baseline=baseline, committed=kept), after
 
 
+def warm_up(model: SigmaTelepathyVLA) -> None:
+    """Plans once on black pictures, so that what an engine makes of the model is made before a robot waits for it."""
+    backbone, cameras, px = model.backbone, model.config.cameras, model.backbone.image_size_px
+    black = ModelInput(
+        tick=0,
+        images=torch.zeros(cameras, px, px, 3, dtype=torch.uint8),
+        seen=torch.ones(cameras, dtype=torch.bool),
+        state=torch.zeros(model.config.dof),
+    )
+    window = (*(PADDING,) * (WINDOW_TICKS - 1), 0)
+    state = advance(model, initial_state(model, epoch=0, task=""), window, lambda _: black)
+    noise = torch.zeros(1, backbone.horizon, backbone.max_dof)
+    plan(model, state, noise=noise, commit=False, baseline_diagnostics=True)
+
+
 @torch.no_grad()
 def remember(model: SigmaTelepathyVLA, state: RecurrentState) -> tuple[TelepathyOutput, bool, RecurrentState]:
     """The commit of `plan` without its actions: telepathy output, whether it was kept, the same state bit for bit."""

@@ -72,6 +72,17 @@ def test_work_done_ahead_gives_the_same_log_to_a_millionth(bag, runtime, in_turn
     assert log.bag == in_turn.bag
 
 
+def test_the_model_is_certified_before_it_works_ahead(bag, runtime, monkeypatch):
+    done = []
+    monkeypatch.setattr(runtime, "certify", lambda window, real=runtime.certify: done.append("certify") or real(window))
+    ahead = pytest.importorskip("sigma_ros.model.precompute").Ahead
+    real = ahead.encode
+    monkeypatch.setattr(ahead, "encode", lambda self, windows: done.append("encode") or real(self, windows))
+    replay(bag, contract=CONTRACT, runtime=runtime, options=replace(OPTIONS, ahead=True))
+    assert done[:2] == ["certify", "encode"]
+    assert done.count("certify") == 1
+
+
 def test_a_robot_without_cameras_is_replayed_supervised_and_scored(random_mini, bag):
     loading = pytest.importorskip("sigma_ros.model.runtime")
     blind = replace(CONTRACT, cameras=())

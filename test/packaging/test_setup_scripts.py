@@ -208,7 +208,7 @@ def test_torch_alone_comes_from_the_index_that_is_named_until_another_is(
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(here / ".venv")], check=True)
     executable(here / ".venv/bin/uv", f'#!/bin/sh\ncase "$*" in *" -e ."*) exit 0;; esac\nexec {UV} "$@"\n')
     (here / "requirements").mkdir()
-    for group in ("core", "model", "arm", "sim", "train", "fleet", "rerun", "test", "dev", "ros"):
+    for group in ("core", "model", "arm", "sim", "train", "fleet", "rerun", "onnx", "test", "dev", "ros"):
         (here / "requirements" / f"{group}.in").write_text("torch\nhelper\n", encoding="utf-8")
     (here / "requirements" / "lock.txt").write_text("torch==1.0\ntorchvision==1.0\nhelper==1.0\n", encoding="utf-8")
     steps = executable(here / "steps.sh", f"set -euo pipefail\n. {SCRIPTS}/setup_steps.sh; install_packages")
@@ -282,9 +282,9 @@ def named(*groups: str) -> set[str]:
 @pytest.mark.parametrize(
     ("folder", "groups"),
     [
-        ("sigma_ros", ("core", "model", "sim", "fleet", "rerun", "arm")),
+        ("sigma_ros", ("core", "model", "sim", "fleet", "rerun", "onnx", "arm")),
         ("training", ("core", "model", "train")),
-        ("test", ("core", "model", "sim", "fleet", "rerun", "arm", "train", "test")),
+        ("test", ("core", "model", "sim", "fleet", "rerun", "onnx", "arm", "train", "test")),
         ("bench", ("core", "model", "sim", "train", "test")),
     ],
 )

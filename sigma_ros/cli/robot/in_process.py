@@ -66,7 +66,11 @@ def drive(options: "ArmOptions", contract: Contract, typed: Callable[[], list[st
     console.print(f"starting the simulated arm with {options.checkpoint}, all in this process")
     console.print(HELP, style="bold")
     runtime = SigmaRuntime.load(
-        options.checkpoint, contract=contract, device=options.device, allow_untrained=options.allow_untrained
+        options.checkpoint,
+        contract=contract,
+        device=options.device,
+        engine=options.engine,
+        allow_untrained=options.allow_untrained,
     )
     loop = Loop(settings=AdapterSettings(), limits=sim_limits(), time_limit_s=LONGEST_S)
     with (

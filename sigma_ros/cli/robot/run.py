@@ -19,6 +19,7 @@ from sigma_ros.cli.options import (
     MODEL,
     SETUP,
     ContractName,
+    Engine,
     GroupedCommand,
     NoBrowser,
     Setup,
@@ -71,6 +72,7 @@ class ArmOptions:
     seed: int = option("With --sim: where the brick lies.", default=0, min=0, metavar="N")
     checkpoint: str = option("`mini`, a Sigma folder or a base.", MODEL, default="mini", metavar="PLACE")
     device: str = option("Torch device, or auto.", MODEL, default="auto", metavar="NAME")
+    engine: Engine = "plain"
     allow_untrained: bool = switch("Accept random weights.", MODEL)
     task: str = option("What to do; the contract's first if empty.", default="", metavar="TEXT")
     preset: Literal["cautious", "research", "slow"] | None = option(
@@ -135,7 +137,8 @@ def planned(options: ArmOptions, contract: "Contract") -> Iterator[tuple[str, li
     from sigma_ros.nodes.shared.parameter_files import camera_devices  # noqa: PLC0415 - help stays fast
 
     common: dict[str, object] = {"contract": options.contract}
-    policy = {"checkpoint": options.checkpoint, "device": options.device, "task": options.task}
+    policy = {"checkpoint": options.checkpoint, "device": options.device, "engine": options.engine}
+    policy["task"] = options.task
     yield "supervisor", _command("supervisor", common | (simulated_limits() if options.sim else {}), options.preset)
     if options.sim:
         yield "simulator", node_command("sim_node", common | {"setup": options.setup, "seed": options.seed})

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, cast
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from sigma_ros.cli.options import SETUP, ContractName, GroupedCommand, Setup, command_of, option, switch, verb
+from sigma_ros.cli.options import (
+    SETUP,
+    ContractName,
+    Engine,
+    GroupedCommand,
+    Setup,
+    command_of,
+    option,
+    switch,
+    verb,
+)
 from sigma_ros.errors import UsageError
 from sigma_ros.policy.schedule import CROSSFADE_STEPS, REPLAN_TICKS, STITCHING, STITCHINGS, Stitching
 
@@ -57,6 +67,7 @@ class SimRequest:
     risk_temperature: float = option("The scale falls as exp(-risk / T).", default=1.0, min=1e-3, max=1e3, metavar="T")
     time_limit_s: float = option("Simulated seconds before an episode has failed.", default=20.0, min=0.5)
     noise_seed: int = option("Of the flow noise.", default=0, min=0)
+    engine: Engine = "plain"
     allow_untrained: bool = switch("Accept random weights.")
     film: Path | None = option(
         "Also a fine GIF of the first episode, all arms side by side.", default=None, metavar="FILE"
@@ -215,7 +226,11 @@ def _load(request: SimRequest, contract: "Contract") -> "SigmaRuntime":
     from sigma_ros.model.runtime import SigmaRuntime  # noqa: PLC0415 - torch: seconds
 
     return SigmaRuntime.load(
-        request.checkpoint, contract=contract, seed=request.noise_seed, allow_untrained=request.allow_untrained
+        request.checkpoint,
+        contract=contract,
+        seed=request.noise_seed,
+        engine=request.engine,
+        allow_untrained=request.allow_untrained,
     )
 
 

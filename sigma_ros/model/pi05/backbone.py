@@ -17,11 +17,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from lerobot.policies.common.flow_matching import euler_integrate
-from lerobot.policies.common.vla_utils import (
-    make_att_2d_masks,
-    prepare_attention_masks_4d,
-    resize_with_pad_torch,
-)
+from lerobot.policies.common.vla_utils import prepare_attention_masks_4d, resize_with_pad_torch
 from lerobot.policies.pi05.modeling_pi05 import PI05Policy
 from numpy import ndarray
 from torch import Tensor, nn
@@ -73,9 +69,10 @@ class Prefix:
 
 
 class Engine(Protocol):
-    """Runs a tensor function, faster than by calling it; see `engine.GraphEngine`."""
+    """Runs a tensor function, faster than by calling it; `problem` says why it cannot. See `engine.engine_named`."""
 
     name: str
+    problem: str
 
     def run(self, name: str, function: Callable[..., Any], *given: Tensor) -> Any:
         """What `function(*given)` gives."""
@@ -216,13 +213,14 @@ class Backbone(nn.Module):
         Present cameras come first, as in the policy, so a missing one changes no bit of the others.
         """
         batch, cameras, patches, width = image_tokens.shape
-        order = torch.argsort((~image_mask).to(torch.int8), dim=1, stable=True)
+        places = torch.arange(cameras, device=image_mask.device)
+        order = torch.argsort(places + cameras * (~image_mask), dim=1)
         seen = torch.gather(image_mask, 1, order)
         ordered = torch.gather(image_tokens, 1, order[:, :, None, None].expand(-1, -1, patches, width))
         embeds = torch.cat([ordered.reshape(batch, cameras * patches, width), self.embed_text(tokens)], dim=1)
         pad_mask = torch.cat([seen.repeat_interleave(patches, dim=1), mask], dim=1)
         self.language_layers.config._attn_implementation = "eager"  # noqa: SLF001
-        positions = torch.cumsum(pad_mask, dim=1) - 1
+        positions = torch.cumsum(pad_mask.long(), dim=1) - 1
         cache = fill_cache(self.language_layers, embeds, _bidirectional(pad_mask), positions)
         return Prefix(cache=cache, mask=pad_mask)
 
@@ -295,4 +293,4 @@ class Backbone(nn.Module):
 
 def _bidirectional(mask: Bool[Tensor, "batch seq"]) -> Float[Tensor, "batch 1 seq seq"]:
     """Additive attention mask: every valid entry sees every valid one, as in the policy's prefix."""
-    return prepare_attention_masks_4d(make_att_2d_masks(mask, torch.zeros_like(mask)))
+    return prepare_attention_masks_4d(mask[:, None, :] & mask[:, :, None])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CUDA graphs of the model's tensor functions, and whether what runs here is what was trained.
+"""What runs the model's tensor functions faster, such as CUDA graphs, and whether what runs here is what was trained.
 
 The graphs were written without a GPU at hand and have never run on one; the certificate compares them with the plain
 model before the first chunk, and the plain model goes on where they differ.
@@ -11,11 +11,13 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from sigma_ros.errors import MachineError
-from sigma_ros.model.pi05.backbone import Backbone
+from sigma_ros.model.pi05.backbone import Backbone, Engine
+from sigma_ros.model.pi05.onnx_engine import OnnxEngine, import_onnxruntime
+from sigma_ros.values import EngineName
 
 BOUND_RAD = 1e-3
 """How far an engine's chunk may be from the plain one: less than a step of the SO-101's encoders (1.5 mrad)."""
@@ -37,6 +39,7 @@ class GraphEngine:
     """
 
     name = "cuda_graph"
+    problem = ""
 
     def __init__(self, capture: "Callable[[Callable[..., Any], tuple[Tensor, ...]], Captured] | None" = None) -> None:
         if capture is None and not torch.cuda.is_available():
@@ -69,6 +72,21 @@ def _cuda_graph(function: Callable[..., Any], given: tuple[Tensor, ...]) -> Capt
     with torch.cuda.graph(graph):
         made = function(*places)
     return graph.replay, places, made
+
+
+def engine_named(name: EngineName) -> Callable[[nn.Module], Engine | None]:
+    """What makes a loaded model's engine; None is the plain model.
+
+    Raises:
+        MachineError: this machine lacks what the engine needs; told before anything is loaded.
+    """
+    if name == "cuda_graph":
+        graphs = GraphEngine()
+        return lambda _: graphs
+    if name == "onnx":
+        import_onnxruntime()
+        return OnnxEngine
+    return lambda _: None
 
 
 def lerobot_batch(

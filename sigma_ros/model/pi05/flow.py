@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from lerobot.policies.common.vla_utils import make_att_2d_masks, prepare_attention_masks_4d
+from lerobot.policies.common.vla_utils import prepare_attention_masks_4d
 from lerobot.policies.pi05.modeling_pi05 import PI05Pytorch
 from torch import Tensor, nn
 from transformers import DynamicCache
@@ -137,10 +137,9 @@ class FlowSteps:
 
     def _context(self, cache: DynamicCache, mask: Bool[Tensor, "batch seq"]) -> _Context:
         batch, horizon, device = mask.shape[0], self._core.config.chunk_size, mask.device
-        suffix = torch.ones(batch, horizon, dtype=torch.bool, device=device)
-        blocks = torch.zeros(batch, horizon, dtype=torch.bool, device=device)
-        seen = torch.cat([mask[:, None, :].expand(-1, horizon, -1), make_att_2d_masks(suffix, blocks)], dim=2)
-        positions = torch.sum(mask, dim=-1)[:, None] + torch.cumsum(suffix, dim=1) - 1
+        suffix = torch.ones(batch, horizon, horizon, dtype=torch.bool, device=device)
+        seen = torch.cat([mask[:, None, :].expand(-1, horizon, -1), suffix], dim=2)
+        positions = torch.sum(mask, dim=-1)[:, None] + torch.arange(horizon, device=device)
         attention = self._expert.layers[0].self_attn
         like = torch.empty(0, dtype=attention.q_proj.weight.dtype, device=device)
         pairs = [

@@ -19,7 +19,6 @@ MODEL: Symbols = {
     "lerobot.lerobot_types": ("TransitionKey",),
     "lerobot.policies.common.flow_matching": ("euler_integrate",),
     "lerobot.policies.common.vla_utils": (
-        "make_att_2d_masks",
         "prepare_attention_masks_4d",
         "resize_with_pad_torch",
     ),

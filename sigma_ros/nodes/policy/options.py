@@ -7,7 +7,7 @@ from pathlib import Path
 from sigma_ros.nodes.shared.parameters import RobotOptions, option
 from sigma_ros.policy.alarm import ALARM_ACTIONS
 from sigma_ros.policy.schedule import CROSSFADE_STEPS, REPLAN_TICKS, STITCHING, STITCHINGS
-from sigma_ros.values import AdapterSettings
+from sigma_ros.values import ENGINES, AdapterSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,9 +37,9 @@ class PolicyOptions(RobotOptions):
         read_only=True,
     )
     engine: str = option(
-        "how the model runs; cuda_graph falls back to plain where its chunk differs by more than 0.001 rad",
+        "what runs the model; the plain one goes on where another differs by more than 0.001 rad",
         default="plain",
-        choices=("plain", "cuda_graph"),
+        choices=ENGINES,
         read_only=True,
     )
     baseline_diagnostics: bool = option(

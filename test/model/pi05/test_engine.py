@@ -13,7 +13,7 @@ from tiny_base import frames, window_at
 from tiny_sigma import TASK, noise_at, sights, tiny_sigma, window_ticks
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from sigma_ros.contract import Contract
 from sigma_ros.errors import MachineError
@@ -98,7 +98,7 @@ def test_an_engine_is_told_in_the_certificate_and_left_where_it_is_off(
     assert certificate.holds
     assert "engine cuda_graph: 0.0e+00 rad off, 1e-03 allowed" in certificate.line
     assert runtime.model.backbone.engine is engine
-    monkeypatch.setattr(engine, "run", lambda _name, function, *given: 0.9 * function(*given))
+    monkeypatch.setattr(engine, "run", lambda _, function, *given: tree_map(lambda made: 0.9 * made, function(*given)))
     off = runtime.certify(seen)
     assert off.holds, "the plain model does"
     assert off.engine_rad > off.bound_rad
