@@ -3,7 +3,7 @@
 
     python -m safety.mutants --out out/mutants                a fixed sample of 10 mutants per module
     python -m safety.mutants --each 0                         all of them (a night)
-    python -m safety.mutants --only ceiling,chunks            some modules; the others' results are kept
+    python -m safety.mutants --only path,chunks               some modules; the others' results are kept
 
 Works on a copy of the repository, so the sources stay as they are. Each mutant is tried with the module's own tests
 and, if it survives, with a small campaign of every adversary. Writes `mutants.json` (with the diff of each survivor)
@@ -154,7 +154,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("out/mutants"))
     options = parser.parse_args(arguments)
-    wanted = options.only.split(",") if options.only else list(MODULES)
+    short = {name.rpartition("/")[2]: name for name in MODULES}
+    if unknown := [name for name in options.only.split(",") if name and name not in short]:
+        parser.error(f"no such module: {', '.join(unknown)}; there are {', '.join(short)}")
+    wanted = [short[name] for name in options.only.split(",")] if options.only else list(MODULES)
     options.out.mkdir(parents=True, exist_ok=True)
     results = options.out / "mutants.json"
     known = json.loads(results.read_text(encoding="utf-8")) if results.exists() else []
