@@ -105,6 +105,7 @@ class World:
             machine.monitor.policy.binding is not None,
             self.faults,
             self.may_guess,
+            self.let_go,
         )
 
 
