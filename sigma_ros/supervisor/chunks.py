@@ -21,6 +21,7 @@ MAX_HORIZON_STEPS = 256
 MAX_TRAINED_DELAY_S = 5.0
 
 _MIN_HORIZON_STEPS = 2
+_LONGEST_DETAIL = 400
 _STAMP_BOUND_NS = 1 << 62
 _PERIOD_TOLERANCE = 0.01
 
@@ -43,8 +44,8 @@ ACCEPTED = Verdict(accepted=True, reason=Reason.OK)
 
 
 def refused(reason: Reason, detail: str = "") -> Verdict:
-    """A refusal with its reason."""
-    return Verdict(accepted=False, reason=reason, detail=detail)
+    """A refusal with its reason; of a long text its beginning."""
+    return Verdict(accepted=False, reason=reason, detail=detail[:_LONGEST_DETAIL])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +98,7 @@ class ChunkCheck:
         ):
             return refused(Reason.CHUNK_MALFORMED, "risk or settings are no numbers")
         if tuple(chunk.joint_names) != self._names:
-            return refused(Reason.CHUNK_NAMES, f"got {', '.join(map(str, chunk.joint_names))}")
+            return refused(Reason.CHUNK_NAMES, f"got {', '.join(str(name)[:80] for name in chunk.joint_names[:24])}")
         return self._shapes(chunk)
 
     def _shapes(self, chunk: Chunk) -> Verdict | None:

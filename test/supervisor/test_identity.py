@@ -184,3 +184,11 @@ def test_a_crowd_of_publishers_is_kept_in_bounded_memory_and_the_first_stays_kno
     room.speak(FIRST)
     assert room.bench.tick().state in FOLLOWING
     assert len(room.bench.last.other_policies) <= 64
+
+
+def test_hostile_names_are_told_in_few_words() -> None:
+    room, long = Room(), "x" * 1_000_000
+    assert len(room.speak(policy(long, robot=long)).text) < 1000
+    wrong = room.speak(policy("first", robot="so101"), joint_names=(long,) * 1000)
+    assert wrong.reason is Reason.CHUNK_NAMES
+    assert len(wrong.text) < 1000
