@@ -277,6 +277,11 @@ def test_an_emergency_stop_does_not_hide_that_joint_states_are_lost() -> None:
     bench.joints = True
     bench.tick(2)
     assert bench.supervisor.reset_stop(bench.now_ns).success
+    bench.joints = False
+    bench.tick(12)
+    assert bench.supervisor.estop().success
+    bench.tick()
+    assert bench.supervisor.reset_stop(bench.now_ns).success, "the next stop has causes of its own"
 
 
 def test_a_stop_for_a_foreign_publisher_is_not_reset_while_it_publishes() -> None:
