@@ -20,9 +20,6 @@ from sigma_ros.evaluation.scoring.verdict import setups_of, verdict_of
 from sigma_ros.policy.schedule import SCORE_STRIDE_TICKS
 
 SCHEMA = "sigma_ros/report/2"
-STUDIES = ("semantics", "latency")
-"""Top-level keys that are null unless they were asked for."""
-
 MEASURED_KEYS = ("timing", "conditions")
 """Top-level keys that may differ between two replays of the same recording."""
 
@@ -31,9 +28,9 @@ def report_document(
     logs: Sequence[ReplayLog],
     scores: Scores,
     conditions: Mapping[str, object],
-    extras: Mapping[str, object] | None = None,
+    latency: object = None,
 ) -> dict[str, object]:
-    """The whole report as plain JSON values, in the order a reader wants; `extras` are optional studies."""
+    """The whole report as plain JSON values, in the order a reader wants; `latency`: rows of late chunks, or None."""
     first = logs[0]
     verdict = verdict_of(logs, scores)
     document = {
@@ -65,7 +62,7 @@ def report_document(
         "bag": _bags(logs),
         "contract": {"name": first.contract.name, "fps": first.contract.fps, "joints": first.contract.joint_names},
         "replay": _replay(logs),
-        **{name: (extras or {}).get(name) for name in STUDIES},
+        "latency": latency,
         "timing": asdict(scores.timing),
         "conditions": dict(conditions),
     }
