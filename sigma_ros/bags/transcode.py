@@ -16,11 +16,12 @@ from jaxtyping import Float64, UInt8
 from numpy import ndarray
 
 from sigma_ros.bags.dataset_facts import check_episode, check_facts, fetcher, original_key, renamed_episode
-from sigma_ros.bags.episode import TASK_TOPIC, Episode
+from sigma_ros.bags.episode import Episode
 from sigma_ros.bags.lerobot import ACTION_KEY, STATE_KEY, LerobotEpisode, read_episode
 from sigma_ros.bags.losses import Losses, refuse_losses
 from sigma_ros.bags.messages import JointMessage, command_value
 from sigma_ros.bags.reader import Bag, BagInfo, Record
+from sigma_ros.bags.topics import TASK_TOPIC
 from sigma_ros.bags.writer import BagWriter
 from sigma_ros.camera_names import NO_RENAME
 from sigma_ros.contract import Camera, Contract
