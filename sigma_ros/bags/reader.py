@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from heapq import merge
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self
 
 from backports import zstd
@@ -167,11 +166,8 @@ class Bag:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> Literal[False]:
+    def __exit__(self, *_: object) -> None:
         self.close()
-        return False
 
     def close(self) -> None:
         """Closes the files; records that were taken stay valid."""

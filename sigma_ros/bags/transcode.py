@@ -9,7 +9,7 @@ their tick, and every picture would be one tick old. The bag's notes say that it
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 from jaxtyping import Float64, UInt8
@@ -288,14 +288,9 @@ class DatasetBag(Bag):
         for camera in contract.cameras:
             picture = row.pictures[camera.name]
             height, width = picture.shape[:2]
-            raw: dict[str, Any] = {
-                "encoding": "rgb8",
-                "height": height,
-                "width": width,
-                "step": 3 * width,
-                "is_compressed": False,
-            }
-            messages.append((camera.topic, ImageMessage(data=picture.reshape(-1), **raw)))
+            shape = {"height": height, "width": width, "step": 3 * width}
+            image = ImageMessage(encoding="rgb8", data=picture.reshape(-1), is_compressed=False, **shape)
+            messages.append((camera.topic, image))
         messages.append((contract.joint_state_topic, JointMessage(contract.joint_names, row.state_rad)))
         if row.action_rad is not None:
             command = command_value(contract.command_type, contract.joint_names, row.action_rad)
