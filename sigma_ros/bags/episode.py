@@ -26,11 +26,11 @@ from sigma_ros.bags.topics import (
 from sigma_ros.contract import COMMAND_TYPES, Camera, Contract
 from sigma_ros.errors import BagError, ContractError
 from sigma_ros.streams.clocks import APART, StreamClocks
-from sigma_ros.streams.frame_clock import JOINTS, FrameClock
+from sigma_ros.streams.frame_clock import FrameClock
 from sigma_ros.streams.images import check_image
 from sigma_ros.streams.joints import JointMerger, JointReach, JointReader, SkewError
 from sigma_ros.streams.samples import JointSample, WaitingSamples
-from sigma_ros.streams.stream import StreamCounters
+from sigma_ros.streams.stream import JOINTS, StreamCounters
 from sigma_ros.values import Gap, Window
 
 FLAG_TYPE = "std_msgs/msg/Bool"

@@ -18,6 +18,9 @@ from sigma_ros.errors import SigmaError
 from sigma_ros.streams.images import Square, decode_resized
 from sigma_ros.values import NS_PER_S
 
+JOINTS = "joints"
+"""What the stream of joint states is called beside the cameras' names."""
+
 LEAST_SPACING = 2 / 3
 """Of a stream's promised period: a message that comes sooner after the one before breaks the promise."""
 
