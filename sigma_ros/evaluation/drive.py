@@ -5,6 +5,7 @@ Where the policy and the supervisor run, in which time and how fast, is up to `w
 """
 
 from collections import Counter, deque
+from collections.abc import Callable
 
 from sigma_ros.bags.episode import Tick
 from sigma_ros.errors import SigmaError
@@ -13,7 +14,7 @@ from sigma_ros.evaluation.recorder import ReplayRecorder
 from sigma_ros.evaluation.supervised import SupervisorGrid
 from sigma_ros.policy.job import Failed, Outcome, Proposed
 from sigma_ros.policy.worker import Worker
-from sigma_ros.values import Gap
+from sigma_ros.values import Chunk, Gap, Telepathy
 
 
 class ReplayDrive:
@@ -23,6 +24,7 @@ class ReplayDrive:
         worker: Executes the policy loop.
         recorder: Takes everything down.
         supervisor: Gets each chunk when it arrives; None leaves it out.
+        inferred: Hears every inference.
     """
 
     def __init__(
@@ -30,6 +32,8 @@ class ReplayDrive:
         worker: Worker,
         recorder: ReplayRecorder,
         supervisor: SupervisorGrid | None,
+        *,
+        inferred: Callable[[Chunk, Telepathy], None] = lambda *_: None,
     ) -> None:
         self.arrivals: list[Arrival] = []
         self.inferences = 0
@@ -37,6 +41,7 @@ class ReplayDrive:
         self._worker = worker
         self._recorder = recorder
         self._supervisor = supervisor
+        self._inferred = inferred
         self._arriving: deque[Outcome] = deque()
         self._now_ns = 0
 
@@ -89,3 +94,4 @@ class ReplayDrive:
         if outcome.published:
             self.arrivals.append(Arrival(chunk=chunk, stamp_ns=outcome.arrival_ns, took_ns=outcome.took_ns))
         self._recorder.inference(chunk, outcome.telepathy, published=outcome.published, host_ns=outcome.host_ns)
+        self._inferred(chunk, outcome.telepathy)

@@ -7,7 +7,7 @@ takes no time here: the chunk of a tick is there at that tick, so results do not
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,11 +27,11 @@ from sigma_ros.evaluation.log import BagFacts, PolicyFacts, ReplayLog, RunFacts
 from sigma_ros.evaluation.precompute import NOTHING, Ready, ticks_ahead
 from sigma_ros.evaluation.recorder import ReplayRecorder
 from sigma_ros.evaluation.supervised import LocalSupervisor, SupervisorGrid
-from sigma_ros.policy.job import Job, Proposed, Result, Step, execute
+from sigma_ros.policy.job import Job, PassGap, Proposed, Result, Step, execute
 from sigma_ros.policy.loop import PolicyLoop, PolicySettings
 from sigma_ros.policy.schedule import Schedule
 from sigma_ros.policy.worker import TimedWorker
-from sigma_ros.values import AdapterSettings, Window
+from sigma_ros.values import AdapterSettings, Chunk, Telepathy, Window
 
 if TYPE_CHECKING:
     from sigma_ros.model.runtime import SigmaRuntime
@@ -46,6 +46,7 @@ class ReplayOptions:
     `stamps` is which time messages have (`bags.reader.open_bag`).
     `ahead` works vision and base chunks out in groups before their turn; the numbers are the same up to rounding.
     `residual_every_tick`: in a replay that takes time, as the policy node's; in lockstep it does nothing.
+    `forget_from` maps an epoch to the tick from which its memory is kept empty: what is the memory worth?
     """
 
     settings: AdapterSettings
@@ -56,16 +57,21 @@ class ReplayOptions:
     strict: bool = False
     recover: bool = False
     stamps: Stamps = "header"
+    forget_from: Mapping[int, int] | None = None
     ahead: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hooks:
-    """What the outside gives a replay: a clock to measure with, a wish to stop, an ear for progress (0 to 1)."""
+    """What the outside gives a replay: a clock to measure with, a wish to stop, an ear for progress (0 to 1).
+
+    `inferred` hears every inference, with what the log does not keep.
+    """
 
     clock_ns: Callable[[], int] = time.perf_counter_ns
     stopped: Callable[[], bool] = lambda: False
     progress: Callable[[float], None] = lambda _: None
+    inferred: Callable[[Chunk, Telepathy], None] = lambda *_: None
 
 
 def replay(
@@ -88,11 +94,12 @@ def replay(
     with open_bag(bag_path, strict=options.strict, recover=options.recover, stamps=options.stamps) as bag:
         ticks = Episode(bag, contract, image_size_px=runtime.image_size_px, task=options.task)
         recorder = recorder_of(bag, contract, runtime, options)
-        model = _Model(runtime, hooks.clock_ns)
+        model = _Model(runtime, options, hooks.clock_ns)
         drive = ReplayDrive(
             TimedWorker(policy_loop(contract, runtime, options, lockstep=True), model.run),
             recorder,
             local_supervisor(contract, options, recorder, hooks.clock_ns),
+            inferred=hooks.inferred,
         )
         prepared = (
             ticks_ahead(ticks, runtime, lambda window: options.schedule.infers(window.tick), model.certify)
@@ -225,13 +232,14 @@ def nothing_inferred(bag: Path, reasons: Counter[str]) -> SigmaError:
 
 
 class _Model:
-    """The model of a replay without a graph, with what was prepared for a tick."""
+    """The model of a replay without a graph: with what was prepared for a tick, and without memory where asked."""
 
-    def __init__(self, runtime: "SigmaRuntime", clock_ns: Callable[[], int]) -> None:
+    def __init__(self, runtime: "SigmaRuntime", options: ReplayOptions, clock_ns: Callable[[], int]) -> None:
         self.ready = NOTHING
         self.certificate = "no chunk was asked for"
         self._certified = False
         self._runtime = runtime
+        self._forget_from = options.forget_from or {}
         self._clock_ns = clock_ns
 
     def run(self, job: Job) -> Result:
@@ -240,7 +248,7 @@ class _Model:
         if isinstance(job, Step):
             self.certify(job.window)
         prepared: dict[str, Any] = {} if ready.prepared is None else {"prepared": ready.prepared}
-        outcome, state = execute(job, self._runtime, clock_ns=self._clock_ns, **prepared)
+        outcome, state = execute(self._forgotten(job), self._runtime, clock_ns=self._clock_ns, **prepared)
         if isinstance(outcome, Proposed):
             outcome = replace(outcome, host_ns=outcome.host_ns + ready.took_ns)
         return outcome, state
@@ -249,3 +257,14 @@ class _Model:
         """Certifies the model on the first window that comes here."""
         if not self._certified:
             self.certificate, self._certified = self._runtime.certify(window).line, True
+
+    def _forgotten(self, job: Job) -> Job:
+        """The job with an empty memory, where the options want it so; window and task stay."""
+        if isinstance(job, PassGap) or job.state is None:
+            return job
+        state = job.state
+        from_tick = self._forget_from.get(state.epoch)
+        if from_tick is None or job.window.tick < from_tick:
+            return job
+        empty = self._runtime.initial_state(epoch=state.epoch, task=state.task)
+        return replace(job, state=replace(state, memory=empty.memory, factors=empty.factors))

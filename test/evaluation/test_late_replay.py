@@ -125,7 +125,7 @@ def test_a_latency_is_written_as_it_is_read():
 def test_the_study_stands_in_the_report(bag):
     rows = [asdict(row(bag, text)) for text in ("0", "100")]
     log = replay(bag, contract=CONTRACT, runtime=StubRuntime(CONTRACT), options=OPTIONS)
-    document = report_document([log], score(log), {}, plain({"clock": "bag", "rows": rows}))
+    document = report_document([log], score(log), {}, {"latency": plain({"clock": "bag", "rows": rows})})
     schema = Draft202012Validator(json.loads(SCHEMA_FILE.read_text()))
     assert [error.message for error in schema.iter_errors(json.loads(to_text(document)))] == []
     assert "Late chunks" in report_page([log], score(log), document)

@@ -49,6 +49,13 @@ class ReplayRequest(PolicyArguments):
     rerun: Path | None = option(
         "Also a recording for the Rerun viewer (of several bags: FILE_NAME).", OUTPUT, default=None, metavar="FILE"
     )
+    semantic: bool = switch("Also: do text and memory matter? Five more replays of each recording.", STUDIES)
+    wrong_text: str | None = option(
+        "The wrong text; where the contract has another task, that one.", STUDIES, default=None, metavar="TEXT"
+    )
+    reworded_text: str | None = option(
+        "The same task in other words; may hold {task}.", STUDIES, default=None, metavar="TEXT"
+    )
     latency: str | None = option(
         "What do late chunks cost? Milliseconds, ~jitter, !spike@share: 0,30,100~20,100!500@0.05; or "
         "`contract`: as `sigma delays` measured.",

@@ -4,7 +4,8 @@
 import json
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -39,6 +40,7 @@ from sigma_ros.evaluation.report.write import (
 from sigma_ros.evaluation.scoring.score import score
 from sigma_ros.evaluation.scoring.scores import Scores, conditions
 from sigma_ros.evaluation.scoring.verdict import verdict_of
+from sigma_ros.evaluation.semantics import CONDITIONS, REWORDED, UNRELATED, Texts, measure
 from sigma_ros.model.runtime import SigmaRuntime
 from sigma_ros.stopping import INTERRUPTED, StopRequest, stop_on_signal
 
@@ -71,9 +73,9 @@ def run(request: ReplayRequest) -> int:
         )
         logs = _replay_all(bags, contract, runtime, options, stop)
         scores = score(*logs, complete=len(logs) == len(bags))
-        latency = _late(request, bags, runtime, options, stop)
+        extras = _studies(request, bags, runtime, options, stop)
         facts = conditions(shlex.join(["sigma", *sys.argv[1:]]), checkpoint=request.checkpoint, contract=contract)
-        paths = write_or_keep(logs, scores, request.out, conditions=facts, force=request.force, latency=latency)
+        paths = write_or_keep(logs, scores, request.out, conditions=facts, force=request.force, extras=extras)
     if request.rerun is not None:
         for log in logs:
             name = request.rerun.stem if len(logs) == 1 else f"{request.rerun.stem}_{log.name}"
@@ -150,24 +152,37 @@ def _latencies(request: ReplayRequest) -> tuple[Latency, ...]:
     return parse_latencies(text, seed=request.seed)
 
 
-def _late(
+def _studies(
     request: ReplayRequest, bags: Sequence[Path], runtime: SigmaRuntime, options: ReplayOptions, stop: StopRequest
-) -> object:
-    """The report's rows of late chunks; None where none were asked for."""
+) -> dict[str, object]:
+    """The optional studies that were asked for, by their keys in the report."""
+    studies: dict[str, object] = {}
+    if request.semantic:
+        texts = Texts(wrong=request.wrong_text or UNRELATED, reworded=request.reworded_text or REWORDED)
+        with _study_progress(CONDITIONS * len(bags), len(bags)) as told:
+            found = measure(bags, runtime=runtime, options=options, texts=texts, progress=told, stopped=stop)
+        studies["semantics"] = found.document()
     latencies = _latencies(request)
-    if not latencies and not request.realtime:
-        return None
-    begun: dict[str, int] = {}
+    if latencies or request.realtime:
+        with _study_progress(max(1, len(latencies)) * len(bags), len(bags)) as told:
+            studies["latency"] = (
+                rows_in_bag_time(bags, latencies, runtime, options, told=told, stopped=stop)
+                if latencies
+                else row_on_the_clock(bags, runtime, options, told=told, stopped=stop)
+            )
+    return studies
+
+
+@contextmanager
+def _study_progress(replays: int, bags: int) -> Iterator[Callable[[str, int, float], None]]:
     with progress() as bar:
-        task = bar.add_task("study", total=float(max(1, len(latencies)) * len(bags)))
+        task = bar.add_task("study", total=float(replays))
+        begun: dict[str, int] = {}
 
         def told(name: str, number: int, share: float) -> None:
-            done = begun.setdefault(name, len(begun)) * len(bags) + number + share
-            bar.update(task, description=name, completed=done)
+            bar.update(task, description=name, completed=begun.setdefault(name, len(begun)) * bags + number + share)
 
-        if latencies:
-            return rows_in_bag_time(bags, latencies, runtime, options, told=told, stopped=stop)
-        return row_on_the_clock(bags, runtime, options, told=told, stopped=stop)
+        yield told
 
 
 def _teller(bar: Progress, task: TaskID, done: int) -> Callable[[float], None]:

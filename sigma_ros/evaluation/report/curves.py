@@ -22,6 +22,8 @@ from sigma_ros.evaluation.report.figures import (
     Figure,
     compact,
     figure_of,
+    interval_dots,
+    zero_line,
 )
 from sigma_ros.evaluation.scoring.metrics import executed
 from sigma_ros.values import NS_PER_S
@@ -203,12 +205,14 @@ def _start_ns(log: ReplayLog) -> int:
     return int(log.ticks.stamp_ns[0]) if len(log.ticks) else 0
 
 
-# Figures of late chunks.
+# Figures of the optional studies in a report: other texts and a cut memory, and late chunks.
 
 
 def study_figures(document: Mapping[str, Any]) -> dict[str, Figure]:
     """By element id; empty where no study was asked for. `document` is the content of `report.json`."""
     figures = {}
+    if document["semantics"]:
+        figures["semantics"] = _semantics(document["semantics"]["effects"])
     if document["latency"]:
         rows = document["latency"]["rows"]
         arms = (("baseline_rmse_deg", "base", BASE), ("sigma_rmse_deg", "Sigma", SIGMA))
@@ -244,3 +248,20 @@ def _late_bars(rows: Sequence[Mapping[str, Any]], unit: str, *series: tuple[str,
     ]
     axis = {"title": {"text": "latency [ms]"}, "type": "category", "automargin": True}
     return figure_of(traces, x="", y=unit, barmode="group", bargap=0.3, xaxis=axis, yaxis={"rangemode": "tozero"})
+
+
+def _semantics(effects: Sequence[Mapping[str, Any]]) -> Figure:
+    shown = [effect for effect in reversed(effects) if effect["name"] != "recorded"]
+    traces = [_intervals(shown, "base", "base", BASE), _intervals(shown, "sigma", "Sigma", SIGMA)]
+    layout: dict[str, Any] = {"height": 240, "scattermode": "group", "hovermode": "closest"}
+    return figure_of(traces, x="change [%]; right is worse", y="", shapes=[zero_line(1)], **layout)
+
+
+def _intervals(effects: Sequence[Mapping[str, Any]], arm: str, name: str, colour: str) -> go.Scatter:
+    rows = [(effect["name"], effect[arm]) for effect in effects if effect[arm]["baseline"]]
+    change = [100.0 * row["relative"] for _, row in rows]
+    low, high = (
+        [at if row[end] is None else 100.0 * row[end] for (_, row), at in zip(rows, change, strict=True)]
+        for end in ("relative_low", "relative_high")
+    )
+    return interval_dots([label for label, _ in rows], change, (low, high), colour, size=10, bars={}, name=name)

@@ -20,6 +20,9 @@ from sigma_ros.evaluation.scoring.verdict import setups_of, verdict_of
 from sigma_ros.policy.schedule import SCORE_STRIDE_TICKS
 
 SCHEMA = "sigma_ros/report/2"
+STUDIES = ("semantics", "latency")
+"""Top-level keys that are null unless they were asked for."""
+
 MEASURED_KEYS = ("timing", "conditions")
 """Top-level keys that may differ between two replays of the same recording."""
 
@@ -28,9 +31,9 @@ def report_document(
     logs: Sequence[ReplayLog],
     scores: Scores,
     conditions: Mapping[str, object],
-    latency: object = None,
+    extras: Mapping[str, object] | None = None,
 ) -> dict[str, object]:
-    """The whole report as plain JSON values, in the order a reader wants; `latency`: rows of late chunks, or None."""
+    """The whole report as plain JSON values, in the order a reader wants; `extras` are optional studies."""
     first = logs[0]
     verdict = verdict_of(logs, scores)
     document = {
@@ -62,7 +65,7 @@ def report_document(
         "bag": _bags(logs),
         "contract": {"name": first.contract.name, "fps": first.contract.fps, "joints": first.contract.joint_names},
         "replay": _replay(logs),
-        "latency": latency,
+        **{name: (extras or {}).get(name) for name in STUDIES},
         "timing": asdict(scores.timing),
         "conditions": dict(conditions),
     }

@@ -62,23 +62,8 @@ def comparison_figure(scores: Scores) -> Figure:
     change, low, high = (
         [100.0 * getattr(value, key) for _, value in rows] for key in ("relative", "relative_low", "relative_high")
     )
-    trace = go.Scatter(
-        x=change,
-        y=[name for name, _ in rows],
-        error_x={
-            "type": "data",
-            "symmetric": False,
-            "array": [end - at for end, at in zip(high, change, strict=True)],
-            "arrayminus": [at - end for end, at in zip(low, change, strict=True)],
-            "thickness": 2,
-            "width": 6,
-            "color": SIGMA,
-        },
-        mode="markers",
-        marker={"size": 11, "color": SIGMA},
-        hovertemplate="%{y}: %{x:+.2f} %<extra></extra>",
-        showlegend=False,
-    )
+    bars = {"thickness": 2, "width": 6}
+    trace = interval_dots([name for name, _ in rows], change, (low, high), SIGMA, size=11, bars=bars, showlegend=False)
     reach = max([abs(float(v)) for v in change] + [1.0]) * 1.6
     return figure_of(
         [trace],
@@ -92,10 +77,40 @@ def comparison_figure(scores: Scores) -> Figure:
     )
 
 
-def zero_line() -> Figure:
+def zero_line(width: int = 2) -> Figure:
     """Where nothing changes."""
-    line = {"color": BASE, "width": 2}
+    line = {"color": BASE, "width": width}
     return {"type": "line", "x0": 0, "x1": 0, "y0": 0, "y1": 1, "yref": "paper", "line": line}
+
+
+def interval_dots(
+    labels: Sequence[str],
+    change: Sequence[float],
+    ends: tuple[Sequence[float], Sequence[float]],
+    colour: str,
+    *,
+    size: int,
+    bars: Mapping[str, object],
+    **more: object,
+) -> go.Scatter:
+    """Changes [%] with their intervals, low and high ends, one row a label; `bars` is the style of the intervals."""
+    low, high = ends
+    return go.Scatter(
+        x=change,
+        y=labels,
+        error_x={
+            "type": "data",
+            "symmetric": False,
+            "array": [end - at for end, at in zip(high, change, strict=True)],
+            "arrayminus": [at - end for end, at in zip(low, change, strict=True)],
+            **bars,
+            "color": colour,
+        },
+        mode="markers",
+        marker={"size": size, "color": colour},
+        hovertemplate="%{y}: %{x:+.2f} %<extra></extra>",
+        **more,
+    )
 
 
 def _range(ends: Sequence[float], reach: float) -> list[float]:

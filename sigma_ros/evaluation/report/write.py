@@ -93,7 +93,7 @@ def write_or_keep(
     *,
     conditions: Mapping[str, object],
     force: bool = False,
-    latency: object = None,
+    extras: Mapping[str, object] | None = None,
 ) -> ReportPaths:
     """As `write_report`, but hours of work are not lost with the disk: a report that is refused goes elsewhere.
 
@@ -101,12 +101,12 @@ def write_or_keep(
         SigmaError: the report could not be written into `out_dir`; the error says where it is instead, if anywhere.
     """
     try:
-        return write_report(logs, scores, out_dir, conditions=conditions, force=force, latency=latency)
+        return write_report(logs, scores, out_dir, conditions=conditions, force=force, extras=extras)
     except UsageError:
         raise
     except SigmaError as error:
         spare = Path(tempfile.mkdtemp(prefix="sigma_report_"))
-        write_report(logs, scores, spare, conditions=conditions, page=False, latency=latency)
+        write_report(logs, scores, spare, conditions=conditions, page=False, extras=extras)
         raise SigmaError(
             error.what, where=error.where, got=error.got, remedy=f"its numbers and chunks were kept in {spare}"
         ) from error
@@ -120,18 +120,18 @@ def write_report(
     conditions: Mapping[str, object] | None = None,
     force: bool = False,
     page: bool = True,
-    latency: object = None,
+    extras: Mapping[str, object] | None = None,
 ) -> ReportPaths:
     """Writes `chunks.parquet`, `report.html` (unless `page` is False) and, last, `report.json` into `out_dir`.
 
-    `latency` are the rows of late chunks, where asked for.
+    `extras` are the documents of optional studies: `semantics`, `latency`.
 
     Raises:
         UsageError: a report is there already and `force` is not set.
         SigmaError: a file could not be written (disk full, no permission); nothing new is left behind.
     """
     refuse_existing(out_dir, force=force)
-    document = report_document(logs, scores, conditions or {}, latency)
+    document = report_document(logs, scores, conditions or {}, extras or {})
     writers: dict[str, Callable[[Path], object]] = {
         CHUNKS: lambda path: write_chunks(logs, path),
         PAGE: lambda path: path.write_text(report_page(logs, scores, document), encoding="utf-8"),
