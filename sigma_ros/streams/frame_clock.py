@@ -68,8 +68,6 @@ class WindowHistory:
         return Window(epoch=frame.epoch, task=task, frames=tuple(frames), mask=mask)
 
 
-__all__ = ["LOOKAHEAD_TICKS", "FrameClock", "StreamCounters"]
-
 LAST_TICK_JITTER_NS = 5_000_000
 """A recording's last tick lies at most this far behind its newest message: jitter of stamps, not another tick."""
 

@@ -24,8 +24,6 @@ JOINTS = "joints"
 LEAST_SPACING = 2 / 3
 """Of a stream's promised period: a message that comes sooner after the one before breaks the promise."""
 
-# What became of the messages that a frame clock was given.
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamCount:
@@ -61,9 +59,6 @@ class StreamCounters:
     def refused(self) -> int:
         """Messages refused in all streams."""
         return sum(sum(count.refused.values()) for count in self.streams.values())
-
-
-__all__ = ["Grid", "Sample", "Stream", "StreamCount", "image_of"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import yaml
 from numpy import ndarray
 
 from sigma_ros.bags.reader import open_bag
+from sigma_ros.bags.topics import camera_topics
 from sigma_ros.border import whole
 from sigma_ros.contract import Contract, Delays
 from sigma_ros.contract_file import load_contract
@@ -35,7 +36,7 @@ def recorded(path: Path, contract: Contract) -> Motion:
     """
     motion, joints = Motion(), JointReader(contract)
     with open_bag(path) as bag:
-        cameras = {place.topic: name for name, place in bag.camera_topics(contract).items()}
+        cameras = {place.topic: name for name, place in camera_topics(bag, contract).items()}
         by_name = {camera.name: camera for camera in contract.cameras}
         state, command = bag.topic(contract.joint_state_topic), bag.topic(contract.action_topic)
         chunks = [topic for topic in bag.info.topics if topic.endswith(_CHUNKS)]
