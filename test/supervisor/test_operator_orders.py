@@ -379,6 +379,17 @@ def test_a_device_let_go_for_a_moment_asks_for_engage_whatever_else_is_wrong_the
     assert bench.engage().success
 
 
+def test_a_fault_that_ends_by_itself_does_not_take_the_place_of_a_reason_that_asks_for_engage() -> None:
+    bench = enabled()
+    bench.supervisor.on_enabling(False, bench.now_ns, source=DEVICE)
+    bench.tick(2)
+    bench.joints = False
+    held(bench, 10)
+    bench.joints = True
+    held(bench, 60)
+    assert (bench.last.state, bench.last.reason) == (State.HOLD, Reason.NOT_ENABLED)
+
+
 def test_a_second_device_does_not_speak_for_the_first() -> None:
     bench = enabled()
     held(bench, 5, devices=(DEVICE, Source(publisher="d", name="/other")))
