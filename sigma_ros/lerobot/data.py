@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from lerobot.utils.constants import ACTION, OBS_STATE
 
+from sigma_ros.bags.lerobot import feature_names
 from sigma_ros.contract import Contract
 from sigma_ros.conventions import DEGREES_REMEDY, of_statistics
 from sigma_ros.errors import ContractError, DatasetError
@@ -35,12 +36,27 @@ def checked_statistics(meta: Any, contract: Contract) -> Normalisation:
         raise ContractError(
             "the data set has other joints", where=where, expected=f"{contract.dof} joints", got=found.state.dof
         )
+    for key in (OBS_STATE, ACTION):
+        _check_names(feature_names(meta.features[key]), contract, f"{where}: {key}")
     units = of_statistics(contract, found)
     if units:
         raise ContractError(
             "the data set cannot be in the contract's units", where=where, got="; ".join(units), remedy=DEGREES_REMEDY
         )
     return found
+
+
+def _check_names(names: tuple[str, ...], contract: Contract, where: str) -> None:
+    """LeRobot's batches have no names: a data set's joints must stand in the contract's order."""
+    known = {name: joint.name for joint in contract.joints for name in (joint.name, *joint.aliases)}
+    if tuple(known.get(name, name) for name in names) != contract.joint_names:
+        raise ContractError(
+            "the data set's joints are not the contract's, one by one",
+            where=where,
+            expected=", ".join(contract.joint_names),
+            got=", ".join(names) or "no names",
+            remedy="sigma preprocess goes by names; or give a contract in this order, or names in meta/info.json",
+        )
 
 
 def _scaling(stats: Mapping[str, Mapping[str, Any]], key: str) -> Scaling:
