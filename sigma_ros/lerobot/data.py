@@ -31,13 +31,13 @@ def checked_statistics(meta: Any, contract: Contract) -> Normalisation:
             got=f"{meta.fps} fps",
             remedy="training.preprocess resamples it; or give a contract with this fps",
         )
+    for key in (OBS_STATE, ACTION):
+        _check_names(meta.features, key, contract, where)
     found = Normalisation(state=_scaling(meta.stats, OBS_STATE), action=_scaling(meta.stats, ACTION))
     if found.state.dof != contract.dof:
         raise ContractError(
             "the data set has other joints", where=where, expected=f"{contract.dof} joints", got=found.state.dof
         )
-    for key in (OBS_STATE, ACTION):
-        _check_names(feature_names(meta.features[key]), contract, f"{where}: {key}")
     units = of_statistics(contract, found)
     if units:
         raise ContractError(
@@ -46,13 +46,17 @@ def checked_statistics(meta: Any, contract: Contract) -> Normalisation:
     return found
 
 
-def _check_names(names: tuple[str, ...], contract: Contract, where: str) -> None:
+def _check_names(features: Mapping[str, Mapping[str, Any]], key: str, contract: Contract, where: str) -> None:
     """LeRobot's batches have no names: a data set's joints must stand in the contract's order."""
+    if key not in features:
+        got, remedy = ", ".join(features), "sigma preprocess --rename actions=action reads other names"
+        raise DatasetError(f"the data set has no {key}", where=where, got=got, remedy=remedy)
+    names = feature_names(features[key])
     known = {name: joint.name for joint in contract.joints for name in (joint.name, *joint.aliases)}
     if tuple(known.get(name, name) for name in names) != contract.joint_names:
         raise ContractError(
             "the data set's joints are not the contract's, one by one",
-            where=where,
+            where=f"{where}: {key}",
             expected=", ".join(contract.joint_names),
             got=", ".join(names) or "no names",
             remedy="sigma preprocess goes by names; or give a contract in this order, or names in meta/info.json",

@@ -25,10 +25,11 @@ def meta(
     without: tuple[str, ...] = (),
     names: Any = JOINTS,
     actions: Any = JOINTS,
+    action_key: str = "action",
 ) -> Any:
     """What LeRobot says of a data set, as far as it is asked."""
     known = {name: scale * value.numpy() for name, value in statistics(dof).items() if name not in without}
-    features = {"observation.state": {"names": names}, "action": {"names": actions}}
+    features = {"observation.state": {"names": names}, action_key: {"names": actions}}
     stats = {"observation.state": known, "action": known}
     return SimpleNamespace(repo_id="a/set", fps=fps, stats=stats, features=features)
 
@@ -43,6 +44,8 @@ def meta(
         ({"names": JOINTS[::-1]}, r"one by one.*observation\.state.*got: gripper, wrist_roll"),
         ({"actions": JOINTS[::-1]}, r"one by one.*: action"),
         ({"names": None}, "one by one.*no names"),
+        ({"names": JOINTS + JOINTS}, "one by one"),
+        ({"action_key": "actions"}, "has no action.*actions.*--rename actions=action"),
         ({"names": [f"motor_{i}" for i in range(6)]}, "one by one.*motor_0"),
     ],
 )
