@@ -40,6 +40,15 @@ Examples: the shipped model. `out/mini/model` takes the place of `sigma_ros/asse
     python -m training.train --base_model_id mini --start_from out/missed/checkpoint --train_parts residual \
         --dataset_dir data/missed_shards --output_dir out/smooth --batch_size 16 --gradient_accumulation_steps 1 \
         --max_steps 1 --learning_rate 0 --phase_step 4 --hide_motion 0.3 --smoothed_steps 11
+
+A base that must look (tried and not good enough, docs/results.md): demonstrations in which the pose does not give the
+goal away, and joints in the prompt that are off or hidden.
+
+    python -m training.preprocess --simulated source --count 400 --seed 7000 --disturb 0.15 --missed 0.5 \
+        --image-size 112 --hold-out-every 20 --out data/doubted_shards
+    python -m training.toy.pretrain_mini --dataset_dir data/doubted_shards --output_dir out/doubted --max_steps 900 \
+        --init_model mini --trained expert --tick_stride 10 --state_noise 0.2 --hide_state 0.3 --draws 4 \
+        --learning_rate 7e-4 --warmup_steps 50 --augment 0
 """
 
 import argparse
