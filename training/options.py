@@ -74,7 +74,7 @@ class TrainOptions:
         phase_step: Phases of the stride are multiples of it; 16 has one phase and the smallest cache.
         noise_seed: Of the base chunks' noise; runs that share it share a cache.
         residual_steps: Steps of the chunk that the residual corrects; else all of them.
-        smoothed_steps: Steps of a parabola that takes the trembling out of base and residual together, an odd number.
+        smoothed_steps: Width of a smoothing that takes the trembling out of base and residual together, an odd number.
         late_ticks: Largest latency that is drawn for a window: the chunk's steps behind it are what is executed.
         base_age_ticks: Oldest base chunk on which a renewed residual is trained; needs a small phase_step.
         start_from: Checkpoint on the same base whose heads and adapters the run begins with, where they fit.

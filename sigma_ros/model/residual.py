@@ -6,17 +6,16 @@ chunk) hold their last step behind the steps they have: an arm that runs late is
 of each branch starts at zero, so an untrained Sigma equals its base.
 
 With `smoothed_steps` above 1 the residual also takes the trembling out of the chunk: r = S(base + r') - base, where r'
-is the sum above and S the least-squares parabola over so many steps (Savitzky and Golay 1964). A chunk lies ahead, so
-nothing is delayed; a scale of 0 is still the base.
+is the sum above and S reads at each step the straight line through the steps around it, weighted by a Gaussian
+(Cleveland 1979) that grows with the step, for later ones tremble more. A chunk lies ahead, so nothing is delayed; a
+scale of 0 is still the base.
 """
 
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from scipy.signal import savgol_filter
 from torch import Tensor, nn
 
 from sigma_ros.model.settings import BRANCHES, SigmaConfig
@@ -26,8 +25,9 @@ _NEIGHBOURS = 2
 _BASE_GAIN = 4.0
 _WAVES = 10
 _AGE_TICKS = 16.0
+_GROWN_AT_STEP = 16
 """The late branch sees this many base steps to either side, times a gain; cosines of the step up to this number;
-the base's age in units of this many ticks."""
+the base's age in units of this many ticks; from this step on the smoothing has its whole width."""
 
 DIFFERENCE_GAIN = 4.0
 """Brings the second differences of a trembling chunk (about 1/20 in normalised actions) nearer to its actions' size."""
@@ -230,10 +230,17 @@ def _held(steps: Float[Tensor, "batch steps dof"], horizon: int) -> Float[Tensor
 
 
 def smoothing(horizon: int, steps: int) -> Float[Tensor, "horizon horizon"]:
-    """S of the module's head: row h is the parabola through the `steps` nearest steps, read at h."""
+    """S of the module's head: three standard deviations of its Gaussian are 0 at step 0 and `steps` in the end."""
     if steps == 1:
         return torch.eye(horizon)
-    return torch.from_numpy(savgol_filter(np.eye(horizon), steps, polyorder=2, axis=0)).float()
+    step = torch.arange(horizon, dtype=torch.float64)
+    width = steps / 3 * (step / _GROWN_AT_STEP).clamp(1e-3, 1.0)
+    away = step - step[:, None]
+    weights = torch.exp(-0.5 * (away / width[:, None]).square())
+    mean, spread = ((weights * away**power).sum(dim=1, keepdim=True) for power in (1, 2))
+    line = weights * (spread - mean * away)
+    alone = spread < 1e-6
+    return torch.where(alone, torch.eye(horizon, dtype=torch.float64), line / line.sum(dim=1, keepdim=True)).float()
 
 
 def head_parameters(config: SigmaConfig) -> int:

@@ -67,7 +67,7 @@ class SigmaConfig:
         chunk_steps: Steps of the chunk branch.
         trajectory_steps: Steps of the trajectory branch; its last correction is held behind them.
         residual_steps: Steps of the late branch, which the residual was trained on; its last one is held likewise.
-        smoothed_steps: Steps of the local parabola through base and residual together, an odd number; 1: none.
+        smoothed_steps: Widest part of the smoothing of base and residual together, an odd number; 1: none.
         trained_delay_s: Delay from a picture to its chunk for which the residual was trained [s]; 0: for none.
         corrected_joints: Joints that may be corrected; the others always keep the base's actions.
         use_memory: Off: every update starts from an empty memory.

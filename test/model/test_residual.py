@@ -8,7 +8,6 @@ import pytest
 import torch
 from hypothesis import given as whatever
 from hypothesis import strategies as st
-from scipy.signal import savgol_filter
 from tiny_sigma import sights, tiny_sigma
 
 from sigma_ros.model.checkpoint.folder import load_trained, open_manifest, save_checkpoint
@@ -67,18 +66,26 @@ def test_behind_the_trained_steps_the_last_correction_is_held(steps: int) -> Non
     torch.testing.assert_close(residual[:, steps:], held)
 
 
-def test_smoothing_takes_the_trembling_out_of_the_sum_and_leaves_parabolas_and_other_joints_alone() -> None:
+def test_smoothing_takes_the_trembling_out_of_the_sum_and_leaves_lines_and_other_joints_alone() -> None:
     corrected = (True,) * 5 + (False,)
     plain, smooth = (tiny_sigma(corrected_joints=corrected, smoothed_steps=steps) for steps in (1, 11))
     state, base = given(plain)
     before, after = (base + m.correct(believed(m), state, base).composite.detach() for m in (plain, smooth))
-    expected = torch.from_numpy(savgol_filter(before.numpy(), 11, polyorder=2, axis=1))
-    torch.testing.assert_close(after[..., :5], expected[..., :5], rtol=0.0, atol=1e-5)
+    torch.testing.assert_close(after[..., :5], (smoothing(50, 11) @ before)[..., :5], rtol=0.0, atol=1e-5)
     torch.testing.assert_close(after[..., 5], base[..., 5], rtol=0.0, atol=0.0)
     step = torch.linspace(-1.0, 1.0, 50)[:, None]
-    parabola = smoothing(50, 11) @ (0.3 + step - 2.0 * step**2)
-    torch.testing.assert_close(parabola, 0.3 + step - 2.0 * step**2, rtol=0.0, atol=1e-5)
+    torch.testing.assert_close(smoothing(50, 11) @ (0.3 + step), 0.3 + step, rtol=0.0, atol=1e-5)
     assert torch.equal(smoothing(50, 1), torch.eye(50))
+
+
+def test_the_smoothing_grows_with_the_step_and_leaves_the_first_one_alone() -> None:
+    torch.testing.assert_close(smoothing(50, 11)[0], torch.eye(50)[0])
+    left = smoothing(50, 11).square().sum(dim=1)  # of the variance of a trembling that knows no step from another
+    assert (left[:17].diff() < 1e-6).all()
+    assert 0.05 < left[16] < 0.15
+    torch.testing.assert_close(left[16:38], left[16].expand(22), rtol=0.05, atol=0.0)
+    alternating = torch.tensor([1.0, -1.0]).repeat(25)[:, None]
+    assert (smoothing(50, 11) @ alternating)[8:-8].abs().max() < 0.1
 
 
 def test_a_step_sees_its_neighbours_and_not_the_far_end() -> None:

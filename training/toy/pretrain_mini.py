@@ -40,6 +40,15 @@ Examples: the shipped model. `out/mini/model` takes the place of `sigma_ros/asse
     python -m training.train --base_model_id mini --start_from out/missed/checkpoint --train_parts residual \
         --dataset_dir data/missed_shards --output_dir out/smooth --batch_size 16 --gradient_accumulation_steps 1 \
         --max_steps 1 --learning_rate 0 --phase_step 4 --hide_motion 0.3 --smoothed_steps 11
+
+A base that must look (tried and not good enough, docs/results.md): demonstrations in which the pose does not give the
+goal away, and joints in the prompt that are off or hidden.
+
+    python -m training.preprocess --simulated source --count 400 --seed 7000 --disturb 0.15 --missed 0.5 \
+        --image-size 112 --hold-out-every 20 --out data/doubted_shards
+    python -m training.toy.pretrain_mini --dataset_dir data/doubted_shards --output_dir out/doubted --max_steps 900 \
+        --init_model mini --trained expert --tick_stride 10 --state_noise 0.2 --hide_state 0.3 --draws 4 \
+        --learning_rate 7e-4 --warmup_steps 50 --augment 0
 """
 
 import argparse
@@ -51,16 +60,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from rich.console import Console
 from torch import Tensor
 
 from sigma_ros.camera_names import policy_keys, seated
 from sigma_ros.contract_file import load_contract
-from sigma_ros.errors import DatasetError
+from sigma_ros.errors import DatasetError, UsageError
 from sigma_ros.model.normalise import Normalisation
 from sigma_ros.model.pi05.backbone import Backbone
 from sigma_ros.model.pi05.flow import flow_noise
+from sigma_ros.model.pi05.folder import open_base_folder
 from sigma_ros.model.pi05.loading import save_base
 from sigma_ros.model.pi05.mini import MINI, build_mini
 from sigma_ros.model.pi05.weights import fill_policy
@@ -73,6 +83,7 @@ from ..data import EpisodeRows, ShardData
 from ..loop import (
     TrainingLog,
     check_same_run,
+    counted_progress,
     load_state,
     optimizer_tensors,
     refuse_nan,
@@ -84,6 +95,10 @@ from ..toy.locate import Locator, Scenes, augmented
 
 _STEP_STREAM = 1
 _NOISE_STREAM = 2
+_STATE_STREAM = 5
+
+_FIXED = {"all": (), "language": (".vision_tower.", ".multi_modal_projector."), "expert": (".paligemma.",)}
+"""Parts of the network that stay as they are, by what is trained: all, all behind the vision, the action expert."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +109,12 @@ class PretrainOptions:
     whose weights the run begins with (empty: random ones). `scenes_dir` is a folder of `training.toy.locate` (empty:
     the flow alone); its task has weight `locate_weight`, `locate_batch` pictures a step and the first `locate_steps`
     alone.
+
+    `tick_stride`: every so many ticks of an episode are samples. `state_noise`: the prompt's joints are off by a normal
+    draw of at most this size (normalised), another size for each sample; `hide_state`: in this share of the samples
+    they are 0. Both keep a policy from following its own pose, which in the closed loop is its own mistake.
+    `trained` is what learns, one of `_FIXED`; vision that does not looks at every sample once (no `augment`, no
+    scenes).
     """
 
     contract: str = "so101"
@@ -113,14 +134,36 @@ class PretrainOptions:
     locate_batch: int = 64
     locate_steps: int = 0
     locate_weight: float = 1.0
+    tick_stride: int = 1
+    state_noise: float = 0.0
+    hide_state: float = 0.0
+    trained: str = "all"
+
+    def __post_init__(self) -> None:
+        if self.trained not in _FIXED:
+            raise UsageError("no such part of the model", expected=", ".join(_FIXED), got=f"--trained {self.trained}")
+        if _FIXED[self.trained] and (self.augment or self.scenes_dir):
+            raise UsageError(
+                "vision that is not trained looks at every picture once",
+                expected="--augment 0 and no --scenes_dir",
+                got=f"--trained {self.trained} --augment {self.augment} --scenes_dir {self.scenes_dir!r}",
+            )
+
+    def doubted(self, states: Float[np.ndarray, "batch dof"], step: int) -> Float[np.ndarray, "batch dof"]:
+        """Normalised states as the prompts of a step carry them: off by some noise, or hidden."""
+        rng = np.random.default_rng([self.seed, _STATE_STREAM, step])
+        size = self.state_noise * rng.uniform(size=(len(states), 1))
+        shown = rng.uniform(size=(len(states), 1)) >= self.hide_state
+        return shown * (states + size * rng.standard_normal(states.shape))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Pictures, normalised states and actions of some ticks."""
+    """Pictures or what the vision tower made of them, normalised states and actions of some ticks."""
 
     mapping: CameraMapping
     images: UInt8[Tensor, "batch cameras h w 3"]
+    patches: Float[Tensor, "batch cameras patches width"] | None = None
     states: Float[np.ndarray, "batch dof"]
     actions: Float[Tensor, "batch horizon dof"]
     tasks: tuple[str, ...]
@@ -131,37 +174,56 @@ class Ticks:
     """Every valid tick with a recorded action of one split, as samples."""
 
     def __init__(
-        self, episodes: tuple[EpisodeRows, ...], normalisation: Normalisation, horizon: int, mapping: CameraMapping
+        self,
+        episodes: tuple[EpisodeRows, ...],
+        normalisation: Normalisation,
+        horizon: int,
+        mapping: CameraMapping,
+        stride: int = 1,
     ) -> None:
         self._episodes = episodes
         self._mapping = mapping
         self._normalisation = normalisation
         self._horizon = horizon
+        self._patches: Tensor | None = None
         self.index = [
             (number, int(row))
             for number, episode in enumerate(episodes)
             for row in np.flatnonzero(episode.valid & episode.acted)
+            if row % stride == 0
         ]
         if not self.index:
             raise DatasetError("no tick to learn from", expected="episodes with valid ticks in this split")
 
     def draw(self, count: int, *, seed: int, step: int) -> Batch:
         """The batch of a step: a function of seed and step alone."""
-        chosen = np.random.default_rng([seed, _STEP_STREAM, step]).integers(len(self.index), size=count)
-        return self.batch([self.index[i] for i in chosen])
+        return self.batch(np.random.default_rng([seed, _STEP_STREAM, step]).integers(len(self.index), size=count))
 
     def spread(self, count: int) -> Batch:
         """Evenly spaced samples, the same at every call."""
-        places = np.linspace(0, len(self.index) - 1, num=min(count, len(self.index)))
-        return self.batch([self.index[int(place)] for place in places])
+        return self.batch(np.linspace(0, len(self.index) - 1, num=min(count, len(self.index))).astype(int))
 
-    def batch(self, chosen: list[tuple[int, int]]) -> Batch:
-        """The given (episode, row) pairs."""
+    @torch.no_grad()
+    def look(self, backbone: Backbone) -> None:
+        """Keeps what the vision tower makes of every sample, in bfloat16; from then on no picture is read."""
+        kept = []
+        with counted_progress() as progress:
+            for places in progress.track(np.array_split(np.arange(len(self.index)), len(self.index) // 16 + 1)):
+                batch = self.batch(places)
+                kept.append(batch.mapping.patches(batch.images, backbone).to("cpu", torch.bfloat16))
+        self._patches = torch.cat(kept)
+
+    def batch(self, places: Int[np.ndarray, " batch"]) -> Batch:
+        """The samples at these places of `index`."""
+        chosen = [self.index[place] for place in places]
         rows = [(self._episodes[number], row) for number, row in chosen]
         actions = np.stack([episode.actions_from(row, self._horizon) for episode, row in rows])
+        seen = self._patches is None
+        frames = [episode.frames(row, row + seen) for episode, row in rows]
         return Batch(
             mapping=self._mapping,
-            images=self._mapping.images(np.concatenate([episode.frames(row, row + 1) for episode, row in rows])),
+            images=self._mapping.images(np.concatenate(frames)),
+            patches=None if self._patches is None else self._patches[places].float(),
             states=self._normalisation.state.normalise(np.stack([episode.states[row] for episode, row in rows])),
             actions=torch.from_numpy(self._normalisation.action.normalise(actions)),
             tasks=tuple(episode.task for episode, _ in rows),
@@ -176,7 +238,7 @@ def read_batch(backbone: Backbone, batch: Batch) -> dict[str, Any]:
     mask = torch.cat([mask for _, mask in pairs])
     longest = int(mask.sum(dim=1).max())
     return {
-        "image_tokens": mapping.patches(batch.images, backbone),
+        "image_tokens": mapping.patches(batch.images, backbone) if batch.patches is None else batch.patches,
         "image_mask": mapping.mask(count, backbone.device),
         "tokens": torch.cat([tokens for tokens, _ in pairs])[:, :longest],
         "mask": mask[:, :longest],
@@ -225,10 +287,17 @@ class PretrainRun:
         self.data = data
         contract = load_contract(options.contract)
         self.backbone = build_mini(contract, options.seed)
+        self.normalisation = data.meta.statistics
         if options.init_model:
-            fill_policy(self.backbone.policy, Path(options.init_model), self.backbone.device)
-        self.backbone.policy.requires_grad_(True).train()  # noqa: FBT003
-        self.parameters = dict(self.backbone.policy.named_parameters())
+            folder = open_base_folder(options.init_model)
+            fill_policy(self.backbone.policy, folder.path, self.backbone.device)
+            self.normalisation = folder.normalisation or self.normalisation
+        self.backbone.policy.train()
+        self.parameters = {
+            name: parameter.requires_grad_(True)  # noqa: FBT003
+            for name, parameter in self.backbone.policy.named_parameters()
+            if not any(part in name for part in _FIXED[options.trained])
+        }
         self.locator: Locator | None = None
         if options.scenes_dir:
             with torch.random.fork_rng(devices=[]):
@@ -241,10 +310,13 @@ class PretrainRun:
         )
         self.step = 0
         cameras = seated(policy_keys(contract), self.backbone.camera_keys, where=f"contract {contract.name}")
-        reading = (data.meta.statistics, self.backbone.horizon, CameraMapping.of(contract, cameras))
+        mapping = CameraMapping.of(contract, cameras)
+        reading = (self.normalisation, self.backbone.horizon, mapping, options.tick_stride)
         self.train = Ticks(data.split(held_out=False), *reading)
         held_out = data.split(held_out=True)
         self.held_out = Ticks(held_out, *reading) if held_out else None
+        if _FIXED[options.trained]:
+            self.train.look(self.backbone)
 
     @property
     def facts(self) -> dict[str, object]:
@@ -264,7 +336,8 @@ class PretrainRun:
             batch = self.train.draw(options.batch_size, seed=options.seed, step=self.step)
             names = batch.names
             images = augmented(batch.images, strength=options.augment, seed=options.seed, step=self.step)
-            losses["loss"] = flow_loss(self.backbone, replace(batch, images=images), options=options, step=self.step)
+            batch = replace(batch, images=images, states=options.doubted(batch.states, self.step))
+            losses["loss"] = flow_loss(self.backbone, batch, options=options, step=self.step)
         if self.locator is not None:
             with autocast(self.backbone, options):
                 losses["locate"] = self.locator.loss(
@@ -333,7 +406,7 @@ class PretrainRun:
             self.backbone,
             folder,
             sizes=MINI,
-            normalisation=self.data.meta.statistics,
+            normalisation=self.normalisation,
             trained=True,
             made_by=made_by,
             weights_dtype=torch.bfloat16,
