@@ -99,7 +99,8 @@ def _looked(model: Resampler, pooled: torch.Tensor, seen: torch.Tensor) -> torch
     hidden = ~seen[..., None].expand(-1, -1, -1, 16).flatten(1)
     queries = model.queries.expand(3, -1, -1)
     for layer in model.layers:
-        look: CrossAttention = layer.attention
+        look = layer.attention
+        assert isinstance(look, CrossAttention)
         own = look.query_norm(queries)
         context = torch.cat([look.token_norm(tokens.flatten(1, 3)), own], dim=1).transpose(0, 1)
         found, _ = functional.multi_head_attention_forward(
