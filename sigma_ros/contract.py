@@ -294,11 +294,16 @@ def joint_name(lerobot: str) -> str:
     return lerobot.removesuffix(".pos").removeprefix("main_")
 
 
+def _told(names: tuple[str, ...]) -> str:
+    """Foreign names for a message, however many and long they are."""
+    return ", ".join(name[:80] for name in names[:24]) + (", ..." if len(names) > 24 else "")
+
+
 def joint_order(joints: tuple[Joint, ...], names: tuple[str, ...]) -> ndarray:
     """See `Contract.joint_order`; names outside the contract are ignored."""
     if len(set(names)) != len(names):
         raise ContractError(
-            "joint names repeat", expected="each name once", got=", ".join(names), remedy="fix the publisher"
+            "joint names repeat", expected="each name once", got=_told(names), remedy="fix the publisher"
         )
     order: list[int] = []
     missing: list[str] = []
@@ -309,7 +314,7 @@ def joint_order(joints: tuple[Joint, ...], names: tuple[str, ...]) -> ndarray:
         elif hits:
             raise ContractError(
                 f"two names mean the joint {joint.name}",
-                got=", ".join(names[i] for i in hits),
+                got=_told(tuple(names[i] for i in hits)),
                 remedy="publish each joint once",
             )
         else:
@@ -318,7 +323,7 @@ def joint_order(joints: tuple[Joint, ...], names: tuple[str, ...]) -> ndarray:
         raise ContractError(
             f"joints are missing: {', '.join(missing)}",
             expected=", ".join(joint.name for joint in joints),
-            got=", ".join(names) or "no names",
+            got=_told(names) or "no names",
             remedy="add the names as aliases in the contract, or fix the publisher",
         )
     return np.array(order, dtype=np.intp)

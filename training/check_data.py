@@ -28,7 +28,7 @@ def check_data(
         CheckpointError: its actions are relative.
         DatasetError: with every other problem.
     """
-    refuse_relative(base)
+    refuse_relative(base.relative, where=base.place.source)
     cameras = seated(camera_keys, base.camera_keys, where=f"contract {contract.name}")
     meta = data.meta
     pairs = {
@@ -52,16 +52,16 @@ def check_data(
     return cameras
 
 
-def refuse_relative(base: BaseFolder) -> None:
-    """Refuses a base that nothing can be trained on.
+def refuse_relative(relative: object, *, where: str) -> None:
+    """Refuses a base that nothing can be trained on; `relative` are its joints with relative actions, None: none.
 
     Raises:
         CheckpointError: its actions are relative.
     """
-    if base.relative is not None:
+    if relative is not None:
         raise CheckpointError(
             "Sigma cannot be trained on a policy with relative actions",
-            where=base.place.source,
+            where=where,
             expected="use_relative_actions false: the residual is learnt between chunks of absolute actions",
             remedy="it runs as a base (sigma replay, the nodes); fine-tune an absolute one for Sigma",
         )

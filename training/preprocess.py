@@ -218,7 +218,7 @@ def _image_size_px(args: argparse.Namespace, contract: Contract) -> int:
     from .check_data import refuse_relative  # noqa: PLC0415
 
     opened = open_checkpoint(args.base_model_id, contract=contract, rename=read_rename(args.base_rename))
-    refuse_relative(opened.base)
+    refuse_relative(opened.base.relative, where=args.base_model_id)
     wanted = opened.base.image_size_px
     if args.image_size not in (None, wanted):
         raise UsageError("the base has another picture size", expected=f"--image-size {wanted}", got=args.image_size)

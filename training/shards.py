@@ -3,9 +3,9 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -187,15 +187,28 @@ def _make_folder(options: PreprocessOptions) -> None:
     mark.write_text(wanted, encoding="utf-8")
 
 
+class Shard(NamedTuple):
+    """A finished file, and what is in it; pictures may be left out."""
+
+    arrays: EpisodeArrays
+    path: Path
+    sha256: str
+
+
 def _shards_of(
     source: Source, options: PreprocessOptions, *, lost: Callable[[Mapping[str, int]], None]
-) -> Iterator[tuple[EpisodeArrays, Path, str]]:
+) -> Iterable[Shard]:
     """Each epoch of a source with its file, written now or before; `lost` hears what could not be used."""
-    kept = finished(source, options) or write_shards(source, options)
+    kept = finished(source, options)
+    if kept is None:
+        return write_shards(source, options, lost)
     lost(kept["losses"])
-    for path in (options.out / name for name in kept["shards"]):
-        arrays = read_shard(path)
-        yield arrays, path, content_hash(arrays)
+    return (_kept(options.out / name) for name in kept["shards"])
+
+
+def _kept(path: Path) -> Shard:
+    arrays = read_shard(path)
+    return Shard(arrays, path, content_hash(arrays))
 
 
 def finished(source: Source, options: PreprocessOptions) -> dict[str, Any] | None:
@@ -207,15 +220,20 @@ def finished(source: Source, options: PreprocessOptions) -> dict[str, Any] | Non
     return kept
 
 
-def write_shards(source: Source, options: PreprocessOptions) -> dict[str, Any]:
-    """Writes a source's epochs, one at a time, and what `finished` reads last."""
-    kept: dict[str, Any] = {"source": source.identity, "shards": [], "losses": {}}
-    for epoch, arrays in enumerate(_epochs(source, options, kept["losses"].update)):
-        name = shard_name(source.number, epoch)
-        write_shard(options.out / name, arrays)
-        kept["shards"].append(name)
+def write_shards(
+    source: Source, options: PreprocessOptions, lost: Callable[[Mapping[str, int]], None] = lambda _: None
+) -> list[Shard]:
+    """Writes a source's epochs, one at a time, and what `finished` reads last; the shards come without pictures."""
+    losses: dict[str, int] = {}
+    shards = []
+    for epoch, arrays in enumerate(_epochs(source, options, losses.update)):
+        path = options.out / shard_name(source.number, epoch)
+        sha256 = write_shard(path, arrays)
+        shards.append(Shard(replace(arrays, frames=arrays.frames[:0].copy()), path, sha256))
+    kept = {"source": source.identity, "shards": [shard.path.name for shard in shards], "losses": losses}
     write_text(_done_file(source, options), json.dumps(kept))
-    return kept
+    lost(losses)
+    return shards
 
 
 def _done_file(source: Source, options: PreprocessOptions) -> Path:

@@ -173,7 +173,7 @@ def check_episode(source: LerobotEpisode, contract: Contract) -> None:
 def check_numbers(
     dataset: str, numbers: Sequence[int], contract: Contract, *, revision: str | None, rename: Mapping[str, str]
 ) -> list[str]:
-    """Reads states and actions of some episodes, no pictures, and says what may be in other units than the contract's.
+    """Reads states, actions and tasks of some episodes, no pictures, and says what may not be as the contract has it.
 
     Episodes that cannot be read are left to whoever reads them whole.
 
@@ -183,12 +183,18 @@ def check_numbers(
     keys = needed_keys(contract)[: 1 + (contract.action_source == "command")]
     fetch = fetcher(dataset, revision)
     rows: dict[str, list[ndarray]] = {key: [np.zeros((0, contract.dof))] for key in keys}
+    said: dict[str, None] = {}
     for number in numbers[:: max(1, len(numbers) // _EPISODES_JUDGED)]:
         try:
             source = read_episode(fetch, number, wanted=tuple(original_key(key, rename) for key in keys))
             source = renamed_episode(source, rename)
             for key in keys:
-                rows[key].append(source.features[key][:, contract.joint_order(source.names[key])])
+                order = contract.joint_order(source.names[key])
+                rows[key].append(source.features[key][:, order])
+                if left := [name for place, name in enumerate(source.names[key]) if place not in order]:
+                    said[f"{key}: the contract has no {', '.join(left)}; what they say is left out"] = None
+            if not all(source.tasks):
+                said[f"rows without a task's text take the one before, or the contract's: {contract.tasks[0]}"] = None
         except (SigmaError, KeyError, IndexError):
             continue
     found = {key: values[np.isfinite(values).all(axis=1)] for key in keys if len(values := np.concatenate(rows[key]))}
@@ -200,7 +206,8 @@ def check_numbers(
             got="; ".join(problems),
             remedy=DEGREES_REMEDY,
         )
-    return [f"{key}: {doubt}" for key, values in found.items() if len(values) for doubt in likely(contract, values)]
+    units = [f"{key}: {doubt}" for key, values in found.items() if len(values) for doubt in likely(contract, values)]
+    return [*said, *units]
 
 
 def repeated(episodes: Sequence[LerobotEpisode]) -> list[str]:

@@ -197,8 +197,9 @@ def _read_v3(fetch: Fetch, info: dict[str, Any], index: int, wanted: tuple[str, 
             got=table.num_rows,
             remedy="leave the episode out, or fetch the data set anew",
         )
-    numbers = _parquet(root / "meta" / "tasks.parquet").to_pandas()["task_index"]
-    tasks = {int(number): str(text) for text, number in numbers.items()}
+    listed = _parquet(root / "meta" / "tasks.parquet")
+    texts = listed["task" if "task" in listed.column_names else "__index_level_0__"]  # as pandas stores a table's index
+    tasks = dict(zip(listed["task_index"].to_pylist(), texts.to_pylist(), strict=True))
     videos = {}
     for key, film in films.items():
         start_s, end_s = float(row[f"videos/{key}/from_timestamp"]), row.get(f"videos/{key}/to_timestamp")
@@ -262,7 +263,7 @@ def _episode(
         tasks=tuple(map(str, texts)),
         timestamps_s=table["timestamp"].to_numpy().astype(np.float64).reshape(-1),
         features=numbers,
-        names={key: _names(features.get(key, {})) for key in numbers},
+        names={key: feature_names(features.get(key, {})) for key in numbers},
         videos=videos,
         pictures=pictures,
         keys=tuple(one_line(key, 80) for key in features),
@@ -302,8 +303,8 @@ def _matrix(table: pa.Table, key: str) -> Float64[ndarray, "ticks width"]:
     return np.array(table[key].to_pylist(), dtype=np.float64).reshape(table.num_rows, -1)
 
 
-def _names(feature: dict[str, Any]) -> tuple[str, ...]:
-    """Names of a feature's entries, without LeRobot's ornaments."""
+def feature_names(feature: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of a feature's entries, without LeRobot's ornaments; none where it does not say them."""
     names = feature.get("names")
     names = next(iter(names.values()), None) if isinstance(names, dict) else names
     return tuple(joint_name(str(name)) for name in names) if isinstance(names, list) else ()

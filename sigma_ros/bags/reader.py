@@ -7,6 +7,7 @@ with open_bag("recording") as bag:
 """
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Collection, Generator, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -208,7 +209,7 @@ class Bag:
         wanted = frozenset((*self._types, *self._foreign) if topics is None else topics)
         for topic in sorted(wanted & self._foreign.keys()):
             self._losses.once(*self._foreign[topic])
-        decoders: dict[str, VideoDecoder] = {}
+        decoders: defaultdict[str, VideoDecoder] = defaultdict(VideoDecoder)
         for log_time_ns, topic, data in self._stored(wanted):
             msgtype = self._types[topic]
             try:
@@ -220,8 +221,7 @@ class Bag:
                 continue
             own_ns = log_time_ns if stamp_ns is None or self.stamps == "log" else stamp_ns
             if isinstance(message, VideoPacket):
-                decoder = decoders.setdefault(topic, VideoDecoder())
-                yield from self._pictures(topic, decoder.pictures(message, Taken(log_time_ns, own_ns)))
+                yield from self._pictures(topic, decoders[topic].pictures(message, Taken(log_time_ns, own_ns)))
             else:
                 yield Record(topic, msgtype, log_time_ns, own_ns, message)
         for topic, decoder in decoders.items():

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from lerobot.utils.constants import ACTION, OBS_STATE
 
+from sigma_ros.bags.lerobot import feature_names
 from sigma_ros.contract import Contract
 from sigma_ros.conventions import DEGREES_REMEDY, of_statistics
 from sigma_ros.errors import ContractError, DatasetError
@@ -30,6 +31,8 @@ def checked_statistics(meta: Any, contract: Contract) -> Normalisation:
             got=f"{meta.fps} fps",
             remedy="training.preprocess resamples it; or give a contract with this fps",
         )
+    for key in (OBS_STATE, ACTION):
+        _check_names(meta.features, key, contract, where)
     found = Normalisation(state=_scaling(meta.stats, OBS_STATE), action=_scaling(meta.stats, ACTION))
     if found.state.dof != contract.dof:
         raise ContractError(
@@ -41,6 +44,23 @@ def checked_statistics(meta: Any, contract: Contract) -> Normalisation:
             "the data set cannot be in the contract's units", where=where, got="; ".join(units), remedy=DEGREES_REMEDY
         )
     return found
+
+
+def _check_names(features: Mapping[str, Mapping[str, Any]], key: str, contract: Contract, where: str) -> None:
+    """LeRobot's batches have no names: a data set's joints must stand in the contract's order."""
+    if key not in features:
+        got, remedy = ", ".join(features), "sigma preprocess --rename actions=action reads other names"
+        raise DatasetError(f"the data set has no {key}", where=where, got=got, remedy=remedy)
+    names = feature_names(features[key])
+    known = {name: joint.name for joint in contract.joints for name in (joint.name, *joint.aliases)}
+    if tuple(known.get(name, name) for name in names) != contract.joint_names:
+        raise ContractError(
+            "the data set's joints are not the contract's, one by one",
+            where=f"{where}: {key}",
+            expected=", ".join(contract.joint_names),
+            got=", ".join(names) or "no names",
+            remedy="sigma preprocess goes by names; or give a contract in this order, or names in meta/info.json",
+        )
 
 
 def _scaling(stats: Mapping[str, Mapping[str, Any]], key: str) -> Scaling:

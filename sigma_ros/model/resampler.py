@@ -10,14 +10,19 @@ import math
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import layer_norm, linear, scaled_dot_product_attention
 
 from sigma_ros.model.settings import SigmaConfig
 from sigma_ros.values import WINDOW_TICKS
 
 
 class CrossAttention(nn.Module):
-    """Queries look at tokens and at themselves, so there is always something valid to look at."""
+    """Queries look at tokens and at themselves, so there is always something valid to look at.
+
+    Keys and values are linear in the tokens, of which there are many more than queries: so the key's matrix is applied
+    to the queries and the value's to what they found, which halves the products. A bias of the keys would change all
+    scores of a query alike, which is no change.
+    """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -36,17 +41,14 @@ class CrossAttention(nn.Module):
     ) -> Float[Tensor, "batch queries inner"]:
         """Masked tokens have weight exactly 0."""
         own = self.query_norm(queries)
-        context = torch.cat([self.token_norm(tokens), own], dim=1)
+        context = torch.cat([self.token_norm(tokens), own], dim=1)[:, None]
         visible = torch.cat([mask, mask.new_ones(own.shape[:2])], dim=1)[:, None, None, :]
-        key, value = self._split(self.to_key_value(context), parts=2)
-        (query,) = self._split(self.to_query(own), parts=1)
-        mixed = scaled_dot_product_attention(query, key, value, attn_mask=visible)
-        return self.to_output(mixed.transpose(1, 2).flatten(2))
-
-    def _split(self, packed: Tensor, *, parts: int) -> tuple[Tensor, ...]:
-        batch, length, width = packed.shape
-        heads = packed.reshape(batch, length, parts, self.heads, width // (parts * self.heads))
-        return heads.permute(2, 0, 3, 1, 4).unbind(0)
+        to_key, to_value = self.to_key_value.weight.view(2, self.heads, -1, context.shape[-1])
+        query = self.to_query(own).unflatten(2, (self.heads, -1))
+        asked = torch.einsum("bqhd,hdw->bhqw", query, to_key).flatten(1, 2)[:, None]
+        found = scaled_dot_product_attention(asked, context, context, attn_mask=visible, scale=query.shape[-1] ** -0.5)
+        mixed = torch.einsum("bhqw,hdw->bqhd", found[:, 0].unflatten(1, (self.heads, -1)), to_value)
+        return self.to_output(mixed.flatten(2) + self.to_key_value.bias.chunk(2)[1])
 
 
 class ResamplerLayer(nn.Module):
@@ -108,8 +110,10 @@ class Resampler(nn.Module):
     ) -> Float[Tensor, "batch queries inner"]:
         """What the queries found; image tokens that were not seen do not count at all, whatever they hold."""
         pooled = torch.where(seen[..., None, None], pooled, 0.0)
-        tokens = self.to_inner(self.token_norm(pooled))
-        tokens = tokens + self.time[None, :, None, None] + self.camera[None, None, :, None] + self.place
+        gain, shift, project = self.token_norm.weight, self.token_norm.bias, self.to_inner
+        even = layer_norm(pooled, gain.shape)  # gain and shift go into the projection: no gradient goes to the tokens
+        tokens = linear(even, project.weight * gain, project.bias + project.weight @ shift)
+        tokens = tokens + (self.time[:, None, None] + self.camera[:, None] + self.place)
         mask = seen[..., None].expand(*seen.shape, pooled.shape[3]).flatten(1)
         queries = self.queries.expand(pooled.shape[0], -1, -1)
         for layer in self.layers:

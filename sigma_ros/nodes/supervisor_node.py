@@ -10,6 +10,7 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -29,18 +30,18 @@ from sigma_ros.supervisor.limits import SupervisorLimits
 def take_priority(level: int) -> str:
     """Gives the calling thread SCHED_FIFO at `level` (1..99, 0: leaves it), else a better niceness; says what it got.
 
-    The middleware's threads hold locks that this one waits for, so they get a better niceness: before other programs,
-    but a flood of messages does not run before everything else.
+    The middleware's threads hold locks that this one waits for, so they run before other programs too, one level below:
+    with a niceness of -10 they waited for a processor at load 25, and this thread for them, for up to 1.3 s.
     """
     if level == 0:
         return "ordinary scheduling, as asked"
     try:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(level))
+        for thread in {int(name) for name in os.listdir("/proc/self/task")} - {threading.get_native_id()}:
+            with suppress(ProcessLookupError):
+                os.sched_setscheduler(thread, os.SCHED_FIFO, os.sched_param(max(1, level - 1)))
     except (OSError, AttributeError):
         return _better_niceness()
-    for thread in (int(name) for name in os.listdir("/proc/self/task")):
-        if thread != threading.get_native_id():
-            _better_niceness(thread)
     return f"real-time scheduling, SCHED_FIFO {level}"
 
 
@@ -50,9 +51,9 @@ def freeze_garbage() -> None:
     gc.freeze()
 
 
-def _better_niceness(thread: int = 0) -> str:
+def _better_niceness() -> str:
     try:
-        os.setpriority(os.PRIO_PROCESS, thread, -10)
+        os.setpriority(os.PRIO_PROCESS, 0, -10)
     except (OSError, AttributeError):
         return "ordinary scheduling: the system permits nothing else (docs/safety.md)"
     return "niceness -10: the system does not permit real-time scheduling"

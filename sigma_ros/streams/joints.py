@@ -9,6 +9,8 @@ from sigma_ros.contract import Contract, Part
 from sigma_ros.errors import ContractError
 
 _WILD_SHARE = 0.2
+_MOST_NAMES = 1000
+"""A message with more is not looked at: to find the contract's joints among 100,000 names takes half a second."""
 
 
 class SkewError(ContractError):
@@ -83,8 +85,10 @@ class JointReader:
         """A read-only copy of the contract's joints; others are left out.
 
         Raises:
-            ContractError: names repeat or are missing, do not match the values, or a value is not finite.
+            ContractError: names repeat, are missing or too many, do not match the values, or a value is not finite.
         """
+        if len(names) > _MOST_NAMES:
+            raise ContractError("a message has too many names", expected=f"at most {_MOST_NAMES}", got=len(names))
         if len(names) != len(values):
             raise ContractError("names and positions differ in number", expected=len(names), got=len(values))
         if names != self._names or not self._names:

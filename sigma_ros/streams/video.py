@@ -54,6 +54,7 @@ class VideoDecoder:
 
     def __init__(self) -> None:
         self._context: Any = None
+        self._to_rgb = _ToRgb()
         self._taken: dict[int, Taken] = {}
         self._packets = 0
 
@@ -93,7 +94,7 @@ class VideoDecoder:
         for frame in frames:
             taken = self._taken.pop(frame.pts, None)
             if taken is not None:
-                yield taken, _message(frame)
+                yield taken, _message(self._to_rgb(frame))
         while len(self._taken) > _MOST_WAITING:
             del self._taken[next(iter(self._taken))]
 
@@ -107,8 +108,19 @@ def _is_key(codec: str, data: bytes) -> bool:
     return any((head & 31 if codec == "h264" else head >> 1 & 63) in wanted for head in heads)
 
 
-def _message(frame: Any) -> ImageMessage:
-    pixels = frame.to_ndarray(format="rgb24")
+class _ToRgb:
+    """Pixels of a film's frames; one converter for all of them, for PyAV's own is made anew for each."""
+
+    def __init__(self) -> None:
+        from av.video.reformatter import VideoReformatter  # noqa: PLC0415 - a heavy library, for videos only
+
+        self._converter = VideoReformatter()
+
+    def __call__(self, frame: Any) -> UInt8[ndarray, "h w 3"]:
+        return self._converter.reformat(frame, format="rgb24").to_ndarray()
+
+
+def _message(pixels: UInt8[ndarray, "h w 3"]) -> ImageMessage:
     height, width, _ = pixels.shape
     return ImageMessage(
         encoding="rgb8", height=height, width=width, step=3 * width, data=pixels.reshape(-1), is_compressed=False
@@ -137,7 +149,7 @@ def video_pictures(part: VideoPart, wanted_s: Float64[ndarray, " ticks"]) -> Ite
     Raises:
         DatasetError: the video cannot be read, ends early, or has no picture at a time.
     """
-    given = 0
+    given, to_rgb = 0, _ToRgb()
     with _film(part) as (container, stream):
         if part.start_s > 0.0 and stream.time_base is not None:
             container.seek(int(part.start_s / stream.time_base), stream=stream)
@@ -146,13 +158,13 @@ def video_pictures(part: VideoPart, wanted_s: Float64[ndarray, " ticks"]) -> Ite
             if frame.time is None:
                 raise DatasetError("the video's pictures have no times", where=part.file)
             while given < len(wanted_s) and frame.time >= wanted_s[given]:
-                yield _at(before, frame, wanted_s[given], part).to_ndarray(format="rgb24")
+                yield to_rgb(_at(before, frame, wanted_s[given], part))
                 given += 1
             if given == len(wanted_s):
                 return
             before = frame
         while before is not None and given < len(wanted_s) and _distance_s(before, wanted_s[given]) <= TOLERANCE_S:
-            yield _at(before, before, wanted_s[given], part).to_ndarray(format="rgb24")
+            yield to_rgb(_at(before, before, wanted_s[given], part))
             given += 1
         if given == len(wanted_s):
             return

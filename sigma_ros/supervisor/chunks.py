@@ -6,6 +6,7 @@ The checks trust nothing about the value: whatever is in its fields, the answer 
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -14,12 +15,13 @@ from numpy import ndarray
 from sigma_ros.contract import Contract
 from sigma_ros.supervisor.limits import SupervisorLimits
 from sigma_ros.supervisor.reasons import Reason
-from sigma_ros.values import NS_PER_S, Chunk, frozen_array
+from sigma_ros.values import NS_PER_S, AdapterSettings, Chunk, frozen_array
 
 MAX_HORIZON_STEPS = 256
 MAX_TRAINED_DELAY_S = 5.0
 
 _MIN_HORIZON_STEPS = 2
+_LONGEST_DETAIL = 400
 _STAMP_BOUND_NS = 1 << 62
 _PERIOD_TOLERANCE = 0.01
 
@@ -42,8 +44,8 @@ ACCEPTED = Verdict(accepted=True, reason=Reason.OK)
 
 
 def refused(reason: Reason, detail: str = "") -> Verdict:
-    """A refusal with its reason."""
-    return Verdict(accepted=False, reason=reason, detail=detail)
+    """A refusal with its reason; of a long text its beginning."""
+    return Verdict(accepted=False, reason=reason, detail=detail[:_LONGEST_DETAIL])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,16 +84,21 @@ class ChunkCheck:
             return refused(Reason.CHUNK_MALFORMED, f"{type(error).__name__}: {error}")
 
     def _present(self, chunk: Chunk) -> Verdict | None:
-        counts = (chunk.chunk_id, chunk.epoch, chunk.tick)
+        counts = (chunk.chunk_id, chunk.epoch, chunk.tick, chunk.crossfade_steps)
         times = (chunk.stamp_ns, chunk.step_period_ns, chunk.observation_age_ns, chunk.inference_ns)
         numbers = (*counts, *times)
         if not all(isinstance(n, int) and abs(n) < _STAMP_BOUND_NS for n in numbers):
             return refused(Reason.CHUNK_MALFORMED, f"integers expected, got {numbers}")
         for name, array in (("base", chunk.base_rad), ("residual", chunk.residual_rad)):
-            if not isinstance(array, np.ndarray) or array.dtype != np.float64:
+            if type(array) is not np.ndarray or array.dtype != np.float64:
                 return refused(Reason.CHUNK_MALFORMED, f"{name} is not an array of float64")
+        risk = chunk.risk
+        if not isinstance(chunk.settings, AdapterSettings) or not all(
+            isinstance(ratio, Real) for ratio in (risk.residual_ratio, risk.factor_ratio, risk.alignment)
+        ):
+            return refused(Reason.CHUNK_MALFORMED, "risk or settings are no numbers")
         if tuple(chunk.joint_names) != self._names:
-            return refused(Reason.CHUNK_NAMES, f"got {', '.join(map(str, chunk.joint_names))}")
+            return refused(Reason.CHUNK_NAMES, f"got {', '.join(str(name)[:80] for name in chunk.joint_names[:24])}")
         return self._shapes(chunk)
 
     def _shapes(self, chunk: Chunk) -> Verdict | None:

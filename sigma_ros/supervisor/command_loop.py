@@ -74,7 +74,18 @@ class CommandLoop:
         self._path = PathFollower(self._guard, self._contract.command_period_ns)
         self._inside_rad = self._way_in = None
         if self.track is not None:
+            self._reach_out_to(self.track.command_rad)
             self.track = self._guard.rest(self.track.command_rad)
+
+    def _reach_out_to(self, pose_rad: Float64[ndarray, " dof"]) -> None:
+        """Widens the limits to an arm that stands outside them, and has it led inside; see `_lead_inside`."""
+        lower, upper = self._motion.lower_rad, self._motion.upper_rad
+        inside = np.clip(pose_rad, lower, upper)
+        if float(np.abs(inside - pose_rad).max()) > ENCODER_COUNT_RAD:
+            self._inside_rad = inside
+            self._govern(
+                replace(self._motion, lower_rad=np.minimum(lower, pose_rad), upper_rad=np.maximum(upper, pose_rad))
+            )
 
     def _govern(self, motion: MotionLimits) -> None:
         """Bounds commands by these limits from now on; imagined courses need not keep clear of anything."""
@@ -115,14 +126,8 @@ class CommandLoop:
         for pose in () if workspace is None else (measured_rad, inside):
             if workspace is not None and workspace.depth_m(pose) > 0.0:
                 return refused(Reason.TOOL_BELOW, f"by {1e3 * workspace.depth_m(pose):.1f} mm")
-        anchor = inside
-        if float(np.abs(inside - measured_rad).max()) > ENCODER_COUNT_RAD:
-            anchor, self._inside_rad = measured_rad, inside
-            lower, upper = self._motion.lower_rad, self._motion.upper_rad
-            self._govern(
-                replace(self._motion, lower_rad=np.minimum(lower, anchor), upper_rad=np.maximum(upper, anchor))
-            )
-        self.track = self._guard.rest(anchor)
+        self._reach_out_to(measured_rad)
+        self.track = self._guard.rest(inside if self._inside_rad is None else measured_rad)
         self._has_commanded = False
         self._ceiling = ScaleLimiter()
         return ACCEPTED

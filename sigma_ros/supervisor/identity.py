@@ -124,7 +124,9 @@ class PolicyWatch:
         self._note(self._chunks, _Heard(source=source, now_ns=now_ns, checkpoint=str(chunk.checkpoint_hash)))
         author = source.author
         if author is not None and author.robot != self._robot:
-            return refused(Reason.CHUNK_ROBOT, f"for {author.robot!r}, this is {self._robot!r}; from {source.label}")
+            return refused(
+                Reason.CHUNK_ROBOT, f"for {author.robot[:80]!r}, this is {self._robot!r}; from {source.label}"
+            )
         return None if self.binding is None else self._judge_bound(self.binding, chunk, source)
 
     def candidate(self, now_ns: int, *, heartbeat_timeout_s: float) -> Binding | Verdict:

@@ -2,6 +2,7 @@
 """What the supervisor knows about the outside, with ages: joints, heartbeats, emergency stop, clocks."""
 
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -243,9 +244,9 @@ class InputMonitor:
         """Who else publishes commands."""
         return refused(Reason.FOREIGN_PUBLISHER, ", ".join(self.foreign)) if self.foreign else None
 
-    def latch_cause(self, reason: Reason, now_ns: int) -> Verdict | None:
-        """Why a stop that was latched for `reason` must stay: its cause, or what would latch it again."""
-        judges_joints = reason.name.startswith("JOINTS") or reason is Reason.TRACKING
+    def latch_cause(self, reasons: Collection[Reason], now_ns: int) -> Verdict | None:
+        """Why a stop that was latched for `reasons` must stay: one of its causes, or what would latch it again."""
+        judges_joints = any(reason.name.startswith("JOINTS") or reason is Reason.TRACKING for reason in reasons)
         return self.estop_fault(now_ns) or self.foreign_fault or (self.joint_fault(now_ns) if judges_joints else None)
 
     def engage_fault(self, now_ns: int) -> Verdict | None:
@@ -269,9 +270,10 @@ class InputMonitor:
         limits = self._limits
         enabling = limits.require_enabling and self.enabling.fault(now_ns, timeout_s=limits.enabling_timeout_s)
         return (
-            self.clock_fault
+            # First, for it is the only one that does not end by itself: another fault must not hide it.
+            enabling
+            or self.clock_fault
             or self.joint_fault(now_ns)
-            or enabling
             or self._policy_fault(now_ns)
             # A late station is waited for, so that the arm has gone only a short way when silence means ESTOP.
             or self.estops.late(now_ns, limit_s=limits.estop_hold_s)

@@ -153,7 +153,7 @@ class SupervisorLimits:
     untracked_joints: tuple[str, ...] = ("gripper", "left_gripper", "right_gripper")
 
     def __post_init__(self) -> None:
-        problems = [text for entry in fields(self) if entry.metadata for text in self._range_problem(entry)]
+        problems = [text for entry in fields(self) for text in self._problem(entry)]
         if not problems:
             problems = self._cross_problems()
         if problems:
@@ -226,10 +226,11 @@ class SupervisorLimits:
         problems = [
             f"{name} cannot be changed, only {', '.join(TIGHTENED)}" for name in changes if name not in TIGHTENED
         ]
+        changed = self if problems else replace(self, **changes)  # type: ignore[arg-type]
         for name, upwards in TIGHTENED.items():
-            old, new = getattr(self, name), changes.get(name)
+            old, new = getattr(self, name), getattr(changed, name)
             in_force = getattr(self, _SWITCHES[name]) if name in _SWITCHES else True
-            if new is not None and in_force and (new < old if upwards > 0 else new > old):
+            if in_force and (new < old if upwards > 0 else new > old):
                 problems.append(f"{name} {new} would loosen {old}")
         if problems:
             raise ContractError(
@@ -237,10 +238,14 @@ class SupervisorLimits:
                 got=" | ".join(problems),
                 remedy="release the arm first",
             )
-        return replace(self, **changes)  # type: ignore[arg-type]
+        return changed
 
-    def _range_problem(self, entry: Any) -> list[str]:
-        value, low, high = getattr(self, entry.name), entry.metadata["low"], entry.metadata["high"]
+    def _problem(self, entry: Any) -> list[str]:
+        value = getattr(self, entry.name)
+        if not entry.metadata:
+            fits = type(value) is type(entry.default)
+            return [] if fits else [f"{entry.name} must be a {type(entry.default).__name__}, got {value!r}"]
+        low, high = entry.metadata["low"], entry.metadata["high"]
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             return [f"{entry.name} must be a finite number, got {value!r}"]
         if not low <= value <= high:

@@ -75,6 +75,7 @@ class StateMachine:
         self.counters = Counters()
         self.pending: SupervisorLimits | None = None
         self.stop_is_published = False
+        self._stopped_for: set[Reason] = set()
         self._authority = Authority()
         self._is_released = False
         self._well_since_ns: int | None = None
@@ -90,6 +91,9 @@ class StateMachine:
         monitor = self.monitor
         now_ns = monitor.now_ns
         self._authority.spend(self.state, now_ns, following=self.is_following, limits=self.limits)
+        if monitor.clock_fault is not None and monitor.clock_fault.reason is Reason.CLOCK_JUMP:
+            monitor.forget_streams()
+            self._abandon()
         if monitor.heartbeat_age_s(now_ns) > self.limits.heartbeat_timeout_s:
             self.stream.forget_order()
         estop = monitor.estop_fault(now_ns)
@@ -169,7 +173,7 @@ class StateMachine:
         self.count("engagements")
         self.monitor.policy.binding = binding
         if binding.chunks is not None and binding.chunks != self.stream.author:
-            self.stream.drop(None)
+            self.stream.drop(self.stream.seen.barrier_ns)
         self._authority.grant(self.monitor.now_ns)
         self._is_released = False
         self.loop.lead = None
@@ -183,14 +187,12 @@ class StateMachine:
     def hold(self, why: Verdict, event: Event = Event.FAULT) -> None:
         """Enters HOLD, or stays there for a newer reason; an operator's reason is kept."""
         self._well_since_ns = None
-        if why.reason is Reason.CLOCK_JUMP:
-            self.monitor.forget_streams()
         if self.state is State.HOLD:
             if self.why.reason not in _NEEDS_OPERATOR or why.reason in _NEEDS_OPERATOR:
                 self.why = why
         elif self._fire(event, why):
             self.count("holds")
-            self._abandon(None if why.reason is Reason.CLOCK_JUMP else self.monitor.observation_now_ns)
+            self._abandon()
 
     def release(self) -> None:
         """Brings the arm to rest and ends the commands there, whatever else is wrong; a latched stop stays latched."""
@@ -202,13 +204,14 @@ class StateMachine:
         if self._fire(Event.STOP if state is State.STOPPED else Event.ESTOP, why):
             self.count("stops")
             self.stop_is_published = False
-            self._abandon(self.monitor.observation_now_ns)
+            self._stopped_for.add(why.reason)
+            self._abandon()
 
     def reset_fault(self, now_ns: int) -> Verdict | None:
         """Why the latched stop stays: its cause, motion, or that it was not told to anybody yet."""
         monitor = self.monitor
         monitor.estops.forget_departed(now_ns, timeout_s=self.limits.estop_timeout_s)
-        cause = monitor.latch_cause(self.why.reason, now_ns)
+        cause = monitor.latch_cause(self._stopped_for, now_ns)
         if cause is None and not self.loop.is_resting:
             return refused(Reason.STILL_MOVING)
         if cause is None and not self.stop_is_published:
@@ -220,6 +223,7 @@ class StateMachine:
         self.monitor.forget_streams()
         self.monitor.policy.binding = None
         self._is_released = False
+        self._stopped_for.clear()
         self.loop.end()
         if self.pending is not None:
             self.apply(self.pending)
@@ -233,7 +237,9 @@ class StateMachine:
     def configure(self, limits: SupervisorLimits) -> None:
         """Puts all settings in force; only while DISENGAGED."""
         self.monitor.configure(limits)
+        barrier_ns = self.stream.seen.barrier_ns
         self.stream = ChunkStream(self._contract, limits)
+        self.stream.drop(barrier_ns)
         self.apply(limits)
 
     def count(self, counter: str) -> None:
@@ -269,6 +275,6 @@ class StateMachine:
         slowed = self.loop.is_slowed and ceiling.cause in (Reason.OK, Reason.SCALE_MISSES)
         self._fire(event, Verdict(accepted=True, reason=Reason.TOOL_SPEED if slowed else ceiling.cause))
 
-    def _abandon(self, barrier_ns: int | None) -> None:
-        self.stream.drop(barrier_ns)
+    def _abandon(self) -> None:
+        self.stream.drop(self.monitor.observation_now_ns)
         self.loop.lead = None

@@ -106,8 +106,11 @@ class Supervisor:
         self._machine.monitor.hear_heartbeat(now_ns, healthy=healthy, source=source)
 
     def on_enabling(self, held: bool, now_ns: int, *, source: Source = IN_PROCESS) -> None:  # noqa: FBT001 (as Bool)
-        """A beat of the enabling device; it counts where `require_enabling` asks for one."""
-        self._machine.monitor.enabling.hear(source, now_ns, held=held)
+        """A beat of the enabling device, where `require_enabling` asks for one: let go, only `engage` leads on."""
+        machine = self._machine
+        machine.monitor.enabling.hear(source, now_ns, held=held)
+        if machine.limits.require_enabling and not held:
+            machine.hold(refused(Reason.NOT_ENABLED, source.label))
 
     def on_graph(self, *, foreign: tuple[str, ...], estop_publishers: Collection[str]) -> None:
         """What the shell sees of the others: who else publishes commands, and which emergency stops are there."""
@@ -177,8 +180,9 @@ class Supervisor:
     def tighten(self, **changes: float) -> Answer:
         """Tightens motion limits; while engaged the arm is brought to rest first and then goes on."""
         machine = self._machine
+        before = machine.pending or self.limits
         try:
-            limits = (machine.pending or self.limits).tightened(**changes)
+            limits = before.tightened(**changes)
             motion = self._usable_motion(limits)
         except (ContractError, TypeError) as error:
             return _no(Reason.SETTING_REFUSED, str(error))
@@ -187,7 +191,7 @@ class Supervisor:
             return _DONE
         rest = machine.loop.track.stop_rad[-1]
         outside = (rest < motion.lower_rad) | (rest > motion.upper_rad)
-        if outside.any():
+        if outside.any() and limits.position_margin_rad > before.position_margin_rad:
             joint = self.contract.joint_names[int(np.argmax(outside))]
             return _no(Reason.SETTING_REFUSED, f"{joint} is outside the new limits; move it inside first")
         if motion.workspace is not None and motion.workspace.depth_m(rest) > 0.0:

@@ -246,9 +246,9 @@ class ChunkStream:
         self._lag_ns += by_ns
         self._lags_ns.append((now_ns, self._lag_ns))
 
-    def drop(self, barrier_ns: int | None) -> None:
+    def drop(self, barrier_ns: int) -> None:
         """Forgets the course. Only chunks stamped at or after `barrier_ns` are taken from now on, whatever their id."""
-        self.seen = Seen() if barrier_ns is None else Seen(barrier_ns=barrier_ns)
+        self.seen = Seen(barrier_ns=barrier_ns)
         self.chunk, self.spline = None, None
         self._lag_ns = 0
         self._lags_ns.clear()

@@ -16,6 +16,7 @@ from bags import HEIGHT, SHARED_DATA, SIZE, WIDTH, small_contract
 from numpy import ndarray
 from typer.testing import CliRunner
 
+from sigma_ros.bags.dataset_facts import check_numbers
 from sigma_ros.bags.episode import Episode
 from sigma_ros.bags.reader import open_bag
 from sigma_ros.bags.transcode import START_NS, load_episode, transcode
@@ -257,6 +258,33 @@ def test_a_damaged_data_set_is_one_clear_error_and_leaves_no_bag(tmp_path: Path,
     with pytest.raises(SigmaError, match=text):
         transcode(load_episode(str(root), 1, CONTRACT), CONTRACT, tmp_path / "bag")
     assert [file.name for file in tmp_path.iterdir()] == ["set"]
+
+
+@pytest.mark.parametrize("kept", ["its index", "an index without a name", "a column"])
+def test_tasks_are_their_texts_however_the_table_has_them(kept: str, tmp_path: Path) -> None:
+    root = write_v3(tmp_path / "set")
+    table = pa.table({"task_index": [0, 1], "task": list(TASKS)}).to_pandas()
+    if kept != "a column":
+        table = table.set_index("task").rename_axis("task" if kept == "its index" else None)
+    table.to_parquet(root / "meta" / "tasks.parquet")
+    assert [load_episode(str(root), index, CONTRACT).task for index in (0, 1)] == list(TASKS)
+
+
+def test_what_the_contract_leaves_out_and_rows_without_a_text_are_said_before_anything_is_decoded(
+    tmp_path: Path,
+) -> None:
+    root = write_v3(tmp_path / "set")
+    assert check_numbers(str(root), [0, 1, 2], CONTRACT, revision=None, rename={}) == []
+    info = json.loads((root / "meta" / "info.json").read_text())
+    info["features"]["action"]["names"].append("wrist_yaw.pos")
+    (root / "meta" / "info.json").write_text(json.dumps(info))
+    table = pq.read_table(root / "data/chunk-000/file-000.parquet").to_pandas()
+    table["action"] = [[*row, 0.0] for row in table["action"]]
+    table.to_parquet(root / "data/chunk-000/file-000.parquet")
+    pa.table({"task_index": [0, 1], "task": ["", TASKS[1]]}).to_pandas().to_parquet(root / "meta" / "tasks.parquet")
+    left_out, without = check_numbers(str(root), [0, 1, 2], CONTRACT, revision=None, rename={})
+    assert left_out.startswith("action: the contract has no wrist_yaw")
+    assert without.endswith(f"the contract's: {CONTRACT.tasks[0]}")
 
 
 def test_an_episode_that_is_not_listed_in_v3_is_named(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from look_alikes import statistics
+from look_alikes import SO101_JOINTS, statistics
 
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import SigmaError
@@ -14,11 +14,24 @@ from sigma_ros.lerobot.configuration_sigma import SigmaPolicyConfig
 from sigma_ros.lerobot.data import checked_statistics
 from sigma_ros.lerobot.modeling_sigma import SigmaPolicy
 
+JOINTS = list(SO101_JOINTS)
 
-def meta(*, fps: int = 30, scale: float = 1.0, dof: int = 6, without: tuple[str, ...] = ()) -> Any:
+
+def meta(
+    *,
+    fps: int = 30,
+    scale: float = 1.0,
+    dof: int = 6,
+    without: tuple[str, ...] = (),
+    names: Any = JOINTS,
+    actions: Any = JOINTS,
+    action_key: str = "action",
+) -> Any:
     """What LeRobot says of a data set, as far as it is asked."""
     known = {name: scale * value.numpy() for name, value in statistics(dof).items() if name not in without}
-    return SimpleNamespace(repo_id="a/set", fps=fps, stats={"observation.state": known, "action": known})
+    features = {"observation.state": {"names": names}, action_key: {"names": actions}}
+    stats = {"observation.state": known, "action": known}
+    return SimpleNamespace(repo_id="a/set", fps=fps, stats=stats, features=features)
 
 
 @pytest.mark.parametrize(
@@ -28,11 +41,22 @@ def meta(*, fps: int = 30, scale: float = 1.0, dof: int = 6, without: tuple[str,
         ({"scale": 3.0}, "cannot be in the contract's units"),
         ({"dof": 7}, "other joints"),
         ({"without": ("q01", "mean")}, "no statistics of observation.state"),
+        ({"names": JOINTS[::-1]}, r"one by one.*observation\.state.*got: gripper, wrist_roll"),
+        ({"actions": JOINTS[::-1]}, r"one by one.*: action"),
+        ({"names": None}, "one by one.*no names"),
+        ({"names": JOINTS + JOINTS}, "one by one"),
+        ({"action_key": "actions"}, "has no action.*actions.*--rename actions=action"),
+        ({"names": [f"motor_{i}" for i in range(6)]}, "one by one.*motor_0"),
     ],
 )
 def test_another_convention_is_refused(change: dict[str, Any], text: str) -> None:
     with pytest.raises(SigmaError, match=text):
         SigmaPolicy(SigmaPolicyConfig(checkpoint="there is none", device="cpu"), dataset_meta=meta(**change))
+
+
+@pytest.mark.parametrize("names", [{"motors": JOINTS}, [f"main_{name.removesuffix('.pos')}" for name in JOINTS]])
+def test_joints_are_known_by_lerobots_other_ways_to_name_them(names: Any) -> None:
+    assert checked_statistics(meta(names=names), load_contract("so101")).state.dof == 6
 
 
 @pytest.mark.parametrize(("without", "mode"), [((), "QUANTILES"), (("q01",), "MEAN_STD")])

@@ -12,9 +12,11 @@ import pytest
 import torch
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
+from look_alikes import policy as policy_with
+from look_alikes import save_fine_tune, save_published_base, tokenizer_folder
 
 from sigma_ros.contract_file import load_contract
-from sigma_ros.errors import SigmaError, UsageError
+from sigma_ros.errors import CheckpointError, SigmaError, UsageError
 from sigma_ros.lerobot.configuration_sigma import SigmaPolicyConfig
 from sigma_ros.lerobot.modeling_sigma import SigmaPolicy
 from sigma_ros.model.telepathy import Recurrence
@@ -169,11 +171,18 @@ def test_training_changes_heads_and_adapters_and_the_saved_folder_has_them(
 
 
 def test_a_bare_base_is_trained_in_the_data_sets_units(data: LeRobotDataset, tmp_path: Path) -> None:
-    from look_alikes import save_published_base, tokenizer_folder  # noqa: PLC0415
-
     base = save_published_base(tmp_path / "base", tokenizer_folder(tmp_path / "tokenizer"))
     policy = policy_of(base, data, rename={"up": "base_0_rgb", "side": "left_wrist_0_rgb"})
     np.testing.assert_allclose(policy.runtime.normalisation.state.statistics["q99"], data.meta.stats[OBS_STATE]["q99"])
+
+
+def test_a_base_with_relative_actions_is_refused_as_by_sigma_train(data: LeRobotDataset, tmp_path: Path) -> None:
+    relative = policy_with(use_relative_actions=True)
+    base = save_fine_tune(tmp_path / "relative", relative, tokenizer_folder(tmp_path / "tokenizer"))
+    policy = policy_of(base, data)
+    batch = drawn(data, policy, (40,))
+    with pytest.raises(CheckpointError, match="cannot be trained on a policy with relative actions"):
+        policy.forward(batch)
 
 
 def test_what_does_not_fit_is_one_sentence(tiny_checkpoint: Path, data: LeRobotDataset) -> None:

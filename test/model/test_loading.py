@@ -248,6 +248,28 @@ def test_a_step_that_is_not_pi05s_is_refused_and_no_class_of_a_path_is_imported(
         SigmaRuntime.load(str(folder), contract=so101, device="cpu")
 
 
+@pytest.mark.parametrize(
+    ("steps", "text"),
+    [
+        (None, r"other steps than pi0\.5's"),
+        ([{"registry_name": "rename_observations_processor", "config": None}], r"other steps than pi0\.5's"),
+        ("rename_map", "rename_map is no map of names"),
+    ],
+)
+def test_a_pipeline_of_other_forms_is_refused(
+    steps: Any, text: str, tmp_path: Path, tokenizer: Path, so101: Contract
+) -> None:
+    folder = save(tmp_path / "odd", tokenizer, {})
+    pipeline = json.loads((folder / "policy_preprocessor.json").read_text(encoding="utf-8"))
+    if steps == "rename_map":
+        pipeline["steps"][0]["config"]["rename_map"] = ["observation.images.up"]
+    else:
+        pipeline["steps"] = steps
+    (folder / "policy_preprocessor.json").write_text(json.dumps(pipeline), encoding="utf-8")
+    with pytest.raises(SigmaError, match=text):
+        SigmaRuntime.load(str(folder), contract=so101, device="cpu")
+
+
 def test_the_bare_base_says_that_it_knows_no_units(tmp_path: Path, tokenizer: Path, so101: Contract) -> None:
     folder = save_published_base(tmp_path / "base", tokenizer)
     with pytest.raises(SigmaError, match="no normalisation statistics"):

@@ -313,6 +313,8 @@ def _edit(folder: Path, file: str, **changes: Any) -> Path:
         (CONFIG_FILE, {"type": "act"}, "not a pi0.5 policy; where: .*config.json; expected: type pi05; got: type act"),
         (CONFIG_FILE, {"surprise": 1}, "does not fit the installed LeRobot.*surprise"),
         (CONFIG_FILE, {"chunk_size": "many"}, "does not fit the installed LeRobot"),
+        (CONFIG_FILE, {"n_action_steps": 80}, "does not fit the installed LeRobot.*greater than chunk_size"),
+        (CONFIG_FILE, {"dtype": "float16"}, "does not fit the installed LeRobot.*float16"),
         (CONFIG_FILE, {"use_relative_actions": True}, "pipelines are missing.*relative actions"),
         (
             CONFIG_FILE,

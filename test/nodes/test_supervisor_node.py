@@ -23,6 +23,7 @@ from std_srvs.srv import Trigger
 from sigma_ros.nodes.shared import qos, topics
 from sigma_ros.nodes.shared.messages import chunk_message
 from sigma_ros.nodes.shared.sensor_messages import COMMAND_KINDS, Command, joint_state_message, stamp_ns
+from sigma_ros.nodes.supervisor.live import pause_ns
 from sigma_ros.nodes.supervisor_node import SupervisorNode
 from sigma_ros.supervisor.identity import Author
 
@@ -387,11 +388,22 @@ from sigma_ros.nodes.supervisor_node import take_priority
 stay = threading.Event()
 other = threading.Thread(target=stay.wait)
 other.start()
-said = take_priority(1)
-print(said, "|", os.getpriority(os.PRIO_PROCESS, other.native_id), os.sched_getscheduler(0) == os.SCHED_FIFO)
+said = take_priority(5)
+print(said, "|", *(os.sched_getparam(thread).sched_priority for thread in (0, other.native_id)))
 stay.set()
 """
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     if "SCHED_FIFO" not in told:
         pytest.skip("real-time scheduling is not permitted here")
-    assert told.rpartition("|")[2].split() == ["-10", "True"]
+    assert told.rpartition("|")[2].split() == ["5", "4"]
+
+
+@pytest.mark.parametrize(
+    ("busy_ms", "left_ms", "sleeps_ms"),
+    [(1, 19, 0), (10, 19, 0), (11, 19, 8), (20, 19, 8), (20, 6, 3), (20, 0, 0), (40, -20, 0)],
+)
+def test_a_flood_leaves_other_programs_room_and_the_next_tick_its_time(
+    busy_ms: int, left_ms: int, sleeps_ms: int
+) -> None:
+    ms = 1_000_000
+    assert pause_ns(busy_ms * ms, left_ms * ms, 20 * ms) == sleeps_ms * ms

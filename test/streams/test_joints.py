@@ -114,3 +114,18 @@ def test_law_many_poses_out_of_reach_are_another_unit_and_few_are_wild(beyond: i
     assert said == beyond
     with pytest.raises(ContractError, match="in radians") if beyond >= max(least, 20) else nullcontext():
         reach.refuse_units(least)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (tuple(f"joint {number}" for number in range(100_000)), "too many names"),
+        (tuple(f"{number}" * 1_000_000 for number in range(6)), "missing"),
+        (("x" * 1_000_000,) * 6, "repeat"),
+    ],
+    ids=["many", "long", "the same"],
+)
+def test_hostile_names_are_refused_in_few_words(names: tuple[str, ...], said: str) -> None:
+    with pytest.raises(ContractError, match=said) as error:
+        JointReader(load_contract("so101")).read(names, np.zeros(len(names)))
+    assert len(str(error.value)) < 3000

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from supervision import CONTRACT, LAW, MIDDLE, MS, resting_chunk
+from supervision import CONTRACT, LAW, MIDDLE, MS, Bench, chunk_of, resting_chunk
 
 from sigma_ros.supervisor.chunks import MAX_HORIZON_STEPS, ChunkCheck, Seen
 from sigma_ros.supervisor.limits import SupervisorLimits
 from sigma_ros.supervisor.reasons import Reason
-from sigma_ros.values import Chunk
+from sigma_ros.values import Chunk, Risk
 
 CHECK = ChunkCheck(CONTRACT, SupervisorLimits())
 NOW = 1000 * MS
@@ -205,6 +205,22 @@ def test_no_content_makes_the_check_raise(changes: dict[str, Any]) -> None:
     verdict = CHECK.judge(loose(**changes), SEEN, NOW)
     assert isinstance(verdict.reason, Reason)
     assert verdict.accepted is (verdict.reason is Reason.OK)
+
+
+@LAW
+@given(
+    st.dictionaries(st.sampled_from(sorted(Chunk.__slots__)), garbage, max_size=1),
+    st.dictionaries(st.sampled_from(sorted(Risk.__slots__)), garbage, max_size=2),
+)
+def test_nor_does_it_make_a_tick_raise(changes: dict[str, Any], risks: dict[str, Any]) -> None:
+    bench = Bench().running()
+    risk = SimpleNamespace(**({name: getattr(GOOD.risk, name) for name in Risk.__slots__} | risks))
+    good = chunk_of(bench.sway(), residual_rad=np.full((50, 6), 0.1), chunk_id=99, stamp_ns=bench.stamp_ns)
+    chunk = replace(good, **({"risk": risk} | changes))  # type: ignore[arg-type]
+    bench.supervisor.on_chunk(chunk, bench.now_ns, bench.stamp_ns)
+    bench.tick(3)
+    assert np.isfinite(bench.last.command_rad).all()
+    assert 0.0 <= bench.last.applied_scale <= 1.0
 
 
 @pytest.mark.parametrize("make", [lambda: None, lambda: 3, SimpleNamespace, lambda: MIDDLE])

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Laws of the guard: limits always, exactness where possible, the goal without ringing where not."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from numpy import ndarray
 from supervision import LAW, QUICK_LAW, excess, follow, motion_limits
 
-from sigma_ros.supervisor.guard import CLIP_TOLERANCE_RAD, MotionGuard, Request
+from sigma_ros.supervisor.guard import CLIP_TOLERANCE_RAD, MotionGuard, Request, Track
 from sigma_ros.supervisor.stop_plan import StopPlanner
 
 LIMITS = motion_limits(2)
@@ -46,6 +48,25 @@ def drive(guard: MotionGuard, requests: list[Request | None], start: ndarray | N
 @given(goals, st.integers(1, 10))
 def test_whatever_is_asked_for_no_limit_is_broken(points: ndarray, every: int) -> None:
     commands, _, _ = follow(GUARD, np.zeros(2), stand(points, every))
+    assert excess(commands, LIMITS) < 1e-6
+
+
+class Reckless(MotionGuard):
+    """Its choice of the step to take is as bad as can be."""
+
+    steps: Iterator[ndarray] = iter(())
+
+    def _wanted(self, track: Track, request: Request) -> ndarray:
+        return track.command_rad + next(self.steps)
+
+
+@LAW
+@given(goals)
+def test_whatever_step_is_chosen_none_is_taken_that_breaks_a_limit(steps: ndarray) -> None:
+    """Safety rests on the range of the step and on the certificate, not on how the step was chosen."""
+    guard = Reckless(LIMITS)
+    guard.steps = iter(0.02 * steps)
+    commands = drive(guard, [Request.at(np.ones(2))] * len(steps))
     assert excess(commands, LIMITS) < 1e-6
 
 
@@ -211,6 +232,16 @@ def test_an_accelerating_goal_is_caught_up_with_and_then_followed_exactly() -> N
     commands, clipped, _ = follow(GUARD, np.zeros(2), goals)
     assert not clipped[20:90].any()
     np.testing.assert_allclose(commands[21:91], goals[20:90], atol=1e-9)
+
+
+@pytest.mark.parametrize("behind", [0.3, 0.6])
+def test_a_goal_that_comes_nearer_faster_and_faster_is_met_and_not_run_past(behind: float) -> None:
+    """What the goal itself accelerates is not there for braking."""
+    t = 0.02 * np.arange(60)[:, None]
+    speeds_up = np.minimum(t, 0.4)
+    goals = (2.0 * speeds_up**2 + 1.6 * (t - speeds_up) - behind) * np.ones(2)
+    commands, _, _ = follow(GUARD, np.zeros(2), goals)
+    assert (goals - commands[1:]).max() <= 5e-3
 
 
 def test_an_impossible_goal_is_run_for_at_full_speed() -> None:

@@ -139,6 +139,27 @@ def test_a_refused_engage_leaves_the_policy_in_force_as_it_was() -> None:
     assert room.bench.last.state is State.HOLD
 
 
+def test_engaging_another_policy_does_not_make_its_chunk_from_before_the_stop_good() -> None:
+    room = Room().running()
+    room.bench.tick(60)
+    for _ in range(3):
+        room.speak(SECOND)
+        room.bench.tick()
+    made_ns = room.bench.stamp_ns - 1
+    room.bench.supervisor.estop()
+    for _ in range(12):
+        room.beat(SECOND)
+        room.bench.tick()
+    assert room.bench.supervisor.reset_stop(room.bench.now_ns).success
+    for _ in range(3):
+        room.beat(SECOND)
+        room.bench.tick()
+    room.beat(SECOND)
+    assert room.bench.engage().success
+    assert room.speak(SECOND, stamp_ns=made_ns).reason is Reason.CHUNK_BEFORE_STOP
+    assert room.speak(SECOND).accepted
+
+
 def test_another_instance_on_the_same_publisher_and_another_checkpoint_are_refused() -> None:
     room = Room().running()
     assert room.speak(policy("first", "another")).reason is Reason.POLICY_OTHER
@@ -163,3 +184,11 @@ def test_a_crowd_of_publishers_is_kept_in_bounded_memory_and_the_first_stays_kno
     room.speak(FIRST)
     assert room.bench.tick().state in FOLLOWING
     assert len(room.bench.last.other_policies) <= 64
+
+
+def test_hostile_names_are_told_in_few_words() -> None:
+    room, long = Room(), "x" * 1_000_000
+    assert len(room.speak(policy(long, robot=long)).text) < 1000
+    wrong = room.speak(policy("first", robot="so101"), joint_names=(long,) * 1000)
+    assert wrong.reason is Reason.CHUNK_NAMES
+    assert len(wrong.text) < 1000

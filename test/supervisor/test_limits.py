@@ -103,6 +103,15 @@ def test_only_motion_limits_can_be_tightened(changes: dict[str, float]) -> None:
         SupervisorLimits().tightened(**changes)
 
 
+@pytest.mark.parametrize("value", [None, math.nan, 1.0, 0, "yes", []])
+@pytest.mark.parametrize("switch", ["cap_tool_speed", "keep_above_plane", "avoid_collisions", "require_enabling"])
+def test_what_is_switched_on_is_not_switched_off_by_what_is_no_switch(switch: str, value: Any) -> None:
+    with pytest.raises(ContractError, match=switch):
+        SupervisorLimits(**{switch: value})
+    with pytest.raises(ContractError, match=switch):
+        SupervisorLimits(**{switch: True}).tightened(**{switch: value})
+
+
 def test_each_motion_limit_gets_tighter_in_one_direction_alone() -> None:
     """Speeds and accelerations downwards, distances kept and what is switched on upwards."""
     assert sorted(name for name, way in TIGHTENED.items() if way > 0) == [

@@ -61,6 +61,22 @@ def test_a_large_residual_is_bounded_at_once_and_not_only_as_the_scale_falls() -
     assert np.abs(bench.commands - home).max() <= 0.11, "the guard's approach included"
 
 
+def test_a_limit_can_be_tightened_while_an_arm_just_outside_its_range_is_led_inside() -> None:
+    bench = Bench(LIVE)
+    bench.pose[0] = bench.contract.upper_rad[0] + 0.03
+    bench.tick(3)
+    assert bench.engage().success
+    bench.tick(5)
+    assert bench.supervisor.tighten(velocity_scale=0.05).success
+    slow = len(bench.commands)
+    bench.tick(200)
+    feed(bench, 60, size=-1.0, period_s=1.0)
+    assert bench.last.state in FOLLOWING
+    assert bench.commands[-1][0] < bench.contract.upper_rad[0] < bench.commands[slow][0]
+    assert np.abs(np.diff(bench.commands[slow + 20 :], axis=0)).max() / 0.02 <= 0.1 + 1e-9
+    assert bench.last.counters.violations == 0
+
+
 # Leave to move
 
 
@@ -251,6 +267,23 @@ def test_a_stop_for_lost_joint_states_is_not_reset_while_they_are_lost() -> None
     assert bench.supervisor.reset_stop(bench.now_ns).success
 
 
+def test_an_emergency_stop_does_not_hide_that_joint_states_are_lost() -> None:
+    bench = moving()
+    bench.joints = False
+    bench.tick(60)
+    assert bench.supervisor.estop().success
+    assert bench.tick().state is State.ESTOP
+    assert bench.supervisor.reset_stop(bench.now_ns).reason is Reason.JOINTS_STALE
+    bench.joints = True
+    bench.tick(2)
+    assert bench.supervisor.reset_stop(bench.now_ns).success
+    bench.joints = False
+    bench.tick(12)
+    assert bench.supervisor.estop().success
+    bench.tick()
+    assert bench.supervisor.reset_stop(bench.now_ns).success, "the next stop has causes of its own"
+
+
 def test_a_stop_for_a_foreign_publisher_is_not_reset_while_it_publishes() -> None:
     bench = moving()
     bench.supervisor.on_graph(foreign=("/other",), estop_publishers=())
@@ -328,6 +361,33 @@ def test_who_lets_go_brings_the_arm_to_rest_in_a_fifth_of_a_second_and_only_enga
     assert bench.engage().success
     held(bench, 60)
     assert bench.last.state in FOLLOWING
+
+
+@pytest.mark.parametrize("hidden_by", ["nothing", "joints", "clock", "pause"])
+def test_a_device_let_go_for_a_moment_asks_for_engage_whatever_else_is_wrong_then(hidden_by: str) -> None:
+    bench = enabled()
+    bench.joints = hidden_by != "joints"
+    held(bench, 8 if hidden_by == "joints" else 0)
+    bench.offset_ns += 2_000_000_000 if hidden_by == "clock" else 0
+    bench.now_ns += 150_000_000 if hidden_by == "pause" else 0
+    bench.supervisor.on_enabling(False, bench.now_ns, source=DEVICE)
+    if hidden_by != "nothing":
+        bench.tick()
+    bench.joints = True
+    held(bench, 80)
+    assert (bench.last.state, bench.last.reason) == (State.HOLD, Reason.NOT_ENABLED)
+    assert bench.engage().success
+
+
+def test_a_fault_that_ends_by_itself_does_not_take_the_place_of_a_reason_that_asks_for_engage() -> None:
+    bench = enabled()
+    bench.supervisor.on_enabling(False, bench.now_ns, source=DEVICE)
+    bench.tick(2)
+    bench.joints = False
+    held(bench, 10)
+    bench.joints = True
+    held(bench, 60)
+    assert (bench.last.state, bench.last.reason) == (State.HOLD, Reason.NOT_ENABLED)
 
 
 def test_a_second_device_does_not_speak_for_the_first() -> None:

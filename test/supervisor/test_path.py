@@ -56,6 +56,17 @@ def test_a_course_that_is_too_fast_is_followed_on_its_own_path(seed: int, radps:
     assert bench.last.state is State.RUN
 
 
+@pytest.mark.parametrize("radps", [0.5, 6.0])
+def test_the_targets_are_those_of_this_tick_and_the_next_two(radps: float) -> None:
+    bench, _ = hurried(EASY, 3, radps)
+    loop = bench.supervisor._machine.loop
+    assert loop.track is not None
+    targets = loop._path.follow(
+        bench.supervisor._machine.stream, loop.track, bench.stamp_ns + PERIOD, scale=0.0, lead=None, reach=None
+    )
+    assert targets.shape == (3, CONTRACT.dof)
+
+
 def test_bounding_each_joint_alone_leaves_that_path() -> None:
     assert hurried(EASY, 3, 6.0)[1] <= OFF_PATH_RAD
     assert hurried(REACTIVE, 3, 6.0)[1] >= 10.0 * OFF_PATH_RAD

@@ -42,6 +42,8 @@ class World:
     engaged_s: float = 1e9
     tightened: bool = False
     let_go: bool = False
+    lost: bool = False
+    """Joint states were lost for so long that the arm was stopped, and nobody has reset that."""
     shown: list[str] = field(default_factory=list)
     plan: tuple[float, np.ndarray] | None = None
     """Where and when the policy of a blocked arm began to push."""
@@ -105,6 +107,8 @@ class World:
             machine.monitor.policy.binding is not None,
             self.faults,
             self.may_guess,
+            self.let_go,
+            self.lost,
         )
 
 
@@ -135,6 +139,7 @@ class Passage:
     engaged_s: float
     tightened: bool
     let_go: bool
+    lost: bool
     was_resting: bool
     may_guess: bool
     pose: np.ndarray
@@ -196,7 +201,7 @@ PROMISES: dict[str, Callable[[Passage], bool]] = {
     "reset_stop is refused with its cause present": lambda p: (
         p.letter != "reset_stop"
         or not p.before.is_latched
-        or not (p.faults & {"button", "foreign"})
+        or not (p.faults & ({"button", "foreign", "joints"} if p.lost else {"button", "foreign"}))
         or (p.answer is not None and not p.answer.success)
     ),
     "engage is refused with a fault present": lambda p: (
@@ -254,7 +259,7 @@ def passages(world: World, letter: str) -> tuple[World, Passage]:
         world.faults |= {letter}
     if letter == "engage" and answer is not None and answer.success:
         world.engaged_s, world.let_go = 0.0, False
-    let_go = world.let_go
+    let_go, lost = world.let_go, world.lost
     world.let_go |= "device" in world.faults
     if letter == "tighten" and answer is not None and answer.success:
         world.tightened = True
@@ -271,10 +276,13 @@ def passages(world: World, letter: str) -> tuple[World, Passage]:
         engaged_s=engaged_s,
         tightened=world.tightened,
         let_go=let_go,
+        lost=lost,
         was_resting=was_resting,
         may_guess=may_guess,
         pose=bench.pose,
     )
+    stopped = lost or any(tick.reason is Reason.JOINTS_LOST for tick in ticks)
+    world.lost = stopped and bench.last.state.is_latched
     world.engaged_s = 0.0 if passage.moves else engaged_s + len(ticks) * 0.02
     return world, passage
 

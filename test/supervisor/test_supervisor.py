@@ -474,6 +474,46 @@ def test_a_jump_of_the_observation_clock_means_hold_and_a_new_start(jump_ms: int
     assert excess(bench.commands, MOTION) < 1e-6
 
 
+@pytest.mark.parametrize("state", ["DISENGAGED", "ENGAGING", "HOLD", "STOPPED", "ESTOP"])
+@pytest.mark.parametrize("jump_s", [-1000, 1000])
+def test_after_a_jump_of_the_observation_clock_in_any_state_the_arm_can_be_taken_over(jump_s: int, state: str) -> None:
+    """What was stamped before the jump bounds nothing after it: not joint states, not chunks, not the last stop."""
+    bench = swaying(LIVE)
+    if state in ("DISENGAGED", "ENGAGING"):
+        bench.supervisor.release()
+        bench.tick(15)
+        assert state == "DISENGAGED" or bench.engage().success
+    bench.heartbeat = state != "HOLD"
+    if state == "ESTOP":
+        bench.supervisor.estop()
+    elif state == "STOPPED":
+        bench.supervisor.stop(Reason.INTERNAL_ERROR)
+    assert bench.tick(15).state.name == state
+    bench.offset_ns += jump_s * 1000 * MS
+    bench.heartbeat = True
+    bench.tick(4)
+    if bench.supervisor.state.is_latched:
+        assert bench.supervisor.reset_stop(bench.now_ns).success
+        bench.tick(3)
+    assert bench.engage().success
+    bench.tick()
+    bench.offer()
+    assert bench.tick(15).state in FOLLOWING, bench.last.reason_text
+
+
+def test_other_settings_do_not_make_a_chunk_from_before_the_stop_good() -> None:
+    bench = swaying(LIVE)
+    made_ns = bench.stamp_ns
+    bench.tick()
+    bench.supervisor.estop()
+    bench.tick(12)
+    assert bench.supervisor.reset_stop(bench.now_ns).success
+    assert bench.supervisor.configure(LIVE).success
+    bench.tick(3)
+    assert bench.engage().success
+    assert bench.offer(stamp_ns=made_ns).reason is Reason.CHUNK_BEFORE_STOP
+
+
 def test_a_paused_observation_clock_means_hold_and_it_goes_on_by_itself() -> None:
     """Everybody's stamps stand, so joint states have no newer ones; ours goes on and says so."""
     bench = swaying()

@@ -67,7 +67,7 @@ class _Told:
 
     def __init__(self, unit: BedUnit, bed: Bed, console: Console, bars: Progress) -> None:
         self._unit, self._console, self._bars = unit, console, bars
-        self._steps = int(bed.conditions["recipe"]["steps"])
+        self._steps = int(bed.conditions["recipe"]["steps"]) * (1 + int(bed.conditions["arm_rounds"]))
         self._bar = bars.add_task(unit.name, total=self._steps)
 
     def __call__(self, step: int, loss: float) -> None:

@@ -8,15 +8,12 @@ it sees, so every choice that is better than chance is the residual's.
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from numpy import ndarray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sigma_ros.model.normalise import Normalisation
-from sigma_ros.sim.tasks.demonstration import Leader
 from sigma_ros.sim.tasks.world import TOKENS
 
 from ..data import write_tensors
@@ -27,9 +24,6 @@ _WIDTH, _BATCH, _RATE = 256, 256, 1e-3
 _BRICKS, _BOXES, _KIND_AND_COLOUR = slice(0, 2), slice(2, 4), slice(1, 8)
 _BESIDE = slice(12, 15)
 """Rows, and columns of `as_seen_from_the_arm`."""
-
-_PUSH_SEED, _PUSHED_BY, _PUSH_CHANGES = 11, 0.3, 0.2
-"""A push of the pan joint: at most so much of half its range, another one or none in this share of the chunks."""
 
 REPLAN_TICKS = 8
 """How much of a chunk is executed."""
@@ -75,20 +69,6 @@ class BasePolicy(nn.Module):
         """The same over a longer horizon; its end repeats the last step."""
         steps = self(features, state)
         return torch.cat([steps, steps[:, -1:].expand(-1, horizon - steps.shape[1], -1)], dim=1)
-
-    def leader(self, normalisation: Normalisation, *, pan: int) -> Leader:
-        """The base as one who leads the expert astray: now and then it is pushed to a side, as by a choice."""
-        rng = np.random.default_rng(_PUSH_SEED)
-        push = np.zeros(self.dof)
-
-        def commands(tokens: ndarray, positions_rad: ndarray) -> ndarray:
-            if rng.uniform() < _PUSH_CHANGES:
-                push[pan] = rng.uniform(-1.0, 1.0) * _PUSHED_BY * rng.integers(2)
-            state = torch.from_numpy(normalisation.state.normalise(positions_rad[None].astype(np.float32)))
-            chunk = self.chunk(torch.from_numpy(tokens[None]), state, TARGET_STEPS)[0, :REPLAN_TICKS]
-            return normalisation.action.denormalise(chunk.numpy().astype(np.float64) + push)
-
-        return commands
 
 
 def trained_base(

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from sigma_ros.contract import Contract
 from sigma_ros.model.pi05.mini import TINY, build_mini
-from sigma_ros.model.residual import Residual
 from sigma_ros.model.settings import SigmaConfig
 from sigma_ros.model.sigma import SigmaTelepathyVLA
 from sigma_ros.model.telepathy import Recurrence, TelepathyInput, TelepathyOutput, WindowFeatures, mean_text
@@ -53,9 +52,6 @@ CHOOSES = "shoulder_pan"
 """The one joint with a residual: boxes, bricks and buttons lie around its axis. Corrected everywhere, the residual's
 small errors kept a base that grasps in 25 of 25 episodes from grasping (docs/bed.md)."""
 
-_DEAD_ZONE = 0.05
-"""In the closed loop the residual is less by so much of half the joint's range: beside a brick the base is alone."""
-
 assert _GRID**2 == TOKENS, "a scene must fill the grid of one camera"
 
 
@@ -86,19 +82,6 @@ class BedSigma(SigmaTelepathyVLA):
     def features_of(self, telepathy_input: TelepathyInput) -> WindowFeatures | None:
         """As Sigma's, where the telepathy path is used."""
         return super().features_of(telepathy_input) if self.arm.kind == "sigma" else None
-
-    def correct(
-        self,
-        telepathy_output: TelepathyOutput,
-        state: Float[Tensor, "batch dof"],
-        base: Float[Tensor, "batch horizon dof"],
-        age_ticks: Float[Tensor, " batch"] | None = None,
-    ) -> Residual:
-        """As Sigma's; where it acts, small corrections are none."""
-        residual = super().correct(telepathy_output, state, base, age_ticks)
-        if self.training:
-            return residual
-        return replace(residual, composite=nn.functional.softshrink(residual.composite, _DEAD_ZONE))
 
     def believe(
         self,

@@ -10,9 +10,9 @@ from .trainer import Recipe
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "protocol.md"
 
-DEVELOPMENT_SEED, FINAL_SEED, DEMONSTRATION_SEED = 30_000, 60_000, 20_000
-"""First episode seeds: for trying out, for the one final run, and for demonstrations. They never overlap.
-Version 1 of the protocol played those from 40000, version 2 those from 50000."""
+DEVELOPMENT_SEED, FINAL_SEED, DEMONSTRATION_SEED, ARM_LED_SEED = 30_000, 70_000, 20_000, 25_000
+"""First episode seeds: for trying out, for the one final run, for demonstrations, and for those that an arm led.
+They never overlap. Versions 1, 2 and 3 of the protocol played those from 40000, 50000 and 60000."""
 
 TASKS = ("L1", "L2", "M1", "M2", "M3", "O1", "V1", "C1", "P1")
 """In the order in which they are run."""
@@ -23,12 +23,14 @@ class Protocol:
     """How much is trained and played.
 
     So many `demonstrations` are made by the expert alone, and as many where the base has led first: in each of
-    `base_rounds` for the base itself, and once for the arms.
+    `base_rounds` for the base itself, and once for the arms. Then each arm leads as many itself and goes on training,
+    `arm_rounds` times, the recipe's steps each time.
     `final` plays the locked seeds; anything else is development and says so in its report.
     """
 
     demonstrations: int = 100
     base_rounds: int = 2
+    arm_rounds: int = 1
     base_steps: int = 3000
     recipe: Recipe = field(default_factory=Recipe)
     training_seeds: tuple[int, ...] = (0, 1, 2, 3, 4)

@@ -50,10 +50,13 @@ def train_arm(
     recipe: Recipe,
     *,
     seed: int,
+    goes_on: bool = False,
     on_step: Callable[[int, float], None] = lambda _step, _loss: None,
 ) -> float:
-    """Trains in place; returns the mean loss of the last tenth of the steps."""
+    """Trains in place, a model that has been trained if it `goes_on`; the mean loss of the last tenth of the steps."""
     torch.manual_seed(seed)
+    if not goes_on:
+        _start_glance(model, episodes)
     run = _Run(model, episodes, normalisation, recipe, seed)
     losses = []
     for step in range(recipe.steps):
@@ -87,7 +90,6 @@ class _Run:
         self._assembler = Assembler(episodes, normalisation)  # type: ignore[arg-type]  # the same by structure
         self._places = [StreamPlace()] * self._count
         self._memory = Recurrence.start(config, batch=self._count)
-        _start_glance(model, episodes)
         self._trainee = SigmaLossModule(model)
         self._parameters = list(model.trained().values())
         gains = {name: recipe.residual_gain if name.startswith("residual.") else 1.0 for name in model.trained()}

@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,16 @@ from sigma_ros.errors import UsageError
 from sigma_ros.model.normalise import Normalisation
 from sigma_ros.model.settings import SigmaConfig
 from sigma_ros.sim.tasks.catalogue import draw, task_named, twin
+from sigma_ros.sim.tasks.demonstration import Leader
 from sigma_ros.sim.tasks.task import Task
 
 from ..data import write_tensors
 from .arms import Arm, Intervention
 from .base import BasePolicy, trained_base
-from .closed_loop import EpisodeOutcome, Policy, Stage
+from .closed_loop import EpisodeOutcome, Policy, Stage, leading
 from .episodes import BedEpisode, Demonstrations, encode
 from .model import CHOOSES, BedSigma, build
-from .protocol import DEMONSTRATION_SEED, Protocol, page_hash
+from .protocol import ARM_LED_SEED, DEMONSTRATION_SEED, Protocol, page_hash
 from .trainer import train_arm
 
 _CONDITIONS = "conditions.json"
@@ -128,21 +129,51 @@ class Bed:
     def _model(self, unit: BedUnit, on_step: Callable[[int, float], None]) -> tuple[BedSigma | None, float]:
         if unit.arm.kind == "base":
             return None, 0.0
-        demonstrations, base = self.demonstrations(unit.task), self.base(unit.task)
-        if unit.arm.told:
-            demonstrations = demonstrations.with_texts(demonstrations.oracle)
-        model = build(unit.arm, self._contract, seed=unit.seed)
-        weights, trained = self._folder / "models" / f"{unit.name}.safetensors", dict(model.trained())
+        model, loss = build(unit.arm, self._contract, seed=unit.seed), 0.0
+        demonstrations, done = self.demonstrations(unit.task), 0
+        for number in range(self._protocol.arm_rounds + 1):
+            if number:
+                demonstrations = demonstrations.and_those(self._led_by(unit, model, number))
+            loss = self._trained(unit, model, demonstrations, number, partial(_later, on_step, done))
+            done += self._protocol.recipe.steps
+        return model, loss
+
+    def _trained(
+        self,
+        unit: BedUnit,
+        model: BedSigma,
+        demonstrations: Demonstrations,
+        number: int,
+        on_step: Callable[[int, float], None],
+    ) -> float:
+        """Trains in place, or reads what was trained; returns the loss."""
+        weights = self._folder / "models" / f"{unit.name}_{number}.safetensors"
+        trained = dict(model.trained())
         if weights.is_file():
             stored = load_file(weights)
             for name, parameter in trained.items():
                 parameter.data.copy_(stored[name])
-            return model.eval(), float(stored["loss"])
+            model.eval()
+            return float(stored["loss"])
         normalisation = self._shown(unit.task).normalisation
-        episodes = bed_episodes(demonstrations, base, normalisation, model.config)
-        loss = train_arm(model, episodes, normalisation, self._protocol.recipe, seed=unit.seed, on_step=on_step)
+        if unit.arm.told:
+            demonstrations = demonstrations.with_texts(demonstrations.oracle)
+        episodes = bed_episodes(demonstrations, self.base(unit.task), normalisation, model.config)
+        recipe = self._protocol.recipe
+        loss = train_arm(model, episodes, normalisation, recipe, seed=unit.seed, goes_on=number > 0, on_step=on_step)
         write_tensors(weights, {**trained, "loss": torch.tensor(loss)})
-        return model, loss
+        return loss
+
+    def _led_by(self, unit: BedUnit, model: BedSigma, number: int) -> Demonstrations:
+        """Episodes in which the arm itself led; the expert went on as the episode asks."""
+        policy = Policy(base=self.base(unit.task), model=model, normalisation=self._shown(unit.task).normalisation)
+        return Demonstrations.open(
+            self._folder / "demonstrations" / unit.name,
+            task_named(unit.task),
+            first_seed=ARM_LED_SEED + number * _SET_SEEDS,
+            count=self._protocol.demonstrations,
+            leader=leading(policy, fps=self._contract.fps, tells=unit.arm.told),
+        )
 
     def _demonstrations(self, task: str) -> Demonstrations:
         """What the arms are trained on: the expert's own, and as many that the base led."""
@@ -174,9 +205,13 @@ class Bed:
             task_named(task),
             first_seed=DEMONSTRATION_SEED + number * _SET_SEEDS,
             count=self._protocol.demonstrations,
-            leader=None if leader is None else leader.leader(self._shown(task).normalisation, pan=self._pan),
+            leader=None if leader is None else self._leading(task, leader),
             any_option=any_option,
         )
+
+    def _leading(self, task: str, base: BasePolicy) -> Leader:
+        policy = Policy(base=base, model=None, normalisation=self._shown(task).normalisation)
+        return leading(policy, fps=self._contract.fps, pushed=self._pan)
 
     def _file(self, unit: BedUnit) -> Path:
         return self._folder / "units" / f"{unit.name}.json"
@@ -187,6 +222,11 @@ def _telling(task: Task, seed: int) -> tuple[Intervention, ...]:
     episode = draw(task, seed, test=True)
     memory: tuple[Intervention, ...] = ("reset", "swap") if task.needs == "memory" else ()
     return ("", *memory, "other text") if twin(episode).text != episode.text else ("", *memory)
+
+
+def _later(on_step: Callable[[int, float], None], done: int, step: int, loss: float) -> None:
+    """Tells a step of a later round as one of the whole training."""
+    on_step(done + step, loss)
 
 
 def _write(path: Path, values: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ from sigma_ros.model.telepathy import Recurrence
 from sigma_ros.model.tokens import camera_patches, pool_tokens
 from sigma_ros.values import WINDOW_TICKS
 
+from ..check_data import refuse_relative
 from ..held_out import joined, score_window, usual
 from ..loop import warmup_cosine
 from ..losses import LossWeights, SigmaLossModule, total, traf_weights
@@ -86,6 +87,7 @@ class DrawnLosses:
         config = self.model.config
         if config.memory_stride != WINDOW_TICKS or self.model.plain is not None:
             raise UsageError("only training.train trains this model", expected=f"Sigma, memory stride {WINDOW_TICKS}")
+        refuse_relative(runtime.units.relative, where=runtime.info.base.source)
         self._late_ticks = min(late_ticks, config.residual_steps - 1)
         self.model.config = replace(config, trained_delay_s=round(self._late_ticks / runtime.contract.fps, 6))
         self._losses = SigmaLossModule(self.model, gradient_checkpointing=gradient_checkpointing)

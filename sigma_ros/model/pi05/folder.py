@@ -231,12 +231,12 @@ def _read_config(path: Path) -> PI05Config:
         )
     try:
         config: PI05Config = draccus.decode(PI05Config, values | {"device": "cpu"})
-    except (draccus.utils.DecodingError, ValueError, TypeError) as error:
+    except (draccus.utils.ParsingError, ValueError, TypeError) as error:
         raise CheckpointError(
             "the policy config does not fit the installed LeRobot",
             where=path,
             expected=f"the options of pi0.5 in lerobot {WRITTEN_FOR}",
-            got=" ".join(str(error).split()),
+            got=" ".join(str(error.__cause__ or error).split()),
             remedy="where another LeRobot wrote it, take options out that this one lacks and that are off",
         ) from error
     _name_action(config, path)

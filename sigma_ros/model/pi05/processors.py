@@ -117,8 +117,11 @@ def read_processors(folder: Path, config: PI05Config, read_json: Any) -> Process
     if _UNNORMALISE in after:
         _check_same(normaliser, _statistics_step(UnnormalizerProcessorStep, after[_UNNORMALISE], folder), post_file)
     normalisation = _normalisation(normaliser, config, folder / PREPROCESSOR_FILE)
+    rename = before.get(_RENAME, {}).get("config", {}).get("rename_map", {})
+    if not isinstance(rename, dict) or not all(isinstance(new, str) for new in rename.values()):
+        raise CheckpointError("rename_map is no map of names", where=folder / PREPROCESSOR_FILE, got=str(rename)[:80])
     return Processors(
-        rename=before.get(_RENAME, {}).get("config", {}).get("rename_map", {}),
+        rename=rename,
         normalisation=normalisation,
         relative=_relative(before, after, config, folder),
         pictures=_pictures(normaliser, config, folder / PREPROCESSOR_FILE),
@@ -127,8 +130,13 @@ def read_processors(folder: Path, config: PI05Config, read_json: Any) -> Process
 
 
 def _steps(file: Path, read_json: Any, known: tuple[str, ...], *, needed: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    entries = read_json(file).get("steps", [])
-    names = [entry.get("registry_name") or entry.get("class") for entry in entries if isinstance(entry, dict)]
+    said = read_json(file).get("steps")
+    entries = said if isinstance(said, list) else []
+    names = [
+        entry.get("registry_name") or entry.get("class")
+        for entry in entries
+        if isinstance(entry, dict) and isinstance(entry.get("config", {}), dict)
+    ]
     expected = [name for name in known if name in names]
     if names != expected or not set(needed) <= set(names) or len(names) != len(entries):
         raise CheckpointError(

@@ -37,9 +37,21 @@ if TYPE_CHECKING:
 
 FOREIGN_CHECK_S = 0.2
 MALFORMED_LOG_S = 1.0
+BUSY_SHARE, PAUSE_SHARE = 0.5, 0.4
 
 _FROM_KNOWN = (topics.ACTION_CHUNK, topics.POLICY_HEARTBEAT, topics.E_STOP, topics.ENABLE)
 """Topics whose publishers are told apart."""
+
+
+def pause_ns(busy_ns: int, left_ns: int, period_ns: int) -> int:
+    """How long the thread sleeps after a tick, by what it has computed since the last one and what is left to the next.
+
+    A flood of messages would take a whole core, and Linux halts real-time threads that take one for 50 ms a second. A
+    thread that was busy for less than half of the period does not pause, and none into the next tick.
+    """
+    if busy_ns <= BUSY_SHARE * period_ns:
+        return 0
+    return max(0, min(round(PAUSE_SHARE * period_ns), left_ns // 2))
 
 
 class LiveDrive:
@@ -56,6 +68,7 @@ class LiveDrive:
         self._health = SupervisorHealth(self._core, contract)
         commanded = [part.topic for part in contract.commands]
         self._senders = {topic: Senders(node, (topic,)) for topic in (*_FROM_KNOWN, *commanded)}
+        self._used_ns = time.thread_time_ns()
         self._subscribe()
         self._serve(Pairing() if options.pairing else None)
         node.create_timer(contract.command_period_ns / NS_PER_S, self._tick, clock=steady_clock())
@@ -154,8 +167,8 @@ class LiveDrive:
             self._core.stop(Reason.FOREIGN_PUBLISHER, source.name or source.publisher)
 
     def _tick(self) -> None:
-        at_ns = self._observation_now_ns()
-        decision = self._core.tick(time.monotonic_ns(), at_ns)
+        at_ns, began_ns = self._observation_now_ns(), time.monotonic_ns()
+        decision = self._core.tick(began_ns, at_ns)
         self._output.publish(decision, at_ns=at_ns)
         self._mind_controllers(decision)
         last, self._health.decision = self._health.decision, decision
@@ -165,6 +178,13 @@ class LiveDrive:
         if others and (last is None or others != last.other_policies):
             self._node.get_logger().warning(f"not followed: {', '.join(others)}")
             self._diagnostics.publish()
+        self._leave_room(began_ns)
+
+    def _leave_room(self, began_ns: int) -> None:
+        period_ns = self._contract.command_period_ns
+        used_ns, left_ns = time.thread_time_ns(), period_ns - (time.monotonic_ns() - began_ns)
+        time.sleep(pause_ns(used_ns - self._used_ns, left_ns, period_ns) / NS_PER_S)
+        self._used_ns = used_ns
 
     def _mind_controllers(self, decision: Decision) -> None:
         """A controller that does not take its goals stops the arm; goals end when the arm is told nothing more."""

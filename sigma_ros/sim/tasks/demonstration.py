@@ -30,8 +30,11 @@ _SETTLE_S = 0.6
 """How long the expert stays after its last movement: what was let go comes to rest, and a policy learns to stay."""
 
 
-Leader = Callable[[Float32[ndarray, "tokens features"], Float64[ndarray, " dof"]], Float64[ndarray, "ticks dof"]]
-"""Who acts before the expert: scene tokens and joints [rad] to the commands of the next ticks [rad]."""
+Led = Callable[[Float32[ndarray, "tokens features"], Float64[ndarray, " dof"]], Float64[ndarray, " dof"]]
+"""Who acts before the expert, tick after tick: scene tokens and joints [rad] to a command [rad]."""
+
+Leader = Callable[[TaskEpisode], Led]
+"""Begins an episode."""
 
 _AT_M, _LOW_M, _OVER_RIM_M = 0.006, 0.05, 0.015
 """Fingers this near to a brick's middle, seen from above, are over it; below this height something may be in their way;
@@ -231,7 +234,7 @@ def demonstrate_task(
     arm.begin(episode)
     expert, rows = VerbExpert(arm), _Ticks(arm)
     if lead is not None:
-        rows.led(lead)
+        rows.led(lead.leader(episode), lead.lasts_s)
     if any_option:
         episode = nearest_option(episode, arm)
     path = expert.plan(episode)
@@ -255,12 +258,11 @@ class _Ticks:
         self._arm = arm
         self.kept: list[tuple[ndarray, ndarray, ndarray, bool]] = []
 
-    def led(self, lead: Lead) -> None:
-        """The leader's part, chunk after chunk."""
-        while self._now_s() < lead.lasts_s:
+    def led(self, leader: Led, lasts_s: float) -> None:
+        """The leader's part."""
+        while self._now_s() < lasts_s:
             self._arm.look_around()
-            for command in lead.leader(self._arm.tokens(), self._arm.positions_rad()):
-                self._step(command, 0.0, led=True)
+            self._step(leader(self._arm.tokens(), self._arm.positions_rad()), 0.0, led=True)
 
     def play(self, path: JointPath, push: Push) -> None:
         """The expert's part, to its end and a moment longer."""
