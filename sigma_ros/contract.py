@@ -7,8 +7,9 @@ package knows a joint name, a limit or a topic.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float64
@@ -292,6 +293,13 @@ class Contract:
 def joint_name(lerobot: str) -> str:
     """A joint's name without LeRobot's ornaments: `shoulder_pan.pos`, `main_shoulder_pan`."""
     return lerobot.removesuffix(".pos").removeprefix("main_")
+
+
+def feature_names(feature: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of a feature's entries, without LeRobot's ornaments; none where it does not say them."""
+    names = feature.get("names")
+    names = next(iter(names.values()), None) if isinstance(names, dict) else names
+    return tuple(joint_name(str(name)) for name in names) if isinstance(names, list) else ()
 
 
 def _told(names: tuple[str, ...]) -> str:

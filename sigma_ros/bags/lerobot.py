@@ -18,7 +18,7 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from sigma_ros.border import contained, filled, load_json, one_line, open_regular, read_json, read_text
-from sigma_ros.contract import joint_name
+from sigma_ros.contract import feature_names
 from sigma_ros.errors import DatasetError, SigmaError
 from sigma_ros.streams.video import TOLERANCE_S, VideoPart, counted_s
 
@@ -301,13 +301,6 @@ def _coded(root: Path, key: str, picture: object) -> bytes:
 
 def _matrix(table: pa.Table, key: str) -> Float64[ndarray, "ticks width"]:
     return np.array(table[key].to_pylist(), dtype=np.float64).reshape(table.num_rows, -1)
-
-
-def feature_names(feature: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names of a feature's entries, without LeRobot's ornaments; none where it does not say them."""
-    names = feature.get("names")
-    names = next(iter(names.values()), None) if isinstance(names, dict) else names
-    return tuple(joint_name(str(name)) for name in names) if isinstance(names, list) else ()
 
 
 def _refuse_unknown(info: dict[str, Any], index: int, *, there: bool) -> None:

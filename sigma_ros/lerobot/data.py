@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from lerobot.utils.constants import ACTION, OBS_STATE
 
-from sigma_ros.bags.lerobot import feature_names
-from sigma_ros.contract import Contract
+from sigma_ros.contract import Contract, feature_names
 from sigma_ros.conventions import DEGREES_REMEDY, of_statistics
 from sigma_ros.errors import ContractError, DatasetError
 from sigma_ros.model.normalise import NEEDED, Normalisation, Scaling
