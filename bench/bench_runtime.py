@@ -2,7 +2,7 @@
 """The policy node under two raw 640x480 cameras at 30 Hz: where the time from observation to command goes.
 
     python bench/bench_runtime.py                  # the small model inside and in a process, replan_ticks 8 and 4
-    python bench/bench_runtime.py --inference inside --seconds 20
+    python bench/bench_runtime.py --inference process --rates      # cameras and joints that promise their rates
 
 A robot process publishes cameras (30 Hz) and joint states (50 Hz); the supervisor is a process of its own; the policy
 node runs here as it is shipped. "bare" is `runtime.step` alone, for as many new ticks as between two plans, measured
@@ -17,8 +17,10 @@ import argparse
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,7 +31,9 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image, JointState
 from sigma_ros.msg import SupervisorState
 
+from sigma_ros.cli.robot.delay_sources import written
 from sigma_ros.contract_file import load_contract
+from sigma_ros.contract_text import shipped_config_dir
 from sigma_ros.nodes.policy.model import PolicyModel, load_policy
 from sigma_ros.nodes.policy.options import PolicyOptions
 from sigma_ros.nodes.policy.ports import PolicyOutput
@@ -40,6 +44,7 @@ from sigma_ros.nodes.shared.process import ros_context
 from sigma_ros.nodes.shared.qos import steady_clock
 from sigma_ros.nodes.shared.sensor_messages import joint_state_message, stamp_ns
 from sigma_ros.policy.job import Outcome, Proposed
+from sigma_ros.streams.stream import JOINTS
 from sigma_ros.values import ENGINES, WINDOW_TICKS, AdapterSettings, Frame, Window
 
 CONTRACT = load_contract("so101")
@@ -161,11 +166,12 @@ def patched(probe: Probe) -> None:
     PolicyOutput.publish = publish  # type: ignore[method-assign]
 
 
-def measure(model: PolicyModel, seconds: float, replan_ticks: int) -> dict[str, float]:
+def measure(model: PolicyModel, seconds: float, replan_ticks: int, contract: str) -> dict[str, float]:
     """From the first chunks on for `seconds`."""
     plain = PolicyOutput.publish
     with ros_context([]):
-        node = PolicyNode([Parameter("replan_ticks", value=replan_ticks)], load=lambda _options, _logger: model)
+        parameters = [Parameter("replan_ticks", value=replan_ticks), Parameter("contract", value=contract)]
+        node = PolicyNode(parameters, load=lambda _options, _logger: model)
         probe = Probe(node, patched)
         executor = SingleThreadedExecutor()
         executor.add_node(node)
@@ -216,6 +222,7 @@ def main() -> None:
     parser.add_argument("--engine", default="plain", choices=ENGINES)
     parser.add_argument("--inference", nargs="+", default=["inside", "process"], choices=("inside", "process"))
     parser.add_argument("--replan-ticks", nargs="+", type=int, default=[8, 4])
+    parser.add_argument("--rates", action="store_true", help="the contract promises its streams' rates")
     given = parser.parse_args()
     if given.robot:
         robot()
@@ -227,7 +234,8 @@ def main() -> None:
         ),
     ]
     try:
-        rows = measured(given)
+        with tempfile.TemporaryDirectory() as folder:
+            rows = measured(given, promised(Path(folder)) if given.rates else "so101")
     finally:
         for child in children:
             child.terminate()
@@ -238,17 +246,29 @@ def main() -> None:
         print(f"| {key}{unit} | {' | '.join(f'{row[key]:.2f}' for row in rows.values())} |")
 
 
-def measured(given: argparse.Namespace) -> dict[str, dict[str, float]]:
+def promised(folder: Path) -> str:
+    """The contract with the rates at which the robot here sends."""
+    file = folder / "so101.yaml"
+    file.write_text((shipped_config_dir() / file.name).read_text(encoding="utf-8"), encoding="utf-8")
+    written(file, CONTRACT.delays, {camera.name: CONTRACT.fps for camera in CONTRACT.cameras} | {JOINTS: 50.0})
+    return str(file)
+
+
+def measured(given: argparse.Namespace, contract: str) -> dict[str, dict[str, float]]:
     """Each way and replan rate, with bare inference in the same process just before it."""
     rows = {}
     for inference in given.inference:
         options = PolicyOptions(
-            checkpoint=given.checkpoint, allow_untrained=True, inference=inference, engine=given.engine
+            checkpoint=given.checkpoint,
+            contract=contract,
+            allow_untrained=True,
+            inference=inference,
+            engine=given.engine,
         )
         model = load_policy(options, rclpy.logging.get_logger("bench"))
         for ticks in given.replan_ticks:
             p50, all_p50 = bare_ms(model, ticks)
-            row = measure(model, given.seconds, ticks)
+            row = measure(model, given.seconds, ticks, contract)
             ratios = {"bare_p50": p50, "inference / bare": row["inference_p50"] / p50}
             possible_hz = min(1e3 / all_p50, CONTRACT.fps / ticks)
             rows[f"{inference}, {ticks}"] = ratios | {"chunks / bare": row["chunks_hz"] / possible_hz} | row

@@ -17,6 +17,7 @@ from sigma_ros.contract_file import load_contract
 from sigma_ros.risk import plain_chunk
 from sigma_ros.supervisor.guard import MotionGuard, Request
 from sigma_ros.supervisor.limits import SupervisorLimits
+from sigma_ros.supervisor.reasons import State
 from sigma_ros.supervisor.stop_plan import StopPlanner
 from sigma_ros.supervisor.supervisor import Supervisor
 
@@ -100,10 +101,7 @@ def ticks(count: int, clock: Clock) -> list[int]:
     supervisor = Supervisor(CONTRACT, SupervisorLimits(require_heartbeat=False, check_tracking=True))
     period = CONTRACT.command_period_ns
     t = np.arange(50)[:, None] * CONTRACT.tick_period_ns / 1e9
-    pose, now, times = MIDDLE, period, []
-    supervisor.on_joints(now, pose, now)
-    supervisor.tick(now)
-    supervisor.engage(now)
+    pose, now, times, moving = MIDDLE, period, [], 0
     for tick in range(count):
         now += period
         supervisor.on_joints(now, pose, now)
@@ -115,7 +113,12 @@ def ticks(count: int, clock: Clock) -> list[int]:
             )
         decision = supervisor.tick(now)
         times.append(clock() - start)
+        moving += decision.state is State.RUN
+        if decision.state is State.DISENGAGED:
+            supervisor.engage(now)
         pose = pose if decision.command_rad is None else decision.command_rad
+    if moving < 0.9 * count:
+        raise SystemExit(f"the supervisor ran in {moving} of {count} ticks only: nothing is measured")
     return times
 
 

@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Forward kinematics: where the tool's points are, for many poses at once. Constants only, numpy only."""
+"""Forward kinematics: where the tool's points are, for many poses at once. Constants only, numpy only.
+
+Where the joints of an arm sit is the optional `kinematics` of a contract: only what turns joint angles into the places
+of tool points and of the capsules around the links, no masses. Lengths are in metres, in the frame of the arm's base
+with z up.
+"""
 
 import math
 from collections.abc import Callable, Iterator
@@ -10,12 +15,6 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from sigma_ros.border import one_line
-
-# Where the joints of an arm sit: the optional `kinematics` of a contract, and how it is read.
-#
-# Only what turns joint angles into the places of tool points and of the capsules around the links: no masses. Lengths
-# are in metres, in the frame of the arm's base with z up.
-
 
 Triple = tuple[float, float, float]
 Quaternion = tuple[float, float, float, float]

@@ -8,24 +8,31 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from posixpath import commonpath
-from typing import NamedTuple
 
 from jaxtyping import Float64
 from numpy import ndarray
 
 from sigma_ros.bags.losses import described
 from sigma_ros.bags.reader import Bag, Record
+from sigma_ros.bags.topics import (
+    action_parts,
+    camera_topics,
+    check_topics,
+    joint_parts,
+    nearest,
+    recorded_task,
+    task_topic,
+)
 from sigma_ros.contract import COMMAND_TYPES, Camera, Contract
 from sigma_ros.errors import BagError, ContractError
 from sigma_ros.streams.clocks import APART, StreamClocks
-from sigma_ros.streams.frame_clock import JOINTS, FrameClock, StreamCounters
+from sigma_ros.streams.frame_clock import FrameClock
 from sigma_ros.streams.images import check_image
 from sigma_ros.streams.joints import JointMerger, JointReach, JointReader, SkewError
+from sigma_ros.streams.samples import JointSample, WaitingSamples
+from sigma_ros.streams.stream import JOINTS, StreamCounters
 from sigma_ros.values import Gap, Window
 
-TEXT_TYPE = "std_msgs/msg/String"
-TASK_TOPIC = "/sigma_policy/task"
 FLAG_TYPE = "std_msgs/msg/Bool"
 ARRAY_TYPE = COMMAND_TYPES[0]
 INTERVENTION = "sigma/intervention"
@@ -38,13 +45,6 @@ _LEAST_BEYOND = 16
 
 MOST_WITHOUT_ACTION = 0.05
 """A larger share of valid ticks without a recorded action is a loss: the commands do not cover the recording."""
-
-
-class JointSample(NamedTuple):
-    """A recorded joint message in contract order."""
-
-    stamp_ns: int
-    positions_rad: Float64[ndarray, " dof"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +96,7 @@ class Episode(Iterator[Tick]):
         on_record: Callable[[Record], None] = lambda _: None,
         on_end: Callable[[], None] = lambda: None,
     ) -> None:
-        bag.check_against(contract)
+        check_topics(bag, contract)
         self._on_end = on_end
         self._bag = bag
         self._on_record = on_record
@@ -107,13 +107,13 @@ class Episode(Iterator[Tick]):
         self._fitting: set[str] = set()
         self._misfits: dict[str, list[ContractError]] = {}
         self._clock.set_task(task if task is not None else recorded_task(bag, contract))
-        self._joint_merger = JointMerger(contract, bag.joint_parts(contract))
-        self._command_merger = JointMerger(contract, bag.action_parts(contract))
+        self._joint_merger = JointMerger(contract, joint_parts(bag, contract))
+        self._command_merger = JointMerger(contract, action_parts(bag, contract))
         self._routes = self._make_routes()
         self._joint_reader = JointReader(contract)
         self._poses, self._acts = JointReach(contract), JointReach(contract)
         self._command_reader = JointReader(contract)
-        self._joints, self._commands = _Samples(contract.tick_period_ns), _Samples(contract.tick_period_ns)
+        self._joints, self._commands = WaitingSamples(contract.tick_period_ns), WaitingSamples(contract.tick_period_ns)
         self._command: JointSample | None = None
         self._marks: deque[tuple[int, bool]] = deque()
         self._corrected = self._commanded = False
@@ -152,16 +152,16 @@ class Episode(Iterator[Tick]):
     def _make_routes(self) -> dict[str, Callable[[Record], None]]:
         contract, bag = self._contract, self._bag
         routes: dict[str, Callable[[Record], None]] = {
-            part.topic: partial(self._push_joints, i) for i, part in enumerate(bag.joint_parts(contract))
+            part.topic: partial(self._push_joints, i) for i, part in enumerate(joint_parts(bag, contract))
         }
         for camera in contract.cameras:
-            routes[bag.camera_topics(contract)[camera.name].topic] = self._image_route(camera)
+            routes[camera_topics(bag, contract)[camera.name].topic] = self._image_route(camera)
         if contract.action_source == "command":
-            for i, part in enumerate(bag.action_parts(contract)):
+            for i, part in enumerate(action_parts(bag, contract)):
                 routes[part.topic] = partial(self._push_command, i, part.own_names)
         if self._task_topic is not None:
             routes[self._task_topic] = self._push_task
-        marks = next(iter(_nearest(bag, contract, INTERVENTION, FLAG_TYPE)), None)
+        marks = next(iter(nearest(bag, contract, INTERVENTION, FLAG_TYPE)), None)
         if marks is not None:
             routes[marks] = lambda record: self._marks.append((record.stamp_ns, record.message is True))
         return routes
@@ -169,18 +169,18 @@ class Episode(Iterator[Tick]):
     def _make_refusals(self) -> dict[str, Callable[[], None]]:
         """How a message of another clock is counted, by topic."""
         contract, bag = self._contract, self._bag
-        topics = {part.topic: JOINTS for part in bag.joint_parts(contract)}
-        topics |= {place.topic: name for name, place in bag.camera_topics(contract).items()}
+        topics = {part.topic: JOINTS for part in joint_parts(bag, contract)}
+        topics |= {place.topic: name for name, place in camera_topics(bag, contract).items()}
         refusals: dict[str, Callable[[], None]] = {t: partial(self._clock.refuse, s, APART) for t, s in topics.items()}
         if contract.action_source == "command":
-            refusals |= dict.fromkeys((part.topic for part in bag.action_parts(contract)), self._commands.refuse)
+            refusals |= dict.fromkeys((part.topic for part in action_parts(bag, contract)), self._commands.refuse)
         return refusals
 
     def _make_clocks(self) -> StreamClocks[Record]:
         """The joint states' clock is the one that the others must keep."""
         contract, types = self._contract, self._bag.info.types
-        reference, *_ = (part.topic for part in self._bag.joint_parts(contract))
-        acting = (part.topic for part in self._bag.action_parts(contract))
+        reference, *_ = (part.topic for part in joint_parts(self._bag, contract))
+        acting = (part.topic for part in action_parts(self._bag, contract))
         unstamped = [topic for topic in acting if types.get(topic) == ARRAY_TYPE]
         return StreamClocks(reference, unstamped, contract.tick_period_ns)
 
@@ -345,81 +345,3 @@ class Episode(Iterator[Tick]):
             got=f"{self._commands.refused} refused; {self._commands.span}",
             remedy="record commands and sensors on one clock, or read the bag with --stamps log",
         )
-
-
-class _Samples:
-    """Joint messages or commands that wait for their tick; bounded, in contract order."""
-
-    def __init__(self, back_ns: int) -> None:
-        self._back_ns = back_ns
-        self._waiting: deque[JointSample] = deque(maxlen=4096)
-        self._after_jump: deque[JointSample] = deque(maxlen=4096)
-        self._last_ns = 0
-        self.refused = 0
-
-    @property
-    def span(self) -> str:
-        """Where the waiting samples lie relative to the last tick."""
-        if not self._waiting:
-            return "none after the last tick"
-        return f"the others begin {(self._waiting[0].stamp_ns - self._last_ns) / 1e9:.3f} s after the last tick"
-
-    def refuse(self) -> None:
-        """Counts a message that cannot be used."""
-        self.refused += 1
-
-    def push(self, stamp_ns: int, rad: Float64[ndarray, " dof"]) -> None:
-        newest_ns = self._waiting[-1].stamp_ns if self._waiting else self._last_ns
-        back = stamp_ns < newest_ns - self._back_ns
-        (self._after_jump if back else self._waiting).append(JointSample(stamp_ns, rad))
-
-    def goes_back(self, tick_ns: int) -> bool:
-        """Whether a tick is before the last call's: the clock was set."""
-        return tick_ns < self._last_ns
-
-    def until(self, tick_ns: int) -> tuple[JointSample, ...]:
-        """Samples after the last call's tick up to this one; a tick that goes back starts afresh."""
-        if self.goes_back(tick_ns):
-            self._last_ns = 0
-            self._waiting, self._after_jump = self._after_jump, self._waiting
-            self._after_jump.clear()
-        due = sorted((s for s in self._waiting if self._last_ns < s.stamp_ns <= tick_ns), key=lambda s: s.stamp_ns)
-        later = [s for s in self._waiting if s.stamp_ns > tick_ns]
-        self._waiting.clear()
-        self._waiting.extend(later)
-        self._last_ns = tick_ns
-        return tuple(due)
-
-
-def task_topic(bag: Bag, contract: Contract) -> str | None:
-    """The recorded topic with the task text: ours, or else the only String whose name ends in `task`.
-
-    Of several of ours, as in a recording of two arms, the one nearest to the contract's joint states by name. Several
-    foreign ones are a counted loss, and none is taken: which of them means the task, nobody knows.
-    """
-    info = bag.info
-    found = [
-        topic
-        for topic in info.topics
-        if info.types[topic] == TEXT_TYPE and topic.split("/")[-1] == "task" and info.counts[topic]
-    ]
-    ours = _nearest(bag, contract, TASK_TOPIC.removeprefix("/"), TEXT_TYPE)
-    if not ours and len(found) > 1:
-        bag.lose_once(f"the task is not read: {len(found)} topics end in task ({', '.join(found)[:100]})")
-        return None
-    return next(iter([*ours, *found]), None)
-
-
-def _nearest(bag: Bag, contract: Contract, name: str, kind: str) -> list[str]:
-    """Topics of a name in any namespace that hold something, the one nearest to the joint states' first."""
-    info = bag.info
-    found = [t for t in info.topics if t.endswith(name) and info.types[t] == kind and info.counts[t]]
-    joints = bag.topic(contract.joint_state_topic).strip("/")
-    return sorted(found, key=lambda topic: len(commonpath([topic.strip("/"), joints])), reverse=True)
-
-
-def recorded_task(bag: Bag, contract: Contract) -> str:
-    """The task of a recording: its first task message, else its note `sigma.task`, else the contract's first task."""
-    topic = task_topic(bag, contract)
-    text = bag.first_text(topic) if topic is not None else ""
-    return text or bag.info.metadata.get("sigma.task") or contract.tasks[0]

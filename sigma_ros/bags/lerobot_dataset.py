@@ -35,9 +35,6 @@ if TYPE_CHECKING:
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
 
-# Keeps a library from putting this process before everything else on the machine.
-
-
 @contextmanager
 def same_scheduling() -> Iterator[None]:
     """Gives the calling thread its scheduling back at the end.

@@ -96,7 +96,7 @@ def read_index(file: BinaryIO, losses: Losses, *, recover: bool) -> Index:
     except Exception as error:
         if not recover:
             raise
-        losses.once(f"{_name(file)}: index not usable, file read from its start: {one_line(error)}")
+        losses.once(f"{Path(file.name).name}: index not usable, file read from its start: {one_line(error)}")
     return _from_scan(file, size, losses, recover=recover)
 
 
@@ -263,17 +263,12 @@ def _from_scan(file: BinaryIO, size: int, losses: Losses, *, recover: bool) -> I
     except Exception as error:
         if not recover:
             raise
-        losses.once(
-            f"{_name(file)}: {size - index.data_end} bytes at the end not read, {one_line(error) or 'it is cut'}"
-        )
+        cut = f"{size - index.data_end} bytes at the end not read, {one_line(error) or 'it is cut'}"
+        losses.once(f"{Path(file.name).name}: {cut}")
     for channel, found in times.items():
         index.stretches.setdefault(channel, []).extend(stretches_of(found))
     index.start_ns = min(index.start_ns, index.end_ns)
     return index
-
-
-def _name(file: BinaryIO) -> str:
-    return Path(file.name).name
 
 
 def _scan_chunk(index: Index, chunk: Chunk, end: int, losses: Losses) -> None:

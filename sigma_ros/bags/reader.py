@@ -2,7 +2,6 @@
 """A rosbag2 bag as a stream of typed records, never loaded whole: MCAP or SQLite, split, compressed, without metadata.
 
 with open_bag("recording") as bag:
-    bag.check_against(contract)
     for record in bag.records(topics):
         ...
 """
@@ -10,11 +9,10 @@ with open_bag("recording") as bag:
 import hashlib
 from collections.abc import Collection, Generator, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from heapq import merge
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self
 
 from backports import zstd
@@ -26,17 +24,13 @@ from sigma_ros.bags.losses import Losses
 from sigma_ros.bags.mcap_file import McapFile
 from sigma_ros.bags.sqlite_file import SqliteFile
 from sigma_ros.border import most_output_bytes, one_line
-from sigma_ros.contract import COMMAND_TYPES, IMAGE_TYPES, VIDEO_TYPES, Contract, Part
-from sigma_ros.errors import BagError, ContractError, SigmaError, UsageError
+from sigma_ros.errors import BagError, SigmaError, UsageError
 from sigma_ros.streams.images import ImageMessage
 from sigma_ros.streams.video import Taken, VideoDecoder, VideoError, VideoPacket
 
 _ZSTD_FRAME = b"\x28\xb5\x2f\xfd"
 Stamps = Literal["header", "log"]
 """Which time a message has: its header's, or when it was recorded."""
-
-PICTURE_TYPES = (*IMAGE_TYPES, *VIDEO_TYPES)
-"""Message types that give `ImageMessage` records."""
 
 
 StorageFile = McapFile | SqliteFile
@@ -94,13 +88,6 @@ class BagInfo:
                 while block := source.read(1 << 20):
                     digest.update(block)
         return digest.hexdigest()
-
-
-class CameraTopic(NamedTuple):
-    """Where a camera's images are in a bag."""
-
-    topic: str
-    msgtype: str
 
 
 class Bag:
@@ -179,11 +166,8 @@ class Bag:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> Literal[False]:
+    def __exit__(self, *_: object) -> None:
         self.close()
-        return False
 
     def close(self) -> None:
         """Closes the files; records that were taken stay valid."""
@@ -211,40 +195,6 @@ class Bag:
             metadata=dict(self._metadata),
             losses=self._losses.snapshot(),
         )
-
-    def check_against(self, contract: Contract) -> None:
-        """Refuses a bag that lacks what the contract needs, naming all that is missing or of another type.
-
-        Raises:
-            ContractError: topics are missing, empty or of another type.
-        """
-        _check_topics(self, contract)
-
-    def camera_topics(self, contract: Contract) -> dict[str, CameraTopic]:
-        """Camera name to where its pictures are: the contract's topic, or that of another image transport beside it."""
-        found = {}
-        for camera in contract.cameras:
-            base = camera.topic.removesuffix("/compressed")
-            for name in (camera.topic, base, base + "/compressed", base + "/ffmpeg"):
-                topic = self.topic(name)
-                if self._types.get(topic) in PICTURE_TYPES:
-                    found[camera.name] = CameraTopic(topic, self.info.types[topic])
-                    break
-        return found
-
-    def joint_parts(self, contract: Contract) -> tuple[Part, ...]:
-        """Where this bag has the joint states: on the topic of the whole, or on those of the parts."""
-        return self._parts(Part(topic=contract.joint_state_topic, joints=contract.joint_names), contract.state_parts)
-
-    def action_parts(self, contract: Contract) -> tuple[Part, ...]:
-        """Where this bag has the actions, likewise; a leader arm's are on one topic, of any type of command."""
-        kind = None if contract.leader_topic else contract.command_type
-        whole = Part(topic=contract.action_topic, joints=contract.joint_names, message_type=kind)
-        return self._parts(whole, () if contract.leader_topic else contract.command_parts)
-
-    def _parts(self, whole: Part, parts: tuple[Part, ...]) -> tuple[Part, ...]:
-        found = (whole,) if not parts or self.topic(whole.topic) in self._types else parts
-        return tuple(replace(part, topic=self.topic(part.topic)) for part in found)
 
     def records(self, topics: Collection[str] | None = None) -> Generator[Record]:
         """Records of some topics (None: of all) by log time. Undecodable messages are counted and left out.
@@ -296,10 +246,6 @@ class Bag:
     def first_text(self, topic: str) -> str:
         """The first text on a topic that is not empty, or an empty one."""
         return next((str(record.message) for record in self.records((topic,)) if record.message), "")
-
-    def first(self, topic: str) -> Record | None:
-        """The first record of a topic, None if it has none."""
-        return next(self.records((topic,)), None) if topic in self._types else None
 
     def _stored(self, wanted: frozenset[str]) -> Iterator[Stored]:
         by_time = not any(self._clock_was_set(topic) for topic in wanted & self._types.keys())
@@ -354,47 +300,3 @@ def _plain(data: memoryview) -> memoryview:
         return data
     most = most_output_bytes(len(data))
     return memoryview(zstd.ZstdDecompressor().decompress(data, max_length=most))
-
-
-def _check_topics(bag: Bag, contract: Contract) -> None:
-    """Raises a ContractError that lists every topic which is missing, empty or of another type."""
-    info = bag.info
-    needs: dict[str, tuple[str, ...]] = {
-        part.topic: ("sensor_msgs/msg/JointState",) for part in bag.joint_parts(contract)
-    }
-    for part in bag.action_parts(contract) if contract.action_source == "command" else ():
-        needs[part.topic] = COMMAND_TYPES if part.message_type is None else (part.message_type,)
-    cameras = bag.camera_topics(contract)
-    for camera in contract.cameras:
-        place = cameras.get(camera.name)
-        needs[place.topic if place else bag.topic(camera.topic)] = PICTURE_TYPES
-    problems = [problem for topic, accepted in needs.items() if (problem := _problem(info, topic, accepted))]
-    if problems:
-        raise ContractError(
-            f"the bag does not hold what the contract {contract.name} needs: {'; '.join(problems)}",
-            where=info.path,
-            expected=", ".join(f"{topic} ({' or '.join(accepted)})" for topic, accepted in needs.items()),
-            got=", ".join(f"{topic} ({info.types[topic]}, {info.counts[topic]})" for topic in info.topics)
-            or "; ".join(reason for reason, _ in bag.foreign.values())[:400]
-            or "no topics",
-            remedy=_remedy(info, tuple(needs)),
-        )
-
-
-def _remedy(info: BagInfo, needs: tuple[str, ...]) -> str:
-    """Names a namespace in which the bag has all that is needed."""
-    spaces = [{have.removesuffix(topic) for have in info.topics if have.endswith(topic)} for topic in needs]
-    found = sorted(set[str].intersection(*spaces) - {""})
-    if found:
-        return f"the bag has them in a namespace; give it behind the contract: NAME@{one_line(found[0]).strip('/')}"
-    return "correct the contract's topics, or record the missing ones"
-
-
-def _problem(info: BagInfo, topic: str, accepted: tuple[str, ...]) -> str | None:
-    if topic not in info.types:
-        return f"{topic} is missing"
-    if info.types[topic] not in accepted:
-        return f"{topic} is a {info.types[topic]}"
-    if info.counts[topic] == 0:
-        return f"{topic} is empty"
-    return None

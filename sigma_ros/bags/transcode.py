@@ -9,18 +9,19 @@ their tick, and every picture would be one tick old. The bag's notes say that it
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 from jaxtyping import Float64, UInt8
 from numpy import ndarray
 
 from sigma_ros.bags.dataset_facts import check_episode, check_facts, fetcher, original_key, renamed_episode
-from sigma_ros.bags.episode import TASK_TOPIC, Episode
+from sigma_ros.bags.episode import Episode
 from sigma_ros.bags.lerobot import ACTION_KEY, STATE_KEY, LerobotEpisode, read_episode
 from sigma_ros.bags.losses import Losses, refuse_losses
 from sigma_ros.bags.messages import JointMessage, command_value
 from sigma_ros.bags.reader import Bag, BagInfo, Record
+from sigma_ros.bags.topics import TASK_TOPIC
 from sigma_ros.bags.writer import BagWriter
 from sigma_ros.camera_names import NO_RENAME
 from sigma_ros.contract import Camera, Contract
@@ -287,14 +288,9 @@ class DatasetBag(Bag):
         for camera in contract.cameras:
             picture = row.pictures[camera.name]
             height, width = picture.shape[:2]
-            raw: dict[str, Any] = {
-                "encoding": "rgb8",
-                "height": height,
-                "width": width,
-                "step": 3 * width,
-                "is_compressed": False,
-            }
-            messages.append((camera.topic, ImageMessage(data=picture.reshape(-1), **raw)))
+            shape = {"height": height, "width": width, "step": 3 * width}
+            image = ImageMessage(encoding="rgb8", data=picture.reshape(-1), is_compressed=False, **shape)
+            messages.append((camera.topic, image))
         messages.append((contract.joint_state_topic, JointMessage(contract.joint_names, row.state_rad)))
         if row.action_rad is not None:
             command = command_value(contract.command_type, contract.joint_names, row.action_rad)

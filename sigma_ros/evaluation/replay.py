@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sigma_ros.bags.episode import Episode, Tick, recorded_task
+from sigma_ros.bags.episode import Episode, Tick
 from sigma_ros.bags.losses import refuse_losses
 from sigma_ros.bags.reader import Bag, BagInfo, Stamps, open_bag
+from sigma_ros.bags.topics import recorded_task
 from sigma_ros.border import one_line
 from sigma_ros.contract import Contract
 from sigma_ros.errors import SigmaError

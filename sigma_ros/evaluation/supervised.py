@@ -8,10 +8,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-from sigma_ros.bags.episode import JointSample
 from sigma_ros.contract import Contract
 from sigma_ros.evaluation.recorder import ReplayRecorder
 from sigma_ros.evaluation.replay_operator import ReplayOperator
+from sigma_ros.streams.samples import JointSample
 from sigma_ros.supervisor.limits import SupervisorLimits
 from sigma_ros.supervisor.supervisor import Supervisor
 from sigma_ros.values import NS_PER_S, Chunk

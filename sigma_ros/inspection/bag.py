@@ -9,9 +9,10 @@ import numpy as np
 from jaxtyping import Float64, UInt8
 from numpy import ndarray
 
-from sigma_ros.bags.episode import INTERVENTION, TEXT_TYPE
+from sigma_ros.bags.episode import INTERVENTION
 from sigma_ros.bags.files import DISORDER_NS
 from sigma_ros.bags.reader import Record, Stamps, open_bag
+from sigma_ros.bags.topics import TEXT_TYPE, camera_topics, joint_parts
 from sigma_ros.border import one_line
 from sigma_ros.contract import Camera, Contract
 from sigma_ros.conventions import guessed_units
@@ -122,8 +123,8 @@ def bag_contents(path: Path, contract: Contract | None, *, recover: bool, stamps
     if contract is not None:
         with open_bag(path, recover=recover, stamps=stamps) as bag:
             losses = account(bag, contract)
-            used = {place.topic for place in bag.camera_topics(contract).values()}
-            used |= {part.topic for part in bag.joint_parts(contract)}
+            used = {place.topic for place in camera_topics(bag, contract).values()}
+            used |= {part.topic for part in joint_parts(bag, contract)}
         findings += _slow(streams, used, contract.fps)
     facts = {
         "storage": info.storage,

@@ -10,7 +10,8 @@ from jaxtyping import UInt8
 from numpy import ndarray
 
 from sigma_ros.bags.episode import Episode
-from sigma_ros.bags.reader import PICTURE_TYPES, Bag
+from sigma_ros.bags.reader import Bag
+from sigma_ros.bags.topics import PICTURE_TYPES
 from sigma_ros.contract import Contract
 from sigma_ros.conventions import UnitGuess
 from sigma_ros.streams.images import OWN_SIZE_PX

@@ -21,11 +21,11 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
 
-from sigma_ros.bags.incident import Heard, IncidentMemory, make_room, write_incident
 from sigma_ros.contract import Camera
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import SigmaError
 from sigma_ros.msg import ActionChunk, SupervisorState, TelepathyState
+from sigma_ros.nodes.record.incident import Heard, IncidentMemory, make_room, write_incident
 from sigma_ros.nodes.shared import qos, topics
 from sigma_ros.nodes.shared.diagnostics import Diagnostics, Level, TaskStatus
 from sigma_ros.nodes.shared.image_messages import image_view, jpeg_message

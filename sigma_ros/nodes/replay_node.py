@@ -17,9 +17,9 @@ import numpy as np
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
-from sigma_ros.bags.episode import recorded_task
 from sigma_ros.bags.losses import WITH_LOSSES, refuse_losses
 from sigma_ros.bags.reader import Bag, Stamps, open_bag
+from sigma_ros.bags.topics import check_topics, recorded_task
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import UsageError
@@ -72,7 +72,7 @@ def _replay(node: Node, options: ReplayNodeOptions, waiter: Waiter, *, command: 
     contract = load_contract(options.contract)
     stamps = cast("Stamps", options.stamps)
     with open_bag(options.bag, strict=options.strict, recover=options.recover, stamps=stamps) as bag:
-        bag.check_against(contract)
+        check_topics(bag, contract)
         log, facts = replay_bag(node, options, waiter, contract, bag)
     scores = score(log)
     paths = write_report(

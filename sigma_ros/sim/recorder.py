@@ -16,7 +16,7 @@ from jaxtyping import Float64, UInt8
 from numpy import ndarray
 from PIL import Image
 
-from sigma_ros.bags.episode import TASK_TOPIC
+from sigma_ros.bags.topics import TASK_TOPIC
 from sigma_ros.bags.writer import BagWriter
 from sigma_ros.border import whole
 from sigma_ros.contract import Contract

@@ -21,6 +21,7 @@ from scipy.stats import rankdata
 
 from sigma_ros.contract import Contract, Delays
 from sigma_ros.errors import SigmaError
+from sigma_ros.streams.stream import JOINTS, LEAST_SPACING
 from sigma_ros.values import NS_PER_S
 
 LONGEST_S = 0.8
@@ -31,6 +32,7 @@ _SMOOTHED_S = 0.1
 """Speeds are differences over this long: commands come in steps."""
 _LEAST_S, _LEAST_TRAVEL_RAD = 3.0, 0.5
 _LEAST_FIT = 0.5
+_BROKEN = 0.01
 _PICTURE_PX = (64, 48)
 
 
@@ -72,6 +74,23 @@ def measure(motion: Motion, contract: Contract) -> Delays:
         inference_ns=round(float(np.median(chunks))) if chunks else None,
         actuator_ns=_ns(arm) if arm is not None else None,
     )
+
+
+def rates_hz(motion: Motion) -> dict[str, float]:
+    """What each camera and the joints (`JOINTS`) can promise to send at most [1/s]: the rate of their usual interval.
+
+    A stream is left out that is shorter than 3 s, or would break its promise more than once in a hundred messages.
+    """
+    stamps = {name: [stamp_ns for stamp_ns, _ in changes] for name, changes in motion.changes.items()}
+    found = {}
+    for name, of in (stamps | {JOINTS: [stamp_ns for stamp_ns, _ in motion.joints]}).items():
+        steps_s = np.diff(np.sort(np.array(of))) / NS_PER_S
+        if steps_s.sum() < _LEAST_S:
+            continue
+        usual_s = float(np.median(steps_s))
+        if usual_s > 0.0 and (steps_s < LEAST_SPACING * usual_s).mean() <= _BROKEN:
+            found[name] = round(1.0 / usual_s, 1)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

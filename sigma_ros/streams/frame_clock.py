@@ -31,7 +31,7 @@ from sigma_ros.contract import Camera, Contract
 from sigma_ros.errors import SigmaError
 from sigma_ros.streams.images import ImageMessage, Square, black_square, check_image
 from sigma_ros.streams.joints import JointReader
-from sigma_ros.streams.stream import Grid, Stream, StreamCounters, image_of
+from sigma_ros.streams.stream import JOINTS, Grid, Stream, StreamCounters, image_of
 from sigma_ros.values import NS_PER_S, WINDOW_TICKS, Frame, Gap, Window
 
 # The last 16 ticks of an epoch, and the window they make.
@@ -68,8 +68,6 @@ class WindowHistory:
         return Window(epoch=frame.epoch, task=task, frames=tuple(frames), mask=mask)
 
 
-__all__ = ["LOOKAHEAD_TICKS", "FrameClock", "StreamCounters"]
-
 LAST_TICK_JITTER_NS = 5_000_000
 """A recording's last tick lies at most this far behind its newest message: jitter of stamps, not another tick."""
 
@@ -79,9 +77,6 @@ LOOKAHEAD_TICKS = 64
 IMAGES_BEYOND_LOOKAHEAD = 2
 """Images that wait beyond the lookahead: the tick's own, and the one that completes it. With fewer, the order in which
 two streams arrive would decide whether an image is still there."""
-
-JOINTS = "joints"
-"""What the stream of joint states is called beside the cameras' names."""
 
 _JOINT_CAPACITY = 1024
 

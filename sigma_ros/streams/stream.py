@@ -18,10 +18,11 @@ from sigma_ros.errors import SigmaError
 from sigma_ros.streams.images import Square, decode_resized
 from sigma_ros.values import NS_PER_S
 
+JOINTS = "joints"
+"""What the stream of joint states is called beside the cameras' names."""
+
 LEAST_SPACING = 2 / 3
 """Of a stream's promised period: a message that comes sooner after the one before breaks the promise."""
-
-# What became of the messages that a frame clock was given.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,9 +59,6 @@ class StreamCounters:
     def refused(self) -> int:
         """Messages refused in all streams."""
         return sum(sum(count.refused.values()) for count in self.streams.values())
-
-
-__all__ = ["Grid", "Sample", "Stream", "StreamCount", "image_of"]
 
 
 @dataclass(frozen=True, slots=True)

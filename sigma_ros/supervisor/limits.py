@@ -164,11 +164,6 @@ class SupervisorLimits:
             )
 
     @classmethod
-    def bring_up(cls) -> "SupervisorLimits":
-        """For the first hours with an arm, 0.1 rad from the ends. An SO-101: 1 rad/s, 5 rad/s^2, 50 rad/s^3."""
-        return cls(position_margin_rad=0.1, velocity_scale=0.5, acceleration_scale=1.0 / 6.0, jerk_scale=0.025)
-
-    @classmethod
     def for_replay(cls) -> "SupervisorLimits":
         """For recordings, whose joints do not follow our commands and whose policy is called in step."""
         return cls(

@@ -11,9 +11,10 @@ import pytest
 from bags import HEIGHT, MS, SIZE, START_NS, TASK, TASK_TOPIC, WIDTH, picture, pose, small_contract, write_recording
 from numpy import ndarray
 
-from sigma_ros.bags.episode import Episode, Tick, recorded_task
+from sigma_ros.bags.episode import Episode, Tick
 from sigma_ros.bags.messages import ROS_TYPES, header
 from sigma_ros.bags.reader import Bag, open_bag
+from sigma_ros.bags.topics import camera_topics, recorded_task
 from sigma_ros.bags.writer import BagWriter
 from sigma_ros.contract import Contract
 from sigma_ros.errors import BagError, ContractError
@@ -31,7 +32,7 @@ def ticks_of(path: Path, contract: Contract = CONTRACT, *, task: str | None = No
 def live_items(bag: Bag, contract: Contract) -> Iterator[Window | Gap]:
     """What a node does: push in the order of arrival, take ticks as time goes by."""
     clock = FrameClock(contract, image_size_px=SIZE)
-    cameras = {place.topic: name for name, place in bag.camera_topics(contract).items()}
+    cameras = {place.topic: name for name, place in camera_topics(bag, contract).items()}
     for record in bag.records():
         if record.topic in cameras:
             clock.push_image(cameras[record.topic], record.stamp_ns, record.message)

@@ -29,11 +29,12 @@ from test_transcode import CONTRACT as SET_CONTRACT
 from test_transcode import break_info, write_v2, write_v3
 
 from sigma_ros.bags.dataset_facts import episode_numbers
-from sigma_ros.bags.episode import MOST_MISFITS, Episode, Tick, recorded_task
+from sigma_ros.bags.episode import MOST_MISFITS, Episode, Tick
 from sigma_ros.bags.files import Stretch, clock_was_set, stretches_of
 from sigma_ros.bags.lerobot_dataset import write_dataset
 from sigma_ros.bags.messages import ROS_TYPES, header
 from sigma_ros.bags.reader import Stamps, open_bag
+from sigma_ros.bags.topics import recorded_task
 from sigma_ros.bags.transcode import load_episode, rows_of, transcode
 from sigma_ros.bags.writer import BagWriter
 from sigma_ros.contract import COMMAND_TYPES, CommandType

@@ -85,8 +85,7 @@ def test_another_thread_may_write(tmp_path: Path, storage: str) -> None:
         writer.start()
         writer.join()
     with open_bag(tmp_path / "bag") as read:
-        record = read.first("/a")
-    assert record is not None
+        record = next(read.records(["/a"]))
     assert record.message.tolist() == [0.0, 1.0, 2.0]
 
 
@@ -100,8 +99,7 @@ def test_a_type_outside_ros_comes_with_its_definition(tmp_path: Path) -> None:
     with BagWriter(tmp_path / "bag") as bag:
         bag.raw("/state", "my_robot/msg/State", START_NS, cdr, definition=definition)
     with open_bag(tmp_path / "bag") as read:
-        record = read.first("/state")
-    assert record is not None
+        record = next(read.records(["/state"]))
     assert (record.msgtype, record.log_time_ns, bytes(record.message)) == ("my_robot/msg/State", START_NS, cdr)
     assert record.stamp_ns == 12_000_000_034
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`sigma delays` on a recording: what was put into it is found, and written without another change."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from sigma_ros.contract_file import load_contract
 from sigma_ros.contract_text import shipped_config_dir
 from sigma_ros.errors import ContractError
 from sigma_ros.streams.delays import measure
+from sigma_ros.streams.stream import JOINTS
 from sigma_ros.values import NS_PER_S
 
 TICK_MS = 1000 / 30
@@ -60,14 +62,14 @@ FOUND = Delays(camera_ns=40_000_000, actuator_ns=115_000_000)
 def test_what_was_found_is_written_without_another_change(tmp_path: Path) -> None:
     file = own_contract(tmp_path)
     before = file.read_text(encoding="utf-8").rstrip()
-    assert written(file, FOUND) == "delays: {camera_ms: 40.0, actuator_ms: 115.0}"
+    assert written(file, FOUND, {}) == "delays: {camera_ms: 40.0, actuator_ms: 115.0}"
     assert load_contract(file).delays == FOUND
     assert file.read_text(encoding="utf-8").startswith(before)
 
 
 def test_a_section_that_is_there_is_replaced(tmp_path: Path) -> None:
     file = own_contract(tmp_path, more="delays: {inference_ms: 5.0}\n")
-    written(file, FOUND)
+    written(file, FOUND, {})
     assert file.read_text(encoding="utf-8").count("delays:") == 1
     assert load_contract(file).delays == FOUND
 
@@ -76,6 +78,50 @@ def test_a_section_in_several_lines_is_left_alone(tmp_path: Path) -> None:
     file = own_contract(tmp_path, more="delays:\n  inference_ms: 5.0\n")
     before = file.read_text(encoding="utf-8")
     with pytest.raises(ContractError, match="cannot be written"):
-        written(file, FOUND)
+        written(file, FOUND, {})
     assert file.read_text(encoding="utf-8") == before
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
+
+
+def comments(text: str) -> list[str]:
+    return [line[line.index("#") :] for line in text.splitlines() if "#" in line]
+
+
+BLOCKS = """extends: so101
+cameras:
+  # Übersicht: 30 Hz
+  - name: up        # the tripod
+    topic: up_camera/image_raw
+    type: sensor_msgs/msg/Image
+    width_px: 640
+    height_px: 480
+    dataset_key: observation.images.up
+    max_age_ms: 200
+  - {name: side, topic: side_camera/image_raw, type: sensor_msgs/msg/Image, width_px: 640, height_px: 480,
+     dataset_key: observation.images.side, max_age_ms: 200, rate_hz: 15}  # old
+state:
+  topic: joint_states
+  max_age_ms: 100
+"""
+
+
+@pytest.mark.parametrize("text", ["", BLOCKS])
+def test_rates_are_written_where_their_streams_stand(tmp_path: Path, text: str) -> None:
+    file = own_contract(tmp_path)
+    if text:
+        file.write_text(text, encoding="utf-8")
+    before, was = load_contract(file), file.read_text(encoding="utf-8")
+    written(file, FOUND, {"up": 30.0, "side": 29.9, JOINTS: 50.0})
+    after = load_contract(file)
+    assert [camera.rate_hz for camera in after.cameras] == [30.0, 29.9]
+    assert after.joint_state_rate_hz == 50.0
+    same = [replace(camera, rate_hz=None) for camera in before.cameras]
+    assert [replace(camera, rate_hz=None) for camera in after.cameras] == same
+    assert comments(file.read_text(encoding="utf-8")) == comments(was)
+
+
+def test_a_stream_of_another_file_is_named_and_left_out(tmp_path: Path) -> None:
+    file = tmp_path / "arm.yaml"
+    file.write_text("extends: so101\n", encoding="utf-8")
+    assert "up: rate_hz: 30 (not in this file: left out)" in written(file, FOUND, {"up": 30.0})
+    assert load_contract(file).cameras[0].rate_hz is None

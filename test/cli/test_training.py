@@ -23,7 +23,9 @@ def test_the_verbs_are_those_of_the_package() -> None:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_is_the_packages_own_and_a_call_without_arguments_is_wrong_usage(verb) -> None:
-    assert run(verb, "--help").exit_code == 0
+    done = run(verb, "--help")
+    assert done.exit_code == 0
+    assert verb in done.output
     assert run(verb).exit_code == 2
 
 

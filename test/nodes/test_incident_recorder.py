@@ -13,9 +13,9 @@ from sigma_ros.msg import ActionChunk, SupervisorState
 from std_msgs.msg import Float64MultiArray
 
 from sigma_ros.bags.episode import Episode
-from sigma_ros.bags.incident import make_room, write_incident
 from sigma_ros.bags.reader import open_bag
 from sigma_ros.nodes.incident_recorder import IncidentRecorder
+from sigma_ros.nodes.record.incident import make_room, write_incident
 from sigma_ros.nodes.shared import qos, topics
 from sigma_ros.nodes.shared.diagnostics import Level
 from sigma_ros.nodes.shared.image_messages import image_message

@@ -17,8 +17,9 @@ from rclpy.parameter import Parameter
 from sigma_ros.msg import SupervisorState
 from std_msgs.msg import Bool, Float64MultiArray, String
 
-from sigma_ros.bags.episode import Episode, recorded_task
+from sigma_ros.bags.episode import Episode
 from sigma_ros.bags.reader import open_bag
+from sigma_ros.bags.topics import check_topics, recorded_task
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import UsageError
 from sigma_ros.nodes.record_node import RecordNode
@@ -59,7 +60,7 @@ def test_a_recording_holds_what_replay_needs(rig, executor) -> None:
     spin_until(executor, lambda: all(t.received >= 20 for t in node.tallies.values()), what="twenty of each")
     assert end(executor, node) in (0, 3), "a busy machine may leave gaps"
     with open_bag(out) as bag:
-        bag.check_against(robot.contract)
+        check_topics(bag, robot.contract)
         assert recorded_task(bag, robot.contract) == "fold the towel"
         ticks = [tick for tick in Episode(bag, robot.contract, image_size_px=16) if tick.window is not None]
     assert len(ticks) >= 10

@@ -10,7 +10,8 @@ from numpy import ndarray
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import SigmaError
-from sigma_ros.streams.delays import Motion, measure
+from sigma_ros.streams.delays import Motion, measure, rates_hz
+from sigma_ros.streams.stream import JOINTS, Stream
 from sigma_ros.values import NS_PER_S
 
 FPS, SECONDS = 30.0, 12.0
@@ -114,3 +115,18 @@ def test_joints_of_another_robot_are_refused(contract: Contract) -> None:
     motion = moving(0, contract, camera_s=0.1, arm_s=0.1, inference_s=0.1)
     with pytest.raises(SigmaError, match="cannot be used"):
         measure(motion, replace(contract, joints=contract.joints[:3]))
+
+
+def test_a_promised_rate_is_one_that_leaves_hardly_a_message_out() -> None:
+    rng = np.random.default_rng(0)
+    steady = np.arange(300) / 30 + rng.uniform(0.0, 0.008, 300)
+    bursts = np.arange(300) / 30 - 0.02 * (np.arange(300) % 4 == 3)
+    stamps = {name: np.round((1 + times) * NS_PER_S).astype(int) for name, times in (("up", steady), ("side", bursts))}
+    motion = Motion(changes={name: [(int(at), 0.0) for at in of] for name, of in stamps.items()})
+    motion.joints.extend((int(at), np.zeros(6)) for at in np.arange(200) * NS_PER_S // 50)
+    found = rates_hz(motion)
+    assert found == {"up": pytest.approx(30.0, abs=0.5), JOINTS: 50.0}
+    stream = Stream(max_age_ns=1, capacity=1000, backward_ns=NS_PER_S, forward_ns=NS_PER_S, rate_hz=found["up"])
+    for at in stamps["up"]:
+        stream.push(int(at), None, None, 0)
+    assert stream.count.superseded <= 3

@@ -26,8 +26,11 @@ def test_the_defaults_are_the_contracts_limits() -> None:
     assert (motion.dof, motion.period_s) == (6, 0.02)
 
 
-def test_for_bring_up_everything_is_halved_and_kept_from_the_ends() -> None:
-    motion = SupervisorLimits.bring_up().motion(CONTRACT)
+def test_scales_and_margin_tighten_every_limit() -> None:
+    tighter = SupervisorLimits(
+        position_margin_rad=0.1, velocity_scale=0.5, acceleration_scale=1.0 / 6.0, jerk_scale=0.025
+    )
+    motion = tighter.motion(CONTRACT)
     np.testing.assert_allclose(motion.velocity_radps, 1.0)
     np.testing.assert_allclose(motion.acceleration_radps2, 5.0)
     np.testing.assert_allclose(motion.jerk_radps3, 50.0)

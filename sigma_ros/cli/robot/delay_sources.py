@@ -2,13 +2,16 @@
 """Motion to measure delays in, from a recording or the simulator; and where the delays are written to."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import yaml
 from numpy import ndarray
 
 from sigma_ros.bags.reader import open_bag
+from sigma_ros.bags.topics import camera_topics
 from sigma_ros.border import whole
 from sigma_ros.contract import Contract, Delays
 from sigma_ros.contract_file import load_contract
@@ -16,6 +19,7 @@ from sigma_ros.errors import BagError, ContractError
 from sigma_ros.streams.delays import Motion
 from sigma_ros.streams.images import decode_full
 from sigma_ros.streams.joints import JointReader
+from sigma_ros.streams.stream import JOINTS
 
 if TYPE_CHECKING:
     from sigma_ros.bags.reader import Record
@@ -32,7 +36,7 @@ def recorded(path: Path, contract: Contract) -> Motion:
     """
     motion, joints = Motion(), JointReader(contract)
     with open_bag(path) as bag:
-        cameras = {place.topic: name for name, place in bag.camera_topics(contract).items()}
+        cameras = {place.topic: name for name, place in camera_topics(bag, contract).items()}
         by_name = {camera.name: camera for camera in contract.cameras}
         state, command = bag.topic(contract.joint_state_topic), bag.topic(contract.action_topic)
         chunks = [topic for topic in bag.info.topics if topic.endswith(_CHUNKS)]
@@ -77,10 +81,11 @@ def simulated(setup: str, contract: Contract) -> Motion:
     return motion
 
 
-def written(file: Path, found: Delays) -> str:
-    """Puts the section `delays` into a contract's file, in place of the one that is there; gives the line.
+def written(file: Path, found: Delays, rates_hz: Mapping[str, float]) -> str:
+    """Puts the section `delays` into a contract's file, in place of the one that is there, and `rate_hz` of streams.
 
-    Everything else in the file stays as it is.
+    Everything else in the file stays as it is. A stream that another file describes (`extends`) stays without. Gives
+    the lines that say what was written.
 
     Raises:
         ContractError: the file has a section of another form, or would not be a contract any more; it is left alone.
@@ -88,10 +93,14 @@ def written(file: Path, found: Delays) -> str:
     parts = {name: getattr(found, f"{name}_ns") for name in ("camera", "inference", "actuator")}
     values = ", ".join(f"{name}_ms: {value_ns / 1e6:.1f}" for name, value_ns in parts.items() if value_ns is not None)
     line = f"delays: {{{values}}}"
-    before = file.read_text(encoding="utf-8")
-    text, count = re.subn(r"(?m)^delays:.*$", line, before)
+    text, told = file.read_text(encoding="utf-8"), [line]
+    for name, rate_hz in rates_hz.items():
+        changed = _with_rate(text, name, rate_hz)
+        told.append(f"{name}: rate_hz: {rate_hz:g}" + ("" if changed is not None else " (not in this file: left out)"))
+        text = text if changed is None else changed
+    text, count = re.subn(r"(?m)^delays:.*$", line, text)
     if count == 0:
-        text = f"{before.rstrip()}\n\n{line}\n"
+        text = f"{text.rstrip()}\n\n{line}\n"
     try:
         with whole(file) as partial:
             partial.write_text(text, encoding="utf-8")
@@ -99,4 +108,25 @@ def written(file: Path, found: Delays) -> str:
     except ContractError as error:
         remedy = f"write it in one line, as: {line}"
         raise ContractError("the section delays cannot be written", where=file, got=error.got, remedy=remedy) from error
-    return line
+    return "\n".join(told)
+
+
+def _with_rate(text: str, stream: str, rate_hz: float) -> str | None:
+    """The file's text with the rate of a camera or of the joints (`JOINTS`); None where it does not describe them."""
+    root = _entries(yaml.compose(text, Loader=yaml.SafeLoader))
+    described: list[Any] = [root.get("state")] if stream == JOINTS else getattr(root.get("cameras"), "value", [])
+    for node in described:
+        entries = _entries(node)
+        if not entries or (stream != JOINTS and getattr(entries.get("name"), "value", None) != stream):
+            continue
+        if "rate_hz" in entries:
+            old = entries["rate_hz"]
+            return f"{text[: old.start_mark.index]}{rate_hz:g}{text[old.end_mark.index :]}"
+        first = node.value[0][0].start_mark
+        between = ", " if node.flow_style else "\n" + " " * first.column
+        return f"{text[: first.index]}rate_hz: {rate_hz:g}{between}{text[first.index :]}"
+    return None
+
+
+def _entries(node: yaml.Node | None) -> dict[str, yaml.Node]:
+    return {key.value: value for key, value in node.value} if isinstance(node, yaml.MappingNode) else {}

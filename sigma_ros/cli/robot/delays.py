@@ -32,30 +32,30 @@ def delays(
     bag: Annotated[Path | None, typer.Option(help="Take a recording instead.")] = None,
     sim: Annotated[str | None, typer.Option(metavar="SETUP", help="Let the expert move a simulated arm.")] = None,
     contract: Annotated[str, typer.Option(help="Contract file, or the name of a shipped one.")] = "so101",
-    write: Annotated[
-        bool, typer.Option("--write", help="Put what was measured into the contract's file, as `delays:`.")
-    ] = False,
+    write: Annotated[bool, typer.Option("--write", help="Put what was measured into the contract's file.")] = False,
 ) -> None:
     """Measures the lag of camera, policy and arm while the arm moves, and can write it into the contract.
 
     `sigma sim` and `sigma replay --latency contract` then take what the contract says. The arm must move, some seconds,
-    in sight of the cameras; at least 3 s of each stream are needed.
+    in sight of the cameras; at least 3 s of each stream are needed. Of a graph or a recording it also writes how often
+    cameras and joints come (`rate_hz`): a live tick then waits for no later picture.
 
     Example: sigma delays --live 15 --contract my_arm.yaml --write
     """
     from sigma_ros.cli.robot.delay_sources import written  # noqa: PLC0415 - help stays fast
     from sigma_ros.contract_file import load_contract  # noqa: PLC0415
-    from sigma_ros.streams.delays import measure  # noqa: PLC0415
+    from sigma_ros.streams.delays import measure, rates_hz  # noqa: PLC0415
 
     if sum((live > 0.0, bag is not None, sim is not None)) != 1:
         raise UsageError("give exactly one source of motion", expected="--live, --bag or --sim")
     if write and not Path(contract).is_file():
         raise UsageError("--write needs a contract of your own", expected="a YAML file", got=contract)
     robot = load_contract(contract)
-    found = measure(_motion(robot, live, bag, sim), robot)
+    motion = _motion(robot, live, bag, sim)
+    found = measure(motion, robot)
     _tell(found, robot)
     if write:
-        typer.echo(f"{contract}: {written(Path(contract), found)}")
+        typer.echo(f"{contract}:\n{written(Path(contract), found, rates_hz(motion) if sim is None else {})}")
 
 
 def _motion(robot: "Contract", live: float, bag: Path | None, sim: str | None) -> "Motion":

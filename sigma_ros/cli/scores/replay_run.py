@@ -19,6 +19,7 @@ from rich.table import Table
 from sigma_ros.bags.files import find_bags
 from sigma_ros.bags.losses import WITH_LOSSES
 from sigma_ros.bags.reader import Stamps, open_bag
+from sigma_ros.bags.topics import check_topics
 from sigma_ros.cli.scores.replay import ReplayRequest
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
@@ -63,7 +64,7 @@ def run(request: ReplayRequest) -> int:
         with open_bag(
             bag, strict=request.strict, recover=request.recover, stamps=cast(Stamps, request.stamps)
         ) as opened:
-            opened.check_against(contract)
+            check_topics(opened, contract)
     runtime = SigmaRuntime.load(request.checkpoint, contract=contract, **request.loading())
     with stop_on_signal() as stop:
         options = replace(

@@ -33,7 +33,7 @@ from sigma_ros.msg import ActionChunk, TelepathyState
 from sigma_ros.nodes.panel.server import Server, open_in_browser
 from sigma_ros.nodes.shared import qos, topics
 from sigma_ros.nodes.shared.image_messages import image_view, jpeg_message
-from sigma_ros.nodes.shared.listen import MESSAGE_TYPES, STATES, Monitor, MonitorView
+from sigma_ros.nodes.shared.listen import MESSAGE_TYPES, Monitor, MonitorView
 from sigma_ros.nodes.shared.node_options import PanelOptions
 from sigma_ros.nodes.shared.operator import ORDERS, SETTINGS, Operator, outcome
 from sigma_ros.nodes.shared.parameters import BoundParameters
@@ -41,6 +41,7 @@ from sigma_ros.nodes.shared.process import run_node
 from sigma_ros.nodes.shared.sensor_messages import stamp_ns
 from sigma_ros.streams.images import decode_full
 from sigma_ros.streams.joints import JointMerger, JointReader
+from sigma_ros.supervisor.reasons import State
 
 _BASE_POINT = [0.0, 0.0, 0.0]
 _TASKS_KEPT = 8
@@ -137,7 +138,7 @@ def page_view(
 def _supervisor(told: Any) -> dict[str, Any]:
     names = ("reason", "reason_text", "requested_scale", "scale_ceiling", "applied_scale", "holds", "violations")
     return {name: getattr(told, name) for name in names} | {
-        "state": STATES[told.state],
+        "state": State(told.state).name,
         "bounded": list(told.clipped_joints),
         "refused_chunks": told.refused_chunks,
     }

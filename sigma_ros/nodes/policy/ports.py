@@ -33,8 +33,8 @@ from sigma_ros.nodes.shared.messages import chunk_message, chunk_trajectory, gap
 from sigma_ros.nodes.shared.qos import ClockWatch, steady_clock
 from sigma_ros.nodes.shared.sensor_messages import END_OF_RECORDING, stamp_ns, to_time
 from sigma_ros.policy.job import Failed, Outcome, Proposed, Remembered, Rescaled, Unused, gap_of
-from sigma_ros.streams.frame_clock import JOINTS
 from sigma_ros.streams.joints import JointMerger
+from sigma_ros.streams.stream import JOINTS
 from sigma_ros.supervisor.identity import Author
 from sigma_ros.values import Certificate, Chunk, Gap, Window
 

@@ -18,10 +18,10 @@ from typing import Any, Literal
 from rosbags.typesys import get_types_from_msg
 from rosbags.typesys.store import Typestore
 
-from sigma_ros.bags.incident import own_definitions
 from sigma_ros.bags.messages import ROS_TYPES
 from sigma_ros.bags.writer import BagWriter
 from sigma_ros.errors import SigmaError
+from sigma_ros.nodes.record.incident import own_definitions
 
 
 @functools.cache

@@ -23,8 +23,9 @@ from rclpy.impl.rcutils_logger import RcutilsLogger
 from rich.console import Console
 from rich.progress import Progress
 
-from sigma_ros.bags.episode import Episode, JointSample, Tick
+from sigma_ros.bags.episode import Episode, Tick
 from sigma_ros.bags.reader import Bag, BagInfo, Record
+from sigma_ros.bags.topics import camera_topics, joint_parts
 from sigma_ros.contract import Contract
 from sigma_ros.errors import ContractError, SigmaError
 from sigma_ros.evaluation.drive import ReplayDrive
@@ -38,6 +39,7 @@ from sigma_ros.policy.loop import PolicyLoop, PolicySettings
 from sigma_ros.policy.schedule import Schedule
 from sigma_ros.policy.worker import TimedWorker
 from sigma_ros.streams.joints import JointMerger
+from sigma_ros.streams.samples import JointSample
 from sigma_ros.supervisor.reasons import State
 from sigma_ros.values import AdapterSettings, Chunk, Gap, Window
 
@@ -73,9 +75,9 @@ class NodeReplay:
             node = SupervisorNodeTicks(recorder, policy, supervisor)
             grid = SupervisorGrid(contract.command_period_ns, node)
         self.drive = ReplayDrive(TimedWorker(loop, self._asked), recorder, grid)
-        places = bag.camera_topics(contract)
-        self._joint_parts = [part.topic for part in bag.joint_parts(contract)]
-        self._merger = JointMerger(contract, bag.joint_parts(contract))
+        places = camera_topics(bag, contract)
+        self._joint_parts = [part.topic for part in joint_parts(bag, contract)]
+        self._merger = JointMerger(contract, joint_parts(bag, contract))
         self._cameras = {places[camera.name].topic: camera.name for camera in contract.cameras}
         self._taken = 0
         self.ticks = Episode(

@@ -25,6 +25,7 @@ from sigma_ros.nodes.shared.process import ros_context
 from sigma_ros.nodes.shared.sensor_messages import COMMAND_KINDS, stamp_ns
 from sigma_ros.streams.images import check_image
 from sigma_ros.streams.joints import JointMerger, JointReader
+from sigma_ros.supervisor.reasons import State
 
 _SAMPLES = 25
 
@@ -144,7 +145,7 @@ class StreamWatch:
         self.tick_gaps_s: list[float] = []
         self._seen: list[_Seen] = []
         for camera in contract.cameras:
-            self._listen(camera.name, camera.topic, camera.message_type, _image_check(camera), qos.SENSOR)
+            self._listen(camera.name, camera.topic, camera.message_type, partial(_check_image, camera), qos.SENSOR)
         for i, part in enumerate(contract.states):
             name = "joints" if len(contract.states) == 1 else f"joints {part.topic}"
             check = partial(self._check_joints, i)
@@ -214,8 +215,8 @@ class StreamWatch:
         )
 
 
-def _image_check(camera: Camera) -> Callable[[Image | CompressedImage], None]:
-    return lambda message: check_image(image_view(message), camera)
+def _check_image(camera: Camera, message: Image | CompressedImage) -> None:
+    check_image(image_view(message), camera)
 
 
 # What `sigma monitor` shows, gathered from the graph: supervisor, policy, rates, diagnostics.
@@ -223,7 +224,6 @@ def _image_check(camera: Camera) -> Callable[[Image | CompressedImage], None]:
 
 REASONS_KEPT = 8
 _RATE_WINDOW_S = 3.0
-STATES = ("DISENGAGED", "ENGAGING", "RUN", "BASE_ONLY", "HOLD", "STOPPED", "ESTOP")
 
 
 class Rate:
@@ -280,7 +280,7 @@ class Monitor:
     def _on_state(self, message: SupervisorState) -> None:
         before = self.seen.supervisor
         if before is None or (before.state, before.reason) != (message.state, message.reason):
-            self.seen.reasons.append(f"{STATES[message.state]}: {message.reason_text}")
+            self.seen.reasons.append(f"{State(message.state).name}: {message.reason_text}")
         self.seen.supervisor = message
         self._note("supervisor")
 

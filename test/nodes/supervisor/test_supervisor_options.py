@@ -14,7 +14,8 @@ pytestmark = pytest.mark.ros
 
 def test_the_supervisors_parameters_are_its_settings_each_with_its_own_default() -> None:
     assert SupervisorOptions().limits == SupervisorLimits()
-    assert supervisor_options(SupervisorLimits.bring_up()).limits == SupervisorLimits.bring_up()
+    slower = SupervisorLimits(position_margin_rad=0.1, velocity_scale=0.5)
+    assert supervisor_options(slower).limits == slower
 
 
 def test_the_supervisors_rows_are_those_of_its_limits() -> None:

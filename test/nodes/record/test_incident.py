@@ -4,7 +4,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sigma_ros.bags.incident import Heard, IncidentMemory, own_definitions
+from sigma_ros.nodes.record.incident import Heard, IncidentMemory, own_definitions
 from sigma_ros.values import NS_PER_S
 
 
