@@ -141,7 +141,7 @@ def evaluate(unit: Unit, spec: BatchSpec, runtime: "SigmaRuntime") -> BagRow:
     """
     started_ns = time.perf_counter_ns()
     schedule = Schedule(spec.options.schedule.replan_ticks, runtime.memory_stride)
-    options = replace(spec.options, schedule=schedule)
+    options = replace(spec.options, schedule=schedule, pictures=spec.pages)
     try:
         log = replay(unit.bag, contract=spec.contract, runtime=runtime, options=options, hooks=Hooks())
         scores = score(log)

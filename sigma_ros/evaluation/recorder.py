@@ -58,10 +58,18 @@ class _Pending:
 
 
 class ReplayRecorder:
-    """Collects a replay as it happens: a `tick`, then its `inference` if there is one; a `decision` any time."""
+    """Collects a replay as it happens: a `tick`, then its `inference` if there is one; a `decision` any time.
 
-    def __init__(self, contract: Contract, policy: PolicyFacts, run: RunFacts) -> None:
+    Args:
+        contract: The robot.
+        policy: The checkpoint.
+        run: How it is replayed.
+        pictures: Whether small pictures are kept, which only a page shows.
+    """
+
+    def __init__(self, contract: Contract, policy: PolicyFacts, run: RunFacts, *, pictures: bool = True) -> None:
         self._contract = contract
+        self._pictures = pictures
         self._policy = policy
         self._run = run
         self._ticks: list[tuple[int, int, int, bool, ndarray, ndarray]] = []
@@ -83,9 +91,8 @@ class ReplayRecorder:
             self._ticks.append((item.epoch, item.tick, item.stamp_ns, False, self._missing, action))
         else:
             self._ticks.append((item.epoch, item.tick, item.stamp_ns, True, item.newest.positions_rad, action))
-            self._keep_shot(item)
-            if item.tick % SCORE_STRIDE_TICKS == 0:
-                self._pending.append(_Pending(item.epoch, item.tick, _strip_images(item, self._contract)))
+            if self._pictures:
+                self._keep_pictures(item)
         self._settle(item.epoch, action_rad)
 
     def inference(self, chunk: Chunk, telepathy: Telepathy, *, published: bool, host_ns: int) -> None:
@@ -165,8 +172,13 @@ class ReplayRecorder:
             shots=tuple(self._shots),
         )
 
-    def _keep_shot(self, window: Window) -> None:
-        """Every so many ticks a picture; where there are too many, every second one goes and the next are rarer."""
+    def _keep_pictures(self, window: Window) -> None:
+        """Every so many ticks a shot; where there are too many, every second one goes and the next are rarer.
+
+        A scored window's strip is kept until it is known whether the window is one of the worst.
+        """
+        if window.tick % SCORE_STRIDE_TICKS == 0:
+            self._pending.append(_Pending(window.epoch, window.tick, _strip_images(window, self._contract)))
         if len(self._ticks) % self._shot_stride != 1:
             return
         frame = window.newest

@@ -47,6 +47,7 @@ class ReplayOptions:
     `ahead` works vision and base chunks out in groups before their turn; the numbers are the same up to rounding.
     `residual_every_tick`: in a replay that takes time, as the policy node's; in lockstep it does nothing.
     `forget_from` maps an epoch to the tick from which its memory is kept empty: what is the memory worth?
+    `pictures`: the log keeps small ones for a page.
     """
 
     settings: AdapterSettings
@@ -59,6 +60,7 @@ class ReplayOptions:
     stamps: Stamps = "header"
     forget_from: Mapping[int, int] | None = None
     ahead: bool = False
+    pictures: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +136,8 @@ def local_supervisor(
 def recorder_of(bag: Bag, contract: Contract, runtime: "SigmaRuntime", options: ReplayOptions) -> ReplayRecorder:
     """What a replay of a recording is written down by."""
     task = options.task if options.task is not None else recorded_task(bag, contract)
-    return ReplayRecorder(contract, policy_facts(runtime), run_facts(task, runtime, options))
+    facts = policy_facts(runtime), run_facts(task, runtime, options)
+    return ReplayRecorder(contract, *facts, pictures=options.pictures)
 
 
 def run_facts(task: str, runtime: "SigmaRuntime", options: ReplayOptions) -> RunFacts:

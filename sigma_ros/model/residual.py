@@ -96,7 +96,8 @@ class Branch(nn.Module):
         actions = base[:, : self.steps]
         given = torch.cat([state, telepathy_output.glance, actions.flatten(1)], dim=1)
         corrections = self.output(self.hidden(torch.cat([factors, telepathy_output.intent, given], dim=1)))
-        trembling = DIFFERENCE_GAIN * actions.diff(n=2, dim=1).flatten(1) if self.steps > 2 else given[:, :0]
+        moves = actions[:, 1:] - actions[:, :-1]
+        trembling = DIFFERENCE_GAIN * (moves[:, 1:] - moves[:, :-1]).flatten(1) if self.steps > 2 else given[:, :0]
         linear = self.direct(torch.cat([given, trembling], dim=1))
         return (corrections + linear).unflatten(1, (self.steps, -1))
 
@@ -226,7 +227,8 @@ def compose(
 
 
 def _held(steps: Float[Tensor, "batch steps dof"], horizon: int) -> Float[Tensor, "batch horizon dof"]:
-    return torch.cat([steps, steps[:, -1:].expand(-1, horizon - steps.shape[1], -1)], dim=1)
+    behind = horizon - steps.shape[1]
+    return torch.cat([steps, steps[:, -1:].expand(-1, behind, -1)], dim=1) if behind else steps
 
 
 def smoothing(horizon: int, steps: int) -> Float[Tensor, "horizon horizon"]:

@@ -138,7 +138,8 @@ class SigmaRuntime:
             revision: Hub revision of what is named: of `base` if that is given, else of `checkpoint`.
             tokenizer: Folder or Hub id of the tokenizer.
             rename: Keys of the contract's cameras in data sets -> the policy's; see `camera_names.policy_keys`.
-            engine: What runs it, if the certificate finds it near enough; exported before the model is given out.
+            engine: What runs it, if the certificate finds it near enough. For `onnx` the adapters are merged
+                and its graphs are exported before the model is given out.
             statistics: Of the data that a bare base is trained on.
 
         Raises:
@@ -166,6 +167,8 @@ class SigmaRuntime:
             cameras=opened.cameras,
             relative=opened.base.relative,
         )
+        if engine == "onnx":
+            model.merge_for_serving()
         model.backbone.engine = make_engine(model)
         if engine == "onnx":
             warm_up(model)
@@ -241,7 +244,8 @@ class SigmaRuntime:
         )
         if engine is None:
             return certificate
-        apart_rad = largest_difference(self._proposed(window, engine), self._proposed(window, None))
+        known = Prepared(encoded={encoded.tick: encoded}, base=plain)
+        apart_rad = largest_difference(self._proposed(window, engine), self._proposed(window, None, known))
         certificate = replace(
             certificate,
             engine=engine.name,
@@ -252,11 +256,13 @@ class SigmaRuntime:
         backbone.engine = engine if certificate.keeps_engine else None
         return certificate
 
-    def _proposed(self, window: Window, engine: Engine | None) -> Float64[Tensor, "2 horizon dof"]:
-        """Base and residual [rad] by an engine for a window, from an empty memory."""
+    def _proposed(
+        self, window: Window, engine: Engine | None, known: Prepared | None = None
+    ) -> Float64[Tensor, "2 horizon dof"]:
+        """Base and residual [rad] by an engine for a window, from an empty memory; `known` need not be computed."""
         self.model.backbone.engine = engine
-        state = self.initial_state(epoch=window.epoch, task=window.task)
-        chunk = self.step(window, state, commit=False, settings=AdapterSettings(), chunk_id=0)[0].chunk
+        state, usual = self.initial_state(epoch=window.epoch, task=window.task), AdapterSettings()
+        chunk = self.step(window, state, commit=False, settings=usual, chunk_id=0, prepared=known)[0].chunk
         return torch.from_numpy(np.stack([chunk.base_rad, chunk.residual_rad]))
 
     @torch.no_grad()

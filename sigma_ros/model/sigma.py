@@ -202,7 +202,16 @@ class SigmaTelepathyVLA(nn.Module):
         """Residual actions for the base's normalised chunk from the newest tick on; see `ResidualBranches.forward`."""
         if self.residual is None:
             return Residual(composite=torch.zeros_like(base), config=self.config)
-        return self.residual(telepathy_output, state, base, age_ticks)
+        age = base.new_zeros(len(base)) if age_ticks is None else age_ticks
+        branches = self.residual
+        if torch.is_grad_enabled():
+            return branches(telepathy_output, state, base, age)
+
+        def composed(*given: Tensor) -> Tensor:
+            return branches(TelepathyOutput.of(given[:-3]), *given[-3:]).composite
+
+        given = (*telepathy_output.tensors, state, base, age)
+        return Residual(composite=self.backbone.run("residual", composed, *given), config=self.config)
 
     def ratios(self, telepathy_output: TelepathyOutput, residual: Residual) -> tuple[Tensor, Tensor, Tensor]:
         """Residual ratio, factor ratio and alignment per sample in float64: what `sigma_ros.risk` judges.

@@ -30,8 +30,6 @@ from sigma_ros.values import WINDOW_TICKS
 
 
 _FORMAT = "sigma_recurrent_state_1"
-_READ = ("factors", "intent", "glance")
-"""What a residual reads of a telepathy output."""
 _RING = ("pooled", "seen", "states", "patches")
 
 
@@ -295,9 +293,9 @@ def spread(model: SigmaTelepathyVLA, state: RecurrentState, noise: Float[Tensor,
     telepathy_input, draws = telepathy_input_of(model, state), len(noise)
     base = model.chunks(telepathy_input, patches=state.ring.patches[None], tasks=[state.task] * draws, noise=noise)
     output = model.believe(telepathy_input, state.recurrence)
-    alike = {name: getattr(output, name).expand(draws, *[-1] * (getattr(output, name).ndim - 1)) for name in _READ}
+    alike = TelepathyOutput.of(each.expand(draws, *[-1] * (each.ndim - 1)) for each in output.tensors)
     newest = state.ring.states[-1:].to(base.device).expand(draws, -1)
-    residual = model.correct(replace(output, **alike), newest, base)
+    residual = model.correct(alike, newest, base)
     actions = (base + residual.composite)[:, : model.config.trajectory_steps]
     return float(actions.var(dim=0).mean().sqrt())
 

@@ -5,7 +5,8 @@ The prefix stops at the last layer's keys and values: nobody reads what comes af
 depends on the time step alone (the adaptive norms' modulations: a quarter of the expert's weights at full size)
 between chunks, and what depends on the prefix alone (mask, rotations, repeated keys and values) between steps.
 Every number that remains is made by the same operation on the same shapes, so the bits are the policy's.
-No step waits for the device or allocates by data, so that the loop can be captured.
+No step waits for the device or allocates by data, so that the loop can be captured. What is exported to ONNX Runtime
+multiplies all heads at once instead, which have the same keys and values: the bits differ, and a third of the time.
 """
 
 from dataclasses import dataclass
@@ -142,8 +143,9 @@ class FlowSteps:
         positions = torch.sum(mask, dim=-1)[:, None] + torch.arange(horizon, device=device)
         attention = self._expert.layers[0].self_attn
         like = torch.empty(0, dtype=attention.q_proj.weight.dtype, device=device)
+        exported, groups = torch.onnx.is_in_onnx_export(), attention.num_key_value_groups
         pairs = [
-            tuple(_with_room(part, attention.num_key_value_groups, horizon) for part in (keys, values))
+            tuple(part if exported else _with_room(part, groups, horizon) for part in (keys, values))
             for keys, values, _ in cache
         ]
         return _Context(
@@ -171,8 +173,12 @@ class FlowSteps:
             queries, _heads(attention.k_proj(normed), attention.head_dim), *context.rotation
         )
         keys, values = context.keys[index], context.values[index]
+        fresh_values = _heads(attention.v_proj(normed), attention.head_dim)
+        if torch.onnx.is_in_onnx_export():
+            keys, values = torch.cat([keys, fresh], dim=2), torch.cat([values, fresh_values], dim=2)
+            return attention.o_proj(_attended_at_once(queries * attention.scaling, keys, values, context.attention))
         keys[:, :, -horizon:] = fresh
-        values[:, :, -horizon:] = _heads(attention.v_proj(normed), attention.head_dim)
+        values[:, :, -horizon:] = fresh_values
         weights = torch.matmul(queries, keys.transpose(2, 3)) * attention.scaling + context.attention
         weights = nn.functional.softmax(weights, dim=-1, dtype=torch.float32).to(queries.dtype)
         attended = torch.matmul(weights, values).transpose(1, 2).contiguous()
@@ -181,6 +187,19 @@ class FlowSteps:
 
 def _with_room(part: Tensor, repeats: int, horizon: int) -> Float[Tensor, "batch heads total head_dim"]:
     return nn.functional.pad(repeat_kv(part, repeats), (0, 0, 0, horizon))
+
+
+def _attended_at_once(
+    queries: Float[Tensor, "batch heads horizon head_dim"],
+    keys: Float[Tensor, "batch 1 total head_dim"],
+    values: Float[Tensor, "batch 1 total head_dim"],
+    attention: Float[Tensor, "batch 1 horizon total"],
+) -> Float[Tensor, "batch horizon all"]:
+    """What all heads see, with keys and values in common."""
+    batch, heads, horizon, _ = queries.shape
+    weights = torch.matmul(queries.flatten(1, 2), keys[:, 0].transpose(1, 2)).view(batch, heads, horizon, -1)
+    weights = nn.functional.softmax(weights + attention, dim=-1).flatten(1, 2)
+    return torch.matmul(weights, values[:, 0]).view(batch, heads, horizon, -1).transpose(1, 2).flatten(2)
 
 
 def _modulated(norm: Any, hidden: Tensor, modulation: Modulation) -> Tensor:

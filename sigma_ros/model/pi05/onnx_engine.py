@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """ONNX Runtime for the tick of a small model on the CPU: each tensor function is exported once, and kept on the disk.
 
-Rows of a batch go through one by one: a tick has the same bits live, in a replay, and in a group of any size. Only what
-the certificate finds near enough to the plain model runs.
+Rows of a batch go through in groups of few sizes; a row's last bits depend on its group's. Only what the certificate
+finds near enough to the plain model runs.
 """
 
 import hashlib
 import io
+import logging
 import os
+import sys
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,12 @@ from sigma_ros import __version__
 from sigma_ros.border import one_line, whole
 from sigma_ros.errors import MachineError, UsageError
 
-_OPSET = 18
+_LOG = logging.getLogger(__name__)
+_OPSET = 20
+_GROUPS = (16, 4, 1)
+"""Rows that go through together, largest first: each size is a graph of its own. A robot has one row alone."""
+_TELLS = "_jit_onnx_log"
+"""By this the exporter prints a function that it cannot export, all of it, wherever torch's own logging goes."""
 _MOST_BYTES = 2**31 - 1
 """A model in ONNX's format is one message of at most so many bytes."""
 
@@ -79,30 +86,35 @@ class OnnxEngine:
 
     def run(self, name: str, function: Callable[..., Any], *given: Tensor) -> Any:
         """What `function(*given)` gives: a tensor or a tuple of them; the first axis of all is the batch's."""
-        session = self._session(name, function, [each[:1] for each in given])
-        if session is None:
-            return function(*given)
-        wanted = {each.name for each in session.get_inputs()}
-        fed = {f"given_{i}": each.numpy() for i, each in enumerate(given) if f"given_{i}" in wanted}
-        rows = [session.run(None, {k: v[row : row + 1] for k, v in fed.items()}) for row in range(len(given[0]))]
+        rows, first, count = [], 0, len(given[0])
+        while first < count:
+            size = next(size for size in _GROUPS if size <= count - first)
+            group = [each[first : first + size] for each in given]
+            session = self._session(name, function, group)
+            if session is None:
+                return function(*given)
+            wanted = {each.name for each in session.get_inputs()}
+            fed = {f"given_{i}": each.numpy() for i, each in enumerate(group) if f"given_{i}" in wanted}
+            rows.append(session.run(None, fed))
+            first += size
         made = tuple(torch.from_numpy(np.concatenate(column)) for column in zip(*rows, strict=True))
         return made if len(made) > 1 else made[0]
 
-    def _session(self, name: str, function: Callable[..., Any], row: list[Tensor]) -> Any:
+    def _session(self, name: str, function: Callable[..., Any], group: list[Tensor]) -> Any:
         """The session of a function and its shapes; None where there is none."""
-        key = (name, *((tuple(each.shape), each.dtype) for each in row))
+        key = (name, *((tuple(each.shape), each.dtype) for each in group))
         if key not in self._sessions and not self.problem:
             try:
-                self._sessions[key] = self._opened(repr(key), function, row)
+                self._sessions[key] = self._opened(repr(key), function, group)
             except Exception as error:  # whatever the exporter or the runtime raises
                 self.problem = one_line(f"{name} could not be exported: {type(error).__name__}: {error}")
         return None if self.problem else self._sessions[key]
 
-    def _opened(self, key: str, function: Callable[..., Any], row: list[Tensor]) -> Any:
+    def _opened(self, key: str, function: Callable[..., Any], group: list[Tensor]) -> Any:
         kept = self._folder / f"{hashlib.sha256(f'{self._content} {key}'.encode()).hexdigest()}.onnx"
         with suppress(Exception):  # not there, or damaged
             return self._start(kept.read_bytes())
-        exported = _exported(self._model, function, row)
+        exported = _exported(self._model, function, group)
         session = self._start(exported)
         with suppress(OSError):
             kept.parent.mkdir(parents=True, exist_ok=True)
@@ -113,6 +125,7 @@ class OnnxEngine:
     def _start(self, exported: bytes) -> Any:
         options = self._onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
+        options.log_severity_level = 4  # what fails is raised
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # cores are the robot's too
         return self._onnxruntime.InferenceSession(exported, options, providers=["CPUExecutionProvider"])
 
@@ -136,8 +149,11 @@ def _exported(model: nn.Module, function: Callable[..., Any], given: list[Tensor
     known = exporter.symbolic_helper.parse_args("v", "is", "v", "f")(_rms_norm)
     exporter.register_custom_op_symbolic("aten::rms_norm", known, _OPSET)
     names, written = [f"given_{i}" for i in range(len(given))], io.BytesIO()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), ExitStack() as undo:
         warnings.simplefilter("ignore")  # of tracing, of the exporter's age
+        core = sys.modules["torch._C"]
+        undo.callback(setattr, core, _TELLS, getattr(core, _TELLS))
+        setattr(core, _TELLS, lambda *told: _LOG.debug(" ".join(map(str, told))))
         exporter.export(
             _Traced(model, function).eval(),
             tuple(given),

@@ -69,11 +69,23 @@ def test_chunks_memory_and_certificate_are_the_plain_ones_within_the_bound(runti
         assert np.abs(one.telepathy.semantic_memory - other.telepathy.semantic_memory).max() < NEAR
 
 
-def test_a_tick_has_the_same_bits_alone_and_in_a_group(runtime: SigmaRuntime) -> None:
-    backbone = runtime.model.backbone
-    pictures = torch.from_numpy(np.stack([next(iter(f.images.values())) for f in frames(3, runtime.image_size_px)]))
-    alone, together = (backbone.encode_images(pictures, per_call=count) for count in (1, 3))
-    assert torch.equal(alone, together)
+def test_a_group_is_its_rows_alone_to_a_millionth_and_few_sizes_are_exported(
+    runtime: SigmaRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone, exported, real = runtime.model.backbone, [], onnx_engine._exported
+    monkeypatch.setattr(onnx_engine, "_exported", lambda *given: exported.append(given) or real(*given))
+    pictures = torch.from_numpy(np.stack([next(iter(f.images.values())) for f in frames(23, runtime.image_size_px)]))
+    alone, together = (backbone.encode_images(pictures, per_call=count) for count in (1, 23))
+    assert (alone - together).abs().max() < 1e-6 * alone.abs().max()
+    assert torch.equal(alone[:1], backbone.encode_images(pictures[:1])), "a robot's picture has one size of group"
+    assert sorted(len(given[0]) for _, _, given in exported) in ([4, 16], [1, 4, 16])
+    seen = torch.ones(4, len(backbone.camera_keys), dtype=torch.bool)
+    patches = torch.randn(4, len(backbone.camera_keys), *alone.shape[1:], generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(4, backbone.horizon, backbone.max_dof, generator=torch.Generator().manual_seed(1))
+    given = (patches, seen, *backbone.tokenize("put it there", np.zeros((4, 6))), noise)
+    whole = backbone.base_chunk(*given)
+    rows = torch.cat([backbone.base_chunk(*(each[row : row + 1] for each in given)) for row in range(4)])
+    assert (whole - rows).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("part", ["telepathy", "backbone.policy"])
@@ -113,6 +125,18 @@ def test_what_was_exported_is_kept_whole_and_taken_for_the_same_weights_alone(
     with torch.no_grad():
         next(runtime.model.backbone.parameters()).add_(1e-3)
     assert export_count() == 1
+
+
+def test_the_graph_of_what_cannot_be_exported_is_for_the_log_alone(
+    runtime: SigmaRuntime, tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = OnnxEngine(runtime.model, tmp_path)
+    with caplog.at_level("DEBUG", logger=onnx_engine.__name__):
+        given = torch.ones(2, 3)
+        assert torch.equal(engine.run("odd", torch.special.i0e, given), torch.special.i0e(given))
+    assert engine.problem.startswith("odd could not be exported: UnsupportedOperatorError")
+    assert "aten::special_i0e" in caplog.text
+    assert capfd.readouterr() == ("", "")
 
 
 def test_what_cannot_be_exported_runs_plainly_with_the_reason(
