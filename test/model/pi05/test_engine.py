@@ -87,7 +87,7 @@ def test_captured_functions_give_the_plain_chunks_and_are_captured_once(
         assert np.array_equal(fast.base_normalised, plain.base_normalised)
         assert np.array_equal(fast.residual_normalised, plain.residual_normalised)
         assert np.array_equal(fast.telepathy.semantic_memory, plain.telepathy.semantic_memory)
-    assert sorted(key[0] for key in engine._captured) == ["chunk", "telepathy", "vision"]
+    assert sorted(key[0] for key in engine._captured) == ["chunk", "residual", "telepathy", "vision"]
 
 
 def test_an_engine_is_told_in_the_certificate_and_left_where_it_is_off(
