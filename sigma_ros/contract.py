@@ -7,7 +7,7 @@ package knows a joint name, a limit or a topic.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -302,16 +302,16 @@ def feature_names(feature: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(joint_name(str(name)) for name in names) if isinstance(names, list) else ()
 
 
-def _told(names: tuple[str, ...]) -> str:
+def shortened(names: Sequence[object]) -> str:
     """Foreign names for a message, however many and long they are."""
-    return ", ".join(name[:80] for name in names[:24]) + (", ..." if len(names) > 24 else "")
+    return ", ".join(str(name)[:80] for name in names[:24]) + (", ..." if len(names) > 24 else "")
 
 
 def joint_order(joints: tuple[Joint, ...], names: tuple[str, ...]) -> ndarray:
     """See `Contract.joint_order`; names outside the contract are ignored."""
     if len(set(names)) != len(names):
         raise ContractError(
-            "joint names repeat", expected="each name once", got=_told(names), remedy="fix the publisher"
+            "joint names repeat", expected="each name once", got=shortened(names), remedy="fix the publisher"
         )
     order: list[int] = []
     missing: list[str] = []
@@ -322,7 +322,7 @@ def joint_order(joints: tuple[Joint, ...], names: tuple[str, ...]) -> ndarray:
         elif hits:
             raise ContractError(
                 f"two names mean the joint {joint.name}",
-                got=_told(tuple(names[i] for i in hits)),
+                got=shortened(tuple(names[i] for i in hits)),
                 remedy="publish each joint once",
             )
         else:
@@ -331,7 +331,7 @@ def joint_order(joints: tuple[Joint, ...], names: tuple[str, ...]) -> ndarray:
         raise ContractError(
             f"joints are missing: {', '.join(missing)}",
             expected=", ".join(joint.name for joint in joints),
-            got=_told(names) or "no names",
+            got=shortened(names) or "no names",
             remedy="add the names as aliases in the contract, or fix the publisher",
         )
     return np.array(order, dtype=np.intp)

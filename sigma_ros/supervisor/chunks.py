@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from numpy import ndarray
 
-from sigma_ros.contract import Contract
+from sigma_ros.contract import Contract, shortened
 from sigma_ros.supervisor.limits import SupervisorLimits
 from sigma_ros.supervisor.reasons import Reason
 from sigma_ros.values import NS_PER_S, AdapterSettings, Chunk, frozen_array
@@ -98,7 +98,7 @@ class ChunkCheck:
         ):
             return refused(Reason.CHUNK_MALFORMED, "risk or settings are no numbers")
         if tuple(chunk.joint_names) != self._names:
-            return refused(Reason.CHUNK_NAMES, f"got {', '.join(str(name)[:80] for name in chunk.joint_names[:24])}")
+            return refused(Reason.CHUNK_NAMES, f"got {shortened(chunk.joint_names)}")
         return self._shapes(chunk)
 
     def _shapes(self, chunk: Chunk) -> Verdict | None:
