@@ -289,6 +289,11 @@ class Contract:
         """
         return joint_order(self.joints, names)
 
+    def is_order_of(self, names: tuple[str, ...]) -> bool:
+        """Whether names are the contract's joints one by one, by name or alias."""
+        known = {name: joint.name for joint in self.joints for name in (joint.name, *joint.aliases)}
+        return tuple(known.get(name) for name in names) == self.joint_names
+
 
 def joint_name(lerobot: str) -> str:
     """A joint's name without LeRobot's ornaments: `shoulder_pan.pos`, `main_shoulder_pan`."""

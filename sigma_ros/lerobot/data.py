@@ -51,8 +51,7 @@ def _check_names(features: Mapping[str, Mapping[str, Any]], key: str, contract: 
         got, remedy = ", ".join(features), "sigma preprocess --rename actions=action reads other names"
         raise DatasetError(f"the data set has no {key}", where=where, got=got, remedy=remedy)
     names = feature_names(features[key])
-    known = {name: joint.name for joint in contract.joints for name in (joint.name, *joint.aliases)}
-    if tuple(known.get(name, name) for name in names) != contract.joint_names:
+    if not contract.is_order_of(names):
         raise ContractError(
             "the data set's joints are not the contract's, one by one",
             where=f"{where}: {key}",

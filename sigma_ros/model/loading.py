@@ -194,7 +194,7 @@ def _check_order(contract: Contract, opened: OpenedCheckpoint) -> None:
     if named is None:
         return
     names = tuple(joint_name(name) for name in named)
-    if len(names) != contract.dof or contract.joint_order(names).tolist() != list(range(contract.dof)):
+    if not contract.is_order_of(names):
         raise ContractError(
             "the policy's joints are in another order",
             where=f"contract {contract.name}",
