@@ -104,11 +104,11 @@ def test_orders_of_the_page_are_judged_by_the_supervisor_and_the_policy(executor
     assert supervisor.get_parameter("scale_ceiling").value == 0.4
     assert asked(executor, panel.url + "order/max_scale", 0.3)[0] == 200
     assert policy.get_parameter("adapter.max_scale").value == 0.3
+    first = small_contract().tasks[0]
+    view_until(executor, panel, lambda v: first in v["memory_like"], "a memory of the first task")
     assert asked(executor, panel.url + "order/task", "fold the towel")[0] == 200
     view_until(executor, panel, lambda v: v["telepathy"]["task"] == "fold the towel", "the new task")
-    view_until(
-        executor, panel, lambda v: {small_contract().tasks[0], "fold the towel"} <= set(v["memory_like"]), "both"
-    )
+    view_until(executor, panel, lambda v: {first, "fold the towel"} <= set(v["memory_like"]), "both")
 
     assert asked(executor, panel.url + "stop", "")[0] == 200
     view_until(executor, panel, lambda v: v["supervisor"]["state"] == "ESTOP", "the stop")
