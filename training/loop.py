@@ -127,6 +127,20 @@ def warmup_cosine(step: int, *, total: int, warmup: int, floor: float = 0.05) ->
     return floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 
+def optimizer_of(parameters: Mapping[str, Tensor], weight_decay: float, *, gains: Mapping[str, float]) -> Optimizer:
+    """AdamW over named parameters; a group's `gain` is how much faster those whose names begin so learn.
+
+    Adam moves a weight by the whole rate however small its gradient: with one rate for all, a new path beside a good
+    policy shrinks, to be rid of its noise, before those who read it have learned to.
+    """
+    groups: dict[float, list[Tensor]] = {}
+    for name, parameter in parameters.items():
+        gain = next((gain for prefix, gain in gains.items() if name.startswith(prefix)), 1.0)
+        groups.setdefault(gain, []).append(parameter)
+    own = [{"params": members, "gain": gain} for gain, members in groups.items()]
+    return torch.optim.AdamW(own, weight_decay=weight_decay)
+
+
 # The state of a training run as one safetensors file, so that nothing is unpickled and resuming is bit for bit.
 
 

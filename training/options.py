@@ -59,6 +59,8 @@ class TrainOptions:
         warmup_share: Share of the steps in which the learning rate rises.
         weight_decay: AdamW's.
         clip_norm: Largest norm of a step's gradient.
+        residual_gain: The residual learns so many times as fast as the telepathy path. Above 1 where something has to
+            be remembered: with one rate for all the path shrinks before the residual has learned to read it.
         far_weight: Weight of L_act_far.
         smooth_weight: Weight of L_act_smooth.
         semantic_weight: Largest weight of L_sem.
@@ -110,6 +112,7 @@ class TrainOptions:
     warmup_share: float = 0.05
     weight_decay: float = 0.01
     clip_norm: float = 1.0
+    residual_gain: float = 1.0
     far_weight: float = 0.5
     smooth_weight: float = 0.5
     semantic_weight: float = 0.1
@@ -211,7 +214,9 @@ _LEAST = {
     "smoothed_steps": 1,
     "late_ticks": 0,
     "base_age_ticks": 0,
-    **dict.fromkeys(("learning_rate", "warmup_share", "weight_decay", "clip_norm", "correction_weight"), 0.0),
+    **dict.fromkeys(
+        ("learning_rate", "warmup_share", "weight_decay", "clip_norm", "correction_weight", "residual_gain"), 0.0
+    ),
     **{f"{loss}_weight": 0.0 for loss in ("far", "smooth", "semantic", "intent", "tau")},
 }
 
@@ -268,7 +273,7 @@ _GROUPS = {
     "size of the run": "max_steps batch_size gradient_accumulation_steps phase_step dtype gradient_checkpointing",
     "what is trained": "arm ablate train_parts lora_rank lora_dropout residual_steps smoothed_steps unroll",
     "latency and habits": "late_ticks base_age_ticks hide_motion",
-    "optimiser": "learning_rate warmup_share weight_decay clip_norm",
+    "optimiser": "learning_rate residual_gain warmup_share weight_decay clip_norm",
     "losses": "far_weight smooth_weight semantic_weight intent_weight tau_weight correction_weight",
     "record": "seed noise_seed eval_every save_every log_with allow_untrained push_to_hub private",
 }

@@ -9,6 +9,7 @@ Examples:
     sigma preprocess --dataset lerobot/svla_so101_pickplace --contract so101 --out data/pickplace
     sigma preprocess --bags recordings --out data/mine --dry-run
     sigma preprocess --simulated target --count 120 --disturb 0.05 --image-size 112 --out data/sim
+    sigma preprocess --simulated target --tasks L1 M1 --count 400 --disturb 0.05 --image-size 112 --out data/tasks
 """
 
 import argparse
@@ -64,6 +65,9 @@ def _add_source(group: Any) -> None:
     )
     group.add_argument(
         "--seed", type=in_range(0), default=0, metavar="N", help="--simulated: of the episodes (default 0)."
+    )
+    group.add_argument(
+        "--tasks", nargs="+", default=[], metavar="TASK", help="--simulated: of the test bed (L1, M1, ...), in turn."
     )
     group.add_argument(
         "--disturb",
@@ -146,6 +150,7 @@ def _sources(args: argparse.Namespace, contract: Contract, console: Console) -> 
             "seed": args.seed,
             "disturbance_rad": args.disturb,
             "missed_share": args.missed,
+            **({"tasks": args.tasks} if args.tasks else {}),
         }
         described = ", ".join(f"{name} {value}" for name, value in settings.items())
         return simulated_sources(args.simulated, contract, **settings), f"simulated {args.simulated}: {described}"

@@ -41,7 +41,7 @@ from .loop import (
     warmup_cosine,
 )
 from .losses import LossWeights, SigmaLossModule, action_terms, carried, total, traf_weights, with_corrections
-from .options import TrainOptions
+from .options import PARTS, TrainOptions
 from .plain import PlainFeeder, PlainLossModule
 from .progress import estimate
 from .streams import Assembler, Lateness, Segment, StreamPlace, Streams
@@ -120,8 +120,8 @@ class Run:
         if options.start_from:
             loop.begin_from(self.model, options.start_from, self.base)
         self.parameters: dict[str, Tensor] = loop.chosen_parts(self.model, options.train_parts)
-        self.optimizer = torch.optim.AdamW(
-            self.parameters.values(), lr=options.learning_rate, weight_decay=options.weight_decay
+        self.optimizer = loop.optimizer_of(
+            self.parameters, options.weight_decay, gains={PARTS["residual"]: options.residual_gain}
         )
         loss_module: torch.nn.Module = SigmaLossModule(
             self.model, gradient_checkpointing=options.gradient_checkpointing, hide_motion=options.hide_motion
@@ -154,7 +154,7 @@ class Run:
         warmup = max(1, round(options.warmup_share * options.max_steps))
         rate = options.learning_rate * warmup_cosine(self.step, total=options.max_steps, warmup=warmup)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["gain"]
         self.optimizer.zero_grad()
         values: dict[str, float] = {}
         for micro in range(count):
@@ -266,8 +266,9 @@ class Run:
     def restore(self, folder: Path) -> None:
         """Goes on where `save` was called."""
         tensors, facts = load_state(self._own(folder))
-        # A run from before corrections were known has none in its data, so that the weight has changed nothing.
-        before = {"correction_weight": self.options.correction_weight}
+        # A run from before corrections were known has none in its data, so that the weight has changed nothing; one
+        # from before the gain had one rate for all.
+        before = {"correction_weight": self.options.correction_weight, "residual_gain": 1.0}
         check_same_run(before | facts, self.facts, where=folder)
         for name, parameter in self.parameters.items():
             parameter.copy_(tensors[f"weight.{name}"])

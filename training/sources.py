@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recordings as arrays: every bag and every episode of a data set goes through the robot's own frame clock."""
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import count as counting
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,16 @@ from sigma_ros.bags.reader import Bag, Stamps, open_bag
 from sigma_ros.bags.transcode import DatasetBag, load_episode
 from sigma_ros.camera_names import NO_RENAME
 from sigma_ros.contract import Contract
-from sigma_ros.errors import DatasetError
+from sigma_ros.errors import DatasetError, SigmaError
 from sigma_ros.model.normalise import Normalisation, Scaling
-from sigma_ros.sim.demonstration import Demonstration, demonstrate, demonstrations
+from sigma_ros.sim.demonstration import Demonstration, demonstrate, episode_seed
 from sigma_ros.sim.environment import SimArm
 from sigma_ros.sim.recorder import check_recordable
-from sigma_ros.sim.setups import setup_named
+from sigma_ros.sim.setups import SceneConfig, setup_named
+from sigma_ros.sim.tasks.catalogue import draw
+from sigma_ros.sim.tasks.demonstration import TaskDemonstration, demonstrate_task
+from sigma_ros.sim.tasks.robot import TaskRobot, robot_for
+from sigma_ros.sim.tasks.task import PLACE
 from sigma_ros.streams.images import letterbox
 
 from .data import EpisodeArrays
@@ -245,52 +250,80 @@ class _Epoch:
 
 
 def simulated_sources(
-    setup: str, contract: Contract, *, count: int, seed: int, disturbance_rad: float = 0.0, missed_share: float = 0.0
+    setup: str,
+    contract: Contract,
+    *,
+    count: int,
+    seed: int,
+    disturbance_rad: float = 0.0,
+    missed_share: float = 0.0,
+    tasks: Sequence[str] = (),
 ) -> list[MadeSource]:
     """The episodes that `sigma record --sim` with these settings keeps: those in which the brick ends in the box.
 
+    With `tasks`: theirs in turn, `PLACE` among them.
+
     Raises:
-        UsageError: there is no such set-up.
+        UsageError: there is no such set-up or task.
         ContractError: the simulator cannot fill the contract's cameras.
     """
     scene = setup_named(setup)
     check_recordable(contract, scene.camera_names)
-    with SimArm(scene, contract=contract) as arm:
-        attempts = demonstrations(arm, seed, disturbance_rad=disturbance_rad, missed_share=missed_share)
-        seeds = [kept.seed for kept in islice((d for d in attempts if d is not None and d.success), count)]
     wanted = partial(
-        _Wanted, setup=setup, contract=contract, disturbance_rad=disturbance_rad, missed_share=missed_share
+        _Wanted, setup=scene, contract=contract, disturbance_rad=disturbance_rad, missed_share=missed_share
     )
-    return [
-        MadeSource(name=f"simulated {setup}, seed {own}", number=i, make=wanted(seed=own, number=i).make)
-        for i, own in enumerate(seeds)
-    ]
+    found: list[MadeSource] = []
+    with ExitStack() as stack:
+        arms = {name: stack.enter_context(robot_for(name, scene, contract=contract)) for name in {PLACE, *tasks}}
+        for attempt in counting():
+            if len(found) == count:
+                break
+            name = tasks[len(found) % len(tasks)] if tasks else PLACE
+            own = wanted(task=name, seed=episode_seed(seed, attempt), number=len(found))
+            with suppress(SigmaError):  # nothing that the expert can plan
+                if own.shown(arms[name]).success:
+                    said = f"simulated {setup}, seed {own.seed}" + f", {name}" * (name != PLACE)
+                    found.append(MadeSource(name=said, number=own.number, make=own.make))
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Wanted:
-    setup: str
+    setup: SceneConfig
     contract: Contract
     disturbance_rad: float
     missed_share: float
+    task: str
     seed: int
     number: int
 
+    def shown(self, arm: SimArm) -> Demonstration | TaskDemonstration:
+        if isinstance(arm, TaskRobot):
+            return demonstrate_task(arm, draw(arm.task, self.seed), disturbance_rad=self.disturbance_rad)
+        return demonstrate(arm, self.seed, disturbance_rad=self.disturbance_rad, missed_share=self.missed_share)
+
     def make(self, image_size_px: int) -> EpisodeArrays:
-        contract = self.contract
-        with SimArm(setup_named(self.setup), contract=contract) as arm:
-            shown = demonstrate(arm, self.seed, disturbance_rad=self.disturbance_rad, missed_share=self.missed_share)
-            return EpisodeArrays(
-                episode=self.number,
-                task=contract.tasks[0],
-                frames=_pictures(arm, shown, image_size_px),
-                states=np.stack([contract.to_policy(row) for row in shown.positions_rad]).astype(np.float32),
-                actions=np.stack([contract.to_policy(row) for row in shown.commands_rad]).astype(np.float32),
-                valid=np.ones(shown.ticks, dtype=bool),
-                acted=np.ones(shown.ticks, dtype=bool),
-            )
+        with robot_for(self.task, self.setup, contract=self.contract) as arm:
+            shown = self.shown(arm)
+            text = shown.episode.text if isinstance(shown, TaskDemonstration) else arm.text
+            return _arrays(arm, shown, image_size_px, number=self.number, text=text)
 
 
-def _pictures(arm: SimArm, shown: Demonstration, size_px: int) -> np.ndarray:
+def _arrays(
+    arm: SimArm, shown: Demonstration | TaskDemonstration, size_px: int, *, number: int, text: str
+) -> EpisodeArrays:
+    contract = arm.contract
+    return EpisodeArrays(
+        episode=number,
+        task=text,
+        frames=_pictures(arm, shown.states, size_px),
+        states=np.stack([contract.to_policy(row) for row in shown.positions_rad]).astype(np.float32),
+        actions=np.stack([contract.to_policy(row) for row in shown.commands_rad]).astype(np.float32),
+        valid=np.ones(shown.ticks, dtype=bool),
+        acted=np.ones(shown.ticks, dtype=bool),
+    )
+
+
+def _pictures(arm: SimArm, states: np.ndarray, size_px: int) -> np.ndarray:
     names = [camera.name for camera in arm.contract.cameras]
-    return np.stack([[letterbox(arm.draw(state, name), size_px) for name in names] for state in shown.states])
+    return np.stack([[letterbox(arm.draw(state, name), size_px) for name in names] for state in states])

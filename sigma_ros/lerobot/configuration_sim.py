@@ -14,9 +14,7 @@ from lerobot.utils.constants import ACTION, OBS_STATE
 from sigma_ros.camera_names import IMAGES
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
-
-PLACE = "place"
-"""The task of `sigma sim`: the brick into the box."""
+from sigma_ros.sim.tasks.task import PLACE
 
 
 @EnvConfig.register_subclass("sigma_sim")
@@ -28,7 +26,7 @@ class SigmaSimConfig(EnvConfig):
         task: `place`, or one of the test bed's (P1, L1, ...; `sim/tasks/catalogue.py`).
         contract: Joints, units, cameras and rate.
         setup: `source` or `target`.
-        episode_s: Longest episode [s]; None: 20, or the bed's own limit. A bed task is judged at its end.
+        episode_s: Longest episode [s]; None: 20, or the bed's own limit. Where buttons count, it is judged at its end.
         fps: Is the contract's.
     """
 

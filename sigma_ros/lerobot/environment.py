@@ -2,7 +2,7 @@
 """`SigmaSimEnv`: the simulated arm as a gymnasium environment with LeRobot's observation keys.
 
 A step is one tick of the contract; the command goes straight to the servos, as LeRobot's robots do it. Success is
-`SimArm.brick_in_box`, the rule of the closed loop, or the bed's own.
+the closed loop's (`SimArm.succeeded`).
 """
 
 from typing import Any
@@ -13,16 +13,11 @@ from jaxtyping import Float32, UInt8
 from numpy import ndarray
 
 from sigma_ros.contract_file import load_contract
-from sigma_ros.errors import UsageError
-from sigma_ros.lerobot.configuration_sim import PLACE, pixel_names
-from sigma_ros.sim.environment import SimArm
+from sigma_ros.lerobot.configuration_sim import pixel_names
 from sigma_ros.sim.setups import setup_named
-from sigma_ros.sim.tasks.catalogue import TASKS, draw, succeeded
-from sigma_ros.sim.tasks.task import TaskEpisode
-from sigma_ros.sim.tasks.world import TaskArm
+from sigma_ros.sim.tasks.robot import limit_of, robot_for
+from sigma_ros.sim.tasks.task import PLACE
 from sigma_ros.values import NS_PER_S
-
-_LIMIT_S = 20.0
 
 Observation = dict[str, Any]
 
@@ -46,15 +41,11 @@ class SigmaSimEnv(gym.Env[Observation, ndarray]):
     def __init__(
         self, *, task: str = PLACE, contract: str = "so101", setup: str = "target", episode_s: float | None = None
     ) -> None:
-        if task != PLACE and task not in TASKS:
-            raise UsageError("no such task", expected=", ".join((PLACE, *TASKS)), got=task)
         self.contract = load_contract(contract)
         self.task = task
-        self._arm = (SimArm if task == PLACE else TaskArm)(setup_named(setup), contract=self.contract)
-        limit_s = episode_s or (_LIMIT_S if task == PLACE else TASKS[task].limit_s)
-        self._max_episode_steps = max(1, round(limit_s * self.contract.fps))
+        self._arm = robot_for(task, setup_named(setup), contract=self.contract)
+        self._max_episode_steps = max(1, round((episode_s or limit_of(task)) * self.contract.fps))
         self.metadata = {**type(self).metadata, "render_fps": round(self.contract.fps)}
-        self._episode: TaskEpisode | None = None
         self._tick = 0
         names, dof = pixel_names(self.contract), self.contract.dof
         pictures: dict[str, gym.Space[Any]] = {
@@ -67,7 +58,7 @@ class SigmaSimEnv(gym.Env[Observation, ndarray]):
     @property
     def task_description(self) -> str:
         """What the policy is told."""
-        return self.contract.tasks[0] if self._episode is None else self._episode.text
+        return self._arm.text
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -75,11 +66,7 @@ class SigmaSimEnv(gym.Env[Observation, ndarray]):
         """Begins the episode of a seed; without one, of a number drawn by the environment's own generator."""
         super().reset(seed=seed)
         number = int(self.np_random.integers(2**31)) if seed is None else seed
-        if isinstance(self._arm, TaskArm):
-            self._episode = draw(TASKS[self.task], number, test=True)
-            self._arm.begin(self._episode)
-        else:
-            self._arm.reset(number)
+        self._arm.start(number)
         self._tick = 0
         return self._observation(), {"is_success": False}
 
@@ -94,7 +81,7 @@ class SigmaSimEnv(gym.Env[Observation, ndarray]):
         self._tick += 1
         observation = self._observation()
         ended = self._tick >= self._max_episode_steps
-        success = self._success(ended=ended)
+        success = self._arm.succeeded() and (ended or self._arm.finished())
         return observation, float(success), success, ended and not success, {"is_success": success}
 
     def render(self) -> UInt8[ndarray, "height width 3"]:
@@ -105,15 +92,7 @@ class SigmaSimEnv(gym.Env[Observation, ndarray]):
         """Frees what rendering took."""
         self._arm.close()
 
-    def _success(self, *, ended: bool) -> bool:
-        """A bed task is judged at its end, for a further tap would make it a failure."""
-        if isinstance(self._arm, TaskArm):
-            assert self._episode is not None
-            return ended and succeeded(self._episode, self._arm.events)
-        return self._arm.brick_in_box()
-
     def _observation(self) -> Observation:
-        if isinstance(self._arm, TaskArm):
-            self._arm.look_around()
+        self._arm.look_around()
         pixels = {key: self._arm.render(name) for name, key in pixel_names(self.contract).items()}
         return {"pixels": pixels, "agent_pos": self.contract.to_policy(self._arm.positions_rad()).astype(np.float32)}

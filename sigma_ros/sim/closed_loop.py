@@ -174,12 +174,12 @@ def run_episode(
     on_tick: Callable[[], None] = lambda: None,
     operator: OperatorHand | None = None,
 ) -> EpisodeRun:
-    """Runs one episode to success, to the time limit or to a stop that nothing leaves.
+    """Runs one episode to its end, to the time limit or to a stop that nothing leaves.
 
     `runtime` is a `SigmaRuntime` or has its methods (`image_size_px` None needs no pictures); `clock_ns` measures
     inferences and decides nothing. Without an `operator` a `ReplayOperator` engages at the first chunk.
     """
-    arm.reset(seed)
+    arm.start(seed)
     return _ClosedLoop(arm, runtime, loop, clock_ns, operator or ReplayOperator()).run(on_tick)
 
 
@@ -218,7 +218,7 @@ class _ClosedLoop:
             policy_ns = _START_NS + self._contract.tick_offset_ns(policy_tick)
             command_ns = _START_NS + command_tick * self._contract.command_period_ns
             due_ns = min(policy_ns, command_ns)
-            if due_ns > end_ns or self._arm.brick_in_box():
+            if due_ns > end_ns or self._arm.finished():
                 return self._result()
             self._arm.step(self._arm.command_rad, (due_ns - self._now_ns) / NS_PER_S)
             self._now_ns = due_ns
@@ -237,6 +237,7 @@ class _ClosedLoop:
         return result
 
     def _observe(self, tick: int) -> None:
+        self._arm.look_around()
         self._states.append(self._arm.snapshot())
         self._held = self._held or self._arm.brick_held()
         self._positions.append(self._arm.positions_rad())
@@ -251,7 +252,7 @@ class _ClosedLoop:
             image_age_ns=dict.fromkeys((camera.name for camera in self._contract.cameras), 0),
             joint_age_ns=0,
         )
-        self._worker.on_item(self._history.add(frame, task=self._contract.tasks[0]))
+        self._worker.on_item(self._history.add(frame, task=self._arm.text))
 
     def _pictures(self) -> Mapping[str, UInt8[ndarray, "h w 3"]]:
         """The contract's cameras, letterboxed as live ones are, and as late as its `delays` say."""
@@ -283,7 +284,7 @@ class _ClosedLoop:
     def _result(self) -> EpisodeRun:
         dof = self._contract.dof
         return EpisodeRun(
-            success=self._arm.brick_in_box(),
+            success=self._arm.succeeded(),
             duration_s=(self._now_ns - _START_NS) / NS_PER_S,
             held=self._held,
             states=np.array(self._states),

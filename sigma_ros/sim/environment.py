@@ -110,6 +110,26 @@ class SimArm:
         self._data.ctrl[:] = rest
         mujoco.mj_forward(self.model, self._data)
 
+    def start(self, seed: int) -> None:
+        """Starts the episode of a seed for whoever plays it: here `reset`."""
+        self.reset(seed)
+
+    @property
+    def text(self) -> str:
+        """What the episode asks for: the contract's first task."""
+        return self.contract.tasks[0]
+
+    def look_around(self) -> None:
+        """Called at every tick before anything is read: on this table nothing happens by itself."""
+
+    def succeeded(self) -> bool:
+        """Whether what was asked for is done."""
+        return self.brick_in_box()
+
+    def finished(self) -> bool:
+        """Whether nothing that still happens counts."""
+        return self.succeeded()
+
     def step(self, command_rad: Float64[ndarray, " dof"], dt_s: float) -> None:
         """Sends one command and lets `dt_s` pass; over many calls time does not drift.
 

@@ -26,11 +26,12 @@ from sigma_ros.sim.setups import BoxConfig
 from sigma_ros.sim.trials import LOST, Result, Trial
 from sigma_ros.supervisor.limits import SupervisorLimits
 
-UNTOLD = "placed nothing"
+UNTOLD, OTHER = "placed nothing", "chose otherwise"
 ENDINGS = {
     "success": "#0b7a55",
     **dict(zip(LOST, ("#f0b429", BASE, "#9a5b13"), strict=True)),
     UNTOLD: "#c9a27a",
+    OTHER: "#7a4fa3",
     "never grasped": WARN,
     "held or stopped": RECORDED,
 }
@@ -93,7 +94,7 @@ def markdown(content: dict[str, Any]) -> str:
     """The table and the comparisons."""
     lines = [f"| {' | '.join(_HEAD)} |", f"|{' --- |' * len(_HEAD)}"]
     lines += [f"| {' | '.join(_cells(row))} |" for row in content["trials"]]
-    lines += ["", *(f"- {_sentence(entry)}" for entry in content["comparisons"])]
+    lines += ["", *(f"- {text}" for text in _sentences(content))]
     return "\n".join([_headline(content), "", *lines, ""])
 
 
@@ -112,7 +113,7 @@ def page(content: dict[str, Any], *, film: str = "") -> str:
         headline=_headline(content).replace("`", ""),
         head=_HEAD,
         rows=[_cells(row) for row in content["trials"]],
-        comparisons=[_sentence(entry) for entry in content["comparisons"]],
+        comparisons=_sentences(content),
         kinds=[ending(row) for row in content["episodes"]],
     )
 
@@ -121,6 +122,8 @@ def ending(episode: Mapping[str, Any]) -> str:
     """One of `ENDINGS` for an episode of `sim.json`."""
     if episode["success"]:
         return "success"
+    if episode.get("chosen") is not None:
+        return OTHER
     if episode["ended"].split(":")[0] in ("HOLD", "STOPPED", "ESTOP", "DISENGAGED"):
         return "held or stopped"
     return (episode["lost"] or UNTOLD) if episode["held"] else "never grasped"
@@ -138,6 +141,9 @@ def _row(trial: Trial, done: list[Result]) -> dict[str, Any]:
         return row
     interval = stats.binomtest(good, len(done)).proportion_ci(method="wilson")
     times = [r.duration_s for r in done if r.success]
+    if any(r.goal is not None for r in done):
+        row |= {"chose": sum(r.chosen is not None for r in done), "right": sum(r.chosen == r.goal for r in done)}
+        row |= {"as_twin": sum(r.chosen == r.other for r in done)}
     return row | {
         "success_rate": good / len(done),
         "low": float(interval.low),
@@ -221,6 +227,26 @@ def _cells(row: dict[str, Any]) -> list[str]:
         str(row["violations"]),
         f"{row['inference_ms']:.0f} ms",
     ]
+
+
+def _sentences(content: dict[str, Any]) -> list[str]:
+    """What a task's episodes chose, and how the rows compare."""
+    told = [_choice(row) for row in content["trials"] if "chose" in row]
+    return told + [_sentence(entry) for entry in content["comparisons"]]
+
+
+def _choice(row: dict[str, Any]) -> str:
+    return (
+        f"{_name(row)}: chose in {row['chose']} of {row['episodes']}, rightly in {_share(row['right'], row['chose'])}, "
+        f"as the twin was asked in {_share(row['as_twin'], row['chose'])}"
+    )
+
+
+def _share(count: int, of: int) -> str:
+    if not of:
+        return "none"
+    interval = stats.binomtest(count, of).proportion_ci(method="exact")
+    return f"{count} of them = {count / of:.0%} ({interval.low:.0%} to {interval.high:.0%})"
 
 
 def _sentence(entry: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -21,6 +22,10 @@ from sigma_ros.sim.closed_loop import EpisodeRun, Loop, run_episode
 from sigma_ros.sim.environment import SimArm
 from sigma_ros.sim.expert import Expert
 from sigma_ros.sim.motion import JointPath
+from sigma_ros.sim.tasks.catalogue import twin
+from sigma_ros.sim.tasks.demonstration import VerbExpert
+from sigma_ros.sim.tasks.interventions import AtChoice, Intervention, choice_tick, emptied
+from sigma_ros.sim.tasks.robot import TaskRobot
 from sigma_ros.values import NS_PER_S, AdapterSettings, Chunk, LeftOver, Window
 
 # The scripted expert in a model's place: its chunks are known to be good, so what fails is not the policy.
@@ -49,7 +54,10 @@ class ScriptedRuntime:
 
     def __init__(self, arm: SimArm, seed: int) -> None:
         self._contract = arm.contract
-        self._path: JointPath = Expert(arm).plan(seed)
+        plan: Callable[[], JointPath] = partial(Expert(arm).plan, seed)
+        if isinstance(arm, TaskRobot):
+            plan = partial(VerbExpert(arm).plan, arm.episode)
+        self._path = plan()
 
     def initial_state(self, *, epoch: int, task: str) -> None:
         """The expert remembers nothing."""
@@ -104,7 +112,8 @@ class Trial:
 class Result:
     """One episode in numbers. `jerk_rms` [rad/s^3] and `path_rad` are of the commands, over all joints.
 
-    `lost`: one of `LOST` where a grasped brick did not come into the box; empty in runs of before it was told.
+    `lost`: one of `LOST` where a grasped brick did not come into the box; empty in runs of before it was told. Of a
+    task: the right option, the twin's, whose memory or text an intervention puts in, and the one chosen (None: none).
     """
 
     arm: ArmName
@@ -125,6 +134,9 @@ class Result:
     inference_ms: float
     ended: str
     lost: str = ""
+    goal: int | None = None
+    other: int | None = None
+    chosen: int | None = None
 
 
 IN_HAND, AT_BOX, DROPPED = LOST = ("in the hand at the end", "beside the box", "dropped on the way")
@@ -143,15 +155,42 @@ def settings_of(arm: ArmName, settings: AdapterSettings) -> AdapterSettings:
 
 
 def run_trial(
-    robot: SimArm, trial: Trial, seed: int, loop: Loop, runtime: Any, *, on_tick: Callable[[], None] = lambda: None
+    robot: SimArm,
+    trial: Trial,
+    seed: int,
+    loop: Loop,
+    runtime: Any,
+    *,
+    intervention: Intervention = "",
+    on_tick: Callable[[], None] = lambda: None,
 ) -> tuple[Result, EpisodeRun]:
-    """One episode. `runtime` may be None for the expert."""
+    """One episode. `runtime` may be None for the expert, `intervention` needs a task."""
     if trial.arm == "expert":
-        robot.reset(seed)
+        robot.start(seed)
         runtime = ScriptedRuntime(robot, seed)
     own = replace(loop, latency_ms=trial.latency_ms, settings=settings_of(trial.arm, loop.settings))
+    if intervention:
+        assert isinstance(robot, TaskRobot)
+        robot.other_text = intervention == "other text"
+        runtime = _intervened(robot, runtime, seed, own, intervention)
     run = run_episode(robot, runtime, seed, own, clock_ns=time.perf_counter_ns, on_tick=on_tick)
     return _result(robot, trial, seed, run), run
+
+
+def _intervened(robot: TaskRobot, runtime: Any, seed: int, loop: Loop, intervention: Intervention) -> Any:
+    """The runtime with its memory exchanged at the choice; the twin is played up to there for what it remembers."""
+    robot.start(seed)
+    at = choice_tick(robot.episode, robot.contract, memory_stride=runtime.memory_stride)
+    if intervention == "reset":
+        return AtChoice(runtime, at, emptied)
+    if intervention != "swap":
+        return runtime
+    its = AtChoice(runtime, at, lambda state: state)
+    until = replace(loop, time_limit_s=(at + 1) / robot.contract.fps + loop.latency_ms / 1000)
+    robot.plays_twin = True
+    run_episode(robot, its, seed, until, clock_ns=time.perf_counter_ns)
+    robot.plays_twin, kept = False, its.kept
+    return AtChoice(runtime, at, lambda state: replace(state, memory=kept.memory, factors=kept.factors))
 
 
 def _result(robot: SimArm, trial: Trial, seed: int, run: EpisodeRun) -> Result:
@@ -177,10 +216,20 @@ def _result(robot: SimArm, trial: Trial, seed: int, run: EpisodeRun) -> Result:
         inference_ms=float(np.median(run.inference_ms)) if run.inference_ms else 0.0,
         ended="success" if run.success or last is None else f"{last.state.name}: {last.reason.name}",
         lost=_lost(robot, run) if run.held and not run.success else "",
+        **_choice(robot),
     )
 
 
+def _choice(robot: SimArm) -> dict[str, Any]:
+    """What was asked for and what was chosen, where the arm has a task."""
+    if not isinstance(robot, TaskRobot):
+        return {}
+    return {"goal": robot.episode.goal, "other": twin(robot.episode).goal, "chosen": robot.chosen}
+
+
 def _lost(robot: SimArm, run: EpisodeRun) -> str:
+    if isinstance(robot, TaskRobot):
+        return ""
     start, end = (run.states[tick][robot.brick_state][:3] for tick in (0, -1))
     if end[2] > start[2] + _LIFTED_M:
         return IN_HAND

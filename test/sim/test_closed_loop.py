@@ -257,6 +257,18 @@ def test_what_was_proposed_is_kept_in_a_file_of_its_own(tmp_path: Path, target) 
     np.testing.assert_equal(chunk_arrays(renewed), arrays)
 
 
+def test_a_tasks_episodes_say_what_was_asked_and_what_was_chosen(tmp_path: Path) -> None:
+    command = ["--task", "M1", "--arms", "expert", "--seed", "61", "--no-film", "--out", str(tmp_path)]
+    outcome = CliRunner().invoke(app, command)
+    assert outcome.exit_code == 0, outcome.output
+    content = json.loads((tmp_path / "sim.json").read_text())
+    [episode], conditions = content["episodes"], content["conditions"]
+    assert episode["success"]
+    assert episode["chosen"] == episode["goal"] == 1 - episode["other"]
+    assert (conditions["task"], conditions["time_limit_s"]) == ("M1", 18.0)
+    assert "expert, 0 ms: chose in 1 of 1, rightly in 1 of them" in (tmp_path / "sim.md").read_text()
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -267,6 +279,10 @@ def test_what_was_proposed_is_kept_in_a_file_of_its_own(tmp_path: Path, target) 
         ["--latency-ms", "0,500"],
         ["--stitching", "glue"],
         ["--on-alarm", "hope"],
+        ["--task", "L9", "--arms", "expert"],
+        ["--task", "M1", "--intervention", "pray"],
+        ["--intervention", "reset"],
+        ["--task", "M1", "--intervention", "reset", "--arms", "expert"],
     ],
 )
 def test_wrong_usage_is_refused_before_anything_is_loaded(tmp_path: Path, wrong: list[str]) -> None:

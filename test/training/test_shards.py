@@ -25,6 +25,7 @@ from sigma_ros.sim.demonstration import demonstrations
 from sigma_ros.sim.environment import SimArm
 from sigma_ros.sim.recorder import BagFormat, write_demonstration
 from sigma_ros.sim.setups import TARGET
+from sigma_ros.sim.tasks.task import PLACE
 from training.data import META_FILE, ShardData, ShardMeta, content_hash, read_shard
 from training.shards import PreprocessOptions, preprocess, problems_of, write_on_workers
 from training.sources import (
@@ -277,6 +278,20 @@ def test_simulated_demonstrations_are_the_ones_that_would_be_recorded(tmp_path: 
     for name in ("states", "actions", "valid", "acted", "frames"):
         np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name)[: ours.ticks])
     assert ours.task == theirs.task
+
+
+@pytest.mark.gl
+def test_tasks_are_shown_in_turn_each_with_its_own_text_and_scene() -> None:
+    contract = load_contract("so101")
+    names = ("L1", "M1", PLACE)
+    sources = simulated_sources("target", contract, count=4, seed=7, tasks=names)
+    assert [name for source, name in zip(sources, (*names, "L1"), strict=True) if name not in source.name] == [PLACE]
+    named, shown, place = (next(read_source(source, contract, image_size_px=SIZE)) for source in sources[:3])
+    assert "pink" in named.task or "blue" in named.task
+    assert shown.task == "put the brick into the box"
+    assert place.task == contract.tasks[0]
+    cue, after = shown.frames[5].astype(int), shown.frames[32].astype(int)
+    assert np.abs(cue - after).max() > 50, "the lamp that tells the box is on, then off"
 
 
 @pytest.mark.slow

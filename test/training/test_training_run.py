@@ -253,6 +253,19 @@ def test_law_what_an_operator_corrected_weighs_more_in_the_loss_and_is_what_it_s
     assert plain == alike != raised
 
 
+@pytest.mark.parametrize("gain", [1.0, 5.0])
+def test_the_residual_learns_as_many_times_as_fast_as_it_is_told(options, gain):
+    run = Run(replace(options, residual_gain=gain), Accelerator())
+    before = weights(run)
+    lr = run.advance()["lr"]
+    moved = {name: float((run.parameters[name].detach() - before[name]).abs().max()) for name in before}
+    for name, size in moved.items():  # Adam's first step is the whole rate where there is a gradient at all
+        rate = lr * (gain if name.startswith("residual.") else 1.0)
+        decay = rate * options.weight_decay * float(before[name].abs().max())
+        assert size <= rate * 1.001 + decay
+    assert max(size for name, size in moved.items() if name.startswith("residual.")) > 0.9 * lr * gain
+
+
 def test_hidden_motion_leaves_the_newest_pose_of_the_windows_it_is_drawn_for(options):
     run = Run(options, Accelerator())
     pieces = [run.streams.next(i, StreamPlace())[0] for i in range(2)]

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sigma_ros.errors import UsageError
+from sigma_ros.sim.tasks.interventions import Intervention
 
 Kind = Literal["base", "sigma", "residual", "window"]
-Intervention = Literal["", "reset", "swap", "other text"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,12 +20,13 @@ from sigma_ros.policy.schedule import Schedule
 from sigma_ros.sim.demonstration import tick_s
 from sigma_ros.sim.tasks.catalogue import chosen_option, draw, succeeded, told, twin
 from sigma_ros.sim.tasks.demonstration import Leader, Led
+from sigma_ros.sim.tasks.interventions import Intervention
 from sigma_ros.sim.tasks.task import Task, TaskEpisode
 from sigma_ros.sim.tasks.world import TaskArm
 from sigma_ros.values import WINDOW_TICKS
 
 from ..losses import where_present
-from .arms import Arm, Intervention
+from .arms import Arm
 from .base import REPLAN_TICKS, BasePolicy
 from .episodes import encode
 from .model import BedSigma

@@ -10,8 +10,9 @@ from torch import Tensor
 from sigma_ros.model.normalise import Normalisation
 from sigma_ros.model.telepathy import Recurrence
 
-from ..loop import refuse_nan, warmup_cosine
+from ..loop import optimizer_of, refuse_nan, warmup_cosine
 from ..losses import LossWeights, SigmaLossModule, carried, total, traf_weights
+from ..options import PARTS
 from ..streams import Assembler, StreamPlace, Streams, Windows
 from .arms import Arm
 from .episodes import NOISE, SEEN, BedEpisode, encoder
@@ -92,9 +93,9 @@ class _Run:
         self._memory = Recurrence.start(config, batch=self._count)
         self._trainee = SigmaLossModule(model)
         self._parameters = list(model.trained().values())
-        gains = {name: recipe.residual_gain if name.startswith("residual.") else 1.0 for name in model.trained()}
-        groups = [{"params": [p], "gain": gains[name]} for name, p in model.trained().items()]
-        self._optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
+        self._optimizer = optimizer_of(
+            model.trained(), recipe.weight_decay, gains={PARTS["residual"]: recipe.residual_gain}
+        )
 
     def advance(self, step: int) -> float:
         """One optimiser step; returns its loss."""

@@ -19,10 +19,11 @@ from sigma_ros.model.normalise import Normalisation
 from sigma_ros.model.settings import SigmaConfig
 from sigma_ros.sim.tasks.catalogue import draw, task_named, twin
 from sigma_ros.sim.tasks.demonstration import Leader
+from sigma_ros.sim.tasks.interventions import Intervention
 from sigma_ros.sim.tasks.task import Task
 
 from ..data import write_tensors
-from .arms import Arm, Intervention
+from .arms import Arm
 from .base import BasePolicy, trained_base
 from .closed_loop import EpisodeOutcome, Policy, Stage, leading
 from .episodes import BedEpisode, Demonstrations, encode

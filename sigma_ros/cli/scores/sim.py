@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sigma_ros.policy.alarm import AlarmSettings
     from sigma_ros.sim.closed_loop import EpisodeRun, Loop
     from sigma_ros.sim.environment import SimArm
+    from sigma_ros.sim.tasks.interventions import Intervention
     from sigma_ros.sim.trials import ArmName, Trial, TrialBook
 
 app = verb("Run the closed loop on the simulated arm.", no_args_is_help=False)
@@ -56,6 +57,10 @@ class SimRequest:
     checkpoint: str = option("`mini`, a Sigma checkpoint folder, or a base.", default="mini")
     contract: ContractName = "so101"
     setup: Setup = SETUP
+    task: str = option("place (one brick, one box), or a task of the test bed: L1, M1, ...", default="place")
+    intervention: str = option(
+        "--task: reset or swap the memory at the choice, or `other text`.", default="", metavar="KIND"
+    )
     stitching: str = option("latest, crossfade or rtc, as the policy node's parameter.", default=STITCHING)
     crossfade_steps: int = option("Steps over which `crossfade` fades in.", default=CROSSFADE_STEPS, min=1, max=16)
     residual_every_tick: bool = switch("Renew the residual at ticks at which the model is free, as the node does.")
@@ -65,7 +70,9 @@ class SimRequest:
     replan_ticks: int = option("Ticks between two chunks.", default=REPLAN_TICKS, min=1, max=50)
     max_scale: float = option("The adapter's largest scale.", default=1.0, min=0.0, max=1.0)
     risk_temperature: float = option("The scale falls as exp(-risk / T).", default=1.0, min=1e-3, max=1e3, metavar="T")
-    time_limit_s: float = option("Simulated seconds before an episode has failed.", default=20.0, min=0.5)
+    time_limit_s: float | None = option(
+        "Simulated seconds before an episode has failed; else the task's (20).", default=None, min=0.5
+    )
     noise_seed: int = option("Of the flow noise.", default=0, min=0)
     engine: Engine = "plain"
     allow_untrained: bool = switch("Accept random weights.")
@@ -93,6 +100,13 @@ class SimRequest:
         """Of the episodes."""
         return range(self.seed, self.seed + self.episodes)
 
+    @property
+    def limit_s(self) -> float:
+        """When an episode has failed."""
+        from sigma_ros.sim.tasks.robot import limit_of  # noqa: PLC0415 - help stays fast
+
+        return limit_of(self.task) if self.time_limit_s is None else self.time_limit_s
+
     def loop(self) -> "Loop":
         """What is the same in every episode."""
         from sigma_ros.sim.closed_loop import Loop, sim_limits  # noqa: PLC0415 - help stays fast
@@ -104,7 +118,7 @@ class SimRequest:
             stitching=_stitching(self.stitching),
             crossfade_steps=self.crossfade_steps,
             residual_every_tick=self.residual_every_tick,
-            time_limit_s=self.time_limit_s,
+            time_limit_s=self.limit_s,
             noise_samples=self.noise_samples,
             alarm=_alarm(self.alarm_rad, self.alarm_below_rad, self.on_alarm),
             limits=sim_limits(self.limits),
@@ -114,6 +128,7 @@ class SimRequest:
     def conditions(self, robot: "Contract", scene: str, runtime: "SigmaRuntime | None") -> dict[str, object]:
         """What a run that goes on must share."""
         from sigma_ros.sim.closed_loop import LIMITS  # noqa: PLC0415
+        from sigma_ros.sim.tasks.task import PLACE  # noqa: PLC0415
 
         same = ("stitching", "crossfade_steps", "replan_ticks", "residual_every_tick")
         return {
@@ -130,8 +145,9 @@ class SimRequest:
                 "gripper_below_rad": self.alarm_below_rad,
                 "action": self.on_alarm,
             },
-            "time_limit_s": self.time_limit_s,
+            "time_limit_s": self.limit_s,
             "noise_seed": self.noise_seed,
+            **({"task": self.task, "intervention": self.intervention} if self.task != PLACE else {}),
         }
 
 
@@ -139,9 +155,9 @@ def sim(request: SimRequest) -> int:
     """Runs the episodes that are missing, and writes report and films."""
     from sigma_ros.contract_file import load_contract  # noqa: PLC0415 - help stays fast
     from sigma_ros.evaluation.report.write import refuse_unwritable, refuse_unwritable_file  # noqa: PLC0415
-    from sigma_ros.sim.environment import SimArm  # noqa: PLC0415
     from sigma_ros.sim.recorder import write_film  # noqa: PLC0415
     from sigma_ros.sim.setups import setup_named  # noqa: PLC0415
+    from sigma_ros.sim.tasks.robot import robot_for  # noqa: PLC0415
     from sigma_ros.sim.trial_report import FILM, write_page  # noqa: PLC0415
     from sigma_ros.sim.trials import TrialBook, trials  # noqa: PLC0415
 
@@ -154,9 +170,10 @@ def sim(request: SimRequest) -> int:
     chosen = trials(_arms(request.arms), _latencies(own_ms if request.latency_ms is None else request.latency_ms))
     loop = request.loop()
     _refuse_expiring(loop, robot, chosen)
+    _intervention(request)
     runtime = _load(request, robot) if any(trial.arm != "expert" for trial in chosen) else None
     book = TrialBook(out, request.conditions(robot, scene.name, runtime), force=request.force)
-    with SimArm(scene, contract=robot) as arm:
+    with robot_for(request.task, scene, contract=robot) as arm:
         shown = _run(arm, book, chosen, loop, runtime=runtime, request=request)
         if shown and not request.no_film:
             write_film(out / FILM, arm, shown, fine=False)
@@ -196,7 +213,13 @@ def _run(
             for done, (trial, seed) in enumerate(to_do):
                 progress.update(bar, told=f"{trial.name}, seed {seed}")
                 result, run = run_trial(
-                    arm, trial, seed, loop, runtime, on_tick=lambda: progress.advance(bar, 0.99 / ticks)
+                    arm,
+                    trial,
+                    seed,
+                    loop,
+                    runtime,
+                    intervention=_intervention(request),
+                    on_tick=lambda: progress.advance(bar, 0.99 / ticks),
                 )
                 if request.log_chunks:
                     book.log_chunks(result, run)
@@ -216,7 +239,7 @@ def _starts(arm: "SimArm", book: "TrialBook") -> dict[int, tuple[float, float]]:
     """Where each episode's brick lay [m], seen from the arm's base."""
     found = {}
     for seed in {result.seed for result in book.results}:
-        arm.reset(seed)
+        arm.start(seed)
         x_m, y_m, _ = arm.brick_position_m()
         found[seed] = float(x_m), float(y_m)
     return found
@@ -253,6 +276,20 @@ def _latencies(text: str) -> tuple[float, ...]:
             "a latency cannot be simulated", expected="0 to 500 ms: older chunks are refused as stale", got=text
         )
     return values
+
+
+def _intervention(request: SimRequest) -> "Intervention":
+    """Checked: the memory of the expert cannot be exchanged, and without a task there is no twin."""
+    from sigma_ros.sim.tasks.interventions import INTERVENTIONS  # noqa: PLC0415 - help stays fast
+    from sigma_ros.sim.tasks.task import PLACE  # noqa: PLC0415
+
+    if request.intervention not in INTERVENTIONS:
+        known = ", ".join(name for name in INTERVENTIONS if name)
+        raise UsageError("no such intervention", expected=known, got=request.intervention)
+    if request.intervention and (request.task == PLACE or "expert" in request.arms):
+        got = f"--task {request.task} --arms {request.arms}"
+        raise UsageError("--intervention needs --task, and arms that remember", expected="base, sigma", got=got)
+    return request.intervention
 
 
 def _refuse_expiring(loop: "Loop", robot: "Contract", chosen: "tuple[Trial, ...]") -> None:

@@ -191,11 +191,15 @@ def _held(arm: TaskArm) -> int | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskDemonstration:
-    """One episode on the contract's ticks. Where `led`, another policy acted and the command is not the expert's."""
+    """One episode on the contract's ticks. Where `led`, another policy acted and the command is not the expert's.
+
+    `states` are MuJoCo's positions of each tick, from which it can be drawn.
+    """
 
     episode: TaskEpisode
     success: bool
     events: tuple[TaskEvent, ...]
+    states: Float64[ndarray, "ticks nq"]
     tokens: Float32[ndarray, "ticks tokens features"]
     positions_rad: Float32[ndarray, "ticks dof"]
     commands_rad: Float32[ndarray, "ticks dof"]
@@ -239,11 +243,12 @@ def demonstrate_task(
         episode = nearest_option(episode, arm)
     path = expert.plan(episode)
     rows.play(path, Push(path, episode.seed, disturbance_rad, gripper=arm.contract.joint_names.index("gripper")))
-    tokens, positions, commands, led = (np.array(column) for column in zip(*rows.kept, strict=True))
+    states, tokens, positions, commands, led = (np.array(column) for column in zip(*rows.kept, strict=True))
     return TaskDemonstration(
         episode=episode,
         success=succeeded(episode, arm.events),
         events=arm.events,
+        states=frozen_array(states),
         tokens=frozen_array(tokens.astype(np.float32)),
         positions_rad=frozen_array(positions.astype(np.float32)),
         commands_rad=frozen_array(commands.astype(np.float32)),
@@ -252,11 +257,11 @@ def demonstrate_task(
 
 
 class _Ticks:
-    """Ticks as they are played: scene, joints, command, and whether a leader gave it."""
+    """Ticks as they are played: state, scene, joints, command, and whether a leader gave it."""
 
     def __init__(self, arm: TaskArm) -> None:
         self._arm = arm
-        self.kept: list[tuple[ndarray, ndarray, ndarray, bool]] = []
+        self.kept: list[tuple[ndarray, ndarray, ndarray, ndarray, bool]] = []
 
     def led(self, leader: Led, lasts_s: float) -> None:
         """The leader's part."""
@@ -275,5 +280,6 @@ class _Ticks:
 
     def _step(self, command: ndarray, push: ndarray | float, *, led: bool) -> None:
         self._arm.look_around()
-        self.kept.append((self._arm.tokens(), self._arm.positions_rad(), command, led))
-        self._arm.step(command + push, tick_s(self._arm.contract, len(self.kept) - 1))
+        arm = self._arm
+        self.kept.append((arm.snapshot(), arm.tokens(), arm.positions_rad(), command, led))
+        arm.step(command + push, tick_s(arm.contract, len(self.kept) - 1))

@@ -11,6 +11,9 @@ from typing import Literal
 GO = "go"
 """The lamp that tells when the arm may start; it says nothing about the choice."""
 
+PLACE = "place"
+"""The name of what is no task of the bed: one brick, one box."""
+
 EventKind = Literal["placed", "tapped"]
 
 
