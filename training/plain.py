@@ -83,7 +83,7 @@ class PlainFeeder:
             ]
         )
         given = self.inputs(ticks)
-        chunk = plain.chunk(given.image_tokens, given.image_mask, given.tokens, given.mask, noise)
+        chunk = plain.adapted.base_chunk(given.image_tokens, given.image_mask, given.tokens, given.mask, noise)
         return Residual(composite=chunk[..., : base.shape[2]] - base, config=self._model.config)
 
 
@@ -104,13 +104,11 @@ class PlainLossModule(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(1 << 62, (1,), generator=generator)))
             time = core.sample_time(len(ticks), torch.device("cpu"))
-        losses = model.plain.flow_loss(
-            given.image_tokens,
-            given.image_mask,
-            given.tokens,
-            given.mask,
+        adapted = model.plain.adapted
+        losses = adapted.flow_loss(
+            adapted.prefix(given.image_tokens, given.image_mask, given.tokens, given.mask),
             actions=self._feeder.actions(ticks),
-            noise=noise.to(device),
-            time=time.to(device),
-        )
+            noise=noise.to(device)[:, None],
+            time=time.to(device)[:, None],
+        )[:, 0]
         return losses[..., : model.config.dof].mean(dim=(1, 2))

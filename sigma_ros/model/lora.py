@@ -8,17 +8,17 @@ for serving gives it its own four projections per layer (5 % of the weights at f
 """
 
 import copy
-from typing import Any, Unpack, cast
+from typing import Any, cast
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers.models.gemma.modeling_gemma import apply_rotary_pos_emb, repeat_kv
 
-from sigma_ros.model.pi05.backbone import Backbone, RealTimeChunking
+from sigma_ros.model.pi05.backbone import Backbone
 from sigma_ros.model.residual import head_parameters
 from sigma_ros.model.settings import LORA_PROJECTIONS, SigmaConfig
 
@@ -191,33 +191,6 @@ class PlainLora(nn.Module):
         self.adapted = Backbone(shared_view(backbone.policy), backbone.tokenizer)
         layers = plain_lora_layers(_depth(backbone.language_layers))
         add_lora(self.adapted.language_layers, peft_config(config, target_modules=layers, rank=self.rank))
-
-    def chunk(
-        self,
-        image_tokens: Float[Tensor, "batch cameras patches width"],
-        image_mask: Bool[Tensor, "batch cameras"],
-        tokens: Int[Tensor, "batch tokens"],
-        mask: Bool[Tensor, "batch tokens"],
-        noise: Float[Tensor, "batch horizon max_dof"],
-        **rtc: Unpack[RealTimeChunking],
-    ) -> Float[Tensor, "batch horizon max_dof"]:
-        """Normalised actions with the adapters; no gradient."""
-        return self.adapted.base_chunk(image_tokens, image_mask, tokens, mask, noise, **rtc)
-
-    def flow_loss(
-        self,
-        image_tokens: Float[Tensor, "batch cameras patches width"],
-        image_mask: Bool[Tensor, "batch cameras"],
-        tokens: Int[Tensor, "batch tokens"],
-        mask: Bool[Tensor, "batch tokens"],
-        *,
-        actions: Float[Tensor, "batch horizon max_dof"],
-        noise: Float[Tensor, "batch horizon max_dof"],
-        time: Float[Tensor, " batch"],
-    ) -> Float[Tensor, "batch horizon max_dof"]:
-        """pi0.5's own training loss per entry; `time` in (0, 1], 1 is pure noise."""
-        prefix = self.adapted.prefix(image_tokens, image_mask, tokens, mask)
-        return self.adapted.flow_loss(prefix, actions=actions, noise=noise[:, None], time=time[:, None])[:, 0]
 
 
 def _depth(language_model: nn.Module) -> int:

@@ -247,7 +247,7 @@ class SigmaTelepathyVLA(nn.Module):
         if not telepathy:
             residual = Residual(composite=torch.zeros_like(base), config=self.config)
         elif self.plain is not None:
-            changed = self.plain.chunk(patches, seen, *prompt, noise, **rtc)[:, :, : self.config.dof]
+            changed = self.plain.adapted.base_chunk(patches, seen, *prompt, noise, **rtc)[:, :, : self.config.dof]
             residual = Residual(composite=changed - base, config=self.config)
         else:
             residual = self.correct(telepathy_output, states, base)

@@ -7,7 +7,7 @@ Source of the names: model card of Veltraxor/Sigma and arXiv:2512.00783; sizes a
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol, Self
 
 import torch
@@ -30,8 +30,25 @@ class Reader(Protocol):
         """Hidden states of the last `read` entries."""
 
 
+class AsTensors:
+    """Of a dataclass whose fields are tensors: they travel as a tuple into what runs a graph of functions."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, tensors: Iterable[Tensor]) -> Self:
+        """From what `tensors` gives."""
+        names: tuple[str, ...] = cls.__slots__  # `fields` of a class breaks the graph
+        return cls(**dict(zip(names, tensors, strict=True)))
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All of it, in order."""
+        return tuple(getattr(self, name) for name in self.__slots__)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TelepathyInput:
+class TelepathyInput(AsTensors):
     """What the telepathy path sees of a batch of windows, all of it at or before the window's last tick."""
 
     pooled: Float[Tensor, "batch ticks cameras pooled width"]
@@ -40,16 +57,6 @@ class TelepathyInput:
     valid: Bool[Tensor, "batch ticks"]
     text: Float[Tensor, "batch tokens width"]
     text_mask: Bool[Tensor, "batch tokens"]
-
-    @classmethod
-    def of(cls, tensors: Iterable[Tensor]) -> Self:
-        """From what `tensors` gives."""
-        return _rebuilt(cls, tensors)
-
-    @property
-    def tensors(self) -> tuple[Tensor, ...]:
-        """All of it, in order."""
-        return tuple(getattr(self, entry.name) for entry in fields(self))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +76,7 @@ class Recurrence:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TelepathyOutput:
+class TelepathyOutput(AsTensors):
     """The telepathy path's output at a tick, with the projections that its losses and its risk compare."""
 
     semantic: Float[Tensor, "batch memory_width"]
@@ -91,16 +98,6 @@ class TelepathyOutput:
         fields = {name: torch.zeros(batch, size, device=device) for name, size in sizes.items()}
         factors = torch.zeros(batch, config.factor_count, config.factor_width, device=device)
         return cls(factors=factors, **fields)
-
-    @classmethod
-    def of(cls, tensors: Iterable[Tensor]) -> Self:
-        """From what `tensors` gives."""
-        return _rebuilt(cls, tensors)
-
-    @property
-    def tensors(self) -> tuple[Tensor, ...]:
-        """All of it, in order."""
-        return tuple(getattr(self, entry.name) for entry in fields(self))
 
     @property
     def recurrence(self) -> Recurrence:
@@ -131,11 +128,6 @@ class WindowFeatures(NamedTuple):
     glance: Float[Tensor, "batch glance_size"]
     text: Float[Tensor, "batch width"]
     asked: Float[Tensor, "batch memory_width"]
-
-
-def _rebuilt[T](kind: type[T], tensors: Iterable[Tensor]) -> T:
-    names: tuple[str, ...] = kind.__slots__  # type: ignore[attr-defined]  # `fields` of a class breaks the graph
-    return kind(**dict(zip(names, tensors, strict=True)))
 
 
 class StateEncoder(nn.Module):

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from processes import node_processes
 
 ROOT = Path(__file__).resolve().parents[2]
 WITHOUT_ROS = find_spec("rclpy") is None or find_spec("sigma_ros.msg") is None
@@ -25,18 +26,6 @@ def command(*arguments: str | Path) -> list[str]:
 
 def sigma_demo(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command(*arguments), capture_output=True, text=True, check=False, cwd=ROOT)
-
-
-def node_processes(out: Path) -> list[str]:
-    """Command lines of processes whose output goes into the demo's log folder."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/fd/1"):
-        try:
-            if entry.readlink().is_relative_to(out.resolve()):
-                found.append(entry.parts[2])
-        except OSError:
-            continue
-    return found
 
 
 @needs_ros

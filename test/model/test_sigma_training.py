@@ -318,14 +318,11 @@ class TestPlainLora:
         recording = sights(model, 1)
         patches = model.encode(recording[0]).patches[None]
         tokens, mask = backbone.tokenize(TASK, recording[0].state[None].numpy())
-        loss = plain.flow_loss(
-            patches,
-            torch.ones(1, 2, dtype=torch.bool),
-            tokens,
-            mask,
+        loss = plain.adapted.flow_loss(
+            plain.adapted.prefix(patches, torch.ones(1, 2, dtype=torch.bool), tokens, mask),
             actions=torch.zeros(1, backbone.horizon, backbone.max_dof),
-            noise=noise_at(model, 0),
-            time=torch.tensor([0.5]),
+            noise=noise_at(model, 0)[:, None],
+            time=torch.tensor([[0.5]]),
         )
         loss.mean().backward()
         for name, parameter in model.trained().items():

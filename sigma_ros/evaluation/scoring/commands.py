@@ -12,6 +12,7 @@ from numpy import ndarray
 
 from sigma_ros.contract import Contract
 from sigma_ros.evaluation.log import DecisionTrack
+from sigma_ros.evaluation.scoring.metrics import mean_or_nan
 from sigma_ros.values import NS_PER_S
 
 LIMITS = ("position", "speed", "acceleration", "jerk", "room to stop")
@@ -125,13 +126,9 @@ def residual_held_back(tracks: Sequence[DecisionTrack]) -> HeldBack:
         reasons.update(track.reason[i] for i in np.flatnonzero(held_back(track)))
     total = float(asked[known].sum())
     return HeldBack(
-        requested_scale_mean=_mean(asked[known]),
-        applied_scale_mean=_mean(applied[np.isfinite(applied)]),
+        requested_scale_mean=mean_or_nan(asked[known]),
+        applied_scale_mean=mean_or_nan(applied[np.isfinite(applied)]),
         share=float(np.maximum(asked[known] - applied[known], 0.0).sum()) / total if total else math.nan,
         ticks=sum(reasons.values()),
         reasons=dict(sorted(reasons.items())),
     )
-
-
-def _mean(values: ndarray) -> float:
-    return float(np.mean(values)) if values.size else math.nan

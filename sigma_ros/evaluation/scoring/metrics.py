@@ -62,6 +62,11 @@ def samples_of(log: ReplayLog) -> Samples:
     return Samples(tick_index=places[found >= 0], inference_index=found[found >= 0])
 
 
+def mean_or_nan(values: ndarray) -> float:
+    """The mean; of nothing it is not a number."""
+    return float(np.mean(values)) if values.size else math.nan
+
+
 def window_mse(squared: Float64[ndarray, "samples steps dof"], steps: int) -> Float64[ndarray, " samples"]:
     """Mean squared error of each window over its first `steps` steps and all joints."""
     return squared[:, :steps].mean(axis=(1, 2))

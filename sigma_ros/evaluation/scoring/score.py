@@ -17,7 +17,7 @@ from numpy import ndarray
 from sigma_ros.evaluation.log import InferenceEntry, ReplayLog
 from sigma_ros.evaluation.scoring import metrics
 from sigma_ros.evaluation.scoring.commands import LIMITS, bounding_limits, is_commanded, residual_held_back
-from sigma_ros.evaluation.scoring.metrics import SPANS, TRJ
+from sigma_ros.evaluation.scoring.metrics import SPANS, TRJ, mean_or_nan
 from sigma_ros.evaluation.scoring.scores import (
     AdapterScores,
     ArmScores,
@@ -98,7 +98,7 @@ def commanded_scores(windows: WindowErrors) -> CommandedScores:
 def _errors(arm: ArmErrors) -> dict[str, Any]:
     """The fields of `ErrorScores`."""
     return {
-        **{f"mse_{name}": _mean(arm.spans[:, i]) for i, name in enumerate(SPANS)},
+        **{f"mse_{name}": mean_or_nan(arm.spans[:, i]) for i, name in enumerate(SPANS)},
         "step_mse": tuple(metrics.step_mse(arm.squared).tolist()),
         "joint_mse": {name: tuple(metrics.joint_mse(arm.squared, steps).tolist()) for name, steps in SPANS.items()},
         "joint_rmse_deg": {
@@ -110,8 +110,8 @@ def _errors(arm: ArmErrors) -> dict[str, Any]:
 def _arm(answers: Sequence[InferenceEntry], errors: ArmErrors, prefix: str) -> ArmScores:
     return ArmScores(
         **_errors(errors),
-        tau_l2=_mean(np.array([getattr(entry, f"{prefix}tau_l2") for entry in answers])),
-        sem_align=_mean(np.array([getattr(entry, f"{prefix}sem_align") for entry in answers])),
+        tau_l2=mean_or_nan(np.array([getattr(entry, f"{prefix}tau_l2") for entry in answers])),
+        sem_align=mean_or_nan(np.array([getattr(entry, f"{prefix}sem_align") for entry in answers])),
     )
 
 
@@ -120,7 +120,7 @@ def _adapter(logs: tuple[ReplayLog, ...], windows: WindowErrors) -> AdapterScore
     error_rho, error_p = rank_correlation(windows.risk, windows.sigma.spans[:, TRJ])
     harm_rho, harm_p = rank_correlation(windows.risk, (2.0 * windows.cross + windows.energy)[:, TRJ])
     return AdapterScores(
-        scale_mean=_mean(scale),
+        scale_mean=mean_or_nan(scale),
         scale_std=float(np.std(scale)) if len(scale) else math.nan,
         scale_min=float(scale.min()) if len(scale) else math.nan,
         scale_max=float(scale.max()) if len(scale) else math.nan,
@@ -178,9 +178,9 @@ def _smoothness(logs: tuple[ReplayLog, ...]) -> Smoothness:
         for arm in ("baseline", "sigma")
     }
     return Smoothness(
-        baseline_jump_mean_deg=_mean(baseline),
+        baseline_jump_mean_deg=mean_or_nan(baseline),
         baseline_jump_max_deg=float(baseline.max()) if len(baseline) else math.nan,
-        sigma_jump_mean_deg=_mean(sigma),
+        sigma_jump_mean_deg=mean_or_nan(sigma),
         sigma_jump_max_deg=float(sigma.max()) if len(sigma) else math.nan,
         baseline_jerk_rms_radps3=planned_rms["baseline"],
         sigma_jerk_rms_radps3=planned_rms["sigma"],
@@ -216,7 +216,9 @@ def _episode(log: ReplayLog, windows: WindowErrors) -> EpisodeScores:
         "commanded": windows.rows(windows.commanded.known).commanded,
     }
     mse = {
-        f"{arm}_mse_{name}": _mean(errors.spans[:, i]) for arm, errors in arms.items() for i, name in enumerate(SPANS)
+        f"{arm}_mse_{name}": mean_or_nan(errors.spans[:, i])
+        for arm, errors in arms.items()
+        for i, name in enumerate(SPANS)
     }
     return EpisodeScores(
         name=log.bag.name,
@@ -224,7 +226,7 @@ def _episode(log: ReplayLog, windows: WindowErrors) -> EpisodeScores:
         ticks=len(log.ticks),
         invalid_ticks=int(np.count_nonzero(~log.ticks.valid)),
         epochs=len(np.unique(log.ticks.epoch)),
-        scale_mean=_mean(scale),
+        scale_mean=mean_or_nan(scale),
         losses=log.losses,
         complete=log.complete,
         **mse,
@@ -233,10 +235,6 @@ def _episode(log: ReplayLog, windows: WindowErrors) -> EpisodeScores:
 
 def _rmse(error_deg: ndarray) -> float:
     return float(np.sqrt(np.mean(error_deg**2))) if error_deg.size else math.nan
-
-
-def _mean(values: ndarray) -> float:
-    return float(np.mean(values)) if values.size else math.nan
 
 
 def _counted(names: Iterable[str]) -> dict[str, int]:

@@ -16,6 +16,8 @@ from jaxtyping import Float64, Int64
 from numpy import ndarray
 from scipy import stats
 
+from sigma_ros.evaluation.scoring.metrics import mean_or_nan
+
 MIN_EPISODES = 5
 """Fewer episodes than this cannot carry a bootstrap over episodes."""
 
@@ -82,9 +84,9 @@ def compare(
     if np.all(reference > 0.0):
         relative_low, relative_high = interval(sums, reference, seed=seed, confidence=confidence, resamples=resamples)
     return Comparison(
-        baseline=_mean(baseline),
-        sigma=_mean(sigma),
-        difference=_mean(difference),
+        baseline=mean_or_nan(baseline),
+        sigma=mean_or_nan(sigma),
+        difference=mean_or_nan(difference),
         low=low,
         high=high,
         relative_low=relative_low,
@@ -143,10 +145,6 @@ def rank_correlation(x: Float64[ndarray, " windows"], y: Float64[ndarray, " wind
 def _per_episode(values: ndarray, episodes: ndarray) -> tuple[ndarray, ndarray]:
     _, index = np.unique(episodes, return_inverse=True)
     return np.bincount(index, weights=values), np.bincount(index).astype(np.float64)
-
-
-def _mean(values: ndarray) -> float:
-    return float(np.mean(values)) if len(values) else math.nan
 
 
 def _effect_size(means: ndarray) -> float:

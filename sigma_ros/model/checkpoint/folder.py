@@ -8,7 +8,7 @@ Files: `sigma_telepathy_heads.safetensors`, `adapter_config.json` + `adapter_mod
 import importlib.metadata
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,16 +32,13 @@ from sigma_ros.model.checkpoint.manifest import (
 from sigma_ros.model.normalise import Normalisation
 from sigma_ros.model.pi05.folder import ADAPTER_CONFIG_FILE, ADAPTER_FILE, read_json
 from sigma_ros.model.pi05.loading import BaseInfo
-from sigma_ros.model.pi05.tensors import StoredTensor, file_hash, list_tensors, read_into, save_tensors
+from sigma_ros.model.pi05.tensors import file_hash, list_tensors, read_into, refuse_misfits, save_tensors
 
 if TYPE_CHECKING:
     from sigma_ros.model.sigma import SigmaTelepathyVLA
 
 
 # Strict transfer of trained tensors between safetensors files and a model: all of them, or one clear error.
-
-
-_LISTED = 6
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -68,36 +65,20 @@ def read_tensors(path: Path, parameters: Mapping[str, Tensor]) -> None:
         CheckpointError: a tensor is missing, unexpected, misshapen, of another type, or not finite.
     """
     stored = list_tensors(path)
-    _check(path, stored, parameters)
+    refuse_misfits(
+        stored,
+        {name: (name, tuple(parameter.shape)) for name, parameter in parameters.items()},
+        ("F32",),
+        what="the trained tensors do not fit",
+        where=path,
+        expected=f"exactly the {len(parameters)} tensors of these settings",
+    )
     read: dict[str, Tensor] = {}
     for name in sorted(parameters, key=lambda name: stored[name].start):
         read[name] = torch.empty(parameters[name].shape, dtype=parameters[name].dtype)
         read_into(stored[name], read[name])
     for name, parameter in parameters.items():
         parameter.copy_(read[name])
-
-
-def _check(path: Path, stored: Mapping[str, StoredTensor], parameters: Mapping[str, Tensor]) -> None:
-    problems = [f"missing {name}" for name in sorted(parameters.keys() - stored.keys())]
-    problems += [f"unexpected {name}" for name in sorted(stored.keys() - parameters.keys())]
-    for name in sorted(parameters.keys() & stored.keys()):
-        expected, got = tuple(parameters[name].shape), stored[name].shape
-        if expected != got:
-            problems.append(f"shape of {name}: expected {expected}, got {got}")
-        elif stored[name].dtype != "F32":
-            problems.append(f"type of {name}: expected F32, got {stored[name].dtype}")
-    if problems:
-        raise CheckpointError(
-            f"the trained tensors do not fit in {len(problems)} place(s)",
-            where=path,
-            expected=f"exactly the {len(parameters)} tensors of these settings",
-            got=" | ".join(_shortened(problems)),
-            remedy="use the files that were written together; nothing was loaded",
-        )
-
-
-def _shortened(lines: list[str]) -> Iterable[str]:
-    return lines if len(lines) <= _LISTED else [*lines[:_LISTED], f"and {len(lines) - _LISTED} more"]
 
 
 PEFT_PREFIX = "base_model.model."

@@ -9,7 +9,7 @@ import hashlib
 import json
 import stat
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from sigma_ros.errors import CheckpointError
 
 _PIECE_BYTES = 16 << 20
 _MAX_HEADER_BYTES = 64 << 20
+_LISTED = 8
 FLOAT_TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _PICKLE_STARTS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04", b"PK\x05\x06")
 
@@ -106,6 +107,40 @@ def _refuse_pickle(path: Path) -> None:
             expected=f"at most {_MAX_HEADER_BYTES} bytes",
             got=f"{header_bytes} bytes",
             remedy="download or save the checkpoint again",
+        )
+
+
+def refuse_misfits(
+    stored: Mapping[str, StoredTensor],
+    wanted: Mapping[str, tuple[str, tuple[int, ...]]],
+    types: Collection[str],
+    *,
+    what: str,
+    where: Path,
+    expected: str,
+) -> None:
+    """Refuses tensors that are not exactly those wanted: key -> (name to tell, shape), each of one of the types.
+
+    Raises:
+        CheckpointError: with what is missing, unexpected, misshapen or of another type.
+    """
+    problems = [f"missing {wanted[key][0]}" for key in sorted(wanted.keys() - stored.keys())]
+    problems += [f"unexpected {stored[key].name}" for key in sorted(stored.keys() - wanted.keys())]
+    for key in sorted(wanted.keys() & stored.keys()):
+        found, shape = stored[key], wanted[key][1]
+        if found.shape != shape:
+            problems.append(f"shape of {found.name}: expected {shape}, got {found.shape}")
+        if found.dtype not in types:
+            type_name = "a float" if len(types) > 1 else next(iter(types))
+            problems.append(f"type of {found.name}: expected {type_name}, got {found.dtype}")
+    if problems:
+        told = problems if len(problems) <= _LISTED else [*problems[:_LISTED], f"and {len(problems) - _LISTED} more"]
+        raise CheckpointError(
+            f"{what} in {len(problems)} place(s)",
+            where=where,
+            expected=expected,
+            got=" | ".join(told),
+            remedy="use files that were written together, for this policy; nothing was loaded",
         )
 
 

@@ -27,12 +27,11 @@ from sigma_ros.errors import CheckpointError
 from sigma_ros.model.pi05.folder import INDEX_FILE, WEIGHTS_FILE, read_json
 from sigma_ros.model.pi05.places import CONFIG_FILE
 from sigma_ros.model.pi05.sizes import FULL, Sizes, network_sizes
-from sigma_ros.model.pi05.tensors import FLOAT_TYPES, StoredTensor, list_tensors, read_into
+from sigma_ros.model.pi05.tensors import FLOAT_TYPES, StoredTensor, list_tensors, read_into, refuse_misfits
 
 _EMBEDDING = "paligemma_with_expert.paligemma.language_model.embed_tokens.weight"
 _TIED_HEAD = "paligemma_with_expert.paligemma.lm_head.weight"
 _UNUSED = re.compile(r"paligemma_with_expert\.gemma_expert\.lm_head\.weight|state_proj\.(weight|bias)")
-_LISTED = 8
 _READERS = 4  # hashing, at 1 GB/s and core, is the slowest part
 
 
@@ -87,7 +86,14 @@ def fill_policy(policy: PI05Policy, folder: Path, device: torch.device) -> tuple
     """
     stored, ignored = _stored_tensors(folder)
     wanted = network_tensors(policy)
-    _check(stored, wanted, folder)
+    refuse_misfits(
+        stored,
+        {key: (name, tuple(parameter.shape)) for key, (name, parameter) in wanted.items()},
+        FLOAT_TYPES,
+        what="the weights do not fit the network",
+        where=folder,
+        expected=f"exactly the {len(wanted)} tensors of the policy in {CONFIG_FILE}",
+    )
 
     def read(name: str) -> tuple[str, torch.Tensor, str]:
         parameter = wanted[name][1]
@@ -169,26 +175,3 @@ def _what_is_there_instead(folder: Path) -> tuple[str, str]:
     if pickles:
         return f"pickle files, which are never opened: {', '.join(pickles)}", "convert the weights to safetensors"
     return "neither", "download or save the checkpoint again"
-
-
-def _check(stored: Mapping[str, StoredTensor], wanted: Mapping[str, tuple[str, nn.Parameter]], folder: Path) -> None:
-    problems = [f"missing {wanted[name][0]}" for name in sorted(wanted.keys() - stored.keys())]
-    problems += [f"unexpected {stored[name].name}" for name in sorted(stored.keys() - wanted.keys())]
-    for name in sorted(wanted.keys() & stored.keys()):
-        shape = tuple(wanted[name][1].shape)
-        if stored[name].shape != shape:
-            problems.append(f"shape of {stored[name].name}: expected {shape}, got {stored[name].shape}")
-        if stored[name].dtype not in FLOAT_TYPES:
-            problems.append(f"type of {stored[name].name}: expected a float, got {stored[name].dtype}")
-    if problems:
-        raise CheckpointError(
-            f"the weights do not fit the network in {len(problems)} place(s)",
-            where=folder,
-            expected=f"exactly the {len(wanted)} tensors of the policy in {CONFIG_FILE}",
-            got=" | ".join(_shortened(problems)),
-            remedy="use a checkpoint of this policy; nothing was loaded",
-        )
-
-
-def _shortened(lines: list[str]) -> list[str]:
-    return lines if len(lines) <= _LISTED else [*lines[:_LISTED], f"and {len(lines) - _LISTED} more"]

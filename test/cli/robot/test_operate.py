@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`sigma engage | release | stop | reset | scale | task` against running nodes, and where nobody answers."""
 
-import os
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -10,7 +9,6 @@ from importlib.util import find_spec
 import pytest
 
 from sigma_ros.cli.main import VERBS, load_verb
-from sigma_ros.cli.processes import free_domain
 from sigma_ros.cli.robot.operate import app
 
 if find_spec("rclpy") is None or find_spec("sigma_ros.msg") is None:
@@ -26,13 +24,6 @@ from sigma_ros.nodes.shared.process import use_shipped_dds_profile
 from sigma_ros.nodes.supervisor_node import SupervisorNode
 
 pytestmark = pytest.mark.ros
-
-
-@pytest.fixture
-def domain(monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setenv("ROS_DOMAIN_ID", str(free_domain()))
-    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    return os.environ["ROS_DOMAIN_ID"]
 
 
 @pytest.fixture

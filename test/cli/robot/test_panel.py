@@ -18,7 +18,8 @@ if find_spec("rclpy") is None or find_spec("sigma_ros.msg") is None:
     pytest.skip("needs rclpy and the built messages: make setup, then . ./env.sh", allow_module_level=True)
 
 from browser import CHROMIUM, Tab, chromium
-from live_run import MOVING, ROOT, START_S, Watched, node_processes, running, sigma
+from live_run import MOVING, ROOT, START_S, Watched, running, sigma
+from processes import node_processes
 
 from sigma_ros.supervisor.reasons import State
 

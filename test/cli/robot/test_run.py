@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sigma_ros.cli.processes import free_domain
 from sigma_ros.cli.robot.run import ArmOptions, planned, simulated_limits
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import UsageError
@@ -19,7 +18,8 @@ from sigma_ros.errors import UsageError
 if find_spec("rclpy") is None or find_spec("sigma_ros.msg") is None:
     pytest.skip("needs rclpy and the built messages: make setup, then . ./env.sh", allow_module_level=True)
 
-from live_run import ROOT, node_processes, running, sigma
+from live_run import ROOT, running, sigma
+from processes import node_processes
 
 from sigma_ros.nodes.shared.node_options import CameraOptions, DriverOptions
 from sigma_ros.nodes.shared.parameters import specs
@@ -31,13 +31,6 @@ from sigma_ros.supervisor.reasons import State
 CONTRACT = load_contract("so101")
 STOP_TICKS = 10
 """Of 20 ms: at these limits the supervisor brings the arm to rest within 0.16 s. Ticks, as machines stall."""
-
-
-@pytest.fixture
-def domain(monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setenv("ROS_DOMAIN_ID", str(free_domain()))
-    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    return os.environ["ROS_DOMAIN_ID"]
 
 
 @pytest.mark.usefixtures("domain")

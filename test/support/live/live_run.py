@@ -35,18 +35,6 @@ def sigma(*words: str) -> list[str]:
     return [sys.executable, "-m", "sigma_ros.cli.main", *words]
 
 
-def node_processes(log: Path) -> list[str]:
-    """Processes whose output goes into a log folder."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/fd/1"):
-        try:
-            if entry.readlink().is_relative_to(log.resolve()):
-                found.append(entry.parts[2])
-        except OSError:
-            continue
-    return found
-
-
 @dataclass
 class Watched:
     """A running `sigma run`, its keyboard, and what its graph says."""
