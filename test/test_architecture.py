@@ -137,29 +137,35 @@ def top_level(file: Path) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("file", modules(), ids=relative)
-def test_imports_flow_one_way(file: Path) -> None:
-    part = part_of(file)
-    if part == "__init__":
-        assert own_parts(file) <= {"model"}, "the model card's two names, and those on demand"
-        assert not top_level(file)
-        return
-    assert part in MAY_IMPORT, f"{relative(file)}: say in MAY_IMPORT what the new part {part} may import"
-    forbidden = own_parts(file) - MAY_IMPORT[part] - {part}
-    assert not forbidden, f"{relative(file)} imports {', '.join(sorted(forbidden))}; {part} stands below it"
+def test_the_package_itself_imports_the_model_cards_names_alone_and_those_on_demand() -> None:
+    assert own_parts(PACKAGE / "__init__.py") <= {"model"}
+    assert not top_level(PACKAGE / "__init__.py")
 
 
-@pytest.mark.parametrize("file", modules(), ids=relative)
-def test_ros_is_imported_in_nodes_alone(file: Path) -> None:
-    tops = {name.split(".")[0] for name in imported(file)}
-    messages = {name for name in tops if name.endswith("_msgs")} | (own_parts(file) & {"action", "msg", "srv"})
-    if part_of(file) != "nodes":
-        assert not (tops & ROS) | messages, f"{relative(file)} belongs into nodes/"
+def test_imports_flow_one_way() -> None:
+    parts = {file: part_of(file) for file in modules() if part_of(file) != "__init__"}
+    assert set(parts.values()) <= set(MAY_IMPORT), "say in MAY_IMPORT what the new part may import"
+    upward = {relative(file): own_parts(file) - MAY_IMPORT[part] - {part} for file, part in parts.items()}
+    assert {name: found for name, found in upward.items() if found} == {}, "these stand below what they import"
 
 
-@pytest.mark.parametrize("file", [f for f in modules() if part_of(f) in WITHOUT_TORCH], ids=relative)
-def test_control_and_facts_import_no_torch(file: Path) -> None:
-    assert not {name.split(".")[0] for name in imported(file)} & TORCH
+def tops(file: Path) -> set[str]:
+    """First parts of the names that a file imports."""
+    return {name.split(".")[0] for name in imported(file)}
+
+
+def is_of_ros(file: Path) -> bool:
+    messages = {name for name in tops(file) if name.endswith("_msgs")} | (own_parts(file) & {"action", "msg", "srv"})
+    return bool(tops(file) & ROS | messages)
+
+
+def test_ros_is_imported_in_nodes_alone() -> None:
+    outside = [relative(file) for file in modules() if part_of(file) != "nodes" and is_of_ros(file)]
+    assert not outside, "these belong into nodes/"
+
+
+def test_control_and_facts_import_no_torch() -> None:
+    assert not [relative(file) for file in modules() if part_of(file) in WITHOUT_TORCH and tops(file) & TORCH]
 
 
 @pytest.mark.parametrize("name", ["sigma_ros.supervisor.supervisor", "sigma_ros.nodes.supervisor_node"])
@@ -181,12 +187,9 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path}
 
 
-@pytest.mark.parametrize("file", sources(), ids=relative)
-def test_every_python_file_names_its_licence(file: Path) -> None:
-    head = file.read_text(encoding="utf-8").splitlines()[:2]
-    assert any(line == "# SPDX-License-Identifier: Apache-2.0" for line in head), (
-        f"{relative(file)} lacks the SPDX line"
-    )
+def test_every_python_file_names_its_licence() -> None:
+    heads = {relative(file): file.read_text(encoding="utf-8").splitlines()[:2] for file in sources()}
+    assert not [name for name, head in heads.items() if "# SPDX-License-Identifier: Apache-2.0" not in head]
 
 
 def test_every_module_of_the_tests_has_a_name_of_its_own() -> None:
@@ -214,9 +217,8 @@ FOR_STRANGERS = [
 ]
 
 
-@pytest.mark.parametrize("name", FOR_STRANGERS)
-def test_what_a_stranger_looks_for_is_there(name: str) -> None:
-    assert (ROOT / name).stat().st_size > 0
+def test_what_a_stranger_looks_for_is_there() -> None:
+    assert not [name for name in FOR_STRANGERS if not (ROOT / name).stat().st_size]
 
 
 def test_the_changelog_names_the_version_or_what_is_forthcoming() -> None:
@@ -247,9 +249,8 @@ def test_the_workflow_runs_what_anybody_can_run() -> None:
     assert commands == ["bash .ci/run"]
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / ".github").rglob("*.yml")), ids=relative)
-def test_what_a_forge_reads_is_yaml_with_something_in_it(file: Path) -> None:
-    assert yaml.safe_load(file.read_text(encoding="utf-8"))
+def test_what_a_forge_reads_is_yaml_with_something_in_it() -> None:
+    assert all(yaml.safe_load(file.read_text(encoding="utf-8")) for file in (ROOT / ".github").rglob("*.yml"))
 
 
 def test_no_sources_print_outside_the_command_line() -> None:
@@ -282,12 +283,10 @@ def long_lines(text: str) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("file", PROSE, ids=relative)
-def test_prose_is_wrapped_at_100_characters(file: Path) -> None:
-    if relative(file) in REGISTERED:
-        return
-    lines = long_lines(file.read_text(encoding="utf-8"))
-    assert not lines, f"{relative(file)}: wrap lines {lines}"
+def test_prose_is_wrapped_at_100_characters() -> None:
+    pages = {name: file for file in PROSE if (name := relative(file)) not in REGISTERED}
+    long = {name: long_lines(file.read_text(encoding="utf-8")) for name, file in pages.items()}
+    assert {name: lines for name, lines in long.items() if lines} == {}, "wrap these lines"
 
 
 def test_a_long_line_is_seen_unless_it_is_a_table_code_or_a_links_target() -> None:
@@ -349,9 +348,9 @@ def is_there(dotted: str) -> bool:
     return all(re.search(rf"\b{part}\b", text) for part in parts)
 
 
-@pytest.mark.parametrize("file", NAMES_THINGS, ids=relative)
-def test_every_path_and_module_that_a_page_names_exists(file: Path) -> None:
-    assert not unknown_places(file.read_text(encoding="utf-8"))
+def test_every_path_and_module_that_a_page_names_exists() -> None:
+    unknown = {relative(file): unknown_places(file.read_text(encoding="utf-8")) for file in NAMES_THINGS}
+    assert {name: places for name, places in unknown.items() if places} == {}
 
 
 def test_what_a_page_names_wrongly_is_found() -> None:
@@ -469,18 +468,11 @@ def test_a_circle_is_seen() -> None:
     assert set(circle({"a": {"b"}, "b": {"c"}, "c": {"a"}})) == {"a", "b", "c"}
 
 
-def folders() -> list[Path]:
-    return sorted({file.parent for file in sources()} - {ROOT})
-
-
-@pytest.mark.parametrize("folder", folders(), ids=relative)
-def test_a_folder_can_be_taken_in_at_a_glance(folder: Path) -> None:
-    count, name = len([file for file in folder.glob("*.py") if file.name != "__init__.py"]), relative(folder)
-    if name not in LARGER_FOLDERS:
-        assert count <= LARGEST_FOLDER, f"{name} has {count} files: fold modules with one importer, or make a folder"
-        return
-    assert count <= LARGER_FOLDERS[name], f"{name} grew to {count} files; its number only shrinks"
-    assert count > LARGEST_FOLDER, f"{name} is small enough: take it out of LARGER_FOLDERS"
+def test_a_folder_can_be_taken_in_at_a_glance() -> None:
+    counts = Counter(relative(file.parent) for file in sources() if file.name != "__init__.py")
+    larger = {name: count for name, count in counts.items() if count > LARGEST_FOLDER}
+    assert larger.keys() == LARGER_FOLDERS.keys(), "fold modules with one importer, make a folder, or shrink the list"
+    assert all(count <= LARGER_FOLDERS[name] for name, count in larger.items()), f"{larger}: these only shrink"
 
 
 def classes_of_several_modules(files: Iterable[Path]) -> set[str]:
@@ -516,13 +508,8 @@ def has_test(file: Path) -> bool:
     return any((ROOT / name).is_file() for name in homes_of(file))
 
 
-@pytest.mark.parametrize("file", product(), ids=relative)
-def test_a_module_has_a_test_of_its_name(file: Path) -> None:
-    if relative(file) in WITHOUT_A_TEST_OF_THEIR_NAME:
-        assert not has_test(file), f"{relative(file)} has a test: take it out of WITHOUT_A_TEST_OF_THEIR_NAME"
-    else:
-        assert has_test(file), f"{relative(file)}: write one of {', '.join(sorted(homes_of(file)))}"
-
-
-def test_only_modules_that_are_there_may_be_without_a_test_of_their_name() -> None:
-    assert sorted(WITHOUT_A_TEST_OF_THEIR_NAME - {relative(file) for file in product()}) == []
+def test_a_module_has_a_test_of_its_name() -> None:
+    without = {relative(file): sorted(homes_of(file)) for file in product() if not has_test(file)}
+    missing = {name: homes for name, homes in without.items() if name not in WITHOUT_A_TEST_OF_THEIR_NAME}
+    assert missing == {}, "write one of these tests"
+    assert sorted(WITHOUT_A_TEST_OF_THEIR_NAME - without.keys()) == [], "take these out of the list"

@@ -239,9 +239,9 @@ class Bag:
         absolute = "/" + name.removeprefix("/")
         return next((topic for topic in (name, absolute, absolute[1:]) if topic in self._types), absolute)
 
-    def lose_once(self, reason: str, count: int = 1) -> None:
+    def lose_once(self, reason: str) -> None:
         """Counts a loss that whoever reads this bag has found."""
-        self._losses.once(reason, count)
+        self._losses.once(reason)
 
     def first_text(self, topic: str) -> str:
         """The first text on a topic that is not empty, or an empty one."""

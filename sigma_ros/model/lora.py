@@ -52,22 +52,22 @@ def peft_config(config: SigmaConfig, *, target_modules: str | list[str], rank: i
     )
 
 
-def adapter_tensors(module: nn.Module, *, prefix: str = "") -> dict[str, nn.Parameter]:
-    """The adapters by PEFT's file names: `<prefix><layer path>.lora_A.weight` and so on."""
+def adapter_tensors(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The adapters by PEFT's file names: `<layer path>.lora_A.weight` and so on."""
     return {
-        prefix + name.replace(f".{_ADAPTER}.", "."): parameter
+        name.replace(f".{_ADAPTER}.", "."): parameter
         for name, parameter in module.named_parameters()
         if ".lora_" in name
     }
 
 
-def adapter_shapes(module: nn.Module, *, rank: int, prefix: str = "") -> dict[str, tuple[int, ...]]:
+def adapter_shapes(module: nn.Module, *, rank: int) -> dict[str, tuple[int, ...]]:
     """Shapes that adapters of `rank` on q, k, v, o of `module` would have, by PEFT's file names."""
     shapes: dict[str, tuple[int, ...]] = {}
     for name, layer in module.named_modules():
         if isinstance(layer, nn.Linear) and name.rsplit(".", 1)[-1] in LORA_PROJECTIONS:
-            shapes[f"{prefix}{name}.lora_A.weight"] = (rank, layer.in_features)
-            shapes[f"{prefix}{name}.lora_B.weight"] = (layer.out_features, rank)
+            shapes[f"{name}.lora_A.weight"] = (rank, layer.in_features)
+            shapes[f"{name}.lora_B.weight"] = (layer.out_features, rank)
     return shapes
 
 

@@ -254,10 +254,6 @@ class PolicyUnits:
         normalised = action.normalise(policy)
         return np.where(action.constant, normalised.clip(-1.0, 1.0), normalised)
 
-    def denormalise_actions(self, normalised: Float64[ndarray, "*n dof"]) -> Float64[ndarray, "*n dof"]:
-        """The inverse of `normalise_actions`."""
-        return self.contract.to_rad(self.normalisation.action.denormalise(normalised))
-
     def residual_rad(self, normalised: Float64[ndarray, "*n dof"]) -> Float64[ndarray, "*n dof"]:
         """What a change of the normalised actions changes in radians."""
         return normalised * (self.normalisation.action.slope / self.contract.policy_scale)

@@ -130,9 +130,10 @@ def test_what_is_printed_keeps_its_brackets(tmp_path: Path, monkeypatch: pytest.
     assert f"no [bold]arm[/bold]  -> {said}" in result.output
 
 
-@pytest.mark.parametrize("file", SOURCES, ids=lambda file: file.name)
-def test_no_console_reads_marks_in_what_it_prints(file: Path) -> None:
+def test_no_console_reads_marks_in_what_it_prints() -> None:
     """Paths, tasks and remedies are printed everywhere; style comes as an argument."""
-    for call in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(call, ast.Call) and ast.unparse(call.func) == "Console":
-            assert "markup=False" in ast.unparse(call), f"{file.name}, line {call.lineno}"
+    texts = {file: text for file in SOURCES if "Console(" in (text := file.read_text(encoding="utf-8"))}
+    calls = [(f, c) for f, text in texts.items() for c in ast.walk(ast.parse(text)) if isinstance(c, ast.Call)]
+    consoles = [(f.name, call.lineno, ast.unparse(call)) for f, call in calls if ast.unparse(call.func) == "Console"]
+    assert consoles
+    assert [each for each in consoles if "markup=False" not in each[2]] == []

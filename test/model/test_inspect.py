@@ -50,23 +50,19 @@ def test_inspect_says_untrained_in_its_first_line(tmp_path):
     assert "UNTRAINED" in inspect_checkpoint(str(tmp_path / "s")).splitlines()[0]
 
 
-def test_inspect_refuses_a_changed_file(written):
-    content = bytearray((written[1] / ADAPTER_FILE).read_bytes())
-    content[-1] ^= 1
-    (written[1] / ADAPTER_FILE).write_bytes(content)
-    with pytest.raises(CheckpointError, match=ADAPTER_FILE.replace(".", r"\.")):
-        inspect_checkpoint(str(written[1]))
-
-
-def test_inspect_refuses_a_missing_file(written):
-    (written[1] / HEADS_FILE).unlink()
-    with pytest.raises(CheckpointError, match="missing or was changed"):
-        inspect_checkpoint(str(written[1]))
-
-
-def test_inspect_names_a_damaged_manifest(written):
-    (written[1] / MANIFEST_FILE).write_text("{")
-    with pytest.raises(CheckpointError, match=r"sigma_config\.json"):
+@pytest.mark.parametrize(
+    ("name", "damage", "text"),
+    [
+        (ADAPTER_FILE, lambda content: content[:-1] + bytes([content[-1] ^ 1]), r"adapter_model\.safetensors"),
+        (HEADS_FILE, lambda _: None, "missing or was changed"),
+        (MANIFEST_FILE, lambda _: b"{", r"sigma_config\.json"),
+    ],
+)
+def test_inspect_refuses_what_was_damaged(written, name, damage, text):
+    file = written[1] / name
+    content = damage(file.read_bytes())
+    file.unlink() if content is None else file.write_bytes(content)
+    with pytest.raises(CheckpointError, match=text):
         inspect_checkpoint(str(written[1]))
 
 

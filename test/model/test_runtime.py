@@ -80,7 +80,7 @@ def test_the_base_in_radians_is_the_policys_own_chunk_bit_for_bit(
     noise = flow_noise(seed=4, epoch=0, tick=3, horizon=backbone.horizon, max_dof=backbone.max_dof)
     theirs = backbone.policy.predict_action_chunk(batch | language, noise=noise)[0].numpy().astype(np.float64)
     assert np.array_equal(inference.base_normalised, theirs)
-    assert np.array_equal(inference.chunk.base_rad, runtime.units.denormalise_actions(theirs))
+    assert np.array_equal(inference.chunk.base_rad, runtime.units.denormalise_chunk(theirs, np.zeros(6)))
     assert np.array_equal(inference.chunk.blended_rad(inference.chunk.scale), inference.chunk.base_rad)
 
 
@@ -176,14 +176,14 @@ def test_the_settings_bound_the_scale_and_travel_with_the_chunk(stirred: SigmaRu
 
 def test_residual_in_radians_is_the_change_of_the_denormalised_actions(stirred: SigmaRuntime) -> None:
     result = _run(stirred, [5])[0][0]
-    both = stirred.units.denormalise_actions(result.base_normalised + result.residual_normalised)
+    both = stirred.units.denormalise_chunk(result.base_normalised + result.residual_normalised, np.zeros(6))
     assert np.allclose(result.chunk.base_rad + result.chunk.residual_rad, both, atol=1e-9)
 
 
 def test_normalised_actions_come_back_in_radians(runtime: SigmaRuntime, so101: Contract) -> None:
     poses = np.stack([so101.lower_rad, so101.upper_rad, np.zeros(6)])
     assert np.allclose(runtime.normalise_actions(poses)[:2], [[-1.0] * 6, [1.0] * 6])
-    assert np.allclose(runtime.units.denormalise_actions(runtime.normalise_actions(poses)), poses)
+    assert np.allclose(runtime.units.denormalise_chunk(runtime.normalise_actions(poses), np.zeros(6)), poses)
 
 
 def test_a_base_that_is_not_finite_gets_scale_zero(stirred: SigmaRuntime, monkeypatch: pytest.MonkeyPatch) -> None:

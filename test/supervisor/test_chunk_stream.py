@@ -10,7 +10,6 @@ from sigma_ros.supervisor.reasons import Reason
 from sigma_ros.supervisor.trajectory import ApproachRamp, ChunkStream
 
 STEP = CONTRACT.tick_period_ns
-HINT_S = 0.1
 
 
 def holding(base: np.ndarray, **changes: object) -> ChunkStream:

@@ -40,15 +40,6 @@ Examples: the shipped model. `out/mini/model` takes the place of `sigma_ros/asse
     python -m training.train --base_model_id mini --start_from out/missed/checkpoint --train_parts residual \
         --dataset_dir data/missed_shards --output_dir out/smooth --batch_size 16 --gradient_accumulation_steps 1 \
         --max_steps 1 --learning_rate 0 --phase_step 4 --hide_motion 0.3 --smoothed_steps 11
-
-A base that must look (tried and not good enough, docs/results.md): demonstrations in which the pose does not give the
-goal away, and joints in the prompt that are off or hidden.
-
-    python -m training.preprocess --simulated source --count 400 --seed 7000 --disturb 0.15 --missed 0.5 \
-        --image-size 112 --hold-out-every 20 --out data/doubted_shards
-    python -m training.toy.pretrain_mini --dataset_dir data/doubted_shards --output_dir out/doubted --max_steps 900 \
-        --init_model mini --trained expert --tick_stride 10 --state_noise 0.2 --hide_state 0.3 --draws 4 \
-        --learning_rate 7e-4 --warmup_steps 50 --augment 0
 """
 
 import argparse
@@ -66,7 +57,7 @@ from torch import Tensor
 
 from sigma_ros.camera_names import policy_keys, seated
 from sigma_ros.contract_file import load_contract
-from sigma_ros.errors import DatasetError, UsageError
+from sigma_ros.errors import DatasetError
 from sigma_ros.model.normalise import Normalisation
 from sigma_ros.model.pi05.backbone import Backbone
 from sigma_ros.model.pi05.flow import flow_noise
@@ -83,7 +74,6 @@ from ..data import EpisodeRows, ShardData
 from ..loop import (
     TrainingLog,
     check_same_run,
-    counted_progress,
     load_state,
     optimizer_tensors,
     refuse_nan,
@@ -95,10 +85,6 @@ from ..toy.locate import Locator, Scenes, augmented
 
 _STEP_STREAM = 1
 _NOISE_STREAM = 2
-_STATE_STREAM = 5
-
-_FIXED = {"all": (), "language": (".vision_tower.", ".multi_modal_projector."), "expert": (".paligemma.",)}
-"""Parts of the network that stay as they are, by what is trained: all, all behind the vision, the action expert."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,12 +95,6 @@ class PretrainOptions:
     whose weights the run begins with (empty: random ones). `scenes_dir` is a folder of `training.toy.locate` (empty:
     the flow alone); its task has weight `locate_weight`, `locate_batch` pictures a step and the first `locate_steps`
     alone.
-
-    `tick_stride`: every so many ticks of an episode are samples. `state_noise`: the prompt's joints are off by a normal
-    draw of at most this size (normalised), another size for each sample; `hide_state`: in this share of the samples
-    they are 0. Both keep a policy from following its own pose, which in the closed loop is its own mistake.
-    `trained` is what learns, one of `_FIXED`; vision that does not looks at every sample once (no `augment`, no
-    scenes).
     """
 
     contract: str = "so101"
@@ -134,36 +114,14 @@ class PretrainOptions:
     locate_batch: int = 64
     locate_steps: int = 0
     locate_weight: float = 1.0
-    tick_stride: int = 1
-    state_noise: float = 0.0
-    hide_state: float = 0.0
-    trained: str = "all"
-
-    def __post_init__(self) -> None:
-        if self.trained not in _FIXED:
-            raise UsageError("no such part of the model", expected=", ".join(_FIXED), got=f"--trained {self.trained}")
-        if _FIXED[self.trained] and (self.augment or self.scenes_dir):
-            raise UsageError(
-                "vision that is not trained looks at every picture once",
-                expected="--augment 0 and no --scenes_dir",
-                got=f"--trained {self.trained} --augment {self.augment} --scenes_dir {self.scenes_dir!r}",
-            )
-
-    def doubted(self, states: Float[np.ndarray, "batch dof"], step: int) -> Float[np.ndarray, "batch dof"]:
-        """Normalised states as the prompts of a step carry them: off by some noise, or hidden."""
-        rng = np.random.default_rng([self.seed, _STATE_STREAM, step])
-        size = self.state_noise * rng.uniform(size=(len(states), 1))
-        shown = rng.uniform(size=(len(states), 1)) >= self.hide_state
-        return shown * (states + size * rng.standard_normal(states.shape))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Pictures or what the vision tower made of them, normalised states and actions of some ticks."""
+    """Pictures, normalised states and actions of some ticks."""
 
     mapping: CameraMapping
     images: UInt8[Tensor, "batch cameras h w 3"]
-    patches: Float[Tensor, "batch cameras patches width"] | None = None
     states: Float[np.ndarray, "batch dof"]
     actions: Float[Tensor, "batch horizon dof"]
     tasks: tuple[str, ...]
@@ -179,18 +137,15 @@ class Ticks:
         normalisation: Normalisation,
         horizon: int,
         mapping: CameraMapping,
-        stride: int = 1,
     ) -> None:
         self._episodes = episodes
         self._mapping = mapping
         self._normalisation = normalisation
         self._horizon = horizon
-        self._patches: Tensor | None = None
         self.index = [
             (number, int(row))
             for number, episode in enumerate(episodes)
             for row in np.flatnonzero(episode.valid & episode.acted)
-            if row % stride == 0
         ]
         if not self.index:
             raise DatasetError("no tick to learn from", expected="episodes with valid ticks in this split")
@@ -203,27 +158,15 @@ class Ticks:
         """Evenly spaced samples, the same at every call."""
         return self.batch(np.linspace(0, len(self.index) - 1, num=min(count, len(self.index))).astype(int))
 
-    @torch.no_grad()
-    def look(self, backbone: Backbone) -> None:
-        """Keeps what the vision tower makes of every sample, in bfloat16; from then on no picture is read."""
-        kept = []
-        with counted_progress() as progress:
-            for places in progress.track(np.array_split(np.arange(len(self.index)), len(self.index) // 16 + 1)):
-                batch = self.batch(places)
-                kept.append(batch.mapping.patches(batch.images, backbone).to("cpu", torch.bfloat16))
-        self._patches = torch.cat(kept)
-
     def batch(self, places: Int[np.ndarray, " batch"]) -> Batch:
         """The samples at these places of `index`."""
         chosen = [self.index[place] for place in places]
         rows = [(self._episodes[number], row) for number, row in chosen]
         actions = np.stack([episode.actions_from(row, self._horizon) for episode, row in rows])
-        seen = self._patches is None
-        frames = [episode.frames(row, row + seen) for episode, row in rows]
+        frames = [episode.frames(row, row + 1) for episode, row in rows]
         return Batch(
             mapping=self._mapping,
             images=self._mapping.images(np.concatenate(frames)),
-            patches=None if self._patches is None else self._patches[places].float(),
             states=self._normalisation.state.normalise(np.stack([episode.states[row] for episode, row in rows])),
             actions=torch.from_numpy(self._normalisation.action.normalise(actions)),
             tasks=tuple(episode.task for episode, _ in rows),
@@ -238,7 +181,7 @@ def read_batch(backbone: Backbone, batch: Batch) -> dict[str, Any]:
     mask = torch.cat([mask for _, mask in pairs])
     longest = int(mask.sum(dim=1).max())
     return {
-        "image_tokens": mapping.patches(batch.images, backbone) if batch.patches is None else batch.patches,
+        "image_tokens": mapping.patches(batch.images, backbone),
         "image_mask": mapping.mask(count, backbone.device),
         "tokens": torch.cat([tokens for tokens, _ in pairs])[:, :longest],
         "mask": mask[:, :longest],
@@ -296,7 +239,6 @@ class PretrainRun:
         self.parameters = {
             name: parameter.requires_grad_(True)  # noqa: FBT003
             for name, parameter in self.backbone.policy.named_parameters()
-            if not any(part in name for part in _FIXED[options.trained])
         }
         self.locator: Locator | None = None
         if options.scenes_dir:
@@ -311,12 +253,10 @@ class PretrainRun:
         self.step = 0
         cameras = seated(policy_keys(contract), self.backbone.camera_keys, where=f"contract {contract.name}")
         mapping = CameraMapping.of(contract, cameras)
-        reading = (self.normalisation, self.backbone.horizon, mapping, options.tick_stride)
+        reading = (self.normalisation, self.backbone.horizon, mapping)
         self.train = Ticks(data.split(held_out=False), *reading)
         held_out = data.split(held_out=True)
         self.held_out = Ticks(held_out, *reading) if held_out else None
-        if _FIXED[options.trained]:
-            self.train.look(self.backbone)
 
     @property
     def facts(self) -> dict[str, object]:
@@ -336,7 +276,7 @@ class PretrainRun:
             batch = self.train.draw(options.batch_size, seed=options.seed, step=self.step)
             names = batch.names
             images = augmented(batch.images, strength=options.augment, seed=options.seed, step=self.step)
-            batch = replace(batch, images=images, states=options.doubted(batch.states, self.step))
+            batch = replace(batch, images=images)
             losses["loss"] = flow_loss(self.backbone, batch, options=options, step=self.step)
         if self.locator is not None:
             with autocast(self.backbone, options):

@@ -111,10 +111,10 @@ Split = tuple[Sequence[LoggedEpisode], Sequence[LoggedEpisode]]
 """Episodes that calibrate, and others that are judged."""
 
 
-def folds(episodes: Sequence[LoggedEpisode], count: int = FOLDS) -> list[Split]:
+def folds(episodes: Sequence[LoggedEpisode]) -> list[Split]:
     """Every episode is judged once, by episodes of other episode seeds alone: the same brick fails alike."""
     seeds = sorted({episode.seed for episode in episodes})
-    held_out = [set(seeds[i::count]) for i in range(min(count, len(seeds)))]
+    held_out = [set(seeds[i::FOLDS]) for i in range(min(FOLDS, len(seeds)))]
     return [([e for e in episodes if e.seed not in out], [e for e in episodes if e.seed in out]) for out in held_out]
 
 

@@ -28,6 +28,7 @@ from sigma_ros.streams.joints import JointMerger, JointReader
 from sigma_ros.supervisor.reasons import State
 
 _SAMPLES = 25
+_WAIT_S = 5.0
 
 
 @contextmanager
@@ -51,7 +52,7 @@ def listening(name: str, *, namespace: str = "") -> Iterator[tuple[Node, Callabl
             node.destroy_node()
 
 
-def joint_values(contract: Contract, *, timeout_s: float = 5.0) -> ndarray:
+def joint_values(contract: Contract) -> ndarray:
     """The middle of some joint states of the running driver, in contract order and in the units it sends.
 
     Raises:
@@ -64,14 +65,14 @@ def joint_values(contract: Contract, *, timeout_s: float = 5.0) -> ndarray:
 
     with listening("sigma_calibrate") as (node, spin):
         node.create_subscription(JointState, contract.joint_state_topic, store, qos.SENSOR)
-        end_s = time.monotonic() + timeout_s
+        end_s = time.monotonic() + _WAIT_S
         while len(rows) < _SAMPLES and time.monotonic() < end_s:
             spin(0.1)
     if not rows:
         raise SigmaError(
             "no joint state was heard",
             where=contract.joint_state_topic,
-            expected=f"one within {timeout_s:g} s",
+            expected=f"one within {_WAIT_S:g} s",
             remedy="start the driver; check topic, ROS_DOMAIN_ID and the contract",
         )
     return np.asarray(np.median(np.array(rows), axis=0))
@@ -128,17 +129,9 @@ class StreamWatch:
         commands: Also watch the command topic, and how far the supervisor's ticks are apart (`tick_gaps_s`).
     """
 
-    def __init__(
-        self,
-        node: Node,
-        contract: Contract,
-        *,
-        commands: bool = False,
-        clock_ns: Callable[[], int] = time.monotonic_ns,
-    ) -> None:
+    def __init__(self, node: Node, contract: Contract, *, commands: bool = False) -> None:
         self._node = node
-        self._clock_ns = clock_ns
-        self._started_ns = clock_ns()
+        self._started_ns = time.monotonic_ns()
         self._reader = JointReader(contract)
         self._merger = JointMerger(contract, contract.states)
         self.joints: list[ndarray] = []
@@ -177,7 +170,7 @@ class StreamWatch:
         self._node.create_subscription(MESSAGE_TYPES[wanted_type], topic, store, profile)
 
     def _note(self, seen: _Seen, message: object) -> None:
-        now_ns = self._clock_ns()
+        now_ns = time.monotonic_ns()
         seen.received += 1
         seen.first_ns = seen.first_ns or now_ns
         if seen.last_ns:
@@ -199,7 +192,7 @@ class StreamWatch:
     def _facts(self, seen: _Seen) -> StreamFacts:
         offers = self._node.get_publishers_info_by_topic(seen.topic)
         span_s = (seen.last_ns - seen.first_ns) * 1e-9
-        waiting_ns = self._clock_ns() - (seen.last_ns or self._started_ns)
+        waiting_ns = time.monotonic_ns() - (seen.last_ns or self._started_ns)
         return StreamFacts(
             name=seen.name,
             topic=seen.topic,

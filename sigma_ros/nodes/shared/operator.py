@@ -42,6 +42,7 @@ SETTINGS = {
 """Setting -> node and parameter."""
 
 _POLL_S = 0.05
+_TIMEOUT_S = 5.0
 
 
 class Operator:
@@ -117,13 +118,13 @@ def outcome(response: Any) -> tuple[bool, str]:
     return response.result.successful, response.result.reason
 
 
-def carry_out(what: Callable[[Operator], Future | None], *, namespace: str = "", timeout_s: float = 5.0) -> str:
+def carry_out(what: Callable[[Operator], Future | None], *, namespace: str) -> str:
     """Does one thing in a running graph as soon as somebody listens, and gives what was answered to it.
 
     Raises:
         SigmaError: nobody listens or answers in time, or the order is refused.
     """
-    end_s = time.monotonic() + timeout_s
+    end_s = time.monotonic() + _TIMEOUT_S
     with listening("sigma_operator", namespace=namespace) as (node, spin):
         operator = Operator(node)
         while True:
@@ -137,10 +138,10 @@ def carry_out(what: Callable[[Operator], Future | None], *, namespace: str = "",
         while future is not None and not future.done() and time.monotonic() < end_s:
             spin(_POLL_S)
         if future is None:
-            operator.wait_until_heard(timeout_s)
+            operator.wait_until_heard(_TIMEOUT_S)
             return "told"
         if not future.done():
-            raise SigmaError("no answer came", where=namespace or "/", expected=f"one within {timeout_s:g} s")
+            raise SigmaError("no answer came", where=namespace or "/", expected=f"one within {_TIMEOUT_S:g} s")
         done, said = outcome(future.result())
     if not done:
         raise SigmaError("the order was refused", got=said)

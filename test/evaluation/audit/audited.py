@@ -41,6 +41,6 @@ def always_right(runtime: SigmaRuntime, ticks: Sequence[Sequence[Tick]]) -> list
     made = []
     for one in ticks:
         proposed = listen(runtime, one).actions["checkpoint"]
-        actions = runtime.units.denormalise_actions(proposed.reshape(len(one), -1))
+        actions = runtime.units.denormalise_chunk(proposed.reshape(len(one), -1), ticks[0][0].joint_rad)
         made.append([replace(tick, action_rad=action) for tick, action in zip(one, actions, strict=True)])
     return made

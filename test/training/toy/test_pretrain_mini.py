@@ -4,12 +4,11 @@
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from sigma_ros.contract_file import load_contract
-from sigma_ros.errors import CheckpointError, UsageError
+from sigma_ros.errors import CheckpointError
 from sigma_ros.model.pi05.loading import load_base
 from sigma_ros.model.pi05.mini import limit_normalisation
 from training.toy.locate import augmented
@@ -90,42 +89,6 @@ def test_a_run_may_begin_with_the_weights_of_another(data, tmp_path):
         assert torch.equal(second.parameters[name], expected), name
         assert torch.equal(second.average[name], expected), name
     second.advance()
-
-
-@pytest.mark.parametrize(
-    ("trained", "fixed"), [("language", {"vision_tower", "multi_modal_projector"}), ("expert", {"paligemma"})]
-)
-def test_what_is_not_trained_stays_and_its_vision_looks_once(data, trained, fixed):
-    options = replace(OPTIONS, augment=0.0, tick_stride=4)
-    run, plain = PretrainRun(data, replace(options, trained=trained)), PretrainRun(data, options)
-    assert {row % 4 for _, row in run.train.index} == {0}
-    before = {name: p.clone() for name, p in run.backbone.policy.named_parameters()}
-    still = {name for name in before if fixed & set(name.split("."))}
-    assert still
-    assert still == set(before) - set(run.parameters)
-    seen, known = plain.train.draw(2, seed=0, step=0), run.train.draw(2, seed=0, step=0)
-    assert seen.names == known.names
-    kept = read_batch(run.backbone, known)["image_tokens"]
-    torch.testing.assert_close(kept, read_batch(plain.backbone, seen)["image_tokens"], rtol=1e-2, atol=1e-2)
-    run.advance()
-    run.advance()
-    now = dict(run.backbone.policy.named_parameters())
-    assert all(torch.equal(now[name], before[name]) for name in still)
-    assert not torch.equal(now["model.action_out_proj.weight"], before["model.action_out_proj.weight"])
-    with pytest.raises(UsageError, match="looks at every picture once"):
-        replace(OPTIONS, trained=trained)
-
-
-def test_the_prompt_s_joints_are_off_by_what_was_asked_or_hidden():
-    states = np.random.default_rng(0).uniform(-1.0, 1.0, (4000, 6))
-    assert np.array_equal(OPTIONS.doubted(states, 3), states)
-    noisy = replace(OPTIONS, state_noise=0.1)
-    off = noisy.doubted(states, 3) - states
-    assert np.array_equal(noisy.doubted(states, 3) - states, off)
-    assert not np.array_equal(noisy.doubted(states, 4) - states, off)
-    assert off.std() == pytest.approx(0.1 / 3**0.5, rel=0.05)
-    hidden = (replace(OPTIONS, hide_state=0.25).doubted(states, 3) == 0.0).all(axis=1)
-    assert hidden.mean() == pytest.approx(0.25, abs=0.03)
 
 
 def test_augmented_pictures_are_a_function_of_seed_and_step_and_leave_everything_else_alone(data):
