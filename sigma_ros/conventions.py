@@ -23,6 +23,7 @@ _LEAST_ROWS, _LEAST_SHARE, _LARGEST_DEGREES = 3, 0.002, 400.0
 _STEP_DEG = 180.0 / 4095.0  # half a servo step, since the middle of a range may lie between two
 _STEP_ERROR, _LEAST_STEPS, _LEAST_JOINTS = 0.01, 12, 2
 _ROUNDING = 1e-3
+_WIDE = ("degrees", "range_m100_100")
 DEGREES_REMEDY = "use the contract of the other convention: so101_degrees for degrees, so101 for -100 .. 100"
 
 
@@ -46,7 +47,7 @@ def certain(contract: Contract, policy: Float64[ndarray, "rows dof"]) -> list[st
 def likely(contract: Contract, policy: Float64[ndarray, "rows dof"]) -> list[str]:
     """Why rows may be in other units than the contract's: a range as degrees, radians, shares as percentages."""
     ends = {joint: np.abs(policy[:, i]).max() for i, joint in enumerate(contract.joints)}
-    arm = [end for joint, end in ends.items() if joint.policy_unit in ("degrees", "range_m100_100")]
+    arm = [end for joint, end in ends.items() if joint.policy_unit in _WIDE]
     doubts = [
         f"{joint.name} ends at exactly -100 and 100 (a range, not degrees?)"
         for i, joint in enumerate(contract.joints)
@@ -72,6 +73,9 @@ def of_statistics(contract: Contract, normalisation: "Normalisation") -> list[st
                 )
             elif joint.policy_unit == "degrees" and _is_beyond_motion(joint, low[i], high[i]):
                 problems.append(f"{kind} of {joint.name}: {low[i]:.1f} to {high[i]:.1f} degrees is no motion of it")
+        ends = [max(-low[i], high[i]) for i, joint in enumerate(contract.joints) if joint.policy_unit in _WIDE]
+        if ends and max(ends) <= 2.0 * np.pi:
+            problems.append(f"{kind}: no joint of the arm is ever beyond {max(ends):.2f} (radians, or -1 .. 1?)")
     return problems
 
 

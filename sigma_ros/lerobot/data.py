@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from lerobot.utils.constants import ACTION, OBS_STATE
+from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 
 from sigma_ros.contract import Contract, feature_names
 from sigma_ros.conventions import DEGREES_REMEDY, of_statistics
@@ -13,6 +13,24 @@ from sigma_ros.errors import ContractError, DatasetError
 from sigma_ros.model.normalise import NEEDED, Normalisation, Scaling
 
 _KNOWN = {name for names in NEEDED.values() for name in names}
+
+
+def check_cameras(meta: Any, keys: Mapping[str, str]) -> None:
+    """Refuses a data set with too few pictures, whatever `--rename_map` calls them; `keys` are the policy's by camera.
+
+    Raises:
+        DatasetError: it has fewer than the contract's cameras.
+    """
+    there = [key for key in meta.features if key.startswith(OBS_IMAGES)]
+    if len(there) < len(keys):
+        lacking = [f"{camera} ({key})" for camera, key in keys.items() if key not in there]
+        raise DatasetError(
+            "the data set has fewer cameras than the contract",
+            where=f"{meta.repo_id}: no {', '.join(lacking)}",
+            expected=f"{len(keys)} of observation.images.*",
+            got=", ".join(there) or "none",
+            remedy="a contract with these cameras alone (sigma init writes one), and a base that has no others",
+        )
 
 
 def checked_statistics(meta: Any, contract: Contract) -> Normalisation:
@@ -61,8 +79,9 @@ def _check_names(features: Mapping[str, Mapping[str, Any]], key: str, contract: 
         )
 
 
-def _scaling(stats: Mapping[str, Mapping[str, Any]], key: str) -> Scaling:
-    values = {name: np.asarray(value, np.float64) for name, value in stats.get(key, {}).items() if name in _KNOWN}
+def _scaling(stats: Mapping[str, Mapping[str, Any]] | None, key: str) -> Scaling:
+    found = (stats or {}).get(key, {})
+    values = {name: np.asarray(value, np.float64) for name, value in found.items() if name in _KNOWN}
     for mode in ("QUANTILES", "MEAN_STD"):
         if set(NEEDED[mode]) <= set(values):
             return Scaling(mode=mode, statistics=values)

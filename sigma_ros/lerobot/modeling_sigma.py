@@ -24,7 +24,7 @@ from sigma_ros.camera_names import read_rename
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import SigmaError, UsageError
 from sigma_ros.lerobot.configuration_sigma import SigmaPolicyConfig, in_lerobot
-from sigma_ros.lerobot.data import checked_statistics
+from sigma_ros.lerobot.data import check_cameras, checked_statistics
 from sigma_ros.lerobot.episode import RowEpisode, finite, schedule_of
 from sigma_ros.lerobot.processor_sigma import write_lerobot_files
 from sigma_ros.model.checkpoint.folder import identify, save_checkpoint
@@ -309,7 +309,10 @@ def _config_at(checkpoint: str, revision: str | None) -> SigmaPolicyConfig:
 
 def _load(config: SigmaPolicyConfig, dataset_meta: Any) -> SigmaRuntime:
     contract = load_contract(config.contract)
-    known = None if dataset_meta is None else checked_statistics(dataset_meta, contract)
+    known = None
+    if dataset_meta is not None:
+        check_cameras(dataset_meta, {camera.name: config.observed_key(camera) for camera in contract.cameras})
+        known = checked_statistics(dataset_meta, contract)
     checkpoint = config.checkpoint or config.pretrained_path
     if checkpoint is None:
         raise UsageError(

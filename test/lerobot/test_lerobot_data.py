@@ -26,12 +26,15 @@ def meta(
     names: Any = JOINTS,
     actions: Any = JOINTS,
     action_key: str = "action",
+    cameras: tuple[str, ...] = ("up", "side"),
+    stats: bool = True,
 ) -> Any:
     """What LeRobot says of a data set, as far as it is asked."""
     known = {name: scale * value.numpy() for name, value in statistics(dof).items() if name not in without}
     features = {"observation.state": {"names": names}, action_key: {"names": actions}}
-    stats = {"observation.state": known, "action": known}
-    return SimpleNamespace(repo_id="a/set", fps=fps, stats=stats, features=features)
+    features |= {f"observation.images.{camera}": {} for camera in cameras}
+    found = {"observation.state": known, "action": known} if stats else None
+    return SimpleNamespace(repo_id="a/set", fps=fps, stats=found, features=features)
 
 
 @pytest.mark.parametrize(
@@ -39,6 +42,7 @@ def meta(
     [
         ({"fps": 15}, "another rate.*30.*15 fps"),
         ({"scale": 3.0}, "cannot be in the contract's units"),
+        ({"scale": 0.03}, r"cannot be in the contract's units.*radians, or -1 .. 1"),
         ({"dof": 7}, "other joints"),
         ({"without": ("q01", "mean")}, "no statistics of observation.state"),
         ({"names": JOINTS[::-1]}, r"one by one.*observation\.state.*got: gripper, wrist_roll"),
@@ -46,12 +50,22 @@ def meta(
         ({"names": None}, "one by one.*no names"),
         ({"names": JOINTS + JOINTS}, "one by one"),
         ({"action_key": "actions"}, "has no action.*actions.*--rename actions=action"),
+        ({"cameras": ("side",)}, r"fewer cameras.*no up \(observation\.images\.up\).*observation\.images\.side"),
+        ({"cameras": ()}, "fewer cameras.*got: none"),
+        ({"stats": False}, "no statistics of observation.state.*augment_dataset"),
         ({"names": [f"motor_{i}" for i in range(6)]}, "one by one.*motor_0"),
     ],
 )
 def test_another_convention_is_refused(change: dict[str, Any], text: str) -> None:
     with pytest.raises(SigmaError, match=text):
         SigmaPolicy(SigmaPolicyConfig(checkpoint="there is none", device="cpu"), dataset_meta=meta(**change))
+
+
+def test_cameras_of_other_names_are_left_to_the_rename_map() -> None:
+    with pytest.raises(SigmaError, match="there is none"):
+        SigmaPolicy(
+            SigmaPolicyConfig(checkpoint="there is none", device="cpu"), dataset_meta=meta(cameras=("front", "wrist"))
+        )
 
 
 @pytest.mark.parametrize("names", [{"motors": JOINTS}, [f"main_{name.removesuffix('.pos')}" for name in JOINTS]])

@@ -314,6 +314,11 @@ def _edit(folder: Path, file: str, **changes: Any) -> Path:
         (CONFIG_FILE, {"surprise": 1}, "does not fit the installed LeRobot.*surprise"),
         (CONFIG_FILE, {"chunk_size": "many"}, "does not fit the installed LeRobot"),
         (CONFIG_FILE, {"n_action_steps": 80}, "does not fit the installed LeRobot.*greater than chunk_size"),
+        (CONFIG_FILE, {"chunk_size": 0, "n_action_steps": 0}, "impossible size.*chunk_size 0, n_action_steps 0"),
+        (CONFIG_FILE, {"n_action_steps": -3}, "impossible size.*n_action_steps -3"),
+        (CONFIG_FILE, {"num_inference_steps": 0}, "impossible size.*num_inference_steps 0"),
+        (CONFIG_FILE, {"chunk_size": 10**9}, "impossible size.*1 to 4096"),
+        (CONFIG_FILE, {"image_resolution": [0, 224]}, "impossible size.*image_resolution 0"),
         (CONFIG_FILE, {"dtype": "float16"}, "does not fit the installed LeRobot.*float16"),
         (CONFIG_FILE, {"use_relative_actions": True}, "pipelines are missing.*relative actions"),
         (

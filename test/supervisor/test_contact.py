@@ -62,15 +62,22 @@ def steadily(speed_radps: float, shake_rad: float = 0.0) -> Course:
     return lambda t: speed_radps * (t - 0.15 * (1.0 - np.exp(-t / 0.15))) + shake_rad * np.sin(shake * t)
 
 
-def drive(servos: Servos, path: Course, *, seconds: float, limits: SupervisorLimits = EASY) -> Bench:
-    """The arm settles on its first command; then one joint is asked to go along a path."""
+def drive(
+    servos: Servos,
+    path: Course,
+    *,
+    seconds: float,
+    limits: SupervisorLimits = EASY,
+    joints: slice = slice(JOINT, JOINT + 1),
+) -> Bench:
+    """The arm settles on its first command; then one joint, or some, are asked to go along a path."""
     bench = Bench(limits=limits, pose=servos.pose.copy()).running()
     start, begin_ns, step_s = bench.pose.copy(), bench.stamp_ns + 800_000_000, CONTRACT.tick_period_ns * 1e-9
     for tick in range(40 + round(seconds / DT_S)):
         if tick % 5 == 0:
             t = np.maximum(0.0, (bench.stamp_ns - begin_ns) * 1e-9 + step_s * np.arange(50))
             base = np.repeat(start[None], 50, axis=0)
-            base[:, JOINT] += path(t)
+            base[:, joints] += path(t)[:, None]
             bench.offer(base)
         bench.tick()
         if bench.last.command_rad is None:
@@ -118,6 +125,17 @@ def test_at_rest_a_command_presses_with_no_more_than_it_may(speed_radps: float) 
     stop_rad = speed_radps**2 / 60.0 + 0.06 * speed_radps
     assert bench.commands[:, JOINT].max() - wall <= MAX_LEAD_RAD + max(0.0, stop_rad - 0.04)
     assert bench.commands[-1, JOINT] - wall <= MAX_LEAD_RAD + 1e-9
+
+
+def test_until_a_blocked_joint_is_held_the_others_go_on_and_do_not_wait_for_it() -> None:
+    walls = (np.inf, MIDDLE[JOINT] - 0.5)
+    free, bench = (
+        drive(Servos(MIDDLE - 0.6, wall_rad=wall), steadily(0.5), seconds=1.2, joints=slice(None)) for wall in walls
+    )
+    held = sum(d.reason is not Reason.CONTACT and d.command_rad is not None for d in bench.decisions)
+    apart = bench.commands[:held] - free.commands[:held]
+    assert apart[:, JOINT].min() < -0.03, "held back before it is a contact"
+    np.testing.assert_allclose(np.delete(apart, JOINT, axis=1), 0.0, atol=1e-9)
 
 
 def test_contact_asks_for_an_operator() -> None:
@@ -182,6 +200,34 @@ def test_no_reach_makes_a_command_break_a_limit(data: st.DataObject) -> None:
         commands.append(track.command_rad)
     assert excess(np.array(commands), MOTION) <= 1e-6
     assert ((track.command_rad >= reach.lower_rad - 1e-3) & (track.command_rad <= reach.upper_rad + 1e-3)).all()
+
+
+def found_after(course: Course, follows: Course = lambda t: 0.0 * t) -> float | None:
+    """Seconds until a joint that is asked to go along a course, and goes along another one, is a contact."""
+    t = np.arange(0.0, 1.5, DT_S)
+    joint, gone_s = np.arange(6) == JOINT, np.maximum(0.0, t - 0.5)
+    commands, measured = (MIDDLE + np.outer(path(gone_s), joint) for path in (course, follows))
+    watch = ContactWatch(CONTRACT, SupervisorLimits())
+    for tick in range(len(t)):
+        now = slice(tick, tick + 1)
+        if contacts(watch, t[now] + DT_S, commands[now], measured[now]):
+            return float(gone_s[tick])
+    return None
+
+
+def test_what_presses_lightly_must_be_ignored_for_80_ms() -> None:
+    """At 0.1 rad/s 0.016 rad are asked of a servo with the longest lag after 0.15 + 0.16 s: from the tick at 0.32 s."""
+    assert found_after(lambda t: 0.1 * t) == pytest.approx(0.32 + 0.08)
+
+
+def test_a_joint_beyond_its_reach_that_moves_on_is_not_blocked() -> None:
+    """A heavy arm that comes late is held back, and yet follows."""
+
+    def far(t: ndarray) -> ndarray:
+        return np.minimum(t, 0.25)
+
+    assert found_after(far) is not None
+    assert found_after(far, lambda t: 0.5 * t) is None
 
 
 def contacts(watch: ContactWatch, times_s: ndarray, commanded: ndarray, measured: ndarray) -> int:

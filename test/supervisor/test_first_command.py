@@ -76,6 +76,24 @@ def test_from_just_outside_its_limits_the_arm_is_led_inside_at_ramp_speed_and_on
     assert bench.last.counters.violations == 0
 
 
+@pytest.mark.parametrize("fault", ["heartbeat", "joints"])
+def test_a_fault_stops_an_arm_on_its_way_inside(fault: str) -> None:
+    pose = np.array(MIDDLE)
+    pose[0] = MOTION.upper_rad[0] + 0.045
+    bench = Bench(SupervisorLimits(), pose=pose)
+    bench.tick(3)
+    assert bench.engage().success
+    for _ in range(12):
+        bench.offer()
+        bench.tick()
+    assert MOTION.upper_rad[0] < bench.commands[-1, 0] < pose[0], "under way"
+    setattr(bench, fault, False)
+    bench.tick(25)
+    rest = bench.commands[-10:, 0]
+    assert (rest == rest[0]).all()
+    assert rest[0] > MOTION.upper_rad[0]
+
+
 def test_a_folded_arm_whose_way_inside_is_barred_sets_off_from_where_it_came_to_stand() -> None:
     """It stood to the end of that way, its limits became narrower than where it was, and that was a violation."""
     folded = np.array([0.05, -1.72, 1.55, 1.06, 0.09, 0.12])

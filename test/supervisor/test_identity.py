@@ -139,6 +139,17 @@ def test_a_refused_engage_leaves_the_policy_in_force_as_it_was() -> None:
     assert room.bench.last.state is State.HOLD
 
 
+def test_a_refused_engage_binds_nobody() -> None:
+    room = Room()
+    room.bench.joints = False
+    for _ in range(8):
+        room.speak(FIRST)
+        room.bench.tick()
+    assert not room.bench.engage().success
+    assert room.bench.tick().followed_policy == ""
+    assert room.speak(SECOND).reason is not Reason.POLICY_OTHER
+
+
 def test_engaging_another_policy_does_not_make_its_chunk_from_before_the_stop_good() -> None:
     room = Room().running()
     room.bench.tick(60)

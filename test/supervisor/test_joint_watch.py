@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from supervision import CONTRACT, LAW, MIDDLE, MS
 
-from sigma_ros.supervisor.inputs import JointWatch
+from sigma_ros.supervisor.inputs import ENCODER_COUNT_RAD, JointWatch
 from sigma_ros.supervisor.limits import SupervisorLimits
 from sigma_ros.supervisor.reasons import Reason
 
@@ -45,6 +45,17 @@ def test_what_is_not_six_finite_positions_is_refused(positions: Any, reason: Rea
     assert observed.push(1020 * MS, positions, PERIOD).reason is reason
     assert observed.sample is before
     assert observed.refusals == 1
+
+
+@pytest.mark.parametrize(("counts", "rests"), [(0.0, True), (2.9, True), (3.1, False), (3.9, False)])
+def test_an_arm_rests_whose_newest_readings_agree_within_three_encoder_counts(counts: float, rests: bool) -> None:
+    observed = watch()
+    away = np.zeros(6)
+    away[2] = counts * ENCODER_COUNT_RAD
+    for number in (1, 2):
+        assert observed.push(1000 * MS + number * PERIOD, MIDDLE + away * (number == 2), number * PERIOD).accepted
+    pose = observed.resting_pose()
+    assert isinstance(pose, np.ndarray) == rests
 
 
 @pytest.mark.parametrize("stamp", [1000 * MS, 999 * MS, -5, 1 << 63, 1.5, "now", None])

@@ -390,6 +390,15 @@ def test_a_fault_that_ends_by_itself_does_not_take_the_place_of_a_reason_that_as
     assert (bench.last.state, bench.last.reason) == (State.HOLD, Reason.NOT_ENABLED)
 
 
+def test_where_no_device_is_asked_for_one_that_is_let_go_means_nothing() -> None:
+    bench = moving()
+    for tick in range(20):
+        bench.supervisor.on_enabling(False, bench.now_ns, source=DEVICE)
+        bench.supervisor.on_estop(False, bench.now_ns, source=LEFT)
+        feed_one(bench, tick)
+    assert bench.last.state in FOLLOWING
+
+
 def test_a_second_device_does_not_speak_for_the_first() -> None:
     bench = enabled()
     held(bench, 5, devices=(DEVICE, Source(publisher="d", name="/other")))

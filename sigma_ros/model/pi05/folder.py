@@ -239,9 +239,35 @@ def _read_config(path: Path) -> PI05Config:
             got=" ".join(str(error.__cause__ or error).split()),
             remedy="where another LeRobot wrote it, take options out that this one lacks and that are off",
         ) from error
+    _refuse_sizes(config, path)
     _name_action(config, path)
     config.validate_features()
     return config
+
+
+def _refuse_sizes(config: PI05Config, path: Path) -> None:
+    """LeRobot takes any number for these; none of them may be nothing, or take all memory."""
+    sizes = {name: getattr(config, name) for name in _SIZES} | {"image_resolution": min(config.image_resolution)}
+    wrong = [f"{name} {size}" for name, size in sizes.items() if not 1 <= size <= _LARGEST_SIZE]
+    if wrong:
+        raise CheckpointError(
+            "the policy config has an impossible size",
+            where=path,
+            expected=f"1 to {_LARGEST_SIZE}",
+            got=", ".join(wrong),
+            remedy="take the config.json that was saved with these weights",
+        )
+
+
+_SIZES = (
+    "chunk_size",
+    "n_action_steps",
+    "max_state_dim",
+    "max_action_dim",
+    "num_inference_steps",
+    "tokenizer_max_length",
+)
+_LARGEST_SIZE = 4096
 
 
 def _name_action(config: PI05Config, path: Path) -> None:
