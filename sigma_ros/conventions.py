@@ -22,6 +22,7 @@ _BEYOND = 101.0
 _LEAST_ROWS, _LEAST_SHARE, _LARGEST_DEGREES = 3, 0.002, 400.0
 _STEP_DEG = 180.0 / 4095.0  # half a servo step, since the middle of a range may lie between two
 _STEP_ERROR, _LEAST_STEPS, _LEAST_JOINTS = 0.01, 12, 2
+_JOINTS_OF_A_POSE = 4
 _ROUNDING = 1e-3
 _WIDE = ("degrees", "range_m100_100")
 DEGREES_REMEDY = "use the contract of the other convention: so101_degrees for degrees, so101 for -100 .. 100"
@@ -42,6 +43,23 @@ def certain(contract: Contract, policy: Float64[ndarray, "rows dof"]) -> list[st
     if len(stepping) >= _LEAST_JOINTS:
         problems.append(f"{', '.join(stepping)} move in whole servo steps of 360/4095 degrees: these are degrees")
     return problems
+
+
+def of_pose(contract: Contract, policy: Float64[ndarray, " dof"]) -> str:
+    """Why one pose that LeRobot read from an arm cannot be in -100 .. 100 as the contract says; empty where it may be.
+
+    By chance one joint of fifty stands on a servo step of degrees; all of an arm's do not.
+    """
+    ranged = [i for i, joint in enumerate(contract.joints) if joint.policy_unit == "range_m100_100"]
+    beyond = [f"{contract.joints[i].name} {policy[i]:.1f}" for i in ranged if abs(policy[i]) > _BEYOND]
+    if beyond:
+        return f"{', '.join(beyond)}: beyond -100 .. 100 (degrees?)"
+    steps = policy[ranged] / _STEP_DEG
+    moved = np.abs(steps) > 0.5
+    on_steps = np.abs(steps - np.round(steps)) < _STEP_ERROR
+    if int(moved.sum()) >= _JOINTS_OF_A_POSE and bool(on_steps.all()):
+        return "all joints stand on whole servo steps of 360/4095 degrees: these are degrees"
+    return ""
 
 
 def likely(contract: Contract, policy: Float64[ndarray, "rows dof"]) -> list[str]:

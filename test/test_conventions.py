@@ -11,7 +11,7 @@ from look_alikes import policy, save_fine_tune, statistics, tokenizer_folder
 
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
-from sigma_ros.conventions import certain, likely
+from sigma_ros.conventions import certain, likely, of_pose
 from sigma_ros.errors import ContractError
 from sigma_ros.model.loading import open_checkpoint
 
@@ -95,3 +95,18 @@ def test_the_two_contracts_differ_in_units_alone() -> None:
     middle = 0.5 * (DEGREES.lower_rad + DEGREES.upper_rad)
     assert np.allclose(DEGREES.to_policy(middle)[:5], 0.0)
     assert np.allclose(DEGREES.to_policy(middle + np.radians(50.0))[:5], 50.0)
+
+
+@given(st.integers(0, 10_000))
+def test_one_pose_of_an_arm_in_degrees_is_told_and_one_in_a_range_is_not_taken_for_it(seed: int) -> None:
+    steps = servo_rows(1, seed)
+    assert "degrees" in of_pose(RANGE, as_degrees(steps, 2047.5)[0])
+    assert of_pose(RANGE, as_range(steps, 1043.0, 3051.0)[0]) == ""
+    assert of_pose(DEGREES, as_degrees(steps, 2047.5)[0]) == ""
+
+
+def test_a_joint_beyond_the_range_is_told_by_name() -> None:
+    pose = as_range(servo_rows(1), 1043.0, 3051.0)[0]
+    pose[4] = 160.2
+    assert of_pose(RANGE, pose).startswith("wrist_roll 160.2")
+    assert of_pose(RANGE, np.zeros(6)) == ""

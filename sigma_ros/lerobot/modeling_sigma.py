@@ -22,6 +22,7 @@ from torch import Tensor
 
 from sigma_ros.camera_names import read_rename
 from sigma_ros.contract_file import load_contract
+from sigma_ros.conventions import DEGREES_REMEDY, of_pose
 from sigma_ros.errors import SigmaError, UsageError
 from sigma_ros.lerobot.configuration_sigma import SigmaPolicyConfig, in_lerobot
 from sigma_ros.lerobot.data import check_cameras, checked_statistics
@@ -236,6 +237,9 @@ class SigmaPolicy(PreTrainedPolicy):
         states = finite(self._part(batch, OBS_STATE).double().cpu().numpy(), OBS_STATE)
         if states.ndim != 2 or states.shape[1] != contract.dof:
             raise SigmaError("the state is not the contract's", expected=f"[batch, {contract.dof}]", got=states.shape)
+        if foreign := next(filter(None, (of_pose(contract, state) for state in states)), ""):
+            where = f"{OBS_STATE}, contract {contract.name}"
+            raise SigmaError("the arm is not in the contract's units", where=where, got=foreign, remedy=DEGREES_REMEDY)
         keys = {camera.name: self.config.observed_key(camera) for camera in contract.cameras}
         pictures = {name: self._pictures(self._part(batch, key), key, len(states)) for name, key in keys.items()}
         tasks = self._tasks(batch.get("task"), len(states))

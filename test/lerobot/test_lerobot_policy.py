@@ -216,6 +216,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "no camera": (_without("observation.images.up"), "lacks observation.images.up.*rename_map"),
     "no state": (_without("observation.state"), "lacks observation.state"),
     "another robot": (lambda b: b | {"observation.state": torch.zeros(2, 7)}, "state is not the contract's"),
+    "degrees": (
+        lambda b: b | {"observation.state": torch.tensor([[10.0, -20.0, 30.0, 45.0, 160.0, 5.0]] * 2)},
+        "not in the contract's units.*wrist_roll 160.*so101_degrees",
+    ),
     "nan": (lambda b: b | {"observation.state": torch.full((2, 6), torch.nan)}, "observation.state is not finite"),
     "nan picture": (
         lambda b: b | {"observation.images.up": torch.full((2, 3, 8, 8), torch.nan)},
@@ -224,7 +228,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "bytes as floats": (lambda b: b | {"observation.images.up": 255.0 * torch.ones(2, 3, 8, 8)}, "out of range"),
     "channels last": (lambda b: b | {"observation.images.up": torch.ones(2, 8, 8, 3)}, "not a batch of pictures"),
     "one task of two": (lambda b: b | {"task": ["one"]}, "not every environment has a task"),
-    "radians": (lambda b: b | {"observation.state": torch.full((2, 6), 900.0)}, "units: the pose does not look like"),
+    "a gripper's counts": (
+        lambda b: b | {"observation.state": torch.tensor([[0.0, 0.0, 0.0, 0.0, 0.0, 2048.0]] * 2)},
+        "units: the pose does not look like",
+    ),
 }
 
 
