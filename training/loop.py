@@ -22,6 +22,7 @@ from sigma_ros.model.checkpoint.manifest import HEADS_FILE, BaseIdentity
 from sigma_ros.model.loading import find_sigma
 from sigma_ros.model.settings import SigmaConfig
 from sigma_ros.model.sigma import SigmaTelepathyVLA
+from sigma_ros.model.telepathy import SemanticMemory
 
 from .data import write_tensors
 from .options import PARTS, TrainOptions
@@ -238,6 +239,38 @@ def begin_from(model: SigmaTelepathyVLA, checkpoint: str, base: BaseIdentity) ->
         raise UsageError("no weight of the checkpoint fits the run", where=folder)
     model.references = manifest.references
     return tuple(new)
+
+
+_CANDIDATE_GAIN, _MEMORY_GAIN = 2.0, 4.0
+
+
+@torch.no_grad()
+def start_memory(model: SigmaTelepathyVLA) -> None:
+    """The memory starts as a running mean of what was read, and is read as loudly as what is read now.
+
+    From the usual starting values a cue leaves 2 % of an entry's size in the memory (docs/bed.md).
+    """
+    path = model.telepathy
+    assert path is not None
+    width = model.config.memory_width
+    path.memory.candidate.weight[:, width:] = _CANDIDATE_GAIN * torch.eye(width)
+    for head in (path.intent, path.factors):
+        head.get_parameter("0.weight")[:, :width] *= _MEMORY_GAIN
+
+
+@torch.no_grad()
+def renew_memory(model: SigmaTelepathyVLA, *, seed: int) -> None:
+    """An untrained memory in the place of one that was learned where nothing had to be kept, and forgets in seconds.
+
+    Its gate begins where `SigmaConfig.memory_gate_bias` has it.
+    """
+    path, config = model.telepathy, model.config
+    assert path is not None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fresh = SemanticMemory(config.memory_width, gate_bias=config.memory_gate_bias)
+    path.memory.load_state_dict(fresh.state_dict())
+    start_memory(model)
 
 
 def chosen_parts(model: SigmaTelepathyVLA, parts: str) -> dict[str, Tensor]:

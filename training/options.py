@@ -80,6 +80,8 @@ class TrainOptions:
         late_ticks: Largest latency that is drawn for a window: the chunk's steps behind it are what is executed.
         base_age_ticks: Oldest base chunk on which a renewed residual is trained; needs a small phase_step.
         start_from: Checkpoint on the same base whose heads and adapters the run begins with, where they fit.
+        renew_memory: The memory begins anew, and loud, whatever `start_from` has: one that was learned on a task that
+            needs none forgets within seconds.
         train_parts: All, the residual, or its last branch (late); the rest stays as `start_from` has it. What its
             telepathy path believes is then computed once, so a step costs next to nothing, and its windows are drawn
             one by one.
@@ -129,6 +131,7 @@ class TrainOptions:
     late_ticks: int = 15
     base_age_ticks: int = 15
     start_from: str = ""
+    renew_memory: bool = False
     train_parts: str = "all"
     seed: int = 0
     arm: str = "sigma"
@@ -159,6 +162,8 @@ class TrainOptions:
         ]
         if self.train_parts != "all" and not self.start_from:
             problems.append(f"train_parts {self.train_parts} needs start_from")
+        if self.renew_memory and (self.train_parts != "all" or self.arm != "sigma"):
+            problems.append("renew_memory needs the whole of Sigma to be trained")
         if self.arm == "plain_lora" and self.start_from:
             problems.append("the comparison arm starts from its base")
         if self.arm == "plain_lora" and self.ablate:
@@ -269,7 +274,7 @@ def add_options(group: Any, names: str, *, defaults: Mapping[str, object] | None
 
 
 _GROUPS = {
-    "places": "base_model_id base_revision dataset_dir output_dir contract rename tokenizer start_from",
+    "places": "base_model_id base_revision dataset_dir output_dir contract rename tokenizer start_from renew_memory",
     "size of the run": "max_steps batch_size gradient_accumulation_steps phase_step dtype gradient_checkpointing",
     "what is trained": "arm ablate train_parts lora_rank lora_dropout residual_steps smoothed_steps unroll",
     "latency and habits": "late_ticks base_age_ticks hide_motion",

@@ -119,6 +119,8 @@ class Run:
         loop.start_glance(self.model, [self.episodes[n] for n in self.train_numbers[:_GLANCED_EPISODES]])
         if options.start_from:
             loop.begin_from(self.model, options.start_from, self.base)
+        if options.renew_memory:
+            loop.renew_memory(self.model, seed=options.seed)
         self.parameters: dict[str, Tensor] = loop.chosen_parts(self.model, options.train_parts)
         self.optimizer = loop.optimizer_of(
             self.parameters, options.weight_decay, gains={PARTS["residual"]: options.residual_gain}
@@ -267,8 +269,8 @@ class Run:
         """Goes on where `save` was called."""
         tensors, facts = load_state(self._own(folder))
         # A run from before corrections were known has none in its data, so that the weight has changed nothing; one
-        # from before the gain had one rate for all.
-        before = {"correction_weight": self.options.correction_weight, "residual_gain": 1.0}
+        # from before the gain had one rate for all, and began with the memory that it was given.
+        before = {"correction_weight": self.options.correction_weight, "residual_gain": 1.0, "renew_memory": False}
         check_same_run(before | facts, self.facts, where=folder)
         for name, parameter in self.parameters.items():
             parameter.copy_(tensors[f"weight.{name}"])

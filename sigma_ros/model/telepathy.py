@@ -44,7 +44,8 @@ class AsTensors:
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """All of it, in order."""
-        return tuple(getattr(self, name) for name in self.__slots__)
+        names: tuple[str, ...] = self.__slots__
+        return tuple(getattr(self, name) for name in names)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

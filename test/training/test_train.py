@@ -31,6 +31,9 @@ def test_options_come_from_file_environment_and_command_line_in_this_order(tmp_p
         (["--learning_rate", "nan"], "learning_rate must be finite and at least 0.0, got nan"),
         (["--clip_norm", "inf"], "clip_norm must be finite and at least 0.0, got inf"),
         (["--far_weight", "-1"], "far_weight must be finite and at least 0.0"),
+        (["--residual_gain", "-1"], "residual_gain must be finite and at least 0.0"),
+        (["--renew_memory", "--arm", "plain_lora"], "renew_memory needs the whole of Sigma"),
+        (["--renew_memory", "--train_parts", "residual", "--start_from", "mini"], "renew_memory needs the whole"),
         (["--hide_motion", "1.5"], r"hide_motion must be in \[0, 1\]"),
     ],
 )

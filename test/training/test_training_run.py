@@ -30,7 +30,7 @@ from sigma_ros.values import AdapterSettings
 from training.evaluate import CHECK_A, CHECK_B, REPORT
 from training.evaluate import main as evaluate
 from training.held_out import TYPICAL_RESIDUAL, replay_shard
-from training.loop import load_state
+from training.loop import load_state, renew_memory
 from training.losses import telepathy_input_of, without_motion
 from training.options import TrainOptions
 from training.run import Run
@@ -264,6 +264,22 @@ def test_the_residual_learns_as_many_times_as_fast_as_it_is_told(options, gain):
         decay = rate * options.weight_decay * float(before[name].abs().max())
         assert size <= rate * 1.001 + decay
     assert max(size for name, size in moved.items() if name.startswith("residual.")) > 0.9 * lr * gain
+
+
+def test_a_renewed_memory_keeps_what_was_shown_once_for_eight_commits(options):
+    run = Run(replace(options, renew_memory=True), Accelerator())
+    path, width = run.model.telepathy, run.model.config.memory_width
+    with torch.no_grad():
+        path.memory.gate.bias.fill_(3.0)  # as one that was learned where nothing had to be kept
+        renew_memory(run.model, seed=0)
+        shown, blank = torch.zeros(2, width), torch.zeros(2, width)
+        shown[0, 0], shown[1, 0] = 2.0, -2.0
+        memory = path.memory(torch.zeros(2, width), shown)
+        told = float((memory[0] - memory[1])[0])
+        for _ in range(8):
+            memory = path.memory(memory, blank)
+    assert told > 0.1
+    assert float((memory[0] - memory[1])[0]) > 0.2 * told
 
 
 def test_hidden_motion_leaves_the_newest_pose_of_the_windows_it_is_drawn_for(options):

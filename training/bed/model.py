@@ -20,10 +20,10 @@ from sigma_ros.model.telepathy import Recurrence, TelepathyInput, TelepathyOutpu
 from sigma_ros.sim.tasks.world import TOKENS
 from sigma_ros.values import WINDOW_TICKS
 
+from ..loop import start_memory
 from .arms import Arm
 
 _GRID = 3
-_CANDIDATE_GAIN, _MEMORY_GAIN = 2.0, 4.0
 _SIZES = {
     "cameras": 1,
     "pooled_grid": _GRID,
@@ -63,7 +63,7 @@ class BedSigma(SigmaTelepathyVLA):
         sizes: dict[str, Any] = {"width": backbone.width, "horizon": backbone.horizon, "dof": contract.dof, **_SIZES}
         sizes["corrected_joints"] = tuple(name == CHOOSES for name in contract.joint_names)
         super().__init__(backbone, SigmaConfig.small(**{**sizes, **arm.changes()}), seed=seed)
-        _start_memory(self)
+        start_memory(self)
         self.arm = arm
         self._read: dict[str, tuple[Tensor, Tensor]] = {}
 
@@ -95,20 +95,6 @@ class BedSigma(SigmaTelepathyVLA):
         if self.arm.forgets:
             previous = Recurrence.start(self.config, batch=len(telepathy_input.states))
         return super().believe(telepathy_input, previous, adapted=adapted, features=features)
-
-
-@torch.no_grad()
-def _start_memory(model: SigmaTelepathyVLA) -> None:
-    """The memory starts as a running mean of what was read, and is read as loudly as what is read now.
-
-    From the usual starting values a cue leaves 2 % of an entry's size in the memory (docs/bed.md).
-    """
-    path = model.telepathy
-    assert path is not None
-    width = model.config.memory_width
-    path.memory.candidate.weight[:, width:] = _CANDIDATE_GAIN * torch.eye(width)
-    for head in (path.intent, path.factors):
-        head.get_parameter("0.weight")[:, :width] *= _MEMORY_GAIN
 
 
 class GlanceOnly(BedSigma):
