@@ -24,6 +24,8 @@ _STEP_DEG = 180.0 / 4095.0  # half a servo step, since the middle of a range may
 _STEP_ERROR, _LEAST_STEPS, _LEAST_JOINTS = 0.01, 12, 2
 _JOINTS_OF_A_POSE = 4
 _ROUNDING = 1e-3
+_BEYOND_LIMITS_RAD = 0.35
+_TOO_STILL_RAD = 0.1
 _WIDE = ("degrees", "range_m100_100")
 DEGREES_REMEDY = "use the contract of the other convention: so101_degrees for degrees, so101 for -100 .. 100"
 
@@ -63,16 +65,13 @@ def of_pose(contract: Contract, policy: Float64[ndarray, " dof"]) -> str:
 
 
 def likely(contract: Contract, policy: Float64[ndarray, "rows dof"]) -> list[str]:
-    """Why rows may be in other units than the contract's: a range as degrees, radians, shares as percentages."""
+    """Why rows may be in other units than the contract's: a range as degrees, shares as percentages."""
     ends = {joint: np.abs(policy[:, i]).max() for i, joint in enumerate(contract.joints)}
-    arm = [end for joint, end in ends.items() if joint.policy_unit in _WIDE]
     doubts = [
         f"{joint.name} ends at exactly -100 and 100 (a range, not degrees?)"
         for i, joint in enumerate(contract.joints)
         if joint.policy_unit == "degrees" and _is_a_range(policy[:, i])
     ]
-    if arm and 0.0 < max(arm) <= 2.0 * np.pi:
-        doubts.append(f"no joint of the arm is ever beyond {max(arm):.2f} (radians, or -1 .. 1?)")
     shares = [joint.name for joint, end in ends.items() if joint.policy_unit == "range_0_100" and 0.0 < end <= 1.0]
     return doubts + [f"{name} is never beyond 1 (a share, not a percentage?)" for name in shares]
 
@@ -91,10 +90,45 @@ def of_statistics(contract: Contract, normalisation: "Normalisation") -> list[st
                 )
             elif joint.policy_unit == "degrees" and _is_beyond_motion(joint, low[i], high[i]):
                 problems.append(f"{kind} of {joint.name}: {low[i]:.1f} to {high[i]:.1f} degrees is no motion of it")
-        ends = [max(-low[i], high[i]) for i, joint in enumerate(contract.joints) if joint.policy_unit in _WIDE]
-        if ends and max(ends) <= 2.0 * np.pi:
-            problems.append(f"{kind}: no joint of the arm is ever beyond {max(ends):.2f} (radians, or -1 .. 1?)")
+        problems += _in_radians(contract, kind, low, high)
     return problems
+
+
+def of_data(contract: Contract, found: "Normalisation") -> list[str]:
+    """Why a data set with these statistics cannot be in the contract's units: see `of_ends`, or it is all but still.
+
+    Quantiles are taken where there are any: one wild value of a recording says nothing of its units.
+    """
+    problems = []
+    for kind, scaling in (("state", found.state), ("action", found.action)):
+        statistics = scaling.statistics
+        low, high = (statistics["q01"], statistics["q99"]) if "q01" in statistics else _extremes(scaling)
+        beyond = of_ends(contract, kind, low, high)
+        still = float(np.abs(contract.to_rad(high) - contract.to_rad(low)).max()) < _TOO_STILL_RAD
+        if still and not beyond:
+            beyond = [f"{kind}: no joint moves by more than {_TOO_STILL_RAD} rad (radians taken for degrees?)"]
+        problems += beyond
+    return problems
+
+
+def of_ends(contract: Contract, kind: str, found_low: ndarray, found_high: ndarray) -> list[str]:
+    """Why usual values from `found_low` to `found_high` cannot be in the contract's units: beyond reach, or radians."""
+    ends = np.sort(np.stack([contract.to_rad(found_low), contract.to_rad(found_high)]), axis=0)
+    low, high = contract.lower_rad - _BEYOND_LIMITS_RAD, contract.upper_rad + _BEYOND_LIMITS_RAD
+    problems = [
+        f"{kind} of {joint.name}: {found_low[i]:.4g} to {found_high[i]:.4g} is "
+        f"{ends[0, i]:.3g} to {ends[1, i]:.3g} rad, its limits are {joint.lower_rad} to {joint.upper_rad} rad"
+        for i, joint in enumerate(contract.joints)
+        if ends[0, i] < low[i] or ends[1, i] > high[i]
+    ]
+    return problems + _in_radians(contract, kind, found_low, found_high)
+
+
+def _in_radians(contract: Contract, kind: str, low: ndarray, high: ndarray) -> list[str]:
+    ends = [max(-low[i], high[i]) for i, joint in enumerate(contract.joints) if joint.policy_unit in _WIDE]
+    if ends and max(ends) <= 2.0 * np.pi:
+        return [f"{kind}: no joint of the arm is ever beyond {max(ends):.2f} (radians, or -1 .. 1?)"]
+    return []
 
 
 def _in_servo_steps(values: Float64[ndarray, " rows"]) -> bool:

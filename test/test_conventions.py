@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Degrees for a range and a range for degrees are told apart wherever numbers can tell, and never guessed."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,10 @@ from look_alikes import policy, save_fine_tune, statistics, tokenizer_folder
 
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
-from sigma_ros.conventions import certain, likely, of_pose
+from sigma_ros.conventions import certain, likely, of_data, of_ends, of_pose
 from sigma_ros.errors import ContractError
 from sigma_ros.model.loading import open_checkpoint
+from sigma_ros.model.normalise import Normalisation, Scaling
 
 RANGE, DEGREES = load_contract("so101"), load_contract("so101_degrees")
 
@@ -65,11 +67,37 @@ def test_a_joint_in_degrees_that_ends_at_a_hundred_is_doubted():
     assert not likely(RANGE, rows)
 
 
-def test_an_arm_in_radians_and_a_gripper_in_shares_are_doubted():
+def test_an_arm_in_radians_is_refused_and_a_gripper_in_shares_doubted():
     rows = np.outer(np.linspace(-1.0, 1.0, 9), [1.4, 90.0, 40.0, 30.0, 20.0, 0.9])
     assert likely(RANGE, rows) == ["gripper is never beyond 1 (a share, not a percentage?)"]
-    assert likely(RANGE, rows / 60.0)[0] == "no joint of the arm is ever beyond 1.50 (radians, or -1 .. 1?)"
-    assert not likely(RANGE, 60.0 * rows)
+    low, high = rows.min(axis=0), rows.max(axis=0)
+    for contract in (RANGE, DEGREES):
+        assert "action: no joint of the arm is ever beyond 1.50 (radians, or -1 .. 1?)" in of_ends(
+            contract, "action", low / 60.0, high / 60.0
+        )
+        assert of_ends(contract, "action", low, high) == []
+
+
+@given(st.floats(0.5, 1.0))
+def test_statistics_of_another_unit_are_named_by_every_kind_of_contract(part: float) -> None:
+    """Degrees or a range for radians, radians for degrees or a range; what is right passes."""
+    joints = tuple(replace(j, policy_scale=1.0, policy_offset=0.0, policy_unit="radians") for j in RANGE.joints)
+    radians = replace(RANGE, joints=joints)
+    low_rad, high_rad = part * RANGE.lower_rad, part * RANGE.upper_rad
+
+    def found(contract: Contract, like: Contract) -> list[str]:
+        scaling = Scaling(mode="MIN_MAX", statistics={"min": like.to_policy(low_rad), "max": like.to_policy(high_rad)})
+        return of_data(contract, Normalisation(state=scaling, action=scaling))
+
+    for own in (RANGE, DEGREES, radians):
+        assert found(own, own) == []
+    for own, foreign in ((radians, DEGREES), (radians, RANGE), (DEGREES, radians), (RANGE, radians)):
+        assert found(own, foreign)
+
+
+def test_statistics_of_an_arm_that_stands_are_named() -> None:
+    still = Scaling(mode="MEAN_STD", statistics={"mean": np.full(6, 30.0), "std": np.full(6, 0.01)})
+    assert "no joint moves" in of_data(RANGE, Normalisation(state=still, action=still))[0]
 
 
 @pytest.mark.parametrize("mode", ["QUANTILES", "MEAN_STD"])

@@ -14,13 +14,14 @@ import numpy as np
 
 from sigma_ros.border import write_text
 from sigma_ros.contract import Contract
+from sigma_ros.conventions import of_data
 from sigma_ros.errors import DatasetError, MachineError, SigmaError
 from sigma_ros.evaluation.fleet import Work, Workers, shared_out
 from sigma_ros.model.normalise import Normalisation
 
 from .data import EpisodeArrays, ShardMeta, content_hash, read_shard, shard_name, write_shard
 from .loop import counted_progress
-from .sources import TARGET_STEPS, Source, motion_of, quantiles, read_source, unit_problems, windows_of
+from .sources import TARGET_STEPS, Source, motion_of, quantiles, read_source, windows_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +82,7 @@ class _Collected:
         if not self._states:
             raise DatasetError("every recording is held out", remedy="give more recordings, or --hold-out-every 0")
         found = Normalisation(state=quantiles(self._states), action=quantiles(self._actions))
-        problems = unit_problems(found, self._options.contract)
+        problems = of_data(self._options.contract, found)
         if problems:
             raise DatasetError(
                 "the data's units cannot be the contract's",

@@ -19,7 +19,7 @@ from sigma_ros.bags.transcode import DatasetBag, load_episode
 from sigma_ros.camera_names import NO_RENAME
 from sigma_ros.contract import Contract
 from sigma_ros.errors import DatasetError, SigmaError
-from sigma_ros.model.normalise import Normalisation, Scaling
+from sigma_ros.model.normalise import Scaling
 from sigma_ros.sim.demonstration import Demonstration, demonstrate, episode_seed
 from sigma_ros.sim.environment import SimArm
 from sigma_ros.sim.recorder import check_recordable
@@ -37,9 +37,6 @@ from .data import EpisodeArrays
 
 TARGET_STEPS = 16
 """Actions a window is trained on (model card: horizon T = 16)."""
-
-_BEYOND_LIMITS_RAD = 0.35
-_TOO_STILL_RAD = 0.1
 
 
 def windows_of(arrays: EpisodeArrays, stride: int) -> list[int]:
@@ -65,24 +62,6 @@ def quantiles(rows: list[np.ndarray]) -> Scaling:
     values = np.concatenate(rows).astype(np.float64)
     q01, q99 = np.quantile(values, [0.01, 0.99], axis=0)
     return Scaling.quantiles(q01, q99)
-
-
-def unit_problems(found: Normalisation, contract: Contract) -> list[str]:
-    """Why data with these quantiles cannot be in the contract's units: beyond the joints' limits, or all but still."""
-    problems = []
-    for name, quantiles in (("state", found.state), ("action", found.action)):
-        found_low, found_high = quantiles.usual
-        ends = np.sort(np.stack([contract.to_rad(found_low), contract.to_rad(found_high)]), axis=0)
-        low, high = contract.lower_rad - _BEYOND_LIMITS_RAD, contract.upper_rad + _BEYOND_LIMITS_RAD
-        problems += [
-            f"{name} of {joint.name}: {found_low[i]:.4g} to {found_high[i]:.4g} is "
-            f"{ends[0, i]:.3g} to {ends[1, i]:.3g} rad, its limits are {joint.lower_rad} to {joint.upper_rad} rad"
-            for i, joint in enumerate(contract.joints)
-            if ends[0, i] < low[i] or ends[1, i] > high[i]
-        ]
-        if float((ends[1] - ends[0]).max()) < _TOO_STILL_RAD:
-            problems.append(f"{name}: no joint moves by more than {_TOO_STILL_RAD} rad (radians taken for degrees?)")
-    return problems
 
 
 LONGEST_EPOCH_TICKS = 1536

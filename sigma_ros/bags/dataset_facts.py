@@ -21,7 +21,7 @@ from sigma_ros.bags.lerobot import (
 )
 from sigma_ros.camera_names import IMAGES
 from sigma_ros.contract import Contract
-from sigma_ros.conventions import DEGREES_REMEDY, certain, likely
+from sigma_ros.conventions import DEGREES_REMEDY, certain, likely, of_ends
 from sigma_ros.errors import DatasetError, SigmaError
 
 _RATE_ROUNDING = 1e-3
@@ -29,6 +29,8 @@ _MEASURED_RATE = 0.2
 """Rows with measured times come at the data set's rate up to this share; another rate is another clock."""
 
 _EPISODES_JUDGED = 64
+_MOVES = 0.5
+"""Numbers of an arm that stands say nothing of their units: it moves by more, in radians too."""
 
 
 def original_key(key: str, rename: Mapping[str, str]) -> str:
@@ -199,6 +201,10 @@ def check_numbers(
             continue
     found = {key: values[np.isfinite(values).all(axis=1)] for key in keys if len(values := np.concatenate(rows[key]))}
     problems = [f"{key}: {problem}" for key, values in found.items() for problem in certain(contract, values)]
+    for key, values in found.items():
+        low, high = np.quantile(values, [0.01, 0.99], axis=0) if len(values) else np.zeros((2, contract.dof))
+        if (high - low).max() > _MOVES:
+            problems += of_ends(contract, key, low, high)
     if problems:
         raise DatasetError(
             "the data set is not in the contract's units",

@@ -8,7 +8,7 @@ import numpy as np
 from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 
 from sigma_ros.contract import Contract, feature_names
-from sigma_ros.conventions import DEGREES_REMEDY, of_statistics
+from sigma_ros.conventions import DEGREES_REMEDY, of_data, of_statistics
 from sigma_ros.errors import ContractError, DatasetError
 from sigma_ros.model.normalise import NEEDED, Normalisation, Scaling
 
@@ -55,7 +55,7 @@ def checked_statistics(meta: Any, contract: Contract) -> Normalisation:
         raise ContractError(
             "the data set has other joints", where=where, expected=f"{contract.dof} joints", got=found.state.dof
         )
-    units = of_statistics(contract, found)
+    units = list(dict.fromkeys(of_statistics(contract, found) + of_data(contract, found)))
     if units:
         raise ContractError(
             "the data set cannot be in the contract's units", where=where, got="; ".join(units), remedy=DEGREES_REMEDY

@@ -185,6 +185,22 @@ def test_a_data_set_in_degrees_is_named_before_anything_is_decoded(
     assert preprocess.main([*given, "--contract", "so101_degrees"]) == 0
 
 
+def test_a_data_set_in_radians_is_named_before_anything_is_decoded(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = write_pickplace(tmp_path / "radians")
+    file = root / "data/chunk-000/file-000.parquet"
+    table = pq.read_table(file).to_pandas()
+    for key in ("observation.state", "action"):
+        table[key] = [row * np.float32(np.pi / 180.0) for row in table[key]]
+    pq.write_table(pa.Table.from_pandas(table), file)
+    monkeypatch.setattr(preprocess, "preprocess", lambda *_, **__: pytest.fail("decoded"))
+    for contract in ("so101", "so101_degrees"):
+        given = ["--dataset", str(root), "--out", "shards", "--image-size", "32", "--contract", contract]
+        assert preprocess.main(given) == 1
+        assert "radians, or -1 .. 1?" in " ".join(capsys.readouterr().err.split())
+
+
 @pytest.mark.parametrize("steps", [5, 10, 20])
 def test_a_base_with_short_chunks_and_scaled_pictures_is_trained_and_evaluated(
     steps: int, here: Path, hub: dict[str, Path], capsys: pytest.CaptureFixture[str]
