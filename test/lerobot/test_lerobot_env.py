@@ -13,6 +13,9 @@ import torch
 from lerobot.configs import FeatureType
 from lerobot.envs import make_env, preprocess_observation
 from lerobot.envs.utils import close_envs, env_to_policy_features
+from lerobot.policies.act.configuration_act import ACTConfig
+from lerobot.policies.act.modeling_act import ACTPolicy
+from lerobot.policies.factory import make_pre_post_processors
 
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
@@ -150,23 +153,53 @@ def test_two_environments_drive_one_policy(small: str, tiny_checkpoint: Path, *,
     close_envs(envs)
 
 
-@pytest.mark.slow
-def test_lerobot_eval_runs_the_model_that_ships(with_plugins: dict[str, str], small: str, tmp_path: Path) -> None:
-    """`--policy.path`: a folder as `save_pretrained` and `training.train` write it."""
-    SigmaPolicy.from_pretrained("mini", device="cpu", contract=small).save_pretrained(tmp_path / "policy")
+def evaluated(place: Path, small: str, environment: dict[str, str]) -> Any:
+    """What lerobot-eval finds of one short episode of the policy in `place / "policy"`."""
     command = [
         "lerobot-eval",
-        f"--policy.path={tmp_path / 'policy'}",
+        f"--policy.path={place / 'policy'}",
         "--policy.device=cpu",
         "--env.type=sigma_sim",
         f"--env.contract={small}",
         "--env.episode_s=0.4",
         "--eval.n_episodes=1",
         "--eval.batch_size=1",
-        f"--output_dir={tmp_path / 'eval'}",
+        f"--output_dir={place / 'eval'}",
     ]
-    done = subprocess.run(command, env=with_plugins, capture_output=True, text=True, check=False, cwd=tmp_path)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=place)
     assert done.returncode == 0, done.stderr[-3000:]
-    overall = json.loads((tmp_path / "eval" / "eval_info.json").read_text(encoding="utf-8"))["overall"]
+    return json.loads((place / "eval" / "eval_info.json").read_text(encoding="utf-8"))["overall"]
+
+
+@pytest.mark.slow
+def test_lerobot_eval_runs_the_model_that_ships(with_plugins: dict[str, str], small: str, tmp_path: Path) -> None:
+    """`--policy.path`: a folder as `save_pretrained` and `training.train` write it."""
+    SigmaPolicy.from_pretrained("mini", device="cpu", contract=small).save_pretrained(tmp_path / "policy")
+    overall = evaluated(tmp_path, small, with_plugins)
     assert overall["n_episodes"] == 1
     assert Path(overall["video_paths"][0]).stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_lerobot_eval_runs_a_policy_of_others(with_plugins: dict[str, str], small: str, tmp_path: Path) -> None:
+    """LeRobot's ACT, untrained, by the command that docs/lerobot.md has for Sigma: a baseline from outside."""
+    features = env_to_policy_features(SigmaSimConfig(contract=small))
+    inputs = {key: feature for key, feature in features.items() if key != "action"}
+    sizes = {"dim_model": 32, "n_heads": 2, "dim_feedforward": 32, "n_encoder_layers": 1, "n_vae_encoder_layers": 1}
+    config = ACTConfig(
+        input_features=inputs,
+        output_features={"action": features["action"]},
+        pretrained_backbone_weights=None,
+        chunk_size=8,
+        n_action_steps=4,
+        device="cpu",
+        push_to_hub=False,
+        **sizes,
+    )
+    ACTPolicy(config).save_pretrained(tmp_path / "policy")
+    six = {"mean": torch.zeros(6), "std": torch.ones(6)}
+    shades = {"mean": torch.full((3, 1, 1), 0.5), "std": torch.ones(3, 1, 1)}
+    stats = {"action": six, "observation.state": six, **{key: shades for key in inputs if "images" in key}}
+    for pipeline in make_pre_post_processors(config, dataset_stats=stats):
+        pipeline.save_pretrained(tmp_path / "policy")
+    assert evaluated(tmp_path, small, with_plugins)["n_episodes"] == 1
