@@ -2,10 +2,9 @@
 """Recordings as arrays: every bag and every episode of a data set goes through the robot's own frame clock."""
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from itertools import count as counting
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,9 @@ from sigma_ros.bags.reader import Bag, Stamps, open_bag
 from sigma_ros.bags.transcode import DatasetBag, load_episode
 from sigma_ros.camera_names import NO_RENAME
 from sigma_ros.contract import Contract
-from sigma_ros.errors import DatasetError, SigmaError
+from sigma_ros.errors import DatasetError
 from sigma_ros.model.normalise import Scaling
-from sigma_ros.sim.demonstration import Demonstration, demonstrate, episode_seed
+from sigma_ros.sim.demonstration import Demonstration, attempts, demonstrate
 from sigma_ros.sim.environment import SimArm
 from sigma_ros.sim.recorder import check_recordable
 from sigma_ros.sim.setups import SceneConfig, setup_named
@@ -252,17 +251,21 @@ def simulated_sources(
         _Wanted, setup=scene, contract=contract, disturbance_rad=disturbance_rad, missed_share=missed_share
     )
     found: list[MadeSource] = []
+    tasks = tasks or (PLACE,)
     with ExitStack() as stack:
-        arms = {name: stack.enter_context(robot_for(name, scene, contract=contract)) for name in {PLACE, *tasks}}
-        for attempt in counting():
+        arms = {name: stack.enter_context(robot_for(name, scene, contract=contract)) for name in set(tasks)}
+
+        def kept(own_seed: int) -> MadeSource | None:
+            name = tasks[len(found) % len(tasks)]
+            own = wanted(task=name, seed=own_seed, number=len(found))
+            said = f"simulated {setup}, seed {own_seed}" + f", {name}" * (name != PLACE)
+            return MadeSource(name=said, number=own.number, make=own.make) if own.shown(arms[name]).success else None
+
+        for source in attempts(seed, kept):
+            if source is not None:
+                found.append(source)
             if len(found) == count:
                 break
-            name = tasks[len(found) % len(tasks)] if tasks else PLACE
-            own = wanted(task=name, seed=episode_seed(seed, attempt), number=len(found))
-            with suppress(SigmaError):  # nothing that the expert can plan
-                if own.shown(arms[name]).success:
-                    said = f"simulated {setup}, seed {own.seed}" + f", {name}" * (name != PLACE)
-                    found.append(MadeSource(name=said, number=own.number, make=own.make))
     return found
 
 

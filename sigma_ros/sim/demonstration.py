@@ -5,6 +5,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float64
@@ -131,9 +132,13 @@ def demonstrations(
     arm: SimArm, seed: int, *, disturbance_rad: float = 0.0, missed_share: float = 0.0
 ) -> Iterator[Demonstration | None]:
     """Endless episodes of a recording with this seed; None where the expert could not even plan."""
+    return attempts(seed, partial(demonstrate, arm, disturbance_rad=disturbance_rad, missed_share=missed_share))
+
+
+def attempts[T](seed: int, show: Callable[[int], T]) -> Iterator[T | None]:
+    """What `show` makes of each episode's seed of a recording, endlessly; None where it could not."""
     for attempt in itertools.count():
-        own = episode_seed(seed, attempt)
         try:
-            yield demonstrate(arm, own, disturbance_rad=disturbance_rad, missed_share=missed_share)
+            yield show(episode_seed(seed, attempt))
         except SigmaError:
             yield None

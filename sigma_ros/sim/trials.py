@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -17,6 +16,7 @@ from safetensors.numpy import save_file
 
 from sigma_ros.border import MAX_JSON_BYTES, load_json, one_line, read_json, read_text, whole, write_text
 from sigma_ros.errors import SigmaError, UsageError
+from sigma_ros.policy.schedule import Schedule
 from sigma_ros.risk import plain_chunk
 from sigma_ros.sim.closed_loop import EpisodeRun, Loop, run_episode
 from sigma_ros.sim.environment import SimArm
@@ -54,10 +54,9 @@ class ScriptedRuntime:
 
     def __init__(self, arm: SimArm, seed: int) -> None:
         self._contract = arm.contract
-        plan: Callable[[], JointPath] = partial(Expert(arm).plan, seed)
-        if isinstance(arm, TaskRobot):
-            plan = partial(VerbExpert(arm).plan, arm.episode)
-        self._path = plan()
+        self._path: JointPath = (
+            VerbExpert(arm).plan(arm.episode) if isinstance(arm, TaskRobot) else Expert(arm).plan(seed)
+        )
 
     def initial_state(self, *, epoch: int, task: str) -> None:
         """The expert remembers nothing."""
@@ -180,16 +179,24 @@ def run_trial(
 def _intervened(robot: TaskRobot, runtime: Any, seed: int, loop: Loop, intervention: Intervention) -> Any:
     """The runtime with its memory exchanged at the choice; the twin is played up to there for what it remembers."""
     robot.start(seed)
-    at = choice_tick(robot.episode, robot.contract, memory_stride=runtime.memory_stride)
+    fps, stride = robot.contract.fps, runtime.memory_stride
+    at = choice_tick(robot.episode, Schedule(stride, stride), fps=fps)
     if intervention == "reset":
         return AtChoice(runtime, at, emptied)
     if intervention != "swap":
         return runtime
     its = AtChoice(runtime, at, lambda state: state)
-    until = replace(loop, time_limit_s=(at + 1) / robot.contract.fps + loop.latency_ms / 1000)
+    until = replace(loop, time_limit_s=(at + 1) / fps + loop.latency_ms / 1000)
     robot.plays_twin = True
-    run_episode(robot, its, seed, until, clock_ns=time.perf_counter_ns)
-    robot.plays_twin, kept = False, its.kept
+    try:
+        run_episode(robot, its, seed, until, clock_ns=time.perf_counter_ns)
+    finally:
+        robot.plays_twin = False
+    kept = its.kept
+    if kept is None:
+        raise SigmaError(
+            "the twin's episode ended before its choice, so there is no memory to put in", where=f"seed {seed}"
+        )
     return AtChoice(runtime, at, lambda state: replace(state, memory=kept.memory, factors=kept.factors))
 
 

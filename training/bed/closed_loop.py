@@ -20,7 +20,7 @@ from sigma_ros.policy.schedule import Schedule
 from sigma_ros.sim.demonstration import tick_s
 from sigma_ros.sim.tasks.catalogue import chosen_option, draw, succeeded, told, twin
 from sigma_ros.sim.tasks.demonstration import Leader, Led
-from sigma_ros.sim.tasks.interventions import Intervention
+from sigma_ros.sim.tasks.interventions import Intervention, choice_tick
 from sigma_ros.sim.tasks.task import Task, TaskEpisode
 from sigma_ros.sim.tasks.world import TaskArm
 from sigma_ros.values import WINDOW_TICKS
@@ -140,7 +140,7 @@ class Actor:
         model = policy.model
         stride = WINDOW_TICKS if model is None else model.config.memory_stride
         self._schedule = Schedule(REPLAN_TICKS, stride)
-        self.choice_ticks = [self._commit_after(episode.choice_s * fps) for episode in episodes]
+        self.choice_ticks = [choice_tick(episode, self._schedule, fps=fps) for episode in episodes]
         self._memory = None if model is None else Recurrence.start(model.config, batch=len(episodes))
         self.kept = self._memory
         self._tick = 0
@@ -164,10 +164,6 @@ class Actor:
         command = self._chunk[:, self._tick % REPLAN_TICKS].numpy().astype(np.float64)
         self._tick += 1
         return normalisation.action.denormalise(command)
-
-    def _commit_after(self, tick: float) -> int:
-        first = int(np.ceil(tick))
-        return next(t for t in range(first, first + self._schedule.memory_stride) if self._schedule.commits(t))
 
     def _think(self, tick: int) -> None:
         features, state = torch.from_numpy(self._tokens[-1]), torch.from_numpy(self._states[-1])

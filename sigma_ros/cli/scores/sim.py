@@ -170,11 +170,11 @@ def sim(request: SimRequest) -> int:
     chosen = trials(_arms(request.arms), _latencies(own_ms if request.latency_ms is None else request.latency_ms))
     loop = request.loop()
     _refuse_expiring(loop, robot, chosen)
-    _intervention(request)
+    intervention = _intervention(request)
     runtime = _load(request, robot) if any(trial.arm != "expert" for trial in chosen) else None
     book = TrialBook(out, request.conditions(robot, scene.name, runtime), force=request.force)
     with robot_for(request.task, scene, contract=robot) as arm:
-        shown = _run(arm, book, chosen, loop, runtime=runtime, request=request)
+        shown = _run(arm, book, chosen, loop, runtime=runtime, intervention=intervention, request=request)
         if shown and not request.no_film:
             write_film(out / FILM, arm, shown, fine=False)
             write_page(out)
@@ -190,6 +190,7 @@ def _run(
     loop: "Loop",
     *,
     runtime: "SigmaRuntime | None",
+    intervention: "Intervention",
     request: SimRequest,
 ) -> "dict[str, EpisodeRun]":
     """Runs what is not done yet, and writes the report whatever happens; gives the first seed's runs, for the film."""
@@ -218,7 +219,7 @@ def _run(
                     seed,
                     loop,
                     runtime,
-                    intervention=_intervention(request),
+                    intervention=intervention,
                     on_tick=lambda: progress.advance(bar, 0.99 / ticks),
                 )
                 if request.log_chunks:
@@ -286,7 +287,7 @@ def _intervention(request: SimRequest) -> "Intervention":
     if request.intervention not in INTERVENTIONS:
         known = ", ".join(name for name in INTERVENTIONS if name)
         raise UsageError("no such intervention", expected=known, got=request.intervention)
-    if request.intervention and (request.task == PLACE or "expert" in request.arms):
+    if request.intervention and (request.task == PLACE or "expert" in _arms(request.arms)):
         got = f"--task {request.task} --arms {request.arms}"
         raise UsageError("--intervention needs --task, and arms that remember", expected="base, sigma", got=got)
     return request.intervention

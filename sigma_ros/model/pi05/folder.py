@@ -30,7 +30,7 @@ from sigma_ros.model.pi05.lerobot_symbols import WRITTEN_FOR
 from sigma_ros.model.pi05.places import CONFIG_FILE, Place, find_checkpoint, refuse_empty
 from sigma_ros.model.pi05.processors import PictureScaling, read_processors
 from sigma_ros.model.pi05.sizes import FULL, Sizes
-from sigma_ros.model.pi05.tensors import FLOAT_TYPES, list_tensors
+from sigma_ros.model.pi05.tensors import FLOAT_TYPES, list_tensors, misfits
 
 # A policy that lerobot-train fine-tuned with PEFT: adapters beside a base, merged into it when it is loaded.
 
@@ -75,11 +75,7 @@ def merge_adapters(policy: PI05Policy, folder: Path) -> None:
     stored = list_tensors(file)
     wrapped: Any = get_peft_model(policy, config)
     wanted = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
-    problems = [f"missing {name}" for name in sorted(wanted.keys() - stored.keys())]
-    problems += [f"unexpected {name}" for name in sorted(stored.keys() - wanted.keys())]
-    for name in sorted(wanted.keys() & stored.keys()):
-        if stored[name].shape != tuple(wanted[name].shape) or stored[name].dtype not in FLOAT_TYPES:
-            problems.append(f"{name}: expected {tuple(wanted[name].shape)}, got {stored[name].shape}")
+    problems = misfits(stored, {name: (name, tuple(tensor.shape)) for name, tensor in wanted.items()}, FLOAT_TYPES)
     tensors = load_file(file) if not problems else {}
     problems += [f"{name} is not finite" for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if problems:

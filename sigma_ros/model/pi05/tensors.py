@@ -110,6 +110,22 @@ def _refuse_pickle(path: Path) -> None:
         )
 
 
+def misfits(
+    stored: Mapping[str, StoredTensor], wanted: Mapping[str, tuple[str, tuple[int, ...]]], types: Collection[str]
+) -> list[str]:
+    """Tensors that are missing, unexpected, misshapen or of another type; arguments as of `refuse_misfits`."""
+    problems = [f"missing {wanted[key][0]}" for key in sorted(wanted.keys() - stored.keys())]
+    problems += [f"unexpected {stored[key].name}" for key in sorted(stored.keys() - wanted.keys())]
+    for key in sorted(wanted.keys() & stored.keys()):
+        found, shape = stored[key], wanted[key][1]
+        if found.shape != shape:
+            problems.append(f"shape of {found.name}: expected {shape}, got {found.shape}")
+        if found.dtype not in types:
+            type_name = "a float" if len(types) > 1 else next(iter(types))
+            problems.append(f"type of {found.name}: expected {type_name}, got {found.dtype}")
+    return problems
+
+
 def refuse_misfits(
     stored: Mapping[str, StoredTensor],
     wanted: Mapping[str, tuple[str, tuple[int, ...]]],
@@ -124,16 +140,7 @@ def refuse_misfits(
     Raises:
         CheckpointError: with what is missing, unexpected, misshapen or of another type.
     """
-    problems = [f"missing {wanted[key][0]}" for key in sorted(wanted.keys() - stored.keys())]
-    problems += [f"unexpected {stored[key].name}" for key in sorted(stored.keys() - wanted.keys())]
-    for key in sorted(wanted.keys() & stored.keys()):
-        found, shape = stored[key], wanted[key][1]
-        if found.shape != shape:
-            problems.append(f"shape of {found.name}: expected {shape}, got {found.shape}")
-        if found.dtype not in types:
-            type_name = "a float" if len(types) > 1 else next(iter(types))
-            problems.append(f"type of {found.name}: expected {type_name}, got {found.dtype}")
-    if problems:
+    if problems := misfits(stored, wanted, types):
         told = problems if len(problems) <= _LISTED else [*problems[:_LISTED], f"and {len(problems) - _LISTED} more"]
         raise CheckpointError(
             f"{what} in {len(problems)} place(s)",

@@ -68,14 +68,14 @@ class _Plan:
     choice_s: float
 
 
-def task_named(name: str) -> Task:
-    """The task of that name.
+def task_named(name: str, *, beside: tuple[str, ...] = ()) -> Task:
+    """The task of that name; `beside` are other names that would do.
 
     Raises:
         UsageError: there is none.
     """
     if name not in TASKS:
-        raise UsageError("no such task", expected=" or ".join(TASKS), got=name)
+        raise UsageError("no such task", expected=", ".join((*beside, *TASKS)), got=name)
     return TASKS[name]
 
 
@@ -138,12 +138,17 @@ def chosen_option(task: Task, events: Sequence[TaskEvent]) -> int | None:
     return None if len(taps) < 2 else taps[0] // 2 if (taps[0], taps[1]) in _VISITS else task.options
 
 
+def places(episode: TaskEpisode) -> bool:
+    """Whether bricks are placed in it; else buttons are pressed."""
+    return any(isinstance(verb, PlaceIn) for verb in episode.verbs)
+
+
 def succeeded(episode: TaskEpisode, events: Sequence[TaskEvent]) -> bool:
     """Whether the right choice was made, with as many placements or taps as the task has and no more.
 
     Fingers that come near a button while they reach for a brick do not count.
     """
-    kind = "placed" if any(isinstance(verb, PlaceIn) for verb in episode.verbs) else "tapped"
+    kind = "placed" if places(episode) else "tapped"
     wanted = sum(isinstance(verb, PlaceIn | Tap) for verb in episode.verbs)
     done = sum(event.kind == kind for event in events)
     return done == wanted and chosen_option(episode.task, events) == episode.goal

@@ -7,7 +7,6 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from sigma_ros.contract import Contract
 from sigma_ros.policy.schedule import Schedule
 from sigma_ros.sim.tasks.task import TaskEpisode
 from sigma_ros.values import Window
@@ -26,11 +25,10 @@ def emptied(state: Any) -> Any:
     return replace(state, memory=state.memory * 0.0, factors=state.factors * 0.0)
 
 
-def choice_tick(episode: TaskEpisode, contract: Contract, *, memory_stride: int) -> int:
+def choice_tick(episode: TaskEpisode, schedule: Schedule, *, fps: float) -> int:
     """The first tick from the moment of choice on at which the memory is committed."""
-    schedule = Schedule(memory_stride, memory_stride)
-    first = int(np.ceil(episode.choice_s * contract.fps))
-    return next(tick for tick in range(first, first + memory_stride) if schedule.commits(tick))
+    first = int(np.ceil(episode.choice_s * fps))
+    return next(tick for tick in range(first, first + schedule.memory_stride) if schedule.commits(tick))
 
 
 class AtChoice:

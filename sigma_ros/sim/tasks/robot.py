@@ -4,11 +4,10 @@
 from dataclasses import replace
 
 from sigma_ros.contract import Contract
-from sigma_ros.errors import UsageError
 from sigma_ros.sim.environment import SimArm
 from sigma_ros.sim.setups import TARGET, SceneConfig
-from sigma_ros.sim.tasks.catalogue import TASKS, chosen_option, draw, succeeded, twin
-from sigma_ros.sim.tasks.task import PLACE, PlaceIn, Task
+from sigma_ros.sim.tasks.catalogue import chosen_option, draw, places, succeeded, task_named, twin
+from sigma_ros.sim.tasks.task import PLACE, Task
 from sigma_ros.sim.tasks.world import BRICK_NAMES, TaskArm
 
 _LIMIT_S = 20.0
@@ -35,9 +34,7 @@ def limit_of(task: str) -> float:
 
 
 def _task_of(name: str) -> Task | None:
-    if name not in (PLACE, *TASKS):
-        raise UsageError("no such task", expected=", ".join((PLACE, *TASKS)), got=name)
-    return TASKS.get(name)
+    return None if name == PLACE else task_named(name, beside=(PLACE,))
 
 
 class TaskRobot(TaskArm):
@@ -80,5 +77,4 @@ class TaskRobot(TaskArm):
 
     def finished(self) -> bool:
         """Whether a brick was placed. Where buttons count, one more press may come until the time is up."""
-        places = any(isinstance(verb, PlaceIn) for verb in self.episode.verbs)
-        return places and any(event.kind == "placed" for event in self.events)
+        return places(self.episode) and any(event.kind == "placed" for event in self.events)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from sigma_ros.contract import Contract
+from sigma_ros.policy.schedule import Schedule
 from sigma_ros.sim.tasks.catalogue import TASKS, draw
 from sigma_ros.sim.tasks.interventions import AtChoice, choice_tick, emptied
 
@@ -80,6 +81,6 @@ def test_what_is_not_exchanged_is_the_runtimes_own() -> None:
 def test_the_choice_is_the_first_commit_at_which_nothing_tells_the_goal_any_more(contract: Contract, name: str) -> None:
     for seed in range(20):
         episode = draw(TASKS[name], seed, test=True)
-        tick = choice_tick(episode, contract, memory_stride=STRIDE)
+        tick = choice_tick(episode, Schedule(STRIDE, STRIDE), fps=contract.fps)
         assert tick % STRIDE == 0
         assert 0 <= tick / contract.fps - episode.choice_s < STRIDE / contract.fps
