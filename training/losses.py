@@ -19,8 +19,10 @@ from torch.utils.checkpoint import checkpoint
 
 from sigma_ros.model.adapter import reference_tau
 from sigma_ros.model.residual import Residual
+from sigma_ros.model.settings import SigmaConfig
 from sigma_ros.model.sigma import SigmaTelepathyVLA
 from sigma_ros.model.telepathy import Recurrence, TelepathyInput, TelepathyOutput, WindowFeatures, mean_text
+from sigma_ros.values import WINDOW_TICKS
 
 from .streams import Windows
 
@@ -35,6 +37,9 @@ CURRICULUM = (0.10, 0.60)
 
 CONTRAST_TEMPERATURE = 0.1
 
+FORESIGHT_TICKS = (4 * WINDOW_TICKS, 8 * WINDOW_TICKS, 16 * WINDOW_TICKS)
+"""L_fore: so far ahead of a window, the episode's end at most, lie the poses that its factors have to tell."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossWeights:
@@ -45,6 +50,7 @@ class LossWeights:
     semantic: float = 0.1
     intent: float = 0.1
     tau: float = 0.05
+    foresight: float = 0.0
     traf: bool = True
     tsac: bool = True
 
@@ -153,7 +159,8 @@ def total(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss and its parts, each a sum over samples divided by `count` (the samples of all processes' batches).
 
-    `terms` holds `act_vec`, `act_chk`, `act_trj`, `act_far`, `act_smooth`, `sem`, `int` and `tau`.
+    `terms` holds `act_vec`, `act_chk`, `act_trj`, `act_far`, `act_smooth`, `sem`, `int`, `tau` and, where it counts,
+    `fore`.
     """
     rise = curriculum(progress, enabled=weights.tsac)
     factors = {
@@ -162,6 +169,7 @@ def total(
         "sem": rise * weights.semantic,
         "int": rise * weights.intent,
         "tau": weights.tau,
+        "fore": weights.foresight,
     }
     parts = {}
     for name, values in terms.items():
@@ -174,6 +182,31 @@ def total(
 # One training step's arithmetic: windows and memory in, losses per sample and the next memory out.
 #
 # A module, so that Accelerate can wrap it for many GPUs; the robot's own `believe` and `correct` do the work.
+
+
+class Foresight(nn.Module):
+    """L_fore: where the demonstration is seconds later, read off the factors and the pose by one linear map.
+
+    What decides late (a cue, a word) shows in a chunk's error only at the few windows where the ways part, and a memory
+    learns it slowly from there; told ahead, every window says it. The map serves training alone and is not kept (our
+    addition; auxiliary prediction of the future as in arXiv:1807.03748 and arXiv:2010.02193, docs/bed.md).
+    """
+
+    def __init__(self, config: SigmaConfig) -> None:
+        super().__init__()
+        self.to_later = nn.Linear(config.factor_size + config.dof, len(FORESIGHT_TICKS) * config.dof)
+        for parameter in self.to_later.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(
+        self,
+        factors: Float[Tensor, "samples factor_count factor_width"],
+        state: Float[Tensor, "samples dof"],
+        later: Float[Tensor, "samples spans dof"],
+    ) -> Float[Tensor, " samples"]:
+        """Mean squared error of the poses that are told, normalised actions."""
+        told = self.to_later(torch.cat([factors.flatten(1), state], dim=1)).unflatten(1, later.shape[1:])
+        return (told - later).square().mean(dim=(1, 2))
 
 
 class UnrolledLosses(NamedTuple):
@@ -191,19 +224,34 @@ class SigmaLossModule(nn.Module):
         model: Trained in place; its base stays frozen.
         gradient_checkpointing: Compute each window's belief again in the backward pass instead of keeping it.
         hide_motion: Share of windows that see the joints as if they had stood still.
+        foresight: What L_fore is read off with, if it counts.
     """
 
     def __init__(
-        self, model: SigmaTelepathyVLA, *, gradient_checkpointing: bool = False, hide_motion: float = 0.0
+        self,
+        model: SigmaTelepathyVLA,
+        *,
+        gradient_checkpointing: bool = False,
+        hide_motion: float = 0.0,
+        foresight: Foresight | None = None,
     ) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.foresight = model, foresight
         self.hide_motion = hide_motion
         self.gradient_checkpointing = gradient_checkpointing
         self.tau_target = reference_tau(model.config.factor_size)
 
-    def forward(self, windows: Sequence[Windows], previous: Recurrence, texts: Sequence[str]) -> UnrolledLosses:
-        """Unrolls the memory over the windows; `texts` are the different task texts of the whole batch."""
+    def forward(
+        self,
+        windows: Sequence[Windows],
+        previous: Recurrence,
+        texts: Sequence[str],
+        later: Float[Tensor, "samples spans dof"] | None = None,
+    ) -> UnrolledLosses:
+        """Unrolls the memory over the windows.
+
+        `texts` are the different task texts of the whole batch, `later` the poses for L_fore.
+        """
         candidates = mean_text(*self.model.read_text(list(texts)))
         together = Windows.joined(windows)
         found: list[TelepathyOutput] = []
@@ -216,6 +264,8 @@ class SigmaLossModule(nn.Module):
             "int": intent_loss(belief),
             "tau": tau_loss(belief, tau_target=self.tau_target),
         }
+        if self.foresight is not None and later is not None:
+            terms["fore"] = self.foresight(belief.factors, together.states[:, -1], later)
         return UnrolledLosses(terms=terms, memory=previous.memory, factors=previous.factors)
 
     def _believers(self, windows: Windows, batch: int) -> Iterator[Callable[[Recurrence], TelepathyOutput]]:

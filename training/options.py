@@ -23,6 +23,9 @@ ABLATIONS = ("memory", "glance", "film", "lora", "vector", "chunk", "trajectory"
 PARTS = {"all": "", "residual": "residual.", "late": "residual.branches.late."}
 """What a run may train: everything, the residual branches, the late one alone; and how those names begin."""
 
+LOSSES = ("far", "smooth", "semantic", "intent", "tau", "foresight")
+"""Terms of the loss beside the actions, whose weights are options."""
+
 CHOICES = {
     "arm": ("sigma", "plain_lora"),
     "train_parts": tuple(PARTS),
@@ -66,6 +69,8 @@ class TrainOptions:
         semantic_weight: Largest weight of L_sem.
         intent_weight: Largest weight of L_int.
         tau_weight: Weight of L_tau.
+        foresight_weight: Weight of L_fore: the factors of a window tell where the demonstration is 2, 4 and 8 s later.
+            0 switches it off; where something seen or said decides seconds later, the memory learns it much sooner.
         correction_weight: How much more a window counts at whose tick an operator acted instead of the policy
             (`sigma/intervention` in the recording).
         lora_rank: Columns of each low-rank adapter; else what the base's size has.
@@ -120,6 +125,7 @@ class TrainOptions:
     semantic_weight: float = 0.1
     intent_weight: float = 0.1
     tau_weight: float = 0.05
+    foresight_weight: float = 0.0
     correction_weight: float = 2.0
     lora_rank: int | None = None
     lora_dropout: float | None = None
@@ -162,8 +168,10 @@ class TrainOptions:
         ]
         if self.train_parts != "all" and not self.start_from:
             problems.append(f"train_parts {self.train_parts} needs start_from")
-        if self.renew_memory and (self.train_parts != "all" or self.arm != "sigma"):
-            problems.append("renew_memory needs the whole of Sigma to be trained")
+        whole = self.train_parts == "all" and self.arm == "sigma"
+        for name in ("renew_memory", "foresight_weight"):
+            if getattr(self, name) and not whole:
+                problems.append(f"{name} needs the whole of Sigma to be trained")
         if self.arm == "plain_lora" and self.start_from:
             problems.append("the comparison arm starts from its base")
         if self.arm == "plain_lora" and self.ablate:
@@ -222,7 +230,7 @@ _LEAST = {
     **dict.fromkeys(
         ("learning_rate", "warmup_share", "weight_decay", "clip_norm", "correction_weight", "residual_gain"), 0.0
     ),
-    **{f"{loss}_weight": 0.0 for loss in ("far", "smooth", "semantic", "intent", "tau")},
+    **{f"{loss}_weight": 0.0 for loss in LOSSES},
 }
 
 
@@ -279,7 +287,7 @@ _GROUPS = {
     "what is trained": "arm ablate train_parts lora_rank lora_dropout residual_steps smoothed_steps unroll",
     "latency and habits": "late_ticks base_age_ticks hide_motion",
     "optimiser": "learning_rate residual_gain warmup_share weight_decay clip_norm",
-    "losses": "far_weight smooth_weight semantic_weight intent_weight tau_weight correction_weight",
+    "losses": "far_weight smooth_weight semantic_weight intent_weight tau_weight foresight_weight correction_weight",
     "record": "seed noise_seed eval_every save_every log_with allow_untrained push_to_hub private",
 }
 """The help's sections; every option stands in one."""

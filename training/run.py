@@ -40,8 +40,18 @@ from .loop import (
     save_state,
     warmup_cosine,
 )
-from .losses import LossWeights, SigmaLossModule, action_terms, carried, total, traf_weights, with_corrections
-from .options import PARTS, TrainOptions
+from .losses import (
+    FORESIGHT_TICKS,
+    Foresight,
+    LossWeights,
+    SigmaLossModule,
+    action_terms,
+    carried,
+    total,
+    traf_weights,
+    with_corrections,
+)
+from .options import LOSSES, PARTS, TrainOptions
 from .plain import PlainFeeder, PlainLossModule
 from .progress import estimate
 from .streams import Assembler, Lateness, Segment, StreamPlace, Streams
@@ -122,11 +132,16 @@ class Run:
         if options.renew_memory:
             loop.renew_memory(self.model, seed=options.seed)
         self.parameters: dict[str, Tensor] = loop.chosen_parts(self.model, options.train_parts)
+        foresight = self._foresight()
+        readers = (PARTS["residual"], "foresight.")
         self.optimizer = loop.optimizer_of(
-            self.parameters, options.weight_decay, gains={PARTS["residual"]: options.residual_gain}
+            self.parameters, options.weight_decay, gains=dict.fromkeys(readers, options.residual_gain)
         )
         loss_module: torch.nn.Module = SigmaLossModule(
-            self.model, gradient_checkpointing=options.gradient_checkpointing, hide_motion=options.hide_motion
+            self.model,
+            gradient_checkpointing=options.gradient_checkpointing,
+            hide_motion=options.hide_motion,
+            foresight=foresight,
         )
         if self.feeder is not None:
             loss_module = PlainLossModule(self.model, self.feeder)
@@ -139,6 +154,14 @@ class Run:
         config, device = self.model.config, self.model.backbone.device
         self.memories = [Recurrence.start(config, batch=options.batch_size, device=device) for _ in range(count)]
         torch.manual_seed(options.seed * 1000 + self.accelerator.process_index)
+
+    def _foresight(self) -> Foresight | None:
+        """What L_fore is read off with, if it counts; it learns with the parts that the run trains."""
+        if not self.options.foresight_weight:
+            return None
+        foresight = Foresight(self.model.config).to(self.model.backbone.device)
+        self.parameters |= {f"foresight.{name}": parameter for name, parameter in foresight.named_parameters()}
+        return foresight
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -195,7 +218,11 @@ class Run:
         windows = [self.assembler.windows(pieces, step, late_at=self.step).to(device) for step in range(steps)]
         previous = carried(self.memories[micro], [piece.fresh for piece in pieces])
         texts = sorted(set(self._gathered(list(windows[0].tasks))))
-        outcome = self.loss_module(windows, previous, texts)
+        later = None
+        if self.options.foresight_weight:
+            parts = [self.assembler.later(pieces, step, FORESIGHT_TICKS) for step in range(steps)]
+            later = torch.cat(parts).to(device)
+        outcome = self.loss_module(windows, previous, texts, later)
         self.memories[micro] = Recurrence(memory=outcome.memory.detach(), factors=outcome.factors.detach())
         present = torch.cat([window.present for window in windows])
         error = torch.cat([window.base_error for window in windows])
@@ -245,9 +272,7 @@ class Run:
         return weights[start : start + len(error)], float(there.sum()) / self.accelerator.num_processes
 
     def _scheme(self) -> LossWeights:
-        given = {
-            name: getattr(self.options, f"{name}_weight") for name in ("far", "smooth", "semantic", "intent", "tau")
-        }
+        given = {name: getattr(self.options, f"{name}_weight") for name in LOSSES}
         return LossWeights(**given, **{name: name not in self.options.ablate for name in ("traf", "tsac")})
 
     def scores(self, numbers: list[int]) -> WindowScores:
@@ -269,8 +294,9 @@ class Run:
         """Goes on where `save` was called."""
         tensors, facts = load_state(self._own(folder))
         # A run from before corrections were known has none in its data, so that the weight has changed nothing; one
-        # from before the gain had one rate for all, and began with the memory that it was given.
+        # from before the gain had one rate for all, began with the memory that it was given and foresaw nothing.
         before = {"correction_weight": self.options.correction_weight, "residual_gain": 1.0, "renew_memory": False}
+        before |= {"foresight_weight": 0.0}
         check_same_run(before | facts, self.facts, where=folder)
         for name, parameter in self.parameters.items():
             parameter.copy_(tensors[f"weight.{name}"])

@@ -189,6 +189,16 @@ class Assembler:
             ),
         )
 
+    def later(self, pieces: Sequence[Segment], step: int, ahead: Sequence[int]) -> Float[Tensor, "batch spans dof"]:
+        """Normalised actions `ahead` ticks after the windows, the last ones behind the end; zeros if absent."""
+        found = torch.zeros(len(pieces), len(ahead), self._actions[0].shape[1])
+        for place, piece in enumerate(pieces):
+            if step < len(piece.rows):
+                acted = np.flatnonzero(self._episodes[piece.episode].episode.acted)
+                rows = acted[np.minimum(np.searchsorted(acted, piece.rows[step] + np.array(ahead)), len(acted) - 1)]
+                found[place] = torch.from_numpy(self._actions[piece.episode][rows])
+        return found
+
     def alone(self, places: Sequence[tuple[int, int]], *, late_at: int) -> Windows:
         """Only what the residual needs of windows at (episode, row): their newest state, base chunks and targets."""
         parts = [self._newest(number, row, late_at) for number, row in places]

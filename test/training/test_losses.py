@@ -15,7 +15,9 @@ from sigma_ros.model.settings import SigmaConfig
 from sigma_ros.model.sigma import SigmaTelepathyVLA
 from sigma_ros.model.telepathy import Recurrence, TelepathyInput, TelepathyOutput, mean_text
 from training.losses import (
+    FORESIGHT_TICKS,
     HARD_WEIGHT,
+    Foresight,
     LossWeights,
     SigmaLossModule,
     action_losses,
@@ -232,3 +234,32 @@ def test_law_windows_that_are_looked_at_together_give_the_losses_and_the_gradien
     for name, values in expected.items():
         torch.testing.assert_close(together[name], values, rtol=1e-6, atol=1e-6)
     assert float((gradient(together) - wanted).norm() / wanted.norm()) < 1e-6
+
+
+def test_law_foresight_at_a_late_window_teaches_the_memory_what_an_early_one_showed():
+    """Its gradient alone, from the last window's factors through the memory to the first window's pictures."""
+    model = tiny_sigma(lora_dropout=0.0).eval()
+    torch.manual_seed(0)
+    windows = [a_window(model, absent=False) for _ in range(4)]
+    windows[0] = replace(windows[0], pooled=windows[0].pooled.requires_grad_())
+    foresight = Foresight(model.config)
+    torch.nn.init.normal_(foresight.to_later.weight)
+    later = torch.rand(8, len(FORESIGHT_TICKS), model.config.dof)
+    module = SigmaLossModule(model, foresight=foresight)
+    start = Recurrence.start(model.config, batch=2)
+    terms = module(windows, start, TASKS, later).terms
+    terms["fore"].unflatten(0, (4, 2))[-1, 0].backward()
+    reached = windows[0].pooled.grad.flatten(1).norm(dim=1)
+    assert reached[0] > 0.0
+    assert reached[1] == 0.0  # another episode's
+    assert "fore" not in module(windows, start, TASKS).terms
+
+
+def test_foresight_costs_nothing_where_the_poses_are_told_and_begins_by_telling_the_middle():
+    model = tiny_sigma()
+    foresight = Foresight(model.config)
+    factors, state = torch.randn(3, model.config.factor_count, model.config.factor_width), torch.rand(3, 6)
+    later = torch.rand(3, len(FORESIGHT_TICKS), 6)
+    assert torch.equal(foresight(factors, state, later), later.square().mean(dim=(1, 2)))
+    foresight.to_later.bias.data = later[0].flatten()
+    assert foresight(factors, state, later)[0] == 0.0

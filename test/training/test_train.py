@@ -34,6 +34,7 @@ def test_options_come_from_file_environment_and_command_line_in_this_order(tmp_p
         (["--residual_gain", "-1"], "residual_gain must be finite and at least 0.0"),
         (["--renew_memory", "--arm", "plain_lora"], "renew_memory needs the whole of Sigma"),
         (["--renew_memory", "--train_parts", "residual", "--start_from", "mini"], "renew_memory needs the whole"),
+        (["--foresight_weight", "1", "--arm", "plain_lora"], "foresight_weight needs the whole of Sigma"),
         (["--hide_motion", "1.5"], r"hide_motion must be in \[0, 1\]"),
     ],
 )

@@ -34,7 +34,7 @@ from training.loop import load_state, renew_memory
 from training.losses import telepathy_input_of, without_motion
 from training.options import TrainOptions
 from training.run import Run
-from training.streams import StreamPlace, Streams
+from training.streams import Segment, StreamPlace, Streams
 from training.train import CHECKPOINT, run_training, train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -104,9 +104,9 @@ def test_a_stream_reads_whole_episodes_in_order_and_begins_each_with_an_empty_me
     assert all(np.diff(piece.rows).tolist() == [16] * (len(piece.rows) - 1) for piece in read)
 
 
-@pytest.mark.parametrize("hide_motion", [0.0, 0.5])
-def test_a_run_that_is_cut_and_resumed_is_bit_for_bit_the_run_that_was_not(options, hide_motion, tmp_path):
-    options = replace(options, hide_motion=hide_motion)
+@pytest.mark.parametrize("given", [{}, {"hide_motion": 0.5}, {"foresight_weight": 1.0}], ids=str)
+def test_a_run_that_is_cut_and_resumed_is_bit_for_bit_the_run_that_was_not(options, given, tmp_path):
+    options = replace(options, **given)
     whole, _ = run_training(options, resume=False)
     cut = replace(options, output_dir=str(tmp_path / "cut"))
     first = Run(cut, Accelerator())
@@ -280,6 +280,20 @@ def test_a_renewed_memory_keeps_what_was_shown_once_for_eight_commits(options):
             memory = path.memory(memory, blank)
     assert told > 0.1
     assert float((memory[0] - memory[1])[0]) > 0.2 * told
+
+
+def test_foresight_asks_for_the_recorded_actions_so_far_ahead_and_for_the_last_ones_behind_the_end(options, data):
+    run = Run(replace(options, foresight_weight=1.0), Accelerator())
+    number, ahead = run.train_numbers[0], (1, 5, 10_000)
+    episode = data.episodes[number]
+    piece = Segment(number, run.episodes[number].rows[:2], fresh=True)
+    acted = np.flatnonzero(episode.acted)
+    for step, row in enumerate(piece.rows):
+        wanted = [next((a for a in acted if a >= row + ticks), acted[-1]) for ticks in ahead]
+        normalised = run.normalisation.action.normalise(episode.actions[wanted])
+        assert np.allclose(run.assembler.later([piece], step, ahead)[0].numpy(), normalised)
+    assert not run.assembler.later([piece], 2, ahead).any()
+    assert run.advance()["fore"] > 0.0
 
 
 def test_hidden_motion_leaves_the_newest_pose_of_the_windows_it_is_drawn_for(options):
