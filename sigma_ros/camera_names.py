@@ -5,7 +5,8 @@ LeRobot joins the two with a `rename_map` of feature keys, which a fine-tune's `
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
 from types import MappingProxyType
 
 from sigma_ros.contract import Contract
@@ -81,6 +82,18 @@ def policy_keys(
     }
 
 
+def counterparts(wanted: Iterable[str], there: Iterable[str]) -> dict[str, str | None]:
+    """Each of the `wanted` keys that is not `there`, with one that nobody wants, in their order; None: none is left."""
+    wanted, there = list(wanted), list(there)
+    missing, spare = [key for key in wanted if key not in there], [key for key in there if key not in wanted]
+    return dict(zip_longest(missing, spare[: len(missing)]))
+
+
+def short(key: str) -> str:
+    """A camera's key as options take it."""
+    return key.removeprefix(IMAGES)
+
+
 def fitted_from(contract: Contract, keys: Mapping[str, str], side_px: int) -> dict[str, tuple[int, int]]:
     """Height and width [px] of cameras whose pictures are fitted into the policy's square, by the policy's keys."""
     sizes = {keys[camera.name]: (camera.height_px, camera.width_px) for camera in contract.cameras}
@@ -96,13 +109,15 @@ def seated(keys: Mapping[str, str], camera_keys: Sequence[str], *, where: str) -
     foreign = [name for name, key in keys.items() if key not in camera_keys]
     if foreign:
         free = [key for key in camera_keys if key not in keys.values() and not key.startswith(EMPTY_CAMERA)]
-        example = " ".join(f"{n}={k.removeprefix(IMAGES)}" for n, k in zip(foreign, free, strict=False))
+        pairs = {name: short(key) for name, key in zip(foreign, free, strict=False)}
+        words = " ".join(f"{name}={key}" for name, key in pairs.items())
+        example = f"for example --rename {words} (LeRobot's commands: --policy.rename='{json.dumps(pairs)}'), "
         raise ContractError(
             "the policy does not have the contract's cameras",
             where=f"{where}: " + ", ".join(f"{name} -> {keys[name]}" for name in foreign),
             expected=f"one of {', '.join(camera_keys) or 'none: the policy has no cameras'}",
             remedy="say which camera of the robot feeds which of the policy's, "
-            + (f"for example --rename {example}, " if example else "")
+            + (example if pairs else "")
             + "or by policy_key in the contract; a small model for the contract: sigma model make-mini --contract",
         )
     names = {key: name for name, key in keys.items()}

@@ -19,7 +19,7 @@ from sigma_ros.bags.lerobot import (
     read_episode,
     read_info,
 )
-from sigma_ros.camera_names import IMAGES
+from sigma_ros.camera_names import IMAGES, counterparts, short
 from sigma_ros.contract import Contract
 from sigma_ros.conventions import DEGREES_REMEDY, certain, likely, of_ends
 from sigma_ros.errors import DatasetError, SigmaError
@@ -87,10 +87,9 @@ def check_facts(fetch: Fetch, contract: Contract, *, rename: Mapping[str, str], 
 def _rename_remedy(
     missing: list[str], features: Mapping[str, Any], contract: Contract, rename: Mapping[str, str]
 ) -> str:
-    used = {original_key(key, rename) for key in needed_keys(contract)}
-    spare = [key for key in features if key.startswith(IMAGES) and key not in used]
-    images = [key for key in missing if key.startswith(IMAGES)]
-    pairs = [f"{old.removeprefix(IMAGES)}={new.removeprefix(IMAGES)}" for old, new in zip(spare, images, strict=False)]
+    wanted = {original_key(camera.dataset_key, rename): camera.dataset_key for camera in contract.cameras}
+    found = counterparts(wanted, (key for key in features if key.startswith(IMAGES)))
+    pairs = [f"{short(old)}={short(wanted[key])}" for key, old in found.items() if old]
     if ACTION_KEY in missing and "actions" in features:
         pairs.append("actions=action")
     example = f", for example --rename {' '.join(pairs)}" if pairs else ""

@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """What `lerobot-train` brings to Sigma: a data set's facts, checked against the contract, and its batches."""
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
+from lerobot.configs.parser import get_path_arg, parse_arg
 from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 
+from sigma_ros.camera_names import counterparts, short
 from sigma_ros.contract import Contract, feature_names
 from sigma_ros.conventions import DEGREES_REMEDY, of_data, of_statistics
 from sigma_ros.errors import ContractError, DatasetError
@@ -15,21 +20,48 @@ from sigma_ros.model.normalise import NEEDED, Normalisation, Scaling
 _KNOWN = {name for names in NEEDED.values() for name in names}
 
 
-def check_cameras(meta: Any, keys: Mapping[str, str]) -> None:
-    """Refuses a data set with too few pictures, whatever `--rename_map` calls them; `keys` are the policy's by camera.
+def asked_rename_map(pretrained: Path | None) -> Mapping[str, str] | None:
+    """LeRobot's `--rename_map`, which it does not tell to policies; None where it cannot be known.
+
+    Without a pretrained policy there is none: LeRobot refuses it. A run's config file may hold one.
+    """
+    if pretrained is None:
+        return {}
+    if (given := parse_arg("rename_map")) is not None:
+        return dict(yaml.safe_load(given))
+    return None if parse_arg("config_path") or not get_path_arg("policy") else {}
+
+
+def check_cameras(meta: Any, keys: Mapping[str, str], pretrained: Path | None) -> None:
+    """Refuses a data set without the pictures that the policy asks for; `keys` are the policy's by camera.
 
     Raises:
-        DatasetError: it has fewer than the contract's cameras.
+        DatasetError: it has fewer than the contract's cameras, or other names for them.
     """
-    there = [key for key in meta.features if key.startswith(OBS_IMAGES)]
-    if len(there) < len(keys):
-        lacking = [f"{camera} ({key})" for camera, key in keys.items() if key not in there]
+    renamed = asked_rename_map(pretrained)
+    there = {(renamed or {}).get(key, key): key for key in meta.features if key.startswith(OBS_IMAGES)}
+    found = counterparts(keys.values(), there)
+    lacking = ", ".join(f"{camera} ({key})" for camera, key in keys.items() if key in found)
+    where, got = f"{meta.repo_id}: no {lacking}", ", ".join(there.values()) or "none"
+    if None in found.values():
         raise DatasetError(
             "the data set has fewer cameras than the contract",
-            where=f"{meta.repo_id}: no {', '.join(lacking)}",
+            where=where,
             expected=f"{len(keys)} of observation.images.*",
-            got=", ".join(there) or "none",
+            got=got,
             remedy="a contract with these cameras alone (sigma init writes one), and a base that has no others",
+        )
+    if found and renamed is not None:
+        theirs = {camera: there[found.get(key) or key] for camera, key in keys.items()}
+        option, pairs = "policy.cameras", {camera: short(key) for camera, key in theirs.items()}
+        if pretrained is not None:
+            option, pairs = "rename_map", {theirs[camera]: key for camera, key in keys.items() if key != theirs[camera]}
+        raise DatasetError(
+            "the data set has other names for the contract's cameras",
+            where=where,
+            expected=", ".join(keys.values()),
+            got=got,
+            remedy=f"say which is which, for example --{option}='{json.dumps(pairs)}'",
         )
 
 

@@ -315,7 +315,8 @@ def _load(config: SigmaPolicyConfig, dataset_meta: Any) -> SigmaRuntime:
     contract = load_contract(config.contract)
     known = None
     if dataset_meta is not None:
-        check_cameras(dataset_meta, {camera.name: config.observed_key(camera) for camera in contract.cameras})
+        keys = {camera.name: config.observed_key(camera) for camera in contract.cameras}
+        check_cameras(dataset_meta, keys, config.pretrained_path)
         known = checked_statistics(dataset_meta, contract)
     checkpoint = config.checkpoint or config.pretrained_path
     if checkpoint is None:

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """A data set of another rate, robot or unit is one sentence before a checkpoint is looked for."""
 
+import json
+import shlex
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from look_alikes import SO101_JOINTS, statistics
+from look_alikes import IMAGES, SO101_JOINTS, statistics
 
 from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import SigmaError
@@ -61,11 +65,46 @@ def test_another_convention_is_refused(change: dict[str, Any], text: str) -> Non
         SigmaPolicy(SigmaPolicyConfig(checkpoint="there is none", device="cpu"), dataset_meta=meta(**change))
 
 
-def test_cameras_of_other_names_are_left_to_the_rename_map() -> None:
-    with pytest.raises(SigmaError, match="there is none"):
-        SigmaPolicy(
-            SigmaPolicyConfig(checkpoint="there is none", device="cpu"), dataset_meta=meta(cameras=("front", "wrist"))
-        )
+NAMED, FRONT_UP = "--policy.path=there is none", {IMAGES + "front": IMAGES + "up"}
+
+
+def refusal(*words: str, there: tuple[str, ...], **config: Any) -> str:
+    """What lerobot-train says to these words and a data set with these cameras; without a checkpoint it always ends."""
+    made = SigmaPolicyConfig(device="cpu", **config)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sys, "argv", ["lerobot-train", *words])
+        with pytest.raises(SigmaError) as said:
+            SigmaPolicy(made, dataset_meta=meta(cameras=there))
+    return str(said.value)
+
+
+def option(said: str, name: str) -> Any:
+    """The value of an option in a remedy, as a shell would hand it on."""
+    (word,) = shlex.split(said.split("for example ")[1])
+    return json.loads(word.removeprefix(f"--{name}="))
+
+
+@pytest.mark.parametrize("cameras", [("front", "wrist"), ("wrist", "up"), ("top", "front", "wrist")])
+def test_cameras_of_other_names_are_refused_with_the_option_that_mends_it(cameras: tuple[str, ...]) -> None:
+    said = refusal(there=cameras, checkpoint="there is none")
+    assert said.startswith("the data set has other names for the contract's cameras; where: a/set: no ")
+    mended = option(said, "policy.cameras")
+    assert mended.keys() == {"up", "side"}
+    assert "there is none" in refusal(there=cameras, checkpoint="there is none", cameras=mended)
+
+
+@pytest.mark.parametrize("given", [{}, FRONT_UP, {IMAGES + "elsewhere": IMAGES + "side"}])
+def test_a_trained_policys_option_is_lerobots_rename_map(given: dict[str, str]) -> None:
+    """Which LeRobot refuses where there is none, and never tells to a policy."""
+    pretrained, cameras = {"pretrained_path": Path("there is none")}, ("front", "wrist")
+    words = [f"--rename_map={json.dumps(given)}"] if given else []
+    mended = option(refusal(NAMED, *words, there=cameras, **pretrained), "rename_map")
+    assert mended == FRONT_UP | {IMAGES + "wrist": IMAGES + "side"}
+    for words in ([f"--rename_map={json.dumps(mended)}"], ["--rename_map", json.dumps(mended)]):
+        assert "there is none" in refusal(NAMED, *words, there=cameras, **pretrained)
+    for unknown in ([], [NAMED, "--config_path=run.yaml"]):  # from Python, or in a run's own file
+        assert "there is none" in refusal(*unknown, there=cameras, **pretrained)
+    assert "fewer cameras" in refusal(there=("wrist",), **pretrained)
 
 
 @pytest.mark.parametrize("names", [{"motors": JOINTS}, [f"main_{name.removesuffix('.pos')}" for name in JOINTS]])

@@ -2,6 +2,7 @@
 """`lerobot-train --policy.type=sigma`: its losses are those of `training.train` on the same windows."""
 
 import json
+import shlex
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -172,7 +173,11 @@ def test_training_changes_heads_and_adapters_and_the_saved_folder_has_them(
 
 def test_a_bare_base_is_trained_in_the_data_sets_units(data: LeRobotDataset, tmp_path: Path) -> None:
     base = save_published_base(tmp_path / "base", tokenizer_folder(tmp_path / "tokenizer"))
-    policy = policy_of(base, data, rename={"up": "base_0_rgb", "side": "left_wrist_0_rgb"})
+    with pytest.raises(SigmaError) as said:
+        policy_of(base, data)
+    _, option = str(said.value).split("--policy.rename=")
+    policy = policy_of(base, data, rename=json.loads(shlex.split(option)[0].removesuffix("),")))
+    assert policy.runtime.inputs.mapping.seen.tolist() == [True, True, False]
     np.testing.assert_allclose(policy.runtime.normalisation.state.statistics["q99"], data.meta.stats[OBS_STATE]["q99"])
 
 
@@ -206,17 +211,20 @@ def test_what_does_not_fit_is_one_sentence(tiny_checkpoint: Path, data: LeRobotD
 def test_lerobot_train_runs_saves_and_resumes(
     tiny_checkpoint: Path, data: LeRobotDataset, with_plugins: dict[str, str], tmp_path: Path
 ) -> None:
-    common = ["--batch_size=2", "--num_workers=0", "--wandb.enable=false"]
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command = ["lerobot-train", *words, "--batch_size=2", "--num_workers=0", "--wandb.enable=false"]
+        return subprocess.run(command, env=with_plugins, cwd=tmp_path, capture_output=True, text=True, check=False)
+
     first = [
-        *("lerobot-train", "--policy.type=sigma", f"--policy.checkpoint={tiny_checkpoint}", "--policy.device=cpu"),
-        f"--policy.cameras={json.dumps(CAMERAS)}",
+        *("--policy.type=sigma", f"--policy.checkpoint={tiny_checkpoint}", "--policy.device=cpu"),
         *(f"--policy.train_windows={WINDOWS}", "--dataset.repo_id=local/set", f"--dataset.root={data.root}"),
-        *("--steps=2", "--output_dir=out", *common),
+        *("--steps=2", "--output_dir=out"),
     ]
+    (mended,) = shlex.split(run(*first).stderr.strip().splitlines()[-1].split("for example ")[1])
+    assert mended == f"--policy.cameras={json.dumps(CAMERAS)}"
     config = "--config_path=out/checkpoints/last/pretrained_model/train_config.json"
-    again = ["lerobot-train", config, "--resume=true", "--steps=3", *common]
-    for command in (first, again):
-        done = subprocess.run(command, env=with_plugins, cwd=tmp_path, capture_output=True, text=True, check=False)
+    for words in ([*first, mended], [config, "--resume=true", "--steps=3"]):
+        done = run(*words)
         assert done.returncode == 0, done.stderr[-3000:]
     saved = tmp_path / "out/checkpoints/000003/pretrained_model"
     assert json.loads((saved / "sigma_config.json").read_text(encoding="utf-8"))["training"]["steps"] == 3

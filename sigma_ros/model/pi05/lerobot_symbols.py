@@ -49,6 +49,7 @@ MODEL: Symbols = {
 
 PLUGIN: Symbols = {
     "lerobot.configs": ("FeatureType", "NormalizationMode", "PolicyFeature", "PreTrainedConfig"),
+    "lerobot.configs.parser": ("get_path_arg", "parse_arg"),
     "lerobot.envs": ("EnvConfig",),
     "lerobot.policies.pretrained": ("PreTrainedPolicy",),
     "lerobot.processor": (
