@@ -48,7 +48,7 @@ class JointReading:
 
 
 class JointWatch:
-    """Keeps the newest joint state and the evidence about tracking."""
+    """Keeps the newest joint state and the evidence about tracking; `missing` says why there is no `sample`."""
 
     def __init__(self, contract: Contract, limits: SupervisorLimits) -> None:
         self._names = contract.joint_names
@@ -60,6 +60,7 @@ class JointWatch:
         self.sample: JointReading | None = None
         self._recent: deque[ndarray] = deque(maxlen=_POSE_SAMPLES[1])
         self.refusals = 0
+        self.missing = refused(Reason.JOINTS_MISSING)
         self._off_since_ns: int | None = None
         self._pairs: deque[tuple[int, ndarray, ndarray]] = deque(maxlen=64)
 
@@ -72,11 +73,12 @@ class JointWatch:
             self._recent.append(positions)
         else:
             self.refusals += 1
+            self.missing = verdict
         return verdict
 
     def forget(self) -> None:
         """Drops what was measured, after a clock jump or a reset."""
-        self.sample = None
+        self.sample, self.missing = None, refused(Reason.JOINTS_MISSING)
         self._recent.clear()
         self.calm()
 
@@ -91,7 +93,7 @@ class JointWatch:
         Where joints do not follow commands (a recording), the newest joint state.
         """
         if self.sample is None:
-            return refused(Reason.JOINTS_MISSING)
+            return self.missing
         newest = self.sample.positions_rad
         if not self._limits.check_tracking:
             return newest
@@ -285,7 +287,7 @@ class InputMonitor:
         hold_s = self.joints.hold_ns / NS_PER_S
         age_s = self.joint_age_s(now_ns)
         if self.joints.sample is None:
-            return refused(Reason.JOINTS_MISSING)
+            return self.joints.missing
         return refused(Reason.JOINTS_STALE, f"{age_s:.3f} s, limit {hold_s:g} s") if age_s > hold_s else None
 
     def joint_age_s(self, now_ns: int) -> float:

@@ -1,25 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
 """The replay through the nodes gives the log of the graph-free replay, number by number, whatever is recorded."""
 
+import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from node_fakes import TIMEOUT_S, FakeRuntime, fake_model, picture, small_contract
+import torch
+from look_alikes import policy, save_fine_tune, statistics, tokenizer_folder
+from node_fakes import TIMEOUT_S, FakeRuntime, fake_model, picture, small_contract, small_so101
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from sigma_ros.bags.reader import open_bag
 from sigma_ros.bags.writer import BagWriter
-from sigma_ros.errors import BagError, SigmaError, UsageError
+from sigma_ros.contract_file import load_contract
+from sigma_ros.errors import BagError, ContractError, SigmaError, UsageError
 from sigma_ros.evaluation.log import ReplayLog
 from sigma_ros.evaluation.replay import ReplayOptions, replay
 from sigma_ros.evaluation.scoring.score import score
-from sigma_ros.nodes.policy_node import PolicyNode
+from sigma_ros.nodes.policy.model import PolicyModel, load_policy
+from sigma_ros.nodes.policy_node import Load, PolicyNode
 from sigma_ros.nodes.replay.peers import Waiter
 from sigma_ros.nodes.replay_node import check_same_robot, replay_bag
 from sigma_ros.nodes.shared import topics
@@ -47,6 +54,7 @@ class Recording:
         self.still_joints = range(0)
         self.bad_joints = range(0)
         self.tasks: dict[int, str] = {}
+        self.still_at_rad: np.ndarray | None = None
 
     def write(self) -> Path:
         with BagWriter(self.path) as bag:
@@ -67,7 +75,7 @@ class Recording:
                 bag.image(topic, at_ns - (3 + i) * MS, camera.name, rgb, jpeg_quality=quality)
 
     def _joints(self, bag: BagWriter, tick: int, at_ns: int) -> None:
-        q = 0.2 * np.sin(0.05 * tick + np.arange(6))
+        q = 0.2 * np.sin(0.05 * tick + np.arange(6)) if self.still_at_rad is None else self.still_at_rad.copy()
         if tick in self.bad_joints:
             q[2] = np.nan
         if tick not in self.still_joints:
@@ -87,9 +95,8 @@ def runtime() -> FakeRuntime:
 
 
 @pytest.fixture
-def through_nodes(executor, runtime, monkeypatch) -> Iterator:
+def through_nodes(executor, runtime, tmp_path) -> Iterator:
     """Policy and supervisor spin in a thread of this process; the replay runs in the test."""
-    monkeypatch.setattr("sigma_ros.nodes.supervisor_node.load_contract", lambda _name: CONTRACT)
     theirs = SingleThreadedExecutor()
     replay_node = Node("test_replay")
     executor.add_node(replay_node)
@@ -101,17 +108,25 @@ def through_nodes(executor, runtime, monkeypatch) -> Iterator:
 
     thread = threading.Thread(target=spin, daemon=True)
 
-    def run(bag: Path, *, policy: dict | None = None, **options: object) -> ReplayLog:
+    def fake(*_: object) -> PolicyModel:
+        return fake_model(CONTRACT, runtime)
+
+    def run(
+        bag: Path, *, policy: dict | None = None, contract: str = "so101", load: Load = fake, **options: object
+    ) -> ReplayLog:
+        file = str(small_so101(tmp_path, contract))
         if not theirs.get_nodes():
-            values = {"lockstep": True, "replan_ticks": 8} | (policy or {})
+            values = {"contract": file, "lockstep": True, "replan_ticks": 8} | (policy or {})
             overrides = [Parameter(name, value=value) for name, value in values.items()]
-            theirs.add_node(PolicyNode(overrides, load=lambda _options, _logger: fake_model(CONTRACT, runtime)))
-            theirs.add_node(SupervisorNode([Parameter("lockstep", value=True)]))
+            theirs.add_node(PolicyNode(overrides, load=load))
+            theirs.add_node(SupervisorNode([Parameter("contract", value=file), Parameter("lockstep", value=True)]))
             thread.start()
-        given = ReplayNodeOptions(**({"bag": str(bag), "out": "-", "start_timeout_s": TIMEOUT_S} | options))
+        given = ReplayNodeOptions(
+            **({"bag": str(bag), "out": "-", "contract": file, "start_timeout_s": TIMEOUT_S} | options)
+        )
         waiter = Waiter(executor, StopRequest(), timeout_s=TIMEOUT_S)
         with open_bag(bag) as opened:
-            log, _ = replay_bag(replay_node, given, waiter, CONTRACT, opened)
+            log, _ = replay_bag(replay_node, given, waiter, load_contract(file), opened)
         return log
 
     yield run
@@ -266,3 +281,67 @@ def test_a_policy_with_another_contract_is_refused():
     facts = {"contract": "cr5", "joint_names": ["joint1"]}
     with pytest.raises(UsageError, match="another contract"):
         check_same_robot(facts, CONTRACT)
+
+
+START_DEG = np.array([48.0, -52.0, 45.0, 50.0, 82.0, 40.0])
+GOAL_DEG = np.array([57.0, -44.0, 36.0, 59.0, 74.0, 52.0])
+"""Five joints [degrees] from the middle of their range as LeRobot counts them, and the gripper [%]."""
+
+
+def as_the_arm_stands(so101_deg: np.ndarray) -> np.ndarray:
+    """Radians of a pose in LeRobot's degrees, by hand: no contract's map is asked."""
+    low, high = CONTRACT.lower_rad, CONTRACT.upper_rad
+    rad = np.radians(so101_deg) + (low + high) / 2
+    rad[5] = low[5] + (high[5] - low[5]) * so101_deg[5] / 100
+    return rad
+
+
+@pytest.fixture(scope="module")
+def degrees(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pi0.5 by LeRobot's own classes, fine-tuned on degrees (MEAN_STD): whatever it sees, it wants `GOAL_DEG`."""
+    folder = tmp_path_factory.mktemp("degrees")
+    state = statistics()
+    state["std"][4], state["max"][4] = 80.0, 155.0
+    goal = {"mean": torch.tensor(GOAL_DEG).float(), "std": torch.full((6,), 0.01)}
+    goal |= {"min": goal["mean"] - 0.05, "max": goal["mean"] + 0.05}
+    modes = {"ACTION": "MEAN_STD", "STATE": "MEAN_STD", "VISUAL": "IDENTITY"}
+    stats = {"observation.state": state, "action": goal}
+    return save_fine_tune(
+        folder / "policy", policy(normalization_mapping=modes), tokenizer_folder(folder / "tokenizer"), stats=stats
+    )
+
+
+def real(checkpoint: Path) -> dict[str, Any]:
+    return {"policy": {"checkpoint": str(checkpoint)}, "contract": "so101_degrees", "load": load_policy}
+
+
+def test_what_a_policy_says_in_degrees_leaves_the_supervisor_in_radians(tmp_path, degrees, through_nodes):
+    recording = Recording(tmp_path / "degrees", ticks=60)
+    recording.still_at_rad = as_the_arm_stands(START_DEG)
+    log = through_nodes(recording.write(), **real(degrees))
+    goal = as_the_arm_stands(GOAL_DEG)
+    for inference in log.inferences:
+        np.testing.assert_allclose(inference.chunk.base_rad, np.tile(goal, (50, 1)), atol=5e-3)
+    commands = log.decisions.command_rad
+    np.testing.assert_allclose(commands[np.isfinite(commands).all(axis=1)][0], recording.still_at_rad, atol=5e-3)
+    np.testing.assert_allclose(commands[-1], goal, atol=5e-3)
+
+
+def test_an_arm_whose_driver_sends_lerobots_degrees_is_named_before_anything_moves(tmp_path, degrees, through_nodes):
+    recording = Recording(tmp_path / "driver", ticks=40)
+    recording.still_at_rad = START_DEG
+    with pytest.raises(ContractError, match=r"shoulder_pan in radians.*got: 48;.*degrees, percent\?"):
+        through_nodes(recording.write(), **real(degrees))
+
+
+def test_a_policy_in_degrees_on_the_other_contract_is_named_before_its_weights(tmp_path, degrees, executor, capfd):
+    copy = Path(shutil.copytree(degrees, tmp_path / "without_weights"))
+    (copy / "model.safetensors").unlink()
+    given = {"contract": "so101", "checkpoint": str(copy), "autostart": False}
+    node = PolicyNode([Parameter(name, value=value) for name, value in given.items()])
+    executor.add_node(node)
+    assert node.trigger_configure() == TransitionCallbackReturn.FAILURE
+    assert node.exit_code == ContractError.exit_code
+    said = " ".join(capfd.readouterr().err.split())
+    assert "state of wrist_roll" in said
+    assert "so101_degrees for degrees" in said

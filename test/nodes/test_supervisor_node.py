@@ -155,6 +155,17 @@ def test_engage_is_refused_with_a_reason_while_something_is_missing(contract, st
     assert not answer.success
 
 
+def test_an_arm_that_reports_degrees_is_refused_by_its_joints_and_sent_nothing(contract, start):
+    rig, _ = start(contract)
+    rig.measured = np.array([48.0, -52.0, 45.0, 50.0, 82.0, 40.0])
+    while "radians" not in (answer := rig.ask(topics.ENGAGE)).message:  # none has come yet
+        assert not answer.success
+    assert (answer.success, "shoulder_pan at 48 rad" in answer.message) == (False, True)
+    rig.propose()
+    assert rig.next_state().state == SupervisorState.DISENGAGED
+    assert not rig.commands
+
+
 def test_engaged_with_a_chunk_it_runs_at_50_hz_where_the_chunk_says(contract, start):
     rig, _ = start(contract)
     end_s = time.monotonic() + TIMEOUT_S

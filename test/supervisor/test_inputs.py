@@ -101,6 +101,8 @@ def test_who_was_never_heard_and_who_says_no_is_told_apart() -> None:
     silent = InputMonitor(CONTRACT, LIVE)
     silent.tick(NOW, STAMP)
     assert silent.fault(NOW).reason is Reason.JOINTS_MISSING  # type: ignore[union-attr]
+    silent.push_joints(STAMP, np.full(CONTRACT.dof, 48.0), NOW)  # degrees
+    assert silent.fault(NOW).reason is Reason.JOINTS_UNITS  # type: ignore[union-attr]
     silent.push_joints(STAMP, MIDDLE, NOW)
     assert silent.fault(NOW).reason is Reason.HEARTBEAT_MISSING  # type: ignore[union-attr]
     silent.hear_heartbeat(NOW, healthy=False)

@@ -17,7 +17,7 @@ from std_srvs.srv import Trigger
 
 from sigma_ros.contract import Camera, Contract
 from sigma_ros.contract_file import load_contract
-from sigma_ros.contract_text import shipped_config_dir
+from sigma_ros.contract_text import contract_yaml
 from sigma_ros.errors import SigmaError
 from sigma_ros.nodes.policy.model import PolicyModel
 from sigma_ros.nodes.shared import qos, topics
@@ -38,11 +38,10 @@ def small_contract(**changes: object) -> Contract:
     return replace(contract, cameras=cameras, **changes)
 
 
-def small_so101(folder: Path) -> Path:
+def small_so101(folder: Path, name: str = "so101") -> Path:
     """The SO-101's contract with small pictures, so that drawing them costs little."""
-    text = (shipped_config_dir() / "so101.yaml").read_text(encoding="utf-8")
-    small = text.replace("width_px: 640, height_px: 480", "width_px: 64, height_px: 48")
-    path = folder / "so101_small.yaml"
+    small = contract_yaml(name).replace("width_px: 640", "width_px: 64").replace("height_px: 480", "height_px: 48")
+    path = folder / f"{name}_small.yaml"
     path.write_text(small, encoding="utf-8")
     return path
 
