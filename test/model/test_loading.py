@@ -73,8 +73,31 @@ def constant(joint: int, *pairs: tuple[str, str]) -> dict[str, torch.Tensor]:
     return values
 
 
+def up_alone(contract: Contract) -> Contract:
+    return replace(contract, cameras=contract.cameras[:1])
+
+
+def with_a_seventh_joint(contract: Contract) -> Contract:
+    *arm, wrist, gripper = contract.joints
+    return replace(contract, joints=(*arm, wrist, replace(wrist, name="wrist_yaw", aliases=()), gripper))
+
+
+def in_degrees(contract: Contract) -> Contract:
+    return replace(contract, joints=load_contract("so101_degrees").joints)
+
+
+def without_relative_steps(folder: Path) -> None:
+    """The pipelines as LeRobot wrote them before 0.5."""
+    for file in folder.glob("policy_*processor.json"):
+        pipeline = json.loads(file.read_text(encoding="utf-8"))
+        there = [step for step in pipeline["steps"] if not step["registry_name"].endswith("e_actions_processor")]
+        assert len(there) == len(pipeline["steps"]) - 1
+        file.write_text(json.dumps(pipeline | {"steps": there}), encoding="utf-8")
+
+
 QUANTILE_PAIR, STD_PAIR = ("q01", "q99"), ("mean", "std")
 RELATIVE = {"use_relative_actions": True, "action_feature_names": list(SO101_JOINTS)}
+SEVEN = {"robot": with_a_seventh_joint, "dof": 7, "state": 7, "action": 7}
 LOADED: dict[str, dict[str, Any]] = {
     "quantiles": {},
     "mean_std": modes("MEAN_STD"),
@@ -118,7 +141,21 @@ LOADED: dict[str, dict[str, Any]] = {
     "pictures_everything_mean_std": modes("MEAN_STD", "MEAN_STD") | {"picture_stats": True},
     "called_actions": {"action_key": "actions"},
     "called_actions_mean_std": modes("MEAN_STD") | {"action_key": "actions"},
+    "degrees": {"robot": in_degrees},
+    "degrees_mean_std": modes("MEAN_STD") | {"robot": in_degrees},
+    "degrees_relative_renamed": RELATIVE | {"robot": in_degrees, "cameras": BASE_CAMERAS, "rename": TO_BASE},
+    "seven_joints": SEVEN,
+    "seven_joints_mean_std": SEVEN | modes("MEAN_STD"),
+    "one_camera_of_two": {"robot": up_alone},
+    "one_camera_of_three_renamed": {"robot": up_alone, "cameras": BASE_CAMERAS, "rename": TO_BASE},
+    "pipelines_of_before": {"edit": without_relative_steps},
+    "pipelines_of_before_mean_std": modes("MEAN_STD") | {"edit": without_relative_steps},
+    "bfloat16_mean_std": modes("MEAN_STD") | {"dtype": "bfloat16"},
+    "still_joint_quantile10": modes("QUANTILE10") | {"still": ("q10", "q90")},
+    "relative_still_joint": RELATIVE | {"still": QUANTILE_PAIR},
 }
+LEAST_COMPARED = 54
+"""Folders whose chunk is LeRobot's own; the list only grows."""
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "front_wrist": ({"cameras": (IMAGES + "front", IMAGES + "wrist")}, "--rename up=front side=wrist"),
     "seven_joints": ({"state": 7, "action": 7, "dof": 7}, "does not have the contract's joints"),
@@ -142,6 +179,8 @@ def save(folder: Path, tokenizer: Path, case: Mapping[str, Any]) -> Path:
     settings = dict(case)
     rename, still = settings.pop("rename", None), settings.pop("still", None)
     dof, scaled = settings.pop("dof", 6), settings.pop("picture_stats", False)
+    edit = settings.pop("edit", None)
+    settings.pop("robot", None)
     made = policy(**settings)
     values = statistics(dof) if still is None else constant(4, still)
     stats = {"observation.state": values, next(iter(made.config.output_features)): copy.deepcopy(values)}
@@ -150,7 +189,10 @@ def save(folder: Path, tokenizer: Path, case: Mapping[str, Any]) -> Path:
             shades = torch.tensor([0.1, 0.15, 0.2]).reshape(3, 1, 1) + 0.01 * number
             stats[key] = {"mean": 0.3 + shades, "std": shades, "min": 0.0 * shades, "max": 1.0 - shades}
             stats[key] |= {"q01": shades / 9, "q99": 1.0 - shades, "q10": shades, "q90": 0.9 - shades}
-    return save_fine_tune(folder, made, tokenizer, stats=stats, rename=rename)
+    save_fine_tune(folder, made, tokenizer, stats=stats, rename=rename)
+    if edit is not None:
+        edit(folder)
+    return folder
 
 
 def lerobot_chunk(
@@ -178,7 +220,7 @@ def lerobot_chunk(
 
 def our_chunk(folder: Path, contract: Contract, **loading: Any) -> tuple[Any, Any, torch.Tensor, SigmaRuntime]:
     runtime = SigmaRuntime.load(str(folder), contract=contract, device="cpu", **loading)
-    recording = frames(1, runtime.image_size_px)
+    recording = frames(1, runtime.image_size_px, contract=contract)
     noise = flow_noise(seed=0, epoch=0, tick=0, horizon=runtime.horizon, max_dof=runtime.model.backbone.max_dof)
     state = runtime.initial_state(epoch=0, task=TASK)
     result, _ = runtime.step(window_at(recording, 0), state, commit=False, settings=AdapterSettings(), chunk_id=0)
@@ -193,13 +235,23 @@ def square(contract: Contract, side_px: int = 224) -> Contract:
 
 @pytest.mark.parametrize("name", LOADED)
 def test_the_chunk_is_lerobots_own(name: str, tmp_path: Path, tokenizer: Path, so101: Contract) -> None:
-    so101 = square(so101)
+    robot = square(LOADED[name].get("robot", lambda contract: contract)(so101))
     folder = save(tmp_path / name, tokenizer, LOADED[name])
-    ours, frame, noise, runtime = our_chunk(folder, so101)
-    normalised, units = lerobot_chunk(folder, so101, frame.images, frame.positions_rad, noise)
+    ours, frame, noise, runtime = our_chunk(folder, robot)
+    normalised, units = lerobot_chunk(folder, robot, frame.images, frame.positions_rad, noise)
     if runtime.units.relative is None:
         assert np.array_equal(ours.base_normalised, normalised)
-    np.testing.assert_allclose(so101.to_policy(ours.chunk.base_rad), units, atol=ROUNDING * max(1, np.abs(units).max()))
+    np.testing.assert_allclose(robot.to_policy(ours.chunk.base_rad), units, atol=ROUNDING * max(1, np.abs(units).max()))
+
+
+def test_the_folders_that_are_compared_are_many_and_no_two_alike() -> None:
+    cases = {json.dumps(case, sort_keys=True, default=repr) for case in LOADED.values()}
+    assert len(cases) == len(LOADED) >= LEAST_COMPARED
+    for kind in ("STATE", "ACTION", "VISUAL"):
+        named = {case.get("normalization_mapping", {}).get(kind) for case in LOADED.values()}
+        assert named >= {"IDENTITY", "MEAN_STD", "MIN_MAX", "QUANTILES", "QUANTILE10"}, kind
+    for setting in ("rename", "still", "use_relative_actions", "empty_cameras", "chunk_size", "dtype", "action_key"):
+        assert sum(setting in case for case in LOADED.values()) >= 2, setting
 
 
 @pytest.mark.parametrize("visual", ["IDENTITY", "MEAN_STD", "MIN_MAX", "QUANTILES", "QUANTILE10"])

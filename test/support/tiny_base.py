@@ -10,6 +10,7 @@ from lerobot.policies.rtc.configuration_rtc import RTCConfig
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
 from sigma_ros.model.pi05.backbone import Backbone
 from sigma_ros.model.pi05.flow import flow_noise
@@ -86,9 +87,9 @@ def rewrite(folder: Path, change: Callable[[dict[str, Tensor]], Mapping[str, Ten
     return folder
 
 
-def frames(count: int, size_px: int, seed: int = 0) -> tuple[Frame, ...]:
+def frames(count: int, size_px: int, seed: int = 0, *, contract: Contract | None = None) -> tuple[Frame, ...]:
     generator = np.random.default_rng(seed)
-    contract = load_contract("so101")
+    contract = contract or load_contract("so101")
     return tuple(
         Frame(
             epoch=0,
