@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """python -m training.trials.readout: how far a coming choice can be read where in Sigma, window after window.
 
-The choice is the side on which an episode ends: whether the joint whose last pose varies most ends above or below its
-median. A ridge regression on pictures (pooled tokens), glance, memory, intent and factors tells it, cross-validated
-over episodes. Half is chance; a cue that is read at first and lost later is one that the memory does not keep.
+The choice is the side on which an episode ends: in which of two groups the last pose of the joint is that varies
+most. A ridge regression on pictures (pooled tokens), glance, memory, intent and factors tells it, cross-validated over
+episodes. Half is chance; a cue that is read at first and lost later is one that the memory does not keep.
 
 Example:
     python -m training.trials.readout --checkpoint out/m1/checkpoint --dataset_dir out/shards_m1 --base_model_id mini
@@ -36,9 +36,16 @@ RIDGE = 0.1
 
 
 def sides(ends: Float[ndarray, "episodes dof"]) -> Bool[ndarray, " episodes"]:
-    """On which side of its median the joint ends whose end varies most."""
-    joint = int(np.argmax(ends.std(axis=0)))
-    return np.asarray(ends[:, joint] > np.median(ends[:, joint]))
+    """In which of two groups the joint ends whose end varies most: they are split where they lie furthest apart.
+
+    argmax_k k (n - k) (mean of the k lowest - mean of the others)^2 (Otsu 1979).
+    """
+    end = ends[:, int(np.argmax(ends.std(axis=0)))]
+    ranked, count = np.sort(end), np.arange(1, len(end))
+    below = ranked.cumsum()[:-1]
+    apart = count * (len(end) - count) * (below / count - (ranked.sum() - below) / (len(end) - count)) ** 2
+    split = int(np.argmax(apart))
+    return np.asarray(end > (ranked[split] + ranked[split + 1]) / 2)
 
 
 def read_right(features: Float[ndarray, "episodes features"], side: Bool[ndarray, " episodes"]) -> float:
