@@ -2,7 +2,9 @@
 """python -m training.trials.pooled: success of several training seeds' `sigma sim` runs, latency by latency.
 
 Only episode seeds that every run has at every latency count. Intervals are over training seeds and episodes, and never
-narrower than Wilson's over all episodes: where every run does alike, a bootstrap knows no doubt.
+narrower than Wilson's over all episodes: where every run does alike, a bootstrap knows no doubt. Of a task with a
+choice a second table says, of those that chose, how many chose rightly, and how many as the twin was asked, whose
+memory or text an intervention puts in.
 
 Example:
     python -m training.trials.pooled --runs out/sim_seed0 out/sim_seed1 out/sim_seed2
@@ -10,11 +12,13 @@ Example:
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float64
+from numpy import ndarray
 from rich.console import Console
 from scipy import stats
 
@@ -25,7 +29,7 @@ from .. import exit_code
 from .. import parser as command_parser
 from .statistics import nested_interval
 
-_SAME = ("setup", "stitching", "crossfade_steps", "replan_ticks", "limits", "time_limit_s")
+_SAME = ("task", "intervention", "setup", "stitching", "crossfade_steps", "replan_ticks", "limits", "time_limit_s")
 _MEANS = ("duration_s", "jerk_rms", "clipped_share", "scale_mean")
 
 
@@ -54,8 +58,7 @@ def _check_alike(runs: Sequence[dict[str, Any]]) -> None:
 
 def _row(cell: tuple[str, float], episodes: list[list[dict[str, Any]]]) -> dict[str, Any]:
     good = np.array([[float(episode["success"]) for episode in row] for row in episodes])
-    low, high = nested_interval(good, np.ones_like(good))
-    wilson = stats.binomtest(int(good.sum()), good.size).proportion_ci(method="wilson")
+    low, high = _interval(good, np.ones_like(good))
     flat = [episode for row in episodes for episode in row]
     return {
         "arm": cell[0],
@@ -63,12 +66,35 @@ def _row(cell: tuple[str, float], episodes: list[list[dict[str, Any]]]) -> dict[
         "successes": [int(row.sum()) for row in good],
         "episodes": good.shape[1],
         "rate": float(good.mean()),
-        "low": min(low, float(wilson.low)),
-        "high": max(high, float(wilson.high)),
+        "low": low,
+        "high": high,
         "grasped": sum(episode["held"] for episode in flat),
         "violations": sum(episode["violations"] for episode in flat),
         **{name: float(np.mean([episode[name] for episode in flat])) for name in _MEANS},
+        **(_choices(episodes) if flat[0].get("goal") is not None else {}),
     }
+
+
+def _interval(good: Float64[ndarray, "seeds episodes"], counted: Float64[ndarray, "seeds episodes"]) -> list[float]:
+    """Ends of the wider of both intervals; NaN where nothing counts."""
+    low, high = nested_interval(good, counted)
+    total = int(counted.sum())
+    wilson = stats.binomtest(int(good.sum()), total).proportion_ci(method="wilson") if total else None
+    return [low, high] if wilson is None else [min(low, float(wilson.low)), max(high, float(wilson.high))]
+
+
+def _choices(episodes: list[list[dict[str, Any]]]) -> dict[str, Any]:
+    """Of a task with a choice: `chose` with its interval, then of those `right` and `as_twin` with theirs."""
+
+    def share(counts: Callable[[dict[str, Any]], bool]) -> Float64[ndarray, "seeds episodes"]:
+        return np.array([[float(counts(episode)) for episode in row] for row in episodes])
+
+    chose = share(lambda e: e["chosen"] is not None)
+    found = {"chose": [int(chose.sum()), *_interval(chose, np.ones_like(chose))]}
+    for name, aim in (("right", "goal"), ("as_twin", "other")):
+        like = share(lambda e, aim=aim: e["chosen"] is not None and e["chosen"] == e[aim])
+        found[name] = [int(like.sum()), *_interval(like, chose)]
+    return found
 
 
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
@@ -83,7 +109,19 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
             f"| {each} of {row['episodes']} | {row['low']:.0%} to {row['high']:.0%} | {row['grasped']} "
             f"| {row['clipped_share']:.0%} | {row['jerk_rms']:.0f} | {row['violations']} |"
         )
+    if "chose" in rows[0]:
+        lines += ["", "| arm | chose | right, of those | as the twin was asked |", "| --- | --- | --- | --- |"]
+        for row in rows:
+            count, chose = row["episodes"] * len(row["successes"]), row["chose"][0]
+            parts = [_share(row["chose"], count), _share(row["right"], chose), _share(row["as_twin"], chose)]
+            lines.append(f"| {row['arm']}, {row['latency_ms']:g} ms | {' | '.join(parts)} |")
     return "\n".join(lines)
+
+
+def _share(found: list[float], count: int) -> str:
+    if not count:
+        return "0 of 0"
+    return f"{found[0]:.0f} of {count} = {found[0] / count:.0%} ({found[1]:.0%} to {found[2]:.0%})"
 
 
 def main(argv: list[str] | None = None) -> int:

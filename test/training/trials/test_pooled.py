@@ -67,5 +67,24 @@ def test_the_command_prints_the_table(tmp_path: Path, capsys: pytest.CaptureFixt
     assert main(["--runs", *map(str, folders)]) == 2
 
 
+def choices(marks: str) -> dict[str, Any]:
+    """`+` chose rightly, `t` as the twin was asked, `-` not at all."""
+    run = run_of({0.0: "+" * len(marks)})
+    for episode, mark in zip(run["episodes"], marks, strict=True):
+        episode |= {"goal": 1, "other": 0, "chosen": {"+": 1, "t": 0, "-": None}[mark], "success": mark == "+"}
+    return run
+
+
+def test_of_a_task_with_a_choice_only_those_that_chose_count() -> None:
+    [row] = pooled([choices("++t-"), choices("+t--")])
+    assert (row["chose"][0], row["right"][0], row["as_twin"][0]) == (5, 3, 2)
+    assert row["right"][1] < 3 / 5 < row["right"][2]
+    assert markdown([row]).splitlines()[-1].startswith("| sigma, 0 ms | 5 of 8 = 62% (")
+    [nobody] = pooled([choices("----")] * 2)
+    assert "| 0 of 0 | 0 of 0 |" in markdown([nobody])
+    with pytest.raises(UsageError, match="differ in intervention"):
+        pooled([choices("+"), choices("+") | {"conditions": {**SAME, "intervention": "swap"}}])
+
+
 def test_the_table_has_a_line_for_each_row() -> None:
     assert len(markdown(pooled([run_of({0.0: "+", 300.0: "-"})])).splitlines()) == 4
