@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from bags import small_so101
 from lerobot.configs import FeatureType
 from lerobot.envs import make_env, preprocess_observation
 from lerobot.envs.utils import close_envs, env_to_policy_features
-from lerobot.policies.act.configuration_act import ACTConfig
-from lerobot.policies.act.modeling_act import ACTPolicy
-from lerobot.policies.factory import make_pre_post_processors
 
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
@@ -29,28 +27,9 @@ from sigma_ros.sim.setups import TARGET
 pytestmark = pytest.mark.gl
 
 
-def small_contract(folder: Path) -> str:
-    """The shipped contract with pictures of 64 x 48."""
-    file = folder / "small.yaml"
-    cameras = [
-        {
-            "name": name,
-            "topic": f"{name}_camera/image_raw",
-            "type": "sensor_msgs/msg/Image",
-            "width_px": 64,
-            "height_px": 48,
-            "dataset_key": f"observation.images.{name}",
-            "max_age_ms": 200,
-        }
-        for name in ("up", "side")
-    ]
-    file.write_text(json.dumps({"extends": "so101", "cameras": cameras}), encoding="utf-8")
-    return str(file)
-
-
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return small_contract(tmp_path_factory.mktemp("contract"))
+    return str(small_so101(tmp_path_factory.mktemp("contract")))
 
 
 @pytest.fixture(scope="module")
@@ -178,28 +157,3 @@ def test_lerobot_eval_runs_the_model_that_ships(with_plugins: dict[str, str], sm
     overall = evaluated(tmp_path, small, with_plugins)
     assert overall["n_episodes"] == 1
     assert Path(overall["video_paths"][0]).stat().st_size > 0
-
-
-@pytest.mark.slow
-def test_lerobot_eval_runs_a_policy_of_others(with_plugins: dict[str, str], small: str, tmp_path: Path) -> None:
-    """LeRobot's ACT, untrained, by the command that docs/lerobot.md has for Sigma: a baseline from outside."""
-    features = env_to_policy_features(SigmaSimConfig(contract=small))
-    inputs = {key: feature for key, feature in features.items() if key != "action"}
-    sizes = {"dim_model": 32, "n_heads": 2, "dim_feedforward": 32, "n_encoder_layers": 1, "n_vae_encoder_layers": 1}
-    config = ACTConfig(
-        input_features=inputs,
-        output_features={"action": features["action"]},
-        pretrained_backbone_weights=None,
-        chunk_size=8,
-        n_action_steps=4,
-        device="cpu",
-        push_to_hub=False,
-        **sizes,
-    )
-    ACTPolicy(config).save_pretrained(tmp_path / "policy")
-    six = {"mean": torch.zeros(6), "std": torch.ones(6)}
-    shades = {"mean": torch.full((3, 1, 1), 0.5), "std": torch.ones(3, 1, 1)}
-    stats = {"action": six, "observation.state": six, **{key: shades for key in inputs if "images" in key}}
-    for pipeline in make_pre_post_processors(config, dataset_stats=stats):
-        pipeline.save_pretrained(tmp_path / "policy")
-    assert evaluated(tmp_path, small, with_plugins)["n_episodes"] == 1

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bags import small_so101
 from lerobot.configs import NormalizationMode
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from look_alikes import IMAGES, SO101_JOINTS, policy, save_fine_tune, statistics, tokenizer_folder
@@ -18,16 +19,26 @@ from sigma_ros.cli.main import load_verb
 from training import evaluate, preprocess, train
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "lerobot.md"
-SMALLER = {
-    "sigma preprocess": "--hold-out-every 2",
-    "sigma train": "--max_steps 2 --batch_size 1 --gradient_accumulation_steps 1 --phase_step 16 --eval_every 0",
-    "lerobot-train": "--policy.device=cpu --dataset.root=me/pick --steps=1 --batch_size=1 --num_workers=0 "
-    "--policy.train_windows=1",
-    "sigma train-eval": "",
-    "sigma transcode": "",
-    "sigma evaluate": "--workers 0",
-    "lerobot-eval": "--policy.device=cpu --env.episode_s=0.3 --eval.n_episodes=1",
-}
+TRAIN = "--max_steps 2 --batch_size 1 --gradient_accumulation_steps 1 --phase_step 16 --eval_every 0"
+LEROBOT_TRAIN = "--policy.device=cpu --steps=1 --batch_size=1 --num_workers=0 "
+LEROBOT_EVAL = "--policy.device=cpu --env.episode_s=0.3 --eval.n_episodes=1"
+SMALL_ACT = (
+    "--policy.pretrained_backbone_weights=null --policy.dim_model=32 --policy.n_heads=2 --policy.dim_feedforward=32 "
+    "--policy.n_encoder_layers=1 --policy.n_vae_encoder_layers=1"
+)
+SMALLER = (
+    ("sigma preprocess", "--hold-out-every 2"),
+    ("sigma train", TRAIN),
+    ("lerobot-train", LEROBOT_TRAIN + "--dataset.root=me/pick --policy.train_windows=1"),
+    ("sigma train-eval", ""),
+    ("sigma transcode", ""),
+    ("sigma evaluate", "--workers 0"),
+    ("lerobot-eval", LEROBOT_EVAL),
+    ("sigma record", "--episodes 1 --contract small.yaml"),
+    ("sigma dataset", "--contract small.yaml"),
+    ("lerobot-train", LEROBOT_TRAIN + SMALL_ACT),
+    ("lerobot-eval", LEROBOT_EVAL + " --env.contract=small.yaml"),
+)
 """The page's commands in its order, and what makes each small."""
 
 NOT_RUN = ("pip install", "sigma run")
@@ -46,12 +57,12 @@ def commands() -> list[list[str]]:
 
 
 def name_of(words: list[str]) -> str:
-    return words[2] if words[:2] == ["python", "-m"] else words[0] if "-" in words[0] else " ".join(words[:2])
+    return words[0] if "-" in words[0] else " ".join(words[:2])
 
 
-def with_smaller(words: list[str]) -> list[str]:
+def with_smaller(words: list[str], smaller: str) -> list[str]:
     """LeRobot takes an option once: ours takes the place of the page's."""
-    extra = shlex.split(SMALLER[name_of(words)])
+    extra = shlex.split(smaller)
     names = {word.split("=")[0] for word in extra if "=" in word}
     return [*(word for word in words if word.split("=")[0] not in names), *extra]
 
@@ -80,10 +91,14 @@ def write_pick(
     data.finalize()
 
 
+def commands_that_are_run() -> list[list[str]]:
+    return [words for words in commands() if not " ".join(words).startswith(NOT_RUN)]
+
+
 def test_the_page_is_short_and_has_all_commands() -> None:
-    assert len(PAGE.read_text(encoding="utf-8").split()) <= 500
-    run = [words for words in commands() if not " ".join(words).startswith(NOT_RUN)]
-    assert [name_of(words) for words in run] == list(SMALLER)
+    assert len(PAGE.read_text(encoding="utf-8").split()) <= 550
+    run = commands_that_are_run()
+    assert [name_of(words) for words in run] == [name for name, _ in SMALLER]
     assert len(commands()) == len(run) + len(NOT_RUN)
 
 
@@ -93,17 +108,17 @@ def test_the_pages_commands_run_as_printed(with_plugins: dict[str, str], tmp_pat
     made = policy(cameras=CAMERAS, normalization_mapping=MEAN_STD)
     save_fine_tune(tmp_path / "me" / "pi05_pick", made, tokenizer_folder(tmp_path / "tokenizer"))
     write_pick(tmp_path / "me" / "pick")
-    for words in commands():
-        if " ".join(words).startswith(NOT_RUN):
-            continue
-        command = with_smaller(words)
+    small_so101(tmp_path, "so101_degrees").rename(tmp_path / "small.yaml")
+    for words, (_, smaller) in zip(commands_that_are_run(), SMALLER, strict=True):
+        command = with_smaller(words, smaller)
         done = subprocess.run(command, env=with_plugins, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout[-1000:]}\n{done.stderr[-3000:]}"
     assert (tmp_path / "out/evaluation/report.html").is_file()
     assert (tmp_path / "out/bags_report/summary.html").is_file()
     assert (tmp_path / "out/lerobot_train/checkpoints/last/pretrained_model/sigma_config.json").is_file()
-    found = json.loads((tmp_path / "out/lerobot_eval/eval_info.json").read_text(encoding="utf-8"))
-    assert found["overall"]["n_episodes"] == 1
+    for folder in ("lerobot_eval", "act_eval"):
+        found = json.loads((tmp_path / "out" / folder / "eval_info.json").read_text(encoding="utf-8"))
+        assert found["overall"]["n_episodes"] == 1
 
 
 @pytest.mark.slow
@@ -119,10 +134,8 @@ def test_another_arm_rate_and_picture_size_go_by_the_contract_that_is_drafted(tm
     data: Any = str(tmp_path / "pick")
     load_verb("init").main(args=["--dataset", data, "--out", contract], standalone_mode=False)
     of_both = ["--contract", contract, "--base_model_id", str(last)]
-    small = shlex.split(SMALLER["sigma preprocess"])
-    assert preprocess.main([*of_both, "--dataset", data, "--out", shards, *small]) == 0
-    small = shlex.split(SMALLER["sigma train"])
-    assert train.main([*of_both, "--dataset_dir", shards, "--output_dir", out, *small]) == 0
+    assert preprocess.main([*of_both, "--dataset", data, "--out", shards, "--hold-out-every", "2"]) == 0
+    assert train.main([*of_both, "--dataset_dir", shards, "--output_dir", out, *shlex.split(TRAIN)]) == 0
     given = ["--checkpoint", f"{out}/checkpoint", "--contract", contract, "--dataset_dir", shards]
     assert evaluate.main([*given, "--out", str(tmp_path / "evaluation")]) == 0
     assert json.loads((tmp_path / "out/checkpoint/sigma_config.json").read_text())["settings"]["dof"] == 7

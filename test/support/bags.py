@@ -20,6 +20,7 @@ from sigma_ros.bags.reader import Record
 from sigma_ros.bags.writer import BagWriter
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
+from sigma_ros.contract_text import contract_yaml
 
 WIDTH, HEIGHT, SIZE = 32, 24, 16
 MS = 1_000_000
@@ -33,6 +34,14 @@ def small_contract(name: str = "so101", **changes: Any) -> Contract:
     contract = load_contract(name)
     cameras = tuple(replace(camera, width_px=WIDTH, height_px=HEIGHT) for camera in contract.cameras)
     return replace(contract, cameras=cameras, **changes)
+
+
+def small_so101(folder: Path, name: str = "so101") -> Path:
+    """The SO-101's contract with small pictures, so that drawing them costs little."""
+    small = contract_yaml(name).replace("width_px: 640", "width_px: 64").replace("height_px: 480", "height_px: 48")
+    path = folder / f"{name}_small.yaml"
+    path.write_text(small, encoding="utf-8")
+    return path
 
 
 def picture(seed: int) -> ndarray:

@@ -17,7 +17,6 @@ from std_srvs.srv import Trigger
 
 from sigma_ros.contract import Camera, Contract
 from sigma_ros.contract_file import load_contract
-from sigma_ros.contract_text import contract_yaml
 from sigma_ros.errors import SigmaError
 from sigma_ros.nodes.policy.model import PolicyModel
 from sigma_ros.nodes.shared import qos, topics
@@ -36,14 +35,6 @@ def small_contract(**changes: object) -> Contract:
     contract = load_contract("so101")
     cameras = tuple(replace(camera, width_px=64, height_px=48) for camera in contract.cameras)
     return replace(contract, cameras=cameras, **changes)
-
-
-def small_so101(folder: Path, name: str = "so101") -> Path:
-    """The SO-101's contract with small pictures, so that drawing them costs little."""
-    small = contract_yaml(name).replace("width_px: 640", "width_px: 64").replace("height_px: 480", "height_px: 48")
-    path = folder / f"{name}_small.yaml"
-    path.write_text(small, encoding="utf-8")
-    return path
 
 
 def make_chunk(contract: Contract, **changes: object) -> Chunk:
