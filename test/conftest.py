@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The same examples in every run, whatever the machine's speed: a law that fails here fails everywhere."""
 
+import functools
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,26 @@ def _ordinary_scheduling() -> Iterator[None]:
     """LeRobot's video encoder puts root's process before everything else; the next test must not run like that."""
     with same_scheduling():
         yield
+
+
+@functools.cache
+def missing_gl() -> str | None:
+    """Why MuJoCo cannot draw here; None: it can."""
+    pytest.importorskip("mujoco", reason="mujoco is not installed")
+    from sigma_ros.errors import MachineError  # noqa: PLC0415 - most tests draw nothing
+    from sigma_ros.sim.cameras import open_context  # noqa: PLC0415
+
+    try:
+        open_context(16, 16).free()
+    except MachineError as error:
+        return str(error)
+    return None
+
+
+@pytest.fixture(autouse=True)
+def _skip_without_gl(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("gl") and (reason := missing_gl()):
+        pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")
