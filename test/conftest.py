@@ -2,9 +2,12 @@
 """The same examples in every run, whatever the machine's speed: a law that fails here fails everywhere."""
 
 import functools
+import os
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 from hypothesis import settings
@@ -55,3 +58,22 @@ def random_mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoints") / "random_mini"
     make_mini(load_contract("so101"), folder, made_by="a test")
     return folder
+
+
+@pytest.fixture
+def typed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., CompletedProcess[str]]]:
+    """Runs `sigma WORDS` in this process, as a shell would: another one takes seconds to import everything."""
+    from sigma_ros.cli.main import main  # noqa: PLC0415 - most tests type nothing
+
+    def run(*words: str | Path) -> CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", ["sigma", *map(str, words)])
+        with pytest.raises(SystemExit) as left:
+            main()
+        said = capsys.readouterr()
+        return CompletedProcess(sys.argv, int(left.value.code or 0), said.out, said.err)
+
+    with Path(os.devnull).open(encoding="utf-8") as nothing:
+        monkeypatch.setattr(sys, "stdin", nothing)
+        yield run
