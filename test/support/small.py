@@ -2,6 +2,7 @@
 """The shipped contracts with small pictures, so that drawing, coding and decoding them costs little."""
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from sigma_ros.contract_text import shipped_config_dir
 
 WIDTH, HEIGHT = 32, 24
 
+_loaded = cache(load_contract)
+
 
 def small_contract(name: str = "so101", *, size_px: tuple[int, int] = (WIDTH, HEIGHT), **changes: Any) -> Contract:
     """A shipped contract, changed; `size_px`: width and height of its pictures."""
-    contract = load_contract(name)
+    contract = _loaded(name)
     width_px, height_px = size_px
     cameras = tuple(replace(camera, width_px=width_px, height_px=height_px) for camera in contract.cameras)
     return replace(contract, cameras=cameras, **changes)
