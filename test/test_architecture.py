@@ -365,7 +365,6 @@ def test_what_a_page_names_wrongly_is_found() -> None:
 
 LARGEST_FOLDER = 14
 LARGER_FOLDERS = {
-    "sigma_ros/sim": 15,
     "test": 15,
     "test/model": 20,
     "test/nodes": 21,

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from small import small_file
 
 from sigma_ros.bags.writer import BagWriter
-from sigma_ros.contract_file import load_contract, shipped_config_dir
+from sigma_ros.contract_file import load_contract
 from sigma_ros.nodes.panel.server import Server
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,10 +47,7 @@ def ran(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 @pytest.fixture(scope="module")
 def contract(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The SO-101 with 32 x 24 pictures, so that recordings are small."""
-    text = (shipped_config_dir() / "so101.yaml").read_text(encoding="utf-8")
-    path = tmp_path_factory.mktemp("contract") / "small.yaml"
-    path.write_text(text.replace("width_px: 640, height_px: 480", "width_px: 32, height_px: 24"), encoding="utf-8")
-    return path
+    return small_file(tmp_path_factory.mktemp("contract"))
 
 
 def recorded(folder: Path, contract_file: Path, *, ticks: int) -> Path:

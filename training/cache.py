@@ -25,7 +25,7 @@ from sigma_ros.model.tokens import CameraMapping, pool_tokens
 from .data import EpisodeRows, ShardData, write_tensors
 from .loop import counted_progress
 from .progress import estimate
-from .sources import TARGET_STEPS
+from .sources import windows_of
 
 TICKS_AT_ONCE = 16
 """Ticks whose pictures go through the vision tower together."""
@@ -65,16 +65,6 @@ class CachedEpisode:
     def ages(self, row: int, oldest: int) -> tuple[int, ...]:
         """Ages [ticks] up to `oldest` at which a base chunk was cached, seen from one of `rows`; 0 is one of them."""
         return tuple(age for age in range(oldest + 1) if row - age in self._place)
-
-
-def sample_rows(episode: EpisodeRows, phase_step: int) -> list[int]:
-    """Ticks that may be windows: every `phase_step`-th one that is valid and has all its target actions."""
-    last = episode.ticks - TARGET_STEPS
-    return [
-        row
-        for row in range(0, last + 1, phase_step)
-        if episode.valid[row] and episode.acted[row : row + TARGET_STEPS].all()
-    ]
 
 
 def cache_key(
@@ -140,7 +130,7 @@ def _compute(
     *,
     stop: int | None = None,
 ) -> dict[str, Tensor]:
-    backbone, rows = model.backbone, sample_rows(episode, settings.phase_step)
+    backbone, rows = model.backbone, windows_of(episode, settings.phase_step)
     wanted = set(rows)
     states = normalisation.state.normalise(episode.states)
     sizes = {"horizon": backbone.horizon, "max_dof": backbone.max_dof}

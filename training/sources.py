@@ -29,7 +29,7 @@ from sigma_ros.sim.tasks.robot import TaskRobot, robot_for
 from sigma_ros.sim.tasks.task import PLACE
 from sigma_ros.streams.images import letterbox
 
-from .data import EpisodeArrays
+from .data import EpisodeArrays, EpisodeRows
 
 # Which ticks of an episode are windows, how much moves in them, and the statistics of what they hold.
 
@@ -38,7 +38,7 @@ TARGET_STEPS = 16
 """Actions a window is trained on (model card: horizon T = 16)."""
 
 
-def windows_of(arrays: EpisodeArrays, stride: int) -> list[int]:
+def windows_of(arrays: EpisodeArrays | EpisodeRows, stride: int) -> list[int]:
     """Rows every `stride` ticks from the epoch's first that are valid and have all their target actions."""
     last = arrays.ticks - TARGET_STEPS
     return [

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +28,7 @@ from sigma_ros.errors import BagError, DatasetError, UsageError
 SIDE = 64
 
 
-def square_contract(name: str = "so101", **changes):
-    contract = load_contract(name)
-    cameras = tuple(replace(camera, width_px=SIDE, height_px=SIDE) for camera in contract.cameras)
-    return replace(contract, cameras=cameras, **changes)
+square_contract = partial(small_contract, size_px=(SIDE, SIDE))
 
 
 @pytest.mark.parametrize("name", ["so101", "cr5"])

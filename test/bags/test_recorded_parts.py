@@ -6,22 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bags import START_NS
+from bags import START_NS, small_contract
 
 from sigma_ros.bags.episode import Episode
 from sigma_ros.bags.reader import open_bag
 from sigma_ros.bags.topics import check_topics
 from sigma_ros.bags.writer import BagWriter
 from sigma_ros.contract import Contract
-from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import ContractError
 
 TICKS = 20
-
-
-def small(name: str) -> Contract:
-    contract = load_contract(name)
-    return replace(contract, cameras=tuple(replace(c, width_px=32, height_px=24) for c in contract.cameras))
 
 
 def write(
@@ -52,7 +46,7 @@ def write(
 @pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize("name", ["so101_bimanual", "so101_split", "so101_actions"])
 def test_law_states_and_commands_of_all_parts_round_trip(name: str, whole: bool, tmp_path: Path) -> None:
-    contract = small(name)
+    contract = small_contract(name)
     poses = write(tmp_path / "bag", contract, whole=whole)
     with open_bag(tmp_path / "bag") as bag:
         ticks = list(Episode(bag, contract, image_size_px=16))
@@ -66,7 +60,7 @@ def test_law_states_and_commands_of_all_parts_round_trip(name: str, whole: bool,
 
 
 def test_a_recording_without_one_arm_is_refused_and_the_arm_is_named(tmp_path: Path) -> None:
-    contract = small("so101_bimanual")
+    contract = small_contract("so101_bimanual")
     write(tmp_path / "bag", contract, leave_out="/right/joint_states")
     with open_bag(tmp_path / "bag") as bag, pytest.raises(ContractError, match="/right/joint_states is missing"):
         check_topics(bag, contract)
@@ -75,7 +69,7 @@ def test_a_recording_without_one_arm_is_refused_and_the_arm_is_named(tmp_path: P
 def test_law_arms_whose_clocks_differ_by_more_than_the_tolerance_are_not_joined_and_the_late_one_is_named(
     tmp_path: Path,
 ) -> None:
-    contract = small("so101_bimanual")
+    contract = small_contract("so101_bimanual")
     late = "/right/joint_states"
     write(tmp_path / "bag", contract, late=late, late_ns=contract.max_skew_ns + 1_000_000)
     with open_bag(tmp_path / "bag") as bag, pytest.raises(ContractError, match=f"too far apart.*{late}"):

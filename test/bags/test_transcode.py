@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from bags import HEIGHT, SHARED_DATA, SIZE, WIDTH, small_contract
 from numpy import ndarray
+from small import small_file
 from typer.testing import CliRunner
 
 from sigma_ros.bags.dataset_facts import check_numbers
@@ -321,7 +322,7 @@ def test_a_name_that_is_neither_here_nor_on_the_hub_is_refused(monkeypatch: pyte
 
 def test_the_command_writes_a_bag_and_says_what_it_holds(tmp_path: Path) -> None:
     root = write_v2(tmp_path / "set")
-    arguments = [str(root), "--episode", "1", "--out", str(tmp_path / "bag"), "--contract", small_file(tmp_path)]
+    arguments = [str(root), "--episode", "1", "--out", str(tmp_path / "bag"), "--contract", str(small_file(tmp_path))]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     assert "9 ticks of episode 1" in result.output
@@ -329,14 +330,6 @@ def test_the_command_writes_a_bag_and_says_what_it_holds(tmp_path: Path) -> None
     again = CliRunner().invoke(app, arguments)
     assert isinstance(again.exception, UsageError)
     assert CliRunner().invoke(app, [*arguments, "--overwrite"]).exit_code == 0
-
-
-def small_file(folder: Path) -> str:
-    """The shipped SO-101 contract with small cameras, as a file."""
-    text = (Path(__file__).resolve().parents[2] / "config" / "so101.yaml").read_text()
-    file = folder / "small.yaml"
-    file.write_text(text.replace("width_px: 640, height_px: 480", f"width_px: {WIDTH}, height_px: {HEIGHT}"))
-    return str(file)
 
 
 @pytest.mark.slow

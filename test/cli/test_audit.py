@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from bags import HEIGHT, WIDTH, small_contract, write_recording
+from bags import small_contract, write_recording
+from small import small_file
 from typer.testing import CliRunner
 
 from sigma_ros.cli.scores.audit import AUDIT_FILE, app
-from sigma_ros.contract_text import shipped_config_dir
 from sigma_ros.model.checkpoint.folder import identify, save_checkpoint
 from sigma_ros.model.checkpoint.manifest import Training
 from sigma_ros.model.pi05.loading import load_base
@@ -23,10 +23,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def contract(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With pictures as small as those of the recordings."""
-    path = tmp_path_factory.mktemp("contract") / "small.yaml"
-    text = (shipped_config_dir() / "so101.yaml").read_text()
-    path.write_text(text.replace("width_px: 640, height_px: 480", f"width_px: {WIDTH}, height_px: {HEIGHT}"))
-    return path
+    return small_file(tmp_path_factory.mktemp("contract"))
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small import small_contract
 
 from sigma_ros.bags.writer import BagWriter
 from sigma_ros.cli.robot.delay_sources import recorded, written
-from sigma_ros.contract import Delays
+from sigma_ros.contract import Contract, Delays
 from sigma_ros.contract_file import load_contract
 from sigma_ros.contract_text import shipped_config_dir
 from sigma_ros.errors import ContractError
@@ -26,10 +27,10 @@ def own_contract(folder: Path, *, more: str = "") -> Path:
     return file
 
 
-def recording(folder: Path, *, camera_ms: float, arm_ms: float) -> Path:
+def recording(folder: Path, contract: Contract, *, camera_ms: float, arm_ms: float) -> Path:
     """Six seconds of an arm that swings before a camera, in the contract's topics."""
-    contract, rng = load_contract("so101"), np.random.default_rng(3)
-    scene = rng.integers(0, 255, (480, 640, 3), dtype=np.uint8)
+    width_px = contract.cameras[0].width_px
+    scene = np.random.default_rng(3).integers(0, 255, (contract.cameras[0].height_px, width_px, 3), dtype=np.uint8)
 
     def pose(time_s: float) -> np.ndarray:
         return 0.5 * np.sin(1.3 * time_s + 0.4 * np.sin(2.1 * time_s)) * np.arange(1, 7) / 6
@@ -41,7 +42,7 @@ def recording(folder: Path, *, camera_ms: float, arm_ms: float) -> Path:
             measured = pose(time_s - arm_ms / 1e3)
             bag.joints(contract.joint_state_topic, stamp_ns, contract.joint_names, measured, measured)
             bag.command(contract.command_topic, contract.command_type, stamp_ns, contract.joint_names, pose(time_s))
-            shift = 200 * pose(time_s - (arm_ms + camera_ms) / 1e3)[5]
+            shift = 0.3 * width_px * pose(time_s - (arm_ms + camera_ms) / 1e3)[5]
             for camera in contract.cameras:
                 picture = np.roll(scene, round(shift), axis=1)
                 bag.image(camera.topic, stamp_ns, camera.name, picture, jpeg_quality=80)
@@ -49,8 +50,8 @@ def recording(folder: Path, *, camera_ms: float, arm_ms: float) -> Path:
 
 
 def test_a_recordings_delays_are_found_within_a_tick(tmp_path: Path) -> None:
-    contract = load_contract("so101")
-    found = measure(recorded(recording(tmp_path, camera_ms=80.0, arm_ms=140.0), contract), contract)
+    contract = small_contract(size_px=(160, 120))
+    found = measure(recorded(recording(tmp_path, contract, camera_ms=80.0, arm_ms=140.0), contract), contract)
     assert found.camera_ns == pytest.approx(80e6, abs=contract.tick_period_ns)
     assert found.actuator_ns == pytest.approx(140e6, abs=contract.tick_period_ns)
     assert found.inference_ns is None, "no policy was recorded"

@@ -3,6 +3,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,40 +12,28 @@ from typer.testing import CliRunner
 from sigma_ros import __version__
 from sigma_ros.cli import main
 from sigma_ros.cli import main as failures
-from sigma_ros.cli.main import VERBS, app, load_verb
+from sigma_ros.cli.main import VERBS, app
 from sigma_ros.errors import BagError, SigmaError, UsageError, show_error
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = CliRunner()
+Typed = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def sigma(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "sigma_ros.cli.main", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
-
-
-def test_help_lists_the_verbs_without_loading_anything_heavy() -> None:
+def test_help_of_sigma_and_of_every_verb_loads_nothing_heavy() -> None:
+    """In one process, verb after verb: the first one that loads something is named."""
     heavy = ["torch", "mujoco", "rosbags", "rclpy", "cv2", "pyarrow"]
     code = (
-        "import sys\nfrom sigma_ros.cli.main import main\nsys.argv = ['sigma', '--help']\n"
-        f"try: main()\nexcept SystemExit: print('LOADED', *[m for m in {heavy} if m in sys.modules])"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
-    assert result.stdout.splitlines()[-1] == "LOADED"
-    assert "contract" in result.stdout
-
-
-@pytest.mark.parametrize("verb", VERBS)
-def test_a_verbs_help_loads_nothing_heavy_and_shows_an_example(verb: str) -> None:
-    code = (
-        "import sys\nfrom sigma_ros.cli.main import load_verb\n"
-        f"load_verb('{verb}')\n"
-        "print(*[m for m in ['torch', 'mujoco', 'rosbags', 'rclpy', 'pyarrow', 'cv2'] if m in sys.modules])"
+        "import sys\nfrom sigma_ros.cli.main import VERBS, load_verb, main\nsys.argv = ['sigma', '--help']\n"
+        f"def loaded(): return [name for name in {heavy} if name in sys.modules]\n"
+        "try: main()\nexcept SystemExit: print('LOADED', *loaded())\n"
+        "for verb in VERBS:\n    load_verb(verb)\n    print(verb, *loaded())"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.strip() == ""
-    assert load_verb(verb) is not None
+    shown, _, after = result.stdout.partition("LOADED")
+    assert "contract" in shown
+    assert after.splitlines() == ["", *VERBS]
 
 
 def test_version_is_printed() -> None:
@@ -61,8 +50,8 @@ def test_version_is_printed() -> None:
         (("record", "--jpeg", "much"), "a valid integer"),
     ],
 )
-def test_wrong_usage_is_one_of_our_errors_with_an_example(words: tuple[str, ...], what: str) -> None:
-    result = sigma(*words)
+def test_wrong_usage_is_one_of_our_errors_with_an_example(typed: Typed, words: tuple[str, ...], what: str) -> None:
+    result = typed(*words)
     assert result.returncode == 2
     said = " ".join(result.stderr.split())
     assert said.startswith("error: ")
@@ -71,28 +60,24 @@ def test_wrong_usage_is_one_of_our_errors_with_an_example(words: tuple[str, ...]
     assert said.endswith(f"sigma {words[0]} --help")
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
+def test_a_place_that_is_not_there_is_told_before_seconds_of_imports() -> None:
+    commands = [
         ["replay", "--bag", "absent", "--checkpoint", "mini", "--out", "never"],
         ["evaluate", "absent", "--checkpoint", "mini", "--out", "never"],
         ["train", "--dataset_dir", "absent", "--output_dir", "never"],
         ["train-eval", "--dataset_dir", "absent", "--checkpoint", "c", "--out", "never"],
-    ],
-)
-def test_a_place_that_is_not_there_is_told_before_seconds_of_imports(words: list[str]) -> None:
+    ]
     code = (
-        f"import sys\nfrom sigma_ros.cli.main import main\nsys.argv = ['sigma', *{words}]\n"
-        "try: main()\nexcept SystemExit as left: print(left.code, 'torch' in sys.modules)"
+        f"import sys\nfrom sigma_ros.cli.main import main\nfor words in {commands}:\n    sys.argv = ['sigma', *words]\n"
+        "    try: main()\n    except SystemExit as left: print(left.code, 'torch' in sys.modules)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
-    assert result.stdout.split() == ["2", "False"], result.stderr
-    assert "there is no such" in result.stderr
-    assert "absent" in result.stderr
+    assert result.stdout.splitlines() == ["2 False"] * len(commands), result.stderr
+    assert result.stderr.count("there is no such") == result.stderr.count("absent") == len(commands)
 
 
-def test_unknown_verb_is_wrong_usage_with_a_suggestion() -> None:
-    result = sigma("contrakt")
+def test_unknown_verb_is_wrong_usage_with_a_suggestion(typed: Typed) -> None:
+    result = typed("contrakt")
     assert result.returncode == 2
     assert "contract" in result.stderr
 
@@ -145,18 +130,18 @@ def test_an_old_python_is_refused_with_the_one_expected(monkeypatch: pytest.Monk
         main.main()
 
 
-def test_contract_check_shows_a_right_contract() -> None:
-    result = sigma("contract", "check", "so101")
+def test_contract_check_shows_a_right_contract(typed: Typed) -> None:
+    result = typed("contract", "check", "so101")
     assert result.returncode == 0, result.stderr
     for text in ("no problem found", "shoulder_pan", "limits [rad]", "/up_camera/image_raw", "30 Hz", "fixed_finger"):
         assert text in result.stdout
 
 
-def test_contract_check_lists_every_problem_and_leaves_with_2(tmp_path: Path) -> None:
+def test_contract_check_lists_every_problem_and_leaves_with_2(typed: Typed, tmp_path: Path) -> None:
     text = (ROOT / "config" / "so101.yaml").read_text(encoding="utf-8")
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text(text.replace("fps: 30", "fps: x").replace("rate_hz: 50", "rate_hz: 0"), encoding="utf-8")
-    result = sigma("contract", "check", wrong)
+    result = typed("contract", "check", wrong)
     assert result.returncode == 2
     assert result.stdout == ""
     assert "2 problem(s)" in result.stderr

@@ -8,41 +8,21 @@ from pathlib import Path
 
 import pytest
 import yaml
+from small import small_file
 from typer.testing import CliRunner
 
 pytest.importorskip("mujoco", reason="mujoco is not installed")
 
 from sigma_ros.cli.recordings import record
-from sigma_ros.contract_text import shipped_config_dir
 from sigma_ros.errors import MachineError, SigmaError, UsageError
-from sigma_ros.sim.cameras import open_context
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def gl_reason() -> str | None:
-    try:
-        open_context(16, 16).free()
-    except MachineError as error:
-        return str(error)
-    return None
-
-
-@pytest.fixture
-def _gl() -> None:
-    if reason := gl_reason():
-        pytest.skip(reason)
 
 
 @pytest.fixture
 def small_contract(tmp_path: Path) -> Path:
     """The SO-101 with small pictures, so that an episode is drawn in a second."""
-    document = yaml.safe_load((shipped_config_dir() / "so101.yaml").read_text())
-    for camera in document["cameras"]:
-        camera |= {"width_px": 160, "height_px": 120}
-    path = tmp_path / "small.yaml"
-    path.write_text(yaml.safe_dump(document))
-    return path
+    return small_file(tmp_path, size_px=(160, 120))
 
 
 def run(*arguments: object) -> str:
@@ -56,7 +36,6 @@ def custom_data(bag: Path) -> dict[str, str]:
 
 
 @pytest.mark.gl
-@pytest.mark.usefixtures("_gl")
 def test_each_episode_is_a_bag_of_its_own(tmp_path: Path, small_contract: Path) -> None:
     out = tmp_path / "out"
     text = run("--sim", "--episodes", 2, "--jpeg", 80, "--contract", small_contract, "--setup", "target", "--out", out)
@@ -71,7 +50,6 @@ def test_each_episode_is_a_bag_of_its_own(tmp_path: Path, small_contract: Path) 
 
 
 @pytest.mark.gl
-@pytest.mark.usefixtures("_gl")
 def test_failed_episodes_are_counted_and_kept_out_unless_asked(
     tmp_path: Path, small_contract: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,7 +93,6 @@ def test_a_disk_that_is_too_small_is_refused_before_the_first_episode(
 
 
 @pytest.mark.gl
-@pytest.mark.usefixtures("_gl")
 def test_ctrl_c_keeps_the_finished_bags_and_no_half_one(tmp_path: Path, small_contract: Path) -> None:
     out = tmp_path / "out"
     command = [sys.executable, "-m", "sigma_ros.cli.main", "record", "--sim", "--episodes", "500", "--jpeg", "80"]

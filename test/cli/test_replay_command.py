@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small import small_file
 
 from sigma_ros.bags.writer import BagWriter
 from sigma_ros.cli.scores import replay_run
 from sigma_ros.cli.scores.replay import ReplayRequest
 from sigma_ros.cli.scores.replay_run import COMPLETE, WITH_LOSSES, run
 from sigma_ros.contract_file import load_contract
-from sigma_ros.contract_text import shipped_config_dir
 from sigma_ros.errors import BagError, CheckpointError, ContractError, SigmaError, UsageError
 from sigma_ros.policy.schedule import REPLAN_TICKS
 from sigma_ros.stopping import INTERRUPTED
@@ -32,14 +32,7 @@ TICKS = 34
 @pytest.fixture(scope="module")
 def small(tmp_path_factory) -> Path:
     """A contract with 32 x 24 pictures, so that recordings are small."""
-    text = (
-        (shipped_config_dir() / "so101.yaml")
-        .read_text()
-        .replace("width_px: 640, height_px: 480", "width_px: 32, height_px: 24")
-    )
-    path = tmp_path_factory.mktemp("contract") / "small.yaml"
-    path.write_text(text)
-    return path
+    return small_file(tmp_path_factory.mktemp("contract"))
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bags import small_so101
 from lerobot.configs import FeatureType
 from lerobot.envs import make_env, preprocess_observation
 from lerobot.envs.utils import close_envs, env_to_policy_features
+from small import small_file
 
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.gl
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(small_so101(tmp_path_factory.mktemp("contract")))
+    return str(small_file(tmp_path_factory.mktemp("contract"), size_px=(64, 48)))
 
 
 @pytest.fixture(scope="module")

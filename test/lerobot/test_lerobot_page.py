@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bags import small_so101
 from lerobot.configs import NormalizationMode
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from look_alikes import IMAGES, SO101_JOINTS, policy, save_fine_tune, statistics, tokenizer_folder
+from small import small_file
 
 from sigma_ros.cli.main import load_verb
 from training import evaluate, preprocess, train
@@ -108,7 +108,7 @@ def test_the_pages_commands_run_as_printed(with_plugins: dict[str, str], tmp_pat
     made = policy(cameras=CAMERAS, normalization_mapping=MEAN_STD)
     save_fine_tune(tmp_path / "me" / "pi05_pick", made, tokenizer_folder(tmp_path / "tokenizer"))
     write_pick(tmp_path / "me" / "pick")
-    small_so101(tmp_path, "so101_degrees").rename(tmp_path / "small.yaml")
+    small_file(tmp_path, "so101_degrees", size_px=(64, 48))
     for words, (_, smaller) in zip(commands_that_are_run(), SMALLER, strict=True):
         command = with_smaller(words, smaller)
         done = subprocess.run(command, env=with_plugins, cwd=tmp_path, capture_output=True, text=True, check=False)

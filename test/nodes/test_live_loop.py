@@ -12,8 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bags import small_so101
-from node_fakes import PatientOperator, call, spin_until
+from node_fakes import PatientOperator, call, small_so101, spin_until
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
 from sigma_ros.msg import ActionChunk, SupervisorState

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bags import small_so101
 from look_alikes import policy, save_fine_tune, statistics, tokenizer_folder
-from node_fakes import TIMEOUT_S, FakeRuntime, fake_model, picture, small_contract
+from node_fakes import TIMEOUT_S, FakeRuntime, fake_model, picture, small_contract, small_so101
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.node import Node

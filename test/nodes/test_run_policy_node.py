@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 from action_msgs.msg import GoalStatus
-from bags import small_so101
 from live_robot import LiveRobot
-from node_fakes import FakeRuntime, call, fake_model, small_contract, spin_until
+from node_fakes import FakeRuntime, call, fake_model, small_contract, small_so101, spin_until
 from rclpy.action.client import ActionClient, ClientGoalHandle
 from rclpy.parameter import Parameter
 from sigma_ros.action import RunPolicy

@@ -8,6 +8,7 @@ import pytest
 import real_files
 import yaml
 from bags import SHARED_DATA, small_contract, storage_file, write_recording
+from small import small_file
 
 from sigma_ros.bags.lerobot_dataset import write_dataset
 from sigma_ros.contract_file import load_contract
@@ -40,11 +41,8 @@ def test_every_verb_counts_the_same_losses_of_a_recording_that_failed_once(name:
 
 @pytest.fixture
 def contract(tmp_path: Path) -> Path:
-    file, whole = tmp_path / "small.yaml", yaml.safe_load((shipped_config_dir() / "so101.yaml").read_text())
-    cameras = [{**camera, "width_px": 32, "height_px": 24} for camera in whole["cameras"]]
-    joints = [{**joint, "lower_rad": -3.0, "upper_rad": 3.0} for joint in whole["joints"]]
-    file.write_text(yaml.safe_dump({"extends": "so101", "cameras": cameras, "joints": joints}))
-    return file
+    whole = yaml.safe_load((shipped_config_dir() / "so101.yaml").read_text())
+    return small_file(tmp_path, joints=[{**joint, "lower_rad": -3.0, "upper_rad": 3.0} for joint in whole["joints"]])
 
 
 def test_the_log_has_every_verb_s_end_with_every_place_and_one_account_of_each(

@@ -2,35 +2,17 @@
 """Shared by the simulator's tests; without OpenGL the `gl` ones are skipped with the reason."""
 
 from collections.abc import Iterator
-from dataclasses import replace
-from functools import cache
 
 import pytest
+import small
 
 from sigma_ros.contract import Contract
 from sigma_ros.contract_file import load_contract
-from sigma_ros.errors import MachineError
 
 pytest.importorskip("mujoco", reason="mujoco is not installed")
 
-from sigma_ros.sim.cameras import open_context
 from sigma_ros.sim.environment import SimArm
 from sigma_ros.sim.setups import SOURCE
-
-
-@cache
-def missing_gl() -> str | None:
-    try:
-        open_context(16, 16).free()
-    except MachineError as error:
-        return str(error)
-    return None
-
-
-@pytest.fixture(autouse=True)
-def _skip_without_gl(request: pytest.FixtureRequest) -> None:
-    if request.node.get_closest_marker("gl") and (reason := missing_gl()):
-        pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")
@@ -39,9 +21,9 @@ def contract() -> Contract:
 
 
 @pytest.fixture(scope="session")
-def small_contract(contract: Contract) -> Contract:
+def small_contract() -> Contract:
     """The same arm with small pictures, so that drawing an episode takes a second."""
-    return replace(contract, cameras=tuple(replace(c, width_px=160, height_px=120) for c in contract.cameras))
+    return small.small_contract(size_px=(160, 120))
 
 
 @pytest.fixture(scope="session")

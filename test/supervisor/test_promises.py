@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pytest
 from supervision import CONTRACT, Bench
 
 from sigma_ros.nodes.supervisor.pairing import GUESS_PAUSE_NS, Pairing
@@ -313,6 +314,7 @@ def broken(depth: int) -> tuple[int, list[str]]:
     return count, found
 
 
+@pytest.mark.slow
 def test_every_promise_holds_after_every_sequence_of_calls_and_faults() -> None:
     """To depth 4; `SIGMA_PROMISE_DEPTH=6` (make safety) goes to depth 6."""
     count, found = broken(int(os.environ.get("SIGMA_PROMISE_DEPTH", "4")))

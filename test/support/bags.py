@@ -3,7 +3,6 @@
 
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from types import MappingProxyType
@@ -15,33 +14,18 @@ import numpy as np
 from backports import zstd
 from numpy import ndarray
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from small import HEIGHT, WIDTH, small_contract  # noqa: F401 - what most recordings are of
 
 from sigma_ros.bags.reader import Record
 from sigma_ros.bags.writer import BagWriter
 from sigma_ros.contract import Contract
-from sigma_ros.contract_file import load_contract
-from sigma_ros.contract_text import contract_yaml
 
-WIDTH, HEIGHT, SIZE = 32, 24, 16
+SIZE = 16
 MS = 1_000_000
 START_NS = 1_700_000_000_000_000_000
 TASK = "pick the brick"
 TASK_TOPIC = "/sigma_policy/task"
 SHARED_DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
-
-
-def small_contract(name: str = "so101", **changes: Any) -> Contract:
-    contract = load_contract(name)
-    cameras = tuple(replace(camera, width_px=WIDTH, height_px=HEIGHT) for camera in contract.cameras)
-    return replace(contract, cameras=cameras, **changes)
-
-
-def small_so101(folder: Path, name: str = "so101") -> Path:
-    """The SO-101's contract with small pictures, so that drawing them costs little."""
-    small = contract_yaml(name).replace("width_px: 640", "width_px: 64").replace("height_px: 480", "height_px: 48")
-    path = folder / f"{name}_small.yaml"
-    path.write_text(small, encoding="utf-8")
-    return path
 
 
 def picture(seed: int) -> ndarray:

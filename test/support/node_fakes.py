@@ -5,18 +5,19 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import small
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from sigma_ros.msg import SupervisorState
 from std_srvs.srv import Trigger
 
 from sigma_ros.contract import Camera, Contract
-from sigma_ros.contract_file import load_contract
 from sigma_ros.errors import SigmaError
 from sigma_ros.nodes.policy.model import PolicyModel
 from sigma_ros.nodes.shared import qos, topics
@@ -30,11 +31,7 @@ AUTHOR = Author(robot="so101", instance="test")
 TIMEOUT_S = 60.0
 
 
-def small_contract(**changes: object) -> Contract:
-    """The SO-101 with two cameras of 64x48 pixels."""
-    contract = load_contract("so101")
-    cameras = tuple(replace(camera, width_px=64, height_px=48) for camera in contract.cameras)
-    return replace(contract, cameras=cameras, **changes)
+small_contract, small_so101 = (partial(make, size_px=(64, 48)) for make in (small.small_contract, small.small_file))
 
 
 def make_chunk(contract: Contract, **changes: object) -> Chunk:

@@ -2,27 +2,20 @@
 """SYNTHETIC streams for the frame clock: a small camera pair and six joints, stamped at will."""
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 from numpy import ndarray
+from small import HEIGHT, WIDTH, small_contract  # noqa: F401 - what most streams are of
 
 from sigma_ros.contract import Contract
-from sigma_ros.contract_file import load_contract
 from sigma_ros.streams.frame_clock import FrameClock
 from sigma_ros.streams.images import ImageMessage
 from sigma_ros.values import Gap, Window
 
-WIDTH, HEIGHT, SIZE = 32, 24, 16
+SIZE = 16
 MS = 1_000_000
 START_NS = 1_000 * MS
-
-
-def small_contract(name: str = "so101") -> Contract:
-    contract = load_contract(name)
-    cameras = tuple(replace(camera, width_px=WIDTH, height_px=HEIGHT) for camera in contract.cameras)
-    return replace(contract, cameras=cameras)
 
 
 def picture(value: int) -> ndarray:

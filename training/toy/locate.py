@@ -30,13 +30,13 @@ from sigma_ros.errors import DatasetError
 from sigma_ros.model.pi05.backbone import Backbone
 from sigma_ros.model.pi05.mini import IMAGE_PX
 from sigma_ros.model.tokens import pool_tokens
-from sigma_ros.sim.random_scenes import PLACES, random_scenes
 from sigma_ros.sim.setups import SOURCE
 
 from .. import exit_code
 from .. import parser as command_parser
 from ..data import write_tensors
 from ..loop import counted_progress
+from .random_scenes import PLACES, random_scenes
 
 SETUPS_PER_FILE = 50
 PICTURES_PER_SETUP = 16

@@ -117,10 +117,10 @@ def run(options: ArmOptions) -> int:
 
 
 def _run_without_ros(options: ArmOptions, contract: "Contract") -> int:
-    from sigma_ros.cli.robot.in_process import drive  # noqa: PLC0415 - torch and mujoco: seconds
-
     if not options.sim or options.panel:
         raise UsageError("without ROS there is the simulated arm alone", expected="--sim, and no --panel")
+    from sigma_ros.cli.robot.in_process import drive  # noqa: PLC0415 - torch and mujoco: seconds
+
     with keys(needed=True) as typed:
         return drive(options, contract, typed)
 

@@ -4,6 +4,7 @@
 import os
 import signal
 import subprocess
+from collections.abc import Callable
 from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
@@ -92,15 +93,14 @@ def test_ctrl_c_releases_and_ends_and_a_dead_policy_ends_everything(tmp_path: Pa
     assert node_processes(tmp_path / "log2") == []
 
 
-def refusal(*words: str) -> str:
-    done = subprocess.run(
-        sigma("run", *words), capture_output=True, text=True, check=False, cwd=ROOT, stdin=subprocess.DEVNULL
-    )
-    assert done.returncode == 2
-    return " ".join(done.stderr.split())
+def test_wrong_usage_is_one_error_before_anything_starts(
+    typed: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    def refusal(*words: str) -> str:
+        done = typed("run", *words)
+        assert done.returncode == 2
+        return " ".join(done.stderr.split())
 
-
-def test_wrong_usage_is_one_error_before_anything_starts(tmp_path: Path) -> None:
     assert "say which arm is to run" in refusal()
     assert "say which arm is to run" in refusal("--sim", "--port", "/dev/ttyACM0")
     assert "keys need a terminal" in refusal("--sim", "--log", str(tmp_path / "log"))

@@ -117,13 +117,15 @@ def test_a_pause_has_no_path_and_time_that_goes_back_begins_anew():
     np.testing.assert_array_equal(path, [1.0, np.nan, 3.0, 5.0, 7.0])
 
 
+SHORT = synthetic_log(ticks=48).decisions
+
+
 def track_of(command_rad: np.ndarray, stamp_ns: np.ndarray | None = None) -> DecisionTrack:
-    log = synthetic_log(ticks=48)
     n = len(command_rad)
-    first = {name: getattr(log.decisions, name)[:n] for name in ("state", "reason", "clipped", "chunk_id", "host_ns")}
+    first = {name: getattr(SHORT, name)[:n] for name in ("state", "reason", "clipped", "chunk_id", "host_ns")}
     scales = {name: np.ones(n) for name in ("requested_scale", "scale_ceiling", "applied_scale")}
     stamp_ns = np.arange(n) * PERIOD_NS if stamp_ns is None else stamp_ns
-    return replace(log.decisions, stamp_ns=stamp_ns, command_rad=command_rad, **first, **scales)
+    return replace(SHORT, stamp_ns=stamp_ns, command_rad=command_rad, **first, **scales)
 
 
 def test_a_bounded_joint_is_said_to_be_at_the_limit_that_it_uses_up(log):

@@ -1,16 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the policy listens to: of two arms it takes ticks in which both have spoken."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
-from node_fakes import FakeRuntime, fake_model, picture, spin_until
+from node_fakes import FakeRuntime, fake_model, picture, small_contract, spin_until
 from rclpy.node import Node
 from sensor_msgs.msg import Image, JointState
 from sigma_ros.msg import ActionChunk, TelepathyState
 
-from sigma_ros.contract_file import load_contract
 from sigma_ros.nodes.policy_node import PolicyNode
 from sigma_ros.nodes.shared import qos, topics
 from sigma_ros.nodes.shared.image_messages import image_message
@@ -24,8 +21,7 @@ class Robot(Node):
 
     def __init__(self) -> None:
         super().__init__("test_robot")
-        whole = load_contract("so101_bimanual")
-        self.contract = replace(whole, cameras=tuple(replace(c, width_px=64, height_px=48) for c in whole.cameras))
+        self.contract = small_contract("so101_bimanual")
         self.silent = ""
         self.chunks: list[ActionChunk] = []
         self.telepathy: list[TelepathyState] = []

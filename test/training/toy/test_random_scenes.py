@@ -9,9 +9,9 @@ import pytest
 
 from sigma_ros.contract_file import load_contract
 from sigma_ros.sim.environment import SimArm
-from sigma_ros.sim.random_scenes import PLACES, in_picture, random_scenes, random_setup
 from sigma_ros.sim.setups import SOURCE, BrickConfig
 from sigma_ros.streams.images import letterbox
+from training.toy.random_scenes import PLACES, in_picture, random_scenes, random_setup
 
 SIZE_PX = 112
 
@@ -20,6 +20,7 @@ def first_group(seed):
     return next(random_scenes(SOURCE, load_contract("so101"), seed=seed, per_setup=3, size_px=SIZE_PX))
 
 
+@pytest.mark.gl
 def test_the_same_seed_gives_the_same_scenes_and_another_one_others():
     once, again, other = first_group((3, 0)), first_group((3, 0)), first_group((3, 1))
     for a, b in zip(once, again, strict=True):
@@ -39,6 +40,7 @@ def test_a_random_setup_differs_in_cameras_light_brick_and_colours_but_is_the_sa
     assert drawn.camera_names == SOURCE.camera_names
 
 
+@pytest.mark.gl
 @pytest.mark.parametrize("camera", ["up", "side"])
 def test_the_brick_is_in_the_picture_where_it_is_said_to_be(camera):
     """A brick that shines in pure green, alone in having that colour, and the middle of its pixels."""
