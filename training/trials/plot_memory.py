@@ -1,23 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draws docs/images/memory.svg from docs/evidence/pictures_m1.json: where the cue can be read, and who chose rightly.
+"""python -m training.trials.plot_memory: draws docs/images/memory.svg from docs/evidence/pictures_m1.json.
 
-Run from the repository: python bench/plot_memory.py [--out docs/images/memory.svg]
+On the left where the cue can be read (`training.trials.readout`), on the right who chose rightly
+(`training.trials.pooled`). Run it in the repository.
 """
 
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
-import matplotlib.pyplot as plt
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from training.trials.pooled import pooled
+from .pooled import pooled
 
 EVIDENCE = Path("docs/evidence/pictures_m1.json")
 STRIDE_S, CUE_S = 16 / 30, 1.0
 PICTURES, MEMORY, BEFORE, TWIN = "#8a8f98", "#2471a3", "#c0392b", "#e08214"
 
 
-def readouts(axes: plt.Axes, found: dict[str, list[dict[str, float]]]) -> None:
+def _readouts(axes: Axes, found: dict[str, list[dict[str, float]]]) -> None:
     curves = {
         "newest pictures": ("with foresight", "pictures", PICTURES),
         "memory, trained with foresight": ("with foresight", "memory", MEMORY),
@@ -29,11 +33,11 @@ def readouts(axes: plt.Axes, found: dict[str, list[dict[str, float]]]) -> None:
     axes.axvspan(0.0, CUE_S, color="#f6c945", alpha=0.35, lw=0)
     axes.text(CUE_S / 2, 103.0, "cue", ha="center", fontsize=9)
     axes.axhline(50.0, color=PICTURES, ls="--", lw=1.0)
-    axes.set(xlabel="s", ylim=(40.0, 107.0), title="the box, read linearly from", ylabel="% of unseen episodes")
+    axes.set(xlabel="s", ylim=(35.0, 108.0), title="the box, read linearly from", ylabel="% of unseen episodes")
     axes.legend(loc="lower left", fontsize=8)
 
 
-def choices(axes: plt.Axes, runs: dict[str, list[dict]]) -> None:
+def _choices(axes: Axes, runs: dict[str, list[dict[str, Any]]]) -> None:
     for y, documents in enumerate(reversed(runs.values())):
         [row] = pooled(documents)
         for part, colour, up in (("right", MEMORY, 0.17), ("as_twin", TWIN, -0.17)):
@@ -47,16 +51,22 @@ def choices(axes: plt.Axes, runs: dict[str, list[dict]]) -> None:
     axes.set_xlabel("%, of those that chose; line: 95 %; dashed: chance")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def draw(given: dict[str, Any], out: Path) -> None:
+    """Writes the SVG; `given` has `readout` (run -> rows) and `runs` (arm -> documents of `sigma sim`)."""
+    with rc_context({"svg.fonttype": "none"}):
+        figure = Figure(figsize=(11.0, 4.0), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        _readouts(left, given["readout"])
+        _choices(right, given["runs"])
+        figure.savefig(out, metadata={"Date": None})
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point."""
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
     parser.add_argument("--out", type=Path, default=Path("docs/images/memory.svg"))
-    out = parser.parse_args().out
-    given = json.loads(EVIDENCE.read_text(encoding="utf-8"))
-    plt.rcParams["svg.fonttype"] = "none"
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11.0, 4.0), layout="constrained")
-    readouts(left, given["readout"])
-    choices(right, given["runs"])
-    figure.savefig(out, metadata={"Date": None})
+    draw(json.loads(EVIDENCE.read_text(encoding="utf-8")), parser.parse_args(argv).out)
 
 
 if __name__ == "__main__":
