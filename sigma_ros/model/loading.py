@@ -20,7 +20,7 @@ from sigma_ros.model.normalise import Normalisation
 from sigma_ros.model.pi05.backbone import Backbone, RealTimeChunking
 from sigma_ros.model.pi05.folder import ADAPTER_FILE, BaseFolder, open_base_folder
 from sigma_ros.model.pi05.loading import BaseInfo, LoadedBase, load_base
-from sigma_ros.model.pi05.places import MANIFEST_FILE, MINI_NAME, Place, find_checkpoint
+from sigma_ros.model.pi05.places import MANIFEST_FILE, SHIPPED_SIGMAS, Place, find_checkpoint
 from sigma_ros.model.settings import SigmaConfig
 from sigma_ros.model.sigma import SigmaTelepathyVLA
 
@@ -72,8 +72,8 @@ class OpenedCheckpoint:
 
 
 def find_sigma(checkpoint: str | Path, *, revision: str | None = None) -> Place:
-    """Where a checkpoint's files are: `mini` is the Sigma that ships with the package, trained on the base `mini`."""
-    return find_checkpoint(checkpoint, revision=revision, mini="mini_sigma")
+    """Where a checkpoint's files are; `mini` and `mini-memory` ship with the package, both on the base `mini`."""
+    return find_checkpoint(checkpoint, revision=revision, shipped=SHIPPED_SIGMAS)
 
 
 def open_checkpoint(
@@ -121,7 +121,7 @@ def open_checkpoint(
 
 def _of_hub(checkpoint: str, revision: str | None) -> str | None:
     """A revision is that of the named checkpoint if it can have one, else of the base that it names itself."""
-    return None if checkpoint == MINI_NAME or Path(checkpoint).expanduser().is_dir() else revision
+    return None if checkpoint in SHIPPED_SIGMAS or Path(checkpoint).expanduser().is_dir() else revision
 
 
 def load_model(

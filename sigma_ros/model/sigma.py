@@ -25,7 +25,7 @@ from sigma_ros.model.lora import LanguageReader, PlainLora, adapter_tensors, mer
 from sigma_ros.model.pi05.backbone import Backbone, RealTimeChunking, clean_task
 from sigma_ros.model.pi05.flow import flow_noise
 from sigma_ros.model.pi05.folder import ADAPTER_FILE
-from sigma_ros.model.pi05.places import find_checkpoint
+from sigma_ros.model.pi05.places import SHIPPED_SIGMAS, find_checkpoint
 from sigma_ros.model.residual import Residual, ResidualBranches
 from sigma_ros.model.settings import LORA_PROJECTIONS, SigmaConfig
 from sigma_ros.model.telepathy import Recurrence, TelepathyInput, TelepathyOutput, TelepathyPath, WindowFeatures
@@ -329,7 +329,7 @@ def _trained_files(lora_dir: str | Path | None, heads: str | Path | None) -> tup
     file = None if heads is None else Path(heads)
     if lora_dir is None or Path(lora_dir).is_dir():
         return None if lora_dir is None else Path(lora_dir), file
-    place = find_checkpoint(lora_dir, mini="mini_sigma")
+    place = find_checkpoint(lora_dir, shipped=SHIPPED_SIGMAS)
     place.fetch(HEADS_FILE, ADAPTER_FILE)
     own = place.path / HEADS_FILE
     return place.path, own if file is None and own.is_file() else file

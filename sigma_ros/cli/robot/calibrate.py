@@ -109,8 +109,15 @@ def training_quantiles(checkpoint: str) -> "Scaling":
         SigmaError: it has none, or cannot be found.
     """
     from sigma_ros.model.normalise import Normalisation  # noqa: PLC0415
+    from sigma_ros.model.pi05.places import (  # noqa: PLC0415
+        MINI_NAME,
+        SHIPPED_BASES,
+        SHIPPED_SIGMAS,
+        shipped_assets,
+    )
 
-    folder = Path(__file__).parent.parent / "assets" / "mini" if checkpoint == "mini" else Path(checkpoint).expanduser()
+    shipped = checkpoint in SHIPPED_SIGMAS
+    folder = shipped_assets(SHIPPED_BASES[MINI_NAME]) if shipped else Path(checkpoint).expanduser()
     for name, key in (("sigma_config.json", "normalisation"), ("normalisation.json", None)):
         file = folder / name
         content = read_json(file) if file.is_file() else None

@@ -77,8 +77,9 @@ def _show(console: Console, title: str, findings: Iterable[object]) -> int:
 
 def _checkpoint(checkpoint: str, contract: Contract) -> Iterable[object]:
     from sigma_ros.cli.robot.calibrate import training_quantiles  # noqa: PLC0415
+    from sigma_ros.model.pi05.places import SHIPPED_SIGMAS  # noqa: PLC0415
 
-    if checkpoint != "mini" and "/" not in checkpoint and not Path(checkpoint).expanduser().is_dir():
+    if checkpoint not in SHIPPED_SIGMAS and "/" not in checkpoint and not Path(checkpoint).expanduser().is_dir():
         yield Finding("wrong", f"{checkpoint} is not there", "give a folder, or a Hub id such as owner/name")
         return
     try:

@@ -5,6 +5,7 @@ From the Hub come the small files first; the weights follow when everything else
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -17,7 +18,9 @@ from sigma_ros.errors import CheckpointError, UsageError
 CONFIG_FILE = "config.json"
 MANIFEST_FILE = "sigma_config.json"
 MINI_NAME = "mini"
-"""The small model that ships with the package, wherever it is installed."""
+SHIPPED_BASES = {MINI_NAME: "mini"}
+SHIPPED_SIGMAS = {MINI_NAME: "mini_sigma", "mini-memory": "mini_memory"}
+"""Small models that ship with the package, wherever it is installed: name -> folder. Both Sigmas are on base mini."""
 SMALL_FILES = ("*.json", "tokenizer*", "policy_*.safetensors")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
@@ -42,8 +45,10 @@ class Place:
             _fetch(self.repo, self.commit, self.inside, patterns, source=self.source)
 
 
-def find_checkpoint(source: str | Path, *, revision: str | None = None, mini: str = "mini") -> Place:
-    """The folder of `mini`, of a path, or of a Hub id; `owner/name/sub/folder` names one inside a repository.
+def find_checkpoint(
+    source: str | Path, *, revision: str | None = None, shipped: Mapping[str, str] = SHIPPED_BASES
+) -> Place:
+    """The folder of a `shipped` name, of a path, or of a Hub id; `owner/name/sub/folder` is one inside a repository.
 
     A path may also be a training's output: its last checkpoint is meant.
 
@@ -52,7 +57,7 @@ def find_checkpoint(source: str | Path, *, revision: str | None = None, mini: st
         CheckpointError: the Hub does not give it.
     """
     text = str(source)
-    path = shipped_assets(mini) if text == MINI_NAME else Path(text).expanduser()
+    path = shipped_assets(shipped[text]) if text in shipped else Path(text).expanduser()
     if path.is_dir():
         if revision is not None:
             raise UsageError("a revision belongs to a Hub id", where=text, got=f"a folder and revision {revision}")
@@ -64,7 +69,7 @@ def find_checkpoint(source: str | Path, *, revision: str | None = None, mini: st
             "no such checkpoint",
             where=text,
             expected="a folder, or a Hub id such as lerobot/pi05_base",
-            remedy="give an existing folder, or `mini` for the model that ships with the package",
+            remedy=f"give an existing folder, or {' or '.join(shipped)} for a model that ships with the package",
         )
     repo, inside = found["repo"], found["inside"].strip("/")
     root = _fetch(repo, revision, inside, SMALL_FILES, source=text)
@@ -122,7 +127,7 @@ def _fetch(repo: str, revision: str | None, inside: str, patterns: tuple[str, ..
 
 
 def shipped_assets(name: str) -> Path:
-    """Folder of a model that ships with the package (source tree or install space): `mini` or `mini_sigma`."""
+    """Folder of a model that ships with the package, in the source tree or install space."""
     package = Path(__file__).resolve().parents[2]
     candidates = [package / "assets" / name]
     candidates += [parent / "share" / "sigma_ros" / "assets" / name for parent in package.parents]
