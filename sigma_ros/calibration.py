@@ -159,11 +159,10 @@ def readings(contract: Contract) -> tuple[Reading, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
-    """How a reading agrees with the training data: joints outside, and how far in spans of the quantiles at most."""
+    """How a reading agrees with the training data: joints that are outside."""
 
     reading: Reading
     outside: tuple[str, ...]
-    worst: float
 
     @property
     def fits(self) -> bool:
@@ -185,7 +184,7 @@ def judge(
         beyond = np.maximum(np.maximum(q01 - policy, policy - q99), 0.0) / span
         bad = ~(beyond <= 1.0)
         outside = tuple(name for name, there in zip(contract.joint_names, bad, strict=True) if there)
-        found.append(Fit(reading=reading, outside=outside, worst=float(np.max(np.nan_to_num(beyond, nan=np.inf)))))
+        found.append(Fit(reading=reading, outside=outside))
     return tuple(found)
 
 

@@ -32,7 +32,7 @@ from numpy import ndarray
 from rich.console import Console
 
 from sigma_ros.border import whole
-from sigma_ros.evaluation.scoring.metrics import SPANS
+from sigma_ros.evaluation.scoring.metrics import SPANS, window_mse
 from sigma_ros.evaluation.scoring.statistics import Comparison, compare
 
 from . import exit_code, in_range
@@ -107,13 +107,13 @@ def summarise(results: dict[str, dict[int, WindowScores]]) -> list[ArmResult]:
         shared = sorted(set(squared) & set(sigma))
         errors, against_base, against_sigma, seeds_against_sigma = {}, {}, {}, {}
         for span, steps in SPANS.items():
-            ours = np.stack([_windows(squared[seed], steps) for seed in sorted(squared)])
+            ours = np.stack([window_mse(squared[seed], steps) for seed in sorted(squared)])
             errors[span] = ours
-            base = _windows(first.base, steps)
+            base = window_mse(first.base, steps)
             against_base[span] = compare(base, ours.mean(axis=0), first.episode)
             if shared and name != "sigma":
-                theirs = np.stack([_windows(sigma[seed].sigma, steps) for seed in shared])
-                mine = np.stack([_windows(squared[seed], steps) for seed in shared])
+                theirs = np.stack([window_mse(sigma[seed].sigma, steps) for seed in shared])
+                mine = np.stack([window_mse(squared[seed], steps) for seed in shared])
                 against_sigma[span] = compare(theirs.mean(axis=0), mine.mean(axis=0), first.episode)
                 seeds_against_sigma[span] = change_over_seeds(theirs.mean(axis=1), mine.mean(axis=1))
         summary.append(
@@ -128,10 +128,6 @@ def summarise(results: dict[str, dict[int, WindowScores]]) -> list[ArmResult]:
             )
         )
     return summary
-
-
-def _windows(squared: Float64[ndarray, "windows steps dof"], steps: int) -> Float64[ndarray, " windows"]:
-    return squared[:, :steps].mean(axis=(1, 2))
 
 
 def _semantic_change(runs: dict[int, WindowScores]) -> dict[str, float]:

@@ -15,7 +15,6 @@ from types import TracebackType
 from typing import Any, Literal, Self
 from zlib import crc32
 
-import cv2
 import numpy as np
 from jaxtyping import Float64, UInt8
 from numpy import ndarray
@@ -28,6 +27,7 @@ from rosbags.rosbag2.storage_sqlite3 import Sqlite3Writer
 from sigma_ros.bags.mcap_index import FOOTER_BYTES, MAGIC
 from sigma_ros.bags.messages import ROS_TYPES, header
 from sigma_ros.errors import BagError, UsageError
+from sigma_ros.streams.images import as_jpeg
 
 # rosbags' storage writers, with the checksums it leaves out of MCAP and without SQLite's journal.
 
@@ -167,7 +167,7 @@ class BagWriter:
             raise ValueError(f"an image must be uint8 [height, width, 3], got {rgb.dtype} {rgb.shape}")
         fields: dict[str, Any]
         if jpeg_quality is not None:
-            coded = _jpeg(topic, rgb, jpeg_quality)
+            coded = as_jpeg(rgb, jpeg_quality, where=topic)
             fields = {"format": "rgb8; jpeg compressed bgr8", "data": coded}
             msgtype = "sensor_msgs/msg/CompressedImage"
         else:
@@ -301,13 +301,6 @@ class BagWriter:
         return BagError(
             "the bag could not be written", where=self.path, got=error, remedy="free disk space or give another path"
         )
-
-
-def _jpeg(topic: str, rgb: UInt8[ndarray, "h w 3"], quality: int) -> UInt8[ndarray, " n"]:
-    coded_ok, coded = cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-    if not coded_ok:
-        raise BagError("an image could not be encoded as JPEG", where=topic, got=rgb.shape)
-    return coded.reshape(-1)
 
 
 def _doubles(values: Float64[ndarray, " n"]) -> Float64[ndarray, " n"]:

@@ -32,6 +32,7 @@ from sigma_ros.evaluation.log import (
 from sigma_ros.evaluation.scoring.metrics import TRJ
 from sigma_ros.evaluation.scoring.windows import missed
 from sigma_ros.policy.schedule import SCORE_STRIDE_TICKS
+from sigma_ros.streams.images import as_jpeg
 from sigma_ros.values import WINDOW_TICKS, Chunk, Gap, Telepathy, Window
 
 WORST_WINDOWS = 4
@@ -183,7 +184,9 @@ class ReplayRecorder:
             return
         frame = window.newest
         jpegs = {
-            camera.name: _jpeg(_thumbnail(frame.images[camera.name], camera, SHOT_WIDTH_PX))
+            camera.name: as_jpeg(
+                _thumbnail(frame.images[camera.name], camera, SHOT_WIDTH_PX), SHOT_JPEG_QUALITY, where=camera.name
+            ).tobytes()
             for camera in self._contract.cameras
         }
         self._shots.append(Shot(stamp_ns=frame.stamp_ns, jpegs=jpegs))
@@ -251,11 +254,6 @@ def _strip_images(window: Window, contract: Contract) -> dict[str, tuple[ndarray
         camera.name: tuple(_thumbnail(frame.images[camera.name], camera) for frame in frames)
         for camera in contract.cameras
     }
-
-
-def _jpeg(rgb: ndarray) -> bytes:
-    _, coded = cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, SHOT_JPEG_QUALITY])
-    return coded.tobytes()
 
 
 def _thumbnail(image: ndarray, camera: Camera, width_px: int = STRIP_WIDTH_PX) -> ndarray:

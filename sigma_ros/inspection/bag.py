@@ -18,8 +18,8 @@ from sigma_ros.contract import Camera, Contract
 from sigma_ros.conventions import guessed_units
 from sigma_ros.errors import SigmaError
 from sigma_ros.inspection.facts import THUMBNAILS, Contents, TopicFacts, account, small
-from sigma_ros.streams.images import FreezeWatch, ImageMessage, coded_picture, decode_full
-from sigma_ros.streams.quality import motion_findings, rhythm
+from sigma_ros.streams.images import ImageMessage, coded_picture, decode_full
+from sigma_ros.streams.quality import FreezeWatch, motion_findings, rhythm
 from sigma_ros.values import NS_PER_S
 
 JOINT_TYPE = "sensor_msgs/msg/JointState"

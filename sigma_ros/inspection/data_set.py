@@ -18,8 +18,8 @@ from sigma_ros.contract import Contract
 from sigma_ros.conventions import guessed_units
 from sigma_ros.errors import SigmaError
 from sigma_ros.inspection.facts import THUMBNAILS, Contents, TopicFacts, account, small
-from sigma_ros.streams.images import FROZEN_PICTURES, FreezeWatch, decode_coded
-from sigma_ros.streams.quality import motion_findings, moves, rhythm
+from sigma_ros.streams.images import decode_coded
+from sigma_ros.streams.quality import FROZEN_PICTURES, FreezeWatch, motion_findings, moves, rhythm
 from sigma_ros.streams.video import video_pictures
 from sigma_ros.values import NS_PER_S
 

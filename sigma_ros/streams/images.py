@@ -6,7 +6,6 @@ black bars) on 8-bit pixels: it differs from the float version by rounding only 
 """
 
 import struct
-import zlib
 from collections.abc import Buffer, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -326,30 +325,13 @@ def _wrong_size(size: tuple[int, int], camera: Camera) -> ContractError:
     )
 
 
-# Does a camera hang? A real sensor never gives the same bytes twice; a driver that repeats its last picture does.
+def as_jpeg(rgb: UInt8[ndarray, "h w 3"], quality: int, *, where: object) -> UInt8[ndarray, " n"]:
+    """An RGB picture coded as JPEG of a quality (1..100).
 
-
-FROZEN_PICTURES = 30
-"""So many equal pictures in a row: a second."""
-
-_SAMPLED_BYTES = 4096
-
-
-class FreezeWatch:
-    """Compares a sample of each picture's bytes with the one before; a few microseconds a picture."""
-
-    def __init__(self) -> None:
-        self._sum = 0
-        self._repeats = 0
-
-    @property
-    def is_frozen(self) -> bool:
-        """Whether the last second's pictures were all the same."""
-        return self._repeats >= FROZEN_PICTURES
-
-    def note(self, picture: Buffer) -> None:
-        """Takes in a picture's bytes."""
-        data = memoryview(picture).cast("B")
-        sample = zlib.crc32(data[:: max(1, len(data) // _SAMPLED_BYTES)].tobytes(), len(data))
-        self._repeats = self._repeats + 1 if sample == self._sum else 0
-        self._sum = sample
+    Raises:
+        SigmaError: it cannot be coded.
+    """
+    done, coded = cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not done:
+        raise SigmaError("a picture cannot be coded as JPEG", where=where, got=rgb.shape)
+    return coded.reshape(-1)

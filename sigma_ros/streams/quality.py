@@ -4,7 +4,8 @@
 Nothing here is refused. In the spirit of lerobot-doctor and rosbag-doctor: what a person would see in the curves.
 """
 
-from collections.abc import Sequence
+import zlib
+from collections.abc import Buffer, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +29,35 @@ _ALTERNATES = 4.0
 _OTHER_UNIT = 10.0
 _BETTER = 0.7
 """A delay is named where it explains the states by this much better than no delay."""
+
+
+FROZEN_PICTURES = 30
+"""So many equal pictures in a row: a second."""
+
+_SAMPLED_BYTES = 4096
+
+
+class FreezeWatch:
+    """Sees a camera that hangs: a real sensor never gives the same bytes twice, a driver that repeats its picture does.
+
+    Compares a sample of each picture's bytes with the one before; a few microseconds a picture.
+    """
+
+    def __init__(self) -> None:
+        self._sum = 0
+        self._repeats = 0
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether the last second's pictures were all the same."""
+        return self._repeats >= FROZEN_PICTURES
+
+    def note(self, picture: Buffer) -> None:
+        """Takes in a picture's bytes."""
+        data = memoryview(picture).cast("B")
+        sample = zlib.crc32(data[:: max(1, len(data) // _SAMPLED_BYTES)].tobytes(), len(data))
+        self._repeats = self._repeats + 1 if sample == self._sum else 0
+        self._sum = sample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,7 +30,6 @@ def fact():
             "wanted_type": "sensor_msgs/msg/Image",
             "publishers": ("camera",),
             "types": ("sensor_msgs/msg/Image",),
-            "reliable": False,
             "received": 90,
             "rate_hz": 30.0,
             "gap_max_ms": 40.0,

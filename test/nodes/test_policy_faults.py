@@ -23,7 +23,8 @@ from sigma_ros.nodes.shared.diagnostics import Level
 from sigma_ros.nodes.shared.image_messages import image_message
 from sigma_ros.nodes.shared.qos import HEARTBEAT_PERIOD_NS
 from sigma_ros.policy.remote import RemoteRuntime
-from sigma_ros.streams.images import FROZEN_PICTURES, FreezeWatch, ImageMessage
+from sigma_ros.streams.images import ImageMessage
+from sigma_ros.streams.quality import FROZEN_PICTURES, FreezeWatch
 
 pytestmark = pytest.mark.ros
 SHIFT = 3_600_000_000_000

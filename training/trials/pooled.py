@@ -12,7 +12,7 @@ Example:
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,15 +86,21 @@ def _interval(good: Float64[ndarray, "seeds episodes"], counted: Float64[ndarray
 def _choices(episodes: list[list[dict[str, Any]]]) -> dict[str, Any]:
     """Of a task with a choice: `chose` with its interval, then of those `right` and `as_twin` with theirs."""
 
-    def share(counts: Callable[[dict[str, Any]], bool]) -> Float64[ndarray, "seeds episodes"]:
-        return np.array([[float(counts(episode)) for episode in row] for row in episodes])
+    def counted(aim: str | None = None) -> Float64[ndarray, "seeds episodes"]:
+        return np.array([[float(_chose(episode, aim)) for episode in row] for row in episodes])
 
-    chose = share(lambda e: e["chosen"] is not None)
+    chose = counted()
     found = {"chose": [int(chose.sum()), *_interval(chose, np.ones_like(chose))]}
     for name, aim in (("right", "goal"), ("as_twin", "other")):
-        like = share(lambda e, aim=aim: e["chosen"] is not None and e["chosen"] == e[aim])
+        like = counted(aim)
         found[name] = [int(like.sum()), *_interval(like, chose)]
     return found
+
+
+def _chose(episode: dict[str, Any], aim: str | None) -> bool:
+    """Whether an episode chose at all, or what `aim` names."""
+    chosen = episode["chosen"]
+    return chosen is not None and (aim is None or chosen == episode[aim])
 
 
 def markdown(rows: Sequence[dict[str, Any]]) -> str:

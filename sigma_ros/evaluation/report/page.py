@@ -10,7 +10,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import jinja2
 import numpy as np
 import plotly.io
@@ -23,6 +22,7 @@ from sigma_ros.evaluation.report.curves import SERIES, joint_figures, study_figu
 from sigma_ros.evaluation.report.figures import Figure, summary_figures
 from sigma_ros.evaluation.report.terms import term
 from sigma_ros.evaluation.scoring.scores import Scores
+from sigma_ros.streams.images import as_jpeg
 from sigma_ros.values import NS_PER_S
 
 
@@ -211,5 +211,5 @@ def _strip(log: ReplayLog, strip: Strip) -> dict[str, object]:
 
 def data_uri(image: ndarray) -> str:
     """An RGB picture (height, width, 3) as a JPEG that stands in a page."""
-    _, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()
+    data = as_jpeg(image, JPEG_QUALITY, where="the page").tobytes()
+    return "data:image/jpeg;base64," + base64.b64encode(data).decode()

@@ -18,7 +18,8 @@ from sigma_ros.policy.remote import RemoteRuntime
 from sigma_ros.policy.schedule import Schedule, Stitching
 from sigma_ros.policy.worker import InferenceThread
 from sigma_ros.streams.frame_clock import FrameClock
-from sigma_ros.streams.images import FreezeWatch, ImageMessage, black_square
+from sigma_ros.streams.images import ImageMessage, black_square
+from sigma_ros.streams.quality import FreezeWatch
 from sigma_ros.values import Gap, Window
 
 if TYPE_CHECKING:

@@ -7,15 +7,13 @@ the same for a bag, so no image library of ROS is needed and a broken cv_bridge 
 
 import array
 
-import cv2
 import numpy as np
 from numpy import ndarray
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from sigma_ros.errors import SigmaError
 from sigma_ros.nodes.shared.sensor_messages import to_time
-from sigma_ros.streams.images import ImageMessage
+from sigma_ros.streams.images import ImageMessage, as_jpeg
 
 
 def image_view(message: Image | CompressedImage) -> ImageMessage:
@@ -48,10 +46,7 @@ def jpeg_message(*, header: Header, rgb: ndarray, quality: int) -> CompressedIma
     Raises:
         SigmaError: it cannot be coded.
     """
-    done, coded = cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-    if not done:
-        raise SigmaError("a picture cannot be coded as JPEG", where=header.frame_id, got=f"{rgb.shape}")
-    data = array.array("B", coded.tobytes())
+    data = array.array("B", as_jpeg(rgb, quality, where=header.frame_id).tobytes())
     return CompressedImage(header=header, format="rgb8; jpeg compressed bgr8", data=data)
 
 

@@ -13,7 +13,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from numpy import ndarray
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CompressedImage, Image, JointState
 
 from sigma_ros.contract import Camera, Contract
@@ -101,7 +101,6 @@ class StreamFacts:
     wanted_type: str
     publishers: tuple[str, ...]
     types: tuple[str, ...]
-    reliable: bool | None
     received: int
     rate_hz: float
     gap_max_ms: float
@@ -199,7 +198,6 @@ class StreamWatch:
             wanted_type=seen.wanted_type,
             publishers=tuple(sorted({offer.node_name for offer in offers})),
             types=tuple(sorted({offer.topic_type for offer in offers})),
-            reliable=all(o.qos_profile.reliability == ReliabilityPolicy.RELIABLE for o in offers) if offers else None,
             received=seen.received,
             rate_hz=(seen.received - 1) / span_s if span_s > 0.0 else 0.0,
             gap_max_ms=max(seen.gap_max_ns, waiting_ns) / 1e6,

@@ -69,6 +69,7 @@ def test_chunks_memory_and_certificate_are_the_plain_ones_within_the_bound(runti
         assert np.abs(one.telepathy.semantic_memory - other.telepathy.semantic_memory).max() < NEAR
 
 
+@pytest.mark.slow
 def test_a_group_is_its_rows_alone_to_a_millionth_and_few_sizes_are_exported(
     runtime: SigmaRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,6 +89,7 @@ def test_a_group_is_its_rows_alone_to_a_millionth_and_few_sizes_are_exported(
     assert (whole - rows).abs().max() < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["telepathy", "backbone.policy"])
 def test_an_engine_of_other_weights_is_left_and_the_report_says_so(runtime: SigmaRuntime, part: str) -> None:
     warm_up(runtime.model)
@@ -101,6 +103,7 @@ def test_an_engine_of_other_weights_is_left_and_the_report_says_so(runtime: Sigm
     assert runtime.model.backbone.engine is None
 
 
+@pytest.mark.slow
 def test_what_was_exported_is_kept_whole_and_taken_for_the_same_weights_alone(
     runtime: SigmaRuntime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
