@@ -60,13 +60,16 @@ def keys(*, needed: bool) -> Iterator[Callable[[], list[str]]]:
 
 
 def line(state: str, facts: SupervisorFacts, said: str = "") -> Text:
-    """One line: state, reason, scale applied of scale asked, and what the last order was answered."""
+    """One line, the last parts of which a narrow terminal cuts: state, what the last order was answered, scale, reason.
+
+    A refused order says itself why the arm does not move.
+    """
     text = Text(overflow="ellipsis", no_wrap=True)
     text.append(f"{state:<10}", COLOURS.get(state, "bold"))
+    if said:
+        text.append(f" {said} |", "bold")
     text.append(
         f" scale {facts.applied_scale:.2f} of {facts.requested_scale:.2f} asked, "
         f"ceiling {facts.scale_ceiling:.2f}; {facts.reason_text}"
     )
-    if said:
-        text.append(f" | {said}", "bold")
     return text

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The keys of a terminal become orders and nothing else; the line says how the arm stands; the terminal comes back."""
 
+import io
 import os
 import pty
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
 from sigma_ros.cli.robot.console import KEYS, keys, line
 from sigma_ros.errors import UsageError
@@ -72,3 +74,11 @@ def test_the_line_has_state_reason_and_scales() -> None:
     shown = line("HOLD", told, "refused: a stop is latched").plain
     for part in ("HOLD", "nothing is wrong", "0.63 of 1.00 asked", "ceiling 0.80", "refused: a stop is latched"):
         assert part in shown
+
+
+def test_a_terminal_of_80_columns_shows_why_an_order_was_refused() -> None:
+    why = "the supervisor is not engaged; call engage"
+    told = SimpleNamespace(reason_text=why, requested_scale=0.0, scale_ceiling=0.5, applied_scale=0.0)
+    console, refused = Console(file=io.StringIO(), width=80), "refused: the policy's heartbeat has not been heard"
+    console.print(line("DISENGAGED", told, refused))
+    assert refused in console.file.getvalue()
