@@ -33,7 +33,7 @@ def _readouts(axes: Axes, found: dict[str, list[dict[str, float]]]) -> None:
     axes.axvspan(0.0, CUE_S, color="#f6c945", alpha=0.35, lw=0)
     axes.text(CUE_S / 2, 103.0, "cue", ha="center", fontsize=9)
     axes.axhline(50.0, color=PICTURES, ls="--", lw=1.0)
-    axes.set(xlabel="s", ylim=(35.0, 108.0), title="the box, read linearly from", ylabel="% of unseen episodes")
+    axes.set(xlabel="s", ylim=(0.0, 110.0), title="the box that was shown, read linearly from", ylabel="% of unseen episodes")
     axes.legend(loc="lower left", fontsize=8)
 
 
@@ -47,8 +47,8 @@ def _choices(axes: Axes, runs: dict[str, list[dict[str, Any]]]) -> None:
             axes.text(103.0, y + up, f"{count}/{row['chose'][0]}", va="center", fontsize=8)
     axes.set_yticks(range(len(runs)), list(reversed(runs)))
     axes.axvline(50.0, color=PICTURES, ls="--", lw=1.0)
-    axes.set(xlim=(0.0, 122.0), xticks=range(0, 101, 25), title="chosen: right (blue), as the twin was asked (orange)")
-    axes.set_xlabel("%, of those that chose; line: 95 %; dashed: chance")
+    axes.set(xlim=(0.0, 122.0), xticks=range(0, 101, 25), title="the box that was chosen")
+    axes.set_xlabel("% of choices. Blue: right; orange: as the twin was asked; dashed: chance")
 
 
 def draw(given: dict[str, Any], out: Path) -> None:
