@@ -220,8 +220,8 @@ class Run:
         texts = sorted(set(self._gathered(list(windows[0].tasks))))
         later = None
         if self.options.foresight_weight:
-            parts = [self.assembler.later(pieces, step, FORESIGHT_TICKS) for step in range(steps)]
-            later = torch.cat(parts).to(device)
+            ahead = [self.assembler.later(pieces, step, FORESIGHT_TICKS) for step in range(steps)]
+            later = torch.cat(ahead).to(device)
         outcome = self.loss_module(windows, previous, texts, later)
         self.memories[micro] = Recurrence(memory=outcome.memory.detach(), factors=outcome.factors.detach())
         present = torch.cat([window.present for window in windows])

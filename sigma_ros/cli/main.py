@@ -80,7 +80,7 @@ ROOMS = {
 }
 """Room -> verb -> one line for the help. A verb's `app` is in `sigma_ros.cli.<room>.<verb>`; training has its own."""
 
-_SHARED_MODULES = dict.fromkeys(("engage", "release", "stop", "reset", "scale", "task"), "operate")
+_SHARED_MODULES = dict.fromkeys(("engage", "release", "stop", "reset", "scale", "task", "panel"), "operate")
 """Verb -> the module that it shares with others."""
 
 VERBS = {verb: room for room, verbs in ROOMS.items() for verb in verbs}

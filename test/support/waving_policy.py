@@ -15,10 +15,9 @@ if __name__ == "__main__":
     ctrl_c_ends_at_once()  # as the executables in sigma_ros.starting
 
 import numpy as np
-from node_fakes import HORIZON, FakeRuntime
+from node_fakes import HORIZON, FakeRuntime, fake_model
 
 from sigma_ros.contract_file import load_contract
-from sigma_ros.nodes.policy.model import PolicyModel
 from sigma_ros.nodes.policy.options import PolicyOptions
 from sigma_ros.nodes.policy_node import PolicyNode
 from sigma_ros.nodes.shared.process import run_node
@@ -51,14 +50,7 @@ def main() -> int:
     contract_file, inference_ms, *arguments = sys.argv[1:]
     contract = load_contract(contract_file)
     runtime = WavingRuntime(contract, inference_s=float(inference_ms) * 1e-3)
-    model = PolicyModel(
-        contract=contract,
-        runtime=runtime,
-        image_size_px=runtime.image_size_px,
-        memory_stride=runtime.memory_stride,
-        facts={"checkpoint_hash": runtime.info.hash},
-    )
-    make = partial(PolicyNode, load=lambda _options, _logger: model)
+    make = partial(PolicyNode, load=lambda _options, _logger: fake_model(contract, runtime))
     return run_node(make, PolicyOptions, arguments, __doc__)
 
 

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`sigma engage | release | stop | reset | scale | task`: one order to a running graph, and what it answers."""
+"""`sigma engage | release | stop | reset | scale | task`: one order to a running graph, and what it answers.
+
+`sigma panel`: a page to watch and operate it with, in a browser on this machine or a phone.
+"""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sigma_ros.cli.options import verb
+from sigma_ros.cli.options import ContractName, GroupedCommand, NoBrowser, verb
 from sigma_ros.cli.processes import check_installed
 
 if TYPE_CHECKING:
@@ -75,6 +78,31 @@ def task(
     Example: sigma task "pink lego brick into the transparent box"
     """
     _ask(lambda operator: operator.say_task(text), namespace)
+
+
+@app.command(cls=GroupedCommand)
+def panel(
+    *,
+    contract: ContractName = "so101",
+    host: Annotated[
+        str, typer.Option("--host", help="Address to listen at; 0.0.0.0 lets others in who have the token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="TCP port; 0: any that is free.")] = 8700,
+    namespace: Namespace = "",
+    no_browser: NoBrowser = False,
+) -> None:
+    """Opens a page with cameras, arm, state and scale, ENGAGE, RELEASE and STOP; prints its address.
+
+    The page is a user like any other: the supervisor judges its orders, and needs it for nothing.
+
+    Example: sigma panel
+    """
+    check_installed("rclpy", "sigma_ros.msg", "aiohttp")
+    from sigma_ros.nodes.panel.node import main  # noqa: PLC0415 - rclpy loads when it is used
+
+    given = [f"--contract={contract}", f"--host={host}", f"--port={port}", f"--browser={not no_browser}"]
+    named = ["--ros-args", "-r", f"__ns:=/{namespace.strip('/')}"] if namespace else []
+    raise typer.Exit(main([*given, *named]))
 
 
 def _ask(what: "Callable[[Operator], Any]", namespace: str) -> None:
