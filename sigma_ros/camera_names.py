@@ -6,7 +6,6 @@ LeRobot joins the two with a `rename_map` of feature keys, which a fine-tune's `
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import zip_longest
 from types import MappingProxyType
 
 from sigma_ros.contract import Contract
@@ -85,8 +84,8 @@ def policy_keys(
 def counterparts(wanted: Iterable[str], there: Iterable[str]) -> dict[str, str | None]:
     """Each of the `wanted` keys that is not `there`, with one that nobody wants, in their order; None: none is left."""
     wanted, there = list(wanted), list(there)
-    missing, spare = [key for key in wanted if key not in there], [key for key in there if key not in wanted]
-    return dict(zip_longest(missing, spare[: len(missing)]))
+    spare = (key for key in there if key not in wanted)
+    return {key: next(spare, None) for key in wanted if key not in there}
 
 
 def short(key: str) -> str:
