@@ -4,6 +4,7 @@
 import math
 from collections import deque
 from collections.abc import Callable
+from typing import Self
 
 import mujoco
 import numpy as np
@@ -241,7 +242,7 @@ class SimArm:
             self._cameras.close()
             self._cameras = None
 
-    def __enter__(self) -> "SimArm":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
