@@ -136,7 +136,7 @@ class Reason(Enum):
     CLOCK_JUMP = ("the observation clock jumped", "")
     TICK_OVERRUN = ("the supervisor itself was held up", "free the processor it runs on")
 
-    JOINTS_MISSING = ("no joint state has come", "start the driver")
+    JOINTS_MISSING = ("no joint state has come, or too few", "start the driver")
     JOINTS_STALE = ("joint states stopped coming", "check the driver and the servo bus")
     JOINTS_LOST = ("joint states stayed away for too long", "check the driver and the servo bus")
     JOINTS_SHAPE = ("a joint state has the wrong number of joints", "check the contract's joint names")
