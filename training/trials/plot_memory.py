@@ -33,7 +33,8 @@ def _readouts(axes: Axes, found: dict[str, list[dict[str, float]]]) -> None:
     axes.axvspan(0.0, CUE_S, color="#f6c945", alpha=0.35, lw=0)
     axes.text(CUE_S / 2, 103.0, "cue", ha="center", fontsize=9)
     axes.axhline(50.0, color=PICTURES, ls="--", lw=1.0)
-    axes.set(xlabel="s", ylim=(0.0, 110.0), title="the box that was shown, read linearly from", ylabel="% of unseen episodes")
+    axes.set(xlabel="s", ylim=(0.0, 110.0), ylabel="% of unseen episodes")
+    axes.set_title("the box that was shown, read linearly from")
     axes.legend(loc="lower left", fontsize=8)
 
 
