@@ -116,12 +116,14 @@ def contract():
 
 @pytest.fixture
 def start(executor, monkeypatch):
-    def make(contract, *, alive: bool = True, **overrides: object) -> tuple[Rig, SupervisorNode]:
+    def make(
+        contract, *, alive: bool = True, measured: np.ndarray = POSE, **overrides: object
+    ) -> tuple[Rig, SupervisorNode]:
         monkeypatch.setattr("sigma_ros.nodes.supervisor_node.load_contract", lambda _name: contract)
         parameters = [Parameter(name, value=value) for name, value in overrides.items()]
         supervisor = SupervisorNode(parameters)
         rig = Rig(contract, executor)
-        rig.alive = alive
+        rig.alive, rig.measured = alive, measured
         executor.add_node(supervisor)
         executor.add_node(rig)
         rig.until(lambda: rig.states, "the first state")
@@ -156,10 +158,12 @@ def test_engage_is_refused_with_a_reason_while_something_is_missing(contract, st
 
 
 def test_an_arm_that_reports_degrees_is_refused_by_its_joints_and_sent_nothing(contract, start):
-    rig, _ = start(contract)
-    rig.measured = np.array([48.0, -52.0, 45.0, 50.0, 82.0, 40.0])
+    rig, _ = start(contract, measured=np.array([48.0, -52.0, 45.0, 50.0, 82.0, 40.0]))
+    end_s = time.monotonic() + TIMEOUT_S
     while "radians" not in (answer := rig.ask(topics.ENGAGE)).message:  # none has come yet
         assert not answer.success
+        assert time.monotonic() < end_s, answer.message
+        rig.next_state()
     assert (answer.success, "shoulder_pan at 48 rad" in answer.message) == (False, True)
     rig.propose()
     assert rig.next_state().state == SupervisorState.DISENGAGED

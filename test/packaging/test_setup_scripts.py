@@ -283,7 +283,7 @@ def named(*groups: str) -> set[str]:
     ("folder", "groups"),
     [
         ("sigma_ros", ("core", "model", "sim", "fleet", "rerun", "onnx", "arm")),
-        ("training", ("core", "model", "train")),
+        ("training", ("core", "model", "train", "sim")),  # the small model learns from the simulator
         ("test", ("core", "model", "sim", "fleet", "rerun", "onnx", "arm", "train", "test")),
         ("bench", ("core", "model", "sim", "train", "test")),
     ],
