@@ -51,9 +51,9 @@ def test_the_readme_is_short_and_its_success_table_is_that_of_the_results() -> N
     for figure in figures:  # "47 to 91 %" stands there as "(47 to 91)"
         assert figure in results or f"({figure.removesuffix(' %')})" in results, figure
     told = re.findall(r"\d+ of \d+", " ".join(readme.split()))
-    assert len(told) == 6
+    assert len(told) == 7
     assert [figure for figure in told if figure not in results] == []
-    assert len(readme.splitlines()) <= 62
+    assert len(readme.splitlines()) <= 63
 
 
 NEEDED = {
