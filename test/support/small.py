@@ -29,8 +29,11 @@ def small_file(
     folder: Path, name: str = "so101", *, size_px: tuple[int, int] = (WIDTH, HEIGHT), **changes: object
 ) -> Path:
     """One of the SO-101's contracts likewise, as a file; `changes` are other entries of it."""
-    whole = yaml.safe_load((shipped_config_dir() / "so101.yaml").read_text(encoding="utf-8"))
+    whole, own = (
+        yaml.safe_load((shipped_config_dir() / f"{each}.yaml").read_text("utf-8")) for each in ("so101", name)
+    )
     cameras = [{**camera, "width_px": size_px[0], "height_px": size_px[1]} for camera in whole["cameras"]]
     file = folder / "small.yaml"
-    file.write_text(yaml.safe_dump({"extends": name, "cameras": cameras, **changes}), encoding="utf-8")
+    beside = own if "extends" in own else {"extends": name}
+    file.write_text(yaml.safe_dump(beside | {"cameras": cameras, **changes}), encoding="utf-8")
     return file
