@@ -35,7 +35,7 @@ pytestmark = [
 def serving(out: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """`sigma panel` beside what runs in `out`, and its address."""
     log = out / "panel.log"
-    words = ("panel", "--port", "0", "--contract", str(out / "so101_small.yaml"))
+    words = ("panel", "--port", "0", "--contract", str(out / "small.yaml"))
     with log.open("wb") as said:
         process = subprocess.Popen(sigma(*words), stdout=said, stderr=said, cwd=ROOT)
     try:
@@ -106,7 +106,7 @@ def test_the_page_fits_its_screen_without_a_graph_and_stop_is_always_in_reach(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width_px: int
 ) -> None:
     monkeypatch.setenv("ROS_DOMAIN_ID", str(free_domain()))
-    (tmp_path / "so101_small.yaml").write_text("extends: so101\nname: so101\n")
+    (tmp_path / "small.yaml").write_text("extends: so101\nname: so101\n")
     with serving(tmp_path) as (panel, url), chromium(tmp_path) as tab:
         tab.open(url, width_px=width_px, height_px=700)
         tab.until("document.documentElement.dataset.live")
