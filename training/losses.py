@@ -189,7 +189,7 @@ class Foresight(nn.Module):
 
     What decides late (a cue, a word) shows in a chunk's error only at the few windows where the ways part, and a memory
     learns it slowly from there; told ahead, every window says it. The map serves training alone and is not kept (our
-    addition; auxiliary prediction of the future as in arXiv:1807.03748 and arXiv:2010.02193, docs/bed.md).
+    addition; auxiliary prediction of the future as in arXiv:1807.03748; docs/results.md).
     """
 
     def __init__(self, config: SigmaConfig) -> None:

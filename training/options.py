@@ -69,8 +69,8 @@ class TrainOptions:
         semantic_weight: Largest weight of L_sem.
         intent_weight: Largest weight of L_int.
         tau_weight: Weight of L_tau.
-        foresight_weight: Weight of L_fore: the factors of a window tell where the demonstration is 2, 4 and 8 s later.
-            0 switches it off; where something seen or said decides seconds later, the memory learns it much sooner.
+        foresight_weight: Weight of L_fore: the factors of a window tell where the demonstration is 64, 128 and 256
+            ticks later. 0 switches it off; where something seen or said decides seconds later, the memory learns it.
         correction_weight: How much more a window counts at whose tick an operator acted instead of the policy
             (`sigma/intervention` in the recording).
         lora_rank: Columns of each low-rank adapter; else what the base's size has.

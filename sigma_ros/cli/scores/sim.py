@@ -54,7 +54,9 @@ class SimRequest:
         default=None,
         metavar="MS,MS",
     )
-    checkpoint: str = option("`mini`, a Sigma checkpoint folder, or a base.", default="mini")
+    checkpoint: str = option(
+        "`mini`, `mini-memory` (for `--task M1`), a Sigma checkpoint folder, or a base.", default="mini"
+    )
     contract: ContractName = "so101"
     setup: Setup = SETUP
     task: str = option("place (one brick, one box), or a task of the test bed: L1, M1, ...", default="place")
